@@ -1,0 +1,222 @@
+"""The frozen image network that turns each frame into a feature vector, with its own preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from videomem.errors import VideomemError
+
+# Krizhevsky's names (2014, "One weird trick") for the layers of torchvision's AlexNet; fc6 and fc7 are after the ReLU.
+ALEXNET_LAYERS = {"pool5": "features.12", "fc6": "classifier.2", "fc7": "classifier.5", "logits": "classifier.6"}
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which network, which of its layers, and where its weights come from.
+
+    Args:
+        name: A torchvision image classifier, by the name that `torchvision.models.get_model` knows.
+        layer: For AlexNet `pool5`, `fc6`, `fc7` or `logits`; for any network, a node of its graph.
+        weights: `imagenet` (torchvision downloads them), `random`, or the path of a saved state_dict.
+        seed: Seed of `random` weights.
+        grid: A layer that gives maps (C, height, width) is average-pooled to grid x grid cells, C * grid^2 features.
+    """
+
+    name: str = "alexnet"
+    layer: str = "fc6"
+    weights: str = "imagenet"
+    seed: int = 0
+    grid: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.grid <= 32:
+            raise VideomemError(f"backbone.grid is {self.grid}, but must be within 1..32")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """torchvision's preset for the network: resize the shorter side, crop the centre, scale to 0..1, normalise.
+
+    `shape_frames` is the part on uint8 images (done where frames are decoded), `normalize` the rest (done on the device).
+    """
+
+    resize_px: int
+    crop_px: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, name: str) -> Preprocessing:
+        """The preset of a network's default weights; nothing is downloaded."""
+        preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+        return cls(
+            preset.resize_size[0], preset.crop_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+        )
+
+    def shape_frames(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
+        """(T, height, width, 3) uint8 of any size -> (T, 3, crop, crop) uint8."""
+        frames = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+        interpolation = InterpolationMode(self.interpolation)
+        # A frame at a time: one large resize would hold every frame of a long clip twice.
+        shaped = [
+            F.center_crop(F.resize(frame, [self.resize_px], interpolation, antialias=True), [self.crop_px])
+            for frame in frames
+        ]
+        return torch.stack(shaped)
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """(N, 3, crop, crop) uint8 -> float32 with the network's mean and standard deviation."""
+        return F.normalize(F.convert_image_dtype(frames, torch.float32), list(self.mean), list(self.std))
+
+
+class Backbone(nn.Module):
+    """A network cut off after one layer: always in evaluation mode, never trained, in-place operations off.
+
+    Shape:
+        frames (N, 3, crop, crop) uint8 -> features (N, D) float32
+    """
+
+    def __init__(self, settings: BackboneSettings, load_weights: bool = True) -> None:
+        """Build the network; with `load_weights=False` its weights are left for a state_dict to fill."""
+        super().__init__()
+        self.settings = settings
+        self.preprocessing = Preprocessing.of(_known(settings.name))
+        network = _build(settings) if load_weights else torchvision.models.get_model(settings.name, weights=None)
+        self.node = _node(network, settings)
+        for module in network.modules():
+            if hasattr(module, "inplace"):
+                module.inplace = False
+        self.network = create_feature_extractor(network.eval(), {self.node: "features"})
+        self.requires_grad_(False)
+        self.eval()
+        self.feature_dim = int(self._features(torch.zeros(1, 3, *[self.preprocessing.crop_px] * 2)).shape[1])
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode whatever is asked: the network is frozen."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        return self._features(self.preprocessing.normalize(frames))
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
+        maps = self.network(images)["features"]
+        if maps.ndim == 4:
+            maps = torch.nn.functional.adaptive_avg_pool2d(maps, self.settings.grid)
+        return maps.flatten(1).float()
+
+    def weights_hash(self) -> str:
+        """SHA-256 over names, shapes and values of the weights up to the layer used."""
+        digest = sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """Every cause of a feature that lies in the network: a part of the store's key."""
+        settings = {"name": self.settings.name, "node": self.node, "grid": self.settings.grid}
+        return {**settings, "weights_sha256": self.weights_hash(), "preprocessing": asdict(self.preprocessing)}
+
+
+@lru_cache(maxsize=2)
+def load_backbone(settings: BackboneSettings) -> tuple[Backbone, dict[str, Any]]:
+    """A backbone and its identity, kept for the next call: building and hashing AlexNet takes a second."""
+    backbone = Backbone(settings)
+    return backbone, backbone.identity()
+
+
+def extract_features(backbone: Backbone, frames: Tensor, batch_size: int) -> Tensor:
+    """Features (N, D) on the CPU of frames (N, 3, crop, crop) uint8, in batches that all have `batch_size` rows.
+
+    The last batch is filled up with zeros: the same frame in a batch of another size gives other bits.
+    """
+    device = next(backbone.parameters()).device
+    rows = []
+    for part in frames.split(batch_size):
+        filled = torch.zeros(batch_size, *part.shape[1:], dtype=part.dtype)
+        filled[: len(part)] = part
+        rows.append(backbone(filled.to(device, non_blocking=True))[: len(part)].cpu())
+    return torch.cat(rows)
+
+
+def _known(name: str) -> str:
+    available = torchvision.models.list_models(module=torchvision.models)
+    if name not in available:
+        raise VideomemError(
+            f"backbone.name is {name!r}, which torchvision does not have; some that it has: {_nearest(name, available)}"
+        )
+    return name
+
+
+def _build(settings: BackboneSettings) -> nn.Module:
+    if settings.weights == "imagenet":
+        try:
+            return torchvision.models.get_model(settings.name, weights="DEFAULT")
+        except (OSError, RuntimeError) as error:
+            raise VideomemError(
+                f"backbone.weights is imagenet, but torchvision's {settings.name} cannot be downloaded ({error}); "
+                "connect to the network, or name a file or `random`"
+            ) from error
+    if settings.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            return torchvision.models.get_model(settings.name, weights=None)
+    network = torchvision.models.get_model(settings.name, weights=None)
+    _load_file(network, Path(settings.weights), settings.name)
+    return network
+
+
+def _load_file(network: nn.Module, path: Path, name: str) -> None:
+    if not path.is_file():
+        raise VideomemError(f"backbone.weights: {path}: no such file (nor is it `imagenet` or `random`)")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises its own, pickle's, zip's and plain RuntimeErrors here
+        raise VideomemError(f"backbone.weights: {path}: not a saved state_dict ({type(error).__name__})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    expected = network.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise VideomemError(f"backbone.weights: {path}: not a state_dict of tensors")
+    for key in sorted(expected.keys() | state.keys()):
+        ours, theirs = expected.get(key), state.get(key)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (ours, theirs)]
+            raise VideomemError(
+                f"backbone.weights: {path}: not the weights of {name}: {key} is {shapes[1]} there, {shapes[0]} here"
+            )
+    if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+        raise VideomemError(f"backbone.weights: {path}: {bad[0]} has values that are not finite")
+    network.load_state_dict(state)
+
+
+def _node(network: nn.Module, settings: BackboneSettings) -> str:
+    layer = ALEXNET_LAYERS.get(settings.layer, settings.layer) if settings.name == "alexnet" else settings.layer
+    nodes = get_graph_node_names(network)[1][1:]
+    if layer not in nodes:
+        names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else _nearest(layer, nodes)
+        raise VideomemError(f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}")
+    return layer
+
+
+def _nearest(word: str, choices: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, choices, n=5, cutoff=0.3)
+    return ", ".join([*near, *choices[-3:]][:6])

@@ -1,0 +1,324 @@
+"""The feature store: what the backbone made of each clip, kept once for every head, seed and epoch.
+
+    <root>/hashes.sqlite              content hashes of video files, by path, size and time of change
+    <root>/<key>/settings.json        every cause of the features but the videos; <key> is its hash
+    <root>/<key>/plan/000000.json     which clips are in which shards; new clips add a plan, none is ever changed
+    <root>/<key>/shards/000000.safetensors    features (R, D) of its clips, row under row
+    <root>/<key>/shards/000000.json   the index: rows, frames and decoder of each clip
+    <root>/<key>/ledger.csv           clips that failed, with the reason
+
+Files are written whole under another name, synced and renamed, so a file that is there is complete. Another setting is
+another key, never a mix.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from videomem.errors import VideomemError
+from videomem.features.backbone import BackboneSettings, load_backbone
+from videomem.video.catalog import Clip
+from videomem.video.decoding import Decoder, decoder_versions
+from videomem.video.sampling import Sampling
+
+SCHEMA = 1
+SHARD_CLIPS = 256
+FRAME_BATCH = 64
+FeatureDtype = Literal["float16", "float32"]
+LEDGER_COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Every cause of a clip's features other than the clip itself."""
+
+    backbone: BackboneSettings
+    sampling: Sampling
+    decoder: Decoder = "auto"
+    dtype: FeatureDtype = "float16"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The causes as plain data: the store's key is a hash of this."""
+        return {
+            "schema": SCHEMA,
+            "frame_batch": FRAME_BATCH,
+            "backbone": load_backbone(self.backbone)[1],
+            "sampling": {"name": type(self.sampling).__name__, **asdict(self.sampling)},  # type: ignore[call-overload]
+            "decoder": {"choice": self.decoder, **decoder_versions()},
+            "dtype": self.dtype,
+        }
+
+    @property
+    def key(self) -> str:
+        return sha256(_json(self.identity)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a clip's features are, and what was decoded to make them."""
+
+    shard: int
+    start_row: int
+    stop_row: int
+    num_available: int
+    fps: float
+    decoder: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A line of the ledger: a clip that no features could be made of, and why."""
+
+    path: str
+    stage: str
+    decoder: str
+    error: str
+    message: str
+    seconds: float
+
+
+class FeatureStore:
+    """Reads a store, memory-mapped, and adds shards to it."""
+
+    def __init__(self, root: Path | str, settings: FeatureSettings) -> None:
+        self.root = Path(root).absolute()
+        self.settings = settings
+        self.folder = self.root / settings.key
+        self._open_shards: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open_shards": {}}
+
+    def exists(self) -> bool:
+        return (self.folder / "settings.json").is_file()
+
+    def create(self) -> None:
+        """Make the folders where they are missing, and remove what killed processes left half-written."""
+        for folder in (self.folder / "plan", self.folder / "shards"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(".*.tmp"):
+                _remove_if_orphan(path)
+        if not self.exists():
+            write_whole(self.folder / "settings.json", _json(self.settings.identity))
+
+    def read_index(self) -> dict[str, Entry]:
+        """Entries of all complete shards by clip key."""
+        entries = {}
+        for number in range(len(self.read_plan())):
+            if self.has_shard(number):
+                rows = json.loads(self._shard_path(number, ".json").read_bytes())
+                for row in rows:
+                    key, indices = row.pop("clip"), tuple(row.pop("indices"))
+                    entries[key] = Entry(shard=number, indices=indices, **row)
+        return entries
+
+    def read_plan(self) -> list[list[str]]:
+        """Clip keys of each shard, in the order of shard numbers."""
+        return [shard for path in sorted((self.folder / "plan").glob("*.json")) for shard in json.loads(path.read_bytes())]
+
+    def extend_plan(self, clip_keys: Sequence[str]) -> list[list[str]]:
+        """Plan new shards for clips that no shard will hold yet, and return the whole plan.
+
+        A shard counts if it is complete or can be made of these clips; one that another catalog left unfinished does not.
+        Two processes may try at once: the name of the next plan can be taken only once, and the other tries again.
+        """
+        wanted = dict.fromkeys(clip_keys)
+        while True:
+            plan = self.read_plan()
+            known = {
+                key
+                for number, shard in enumerate(plan)
+                if self.has_shard(number) or all(key in wanted for key in shard)
+                for key in shard
+            }
+            new = [key for key in wanted if key not in known]
+            if not new:
+                return plan
+            shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
+            number = len(list((self.folder / "plan").glob("*.json")))
+            write_whole(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
+
+    def has_shard(self, number: int) -> bool:
+        return self._shard_path(number, ".safetensors").is_file()
+
+    def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
+        """Write one shard: (clip key, fields of its entry, features (T, D)) of each clip that did not fail."""
+        dtype = getattr(torch, self.settings.dtype)
+        rows, features, start = [], [torch.empty(0, load_backbone(self.settings.backbone)[0].feature_dim)], 0
+        for key, fields, values in clips:
+            rows.append({"clip": key, "start_row": start, "stop_row": start + len(values), **fields})
+            start += len(values)
+            features.append(values)
+        stored = torch.cat(features).to(dtype)
+        if not torch.isfinite(stored).all():
+            raise VideomemError(
+                f"features beyond the range of {self.settings.dtype} in shard {number}; set data.feature_dtype to float32"
+            )
+        write_whole(self._shard_path(number, ".json"), _json(rows))
+        # The shard comes last: where it is, its index is. Metadata of one key at most, since more change their order.
+        write_whole(self._shard_path(number, ".safetensors"), save({"features": stored}))
+
+    def read(self, entry: Entry) -> Tensor:
+        """Features (T, D) of a clip, in the type that they are stored in."""
+        if entry.shard not in self._open_shards:
+            path = self._shard_path(entry.shard, ".safetensors")
+            self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
+        rows: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
+        return rows
+
+    def log_failure(self, failure: Failure) -> None:
+        """Add a line to the ledger at once, so that nothing is lost in an interruption."""
+        path = self.folder / "ledger.csv"
+        with path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writerow(LEDGER_COLUMNS)
+            writer.writerow(asdict(failure).values())
+
+    def read_ledger(self) -> list[Failure]:
+        path = self.folder / "ledger.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [Failure(**{**row, "seconds": float(row["seconds"])}) for row in csv.DictReader(file)]  # type: ignore[arg-type]
+
+    def others(self) -> list[str]:
+        """How the settings of the root's other stores differ from these: for error messages."""
+        found = []
+        for path in sorted(self.root.glob("*/settings.json")):
+            theirs = _flat(json.loads(path.read_bytes()))
+            ours = _flat(json.loads(_json(self.settings.identity)))
+            differing = [f"{k} {theirs.get(k)} not {ours.get(k)}" for k in sorted(ours | theirs) if theirs.get(k) != ours.get(k)]
+            if differing:
+                found.append(", ".join(differing[:4]))
+        return found
+
+    def _shard_path(self, number: int, suffix: str) -> Path:
+        return self.folder / "shards" / f"{number:06d}{suffix}"
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()
+
+
+def write_whole(path: Path, content: bytes, exclusive: bool = False) -> None:
+    """Write a file so that it is there complete or not at all; `exclusive` keeps one that is there already."""
+    temporary = path.parent / f".{path.name}.{_host()}.{os.getpid()}.{uuid4().hex}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if exclusive:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return
+        else:
+            os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise VideomemError(f"{path}: cannot be written: {error.strerror}; what was written before is kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")
+
+
+def _remove_if_orphan(path: Path) -> None:
+    """Remove a temporary file of `write_whole` whose writer on this machine is gone."""
+    host, pid = path.name.split(".")[-4:-2]
+    if host == _host() and not _is_alive(int(pid)):
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str], list[Failure]]:
+    """A key of each clip from its file's content and its interval, and the files that could not be read.
+
+    Hashing reads every byte, so hashes are kept in `root`, by path, size and time of change. A video that was hashed
+    there once may be gone since: its features can still be used.
+    """
+    Path(root).mkdir(parents=True, exist_ok=True)
+    keys, failures = {}, []
+    with closing(_open_hashes(Path(root) / "hashes.sqlite")) as hashes:
+        for clip in clips:
+            try:
+                content = _content_hash(clip.path, hashes)
+            except OSError as error:
+                reason = f"{clip.path}: {error.strerror or error}"
+                failures.append(Failure(clip.path, "hash", "", type(error).__name__, reason, 0.0))
+                continue
+            keys[clip] = sha256(f"{content} {clip.start_s} {clip.end_s}".encode()).hexdigest()[:32]
+    return keys, failures
+
+
+def _open_hashes(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+        connection.execute("PRAGMA synchronous = OFF")  # A lost hash costs one more reading of the file.
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+        )
+    except sqlite3.Error as error:
+        raise VideomemError(f"{path}: not usable as the cache of file hashes ({error}); delete it") from error
+    return connection
+
+
+def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
+    name = os.fsencode(path)
+    known = hashes.execute("SELECT size, mtime_ns, sha256 FROM hashes WHERE path = ?", (name,)).fetchone()
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if known:
+            return str(known[2])
+        raise
+    if known and known[:2] == (status.st_size, status.st_mtime_ns):
+        return str(known[2])
+    with open(path, "rb") as file:
+        value = file_digest(file, "sha256").hexdigest()
+    row = (name, status.st_size, status.st_mtime_ns, value)
+    hashes.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", row)
+    return value

@@ -1,0 +1,11 @@
+"""Heads: features of a clip to logits, with one memory or another between."""
+
+from videomem.heads.head import FeatureNorm, Head, HeadState, MemoryFactory
+from videomem.heads.memory import Gated, Leaky, Memory, NoMemory, RNN, State
+from videomem.heads.readout import LastReadout, MeanReadout, Readout
+from videomem.heads.recurrent import GRU, LSTM
+
+__all__ = [
+    "GRU", "LSTM", "RNN", "FeatureNorm", "Gated", "Head", "HeadState", "LastReadout", "Leaky", "MeanReadout", "Memory",
+    "MemoryFactory", "NoMemory", "Readout", "State",
+]  # fmt: skip

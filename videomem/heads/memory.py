@@ -1,0 +1,246 @@
+"""Memories: one equation, one changed term.
+
+    h_t = echo(h_{t-1}, x_t) + W x_t
+
+Only the echo differs. Every memory has three faces that agree: `forward` over whole clips, `step` over a live stream, and
+`project` followed by `recur`, which computes what depends on one frame only apart from the recurrence.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from videomem.batch import length_mask
+from videomem.errors import VideomemError
+
+State = tuple[Tensor, ...]
+
+
+class Memory(nn.Module, ABC):
+    """What a head keeps of the frames that it has seen.
+
+    A concrete memory says how a frame is projected, what one step of the recurrence does, and which state it starts from;
+    the loop over time is written here, once.
+
+    Shape:
+        x (B, T, D) -> states h (B, T, H); the state carried on is a tuple of (B, H), h_t first
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim)):
+            if value < 1:
+                raise VideomemError(f"memory.{name} is {value}, but must be at least 1")
+        self.input_dim = input_dim
+        self.hidden_dim = hidden_dim
+
+    @property
+    def label(self) -> str:
+        """Name for tables and plots, such as `gated`."""
+        return type(self).__name__.lower()
+
+    @property
+    def memoryless(self) -> bool:
+        """True where h_t is a function of x_t alone, so that a state never has to be carried."""
+        return False
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """What depends on one frame only: x (..., D) -> terms (..., K)."""
+
+    @abstractmethod
+    def cell(self, terms_BK: Tensor, state: State) -> State:
+        """One step of the recurrence from projected terms; h_t is the first of the new state."""
+
+    def initial_state(self, terms_BK: Tensor) -> State:
+        """The state before the first frame: zeros."""
+        return (terms_BK.new_zeros(len(terms_BK), self.hidden_dim),)
+
+    def fire(self, h: Tensor) -> Tensor:
+        """phi: what the readout, the next layer and the echo see of a state."""
+        return torch.tanh(h)
+
+    def recur(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The recurrence over projected terms; padding leaves the carried state as it is."""
+        state = self.initial_state(terms_BTK[:, 0]) if state is None else state
+        real_BT = length_mask(lengths_B, terms_BTK.shape[1])
+        states = []
+        for t in range(terms_BTK.shape[1]):
+            after = self.cell(terms_BTK[:, t], state)
+            states.append(after[0])
+            real_B1 = real_BT[:, t, None]
+            state = tuple(torch.where(real_B1, new, old) for new, old in zip(after, state, strict=True))
+        return torch.stack(states, dim=1), state
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """States (B, T, H) of whole clips and the state after each clip's last real frame."""
+        return self.recur(self.project(x_BTD), lengths_B, state)
+
+    def step(self, x_BD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One frame of a stream: h_t (B, H) and the state to hand to the next step."""
+        terms_BK = self.project(x_BD)
+        state = self.cell(terms_BK, self.initial_state(terms_BK) if state is None else state)
+        return state[0], state
+
+
+class NoMemory(Memory):
+    """Amnesic: h_t = W x_t. With a mean readout this is the frame-averaging classifier.
+
+    Args:
+        input_dim: D.
+        hidden_dim: H.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int = 128) -> None:
+        super().__init__(input_dim, hidden_dim)
+        self.input = nn.Linear(input_dim, hidden_dim)
+
+    @property
+    def label(self) -> str:
+        return "none"
+
+    @property
+    def memoryless(self) -> bool:
+        return True
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.input(x)  # type: ignore[no-any-return]
+
+    def cell(self, terms_BK: Tensor, state: State) -> State:
+        return (terms_BK,)
+
+
+class Leaky(Memory):
+    """Leaky integrator: h_t = alpha * h_{t-1} + W x_t; coupled, the input is scaled by 1 - alpha.
+
+    alpha = 0 is `NoMemory`; alpha = 1 is a running sum; between, everything fades alike with time constant
+    -1 / log(alpha) frames.
+
+    Args:
+        input_dim: D.
+        hidden_dim: H.
+        alpha: Share of the past kept at each frame, in [0, 1]; where it is learned, the start, in (0, 1).
+        learned: Learn one constant per neuron, sigmoid of a parameter, instead of the one fixed alpha.
+        coupled: Scale the new input by 1 - alpha, to make room.
+    Raises:
+        VideomemError: If alpha is outside its range.
+    Reference:
+        Lapicque 1907, the leaky integrate-and-fire neuron without its threshold; Gerstner et al. 2014, eq. 1.5.
+    """
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int = 128, alpha: float = 0.9, learned: bool = False, coupled: bool = False
+    ) -> None:
+        super().__init__(input_dim, hidden_dim)
+        if not (0 < alpha < 1 if learned else 0 <= alpha <= 1):
+            limits = "(0, 1) where it is learned" if learned else "[0, 1]"
+            raise VideomemError(f"memory.alpha is {alpha}, but must be in {limits}")
+        self.alpha = alpha
+        self.coupled = coupled
+        self.input = nn.Linear(input_dim, hidden_dim)
+        start = math.log(alpha / (1 - alpha)) if learned else 0.0
+        self.logit_alpha = nn.Parameter(torch.full((hidden_dim,), start)) if learned else None
+
+    @property
+    def label(self) -> str:
+        return "leaky(learned)" if self.logit_alpha is not None else f"leaky(alpha={self.alpha:g})"
+
+    @property
+    def memoryless(self) -> bool:
+        return self.logit_alpha is None and self.alpha == 0
+
+    def retention(self) -> Tensor | float:
+        """alpha: one number, or one per neuron (H,)."""
+        return self.alpha if self.logit_alpha is None else torch.sigmoid(self.logit_alpha)
+
+    def project(self, x: Tensor) -> Tensor:
+        terms: Tensor = self.input(x)
+        return terms * (1 - self.retention()) if self.coupled else terms
+
+    def cell(self, terms_BK: Tensor, state: State) -> State:
+        return (self.retention() * state[0] + terms_BK,)
+
+
+class RNN(Memory):
+    """Vanilla recurrent network: h_t = U phi(h_{t-1}) + W x_t, phi = tanh.
+
+    The past is fired and projected anew at every step. phi(h_t) is the state of `torch.nn.RNN`.
+
+    Args:
+        input_dim: D.
+        hidden_dim: H.
+    Reference:
+        Elman 1990, "Finding structure in time".
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int = 128) -> None:
+        super().__init__(input_dim, hidden_dim)
+        self.input = nn.Linear(input_dim, hidden_dim)
+        self.echo = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        nn.init.orthogonal_(self.echo.weight)
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.input(x)  # type: ignore[no-any-return]
+
+    def cell(self, terms_BK: Tensor, state: State) -> State:
+        return (self.echo(self.fire(state[0])) + terms_BK,)
+
+
+class Gated(Memory):
+    """Forget gate alone: h_t = f_t * h_{t-1} + (1 - f_t) * W x_t, f_t = sigmoid(W_f x_t + U_f phi(h_{t-1}) + b_f).
+
+    One valve per neuron and step. The past flows through unprocessed, as along a residual connection, and is dropped
+    selectively. Uncoupled, the input is not scaled by 1 - f_t.
+
+    Args:
+        input_dim: D.
+        hidden_dim: H.
+        coupled: Scale the new input by 1 - f_t, to make room.
+        forget_bias: Start of b_f, or `chrono`: log of times drawn uniformly from 1 to `max_time_frames` - 1.
+        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+    Reference:
+        Gers et al. 2000, "Learning to forget"; van der Westhuizen and Lasenby 2018, "The unreasonable effectiveness of
+        the forget gate" (the JANET cell); Tallec and Ollivier 2018, eq. 16 (chrono initialisation).
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int = 128,
+        coupled: bool = True,
+        forget_bias: float | Literal["chrono"] = 1.0,
+        max_time_frames: int = 16,
+    ) -> None:
+        super().__init__(input_dim, hidden_dim)
+        self.coupled = coupled
+        self.input = nn.Linear(input_dim, hidden_dim)
+        self.forget_input = nn.Linear(input_dim, hidden_dim)
+        self.forget_echo = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        set_forget_bias(self.forget_input.bias, forget_bias, max_time_frames)
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.cat([self.input(x), self.forget_input(x)], dim=-1)
+
+    def cell(self, terms_BK: Tensor, state: State) -> State:
+        new, gate = terms_BK.chunk(2, dim=-1)
+        forget = torch.sigmoid(gate + self.forget_echo(self.fire(state[0])))
+        return (forget * state[0] + ((1 - forget) * new if self.coupled else new),)
+
+
+@torch.no_grad()
+def set_forget_bias(bias_H: Tensor, start: float | Literal["chrono"], max_time_frames: int) -> None:
+    """Fill the bias of a forget gate with a constant, or so that time constants spread from 1 to `max_time_frames`.
+
+    A bias of zero forgets half at every step: a time constant of 1.4 frames.
+    """
+    if start == "chrono":
+        if max_time_frames < 3:
+            raise VideomemError(f"memory.max_time_frames is {max_time_frames}, but chrono needs at least 3")
+        bias_H.uniform_(1, max_time_frames - 1).log_()
+    else:
+        bias_H.fill_(start)

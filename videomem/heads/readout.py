@@ -1,0 +1,54 @@
+"""Readouts: from the logits of every frame to the logits of the clip."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from videomem.batch import length_mask
+
+
+class Readout(nn.Module, ABC):
+    """Logits of the frames (B, T, C) -> logits of the clip (B, C)."""
+
+    @abstractmethod
+    def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+        """The answer after each clip's last real frame."""
+
+    @abstractmethod
+    def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The answer after one more frame of a stream, and the state to hand to the next step."""
+
+
+class MeanReadout(Readout):
+    """Mean over the real frames, of the same bits whatever their order: sorted values are summed.
+
+    A plain sum in float32 rounds differently for another order of the frames.
+
+    Reference:
+        Donahue et al. 2015, section 4: predictions are averaged over the frames of a clip.
+    """
+
+    def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+        real_BT1 = length_mask(lengths_B, logits_BTC.shape[1]).unsqueeze(2)
+        # Padding sorts behind every real value, and is left out of the sum there.
+        ascending = logits_BTC.masked_fill(~real_BT1, torch.inf).sort(dim=1).values
+        total_BC = ascending.masked_fill(~real_BT1, 0).sum(dim=1)
+        return total_BC / lengths_B.unsqueeze(1)
+
+    def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        count_and_sum = torch.cat([torch.ones_like(logits_BC[:, :1]), logits_BC], dim=1)
+        state = count_and_sum if state is None else state + count_and_sum
+        return state[:, 1:] / state[:, :1], state
+
+
+class LastReadout(Readout):
+    """The logits of the last real frame."""
+
+    def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+        return logits_BTC[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
+
+    def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return logits_BC, logits_BC

@@ -1,0 +1,111 @@
+"""torch.nn's GRU and LSTM as memories: the library's kernels over whole clips, one readable cell for everything else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from videomem.heads.memory import Memory, State, set_forget_bias
+
+
+class _TorchRecurrent(Memory):
+    """What the two have in common: weights in a `torch.nn` module, whose states are already fired."""
+
+    rnn: nn.GRU | nn.LSTM
+
+    def fire(self, h: Tensor) -> Tensor:
+        return h
+
+    def project(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.rnn.weight_ih_l0, self.rnn.bias_ih_l0)
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        packed = pack_padded_sequence(x_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
+        out, last = self.rnn(packed, None if state is None else self._to_torch(state))
+        states_BTH, _ = pad_packed_sequence(out, batch_first=True, total_length=x_BTD.shape[1])
+        return states_BTH, self._from_torch(last)
+
+    def _to_torch(self, state: State) -> Tensor | tuple[Tensor, ...]:
+        return state[0].unsqueeze(0)
+
+    def _from_torch(self, last: Tensor | tuple[Tensor, ...]) -> State:
+        return tuple(part.squeeze(0) for part in (last if isinstance(last, tuple) else (last,)))
+
+
+class GRU(_TorchRecurrent):
+    """Gated recurrent unit: h_t = z_t * h_{t-1} + (1 - z_t) * n_t, as `torch.nn.GRU`.
+
+    torch's update gate z keeps the past: it is the forget gate of `Gated`. The reset gate r inside
+    n_t = tanh(W_n x_t + r_t * (U_n h_{t-1} + b_n)) is extra.
+
+    Args:
+        input_dim: D.
+        hidden_dim: H.
+        forget_bias: Start of the bias of z, or `chrono`.
+        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+    Reference:
+        Cho et al. 2014, eqs. 5-8.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int = 128,
+        forget_bias: float | Literal["chrono"] = 1.0,
+        max_time_frames: int = 16,
+    ) -> None:
+        super().__init__(input_dim, hidden_dim)
+        self.rnn = nn.GRU(input_dim, hidden_dim, batch_first=True)
+        keep = slice(hidden_dim, 2 * hidden_dim)
+        set_forget_bias(self.rnn.bias_ih_l0.data[keep], forget_bias, max_time_frames)
+        self.rnn.bias_hh_l0.data[keep] = 0
+
+    def cell(self, terms_BK: Tensor, state: State) -> State:
+        reset_x, keep_x, new_x = terms_BK.chunk(3, dim=-1)
+        echo = nn.functional.linear(state[0], self.rnn.weight_hh_l0, self.rnn.bias_hh_l0)
+        reset_h, keep_h, new_h = echo.chunk(3, dim=-1)
+        keep = torch.sigmoid(keep_x + keep_h)
+        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+        return (keep * state[0] + (1 - keep) * new,)
+
+
+class LSTM(_TorchRecurrent):
+    """Long short-term memory: c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t), as `torch.nn.LSTM`.
+
+    Args:
+        input_dim: D.
+        hidden_dim: H.
+        forget_bias: Start of the bias of f, or `chrono`.
+        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+    Reference:
+        Hochreiter and Schmidhuber 1997; Gers et al. 2000 (the forget gate).
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int = 128,
+        forget_bias: float | Literal["chrono"] = 1.0,
+        max_time_frames: int = 16,
+    ) -> None:
+        super().__init__(input_dim, hidden_dim)
+        self.rnn = nn.LSTM(input_dim, hidden_dim, batch_first=True)
+        forget = slice(hidden_dim, 2 * hidden_dim)
+        set_forget_bias(self.rnn.bias_ih_l0.data[forget], forget_bias, max_time_frames)
+        self.rnn.bias_hh_l0.data[forget] = 0
+
+    def initial_state(self, terms_BK: Tensor) -> State:
+        zeros = terms_BK.new_zeros(len(terms_BK), self.hidden_dim)
+        return zeros, zeros
+
+    def cell(self, terms_BK: Tensor, state: State) -> State:
+        echo = nn.functional.linear(state[0], self.rnn.weight_hh_l0, self.rnn.bias_hh_l0)
+        take, forget, new, out = (terms_BK + echo).chunk(4, dim=-1)
+        carried = torch.sigmoid(forget) * state[1] + torch.sigmoid(take) * torch.tanh(new)
+        return torch.sigmoid(out) * torch.tanh(carried), carried
+
+    def _to_torch(self, state: State) -> tuple[Tensor, ...]:
+        return state[0].unsqueeze(0), state[1].unsqueeze(0)

@@ -1,0 +1,207 @@
+"""Synthetic videos whose class is told by the order of the frames alone.
+
+Every class has a partner that is itself played backwards. Each clip stands beside its exact reversal, in the same split,
+so both classes of a pair show the same bags of frames, and a classifier that ignores order is right on exactly half of
+them at best.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomem.errors import VideomemError
+from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.writing import write_video
+
+Image = NDArray[np.float32]
+SETTINGS_FILE = "synthetic.json"
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """What is drawn, and how much of it; the same settings give the same bytes.
+
+    Args:
+        train_pairs: Pairs (a clip and its reversal) of each action for training.
+        val_pairs: Pairs of each action for validation.
+        test_pairs: Pairs of each action for testing.
+        num_frames: Frames per clip, an even number, so that an even sampling is symmetric in time.
+        frame_size: Height and width in pixels, an even number; the action stays inside the centre crop.
+        fps: Frames per second.
+        seed: Seed of everything that is drawn.
+    """
+
+    train_pairs: int = 24
+    val_pairs: int = 4
+    test_pairs: int = 8
+    num_frames: int = 32
+    frame_size: int = 112
+    fps: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"train_pairs": (1, 10**6), "val_pairs": (0, 10**6), "test_pairs": (1, 10**6), "fps": (1, 240),
+                  "num_frames": (2, 10**4), "frame_size": (64, 2048), "seed": (0, 2**32 - 1)}  # fmt: skip
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise VideomemError(f"{name} is {getattr(self, name)}, but must be within {low}..{high}")
+        for name in ("num_frames", "frame_size"):
+            if getattr(self, name) % 2:
+                raise VideomemError(f"{name} is {getattr(self, name)}, but must be even; take {getattr(self, name) + 1}")
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The object in one frame; positions and radius in units of the frame's side, the centre at 0."""
+
+    x: float = 0.0
+    y: float = 0.0
+    radius: float = 0.17
+    angle: float = 0.0
+    opacity: float = 1.0
+
+
+# An action gives the pose at progress p, from 0 to 1, and `reach`, from 0 (little change) to 1 (all there is room for).
+Action = Callable[[float, float, Pose], Pose]
+
+
+def _across(p: float, reach: float) -> float:
+    return (p - 0.5) * (0.35 + 0.17 * reach)
+
+
+ACTIONS: dict[tuple[str, str], Action] = {
+    ("move_right", "move_left"): lambda p, reach, pose: replace(pose, x=_across(p, reach)),
+    ("move_down", "move_up"): lambda p, reach, pose: replace(pose, y=_across(p, reach)),
+    ("grow", "shrink"): lambda p, reach, pose: replace(pose, radius=0.08 + p * (0.12 + 0.1 * reach)),
+    ("appear", "vanish"): lambda p, reach, pose: replace(pose, opacity=p * (0.7 + 0.3 * reach)),
+    ("turn_clockwise", "turn_anticlockwise"): lambda p, reach, pose: replace(
+        pose, radius=pose.radius * 1.3, angle=pose.angle + p * math.pi * (0.6 + 0.6 * reach)
+    ),
+}
+
+
+def synthesize(settings: SyntheticSettings, out: Path | str) -> Catalog:
+    """Write `out/clips/*.mp4` and `out/catalog.csv`; file names say nothing of the class.
+
+    Raises:
+        VideomemError: If `out` holds anything but an earlier result of the same settings.
+    """
+    out = Path(out).absolute()
+    _claim(out, settings)
+    clips = []
+    for (forward, backward), split, number in _plan(settings):
+        frames = render_clip(ACTIONS[forward, backward], settings, [number, _seed_of(forward)])
+        group = f"pair-{_name(settings.seed, forward, number)}"
+        for label, sequence in ((forward, frames), (backward, frames[::-1])):
+            path = out / "clips" / f"{_name(settings.seed, label, number)}.mp4"
+            write_video(path, sequence, settings.fps)
+            clips.append(Clip(str(path), label, split, group))
+    catalog = Catalog(tuple(clips), out / "catalog.csv")
+    write_catalog(catalog, out / "catalog.csv")
+    return catalog
+
+
+def _plan(settings: SyntheticSettings) -> Iterator[tuple[tuple[str, str], str, int]]:
+    number = 0
+    for split, pairs in (("train", settings.train_pairs), ("val", settings.val_pairs), ("test", settings.test_pairs)):
+        for _ in range(pairs):
+            for action in ACTIONS:
+                yield action, split, number
+            number += 1
+
+
+def _claim(out: Path, settings: SyntheticSettings) -> None:
+    claim, text = out / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n"
+    if out.exists() and any(out.iterdir()) and not (claim.is_file() and claim.read_text() == text):
+        raise VideomemError(f"{out}: holds something else already; choose an empty folder for --out")
+    (out / "clips").mkdir(parents=True, exist_ok=True)
+    claim.write_text(text)
+
+
+def _name(seed: int, label: str, number: int) -> str:
+    return blake2b(f"{seed}/{label}/{number}".encode(), digest_size=8).hexdigest()
+
+
+def _seed_of(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> list[NDArray[np.uint8]]:
+    """Frames (size, size, 3) of an object that carries out the action on a background, all drawn from the seed."""
+    rng = np.random.default_rng([settings.seed, *key])
+    size = settings.frame_size
+    background = _texture(rng, size)
+    surface = _texture(rng, size)
+    while np.abs(surface.mean((0, 1)) - background.mean((0, 1))).max() < 60:
+        surface = _texture(rng, size)
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    noise = float(rng.uniform(0, 3))
+    pose = Pose(*rng.uniform(-0.1, 0.1, 2), radius=rng.uniform(0.14, 0.19), angle=rng.uniform(0, 2 * math.pi))
+    reach, easing = rng.uniform(), math.exp(rng.uniform(-0.4, 0.4))
+    frames = []
+    for progress in np.linspace(0, 1, settings.num_frames) ** easing:
+        image = _draw(background, surface, shape, action(float(progress), reach, pose))
+        image = image + rng.normal(0, noise, image.shape).astype(np.float32)
+        frames.append(image.round().clip(0, 255).astype(np.uint8))
+    return frames
+
+
+def _texture(rng: np.random.Generator, size: int) -> Image:
+    """A plain colour, a gradient, stripes or soft blotches, (size, size, 3) in 0..255."""
+    one, other = rng.uniform(20, 235, (2, 3))
+    y, x = _grid(size)
+    angle, period = rng.uniform(0, math.pi), rng.uniform(0.08, 0.3)
+    along = x * math.cos(angle) + y * math.sin(angle)
+    blotches = np.kron(rng.uniform(0, 1, (8, 8)), np.ones((-(-size // 8), -(-size // 8))))[:size, :size]
+    kinds = (np.zeros_like(x), along + 0.5, 0.5 + 0.5 * np.sin(2 * math.pi * along / period), blotches)
+    contrast = rng.uniform(0.15, 0.5)
+    share = (contrast * kinds[rng.integers(len(kinds))])[..., None]
+    return np.asarray(one * (1 - share) + other * share, dtype=np.float32)
+
+
+def _grid(size: int) -> tuple[Image, Image]:
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    return y, x
+
+
+# Signed distance to the outline of a shape of radius 1, negative inside; none looks the same after a part turn.
+def _wedge(x: Image, y: Image) -> Image:
+    return np.maximum(np.hypot(x, y) - 1, np.maximum(-y, -x * 0.5 - y * 0.5) - 0.3)
+
+
+def _arrow(x: Image, y: Image) -> Image:
+    head = np.maximum(np.abs(x) * 0.8 + (y + 0.9) * 0.6 - 1.0, -y - 0.2)
+    shaft = np.maximum(np.abs(x) - 0.25, np.abs(y + 0.4) - 0.6)
+    return np.minimum(head, shaft)
+
+
+def _half_disc(x: Image, y: Image) -> Image:
+    return np.maximum(np.hypot(x, y) - 1, x)
+
+
+def _corner(x: Image, y: Image) -> Image:
+    arm = np.maximum(np.abs(x + 0.6) - 0.3, np.abs(y) - 0.9)
+    foot = np.maximum(np.abs(x) - 0.9, np.abs(y - 0.6) - 0.3)
+    return np.minimum(arm, foot)
+
+
+SHAPES: tuple[Callable[[Image, Image], Image], ...] = (_wedge, _arrow, _half_disc, _corner)
+
+
+def _draw(background: Image, surface: Image, shape: Callable[[Image, Image], Image], pose: Pose) -> Image:
+    size = len(background)
+    y, x = _grid(size)
+    x, y = (x - pose.x) / pose.radius, (y - pose.y) / pose.radius
+    cos, sin = math.cos(pose.angle), math.sin(pose.angle)
+    distance_px = shape(x * cos + y * sin, y * cos - x * sin) * pose.radius * size
+    cover = (pose.opacity * np.clip(0.5 - distance_px, 0, 1))[..., None]
+    return np.asarray(background * (1 - cover) + surface * cover, dtype=np.float32)
