@@ -24,7 +24,7 @@ class VideoBatch(NamedTuple):
         x: features (B, T, D), or frames (B, T, 3, height, width) as uint8 when decoding live
         lengths: (B,) int64, 1 <= length <= T
         labels: (B,) int64
-        clip: (B,) int64, the row of the video in its split
+        clip: (B,) int64, the row of the video among the data module's clips
     """
 
     x: Tensor

@@ -144,16 +144,16 @@ def load_backbone(settings: BackboneSettings) -> tuple[Backbone, dict[str, Any]]
 
 
 def extract_features(backbone: Backbone, frames: Tensor, batch_size: int) -> Tensor:
-    """Features (N, D) on the CPU of frames (N, 3, crop, crop) uint8, in batches that all have `batch_size` rows.
+    """Features (N, D) of frames (N, 3, crop, crop) uint8, in batches that all have `batch_size` rows.
 
     The last batch is filled up with zeros: the same frame in a batch of another size gives other bits.
     """
     device = next(backbone.parameters()).device
     rows = []
     for part in frames.split(batch_size):
-        filled = torch.zeros(batch_size, *part.shape[1:], dtype=part.dtype)
+        filled = torch.zeros(batch_size, *part.shape[1:], dtype=part.dtype, device=part.device)
         filled[: len(part)] = part
-        rows.append(backbone(filled.to(device, non_blocking=True))[: len(part)].cpu())
+        rows.append(backbone(filled.to(device, non_blocking=True))[: len(part)])
     return torch.cat(rows)
 
 

@@ -144,7 +144,7 @@ class _FramePacker:
 
     def _run(self) -> None:
         if self._waiting:
-            self._features.append(extract_features(self._backbone, torch.stack(self._waiting), FRAME_BATCH))
+            self._features.append(extract_features(self._backbone, torch.stack(self._waiting), FRAME_BATCH).cpu())
             self._waiting = []
 
 

@@ -57,7 +57,7 @@ class FeatureSettings:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The causes as plain data: the store's key is a hash of this."""
-        return {
+        causes = {
             "schema": SCHEMA,
             "frame_batch": FRAME_BATCH,
             "backbone": load_backbone(self.backbone)[1],
@@ -65,6 +65,7 @@ class FeatureSettings:
             "decoder": {"choice": self.decoder, **decoder_versions()},
             "dtype": self.dtype,
         }
+        return dict(json.loads(_json(causes)))  # As it is read back: tuples are lists.
 
     @property
     def key(self) -> str:
@@ -157,6 +158,10 @@ class FeatureStore:
             number = len(list((self.folder / "plan").glob("*.json")))
             write_whole(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
 
+    def settled_clips(self) -> set[str]:
+        """Clips of complete shards: each is in the index, or failed."""
+        return {key for number, shard in enumerate(self.read_plan()) if self.has_shard(number) for key in shard}
+
     def has_shard(self, number: int) -> bool:
         return self._shard_path(number, ".safetensors").is_file()
 
@@ -201,16 +206,16 @@ class FeatureStore:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return [Failure(**{**row, "seconds": float(row["seconds"])}) for row in csv.DictReader(file)]  # type: ignore[arg-type]
 
+    def differences(self, identity: dict[str, Any]) -> str:
+        """How other settings differ from these, such as `backbone.node classifier.5 not classifier.2`."""
+        theirs, ours = _flat(identity), _flat(self.settings.identity)
+        differing = [name for name in sorted(ours | theirs) if theirs.get(name) != ours.get(name)]
+        return ", ".join(f"{name} {theirs.get(name)} not {ours.get(name)}" for name in differing[:4])
+
     def others(self) -> list[str]:
-        """How the settings of the root's other stores differ from these: for error messages."""
-        found = []
-        for path in sorted(self.root.glob("*/settings.json")):
-            theirs = _flat(json.loads(path.read_bytes()))
-            ours = _flat(json.loads(_json(self.settings.identity)))
-            differing = [f"{k} {theirs.get(k)} not {ours.get(k)}" for k in sorted(ours | theirs) if theirs.get(k) != ours.get(k)]
-            if differing:
-                found.append(", ".join(differing[:4]))
-        return found
+        """How the root's other stores differ from this one: for error messages."""
+        stores = sorted(self.root.glob("*/settings.json"))
+        return [self.differences(json.loads(path.read_bytes())) for path in stores]
 
     def _shard_path(self, number: int, suffix: str) -> Path:
         return self.folder / "shards" / f"{number:06d}{suffix}"

@@ -77,19 +77,22 @@ def read_catalog(path: Path | str) -> Catalog:
     Raises:
         VideomemError: If the table is missing, malformed, or breaks a rule of `catalog_problems`.
     """
-    path = Path(path).absolute()
-    clips = tuple(
-        replace(clip, path=os.path.normpath(path.parent / clip.path))
-        if not _URL.match(clip.path)
-        else clip
-        for clip in read_rows(path)
-    )
-    catalog = Catalog(clips, path)
+    catalog = absolute_clips(path)
     problems = catalog_problems(catalog)
     if problems:
         more = f" (and {len(problems) - 1} more; `videomem catalog check` lists all)" if len(problems) > 1 else ""
-        raise VideomemError(f"{path.name}: {problems[0]}{more}")
+        raise VideomemError(f"{path}: {problems[0]}{more}")
     return catalog
+
+
+def absolute_clips(path: Path | str) -> Catalog:
+    """A catalog as it stands, whatever is wrong with it, its paths made absolute."""
+    path = Path(path).absolute()
+    clips = [
+        clip if _URL.match(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
+        for clip in read_rows(path)
+    ]
+    return Catalog(tuple(clips), path)
 
 
 def read_rows(path: Path, required: Sequence[str] = COLUMNS[:4]) -> list[Clip]:

@@ -1,0 +1,20 @@
+"""Does the order of the frames matter, in your videos and to your model?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+if TYPE_CHECKING:
+    from videomem.export import load
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import; the command line's help must not wait for it.
+    if name == "load":
+        from videomem.export import load
+
+        return load
+    raise AttributeError(f"module 'videomem' has no attribute {name!r}")

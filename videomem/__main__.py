@@ -1,0 +1,5 @@
+import sys
+
+from videomem.cli import main
+
+sys.exit(main())

@@ -1,0 +1,96 @@
+"""Reading checkpoints: plain data only, and no class but videomem's unless trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videomem.classifier import Classifier
+from videomem.data import VideoDataModule
+from videomem.errors import VideomemError
+from videomem.plain import check_named_classes, from_plain
+
+# What the command line links from the data; a config must not set them.
+LINKED = ("feature_dim", "class_names", "class_counts", "seed")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training checkpoint as plain data and tensors; nothing that it names has been imported yet."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        return _public(self.content["hyper_parameters"])
+
+    @property
+    def data_arguments(self) -> dict[str, Any]:
+        return _public(self.content["datamodule_hyper_parameters"])
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """What its features were made of: the identity of its store."""
+        return dict(self.content[VideoDataModule.__qualname__]["features"])
+
+    def config(self) -> dict[str, Any]:
+        """The `data` and `model` sections that the command line would be given to train it."""
+        model = {key: value for key, value in self.model_arguments.items() if key not in LINKED}
+        data = {key: value for key, value in self.data_arguments.items() if key != "seed"}
+        return {"seed_everything": self.model_arguments["seed"], "data": data, "model": model}
+
+    def classifier(self) -> Classifier:
+        """The trained classifier in evaluation mode, on the CPU."""
+        classifier = from_plain(Classifier, self.model_arguments)
+        assert isinstance(classifier, Classifier)
+        try:
+            classifier.load_state_dict(self.content["state_dict"])
+        except RuntimeError as error:
+            raise VideomemError(f"{self.path}: its weights do not fit its own settings: {_first_line(error)}") from error
+        return classifier.eval()
+
+    def data_module(self, **changes: Any) -> VideoDataModule:
+        """The data that it was trained on, found from the checkpoint alone; `changes` replace arguments."""
+        data = from_plain(VideoDataModule, {**self.data_arguments, **changes})
+        assert isinstance(data, VideoDataModule)
+        data.load_state_dict(self.content[VideoDataModule.__qualname__])
+        return data
+
+
+def read_checkpoint(path: Path | str, trust: bool = False) -> Checkpoint:
+    """Read a checkpoint of `videomem fit`.
+
+    Args:
+        path: The .ckpt file.
+        trust: Allow it to name classes of other packages, whose code then runs.
+    Raises:
+        VideomemError: If it is missing, damaged, not of videomem, holds code, or names a class that is not trusted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise VideomemError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises its own, pickle's, zip's and plain RuntimeErrors here
+        raise VideomemError(
+            f"{path}: not a checkpoint of plain data: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    needed = {"state_dict", "hyper_parameters", "datamodule_hyper_parameters", VideoDataModule.__qualname__}
+    if not isinstance(content, dict) or (missing := needed - content.keys()):
+        lacking = ", ".join(sorted(missing)) if isinstance(content, dict) else "a dictionary"
+        raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it lacks {lacking}")
+    for section in ("hyper_parameters", "datamodule_hyper_parameters"):
+        check_named_classes(content[section], str(path), trust)
+    return Checkpoint(path, content)
+
+
+def _public(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if not key.startswith("_")}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

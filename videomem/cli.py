@@ -1,0 +1,73 @@
+"""The `videomem` command: a table of verbs, each a module of `videomem.commands` that is imported when it is called.
+
+Nothing heavy is imported here, so that `videomem --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from videomem import __version__
+from videomem.errors import VideomemError
+
+
+class Verb(NamedTuple):
+    """A verb of the command line: the module of `videomem.commands` with its `main(verb, arguments)`, and its help."""
+
+    module: str
+    help: str
+
+
+VERBS = {
+    "demo": Verb("demo", "make videos, train every memory on them, and report what order was worth"),
+    "catalog": Verb("catalog", "build or check the table of your videos"),
+    "synthesize": Verb("synthesize", "make synthetic videos whose class is told by the order of frames alone"),
+    "extract": Verb("extract", "run the frozen backbone over a catalog, once, into the feature store"),
+    "fit": Verb("train", "train a head on the features of a catalog"),
+    "validate": Verb("train", "evaluate a checkpoint on the validation split"),
+    "test": Verb("train", "evaluate a checkpoint on the test split"),
+    "shuffle": Verb("shuffle", "take the order of the frames away from trained heads and measure what is lost"),
+    "export": Verb("export", "turn a checkpoint into a folder that others can load"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit status: 0 done, 1 done but something failed, 2 not done."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"videomem {__version__}")
+        return 0
+    verb = VERBS.get(arguments[0])
+    if verb is None:
+        return _fail(f"{arguments[0]!r} is no verb of videomem; it has {', '.join(VERBS)}")
+    try:
+        return int(import_module(f"videomem.commands.{verb.module}").main(arguments[0], arguments[1:]) or 0)
+    except VideomemError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("videomem: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(
+        ["usage: videomem VERB [...]", "", "Does the order of the frames matter, in your videos and to your model?", "",
+         *lines, "", "videomem VERB --help says more of one."]
+    )  # fmt: skip
+
+
+def _fail(message: str) -> int:
+    print(f"videomem: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

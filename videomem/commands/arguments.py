@@ -1,0 +1,38 @@
+"""What the verbs' parsers have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from videomem.errors import VideomemError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise VideomemError(f"{message}; see `{self.prog} --help`")
+
+
+def parser(verb: str, description: str | None) -> Parser:
+    return Parser(f"videomem {verb}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An integer with a lower limit, for argparse's `type`."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        return value
+
+    return integer
+
+
+def add_fields(to: argparse.ArgumentParser, defaults: Any, helps: dict[str, str]) -> None:
+    """An option for every integer field of a settings dataclass, with its default."""
+    for name, value in vars(defaults).items():
+        to.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=helps[name])

@@ -1,0 +1,61 @@
+"""`videomem extract`: run the frozen backbone over a catalog, once, into the feature store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from rich.console import Console
+
+from videomem.commands.train import one_line_reason
+from videomem.data import VideoDataModule
+from videomem.errors import VideomemError
+from videomem.features.extraction import ExtractionReport, extract
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Extract what the `data` section of the configs describes; the sections of `fit` may stand beside it."""
+    options = ArgumentParser(prog=f"videomem {verb}", description=__doc__, exit_on_error=False)
+    options.add_argument("-c", "--config", action=ActionConfigFile, help="config of `fit`; only its data section is read")
+    options.add_class_arguments(VideoDataModule, "data")
+    for section in ("model", "trainer", "seed_everything", "run_dir", "ckpt_path"):
+        options.add_argument(f"--{section}", type=Any, default=None, help="ignored here; belongs to `fit`")
+    options.add_argument("--workers", type=int, default=1, help="processes that decode; 0 decodes in this one")
+    options.add_argument("--device", type=str, default="auto", help="where the backbone runs: auto, cpu, cuda, ...")
+    options.add_argument("--allow-failures", action="store_true", help="end with status 0 though clips failed")
+    try:
+        config = options.parse_args(list(arguments))
+        data = options.instantiate_classes(config).data
+    except ArgumentError as error:
+        raise VideomemError(one_line_reason(error)) from error
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    return extract_data(data, device, config.workers, config.allow_failures)
+
+
+def extract_data(data: VideoDataModule, device: str, num_workers: int, allow_failures: bool) -> int:
+    """Extract the features of a data module's catalog and say what came of it."""
+    backbone, console, started = data.settings.backbone, Console(stderr=True), time.perf_counter()
+    if backbone.weights == "random":
+        console.print(f"videomem: {backbone.name} has random weights (seed {backbone.seed}): it was never trained")
+    clips, root = data.catalog.clips, data.feature_store.root
+    report = extract(clips, data.settings, root, device, num_workers, console)
+    _print(report, len(clips), time.perf_counter() - started)
+    return 1 if report.failures and not allow_failures else 0
+
+
+def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:
+    if not report.num_extracted and not report.failures:
+        print(f"nothing to do: all {num_clips} clips are in {report.folder}")
+        return
+    print(
+        f"{report.num_extracted} clips extracted in {seconds:.0f} s, {report.num_done_before} there before, "
+        f"{len(report.failures)} failed; store {report.folder}"
+    )
+    console = Console(stderr=True, soft_wrap=True)
+    for failure in report.failures[:10]:
+        console.print(f"failed: {failure.message}", markup=False, highlight=False)
+    if report.failures:
+        console.print(f"all failures are in {report.folder / 'ledger.csv'}", highlight=False)

@@ -1,0 +1,92 @@
+"""`videomem shuffle`: take the order of the frames away from trained heads and measure what is lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning.utilities import move_data_to_device
+from rich.console import Console
+from rich.table import Table
+
+from videomem.checkpoint import Checkpoint, read_checkpoint
+from videomem.commands.arguments import at_least, parser
+from videomem.data import VideoDataModule
+from videomem.evaluation.plots import accuracy_figure, as_png
+from videomem.evaluation.shuffle import Measurement, Summary, as_csv, measure_order, summarize
+from videomem.features.store import write_whole
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Evaluate checkpoints and write `shuffle.csv` and `shuffle.png`."""
+    options = parser(verb, __doc__)
+    options.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints of `videomem fit`")
+    options.add_argument("--permutations", type=at_least(1), default=100, help="permutations of each clip")
+    options.add_argument("--forward", type=at_least(0), default=3, help="permutations checked with a plain forward")
+    options.add_argument("--seed", type=at_least(0), default=0, help="seed of the permutations")
+    options.add_argument("--split", default=None, help="split to evaluate (default: the data's test_split)")
+    options.add_argument("--out", type=Path, default=Path("runs/shuffle"), help="folder of the results")
+    options.add_argument("--device", default="cpu", help="where heads run: cpu, cuda, ...")
+    options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
+    given = options.parse_args(arguments)
+    checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
+    changes = {"test_split": given.split} if given.split else {}
+    measurements: list[Measurement] = []
+    for checkpoint in checkpoints:
+        data = checkpoint.data_module(**changes)
+        measurements += measure_checkpoint(
+            checkpoint, data, given.permutations, min(given.forward, given.permutations), given.seed, given.device
+        )
+    write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
+    summaries = summarize(measurements)
+    console = Console()
+    console.print(results_table(summaries))
+    console.print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
+    return 0
+
+
+def measure_checkpoint(
+    checkpoint: Checkpoint,
+    data: VideoDataModule,
+    num_permutations: int,
+    num_forward: int,
+    permutation_seed: int,
+    device: str = "cpu",
+) -> list[Measurement]:
+    """Measurements of one checkpoint on the test split of its data."""
+    data.setup("test")
+    classifier = checkpoint.classifier().to(device)
+    batches = (
+        data.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
+        for batch in data.test_dataloader()
+    )
+    return measure_order(
+        classifier.head, batches, classifier.seed, num_permutations, num_forward, permutation_seed
+    )
+
+
+def chance(data: VideoDataModule) -> float:
+    """Accuracy on the test split of always answering its most frequent class."""
+    labels = Counter(data.clips[row].label for row in data.rows(data.test_split))
+    return max(labels.values()) / labels.total()
+
+
+def write_results(measurements: Sequence[Measurement], out: Path, chance: float, ceiling: float | None) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "shuffle.csv", as_csv(measurements).encode())
+    write_whole(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
+
+
+def results_table(summaries: Sequence[Summary]) -> Table:
+    table = Table(title="accuracy with the frames in order, shuffled and reversed")
+    table.add_column("head")
+    for name in ("ordered", "shuffled", "reversed", "flips", "JS (nats)", "max logit change", "... by forward"):
+        table.add_column(name, justify="right")
+    for row in summaries:
+        accuracies = [f"{row.accuracy[name]:.3f}" for name in ("ordered", "shuffled", "reversed")]
+        forward = "" if row.max_logit_change_forward is None else f"{row.max_logit_change_forward:.1e}"
+        table.add_row(row.head, *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}",
+                      f"{row.max_logit_change:.1e}" if row.max_logit_change else "0", forward)  # fmt: skip
+    return table

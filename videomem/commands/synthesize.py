@@ -1,0 +1,31 @@
+"""`videomem synthesize`: make synthetic videos whose class is told by the order of the frames alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from videomem.commands.arguments import add_fields, parser
+from videomem.video.synthetic import ACTIONS, SyntheticSettings, synthesize
+
+HELPS = {
+    "train_pairs": "pairs (a clip and its reversal) of each action for training",
+    "val_pairs": "pairs of each action for validation",
+    "test_pairs": "pairs of each action for testing",
+    "num_frames": "frames per clip, even",
+    "frame_size": "height and width in pixels, even",
+    "fps": "frames per second",
+    "seed": "seed of everything that is drawn",
+}
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Write lossless clips and their catalog."""
+    options = parser(verb, __doc__)
+    options.add_argument("--out", type=Path, required=True, help="folder for clips/ and catalog.csv")
+    add_fields(options, SyntheticSettings(), HELPS)
+    given = vars(options.parse_args(arguments))
+    out = given.pop("out")
+    catalog = synthesize(SyntheticSettings(**given), out)
+    print(f"{len(catalog.clips)} clips of {2 * len(ACTIONS)} classes in {out}; catalog {out / 'catalog.csv'}")
+    return 0

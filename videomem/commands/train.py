@@ -1,0 +1,215 @@
+"""`videomem fit`, `validate` and `test`: Lightning's command line, with runs in directories of their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+from rich.table import Table
+
+from videomem.checkpoint import Checkpoint, read_checkpoint
+from videomem.classifier import Classifier
+from videomem.data import VideoDataModule
+from videomem.errors import VideomemError
+from videomem.features.store import write_whole
+
+DESCRIPTIONS = {
+    "fit": "Train a head on the features of a catalog. Configs compose: later ones override earlier ones.",
+    "validate": "Evaluate a checkpoint on the validation split; it says itself where its data is.",
+    "test": "Evaluate a checkpoint on the test split; it says itself where its data is.",
+}
+
+
+class VideomemCLI(LightningCLI):
+    """LightningCLI without subcommands: one verb, one parser."""
+
+    def __init__(self, verb: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> None:
+        self._verb = verb
+        self._checkpoint = checkpoint
+        super().__init__(
+            Classifier,
+            VideoDataModule,
+            run=False,
+            args=list(arguments),
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": verb != "fit"},
+            parser_kwargs={
+                "prog": f"videomem {verb}", "description": DESCRIPTIONS[verb], "exit_on_error": False,
+            },  # fmt: skip
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, default=None, help="Directory of this run (default: one of its own)")
+        parser.add_argument("--ckpt_path", type=str, default=None, help="Checkpoint to resume from, or to evaluate")
+        parser.add_argument("--trust", action="store_true", help="Let the checkpoint name classes of other packages")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed")
+        for name in ("feature_dim", "class_names", "class_counts"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        for name in ("catalog", "store"):
+            config.data[name] = str(Path(config.data[name]).absolute())
+        weights = config.data.backbone.weights
+        if weights not in ("imagenet", "random"):
+            config.data.backbone.weights = str(Path(weights).absolute())
+        config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
+        if self._verb == "fit" and (Path(config.run_dir) / "config.yaml").exists():
+            raise VideomemError(f"{config.run_dir}: holds a run already; choose another --run_dir")
+        config.trainer.default_root_dir = config.run_dir
+        if self._verb != "fit":
+            config.trainer.logger = False
+            config.trainer.callbacks = None
+            config.trainer.enable_checkpointing = False
+        for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
+            if logger.init_args.get("save_dir") in (None, "{run_dir}"):
+                logger.init_args.save_dir = config.run_dir
+
+    def _default_run_dir(self) -> Path:
+        if self._verb == "fit":
+            memory = self.config.model.memory
+            name = (memory if isinstance(memory, str) else memory.class_path).rsplit(".", 1)[-1].lower()
+            return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{self.config.seed_everything}"
+        assert self._checkpoint is not None
+        return run_dir_of(self._checkpoint.path) / self._verb
+
+
+def run_dir_of(checkpoint: Path) -> Path:
+    """The directory of the run that wrote a checkpoint, or the checkpoint's own folder."""
+    above = checkpoint.absolute().parent.parent
+    return above if (above / "config.yaml").is_file() else checkpoint.absolute().parent
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Run `fit`, `validate` or `test`."""
+    cli = run(verb, arguments)
+    if cli is not None and verb != "fit":
+        _report(cli, verb)
+    return 0
+
+
+def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
+    """Run a verb with its command-line arguments; None where it only printed its help or a config.
+
+    Raises:
+        VideomemError: If an argument, a config, the data or the checkpoint is not usable.
+    """
+    _quieten()
+    path = _option(arguments, "--ckpt_path")
+    checkpoint = read_checkpoint(path, trust="--trust" in arguments) if path else None
+    if verb != "fit" and checkpoint is None and not {"-h", "--help"} & set(arguments):
+        raise VideomemError(f"`videomem {verb}` needs --ckpt_path, a checkpoint of `videomem fit`")
+    with tempfile.TemporaryDirectory() as folder:
+        if checkpoint is not None:  # Its own settings come first, so that what is typed overrides them.
+            settings = Path(folder) / "checkpoint.json"
+            settings.write_text(json.dumps(checkpoint.config()))
+            arguments = ["--config", str(settings), *arguments]
+        try:
+            cli = VideomemCLI(verb, arguments, checkpoint)
+        except ArgumentError as error:
+            raise VideomemError(one_line_reason(error)) from error
+        except SystemExit as stop:
+            if stop.code:
+                raise VideomemError(f"`videomem {verb}` could not be set up") from stop
+            return None
+    _say_what_is_left_out(cli.datamodule)
+    if checkpoint is not None:
+        cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
+    keywords: dict[str, Any] = {"datamodule": cli.datamodule, "weights_only": True}
+    if verb == "fit":
+        cli.trainer.fit(cli.model, ckpt_path=path, **keywords)
+        if cli.trainer.interrupted:
+            raise KeyboardInterrupt
+        print(f"videomem: run in {cli.config.run_dir}")
+    else:
+        getattr(cli.trainer, verb)(cli.model, ckpt_path=path, verbose=False, **keywords)
+    return cli
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The last value of an option, before any parser exists: a checkpoint is checked before what it names is imported."""
+    value = None
+    for place, argument in enumerate(arguments):
+        if argument == name and place + 1 < len(arguments):
+            value = arguments[place + 1]
+        elif argument.startswith(f"{name}="):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def one_line_reason(error: BaseException) -> str:
+    """The cause of a parser's error without the parser's own words around it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, VideomemError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split())
+
+
+def _say_what_is_left_out(data: VideoDataModule) -> None:
+    if data.num_unusable:
+        Console(stderr=True).print(
+            f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are in no batch; "
+            f"see {data.feature_store.folder / 'ledger.csv'}"
+        )
+
+
+def _quieten() -> None:
+    """Keep Lightning's advice, which is not about the user's data, off the terminal."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+
+
+def _report(cli: VideomemCLI, verb: str) -> None:
+    """Print the figures of an evaluation and write them beside the run."""
+    split = {"validate": "val", "test": "test"}[verb]
+    figures = {name.split("/")[1]: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    counts = cli.model.confusion_counts()
+    per_class = per_class_accuracy(counts)
+    folder = Path(cli.config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = cli.model.class_names
+    summary = {"split": split, "num_clips": int(counts.sum()), **figures,
+               "accuracy_per_class": dict(zip(names, per_class, strict=True))}  # fmt: skip
+    write_whole(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
+    rows = [",".join(["true class", *names]), *(",".join([n, *map(str, r)]) for n, r in zip(names, counts.tolist(), strict=True))]
+    write_whole(folder / "confusion.csv", ("\n".join(rows) + "\n").encode())
+    console = Console()
+    table = Table(title=f"{cli.model.head.label}: {int(counts.sum())} clips of split {split}")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4f}")
+    for name, value in zip(names, per_class, strict=True):
+        table.add_row(f"accuracy of {name}", f"{value:.4f}")
+    console.print(table)
+    console.print(f"confusion matrix and figures in {folder}")
+
+
+def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:
+    """Share of each class's clips that were given it; a class without clips has 0."""
+    return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()  # type: ignore[no-any-return]
+
+

@@ -1,0 +1,371 @@
+"""The DataModule: clips of a catalog as batches, from the feature store or decoded live."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from videomem.batch import VideoBatch, collate, length_mask, pad_videos
+from videomem.errors import VideomemError
+from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
+from videomem.features.extraction import decode_frames
+from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs
+from videomem.features.store import FRAME_BATCH, Entry, FeatureDtype, FeatureSettings, FeatureStore, clip_keys
+from videomem.plain import as_plain
+from videomem.video.catalog import Catalog, Clip, read_catalog
+from videomem.video.decoding import Decoder
+from videomem.video.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes of the pixels in training, the same for all frames of a clip; needs `source: video`.
+
+    Args:
+        crop: Crop a random part of the frame, of 0.6 to 1 of its area, instead of the centre.
+        horizontal_flip: Share of the clips that are mirrored.
+        classes_survive_flip: Say that no class turns into another in a mirror; flips are refused without it.
+    """
+
+    crop: bool = False
+    horizontal_flip: float = 0.0
+    classes_survive_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.horizontal_flip <= 1:
+            raise VideomemError(f"augmentation.horizontal_flip is {self.horizontal_flip}, but must be within 0..1")
+        if self.horizontal_flip and not self.classes_survive_flip:
+            raise VideomemError(
+                f"augmentation.horizontal_flip is {self.horizontal_flip}, but a mirror turns a move to the right into one "
+                "to the left; set augmentation.classes_survive_flip if no class here has such a twin"
+            )
+
+    @property
+    def active(self) -> bool:
+        return self.crop or self.horizontal_flip > 0
+
+    def apply(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        """(T, 3, size, size) uint8 -> the same shape, one draw for the whole clip."""
+        if self.crop:
+            size = frames.shape[-1]
+            side = round(size * (0.6 + 0.4 * float(torch.rand((), generator=generator))) ** 0.5)
+            top, left = (int(torch.randint(size - side + 1, (), generator=generator)) for _ in range(2))
+            frames = F.resized_crop(
+                frames, top, left, side, side, [size, size], InterpolationMode.BILINEAR, antialias=True
+            )
+        if float(torch.rand((), generator=generator)) < self.horizontal_flip:
+            frames = frames.flip(-1)
+        return frames
+
+
+class VideoDataModule(LightningDataModule):
+    """Clips of a catalog for training and evaluation.
+
+    Args:
+        catalog: Path of the catalog.
+        sampling: Which frames of a clip are looked at.
+        store: Folder of feature stores.
+        backbone: The frozen network that makes the features.
+        decoder: `auto` takes the fastest decoder that is exact for a file.
+        feature_dtype: Type that features are stored in.
+        source: `features` reads the store; `video` decodes and runs the backbone at every visit.
+        storage: Where stored features are read from: `mmap` (files, as needed), `ram`, or `device` (wholly on the GPU).
+        batch_size: Videos per batch.
+        num_workers: Processes that read or decode.
+        balanced_sampling: Draw training clips so that classes are equally frequent.
+        augmentation: Changes of the pixels in training, with `source: video`.
+        reversed_pairs: The groups are time-reversed pairs: keep whole pairs only, and prove their frames the same.
+        test_split: The split that `test` and `shuffle` evaluate.
+        seed: Seed of the order of training clips and of augmentation.
+    """
+
+    def __init__(
+        self,
+        catalog: str,
+        sampling: Sampling,
+        store: str = "features",
+        backbone: BackboneSettings = BackboneSettings(),
+        decoder: Decoder = "auto",
+        feature_dtype: FeatureDtype = "float16",
+        source: Literal["features", "video"] = "features",
+        storage: Literal["mmap", "ram", "device"] = "mmap",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        balanced_sampling: bool = False,
+        augmentation: Augmentation = Augmentation(),
+        reversed_pairs: bool = False,
+        test_split: str = "test",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(as_plain(locals()), logger=False)
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise VideomemError(f"data.{name} is {value}, but must be at least {least}")
+        if reversed_pairs and source == "video":
+            raise VideomemError("data.reversed_pairs is proved on stored features; set data.source to features")
+        if augmentation.active and source != "video":
+            raise VideomemError("data.augmentation changes pixels, which stored features have not; set data.source to video")
+        self.catalog_path = catalog
+        self.source = source
+        self.storage = storage
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.balanced_sampling = balanced_sampling
+        self.augmentation = augmentation
+        self.reversed_pairs = reversed_pairs
+        self.test_split = test_split
+        self.seed = seed
+        self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype)
+        self.feature_store = FeatureStore(store, self.settings)
+        self._resident: tuple[Tensor, Tensor] | None = None
+
+    # What is in the data: read once, when first asked for.
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return read_catalog(self.catalog_path)
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.catalog.classes)
+
+    @property
+    def feature_dim(self) -> int:
+        return load_backbone(self.settings.backbone)[0].feature_dim
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training clips of each class."""
+        counts = Counter(self.clips[row].label for row in self.rows("train"))
+        return [counts[name] for name in self.class_names]
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        """The clips that can be used: in no batch is one that failed; of a reversed pair, both or none."""
+        usable = list(self.catalog.clips) if self.source == "video" else list(self._entries)
+        if self.reversed_pairs:
+            usable = whole_pairs(usable)
+            for clip in usable:
+                check_symmetric(self.settings.sampling, self._entries[clip].num_available)
+        return usable
+
+    @cached_property
+    def num_unusable(self) -> int:
+        """Clips of the catalog that are in no batch."""
+        return len(self.catalog.clips) - len(self.clips)
+
+    def rows(self, split: str) -> list[int]:
+        """Rows of a split among the clips."""
+        return [row for row, clip in enumerate(self.clips) if clip.split == split]
+
+    @cached_property
+    def _entries(self) -> dict[Clip, Entry]:
+        if not self.feature_store.exists():
+            others = self.feature_store.others()
+            found = f"; one there has {others[0]}" if others else ""
+            raise VideomemError(
+                f"{self.feature_store.root}: no features of these settings{found}; "
+                "run `videomem extract` with the same --config"
+            )
+        keys, unreadable = clip_keys(self.catalog.clips, self.feature_store.root)
+        index, planned = self.feature_store.read_index(), self.feature_store.settled_clips()
+        if absent := [clip for clip in self.catalog.clips if clip in keys and keys[clip] not in planned]:
+            raise VideomemError(
+                f"{absent[0]}: not extracted yet ({len(absent)} of {len(self.catalog.clips)} clips are not); "
+                "run `videomem extract` with the same --config"
+            )
+        entries = {clip: index[key] for clip, key in keys.items() if key in index}
+        if not entries:
+            reason = f" ({unreadable[0].message})" if unreadable else ""
+            raise VideomemError(f"{self.catalog_path}: no clip of it could be extracted{reason}; see the ledger")
+        return entries
+
+    def features(self, row: int) -> Tensor:
+        """Features (T, D) of a clip, from the store."""
+        return self.feature_store.read(self._entries[self.clips[row]])
+
+    def entry(self, row: int) -> Entry:
+        return self._entries[self.clips[row]]
+
+    def feature_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) over all real training frames, without augmentation."""
+        total = torch.zeros(2, self.feature_dim, dtype=torch.float64)
+        count = 0
+        for row in self.rows("train"):
+            x_TD = (self.features(row) if self.source == "features" else self._live_features(row)).double()
+            total += torch.stack([x_TD.sum(0), x_TD.square().sum(0)])
+            count += len(x_TD)
+        mean, square = total / count
+        return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
+
+    def _live_features(self, row: int) -> Tensor:
+        frames, _ = decode_frames(self.clips[row], self.settings)
+        return extract_features(load_backbone(self.settings.backbone)[0], frames, FRAME_BATCH)
+
+    # Lightning's hooks.
+
+    def setup(self, stage: str) -> None:
+        split = {"fit": "train", "validate": "val", "test": self.test_split}[stage]
+        if not self.rows(split):
+            raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self.catalog.splits}")
+        if self.reversed_pairs:
+            self.prove_pairs("val" if stage == "fit" else split)
+
+    def prove_pairs(self, split: str) -> None:
+        """Prove for each pair of a split that both members have the same stored rows."""
+        first: dict[str, int] = {}
+        for row in self.rows(split):
+            group = self.clips[row].group
+            if group in first:
+                check_same_bag(group, self.features(first[group]), self.features(row))
+            first.setdefault(group, row)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rows = self.rows("train")
+        weights = None
+        if self.balanced_sampling:
+            counts = Counter(self.clips[row].label for row in rows)
+            weights = torch.tensor([1 / counts[self.clips[row].label] for row in rows], dtype=torch.float64)
+        return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights))
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        rows = self.rows("val")
+        return self._loader(rows) if rows else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.rows(self.test_split))
+
+    def _epoch(self) -> int:
+        """The epoch that is trained now; with workers this is read before Lightning's `set_epoch`."""
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+
+    def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
+        dataset = _ClipDataset(self, rows)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=0 if self._on_device else self.num_workers,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(self.seed),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    @property
+    def _on_device(self) -> bool:
+        return self.source == "features" and self.storage == "device"
+
+    @cached_property
+    def in_memory(self) -> list[Tensor] | None:
+        """All features in RAM, for `storage: ram`."""
+        keep = self.source == "features" and self.storage == "ram"
+        return [self.features(row) for row in range(len(self.clips))] if keep else None
+
+    def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
+        """Bring what the loaders left out: features that lie on the device, or the backbone's of live frames."""
+        if self._on_device:
+            device = batch.labels.device
+            if self._resident is None or self._resident[0].device != device:
+                padded, lengths = pad_videos([self.features(row) for row in range(len(self.clips))])
+                self._resident = padded.to(device), lengths.to(device)
+            lengths = self._resident[1][batch.clip]
+            return batch._replace(x=self._resident[0][batch.clip, : int(lengths.max())], lengths=lengths)
+        if self.source == "video":
+            backbone = load_backbone(self.settings.backbone)[0].to(batch.x.device)
+            real_BT = length_mask(batch.lengths, batch.x.shape[1])
+            x_BTD = torch.zeros(*real_BT.shape, self.feature_dim, device=batch.x.device)
+            x_BTD[real_BT] = extract_features(backbone, batch.x[real_BT], FRAME_BATCH)
+            return batch._replace(x=x_BTD)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the features of a checkpoint were made of: the backbone by name and hash, not its weights."""
+        return {"features": self.settings.identity, "class_names": self.class_names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hold the data to what a checkpoint was trained on."""
+        if differing := self.feature_store.differences(state_dict["features"]):
+            raise VideomemError(f"the checkpoint was trained on other features: {differing}; leave `data` as it was")
+        if state_dict["class_names"] != self.class_names:
+            raise VideomemError(
+                f"the checkpoint's classes are {', '.join(state_dict['class_names'])}, but the catalog's are "
+                f"{', '.join(self.class_names)}"
+            )
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Training items in an order that depends on seed and epoch alone, so that a resumed run sees the same one.
+
+    Yields (item, epoch), which tells workers what augmentation to draw.
+    """
+
+    def __init__(self, num_items: int, seed: int, epoch: Callable[[], int], weights: Tensor | None = None) -> None:
+        self._num_items = num_items
+        self._seed = seed
+        self._epoch = epoch
+        self._weights = weights
+
+    def __len__(self) -> int:
+        return self._num_items
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self._epoch()
+        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
+        if self._weights is None:
+            order = torch.randperm(self._num_items, generator=generator)
+        else:
+            order = torch.multinomial(self._weights, self._num_items, replacement=True, generator=generator)
+        return iter([(int(item), epoch) for item in order])
+
+
+class _ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
+    def __init__(self, data: VideoDataModule, rows: list[int]) -> None:
+        index = {name: number for number, name in enumerate(data.class_names)}
+        self._rows = rows
+        self._labels = [index[data.clips[row].label] for row in rows]
+        self._clips = [data.clips[row] for row in rows]
+        self._settings = data.settings
+        self._augmentation = data.augmentation
+        self._seed = data.seed
+        self._source = data.source
+        self._on_device = data._on_device
+        self._memory = data.in_memory
+        self._store = data.feature_store
+        self._entries = [data.entry(row) for row in rows] if data.source == "features" else []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
+        number, epoch = item if isinstance(item, tuple) else (item, None)
+        return self._video(number, epoch), self._labels[number], self._rows[number]
+
+    def _video(self, number: int, epoch: int | None) -> Tensor:
+        if self._source == "video":
+            frames, _ = decode_frames(self._clips[number], self._settings)
+            if epoch is None:
+                return frames
+            seed = mix_seed(self._seed, epoch, self._rows[number])
+            return self._augmentation.apply(frames, torch.Generator().manual_seed(seed))
+        if self._on_device:
+            return torch.empty(1, 0)
+        if self._memory is not None:
+            return self._memory[self._rows[number]]
+        return self._store.read(self._entries[number])
+
+
+def mix_seed(*parts: int) -> int:
+    """One seed from several numbers, so that neighbours have nothing in common."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,88 @@
+"""Figures, each a matplotlib Figure made from plain numbers; nothing is shown or saved here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from videomem.evaluation.shuffle import CONDITIONS, Summary
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLORS = {"ordered": "#0072B2", "shuffled": "#E69F00", "reversed": "#CC79A7"}
+
+
+def accuracy_figure(summaries: Sequence[Summary], chance: float, ceiling: float | None = None) -> Figure:
+    """Bars of accuracy in each condition per head, with the spread over seeds; lines at chance and ceiling.
+
+    Args:
+        summaries: One per head, in the order of the bars.
+        chance: Accuracy of the most frequent class.
+        ceiling: The most that an order-blind classifier can reach, where it is known.
+    """
+    figure = Figure(figsize=(max(6.4, 1.15 * len(summaries) + 1.5), 3.6), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(summaries))
+    for number, condition in enumerate(CONDITIONS):
+        heights = [summary.accuracy[condition] for summary in summaries]
+        spread = [summary.deviation[condition] for summary in summaries]
+        axes.bar(places + 0.27 * (number - 1), heights, 0.25, yerr=spread, capsize=2, label=condition,
+                 color=COLORS[condition], error_kw={"elinewidth": 1})  # fmt: skip
+    axes.axhline(chance, color="0.35", linestyle=":", linewidth=1.2, label="chance")
+    if ceiling is not None:
+        axes.axhline(ceiling, color="0.35", linestyle="--", linewidth=1.2, label="order-blind ceiling")
+    axes.set_xticks(places, [summary.head for summary in summaries], rotation=20, ha="right", rotation_mode="anchor")
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(0, 1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=1, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], ylabel: str) -> Figure:
+    """A line of (epoch, value) per head."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(curves.items()):
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, color=f"C{number}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def confusion_figure(counts_CC: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
+    """Share of each true class (row) that was given each class (column)."""
+    side = 1.6 + 0.32 * len(class_names)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    shares = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
+    if len(class_names) <= 25:
+        for row, column in np.argwhere(counts_CC > 0):
+            color = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, f"{counts_CC[row, column]:g}", ha="center", va="center", fontsize=6, color=color)
+    axes.set_xlabel("predicted", fontsize=8)
+    axes.set_ylabel("true", fontsize=8)
+    axes.set_title(title, fontsize=9)
+    return figure
+
+
+def as_png(figure: Figure, dpi: int = 144) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def as_svg(figure: Figure) -> str:
+    """SVG to put into a page, without its XML head."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue().decode()
+    return text[text.index("<svg") :]

@@ -1,0 +1,73 @@
+"""Objects from plain data and back, so that checkpoints hold nothing else.
+
+A part is written as jsonargparse reads it: {"class_path": "videomem.heads.GRU", "init_args": {"hidden_dim": 64}}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from functools import partial
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from videomem.errors import VideomemError
+
+
+def as_plain(value: Any) -> Any:
+    """Numbers, strings, lists and dicts that `from_plain` makes the same object of."""
+    if isinstance(value, dict):
+        hidden = {"self", "__class__"}
+        return {key: as_plain(item) for key, item in value.items() if key not in hidden}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    if isinstance(value, partial):  # jsonargparse's own hold the class among the arguments.
+        bound = next(part for part in (value.func, *value.args) if isinstance(part, type))
+        return {"class_path": class_path(bound), "init_args": as_plain(value.keywords)}
+    if isinstance(value, type):
+        return {"class_path": class_path(value)}
+    if is_dataclass(value):
+        fields = asdict(value)  # type: ignore[arg-type]
+        is_part = type(value).__bases__ != (object,)  # One of several kinds, so the kind must be named.
+        return {"class_path": class_path(type(value)), "init_args": fields} if is_part else fields
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return {"class_path": class_path(type(value))}
+
+
+def class_path(cls: Any) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def from_plain(cls: type, plain: dict[str, Any]) -> Any:
+    """Build `cls` from plain arguments, parts within parts. Imports the classes that are named: check them first."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "object", fail_untyped=False)
+    known = {key: value for key, value in plain.items() if not key.startswith("_")}
+    return parser.instantiate_classes(parser.parse_object({"object": known})).object
+
+
+_PARTS = ("memory", "readout", "sampling")
+
+
+def named_classes(plain: Any) -> Iterator[str]:
+    """Every class that plain data names, at any depth; a part may also be a bare string, which is a class path too."""
+    if isinstance(plain, dict):
+        for key, item in plain.items():
+            if isinstance(item, str) and key in ("class_path", "_class_path", *_PARTS):
+                yield item
+            yield from named_classes(item)
+    elif isinstance(plain, list | tuple):
+        for item in plain:
+            yield from named_classes(item)
+
+
+def check_named_classes(plain: Any, where: str, trust: bool = False) -> None:
+    """Refuse plain data that names a class outside videomem, before anything of it is imported."""
+    for name in named_classes(plain):
+        if not trust and not name.startswith("videomem."):
+            raise VideomemError(
+                f"{where}: names the class {name}, and building it would run that module's code; "
+                "pass --trust if you know where the file comes from"
+            )
