@@ -119,3 +119,20 @@ def confusion_table(counts: list[list[int]], class_names: list[str]) -> wandb.Ta
     """Rows are true classes, columns predicted ones."""
     rows = [[name, *row] for name, row in zip(class_names, counts, strict=True)]
     return wandb.Table(columns=["true class", *class_names], data=rows)
+
+
+def log_order_results(
+    run: wandb.Run, columns: list[str], rows: list[list[Any]], summary: dict[str, float], figures: dict[str, Path]
+) -> None:
+    """Log an evaluation of order: every measurement as a table, one number per head and condition, figures."""
+    run.log({"shuffle": wandb.Table(columns=columns, data=rows)})
+    run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
+    run.summary.update(summary)
+
+
+def keep_checkpoints(run: wandb.Run, name: str, checkpoints: list[Path]) -> None:
+    """Keep checkpoints as one artifact of the run."""
+    artifact = wandb.Artifact(name, type="model")
+    for path in checkpoints:
+        artifact.add_file(str(path), name=f"{path.parent.parent.name}.ckpt")
+    run.log_artifact(artifact)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 
 from videomem.commands.train import one_line_reason
@@ -18,21 +18,35 @@ from videomem.features.extraction import ExtractionReport, extract
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Extract what the `data` section of the configs describes; the sections of `fit` may stand beside it."""
-    options = ArgumentParser(prog=f"videomem {verb}", description=__doc__, exit_on_error=False)
+    options = _parser(f"videomem {verb}")
+    options.add_argument("--workers", type=int, default=1, help="processes that decode; 0 decodes in this one")
+    options.add_argument("--device", type=str, default="auto", help="where the backbone runs: auto, cpu, cuda, ...")
+    options.add_argument("--allow-failures", action="store_true", help="end with status 0 though clips failed")
+    config, data = _parse(options, arguments)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    return extract_data(data, device, config.workers, config.allow_failures)
+
+
+def read_data_module(arguments: Sequence[str]) -> VideoDataModule:
+    """The data module of configs and `--data.*` options; other sections of `fit` are passed over."""
+    return _parse(_parser("videomem"), arguments)[1]
+
+
+def _parser(program: str) -> ArgumentParser:
+    options = ArgumentParser(prog=program, description=__doc__, exit_on_error=False)
     options.add_argument("-c", "--config", action=ActionConfigFile, help="config of `fit`; only its data section is read")
     options.add_class_arguments(VideoDataModule, "data")
     for section in ("model", "trainer", "seed_everything", "run_dir", "ckpt_path"):
         options.add_argument(f"--{section}", type=Any, default=None, help="ignored here; belongs to `fit`")
-    options.add_argument("--workers", type=int, default=1, help="processes that decode; 0 decodes in this one")
-    options.add_argument("--device", type=str, default="auto", help="where the backbone runs: auto, cpu, cuda, ...")
-    options.add_argument("--allow-failures", action="store_true", help="end with status 0 though clips failed")
+    return options
+
+
+def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, VideoDataModule]:
     try:
         config = options.parse_args(list(arguments))
-        data = options.instantiate_classes(config).data
+        return config, options.instantiate_classes(config).data
     except ArgumentError as error:
         raise VideomemError(one_line_reason(error)) from error
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    return extract_data(data, device, config.workers, config.allow_failures)
 
 
 def extract_data(data: VideoDataModule, device: str, num_workers: int, allow_failures: bool) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import wandb
 from pytorch_lightning.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +17,9 @@ from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.commands.arguments import at_least, parser
 from videomem.data import VideoDataModule
 from videomem.evaluation.plots import accuracy_figure, as_png
-from videomem.evaluation.shuffle import Measurement, Summary, as_csv, measure_order, summarize
+from videomem.evaluation.shuffle import COLUMNS, Measurement, Summary, as_csv, measure_order, summarize
 from videomem.features.store import write_whole
+from videomem.tracking import Mode, log_order_results, start_run
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -29,6 +32,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--split", default=None, help="split to evaluate (default: the data's test_split)")
     options.add_argument("--out", type=Path, default=Path("runs/shuffle"), help="folder of the results")
     options.add_argument("--device", default="cpu", help="where heads run: cpu, cuda, ...")
+    options.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline", help="mode of the W&B run")
     options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
     given = options.parse_args(arguments)
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
@@ -40,9 +44,10 @@ def main(verb: str, arguments: Sequence[str]) -> int:
             checkpoint, data, given.permutations, min(given.forward, given.permutations), given.seed, given.device
         )
     write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
-    summaries = summarize(measurements)
+    with track_results(measurements, given.out, given.wandb, "shuffle"):
+        pass
     console = Console()
-    console.print(results_table(summaries))
+    console.print(results_table(summarize(measurements)))
     console.print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
     return 0
 
@@ -77,6 +82,19 @@ def write_results(measurements: Sequence[Measurement], out: Path, chance: float,
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "shuffle.csv", as_csv(measurements).encode())
     write_whole(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
+
+
+@contextmanager
+def track_results(measurements: Sequence[Measurement], out: Path, mode: Mode, name: str) -> Iterator[wandb.Run]:
+    """A W&B run that holds an evaluation of order; more can be logged to it before it ends."""
+    run = start_run("videomem", out, mode, name=name, job_type="shuffle")
+    summary = {
+        f"{row.head}/{condition}": value for row in summarize(measurements) for condition, value in row.accuracy.items()
+    }
+    rows = [list(vars(row).values()) for row in measurements]
+    log_order_results(run, list(COLUMNS), rows, summary, {"accuracy": out / "shuffle.png"})
+    yield run
+    run.finish()
 
 
 def results_table(summaries: Sequence[Summary]) -> Table:

@@ -98,8 +98,11 @@ def run_dir_of(checkpoint: Path) -> Path:
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Run `fit`, `validate` or `test`."""
     cli = run(verb, arguments)
-    if cli is not None and verb != "fit":
-        _report(cli, verb)
+    if cli is not None:
+        if verb == "fit":
+            print(f"videomem: run in {cli.config.run_dir}")
+        else:
+            _report(cli, verb)
     return 0
 
 
@@ -135,7 +138,6 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
         cli.trainer.fit(cli.model, ckpt_path=path, **keywords)
         if cli.trainer.interrupted:
             raise KeyboardInterrupt
-        print(f"videomem: run in {cli.config.run_dir}")
     else:
         getattr(cli.trainer, verb)(cli.model, ckpt_path=path, verbose=False, **keywords)
     return cli

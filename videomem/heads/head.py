@@ -43,6 +43,27 @@ class FeatureNorm(nn.Module):
         return (x.to(self.mean.dtype) - self.mean) * self.scale
 
 
+class ClipDropout(nn.Module):
+    """Dropout with one mask per clip for all its frames, so that what is dropped is dropped from the memory too.
+
+    Args:
+        p: Share of values dropped in training.
+    Shape:
+        x (B, T, D) -> (B, T, D)
+    Reference:
+        Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks".
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x_BTD
+        return x_BTD * nn.functional.dropout(x_BTD.new_ones(len(x_BTD), 1, x_BTD.shape[2]), self.p)
+
+
 class HeadState(NamedTuple):
     """What a stream carries from frame to frame: a state per layer of memory, and the readout's."""
 
@@ -82,7 +103,7 @@ class Head(nn.Module):
         layers = [memory(feature_dim)]
         layers += [memory(layers[0].hidden_dim) for _ in range(num_layers - 1)]
         self.layers = nn.ModuleList(layers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ClipDropout(dropout)
         self.classify = nn.Linear(layers[-1].hidden_dim, num_classes)
         self.readout = readout or MeanReadout()
 

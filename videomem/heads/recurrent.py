@@ -23,6 +23,15 @@ class _TorchRecurrent(Memory):
         return nn.functional.linear(x, self.rnn.weight_ih_l0, self.rnn.bias_ih_l0)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """cuDNN on a GPU; on a CPU the library's kernel is several times slower than projecting all frames at once."""
+        if not x_BTD.is_cuda:
+            return super().forward(x_BTD, lengths_B, state)
+        return self.forward_library(x_BTD, lengths_B, state)
+
+    def forward_library(
+        self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """The same through the library's kernel over packed sequences, on any device."""
         packed = pack_padded_sequence(x_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
         out, last = self.rnn(packed, None if state is None else self._to_torch(state))
         states_BTH, _ = pad_packed_sequence(out, batch_first=True, total_length=x_BTD.shape[1])

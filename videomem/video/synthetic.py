@@ -39,10 +39,10 @@ class SyntheticSettings:
         seed: Seed of everything that is drawn.
     """
 
-    train_pairs: int = 24
+    train_pairs: int = 48
     val_pairs: int = 4
     test_pairs: int = 8
-    num_frames: int = 32
+    num_frames: int = 16
     frame_size: int = 112
     fps: int = 16
     seed: int = 0
@@ -83,7 +83,7 @@ ACTIONS: dict[tuple[str, str], Action] = {
     ("grow", "shrink"): lambda p, reach, pose: replace(pose, radius=0.08 + p * (0.12 + 0.1 * reach)),
     ("appear", "vanish"): lambda p, reach, pose: replace(pose, opacity=p * (0.7 + 0.3 * reach)),
     ("turn_clockwise", "turn_anticlockwise"): lambda p, reach, pose: replace(
-        pose, radius=pose.radius * 1.3, angle=pose.angle + p * math.pi * (0.6 + 0.6 * reach)
+        pose, radius=pose.radius * 1.5, angle=0.3 * (pose.angle - math.pi) + p * math.pi * (0.7 + 0.3 * reach)
     ),
 }
 
@@ -138,12 +138,10 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
     """Frames (size, size, 3) of an object that carries out the action on a background, all drawn from the seed."""
     rng = np.random.default_rng([settings.seed, *key])
     size = settings.frame_size
-    background = _texture(rng, size)
-    surface = _texture(rng, size)
-    while np.abs(surface.mean((0, 1)) - background.mean((0, 1))).max() < 60:
-        surface = _texture(rng, size)
+    background = _texture(rng, size, DARK)
+    surface = _texture(rng, size, BRIGHT)
     shape = SHAPES[rng.integers(len(SHAPES))]
-    noise = float(rng.uniform(0, 3))
+    noise = float(rng.uniform(0, 1.5))
     pose = Pose(*rng.uniform(-0.1, 0.1, 2), radius=rng.uniform(0.14, 0.19), angle=rng.uniform(0, 2 * math.pi))
     reach, easing = rng.uniform(), math.exp(rng.uniform(-0.4, 0.4))
     frames = []
@@ -154,16 +152,20 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
     return frames
 
 
-def _texture(rng: np.random.Generator, size: int) -> Image:
-    """A plain colour, a gradient, stripes or soft blotches, (size, size, 3) in 0..255."""
-    one, other = rng.uniform(20, 235, (2, 3))
+# Ranges of colour for backgrounds and for objects.
+DARK, BRIGHT = (0, 70), (170, 255)
+
+
+def _texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Image:
+    """A plain colour, a gradient, stripes or blotches between two colours of the range, (size, size, 3)."""
+    one, other = rng.uniform(*tones, (2, 3))
     y, x = _grid(size)
     angle, period = rng.uniform(0, math.pi), rng.uniform(0.08, 0.3)
     along = x * math.cos(angle) + y * math.sin(angle)
-    blotches = np.kron(rng.uniform(0, 1, (8, 8)), np.ones((-(-size // 8), -(-size // 8))))[:size, :size]
+    blotch_px = -(-size // 8)
+    blotches = np.kron(rng.uniform(0, 1, (8, 8)), np.ones((blotch_px, blotch_px)))[:size, :size]
     kinds = (np.zeros_like(x), along + 0.5, 0.5 + 0.5 * np.sin(2 * math.pi * along / period), blotches)
-    contrast = rng.uniform(0.15, 0.5)
-    share = (contrast * kinds[rng.integers(len(kinds))])[..., None]
+    share = kinds[rng.integers(len(kinds))][..., None]
     return np.asarray(one * (1 - share) + other * share, dtype=np.float32)
 
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-LOSSLESS = {"qp": "0", "bf": "0", "preset": "veryfast"}
+LOSSLESS = {"qp": "0", "bf": "0", "preset": "ultrafast"}
 
 
 def write_video(
