@@ -50,7 +50,9 @@ class Checkpoint:
         try:
             classifier.load_state_dict(self.content["state_dict"])
         except RuntimeError as error:
-            raise VideomemError(f"{self.path}: its weights do not fit its own settings: {_first_line(error)}") from error
+            raise VideomemError(
+                f"{self.path}: its weights do not fit its own settings: {_first_line(error)}"
+            ) from error
         return classifier.eval()
 
     def data_module(self, **changes: Any) -> VideoDataModule:

@@ -116,7 +116,9 @@ class VideoDataModule(LightningDataModule):
         if reversed_pairs and source == "video":
             raise VideomemError("data.reversed_pairs is proved on stored features; set data.source to features")
         if augmentation.active and source != "video":
-            raise VideomemError("data.augmentation changes pixels, which stored features have not; set data.source to video")
+            raise VideomemError(
+                "data.augmentation changes pixels, which stored features have not; set data.source to video"
+            )
         self.catalog_path = catalog
         self.source = source
         self.storage = storage

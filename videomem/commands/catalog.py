@@ -31,7 +31,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     build = actions.add_parser("build", help="from the videos of a folder, or from your own table")
     layouts = build.add_subparsers(dest="layout", required=True, parser_class=Parser)
     folder = layouts.add_parser("folder", help="ROOT/[train|val|test/]CLASS/VIDEO")
-    table = layouts.add_parser("csv", help="your own table: path,label and, as you have them, split,group,start_s,end_s")
+    table = layouts.add_parser(
+        "csv", help="your own table: path,label and, as you have them, split,group,start_s,end_s"
+    )
     table.add_argument("--table", type=Path, required=True, help="your CSV or Parquet file")
     for layout in (folder, table):
         layout.add_argument("--root", type=Path, required=True, help="folder that paths are relative to")

@@ -66,12 +66,16 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     """Run the whole of videomem once: videos, features, heads, evaluation, report."""
     options = parser(verb, __doc__)
     options.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of everything that is made")
-    options.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="heads to train, configs/head/<name>.yaml")
+    options.add_argument(
+        "--heads", nargs="+", choices=HEADS, default=HEADS, help="heads to train, configs/head/<name>.yaml"
+    )
     options.add_argument("--num-seeds", type=at_least(1), default=3, help="training runs per head")
     options.add_argument("--epochs", type=at_least(1), default=None, help="epochs of training (default: the config's)")
     options.add_argument("--permutations", type=at_least(1), default=100, help="permutations of each test clip")
     options.add_argument("--processes", type=at_least(1), default=os.cpu_count(), help="training runs side by side")
-    options.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline", help="mode of the W&B run")
+    options.add_argument(
+        "--wandb", choices=("offline", "online", "disabled"), default="offline", help="mode of the W&B run"
+    )
     add_fields(options, SyntheticSettings(), HELPS)
     given = vars(options.parse_args(arguments))
     settings = SyntheticSettings(**{name: given[name] for name in asdict(SyntheticSettings())})
@@ -144,7 +148,9 @@ def _train(task: Task) -> Outcome:
     assert cli is not None
     checkpoint = read_checkpoint(task.run_dir / "checkpoints" / "last.ckpt")
     num_forward = min(3, task.num_permutations)
-    measurements = measure_checkpoint(checkpoint, cli.datamodule, task.num_permutations, num_forward, permutation_seed=0)
+    measurements = measure_checkpoint(
+        checkpoint, cli.datamodule, task.num_permutations, num_forward, permutation_seed=0
+    )
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     with (task.run_dir / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/accuracy"]]
@@ -153,7 +159,11 @@ def _train(task: Task) -> Outcome:
 
 
 def _report(
-    data: VideoDataModule, tasks: Sequence[Task], outcomes: Sequence[Outcome], settings: SyntheticSettings, seconds: float
+    data: VideoDataModule,
+    tasks: Sequence[Task],
+    outcomes: Sequence[Outcome],
+    settings: SyntheticSettings,
+    seconds: float,
 ) -> Report:
     summaries = summarize([row for outcome in outcomes for row in outcome.measurements])
     label_of = {task: outcome.measurements[0].head for task, outcome in zip(tasks, outcomes, strict=True)}

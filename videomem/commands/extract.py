@@ -34,7 +34,9 @@ def read_data_module(arguments: Sequence[str]) -> VideoDataModule:
 
 def _parser(program: str) -> ArgumentParser:
     options = ArgumentParser(prog=program, description=__doc__, exit_on_error=False)
-    options.add_argument("-c", "--config", action=ActionConfigFile, help="config of `fit`; only its data section is read")
+    options.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="config of `fit`; only its data section is read"
+    )
     options.add_class_arguments(VideoDataModule, "data")
     for section in ("model", "trainer", "seed_everything", "run_dir", "ckpt_path"):
         options.add_argument(f"--{section}", type=Any, default=None, help="ignored here; belongs to `fit`")

@@ -17,7 +17,16 @@ from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.commands.arguments import at_least, parser
 from videomem.data import VideoDataModule
 from videomem.evaluation.plots import accuracy_figure, as_png
-from videomem.evaluation.shuffle import COLUMNS, Measurement, Summary, as_csv, measure_order, summarize
+from videomem.evaluation.shuffle import (
+    COLUMNS,
+    CONDITIONS,
+    Measurement,
+    Summary,
+    as_csv,
+    change_text,
+    measure_order,
+    summarize,
+)
 from videomem.features.store import write_whole
 from videomem.tracking import Mode, log_order_results, start_run
 
@@ -32,7 +41,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--split", default=None, help="split to evaluate (default: the data's test_split)")
     options.add_argument("--out", type=Path, default=Path("runs/shuffle"), help="folder of the results")
     options.add_argument("--device", default="cpu", help="where heads run: cpu, cuda, ...")
-    options.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline", help="mode of the W&B run")
+    options.add_argument(
+        "--wandb", choices=("offline", "online", "disabled"), default="offline", help="mode of the W&B run"
+    )
     options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
     given = options.parse_args(arguments)
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
@@ -67,9 +78,7 @@ def measure_checkpoint(
         data.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
         for batch in data.test_dataloader()
     )
-    return measure_order(
-        classifier.head, batches, classifier.seed, num_permutations, num_forward, permutation_seed
-    )
+    return measure_order(classifier.head, batches, classifier.seed, num_permutations, num_forward, permutation_seed)
 
 
 def chance(data: VideoDataModule) -> float:
@@ -98,13 +107,13 @@ def track_results(measurements: Sequence[Measurement], out: Path, mode: Mode, na
 
 
 def results_table(summaries: Sequence[Summary]) -> Table:
-    table = Table(title="accuracy with the frames in order, shuffled and reversed")
-    table.add_column("head")
-    for name in ("ordered", "shuffled", "reversed", "flips", "JS (nats)", "max logit change", "... by forward"):
-        table.add_column(name, justify="right")
+    """Accuracy in each condition, share of flipped predictions, Jensen-Shannon divergence, largest logit changes."""
+    table = Table(title="accuracy in order, shuffled, reversed; change of the shuffled")
+    table.add_column("head", no_wrap=True)
+    for name in ("order", "shuf", "rev", "flips", "JS", "logits", "forward"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in summaries:
-        accuracies = [f"{row.accuracy[name]:.3f}" for name in ("ordered", "shuffled", "reversed")]
-        forward = "" if row.max_logit_change_forward is None else f"{row.max_logit_change_forward:.1e}"
-        table.add_row(row.head, *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}",
-                      f"{row.max_logit_change:.1e}" if row.max_logit_change else "0", forward)  # fmt: skip
+        accuracies = [f"{row.accuracy[name]:.3f}" for name in CONDITIONS]
+        changes = (change_text(row.max_logit_change), change_text(row.max_logit_change_forward))
+        table.add_row(row.head, *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
     return table

@@ -45,7 +45,9 @@ class VideomemCLI(LightningCLI):
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": verb != "fit"},
             parser_kwargs={
-                "prog": f"videomem {verb}", "description": DESCRIPTIONS[verb], "exit_on_error": False,
+                "prog": f"videomem {verb}",
+                "description": DESCRIPTIONS[verb],
+                "exit_on_error": False,
             },  # fmt: skip
         )
 
@@ -196,7 +198,10 @@ def _report(cli: VideomemCLI, verb: str) -> None:
     summary = {"split": split, "num_clips": int(counts.sum()), **figures,
                "accuracy_per_class": dict(zip(names, per_class, strict=True))}  # fmt: skip
     write_whole(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
-    rows = [",".join(["true class", *names]), *(",".join([n, *map(str, r)]) for n, r in zip(names, counts.tolist(), strict=True))]
+    rows = [
+        ",".join(["true class", *names]),
+        *(",".join([n, *map(str, r)]) for n, r in zip(names, counts.tolist(), strict=True)),
+    ]
     write_whole(folder / "confusion.csv", ("\n".join(rows) + "\n").encode())
     console = Console()
     table = Table(title=f"{cli.model.head.label}: {int(counts.sum())} clips of split {split}")
@@ -213,5 +218,3 @@ def _report(cli: VideomemCLI, verb: str) -> None:
 def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:
     """Share of each class's clips that were given it; a class without clips has 0."""
     return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()  # type: ignore[no-any-return]
-
-

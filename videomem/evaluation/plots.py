@@ -48,6 +48,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], ylabel: str
     axes = figure.subplots()
     for number, (name, points) in enumerate(curves.items()):
         axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, color=f"C{number}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from videomem.evaluation.plots import accuracy_figure, as_svg, confusion_figure, curves_figure
-from videomem.evaluation.shuffle import CONDITIONS, Summary
+from videomem.evaluation.shuffle import CONDITIONS, Summary, change_text
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def render(report: Report) -> str:
         curves=_svg(curves_figure(report.curves, "training accuracy")),
         confusions=confusions,
         strip_image=strip_image,
+        change=change_text,
     )
 
 

@@ -208,3 +208,10 @@ def _summary(head: str, measurements: Sequence[Measurement]) -> Summary:
         max_logit_change=max(row.max_logit_change for row in shuffled_rows),
         max_logit_change_forward=max(forward) if forward else None,
     )
+
+
+def change_text(change: float | None) -> str:
+    """A change of logits for tables: `0` only where it is exactly that, empty where it was not measured."""
+    if change is None:
+        return ""
+    return "0" if change == 0 else f"{change:.1e}"

@@ -66,7 +66,11 @@ class Preprocessing:
         """The preset of a network's default weights; nothing is downloaded."""
         preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
         return cls(
-            preset.resize_size[0], preset.crop_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+            preset.resize_size[0],
+            preset.crop_size[0],
+            preset.interpolation.value,
+            tuple(preset.mean),
+            tuple(preset.std),
         )
 
     def shape_frames(self, frames_THWC: NDArray[np.uint8]) -> Tensor:

@@ -164,9 +164,7 @@ class _Frames(Dataset[tuple[Tensor, dict[str, Any]] | Failure]):
             frames, decoded = decode_frames(clip, self._settings)
         except (DecodingError, MemoryError) as error:
             seconds, reason = time.perf_counter() - started, " ".join(str(error).split())
-            return Failure(
-                clip.path, "decode", self._settings.decoder, type(error).__name__, reason, round(seconds, 3)
-            )
+            return Failure(clip.path, "decode", self._settings.decoder, type(error).__name__, reason, round(seconds, 3))
         return frames, {
             "num_available": decoded.num_available,
             "fps": decoded.fps,

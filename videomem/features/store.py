@@ -134,7 +134,9 @@ class FeatureStore:
 
     def read_plan(self) -> list[list[str]]:
         """Clip keys of each shard, in the order of shard numbers."""
-        return [shard for path in sorted((self.folder / "plan").glob("*.json")) for shard in json.loads(path.read_bytes())]
+        return [
+            shard for path in sorted((self.folder / "plan").glob("*.json")) for shard in json.loads(path.read_bytes())
+        ]
 
     def extend_plan(self, clip_keys: Sequence[str]) -> list[list[str]]:
         """Plan new shards for clips that no shard will hold yet, and return the whole plan.

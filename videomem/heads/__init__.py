@@ -6,6 +6,10 @@ from videomem.heads.readout import LastReadout, MeanReadout, Readout
 from videomem.heads.recurrent import GRU, LSTM
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "FeatureNorm", "Gated", "Head", "HeadState", "LastReadout", "Leaky", "MeanReadout", "Memory",
+    "GRU", "LSTM", "MEMORIES", "READOUTS", "RNN", "FeatureNorm", "Gated", "Head", "HeadState", "LastReadout", "Leaky", "MeanReadout", "Memory",
     "MemoryFactory", "NoMemory", "Readout", "State",
 ]  # fmt: skip
+
+# What an exported folder may name; nothing else that it says is ever imported.
+MEMORIES = {cls.__name__: cls for cls in (NoMemory, Leaky, RNN, Gated, GRU, LSTM)}
+READOUTS = {cls.__name__: cls for cls in (MeanReadout, LastReadout)}

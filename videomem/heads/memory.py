@@ -66,7 +66,7 @@ class Memory(nn.Module, ABC):
         return torch.tanh(h)
 
     def recur(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The recurrence over projected terms; padding leaves the carried state as it is."""
+        """The recurrence over projected terms; padding has states of zero and leaves the carried state as it is."""
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
         real_BT = length_mask(lengths_B, terms_BTK.shape[1])
         states = []
@@ -75,7 +75,7 @@ class Memory(nn.Module, ABC):
             states.append(after[0])
             real_B1 = real_BT[:, t, None]
             state = tuple(torch.where(real_B1, new, old) for new, old in zip(after, state, strict=True))
-        return torch.stack(states, dim=1), state
+        return torch.stack(states, dim=1).masked_fill(~real_BT.unsqueeze(2), 0), state
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States (B, T, H) of whole clips and the state after each clip's last real frame."""

@@ -28,9 +28,7 @@ class _TorchRecurrent(Memory):
             return super().forward(x_BTD, lengths_B, state)
         return self.forward_library(x_BTD, lengths_B, state)
 
-    def forward_library(
-        self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None
-    ) -> tuple[Tensor, State]:
+    def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The same through the library's kernel over packed sequences, on any device."""
         packed = pack_padded_sequence(x_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
         out, last = self.rnn(packed, None if state is None else self._to_torch(state))

@@ -39,9 +39,9 @@ class SyntheticSettings:
         seed: Seed of everything that is drawn.
     """
 
-    train_pairs: int = 48
+    train_pairs: int = 56
     val_pairs: int = 4
-    test_pairs: int = 8
+    test_pairs: int = 10
     num_frames: int = 16
     frame_size: int = 112
     fps: int = 16
@@ -55,7 +55,9 @@ class SyntheticSettings:
                 raise VideomemError(f"{name} is {getattr(self, name)}, but must be within {low}..{high}")
         for name in ("num_frames", "frame_size"):
             if getattr(self, name) % 2:
-                raise VideomemError(f"{name} is {getattr(self, name)}, but must be even; take {getattr(self, name) + 1}")
+                raise VideomemError(
+                    f"{name} is {getattr(self, name)}, but must be even; take {getattr(self, name) + 1}"
+                )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+# Each target is enough on a fresh machine with make and Python >= 3.11: it makes .venv with pinned versions first.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-all lint format clean
+
+demo: $(READY)
+	$(BIN)/videomem demo --out runs/demo
+
+test: lint
+	$(BIN)/pytest -q -m "not slow" tests
+
+test-all: lint
+	$(BIN)/pytest -q tests
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "videomem needs Python >= 3.11; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,8 @@
+"""Take the order of the frames away from trained heads: python scripts/shuffle_ablation.py CHECKPOINT..."""
+
+import sys
+
+from videomem.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["shuffle", *sys.argv[1:]]))

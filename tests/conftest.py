@@ -1,0 +1,93 @@
+"""What tests share: small videos, their features, trained heads, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from videomem.cli import main
+from videomem.commands.extract import read_data_module
+from videomem.commands.train import run
+from videomem.data import VideoDataModule
+from videomem.video.catalog import Catalog, read_catalog
+from videomem.video.synthetic import SyntheticSettings, synthesize
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+SHARED = ROOT.parent / "shared"
+HEADS = sorted(path.stem for path in (CONFIGS / "head").glob("*.yaml"))
+
+os.environ["WANDB_MODE"] = "disabled"
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left_out := len(terminalreporter.stats.get("deselected", [])):
+        terminalreporter.write_line(f"{left_out} slow tests were left out; `make test-all` runs them")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def shared_data(name: str) -> Path:
+    """A folder of real data, which is never part of the project."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs the real data of {name}, which is not at hand")
+    return path
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with synthetic videos and their features, as `synthesize` and `extract` leave it."""
+    folder = tmp_path_factory.mktemp("workspace")
+    settings = SyntheticSettings(train_pairs=2, val_pairs=1, test_pairs=2, frame_size=64)
+    synthesize(settings, folder / "videos")
+    assert main(["extract", *data_arguments(folder), "--workers", "0"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def catalog(workspace: Path) -> Catalog:
+    return read_catalog(workspace / "videos" / "catalog.csv")
+
+
+@pytest.fixture
+def data(workspace: Path) -> VideoDataModule:
+    return read_data_module(data_arguments(workspace))
+
+
+def data_arguments(workspace: Path) -> list[str]:
+    """Configs and options that name the data of a workspace."""
+    return [
+        *("--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "data" / "synthetic.yaml")),
+        *("--data.catalog", str(workspace / "videos" / "catalog.csv"), "--data.store", str(workspace / "features")),
+    ]
+
+
+def fit_arguments(workspace: Path, run_dir: Path, head: str = "gru", epochs: int = 1) -> list[str]:
+    """A short, quiet training run."""
+    return [
+        *data_arguments(workspace),
+        *("--config", str(CONFIGS / "head" / f"{head}.yaml"), "--config", str(CONFIGS / "demo.yaml")),
+        *("--run_dir", str(run_dir), "--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
+        *("--trainer.check_val_every_n_epoch", "1"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(workspace: Path) -> dict[str, Path]:
+    """A checkpoint of every head in configs/head, trained for one epoch through the real command line."""
+    paths = {}
+    for head in HEADS:
+        run_dir = workspace / "runs" / head
+        assert run("fit", fit_arguments(workspace, run_dir, head)) is not None
+        paths[head] = run_dir / "checkpoints" / "last.ckpt"
+    return paths

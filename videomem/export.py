@@ -1,0 +1,198 @@
+"""From a checkpoint to a folder that others can load, and back: safetensors and JSON, no pickle, no download."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import videomem
+from videomem.batch import length_mask
+from videomem.checkpoint import Checkpoint
+from videomem.errors import VideomemError
+from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features, load_backbone
+from videomem.features.extraction import decode_frames
+from videomem.features.store import FRAME_BATCH, FeatureSettings
+from videomem.heads import MEMORIES, READOUTS, Head
+from videomem.video.catalog import Clip
+from videomem.video.decoding import Decoder
+from videomem.video.sampling import FixedRate, Sampling, Uniform
+
+FORMAT = 1
+FILES = ("config.json", "model.safetensors", "labels.json", "preprocessor.json")
+SAMPLINGS = {cls.__name__: cls for cls in (Uniform, FixedRate)}
+
+
+class VideoModel(nn.Module):
+    """A trained head with the backbone below it, as `load` gives it.
+
+    Args:
+        head: The head.
+        class_names: Names of its classes.
+        settings: How videos become features.
+        backbone: The frozen network; None where it was left out.
+    """
+
+    def __init__(
+        self, head: Head, class_names: Sequence[str], settings: FeatureSettings, backbone: Backbone | None
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.class_names = list(class_names)
+        self.settings = settings
+        self.backbone = backbone
+        self.eval()
+
+    @torch.inference_mode()
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, C) of frames (B, T, 3, crop, crop) uint8, preprocessed as `read` does."""
+        if self.backbone is None:
+            raise VideomemError("this model was exported without its backbone; call `classify` on features instead")
+        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device) if lengths is None else lengths
+        real_BT = length_mask(lengths, frames.shape[1])
+        x_BTD = torch.zeros(*real_BT.shape, self.backbone.feature_dim, device=frames.device)
+        x_BTD[real_BT] = extract_features(self.backbone, frames[real_BT], FRAME_BATCH)
+        return self.classify(x_BTD.to(getattr(torch, self.settings.dtype)), lengths)
+
+    @torch.inference_mode()
+    def classify(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, T, D)."""
+        return self.head(x_BTD, lengths_B)  # type: ignore[no-any-return]
+
+    def read(self, path: Path | str) -> Tensor:
+        """Frames (T, 3, crop, crop) uint8 of a video, sampled and cropped as in training."""
+        return decode_frames(Clip(str(path), "", "", ""), self.settings)[0]
+
+
+def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = True) -> None:
+    """Write a folder that `load` gives a `VideoModel` of.
+
+    Args:
+        checkpoint: A checkpoint of `videomem fit`.
+        folder: A new or empty folder.
+        with_backbone: Put the network's weights in, up to the layer used.
+    Raises:
+        VideomemError: If the folder is not empty, or the checkpoint uses classes that are not videomem's.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise VideomemError(f"{folder}: is not empty; choose a new folder for --out")
+    classifier, data = checkpoint.classifier(), checkpoint.data_module()
+    tensors = {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
+    if with_backbone:
+        backbone = load_backbone(data.settings.backbone)[0]
+        tensors |= {f"backbone.{name}": value for name, value in backbone.network.state_dict().items()}
+    arguments = checkpoint.model_arguments
+    config = {
+        "format": FORMAT,
+        "made_with": f"videomem {videomem.__version__}",
+        "memory": _named(arguments["memory"], MEMORIES),
+        "readout": _named(arguments["readout"], READOUTS)["name"] if arguments["readout"] else "MeanReadout",
+        "num_layers": arguments["num_layers"],
+        "feature_dim": arguments["feature_dim"],
+        "backbone": {**asdict(data.settings.backbone), "weights": "exported" if with_backbone else "left out"},
+        "features": checkpoint.features,
+    }
+    preprocessor = {
+        **asdict(Preprocessing.of(data.settings.backbone.name)),
+        "sampling": {"name": type(data.settings.sampling).__name__, **asdict(data.settings.sampling)},  # type: ignore[call-overload]
+        "decoder": data.settings.decoder,
+        "feature_dtype": data.settings.dtype,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+    for name, content in (("config", config), ("labels", classifier.class_names), ("preprocessor", preprocessor)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_readme(classifier.head, classifier.class_names, config), encoding="utf-8")
+
+
+def load(folder: Path | str) -> VideoModel:
+    """Load an exported folder. Nothing is unpickled, downloaded, or imported because a file names it.
+
+    Raises:
+        VideomemError: If a file is missing, damaged, or does not fit the others.
+    """
+    folder = Path(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise VideomemError(f"{folder}: lacks {name}, so it is no folder of `videomem export`")
+    config, labels, preprocessor = (
+        _read_json(folder / f"{name}.json") for name in ("config", "labels", "preprocessor")
+    )
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise VideomemError(f"{folder / 'model.safetensors'}: damaged or no safetensors file ({error})") from error
+    try:
+        return _assemble(config, labels, preprocessor, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise VideomemError(
+            f"{folder}: its files do not fit together ({type(error).__name__}: {reason}); export it again"
+        ) from error
+
+
+def _assemble(
+    config: dict[str, Any], labels: list[str], preprocessor: dict[str, Any], tensors: dict[str, Tensor]
+) -> VideoModel:
+    if config["format"] != FORMAT:
+        raise ValueError(f"format {config['format']}, but this videomem reads format {FORMAT}")
+    memory = partial(MEMORIES[config["memory"]["name"]], **config["memory"]["arguments"])
+    readout = READOUTS[config["readout"]]()
+    head = Head(memory, config["feature_dim"], len(labels), config["num_layers"], readout)
+    head.load_state_dict(_below("head.", tensors))
+    exported = config["backbone"]["weights"] == "exported"
+    backbone_settings = BackboneSettings(**{**config["backbone"], "weights": "random"})
+    backbone = Backbone(backbone_settings, load_weights=False) if exported else None
+    if backbone is not None:
+        backbone.network.load_state_dict(_below("backbone.", tensors))
+    sampling = dict(preprocessor["sampling"])
+    chosen: Sampling = SAMPLINGS[sampling.pop("name")](**sampling)
+    decoder: Decoder = preprocessor["decoder"]
+    settings = FeatureSettings(backbone_settings, chosen, decoder, preprocessor["feature_dtype"])
+    return VideoModel(head, [str(label) for label in labels], settings, backbone)
+
+
+def _named(part: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """A part of a checkpoint by its short name, which `load` looks up in a fixed table."""
+    name = part["class_path"].rsplit(".", 1)[-1]
+    if name not in known or not part["class_path"].startswith("videomem."):
+        raise VideomemError(f"{part['class_path']} is not videomem's; an exported folder can hold {', '.join(known)}")
+    return {"name": name, "arguments": part.get("init_args", {})}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VideomemError(f"{path}: not readable as JSON ({error})") from error
+
+
+def _readme(head: Head, class_names: Sequence[str], config: dict[str, Any]) -> str:
+    backbone = config["backbone"]
+    call = "model(model.read(\"video.mp4\").unsqueeze(0))" if backbone["weights"] == "exported" else (
+        "model.classify(features, lengths)  # features (B, T, D) of your own, lengths (B,)"
+    )  # fmt: skip
+    return f"""# {head.label} on {backbone["name"]} {backbone["layer"]}
+
+A video classifier of {len(class_names)} classes, made with {config["made_with"]}. The backbone's weights are {backbone["weights"]}.
+
+    import videomem
+    model = videomem.load("this folder")
+    logits = {call}
+    print(model.class_names[logits.argmax()])
+
+Classes: {", ".join(class_names)}.
+"""
