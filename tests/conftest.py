@@ -26,8 +26,8 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if left_out := len(terminalreporter.stats.get("deselected", [])):
-        terminalreporter.write_line(f"{left_out} slow tests were left out; `make test-all` runs them")
+    left_out = [item for item in terminalreporter.stats.get("deselected", []) if item.get_closest_marker("slow")]
+    terminalreporter.write_line(f"{len(left_out)} slow tests were left out; `make test-all` runs them")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -45,7 +45,7 @@ def from_plain(cls: type, plain: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "object", fail_untyped=False)
     known = {key: value for key, value in plain.items() if not key.startswith("_")}
-    return parser.instantiate_classes(parser.parse_object({"object": known})).object
+    return parser.instantiate(parser.parse_object({"object": known})).object
 
 
 _PARTS = ("memory", "readout", "sampling")

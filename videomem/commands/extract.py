@@ -46,7 +46,7 @@ def _parser(program: str) -> ArgumentParser:
 def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, VideoDataModule]:
     try:
         config = options.parse_args(list(arguments))
-        return config, options.instantiate_classes(config).data
+        return config, options.instantiate(config).data
     except ArgumentError as error:
         raise VideomemError(one_line_reason(error)) from error
 

@@ -215,7 +215,7 @@ def _load_file(network: nn.Module, path: Path, name: str) -> None:
 def _node(network: nn.Module, settings: BackboneSettings) -> str:
     layer = ALEXNET_LAYERS.get(settings.layer, settings.layer) if settings.name == "alexnet" else settings.layer
     nodes = get_graph_node_names(network)[1][1:]
-    if layer not in nodes:
+    if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
         names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else _nearest(layer, nodes)
         raise VideomemError(f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}")
     return layer

@@ -101,7 +101,7 @@ def synthesize(settings: SyntheticSettings, out: Path | str) -> Catalog:
     clips = []
     for (forward, backward), split, number in _plan(settings):
         frames = render_clip(ACTIONS[forward, backward], settings, [number, _seed_of(forward)])
-        group = f"pair-{_name(settings.seed, forward, number)}"
+        group = _name(settings.seed, f"pair {forward}", number)
         for label, sequence in ((forward, frames), (backward, frames[::-1])):
             path = out / "clips" / f"{_name(settings.seed, label, number)}.mp4"
             write_video(path, sequence, settings.fps)

@@ -1,0 +1,298 @@
+"""The feature store: byte-equal however it came about, and keyed by every cause."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from videomem.errors import DecodingError, VideomemError
+from videomem.features import extraction, store
+from videomem.features.backbone import BackboneSettings
+from videomem.features.extraction import extract
+from videomem.features.store import FeatureSettings, FeatureStore, clip_keys, write_whole
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.sampling import FixedRate, Uniform
+
+SETTINGS = FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SHARD_CLIPS", 4)
+
+
+@pytest.fixture
+def clips(catalog: Catalog) -> list[Clip]:
+    return list(catalog.clips[:14])
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file of a store but the ledger and the cache of hashes, by its path."""
+    kept = [path for path in root.rglob("*") if path.is_file() and path.name not in ("ledger.csv", "hashes.sqlite")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in kept}
+
+
+def features(root: Path, clips: list[Clip], settings: FeatureSettings = SETTINGS) -> list[torch.Tensor]:
+    opened, keys = FeatureStore(root, settings), clip_keys(clips, root)[0]
+    index = opened.read_index()
+    return [opened.read(index[keys[clip]]) for clip in clips]
+
+
+def test_a_second_run_does_nothing(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert extract(clips, SETTINGS, tmp_path).num_extracted == 14
+    before = contents(tmp_path)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(extraction, "decode_frames", refuse)
+    report = extract(clips, SETTINGS, tmp_path)
+    assert (report.num_done_before, report.num_extracted, report.failures) == (14, 0, ())
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_change_no_byte(tmp_path: Path, clips: list[Clip], num_workers: int) -> None:
+    extract(clips, SETTINGS, tmp_path / "reference")
+    extract(clips, SETTINGS, tmp_path / "other", num_workers=num_workers)
+    assert contents(tmp_path / "reference") == contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize("stop_after", range(0, 14, 3))
+def test_an_interrupted_extraction_ends_with_the_same_bytes(
+    tmp_path: Path, clips: list[Clip], stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(clips, SETTINGS, tmp_path / "reference")
+    real, calls = extraction.decode_frames, iter(range(1000))
+
+    def interrupted(clip: Clip, settings: FeatureSettings) -> object:
+        if next(calls) == stop_after:
+            raise KeyboardInterrupt
+        return real(clip, settings)
+
+    monkeypatch.setattr(extraction, "decode_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(clips, SETTINGS, tmp_path / "other")
+    monkeypatch.setattr(extraction, "decode_frames", real)
+    report = extract(clips, SETTINGS, tmp_path / "other")
+    assert report.num_done_before == stop_after // 4 * 4
+    assert contents(tmp_path / "reference") == contents(tmp_path / "other")
+
+
+def test_new_videos_form_new_shards_and_change_no_old_one(tmp_path: Path, clips: list[Clip]) -> None:
+    extract(clips[:6], SETTINGS, tmp_path)
+    before = contents(tmp_path)
+    assert extract(clips, SETTINGS, tmp_path).num_extracted == 8
+    after = contents(tmp_path)
+    assert before.items() <= after.items() and len(after) > len(before)
+    assert len(features(tmp_path, clips)) == 14
+
+
+def test_another_catalog_left_unfinished_is_in_nobodys_way(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureStore(tmp_path, SETTINGS).create()
+    keys = clip_keys(clips, tmp_path)[0]
+    FeatureStore(tmp_path, SETTINGS).extend_plan(list(keys.values()))
+    assert extract(clips[:2], SETTINGS, tmp_path).num_extracted == 2
+    assert extract(clips, SETTINGS, tmp_path).num_extracted == 12
+
+
+def test_a_clip_and_its_reversal_have_the_same_rows(tmp_path: Path, clips: list[Clip]) -> None:
+    extract(clips, SETTINGS, tmp_path)
+    rows = features(tmp_path, clips)
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        assert torch.equal(one, other.flip(0))
+
+
+def test_features_are_stored_in_half_precision_unless_asked(tmp_path: Path, clips: list[Clip]) -> None:
+    full = replace(SETTINGS, dtype="float32")
+    for settings in (SETTINGS, full):
+        extract(clips[:2], settings, tmp_path)
+    half_rows, full_rows = features(tmp_path, clips[:2]), features(tmp_path, clips[:2], full)
+    assert half_rows[0].dtype == torch.float16 and full_rows[0].dtype == torch.float32
+    assert torch.equal(full_rows[0].half(), half_rows[0])
+
+
+OTHERS = {
+    "layer": replace(SETTINGS, backbone=replace(SETTINGS.backbone, layer="fc6")),
+    "seed of the weights": replace(SETTINGS, backbone=replace(SETTINGS.backbone, seed=1)),
+    "grid": replace(SETTINGS, backbone=replace(SETTINGS.backbone, grid=3)),
+    "network": replace(SETTINGS, backbone=BackboneSettings("squeezenet1_0", "features.12", "random")),
+    "number of frames": replace(SETTINGS, sampling=Uniform(6)),
+    "sampling": replace(SETTINGS, sampling=FixedRate()),
+    "decoder": replace(SETTINGS, decoder="pyav"),
+    "dtype": replace(SETTINGS, dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_another_setting_is_another_store(change: str) -> None:
+    assert OTHERS[change].key != SETTINGS.key
+    assert FeatureStore("x", SETTINGS).differences(OTHERS[change].identity)
+
+
+def test_another_version_of_a_decoder_is_another_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = replace(SETTINGS).key
+    monkeypatch.setattr(store, "decoder_versions", lambda: {"av": "0"})
+    assert replace(SETTINGS).key != before
+
+
+def test_a_video_that_changes_is_another_clip(tmp_path: Path, clips: list[Clip]) -> None:
+    path = tmp_path / "video.mp4"
+    keys = []
+    for source in clips[:2]:
+        shutil.copy(source.path, path)
+        keys.append(clip_keys([replace(source, path=str(path))], tmp_path)[0])
+    assert [*keys[0].values()] != [*keys[1].values()]
+    same, moved = clip_keys(clips[:1], tmp_path)[0], tmp_path / "moved.mp4"
+    shutil.copy(clips[0].path, moved)
+    assert [*clip_keys([replace(clips[0], path=str(moved))], tmp_path)[0].values()] == [*same.values()]
+    trimmed = replace(clips[0], start_s=0.1)
+    assert [*clip_keys([trimmed], tmp_path)[0].values()] != [*same.values()]
+
+
+def test_features_serve_when_the_video_is_gone(tmp_path: Path, clips: list[Clip]) -> None:
+    path = tmp_path / "video.mp4"
+    shutil.copy(clips[0].path, path)
+    clip = replace(clips[0], path=str(path))
+    extract([clip], SETTINGS, tmp_path / "store")
+    path.unlink()
+    assert len(features(tmp_path / "store", [clip])) == 1
+
+
+@pytest.fixture
+def with_broken(tmp_path: Path, clips: list[Clip]) -> Iterator[list[Clip]]:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    yield [*clips[:3], replace(clips[3], path=str(broken)), replace(clips[4], path=str(tmp_path / "none.mp4")), *clips[5:]]
+
+
+def test_a_clip_that_fails_is_in_the_ledger_and_the_others_are_done(
+    tmp_path: Path, with_broken: list[Clip]
+) -> None:
+    for attempt in range(2):
+        report = extract(with_broken, SETTINGS, tmp_path / "store")
+        assert report.num_done_before + report.num_extracted == len(with_broken) - 2
+        assert {Path(failure.path).name: failure.stage for failure in report.failures} == {
+            "broken.mp4": "decode",
+            "none.mp4": "hash",
+        }
+        ledger = FeatureStore(tmp_path / "store", SETTINGS).read_ledger()
+        assert sum(failure.path.endswith("broken.mp4") for failure in ledger) == 1, attempt
+    assert "broken.mp4: not decodable" in next(f.message for f in ledger if f.path.endswith("broken.mp4"))
+
+
+def test_failures_change_no_byte_of_what_is_good(tmp_path: Path, with_broken: list[Clip]) -> None:
+    for name in ("one", "two"):
+        extract(with_broken, SETTINGS, tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_features_beyond_half_precision_are_refused(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "extract_features", lambda b, frames, size: torch.full((len(frames), 1024), 1e6))
+    with pytest.raises(VideomemError, match="set data.feature_dtype to float32"):
+        extract(clips[:2], SETTINGS, tmp_path)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"first")
+    write_whole(path, b"second", exclusive=True)
+    assert path.read_bytes() == b"first"
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(VideomemError, match="No space left on device"):
+        write_whole(path, b"third")
+    assert path.read_bytes() == b"first" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    opened = FeatureStore(tmp_path, SETTINGS)
+    opened.create()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = store._host()
+    orphan = opened.folder / "shards" / f".000000.json.{host}.{gone.pid}.abc.tmp"
+    in_use = opened.folder / "shards" / f".000000.json.{host}.{os.getpid()}.abc.tmp"
+    elsewhere = opened.folder / "shards" / f".000000.json.other-host.{gone.pid}.abc.tmp"
+    for path in (orphan, in_use, elsewhere):
+        path.touch()
+    opened.create()
+    assert not orphan.exists() and in_use.exists() and elsewhere.exists()
+
+
+def test_decoding_errors_of_all_kinds_stay_with_their_clip(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(clip: Clip, settings: FeatureSettings) -> None:
+        raise DecodingError(f"{clip.path}: broken\nin two lines")
+
+    monkeypatch.setattr(extraction, "decode_frames", fail)
+    report = extract(clips, SETTINGS, tmp_path)
+    assert len(report.failures) == len(clips) and "\n" not in report.failures[0].message
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_store_ends_byte_equal(tmp_path: Path, workspace: Path, clips: list[Clip]) -> None:
+    script = (
+        "import sys; from videomem.features import store; store.SHARD_CLIPS = 4;"
+        "from videomem.features.extraction import extract; from videomem.features.store import FeatureSettings;"
+        "from videomem.features.backbone import BackboneSettings; from videomem.video.catalog import read_catalog;"
+        "from videomem.video.sampling import Uniform; print('ready', flush=True);"
+        "extract(read_catalog(sys.argv[1]).clips, FeatureSettings(BackboneSettings(weights='random', layer='pool5', grid=2),"
+        " Uniform(4)), sys.argv[2], num_workers=1)"
+    )
+    catalog = workspace / "videos" / "catalog.csv"
+
+    def start(root: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, str(catalog), str(root)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    assert start(tmp_path / "reference").wait() == 0
+    kills = 0
+    for moment in range(40):
+        process = start(tmp_path / "other")
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.3 + 0.21 * moment % 2.9)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        if process.wait() == 0 or kills == 8:
+            break
+    assert kills
+    assert start(tmp_path / "other").wait() == 0
+    assert contents(tmp_path / "reference") == contents(tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_write_the_same_bytes(tmp_path: Path, workspace: Path) -> None:
+    arguments = [str(workspace / "videos" / "catalog.csv")]
+    script = (
+        "import sys; from videomem.features import store; store.SHARD_CLIPS = 4;"
+        "from videomem.features.extraction import extract; from videomem.features.store import FeatureSettings;"
+        "from videomem.features.backbone import BackboneSettings; from videomem.video.catalog import read_catalog;"
+        "from videomem.video.sampling import Uniform;"
+        "extract(read_catalog(sys.argv[1]).clips, FeatureSettings(BackboneSettings(weights='random', layer='pool5', grid=2),"
+        " Uniform(4)), sys.argv[2])"
+    )
+    commands = [[sys.executable, "-c", script, *arguments, str(tmp_path / name)] for name in ("one", "two", "two")]
+    running = [subprocess.Popen(command) for command in commands]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
