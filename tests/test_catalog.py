@@ -133,7 +133,9 @@ def test_a_folder_per_class_becomes_a_catalog(tmp_path: Path) -> None:
 
 
 def test_split_folders_are_kept(tmp_path: Path) -> None:
-    names = [f"{split}/{label}/{n}.avi" for split in ("train", "validation", "test") for label in "ab" for n in range(2)]
+    names = [
+        f"{split}/{label}/{n}.avi" for split in ("train", "validation", "test") for label in "ab" for n in range(2)
+    ]
     out = tmp_path / "catalog.parquet"
     assert build("folder", "--root", folder_of(tmp_path / "videos", *names), "--out", out) == 0
     assert {clip.split for clip in read_catalog(out).clips} == {"train", "val", "test"}

@@ -137,7 +137,9 @@ def test_decord_that_counts_otherwise_is_not_believed(streams: Path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["h264 without B-frames", "h264 with B-frames", "mpeg4 in avi with B-frames"])
-@pytest.mark.parametrize(("interval", "first", "last"), [((1.0, 2.0), 25, 49), ((None, 0.5), 0, 12), ((3.0, None), 75, 89)])
+@pytest.mark.parametrize(
+    ("interval", "first", "last"), [((1.0, 2.0), 25, 49), ((None, 0.5), 0, 12), ((3.0, None), 75, 89)]
+)
 def test_trimmed_clips_hold_their_own_frames(
     streams: Path, name: str, interval: tuple[float | None, float | None], first: int, last: int
 ) -> None:

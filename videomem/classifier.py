@@ -76,7 +76,7 @@ class Classifier(LightningModule):
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of features."""
-        return self.head(x_BTD, lengths_B)  # type: ignore[no-any-return]
+        return self.head(x_BTD, lengths_B)
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -122,7 +122,7 @@ class Classifier(LightningModule):
 
     def confusion_counts(self) -> Tensor:
         """Clips of the last evaluation (C, C): rows are the true classes, columns the predicted ones."""
-        return self.confusion.compute()  # type: ignore[no-any-return]
+        return self.confusion.compute()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]

@@ -47,8 +47,8 @@ class Augmentation:
             raise VideomemError(f"augmentation.horizontal_flip is {self.horizontal_flip}, but must be within 0..1")
         if self.horizontal_flip and not self.classes_survive_flip:
             raise VideomemError(
-                f"augmentation.horizontal_flip is {self.horizontal_flip}, but a mirror turns a move to the right into one "
-                "to the left; set augmentation.classes_survive_flip if no class here has such a twin"
+                f"augmentation.horizontal_flip is {self.horizontal_flip}, but a mirror turns a move to the right "
+                "into one to the left; set augmentation.classes_survive_flip if no class here has such a twin"
             )
 
     @property
@@ -251,7 +251,7 @@ class VideoDataModule(LightningDataModule):
 
     def _epoch(self) -> int:
         """The epoch that is trained now; with workers this is read before Lightning's `set_epoch`."""
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
 
     def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
         dataset = _ClipDataset(self, rows)

@@ -65,7 +65,7 @@ class VideoModel(nn.Module):
     @torch.inference_mode()
     def classify(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of features (B, T, D)."""
-        return self.head(x_BTD, lengths_B)  # type: ignore[no-any-return]
+        return self.head(x_BTD, lengths_B)
 
     def read(self, path: Path | str) -> Tensor:
         """Frames (T, 3, crop, crop) uint8 of a video, sampled and cropped as in training."""
@@ -187,7 +187,8 @@ def _readme(head: Head, class_names: Sequence[str], config: dict[str, Any]) -> s
     )  # fmt: skip
     return f"""# {head.label} on {backbone["name"]} {backbone["layer"]}
 
-A video classifier of {len(class_names)} classes, made with {config["made_with"]}. The backbone's weights are {backbone["weights"]}.
+A video classifier of {len(class_names)} classes, made with {config["made_with"]}.
+The backbone's weights are {backbone["weights"]}.
 
     import videomem
     model = videomem.load("this folder")

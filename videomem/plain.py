@@ -10,9 +10,12 @@ from dataclasses import asdict, is_dataclass
 from functools import partial
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from videomem.errors import VideomemError
+
+# A value of any type may look like a class with arguments; only where a class is asked for is one made of it.
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 
 def as_plain(value: Any) -> Any:

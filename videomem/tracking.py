@@ -122,7 +122,7 @@ def confusion_table(counts: list[list[int]], class_names: list[str]) -> wandb.Ta
 
 
 def log_order_results(
-    run: wandb.Run, columns: list[str], rows: list[list[Any]], summary: dict[str, float], figures: dict[str, Path]
+    run: wandb.Run, columns: list[str | int], rows: list[list[Any]], summary: dict[str, float], figures: dict[str, Path]
 ) -> None:
     """Log an evaluation of order: every measurement as a table, one number per head and condition, figures."""
     run.log({"shuffle": wandb.Table(columns=columns, data=rows)})

@@ -132,12 +132,19 @@ def _data_arguments(out: Path) -> tuple[str, ...]:
 
 
 def _train_all(tasks: Sequence[Task], num_processes: int, console: Console) -> list[Outcome]:
-    """Train heads in processes of one thread each: small matrices gain nothing from more, and the bits stay the same."""
+    """Train heads in processes of one thread each: small matrices gain nothing from more, and the bits stay."""
     outcomes: dict[Task, Outcome] = {}
     with ProcessPoolExecutor(min(num_processes, len(tasks)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         running = {pool.submit(_train, task): task for task in tasks}
         finished = as_completed(running)
-        for future in track(finished, f"training {len(tasks)} heads", len(tasks), console=console, transient=True):
+        for future in track(
+            finished,
+            f"training {len(tasks)} heads",
+            len(tasks),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ):
             outcomes[running[future]] = future.result()
     return [outcomes[task] for task in tasks]
 

@@ -30,6 +30,19 @@ DESCRIPTIONS = {
 }
 
 
+# Lightning's warnings about what is meant here, such as a data set without a validation split.
+_ADVICE = (
+    ".*does not have many workers.*",
+    ".*number of training batches.*smaller than the logging interval.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*The dirpath has changed from.*",
+    ".*Total length of `list` across ranks is zero.*",
+    ".*LeafSpec.*is deprecated.*",
+)
+
+
 class VideomemCLI(LightningCLI):
     """LightningCLI without subcommands: one verb, one parser."""
 
@@ -48,7 +61,7 @@ class VideomemCLI(LightningCLI):
                 "prog": f"videomem {verb}",
                 "description": DESCRIPTIONS[verb],
                 "exit_on_error": False,
-            },  # fmt: skip
+            },
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -146,7 +159,7 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The last value of an option, before any parser exists: a checkpoint is checked before what it names is imported."""
+    """The last value of an option, before any parser exists: a checkpoint is checked before anything is imported."""
     value = None
     for place, argument in enumerate(arguments):
         if argument == name and place + 1 < len(arguments):
@@ -168,7 +181,7 @@ def one_line_reason(error: BaseException) -> str:
 
 def _say_what_is_left_out(data: VideoDataModule) -> None:
     if data.num_unusable:
-        Console(stderr=True).print(
+        Console(stderr=True, soft_wrap=True).print(
             f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are in no batch; "
             f"see {data.feature_store.folder / 'ledger.csv'}"
         )
@@ -178,12 +191,8 @@ def _quieten() -> None:
     """Keep Lightning's advice, which is not about the user's data, off the terminal."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    for message in _ADVICE:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _report(cli: VideomemCLI, verb: str) -> None:
@@ -217,4 +226,4 @@ def _report(cli: VideomemCLI, verb: str) -> None:
 
 def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:
     """Share of each class's clips that were given it; a class without clips has 0."""
-    return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()  # type: ignore[no-any-return]
+    return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()

@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from videomem.evaluation.shuffle import CONDITIONS, Summary
@@ -48,7 +49,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], ylabel: str
     axes = figure.subplots()
     for number, (name, points) in enumerate(curves.items()):
         axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, color=f"C{number}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)

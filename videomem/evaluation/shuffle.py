@@ -1,7 +1,7 @@
 """What a trained head loses when the order of the frames is taken away.
 
-Because the backbone sees one frame at a time, shuffling features is shuffling frames; and what depends on one frame only
-is computed once and permuted by index. Only the recurrence runs again.
+Because the backbone sees one frame at a time, shuffling features is shuffling frames; and what depends on one frame
+only is computed once and permuted by index. Only the recurrence runs again.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class BackboneSettings:
 class Preprocessing:
     """torchvision's preset for the network: resize the shorter side, crop the centre, scale to 0..1, normalise.
 
-    `shape_frames` is the part on uint8 images (done where frames are decoded), `normalize` the rest (done on the device).
+    `shape_frames` is the part on uint8 images, done where frames are decoded; `normalize` the rest, on the device.
     """
 
     resize_px: int
@@ -64,7 +64,7 @@ class Preprocessing:
     @classmethod
     def of(cls, name: str) -> Preprocessing:
         """The preset of a network's default weights; nothing is downloaded."""
-        preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+        preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         return cls(
             preset.resize_size[0],
             preset.crop_size[0],

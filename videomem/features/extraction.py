@@ -16,7 +16,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videomem.errors import DecodingError, VideomemError
+from videomem.errors import DecodingError
 from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, FeatureStore, clip_keys
 from videomem.video.catalog import Clip
@@ -193,7 +193,8 @@ def _progress(console: Console | None) -> Progress:
         _FrameRate(""),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console or Console(quiet=True), transient=True)
+    shown = console is not None and console.is_terminal
+    return Progress(*columns, console=console, transient=True, disable=not shown)
 
 
 class _FrameRate(TextColumn):

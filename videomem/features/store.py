@@ -141,7 +141,7 @@ class FeatureStore:
     def extend_plan(self, clip_keys: Sequence[str]) -> list[list[str]]:
         """Plan new shards for clips that no shard will hold yet, and return the whole plan.
 
-        A shard counts if it is complete or can be made of these clips; one that another catalog left unfinished does not.
+        A shard counts if it is complete or can be made of these clips, not if another catalog left it unfinished.
         Two processes may try at once: the name of the next plan can be taken only once, and the other tries again.
         """
         wanted = dict.fromkeys(clip_keys)
@@ -178,7 +178,8 @@ class FeatureStore:
         stored = torch.cat(features).to(dtype)
         if not torch.isfinite(stored).all():
             raise VideomemError(
-                f"features beyond the range of {self.settings.dtype} in shard {number}; set data.feature_dtype to float32"
+                f"features beyond the range of {self.settings.dtype} in shard {number}; "
+                "set data.feature_dtype to float32"
             )
         write_whole(self._shard_path(number, ".json"), _json(rows))
         # The shard comes last: where it is, its index is. Metadata of one key at most, since more change their order.
@@ -324,7 +325,7 @@ def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
         raise
     if known and known[:2] == (status.st_size, status.st_mtime_ns):
         return str(known[2])
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         value = file_digest(file, "sha256").hexdigest()
     row = (name, status.st_size, status.st_mtime_ns, value)
     hashes.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", row)

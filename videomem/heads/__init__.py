@@ -1,13 +1,13 @@
 """Heads: features of a clip to logits, with one memory or another between."""
 
 from videomem.heads.head import FeatureNorm, Head, HeadState, MemoryFactory
-from videomem.heads.memory import Gated, Leaky, Memory, NoMemory, RNN, State
+from videomem.heads.memory import RNN, Gated, Leaky, Memory, NoMemory, State
 from videomem.heads.readout import LastReadout, MeanReadout, Readout
 from videomem.heads.recurrent import GRU, LSTM
 
 __all__ = [
-    "GRU", "LSTM", "MEMORIES", "READOUTS", "RNN", "FeatureNorm", "Gated", "Head", "HeadState", "LastReadout", "Leaky", "MeanReadout", "Memory",
-    "MemoryFactory", "NoMemory", "Readout", "State",
+    "GRU", "LSTM", "MEMORIES", "READOUTS", "RNN", "FeatureNorm", "Gated", "Head", "HeadState", "LastReadout", "Leaky",
+    "MeanReadout", "Memory", "MemoryFactory", "NoMemory", "Readout", "State",
 ]  # fmt: skip
 
 # What an exported folder may name; nothing else that it says is ever imported.

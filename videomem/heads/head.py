@@ -124,7 +124,7 @@ class Head(nn.Module):
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of whole clips."""
-        return self.readout(self.frame_logits(x_BTD, lengths_B), lengths_B)  # type: ignore[no-any-return]
+        return self.readout(self.frame_logits(x_BTD, lengths_B), lengths_B)
 
     def frame_logits(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits of every frame (B, T, C), each after the frames up to it."""
@@ -133,7 +133,7 @@ class Head(nn.Module):
         for memory in self.memories:
             h_BTH, _ = memory(self.dropout(y), lengths_B)
             y = memory.fire(h_BTH)
-        return self.classify(self.dropout(y))  # type: ignore[no-any-return]
+        return self.classify(self.dropout(y))
 
     def step(self, x_BD: Tensor, state: HeadState | None = None) -> tuple[Tensor, HeadState]:
         """The clip's logits (B, C) after one more frame, and the state to hand to the next step."""
@@ -157,7 +157,7 @@ class Head(nn.Module):
             if not memory.memoryless:
                 return terms
             y = memory.fire(terms)
-        return self.classify(y)  # type: ignore[no-any-return]
+        return self.classify(y)
 
     def forward_projected(self, terms_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) from what `project` gave: only the recurrence and what lies above it."""
@@ -165,13 +165,13 @@ class Head(nn.Module):
         while remaining and remaining[0].memoryless:
             remaining = remaining[1:]
         if not remaining:
-            return self.readout(terms_BTK, lengths_B)  # type: ignore[no-any-return]
+            return self.readout(terms_BTK, lengths_B)
         h_BTH, _ = remaining[0].recur(terms_BTK, lengths_B)
         y = remaining[0].fire(h_BTH)
         for memory in remaining[1:]:
             h_BTH, _ = memory(y, lengths_B)
             y = memory.fire(h_BTH)
-        return self.readout(self.classify(y), lengths_B)  # type: ignore[no-any-return]
+        return self.readout(self.classify(y), lengths_B)
 
     def _check(self, x_BTD: Tensor, lengths_B: Tensor) -> None:
         if x_BTD.ndim != 3 or x_BTD.shape[2] != self.feature_dim:

@@ -2,8 +2,8 @@
 
     h_t = echo(h_{t-1}, x_t) + W x_t
 
-Only the echo differs. Every memory has three faces that agree: `forward` over whole clips, `step` over a live stream, and
-`project` followed by `recur`, which computes what depends on one frame only apart from the recurrence.
+Only the echo differs. Every memory has three faces that agree: `forward` over whole clips, `step` over a live stream,
+and `project` followed by `recur`, which computes what depends on one frame only apart from the recurrence.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ State = tuple[Tensor, ...]
 class Memory(nn.Module, ABC):
     """What a head keeps of the frames that it has seen.
 
-    A concrete memory says how a frame is projected, what one step of the recurrence does, and which state it starts from;
-    the loop over time is written here, once.
+    A concrete memory says how a frame is projected, what one step of the recurrence does, and which state it starts
+    from; the loop over time is written here, once.
 
     Shape:
         x (B, T, D) -> states h (B, T, H); the state carried on is a tuple of (B, H), h_t first
@@ -109,7 +109,7 @@ class NoMemory(Memory):
         return True
 
     def project(self, x: Tensor) -> Tensor:
-        return self.input(x)  # type: ignore[no-any-return]
+        return self.input(x)
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
         return (terms_BK,)
@@ -185,7 +185,7 @@ class RNN(Memory):
         nn.init.orthogonal_(self.echo.weight)
 
     def project(self, x: Tensor) -> Tensor:
-        return self.input(x)  # type: ignore[no-any-return]
+        return self.input(x)
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
         return (self.echo(self.fire(state[0])) + terms_BK,)

@@ -1,4 +1,4 @@
-"""torch.nn's GRU and LSTM as memories: the library's kernels over whole clips, one readable cell for everything else."""
+"""torch.nn's GRU and LSTM as memories: the library's kernels on a GPU, one readable cell for everything else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,17 @@ class _TorchRecurrent(Memory):
         return h
 
     def project(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.rnn.weight_ih_l0, self.rnn.bias_ih_l0)
+        return nn.functional.linear(x, *self.weights("ih"))
+
+    def weights(self, side: Literal["ih", "hh"]) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the input (`ih`) or of the echo (`hh`), by torch.nn's names."""
+        return getattr(self.rnn, f"weight_{side}_l0"), getattr(self.rnn, f"bias_{side}_l0")
+
+    def _start_gate(self, gate: int, start: float | Literal["chrono"], max_time_frames: int) -> None:
+        """Set the bias of one gate, which torch.nn has twice."""
+        rows = slice(gate * self.hidden_dim, (gate + 1) * self.hidden_dim)
+        set_forget_bias(self.weights("ih")[1].data[rows], start, max_time_frames)
+        self.weights("hh")[1].data[rows] = 0
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """cuDNN on a GPU; on a CPU the library's kernel is several times slower than projecting all frames at once."""
@@ -66,13 +76,11 @@ class GRU(_TorchRecurrent):
     ) -> None:
         super().__init__(input_dim, hidden_dim)
         self.rnn = nn.GRU(input_dim, hidden_dim, batch_first=True)
-        keep = slice(hidden_dim, 2 * hidden_dim)
-        set_forget_bias(self.rnn.bias_ih_l0.data[keep], forget_bias, max_time_frames)
-        self.rnn.bias_hh_l0.data[keep] = 0
+        self._start_gate(1, forget_bias, max_time_frames)  # Rows are r, z, n.
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
         reset_x, keep_x, new_x = terms_BK.chunk(3, dim=-1)
-        echo = nn.functional.linear(state[0], self.rnn.weight_hh_l0, self.rnn.bias_hh_l0)
+        echo = nn.functional.linear(state[0], *self.weights("hh"))
         reset_h, keep_h, new_h = echo.chunk(3, dim=-1)
         keep = torch.sigmoid(keep_x + keep_h)
         new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
@@ -100,16 +108,14 @@ class LSTM(_TorchRecurrent):
     ) -> None:
         super().__init__(input_dim, hidden_dim)
         self.rnn = nn.LSTM(input_dim, hidden_dim, batch_first=True)
-        forget = slice(hidden_dim, 2 * hidden_dim)
-        set_forget_bias(self.rnn.bias_ih_l0.data[forget], forget_bias, max_time_frames)
-        self.rnn.bias_hh_l0.data[forget] = 0
+        self._start_gate(1, forget_bias, max_time_frames)  # Rows are i, f, g, o.
 
     def initial_state(self, terms_BK: Tensor) -> State:
         zeros = terms_BK.new_zeros(len(terms_BK), self.hidden_dim)
         return zeros, zeros
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
-        echo = nn.functional.linear(state[0], self.rnn.weight_hh_l0, self.rnn.bias_hh_l0)
+        echo = nn.functional.linear(state[0], *self.weights("hh"))
         take, forget, new, out = (terms_BK + echo).chunk(4, dim=-1)
         carried = torch.sigmoid(forget) * state[1] + torch.sigmoid(take) * torch.tanh(new)
         return torch.sigmoid(out) * torch.tanh(carried), carried

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ class StreamProbe:
     """What the packets of a file's first video stream say, before any but the first frame is decoded.
 
     Attributes:
-        times_s: Presentation time of each packet (N,) in seconds from the first, ascending: a claim, which decoding checks.
+        times_s: Presentation time of each packet (N,) in seconds from the first: a claim, which decoding checks.
         reordered: Some packet is decoded at another place than it is shown (B-frames).
         plain_timeline: Starts at zero, ticks evenly, has no discarded packet, and the header's frame count agrees.
     """
@@ -210,9 +211,9 @@ def _read_pyav(
         pts.append(frame.pts)
         if number in keep:
             kept.append(np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90)))
-        if end_s is not None and pts[0] is not None and frame.pts is not None:
-            if (frame.pts - pts[0]) * time_base >= end_s:
-                break
+        known = end_s is not None and pts[0] is not None and frame.pts is not None
+        if known and (frame.pts - pts[0]) * time_base >= end_s:  # type: ignore[operator]
+            break
     times_s = _frame_times(pts, time_base, assumed_s)
     if len(kept) != len(distinct):  # The packets promised more; the caller reads again with the true times.
         return np.empty(0, np.uint8), times_s
@@ -224,8 +225,8 @@ def _read_pyav(
 def _frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """Times in seconds from the first frame; frames without usable stamps keep the assumed spacing."""
     stamps = [p for p in pts if p is not None]
-    if len(stamps) == len(pts) and all(a < b for a, b in zip(stamps, stamps[1:], strict=False)):
-        return (np.array(stamps, dtype=np.int64) - stamps[0]) * time_base
+    if len(stamps) == len(pts) and all(a < b for a, b in pairwise(stamps)):
+        return (np.array(stamps, dtype=np.float64) - stamps[0]) * time_base
     spacing_s = assumed_s[-1] / max(len(assumed_s) - 1, 1)
     return np.arange(len(pts)) * spacing_s
 
@@ -287,7 +288,7 @@ def _open(path: str) -> Iterator[InputContainer]:
         with av.open(f"file:{os.path.abspath(path)}", options=_OPEN_OPTIONS, metadata_errors="ignore") as container:
             yield container
     except av.FFmpegError as error:
-        raise DecodingError(f"{path}: not decodable: {_one_line(error)}") from error
+        raise DecodingError(f"{path}: not decodable: {error.strerror or _one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -10,7 +10,10 @@ from pathlib import Path
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, read_rows
 
-VIDEO_SUFFIXES = frozenset(".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+     ".webm", ".wmv"]
+)  # fmt: skip
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                  "test": "test", "testing": "test"}  # fmt: skip
 

@@ -75,7 +75,7 @@ class Uniform(Sampling):
     def __post_init__(self) -> None:
         if self.num_frames < 2:
             raise VideomemError(
-                f"sampling.num_frames is {self.num_frames}, but order needs at least 2 frames; raise sampling.num_frames"
+                f"sampling.num_frames is {self.num_frames}, but order needs at least 2 frames; raise it"
             )
 
     def indices(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -97,7 +97,7 @@ class FixedRate(Sampling):
     def __post_init__(self) -> None:
         if self.max_frames < 2:
             raise VideomemError(
-                f"sampling.max_frames is {self.max_frames}, but order needs at least 2 frames; raise sampling.max_frames"
+                f"sampling.max_frames is {self.max_frames}, but order needs at least 2 frames; raise it"
             )
         if not 0 < self.fps <= 1000:
             raise VideomemError(f"sampling.fps is {self.fps}, but must be above 0 and at most 1000")

@@ -1,8 +1,8 @@
 """Synthetic videos whose class is told by the order of the frames alone.
 
-Every class has a partner that is itself played backwards. Each clip stands beside its exact reversal, in the same split,
-so both classes of a pair show the same bags of frames, and a classifier that ignores order is right on exactly half of
-them at best.
+Every class has a partner that is itself played backwards. Each clip stands beside its exact reversal, in the same
+split, so both classes of a pair show the same bags of frames, and a classifier that ignores order is right on
+exactly half of them at best.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from videomem.errors import VideomemError
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.writing import write_video
 
-Image = NDArray[np.float32]
+Image = NDArray[Any]
 SETTINGS_FILE = "synthetic.json"
 
 
@@ -144,7 +145,8 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
     surface = _texture(rng, size, BRIGHT)
     shape = SHAPES[rng.integers(len(SHAPES))]
     noise = float(rng.uniform(0, 1.5))
-    pose = Pose(*rng.uniform(-0.1, 0.1, 2), radius=rng.uniform(0.14, 0.19), angle=rng.uniform(0, 2 * math.pi))
+    x, y = rng.uniform(-0.1, 0.1, 2)
+    pose = Pose(x, y, rng.uniform(0.14, 0.19), rng.uniform(0, 2 * math.pi))
     reach, easing = rng.uniform(), math.exp(rng.uniform(-0.4, 0.4))
     frames = []
     for progress in np.linspace(0, 1, settings.num_frames) ** easing:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 LOSSLESS = {"qp": "0", "bf": "0", "preset": "ultrafast"}
@@ -28,6 +29,7 @@ def write_video(
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))
+        assert isinstance(stream, VideoStream)
         stream.codec_context.thread_count = 1
         stream.pix_fmt = pixel_format
         for number, image in enumerate(frames):

@@ -1,0 +1,193 @@
+"""The command line as a user meets it: help at once, one line for what is wrong, a status that says so."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS, data_arguments, fit_arguments
+
+import videomem
+from videomem.cli import VERBS, main
+from videomem.video.catalog import Catalog, write_catalog
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 2) -> str:
+    """The error of a command that must fail with one line and no traceback."""
+    assert main([str(argument) for argument in arguments]) == status
+    captured = capsys.readouterr()
+    error = captured.err.strip().splitlines()[-1]
+    assert "Traceback" not in captured.err
+    return error
+
+
+def test_help_names_every_verb_there_is_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, time; started = time.perf_counter(); from videomem.cli import main; main(['--help']);"
+        "heavy = {'torch', 'av', 'decord', 'numpy', 'wandb', 'jsonargparse'} & set(sys.modules);"
+        "assert not heavy, heavy; print('seconds', time.perf_counter() - started)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    lines = printed.splitlines()
+    for name, verb in VERBS.items():
+        assert f"  {name:<{max(map(len, VERBS))}}  {verb.help}" in lines
+        assert callable(import_module(f"videomem.commands.{verb.module}").main)
+    assert float(lines[-1].removeprefix("seconds ")) <= 0.6
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert main([verb, "--help"]) == 0
+    except SystemExit as stop:
+        assert not stop.code
+    printed = capsys.readouterr().out
+    assert f"videomem {verb}" in printed and len(printed) > 200
+
+
+def test_the_installed_script_prints_its_version() -> None:
+    script = Path(sys.executable).parent / "videomem"
+    printed = subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
+    assert printed == f"videomem {videomem.__version__}\n"
+
+
+def test_an_error_is_one_line_on_stderr_and_a_status(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "videomem", "test", "--ckpt_path", str(tmp_path / "none.ckpt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"videomem: error: {tmp_path / 'none.ckpt'}: no such checkpoint\n"
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["Fit"], ["--frobnicate"]])
+def test_an_unknown_verb_is_answered_with_those_there_are(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is no verb of videomem; it has demo, catalog" in failed(capsys, *arguments)
+
+
+def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: videomem VERB" in capsys.readouterr().out
+
+
+def test_options_of_verbs_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "see `videomem shuffle --help`" in failed(capsys, "shuffle")
+    assert "0 is below 1" in failed(capsys, "shuffle", "x.ckpt", "--permutations", "0")
+    assert "the following arguments are required: --out" in failed(capsys, "synthesize")
+    assert "num_frames is 15, but must be even" in failed(capsys, "synthesize", "--out", tmp_path, "--num-frames", 15)
+    assert "needs --ckpt_path" in failed(capsys, "test")
+
+
+def extract(workspace: Path, *options: object) -> list[object]:
+    return ["extract", *data_arguments(workspace), "--workers", "0", *options]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.backbone.layer", "fc9"], "backbone.layer is 'fc9', which alexnet does not have; try pool5, fc6"),
+        (["--data.backbone.name", "nonet"], "backbone.name is 'nonet'"),
+        (["--data.backbone.weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["--data.sampling.num_frames", "1"], "sampling.num_frames is 1, but order needs at least 2 frames"),
+        (["--data.catalog", "nowhere.csv"], "no such catalog"),
+        (["--data.decoder", "vlc"], "data.decoder"),
+        (["--data.batch_size", "0"], "data.batch_size is 0"),
+        (["--data.typo", "1"], "typo"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_wrong_setting_of_the_data_is_one_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in failed(capsys, *extract(workspace, *options))
+    assert message in failed(
+        capsys, "fit", *data_arguments(workspace), "--config", CONFIGS / "head" / "none.yaml", *options
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.memory.alpha", "2"], "memory.alpha is 2.0, but must be in [0, 1]"),
+        (["--model.memory", "Elephant"], "Elephant"),
+        (["--model.num_layers", "0"], "model.num_layers is 0"),
+        (["--model.learning_rate", "-1"], "model.learning_rate is -1.0"),
+        (["--trainer.max_epochs", "many"], "max_epochs"),
+    ],
+)
+def test_a_wrong_setting_of_the_model_is_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run", "leaky"), *options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_features_that_were_not_extracted_are_asked_for(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(workspace, tmp_path / "run")
+    message = failed(capsys, "fit", *arguments, "--data.backbone.layer", "fc7")
+    assert "no features of these settings; one there has" in message and "run `videomem extract`" in message
+    assert "no features of these settings; run" in failed(capsys, "fit", *arguments, "--data.store", tmp_path / "empty")
+
+
+def test_videos_that_fail_are_named_and_the_status_says_so(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [clip for label in ("grow", "shrink") for clip in _clips(workspace) if clip.label == label]
+    copies = []
+    for number, clip in enumerate(clips):
+        path = tmp_path / f"{number}.mp4"
+        shutil.copy(clip.path, path)
+        copies.append(clip.__class__(str(path), clip.label, clip.split, clip.group))
+    (tmp_path / "0.mp4").write_bytes(b"not a video")
+    (tmp_path / "5.mp4").unlink()  # The partner of the first.
+    write_catalog(Catalog(tuple(copies)), tmp_path / "catalog.csv")
+    options = ["--data.catalog", tmp_path / "catalog.csv", "--data.store", tmp_path / "features"]
+    assert main([str(part) for part in extract(workspace, *options)]) == 1
+    captured = capsys.readouterr()
+    assert f"{len(clips) - 2} clips extracted" in captured.out and "2 failed" in captured.out
+    assert "0.mp4: not decodable" in captured.err and "5.mp4: No such file" in captured.err
+    assert main([str(part) for part in extract(workspace, *options, "--allow-failures")]) == 0
+    assert main([str(part) for part in ["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *options]]) == 0
+    assert "2 of 10 clips are in no batch" in capsys.readouterr().err
+
+
+def _clips(workspace: Path) -> list[object]:
+    from videomem.video.catalog import read_catalog
+
+    return list(read_catalog(workspace / "videos" / "catalog.csv").clips)
+
+
+def test_online_tracking_without_a_key_is_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    logger = '{"class_path": "videomem.tracking.WandbLogger", "init_args": {"mode": "online"}}'
+    arguments = fit_arguments(workspace, tmp_path / "run")
+    message = failed(capsys, "fit", *arguments, "--trainer.logger", logger)
+    assert "W&B mode is online" in message and "set the mode to offline" in message
+
+
+def test_help_of_fit_is_quick_enough_to_be_used() -> None:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "videomem", "fit", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--model.memory" in done.stdout and "--data.sampling" in done.stdout
+    assert time.perf_counter() - started < 120
+
+
+def test_the_script_is_a_door_to_the_verb() -> None:
+    script = CONFIGS.parent / "scripts" / "shuffle_ablation.py"
+    done = subprocess.run([sys.executable, script, "none.ckpt"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr == "videomem: error: none.ckpt: no such checkpoint\n"
+    assert len(script.read_text().splitlines()) <= 30
