@@ -141,6 +141,19 @@ def test_split_folders_are_kept(tmp_path: Path) -> None:
     assert {clip.split for clip in read_catalog(out).clips} == {"train", "val", "test"}
 
 
+def test_a_folder_that_is_no_split_beside_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder_of(tmp_path / "videos", "train/a/1.mp4", "test/a/1.mp4", "extra/a/1.mp4", "annotations/list.txt")
+    assert build("folder", "--root", root, "--out", tmp_path / "catalog.csv") == 2
+    assert "some folders are splits, but 'extra' is none" in capsys.readouterr().err
+
+
+def test_names_with_colons_are_no_addresses(tmp_path: Path) -> None:
+    names = [f"{label}/{n}.mp4" for label in ("re:zero", "a") for n in range(8)]
+    out = tmp_path / "catalog.csv"
+    assert build("folder", "--root", folder_of(tmp_path / "videos", *names), "--out", out) == 0
+    assert read_catalog(out).classes == ("a", "re:zero")
+
+
 def test_the_users_own_table_becomes_a_catalog(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "videos", *(f"{n}.mp4" for n in range(12)))
     table = tmp_path / "mine.csv"

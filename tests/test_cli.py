@@ -127,6 +127,27 @@ def test_a_wrong_setting_of_the_model_is_one_line(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_devices_and_workers_that_are_not_there_are_one_line(
+    workspace: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--workers is -1" in failed(capsys, *extract(workspace, "--workers", "-1"))
+    assert "--device banana" in failed(capsys, *extract(workspace, "--device", "banana"))
+    assert "--device banana" in failed(capsys, "shuffle", checkpoints["gru"], "--device", "banana")
+
+
+def test_a_checkpoint_in_a_config_is_not_passed_over(
+    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "resume.yaml"
+    config.write_text(f"ckpt_path: {checkpoints['gru']}\n")
+    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", config]
+    assert "give it as --ckpt_path" in failed(capsys, "fit", *arguments)
+
+
+def test_a_runs_own_config_serves_extract(workspace: Path, checkpoints: dict[str, Path]) -> None:
+    assert main(["extract", "--config", str(checkpoints["gru"].parent.parent / "config.yaml"), "--workers", "0"]) == 0
+
+
 def test_features_that_were_not_extracted_are_asked_for(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

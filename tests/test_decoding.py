@@ -50,6 +50,7 @@ STREAMS = {
     "h264, key frame every 12": ("mp4", "libx264", {"bf": "0", "g": "12"}, "yuv420p", True),
     "h264, one key frame": ("mp4", "libx264", {"bf": "0", "g": "999"}, "yuv420p", True),
     "h264 lossless RGB": ("mp4", "libx264rgb", {"bf": "0", "qp": "0"}, "rgb24", True),
+    "h264 intra refresh": ("mp4", "libx264", {"bf": "0", "g": "30", "intra-refresh": "1"}, "yuv420p", False),
     "h264 in mov": ("mov", "libx264", {"bf": "0"}, "yuv420p", True),
     "h264 with B-frames": ("mp4", "libx264", {"bf": "3"}, "yuv420p", False),
     "h264 open GOP": ("mp4", "libx264", {"bf": "3", "g": "12", "x264-params": "open-gop=1"}, "yuv420p", False),
@@ -229,6 +230,28 @@ def test_what_is_no_video_is_an_error_that_names_the_file(
     path = damaged(tmp_path, stream_file(streams, "h264 without B-frames"), kind)
     with pytest.raises(DecodingError, match=r"damaged\.mp4"):
         decode_clip(path, Uniform(4), decoder=decoder)
+
+
+@pytest.mark.parametrize("interval", [(None, None), (0.0, 100.0), (0.0, 2.0)])
+def test_a_recording_that_starts_between_key_frames_counts_what_can_be_decoded(
+    streams: Path, tmp_path: Path, interval: tuple[float | None, float | None]
+) -> None:
+    source = tmp_path / "whole.ts"
+    write_barcodes(source, 100, "libx264", {"bf": "0", "g": "25"})
+    content = source.read_bytes()
+    path = tmp_path / "cut.ts"
+    path.write_bytes(content[: 188 * 3] + content[len(content) // 5 // 188 * 188 :])
+    clip = decode_clip(path, Uniform(8), interval)
+    numbers = [read_barcode(image) for image in clip.frames_THWC]
+    assert len(numbers) == 8 and numbers == (numbers[0] + clip.indices_T).tolist()
+    assert numbers[0] >= 20 and clip.num_available <= 80
+
+
+def test_a_codec_without_decoder_is_an_error(streams: Path, tmp_path: Path) -> None:
+    path = tmp_path / "unknown.mp4"
+    path.write_bytes(stream_file(streams, "h264 without B-frames").read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(DecodingError, match=r"unknown\.mp4"):
+        decode_clip(path, Uniform(4))
 
 
 def test_an_interval_without_frames_is_an_error(streams: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HEADS
+from conftest import HEADS, fit_arguments
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from videomem.batch import VideoBatch, pad_videos
 from videomem.checkpoint import read_checkpoint
 from videomem.cli import main
+from videomem.commands.train import run
+from videomem.errors import VideomemError
 from videomem.evaluation import perturb
 from videomem.evaluation.shuffle import (
     COLUMNS,
@@ -203,7 +205,27 @@ def test_the_table_has_the_promised_columns_and_leaves_unmeasured_fields_empty()
         "max_logit_change_forward", "js_divergence",
     )  # fmt: skip
     assert found["max_logit_change_forward"] == ""
-    assert [change_text(value) for value in (None, 0.0, 1e-9)] == ["", "0", "1.0e-09"]
+    assert [change_text(value) for value in (None, 0.0, 1e-9)] == ["", "0", "1e-09"]
+
+
+def test_a_head_that_diverged_is_not_called_order_invariant() -> None:
+    head = Head(partial(GRU, hidden_dim=8), 6, 4)
+    torch.nn.init.constant_(head.classify.bias, torch.nan)
+    batch = VideoBatch(torch.randn(2, 5, 6), torch.tensor([5, 5]), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    with pytest.raises(VideomemError, match="its training diverged"):
+        measure_order(head, [batch], 0, 2)
+
+
+def test_heads_that_differ_have_rows_of_their_own(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for width in ("4", "6"):
+        run("fit", [*fit_arguments(workspace, tmp_path / f"h{width}"), "--model.memory.hidden_dim", width])
+    paths = [f"h{width}/checkpoints/last.ckpt" for width in "46"]
+    assert main(["shuffle", *paths, "--permutations", "2", "--out", "out", "--wandb", "disabled"]) == 0
+    rows = list(csv.DictReader(Path("out/shuffle.csv").read_text().splitlines()))
+    assert [row["head"] for row in rows] == ["h4"] * 4 + ["h6"] * 4
 
 
 def test_shuffle_writes_table_and_figure_of_several_checkpoints(

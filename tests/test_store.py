@@ -30,6 +30,7 @@ SETTINGS = FeatureSettings(BackboneSettings(weights="random", layer="pool5", gri
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SHARD_CLIPS", 4)
+    monkeypatch.setattr(extraction, "FRAME_BATCH", 16)
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_another_setting_is_another_store(change: str) -> None:
 
 def test_another_version_of_a_decoder_is_another_store(monkeypatch: pytest.MonkeyPatch) -> None:
     before = replace(SETTINGS).key
-    monkeypatch.setattr(store, "decoder_versions", lambda: {"av": "0"})
+    monkeypatch.setattr(store, "decoder_versions", lambda decoder: {"av": "0"})
     assert replace(SETTINGS).key != before
 
 
@@ -170,6 +171,33 @@ def test_features_serve_when_the_video_is_gone(tmp_path: Path, clips: list[Clip]
     extract([clip], SETTINGS, tmp_path / "store")
     path.unlink()
     assert len(features(tmp_path / "store", [clip])) == 1
+
+
+def test_a_file_that_is_gone_for_now_has_not_failed_for_ever(tmp_path: Path, clips: list[Clip]) -> None:
+    path, aside = tmp_path / "video.mp4", tmp_path / "aside.mp4"
+    shutil.copy(clips[0].path, path)
+    clip, other = replace(clips[0], path=str(path)), replace(SETTINGS, decoder="pyav")
+    extract([clip], SETTINGS, tmp_path / "store")
+    path.rename(aside)
+    assert len(extract([clip], other, tmp_path / "store").failures) == 1
+    aside.rename(path)
+    report = extract([clip], other, tmp_path / "store")
+    assert (report.num_extracted, report.failures) == (1, ())
+
+
+def test_whatever_a_decoder_raises_costs_its_clip_only(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = extraction.decode_frames
+
+    def odd(clip: Clip, settings: FeatureSettings) -> object:
+        if clip == clips[1]:
+            raise AttributeError("odd file")
+        return real(clip, settings)
+
+    monkeypatch.setattr(extraction, "decode_frames", odd)
+    report = extract(clips, SETTINGS, tmp_path)
+    assert [f.error for f in report.failures] == ["AttributeError"] and report.num_extracted == len(clips) - 1
 
 
 @pytest.fixture
@@ -232,9 +260,9 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     host = store._host()
-    orphan = opened.folder / "shards" / f".000000.json.{host}.{gone.pid}.abc.tmp"
-    in_use = opened.folder / "shards" / f".000000.json.{host}.{os.getpid()}.abc.tmp"
-    elsewhere = opened.folder / "shards" / f".000000.json.other-host.{gone.pid}.abc.tmp"
+    orphan = opened.folder / "shards" / f".000000.safetensors.{host}.{gone.pid}.abc.tmp"
+    in_use = opened.folder / "shards" / f".000000.safetensors.{host}.{os.getpid()}.abc.tmp"
+    elsewhere = opened.folder / "shards" / f".000000.safetensors.other-host.{gone.pid}.abc.tmp"
     for path in (orphan, in_use, elsewhere):
         path.touch()
     opened.create()

@@ -19,13 +19,12 @@ from videomem.cli import main
 from videomem.commands.train import per_class_accuracy, run
 from videomem.errors import VideomemError
 from videomem.heads import GRU, LastReadout, Memory, NoMemory
-from videomem.plain import as_plain, from_plain, named_classes
+from videomem.plain import as_plain, from_plain
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_config_trains_and_its_checkpoint_is_plain_data(checkpoints: dict[str, Path], head: str) -> None:
     content = torch.load(checkpoints[head], weights_only=True)
-    assert all(name.startswith("videomem.") for name in named_classes(content["hyper_parameters"]))
     assert not any("network" in name or "features." in name for name in content["state_dict"])
     features = content["VideoDataModule"]["features"]
     assert features["backbone"]["name"] == "alexnet" and len(features["backbone"]["weights_sha256"]) == 64
@@ -176,6 +175,37 @@ def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported
     assert main([verb, *option, str(path), *out]) == 2
     assert "names the class spy_module.Spy" in capsys.readouterr().err
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory": {"class_path": "videomem.features.store.os.mkdir", "init_args": {"path": "evil"}}},
+        {"memory": {"class_path": "videomem.cli.import_module", "init_args": {"name": "evil"}}},
+        {"memory.class_path": "spy_module.Spy"},
+        {"memory": {"class_path": "videomem.heads.GRU", "init_args": {"hidden_dim.class_path": "spy_module.Spy"}}},
+        {"memory": "{class_path: os.mkdir, init_args: {path: evil}}"},
+        {"readout": {"class_path": "videomem.heads.GRU"}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_may_name_only_what_is_on_the_list(
+    checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
+    with pytest.raises(VideomemError, match="pass --trust"):
+        read_checkpoint(path)
+    assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize("change", [{"hidden": 3}, {"num_layers": "many"}, {"memory": None}])
+def test_settings_that_fit_nothing_are_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
+    with pytest.raises(VideomemError, match="not the settings of a Classifier"):
+        read_checkpoint(path).classifier()
 
 
 def test_trust_lets_a_checkpoint_name_another_class(checkpoints: dict[str, Path], tmp_path: Path) -> None:

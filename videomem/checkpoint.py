@@ -11,10 +11,21 @@ import torch
 from videomem.classifier import Classifier
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError
-from videomem.plain import check_named_classes, from_plain
+from videomem.heads import MEMORIES, READOUTS
+from videomem.plain import class_path, from_plain
+from videomem.video.sampling import SAMPLINGS
 
 # What the command line links from the data; a config must not set them.
 LINKED = ("feature_dim", "class_names", "class_counts", "seed")
+
+
+# All that a checkpoint may name unless it is trusted: exactly these, since a class path may also lead through a module
+# of ours to one of another package.
+ALLOWED = {
+    "memory": {name for cls in MEMORIES.values() for name in (class_path(cls), f"videomem.heads.{cls.__name__}")},
+    "readout": {name for cls in READOUTS.values() for name in (class_path(cls), f"videomem.heads.{cls.__name__}")},
+    "sampling": {class_path(cls) for cls in SAMPLINGS.values()},
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,32 @@ def read_checkpoint(path: Path | str, trust: bool = False) -> Checkpoint:
         lacking = ", ".join(sorted(missing)) if isinstance(content, dict) else "a dictionary"
         raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it lacks {lacking}")
     for section in ("hyper_parameters", "datamodule_hyper_parameters"):
-        check_named_classes(content[section], str(path), trust)
+        if not isinstance(content[section], dict):
+            raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: its {section} are no dictionary")
+        if not trust:
+            _check_names(_public(content[section]), str(path))
     return Checkpoint(path, content)
+
+
+def _check_names(plain: Any, where: str, part: str | None = None) -> None:
+    """Refuse plain data that names a class not on the list, before anything of it is imported."""
+    if isinstance(plain, dict):
+        for key, item in plain.items():
+            if not isinstance(key, str) or not key.isidentifier():  # A dotted key would be taken apart by the parser.
+                raise VideomemError(
+                    f"{where}: the setting {key!r} is no plain name; pass --trust to load it all the same"
+                )
+            named = key == "class_path" or (key in ALLOWED and isinstance(item, str))
+            owner = key if key in ALLOWED else part
+            if named and item not in ALLOWED.get(owner or "", ()):
+                raise VideomemError(
+                    f"{where}: names the class {item}, and building it would run that module's code; "
+                    "pass --trust if you know where the file comes from"
+                )
+            _check_names(item, where, owner)
+    elif isinstance(plain, list | tuple):
+        for item in plain:
+            _check_names(item, where, part)
 
 
 def _public(arguments: dict[str, Any]) -> dict[str, Any]:

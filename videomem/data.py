@@ -289,7 +289,7 @@ class VideoDataModule(LightningDataModule):
             real_BT = length_mask(batch.lengths, batch.x.shape[1])
             x_BTD = torch.zeros(*real_BT.shape, self.feature_dim, device=batch.x.device)
             x_BTD[real_BT] = extract_features(backbone, batch.x[real_BT], FRAME_BATCH)
-            return batch._replace(x=x_BTD)
+            return batch._replace(x=x_BTD.to(getattr(torch, self.settings.dtype)))  # As the store rounds.
         return batch
 
     def state_dict(self) -> dict[str, Any]:

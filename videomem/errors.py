@@ -8,5 +8,15 @@ class VideomemError(Exception):
     """
 
 
+def one_line_reason(error: BaseException) -> str:
+    """The cause of a parser's error without the parser's own words around it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, VideomemError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split())
+
+
 class DecodingError(VideomemError):
     """A video that cannot be decoded exactly; it goes into the ledger with this reason."""

@@ -24,11 +24,10 @@ from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head
 from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder
-from videomem.video.sampling import FixedRate, Sampling, Uniform
+from videomem.video.sampling import SAMPLINGS, Sampling
 
 FORMAT = 1
 FILES = ("config.json", "model.safetensors", "labels.json", "preprocessor.json")
-SAMPLINGS = {cls.__name__: cls for cls in (Uniform, FixedRate)}
 
 
 class VideoModel(nn.Module):
@@ -154,6 +153,9 @@ def _assemble(
     backbone = Backbone(backbone_settings, load_weights=False) if exported else None
     if backbone is not None:
         backbone.network.load_state_dict(_below("backbone.", tensors))
+    ours = json.loads(json.dumps(asdict(Preprocessing.of(backbone_settings.name))))
+    if differing := [name for name, value in ours.items() if preprocessor[name] != value]:
+        raise ValueError(f"this torchvision preprocesses in another way: {differing[0]}")
     sampling = dict(preprocessor["sampling"])
     chosen: Sampling = SAMPLINGS[sampling.pop("name")](**sampling)
     decoder: Decoder = preprocessor["decoder"]

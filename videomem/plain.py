@@ -5,14 +5,13 @@ A part is written as jsonargparse reads it: {"class_path": "videomem.heads.GRU",
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line_reason
 
 # A value of any type may look like a class with arguments; only where a class is asked for is one made of it.
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
@@ -48,29 +47,7 @@ def from_plain(cls: type, plain: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "object", fail_untyped=False)
     known = {key: value for key, value in plain.items() if not key.startswith("_")}
-    return parser.instantiate(parser.parse_object({"object": known})).object
-
-
-_PARTS = ("memory", "readout", "sampling")
-
-
-def named_classes(plain: Any) -> Iterator[str]:
-    """Every class that plain data names, at any depth; a part may also be a bare string, which is a class path too."""
-    if isinstance(plain, dict):
-        for key, item in plain.items():
-            if isinstance(item, str) and key in ("class_path", "_class_path", *_PARTS):
-                yield item
-            yield from named_classes(item)
-    elif isinstance(plain, list | tuple):
-        for item in plain:
-            yield from named_classes(item)
-
-
-def check_named_classes(plain: Any, where: str, trust: bool = False) -> None:
-    """Refuse plain data that names a class outside videomem, before anything of it is imported."""
-    for name in named_classes(plain):
-        if not trust and not name.startswith("videomem."):
-            raise VideomemError(
-                f"{where}: names the class {name}, and building it would run that module's code; "
-                "pass --trust if you know where the file comes from"
-            )
+    try:
+        return parser.instantiate(parser.parse_object({"object": known})).object
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise VideomemError(f"not the settings of a {cls.__name__}: {one_line_reason(error)}") from error

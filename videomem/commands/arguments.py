@@ -32,6 +32,19 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
+def usable_device(name: str) -> str:
+    """A device that torch can compute on; `auto` is the GPU where there is one."""
+    import torch  # Help of the verbs that need no torch must not wait for it.
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise VideomemError(f"--device {name}: {str(error).splitlines()[0]}; try auto or cpu") from error
+    return name
+
+
 def add_fields(to: argparse.ArgumentParser, defaults: Any, helps: dict[str, str]) -> None:
     """An option for every integer field of a settings dataclass, with its default."""
     for name, value in vars(defaults).items():

@@ -22,7 +22,7 @@ from rich.progress import track
 import videomem
 from videomem.batch import pad_videos
 from videomem.checkpoint import read_checkpoint
-from videomem.commands.arguments import add_fields, at_least, parser
+from videomem.commands.arguments import add_fields, at_least, parser, usable_device
 from videomem.commands.extract import extract_data, read_data_module
 from videomem.commands.shuffle import chance, measure_checkpoint, results_table, track_results, write_results
 from videomem.commands.synthesize import HELPS
@@ -86,7 +86,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     synthesize(settings, out / "videos")
     common = _data_arguments(out)
     data = read_data_module(common)
-    if status := extract_data(data, "cuda" if torch.cuda.is_available() else "cpu", 2, allow_failures=False):
+    if status := extract_data(data, usable_device("auto"), 2, allow_failures=False):
         return status
     epochs = ("--trainer.max_epochs", str(given["epochs"])) if given["epochs"] else ()
     tasks = [

@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 
-from videomem.commands.train import one_line_reason
+from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line_reason
 from videomem.features.extraction import ExtractionReport, extract
 
 
@@ -23,8 +22,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--device", type=str, default="auto", help="where the backbone runs: auto, cpu, cuda, ...")
     options.add_argument("--allow-failures", action="store_true", help="end with status 0 though clips failed")
     config, data = _parse(options, arguments)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    return extract_data(data, device, config.workers, config.allow_failures)
+    if config.workers < 0:
+        raise VideomemError(f"--workers is {config.workers}, but must be at least 0")
+    return extract_data(data, usable_device(config.device), config.workers, config.allow_failures)
 
 
 def read_data_module(arguments: Sequence[str]) -> VideoDataModule:
@@ -38,7 +38,7 @@ def _parser(program: str) -> ArgumentParser:
         "-c", "--config", action=ActionConfigFile, help="config of `fit`; only its data section is read"
     )
     options.add_class_arguments(VideoDataModule, "data")
-    for section in ("model", "trainer", "seed_everything", "run_dir", "ckpt_path"):
+    for section in ("model", "trainer", "seed_everything", "run_dir", "ckpt_path", "trust"):
         options.add_argument(f"--{section}", type=Any, default=None, help="ignored here; belongs to `fit`")
     return options
 

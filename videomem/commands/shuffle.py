@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from videomem.checkpoint import Checkpoint, read_checkpoint
-from videomem.commands.arguments import at_least, parser
+from videomem.commands.arguments import at_least, parser, usable_device
+from videomem.commands.train import run_dir_of
 from videomem.data import VideoDataModule
+from videomem.errors import VideomemError
 from videomem.evaluation.plots import accuracy_figure, as_png
 from videomem.evaluation.shuffle import (
     COLUMNS,
@@ -48,12 +52,14 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
     changes = {"test_split": given.split} if given.split else {}
-    measurements: list[Measurement] = []
+    device, num_forward = usable_device(given.device), min(given.forward, given.permutations)
+    _check_same_test(checkpoints)
+    measured = []
     for checkpoint in checkpoints:
         data = checkpoint.data_module(**changes)
-        measurements += measure_checkpoint(
-            checkpoint, data, given.permutations, min(given.forward, given.permutations), given.seed, given.device
-        )
+        rows = measure_checkpoint(checkpoint, data, given.permutations, num_forward, given.seed, device)
+        measured.append((checkpoint, rows))
+    measurements = _told_apart(measured)
     write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
     with track_results(measurements, given.out, given.wandb, "shuffle"):
         pass
@@ -79,6 +85,30 @@ def measure_checkpoint(
         for batch in data.test_dataloader()
     )
     return measure_order(classifier.head, batches, classifier.seed, num_permutations, num_forward, permutation_seed)
+
+
+def _check_same_test(checkpoints: Sequence[Checkpoint]) -> None:
+    """One table tells of one set of clips."""
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        for name in ("catalog", "test_split", "reversed_pairs"):
+            one, two = first.data_arguments[name], other.data_arguments[name]
+            if one != two:
+                raise VideomemError(
+                    f"{first.path} and {other.path} differ in data.{name} ({one}, {two}); run it for each"
+                )
+
+
+def _told_apart(measured: Sequence[tuple[Checkpoint, list[Measurement]]]) -> list[Measurement]:
+    """All rows; heads whose memories differ though their names do not are named by the directories of their runs."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for checkpoint, rows in measured:
+        kinds[rows[0].head].add(json.dumps(checkpoint.model_arguments["memory"], sort_keys=True))
+    return [
+        replace(row, head=run_dir_of(checkpoint.path).name) if len(kinds[row.head]) > 1 else row
+        for checkpoint, rows in measured
+        for row in rows
+    ]
 
 
 def chance(data: VideoDataModule) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from rich.table import Table
 from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.classifier import Classifier
 from videomem.data import VideoDataModule
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line_reason
 from videomem.features.store import write_whole
 
 DESCRIPTIONS = {
@@ -145,6 +147,10 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
             if stop.code:
                 raise VideomemError(f"`videomem {verb}` could not be set up") from stop
             return None
+    if cli.config.ckpt_path != path:
+        raise VideomemError(
+            f"ckpt_path {cli.config.ckpt_path} stands in a config; give it as --ckpt_path, to be checked first"
+        )
     _say_what_is_left_out(cli.datamodule)
     if checkpoint is not None:
         cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
@@ -169,16 +175,6 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return value
 
 
-def one_line_reason(error: BaseException) -> str:
-    """The cause of a parser's error without the parser's own words around it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, VideomemError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split())
-
-
 def _say_what_is_left_out(data: VideoDataModule) -> None:
     if data.num_unusable:
         Console(stderr=True, soft_wrap=True).print(
@@ -197,7 +193,7 @@ def _quieten() -> None:
 
 def _report(cli: VideomemCLI, verb: str) -> None:
     """Print the figures of an evaluation and write them beside the run."""
-    split = {"validate": "val", "test": "test"}[verb]
+    split = "val" if verb == "validate" else cli.datamodule.test_split
     figures = {name.split("/")[1]: float(value) for name, value in cli.trainer.callback_metrics.items()}
     counts = cli.model.confusion_counts()
     per_class = per_class_accuracy(counts)
@@ -207,11 +203,11 @@ def _report(cli: VideomemCLI, verb: str) -> None:
     summary = {"split": split, "num_clips": int(counts.sum()), **figures,
                "accuracy_per_class": dict(zip(names, per_class, strict=True))}  # fmt: skip
     write_whole(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
-    rows = [
-        ",".join(["true class", *names]),
-        *(",".join([n, *map(str, r)]) for n, r in zip(names, counts.tolist(), strict=True)),
-    ]
-    write_whole(folder / "confusion.csv", ("\n".join(rows) + "\n").encode())
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [["true class", *names], *([name, *row] for name, row in zip(names, counts.tolist(), strict=True))]
+    )
+    write_whole(folder / "confusion.csv", text.getvalue().encode())
     console = Console()
     table = Table(title=f"{cli.model.head.label}: {int(counts.sum())} clips of split {split}")
     table.add_column("figure")

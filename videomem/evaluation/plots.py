@@ -85,6 +85,6 @@ def as_png(figure: Figure, dpi: int = 144) -> bytes:
 def as_svg(figure: Figure) -> str:
     """SVG to put into a page, without its XML head."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue().decode()
     return text[text.index("<svg") :]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from videomem.batch import VideoBatch
+from videomem.errors import VideomemError
 from videomem.evaluation import perturb
 from videomem.heads import Head
 
@@ -90,6 +91,8 @@ def measure_order(
         terms_BTK = head.project(batch.x)
         plain_BC = head.forward_projected(terms_BTK, batch.lengths)
         forward_BC = head(batch.x, batch.lengths)
+        if not torch.isfinite(forward_BC).all():
+            raise VideomemError(f"{head.label} (seed {seed}) gives logits that are not finite; its training diverged")
         arrangements_KBT = _arrangements(batch, num_permutations, permutation_seed)
         with_forward = {0, *range(1, 1 + num_forward), num_permutations + 1}
         for k, indices_BT in enumerate(arrangements_KBT):
@@ -214,4 +217,4 @@ def change_text(change: float | None) -> str:
     """A change of logits for tables: `0` only where it is exactly that, empty where it was not measured."""
     if change is None:
         return ""
-    return "0" if change == 0 else f"{change:.1e}"
+    return f"{change:.2g}"

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from videomem.errors import DecodingError
 from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, FeatureStore, clip_keys
-from videomem.video.catalog import Clip
+from videomem.video.catalog import Clip, file_problem
 from videomem.video.decoding import DecodedClip, decode_clip
 
 
@@ -65,14 +65,19 @@ def extract(
     keys, unreadable = clip_keys(clips, root)
     store = FeatureStore(root, settings)
     store.create()
+    done, settled = set(store.read_index()), store.settled_clips()
+    by_key = {key: clip for clip, key in keys.items()}
+    for key, clip in list(by_key.items()):
+        # A file that is gone for now must not be settled as one that failed for ever.
+        if key not in settled and (problem := file_problem(clip.path)):
+            unreadable.append(Failure(clip.path, "open", "", "FileNotFoundError", problem, 0.0))
+            del by_key[key]
     for failure in unreadable:
         store.log_failure(failure)
-    plan = store.extend_plan(list(keys.values()))
-    by_key = {key: clip for clip, key in keys.items()}
-    done = set(store.read_index())
+    plan = store.extend_plan(list(by_key))
     missing = [n for n, shard in enumerate(plan) if not store.has_shard(n) and all(key in by_key for key in shard)]
     backbone = load_backbone(settings.backbone)[0].to(device)
-    failures = [*unreadable]
+    failures = list(unreadable)
     with _progress(console) as progress:
         task = progress.add_task("extracting", total=sum(len(plan[number]) for number in missing), frames=0)
         stream = iter(_loader([by_key[key] for number in missing for key in plan[number]], settings, num_workers))
@@ -162,8 +167,12 @@ class _Frames(Dataset[tuple[Tensor, dict[str, Any]] | Failure]):
         clip, started = self._clips[number], time.perf_counter()
         try:
             frames, decoded = decode_frames(clip, self._settings)
-        except (DecodingError, MemoryError) as error:
+        except (OSError, MemoryError):
+            raise  # The machine's fault, not the clip's: stop, and go on from here when it is mended.
+        except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
             seconds, reason = time.perf_counter() - started, " ".join(str(error).split())
+            if not isinstance(error, DecodingError):
+                reason = f"{clip.path}: {type(error).__name__}: {reason}"
             return Failure(clip.path, "decode", self._settings.decoder, type(error).__name__, reason, round(seconds, 3))
         return frames, {
             "num_available": decoded.num_available,

@@ -3,8 +3,8 @@
     <root>/hashes.sqlite              content hashes of video files, by path, size and time of change
     <root>/<key>/settings.json        every cause of the features but the videos; <key> is its hash
     <root>/<key>/plan/000000.json     which clips are in which shards; new clips add a plan, none is ever changed
-    <root>/<key>/shards/000000.safetensors    features (R, D) of its clips, row under row
-    <root>/<key>/shards/000000.json   the index: rows, frames and decoder of each clip
+    <root>/<key>/shards/000000.safetensors    features (R, D) of its clips, row under row; in its header the index: the
+                                      rows, frames and decoder of each clip
     <root>/<key>/ledger.csv           clips that failed, with the reason
 
 Files are written whole under another name, synced and renamed, so a file that is there is complete. Another setting is
@@ -62,7 +62,7 @@ class FeatureSettings:
             "frame_batch": FRAME_BATCH,
             "backbone": load_backbone(self.backbone)[1],
             "sampling": {"name": type(self.sampling).__name__, **asdict(self.sampling)},  # type: ignore[call-overload]
-            "decoder": {"choice": self.decoder, **decoder_versions()},
+            "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
             "dtype": self.dtype,
         }
         return dict(json.loads(_json(causes)))  # As it is read back: tuples are lists.
@@ -126,7 +126,8 @@ class FeatureStore:
         entries = {}
         for number in range(len(self.read_plan())):
             if self.has_shard(number):
-                rows = json.loads(self._shard_path(number, ".json").read_bytes())
+                with safe_open(self._shard_path(number), "pt") as shard:
+                    rows = json.loads(shard.metadata()["index"])
                 for row in rows:
                     key, indices = row.pop("clip"), tuple(row.pop("indices"))
                     entries[key] = Entry(shard=number, indices=indices, **row)
@@ -165,7 +166,7 @@ class FeatureStore:
         return {key for number, shard in enumerate(self.read_plan()) if self.has_shard(number) for key in shard}
 
     def has_shard(self, number: int) -> bool:
-        return self._shard_path(number, ".safetensors").is_file()
+        return self._shard_path(number).is_file()
 
     def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
         """Write one shard: (clip key, fields of its entry, features (T, D)) of each clip that did not fail."""
@@ -181,14 +182,14 @@ class FeatureStore:
                 f"features beyond the range of {self.settings.dtype} in shard {number}; "
                 "set data.feature_dtype to float32"
             )
-        write_whole(self._shard_path(number, ".json"), _json(rows))
-        # The shard comes last: where it is, its index is. Metadata of one key at most, since more change their order.
-        write_whole(self._shard_path(number, ".safetensors"), save({"features": stored}))
+        # One file, so that no index can belong to the rows of another writer; one key, since more change their order.
+        index = json.dumps(rows, sort_keys=True)
+        write_whole(self._shard_path(number), save({"features": stored}, metadata={"index": index}))
 
     def read(self, entry: Entry) -> Tensor:
         """Features (T, D) of a clip, in the type that they are stored in."""
         if entry.shard not in self._open_shards:
-            path = self._shard_path(entry.shard, ".safetensors")
+            path = self._shard_path(entry.shard)
             self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
         rows: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
         return rows
@@ -220,8 +221,8 @@ class FeatureStore:
         stores = sorted(self.root.glob("*/settings.json"))
         return [self.differences(json.loads(path.read_bytes())) for path in stores]
 
-    def _shard_path(self, number: int, suffix: str) -> Path:
-        return self.folder / "shards" / f"{number:06d}{suffix}"
+    def _shard_path(self, number: int) -> Path:
+        return self.folder / "shards" / f"{number:06d}.safetensors"
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

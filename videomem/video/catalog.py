@@ -25,7 +25,7 @@ from videomem.errors import VideomemError
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
 SPLITS = ("train", "val", "test")
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -45,6 +45,7 @@ class StreamProbe:
     Attributes:
         times_s: Presentation time of each packet (N,) in seconds from the first: a claim, which decoding checks.
         reordered: Some packet is decoded at another place than it is shown (B-frames).
+        clean_key_frames: Every key frame is an H.264 IDR picture, behind which nothing refers to what came before.
         plain_timeline: Starts at zero, ticks evenly, has no discarded packet, and the header's frame count agrees.
     """
 
@@ -56,6 +57,7 @@ class StreamProbe:
     times_s: NDArray[np.float64]
     reordered: bool
     plain_timeline: bool
+    clean_key_frames: bool
     num_video_streams: int
     rotation_deg: int
     interlaced: bool
@@ -77,9 +79,10 @@ class DecodedClip:
     decoder: str
 
 
-def decoder_versions() -> dict[str, str]:
-    """Versions of the decoders at hand: a cause of the features, so part of the store's key."""
-    return {name: version(name) for name in ("av", "decord") if importlib.util.find_spec(name)}
+def decoder_versions(decoder: Decoder) -> dict[str, str]:
+    """Versions of the decoders that may serve: a cause of the features, so part of the store's key."""
+    names = ("av",) if decoder == "pyav" else ("av", "decord")
+    return {name: version(name) for name in names if importlib.util.find_spec(name)}
 
 
 def decode_clip(
@@ -115,6 +118,33 @@ def decode_clip(
     return _decode_with_pyav(path, stream, sampling, interval)
 
 
+class _Packet(NamedTuple):
+    """What `probe` keeps of a packet; its payload would be the whole file."""
+
+    pts: int | None
+    dts: int | None
+    is_key: bool
+    is_flawed: bool
+    is_idr: bool
+
+    @classmethod
+    def of(cls, packet: av.Packet[Any], extradata: bytes | None) -> _Packet:
+        is_idr = packet.is_keyframe and _holds_idr(bytes(packet), extradata or b"")
+        return cls(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard or packet.is_corrupt, is_idr)
+
+
+def _holds_idr(payload: bytes, extradata: bytes) -> bool:
+    """Whether a packet of H.264 in mp4 has a NAL unit of type 5; units follow their length (ISO/IEC 14496-15, 5.3)."""
+    length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 4
+    place = 0
+    while place + length_bytes < len(payload):
+        start = place + length_bytes
+        if payload[start] & 31 == 5:
+            return True
+        place = start + int.from_bytes(payload[place:start], "big")
+    return False
+
+
 def probe(path: str) -> StreamProbe:
     """List the packets of the first video stream and decode its first frame."""
     with _open(path) as container:
@@ -122,7 +152,10 @@ def probe(path: str) -> StreamProbe:
         if not streams:
             raise DecodingError(f"{path}: holds no video stream")
         stream = streams[0]
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        if stream.codec_context is None:
+            raise DecodingError(f"{path}: its codec has no decoder here")
+        context, name = stream.codec_context, container.format.name
+        packets = [_Packet.of(packet, context.extradata) for packet in container.demux(stream) if packet.size]
         if not packets or stream.time_base is None:
             raise DecodingError(f"{path}: its video stream is empty")
         pts = [packet.pts for packet in packets]
@@ -140,10 +173,9 @@ def probe(path: str) -> StreamProbe:
             and ticks[0] == 0
             and len(np.unique(np.diff(ticks))) <= 1
             and len(packets) == stream.frames
-            and packets[0].is_keyframe
-            and not any(packet.is_discard or packet.is_corrupt for packet in packets)
+            and packets[0].is_key
+            and not any(packet.is_flawed for packet in packets)
         )
-        context, name = stream.codec_context, container.format.name
         reordered = bool(context.has_b_frames) or any(packet.pts != packet.dts for packet in packets)
     first = next(_decoded(path), None)
     if first is None:
@@ -157,6 +189,7 @@ def probe(path: str) -> StreamProbe:
         times_s=times_s,
         reordered=reordered,
         plain_timeline=plain,
+        clean_key_frames=all(packet.is_idr for packet in packets if packet.is_key),
         num_video_streams=len(streams),
         rotation_deg=first.rotation,
         interlaced=first.interlaced_frame,
@@ -173,6 +206,7 @@ def why_not_decord(stream: StreamProbe) -> str | None:
         f"the pixel format is {stream.pixel_format}": stream.pixel_format in _DECORD_PIXEL_FORMATS,
         "there are B-frames": not stream.reordered,
         "the time stamps are not plain": stream.plain_timeline,
+        "some key frames are not IDR pictures": stream.clean_key_frames,
         "there are several video streams": stream.num_video_streams == 1,
         "the frames are rotated": stream.rotation_deg == 0,
         "the frames are interlaced": not stream.interlaced,
@@ -191,8 +225,10 @@ def _decode_with_pyav(
         chosen = _within(assumed_s, interval)
         indices = _choose(path, sampling, assumed_s[chosen], interval)
         frames, decoded_s = _read_pyav(path, chosen[indices], assumed_s, interval[1])
-        expected_s = assumed_s[: len(decoded_s)] if interval[1] is not None else assumed_s
-        if len(decoded_s) == len(expected_s) and np.allclose(decoded_s, expected_s, atol=1e-3):
+        end_s = np.inf if interval[1] is None else interval[1]
+        before_s, expected_s = decoded_s[decoded_s < end_s], assumed_s[assumed_s < end_s]
+        agreed = len(before_s) == len(expected_s) and np.allclose(before_s, expected_s, atol=1e-3)
+        if agreed and frames is not None:
             return _clip(frames, indices, assumed_s[chosen], "pyav")
         assumed_s = decoded_s
     raise DecodingError(f"{path}: decodes to another number of frames each time ({len(decoded_s)} the last)")
@@ -200,8 +236,11 @@ def _decode_with_pyav(
 
 def _read_pyav(
     path: str, wanted: NDArray[np.int64], assumed_s: NDArray[np.float64], end_s: float | None
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Frames at ascending indices from the file's start, and the times of all frames decoded on the way."""
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.float64]]:
+    """Frames at ascending indices from the file's start, and the times of all frames decoded on the way.
+
+    The frames are None where there are fewer than the packets promised; the caller reads again with the true times.
+    """
     distinct, repeats = np.unique(wanted, return_inverse=True)
     keep, kept = set(distinct.tolist()), []
     pts: list[int | None] = []
@@ -215,8 +254,8 @@ def _read_pyav(
         if known and (frame.pts - pts[0]) * time_base >= end_s:  # type: ignore[operator]
             break
     times_s = _frame_times(pts, time_base, assumed_s)
-    if len(kept) != len(distinct):  # The packets promised more; the caller reads again with the true times.
-        return np.empty(0, np.uint8), times_s
+    if len(kept) != len(distinct):
+        return None, times_s
     if len({image.shape for image in kept}) > 1:
         raise DecodingError(f"{path}: the frame size changes within the video")
     return np.ascontiguousarray(np.stack(kept)[repeats]), times_s

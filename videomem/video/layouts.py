@@ -24,8 +24,14 @@ def from_folder(root: Path | str) -> list[Clip]:
     Each file is its own group; give groups with the `csv` layout where several clips come from one source.
     """
     root = _existing_folder(root)
-    folders = _subfolders(root)
+    folders = [folder for folder in _subfolders(root) if next(_videos_below(folder), None)]
     splits = {folder: SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
+    if any(splits.values()) and not all(splits.values()):
+        odd = next(folder.name for folder, split in splits.items() if split is None)
+        raise VideomemError(
+            f"{root}: some folders are splits, but {odd!r} is none; rename it to train, val or test, "
+            "or give your own table with the csv layout"
+        )
     if folders and all(splits.values()):
         classes = [(folder, str(split)) for top, split in splits.items() for folder in _subfolders(top)]
     else:

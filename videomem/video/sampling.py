@@ -104,3 +104,7 @@ class FixedRate(Sampling):
 
     def indices(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
         return fixed_rate_indices(times_s, self.fps, self.max_frames)
+
+
+# What an exported folder or a checkpoint may name.
+SAMPLINGS = {cls.__name__: cls for cls in (Uniform, FixedRate)}
