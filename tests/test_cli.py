@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CONFIGS, data_arguments, fit_arguments
 
 import videomem
@@ -94,7 +95,7 @@ def extract(workspace: Path, *options: object) -> list[object]:
         (["--data.backbone.name", "nonet"], "backbone.name is 'nonet'"),
         (["--data.backbone.weights", "nowhere.pth"], "nowhere.pth: no such file"),
         (["--data.sampling.num_frames", "1"], "sampling.num_frames is 1, but order needs at least 2 frames"),
-        (["--data.catalog", "nowhere.csv"], "no such catalog"),
+        (["--data.catalog", "nowhere.csv"], "no such table"),
         (["--data.decoder", "vlc"], "data.decoder"),
         (["--data.batch_size", "0"], "data.batch_size is 0"),
         (["--data.typo", "1"], "typo"),
@@ -133,6 +134,72 @@ def test_devices_and_workers_that_are_not_there_are_one_line(
     assert "--workers is -1" in failed(capsys, *extract(workspace, "--workers", "-1"))
     assert "--device banana" in failed(capsys, *extract(workspace, "--device", "banana"))
     assert "--device banana" in failed(capsys, "shuffle", checkpoints["gru"], "--device", "banana")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.accelerator", "banana"], "banana"),
+        (["--trainer.devices", "0"], "devices"),
+        (["--trainer.max_epochs", "0"], "nothing was trained: trainer.max_epochs is 0"),
+        (["--seed_everything", "-1"], "-1"),
+        (["--ckpt", "none.ckpt"], "ckpt"),
+        (["--run_dir", __file__], "test_cli.py"),
+    ],
+)
+def test_a_wrong_setting_of_the_training_is_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"), *options)
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run")]) == 0, "a failed run must not block its retry"
+
+
+def test_a_finished_run_has_nothing_to_resume_and_another_model_does_not_fit(
+    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--ckpt_path", checkpoints["gru"]]
+    assert "nothing was trained: trainer.max_epochs is 1" in failed(capsys, "fit", *arguments)
+    wider = ["--trainer.max_epochs", "2", "--model.memory.hidden_dim", "64"]
+    assert "its weights are of another model" in failed(capsys, "fit", *arguments, *wider)
+
+
+def test_a_file_where_a_folder_is_needed_is_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for arguments in (
+        ["synthesize", "--out", file],
+        ["synthesize", "--out", file / "below"],
+        ["demo", "--out", file],
+        ["export", checkpoints["gru"], "--out", file],
+        ["shuffle", checkpoints["gru"], "--out", file],
+        ["catalog", "check", tmp_path],
+    ):
+        assert failed(capsys, *arguments).startswith("videomem: error: ")
+
+
+def test_a_damaged_store_is_named(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(workspace / "features", tmp_path / "features")
+    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--data.store", tmp_path / "features"]
+    for shard in (tmp_path / "features").rglob("*.safetensors"):
+        shard.write_bytes(shard.read_bytes()[:100])
+    assert "a damaged shard" in failed(capsys, "fit", *arguments)
+    for plan in (tmp_path / "features").rglob("plan/*.json"):
+        plan.write_text("{")
+    assert "damaged" in failed(capsys, "fit", *arguments)
+
+
+def test_data_that_moved_can_be_named_anew_and_export_needs_none(
+    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    content = torch.load(checkpoints["gru"], weights_only=True)
+    content["datamodule_hyper_parameters"].update(catalog="/gone/catalog.csv", store="/gone/features")
+    torch.save(content, tmp_path / "moved.ckpt")
+    moved, out = str(tmp_path / "moved.ckpt"), str(tmp_path / "out")
+    now = ["--catalog", str(workspace / "videos" / "catalog.csv"), "--store", str(workspace / "features")]
+    assert main(["shuffle", moved, "--permutations", "1", "--out", out, "--wandb", "disabled", *now]) == 0
+    assert main(["export", moved, "--out", str(tmp_path / "exported")]) == 0
 
 
 def test_a_checkpoint_in_a_config_is_not_passed_over(

@@ -40,6 +40,19 @@ def test_the_demo_makes_what_it_promises_and_twice_the_same(tmp_path: Path, caps
     assert "report.html" in capsys.readouterr().out
 
 
+def test_the_demo_deletes_nothing_before_it_knows_that_it_can_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "thesis.txt").write_text("years of work")
+    head = tmp_path / "heads" / "gru" / "last.ckpt"
+    head.parent.mkdir(parents=True)
+    head.write_text("hours of training")
+    assert main(["demo", "--out", str(tmp_path), *SMALL]) == 2
+    assert "holds something else already" in capsys.readouterr().err and head.exists()
+
+
 def test_the_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["demo", "--out", str(tmp_path)]) == 2

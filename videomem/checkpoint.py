@@ -11,6 +11,7 @@ import torch
 from videomem.classifier import Classifier
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError
+from videomem.features.store import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS
 from videomem.plain import class_path, from_plain
 from videomem.video.sampling import SAMPLINGS
@@ -66,6 +67,10 @@ class Checkpoint:
             ) from error
         return classifier.eval()
 
+    def feature_settings(self) -> FeatureSettings:
+        """How videos became its features; neither catalog nor store is needed."""
+        return from_plain(VideoDataModule, self.data_arguments).settings
+
     def data_module(self, **changes: Any) -> VideoDataModule:
         """The data that it was trained on, found from the checkpoint alone; `changes` replace arguments."""
         data = from_plain(VideoDataModule, {**self.data_arguments, **changes})
@@ -96,6 +101,11 @@ def read_checkpoint(path: Path | str, trust: bool = False) -> Checkpoint:
     if not isinstance(content, dict) or (missing := needed - content.keys()):
         lacking = ", ".join(sorted(missing)) if isinstance(content, dict) else "a dictionary"
         raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it lacks {lacking}")
+    if (
+        not isinstance(content[VideoDataModule.__qualname__], dict)
+        or not {"features", "class_names"} <= content[VideoDataModule.__qualname__].keys()
+    ):
+        raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it does not say what its features were")
     for section in ("hyper_parameters", "datamodule_hyper_parameters"):
         if not isinstance(content[section], dict):
             raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: its {section} are no dictionary")

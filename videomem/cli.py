@@ -37,9 +37,25 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status: 0 done, 1 done but something failed, 2 not done."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except VideomemError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("videomem: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # Who reads our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+    except UnicodeError as error:
+        return _fail(f"text that is not UTF-8: {error}")
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        print(_help(), flush=True)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"videomem {__version__}")
@@ -47,16 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = VERBS.get(arguments[0])
     if verb is None:
         return _fail(f"{arguments[0]!r} is no verb of videomem; it has {', '.join(VERBS)}")
-    try:
-        return int(import_module(f"videomem.commands.{verb.module}").main(arguments[0], arguments[1:]) or 0)
-    except VideomemError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("videomem: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return int(import_module(f"videomem.commands.{verb.module}").main(arguments[0], arguments[1:]) or 0)
 
 
 def _help() -> str:

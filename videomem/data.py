@@ -113,6 +113,8 @@ class VideoDataModule(LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise VideomemError(f"data.{name} is {value}, but must be at least {least}")
+        if reversed_pairs:
+            check_symmetric(sampling, num_available=1)  # The kind of sampling; the numbers when the clips are known.
         if reversed_pairs and source == "video":
             raise VideomemError("data.reversed_pairs is proved on stored features; set data.source to features")
         if augmentation.active and source != "video":

@@ -1,11 +1,20 @@
 """The errors that a user can mend."""
 
+from pathlib import Path
+
 
 class VideomemError(Exception):
     """What is wrong, the value, the limit and the remedy, in one line.
 
     The command line prints it without a traceback and ends with status 2.
     """
+
+
+def is_empty_or_absent(folder: Path) -> bool:
+    """Whether a folder can be made ours without touching anything of the user's."""
+    if folder.exists() and not folder.is_dir():
+        raise VideomemError(f"{folder}: a file, but a folder is needed here")
+    return not folder.exists() or not any(folder.iterdir())
 
 
 def one_line_reason(error: BaseException) -> str:

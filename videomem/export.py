@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import videomem
 from videomem.batch import length_mask
 from videomem.checkpoint import Checkpoint
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features, load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, FeatureSettings
@@ -82,12 +82,16 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
         VideomemError: If the folder is not empty, or the checkpoint uses classes that are not videomem's.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if not is_empty_or_absent(folder):
         raise VideomemError(f"{folder}: is not empty; choose a new folder for --out")
-    classifier, data = checkpoint.classifier(), checkpoint.data_module()
+    classifier, settings = checkpoint.classifier(), checkpoint.feature_settings()
     tensors = {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
     if with_backbone:
-        backbone = load_backbone(data.settings.backbone)[0]
+        backbone, identity = load_backbone(settings.backbone)
+        if checkpoint.features["backbone"] != json.loads(json.dumps(identity)):
+            raise VideomemError(
+                f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now"
+            )
         tensors |= {f"backbone.{name}": value for name, value in backbone.network.state_dict().items()}
     arguments = checkpoint.model_arguments
     config = {
@@ -97,14 +101,14 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
         "readout": _named(arguments["readout"], READOUTS)["name"] if arguments["readout"] else "MeanReadout",
         "num_layers": arguments["num_layers"],
         "feature_dim": arguments["feature_dim"],
-        "backbone": {**asdict(data.settings.backbone), "weights": "exported" if with_backbone else "left out"},
+        "backbone": {**asdict(settings.backbone), "weights": "exported" if with_backbone else "left out"},
         "features": checkpoint.features,
     }
     preprocessor = {
-        **asdict(Preprocessing.of(data.settings.backbone.name)),
-        "sampling": {"name": type(data.settings.sampling).__name__, **asdict(data.settings.sampling)},  # type: ignore[call-overload]
-        "decoder": data.settings.decoder,
-        "feature_dtype": data.settings.dtype,
+        **asdict(Preprocessing.of(settings.backbone.name)),
+        "sampling": {"name": type(settings.sampling).__name__, **asdict(settings.sampling)},  # type: ignore[call-overload]
+        "decoder": settings.decoder,
+        "feature_dtype": settings.dtype,
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")

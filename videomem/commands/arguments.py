@@ -17,7 +17,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(verb: str, description: str | None) -> Parser:
-    return Parser(f"videomem {verb}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    return Parser(
+        f"videomem {verb}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -39,8 +44,8 @@ def usable_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise VideomemError(f"--device {name}: {str(error).splitlines()[0]}; try auto or cpu") from error
     return name
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from videomem.commands.arguments import Parser, at_least, parser
@@ -52,9 +54,12 @@ def main(verb: str, arguments: Sequence[str]) -> int:
 
 
 def _fractions(text: str) -> dict[str, float]:
-    values = [float(part) for part in text.split(",")]
-    if len(values) != 3 or min(values) < 0 or values[0] == 0 or abs(sum(values) - 1) > 1e-6:
-        raise ValueError
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3 or not (min(values) >= 0 < values[0] and abs(sum(values) - 1) <= 1e-6):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three shares such as 0.7,0.15,0.15 that sum to 1")
     return {split: value for split, value in zip(("train", "val", "test"), values, strict=True) if value}
 
 
@@ -67,7 +72,7 @@ def _build(clips: Sequence[Clip], out: Path, fractions: dict[str, float], seed: 
     catalog = Catalog(clips, out)
     problems = [*catalog_problems(catalog), *_file_problems(clips)]
     if problems:
-        _list(problems)
+        _list(problems[1:])
         raise VideomemError(f"{len(problems)} problem(s), so no catalog was written; the first: {problems[0]}")
     write_catalog(catalog, out)
     _print_contents(catalog)
@@ -80,7 +85,7 @@ def _check(path: Path) -> int:
     problems = [*catalog_problems(catalog), *_file_problems(catalog.clips)]
     _print_contents(catalog)
     if problems:
-        _list(problems)
+        _list(problems[1:])
         raise VideomemError(f"{path}: {len(problems)} problem(s); the first: {problems[0]}")
     print(f"{path}: no problems")
     return 0
@@ -102,8 +107,8 @@ def _print_contents(catalog: Catalog) -> None:
     table = Table(title=f"{len(catalog.clips)} clips, {len({clip.group for clip in catalog.clips})} groups")
     table.add_column("label")
     for split in catalog.splits:
-        table.add_column(split or "(none)", justify="right")
+        table.add_column(escape(split or "(none)"), justify="right")
     counts = Counter((clip.label, clip.split) for clip in catalog.clips)
     for label in catalog.classes:
-        table.add_row(label, *(str(counts[label, split]) for split in catalog.splits))
+        table.add_row(escape(label), *(str(counts[label, split]) for split in catalog.splits))
     Console().print(table)

@@ -28,7 +28,7 @@ from videomem.commands.shuffle import chance, measure_checkpoint, results_table,
 from videomem.commands.synthesize import HELPS
 from videomem.commands.train import run
 from videomem.data import VideoDataModule
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.evaluation import perturb
 from videomem.evaluation.report import Example, Report, Strip, render
 from videomem.evaluation.shuffle import CONDITIONS, Measurement, arrange, summarize
@@ -84,6 +84,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
 
     console.print("videomem: drawing and encoding videos")
     synthesize(settings, out / "videos")
+    shutil.rmtree(out / "heads", ignore_errors=True)
     common = _data_arguments(out)
     data = read_data_module(common)
     if status := extract_data(data, usable_device("auto"), 2, allow_failures=False):
@@ -92,7 +93,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     tasks = [
         Task(head, seed, (*common, "--config", str(configs() / "head" / f"{head}.yaml"), *epochs),
              out / "heads" / f"{head}-seed{seed}", given["permutations"])
-        for head in given["heads"] for seed in range(given["num_seeds"])
+        for head in dict.fromkeys(given["heads"]) for seed in range(given["num_seeds"])
     ]  # fmt: skip
     outcomes = _train_all(tasks, given["processes"], console)
 
@@ -118,11 +119,10 @@ def configs() -> Path:
 def _claim(out: Path) -> None:
     """Make the folder ours; the heads of an earlier demo are trained anew, its videos and features are kept."""
     mark = out / "demo.json"
-    if out.exists() and any(out.iterdir()) and not mark.is_file():
+    if not is_empty_or_absent(out) and not mark.is_file():
         raise VideomemError(f"{out}: holds something else already; choose an empty folder for --out")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(mark, (json.dumps({"made_by": "videomem demo"}) + "\n").encode())
-    shutil.rmtree(out / "heads", ignore_errors=True)
 
 
 def _data_arguments(out: Path) -> tuple[str, ...]:

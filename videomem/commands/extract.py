@@ -33,7 +33,7 @@ def read_data_module(arguments: Sequence[str]) -> VideoDataModule:
 
 
 def _parser(program: str) -> ArgumentParser:
-    options = ArgumentParser(prog=program, description=__doc__, exit_on_error=False)
+    options = ArgumentParser(prog=program, description=__doc__, exit_on_error=False, allow_abbrev=False)
     options.add_argument(
         "-c", "--config", action=ActionConfigFile, help="config of `fit`; only its data section is read"
     )

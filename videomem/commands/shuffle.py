@@ -13,6 +13,7 @@ import torch
 import wandb
 from pytorch_lightning.utilities import move_data_to_device
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from videomem.checkpoint import Checkpoint, read_checkpoint
@@ -43,6 +44,8 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--forward", type=at_least(0), default=3, help="permutations checked with a plain forward")
     options.add_argument("--seed", type=at_least(0), default=0, help="seed of the permutations")
     options.add_argument("--split", default=None, help="split to evaluate (default: the data's test_split)")
+    options.add_argument("--catalog", default=None, help="where the catalog is now, if it moved since training")
+    options.add_argument("--store", default=None, help="where the feature stores are now, if they moved")
     options.add_argument("--out", type=Path, default=Path("runs/shuffle"), help="folder of the results")
     options.add_argument("--device", default="cpu", help="where heads run: cpu, cuda, ...")
     options.add_argument(
@@ -51,7 +54,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
     given = options.parse_args(arguments)
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
-    changes = {"test_split": given.split} if given.split else {}
+    given.out.mkdir(parents=True, exist_ok=True)
+    changes = {"test_split": given.split, "catalog": given.catalog, "store": given.store}
+    changes = {name: value for name, value in changes.items() if value}
     device, num_forward = usable_device(given.device), min(given.forward, given.permutations)
     _check_same_test(checkpoints)
     measured = []
@@ -63,9 +68,8 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
     with track_results(measurements, given.out, given.wandb, "shuffle"):
         pass
-    console = Console()
-    console.print(results_table(summarize(measurements)))
-    console.print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
+    Console().print(results_table(summarize(measurements)))
+    print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
     return 0
 
 
@@ -145,5 +149,5 @@ def results_table(summaries: Sequence[Summary]) -> Table:
     for row in summaries:
         accuracies = [f"{row.accuracy[name]:.3f}" for name in CONDITIONS]
         changes = (change_text(row.max_logit_change), change_text(row.max_logit_change_forward))
-        table.add_row(row.head, *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
+        table.add_row(escape(row.head), *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
     return table

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from videomem.checkpoint import Checkpoint, read_checkpoint
@@ -58,11 +60,12 @@ class VideomemCLI(LightningCLI):
             args=list(arguments),
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": verb != "fit"},
+            save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": f"videomem {verb}",
                 "description": DESCRIPTIONS[verb],
                 "exit_on_error": False,
+                "allow_abbrev": False,
             },
         )
 
@@ -86,7 +89,7 @@ class VideomemCLI(LightningCLI):
         if weights not in ("imagenet", "random"):
             config.data.backbone.weights = str(Path(weights).absolute())
         config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
-        if self._verb == "fit" and (Path(config.run_dir) / "config.yaml").exists():
+        if self._verb == "fit" and any((Path(config.run_dir) / "checkpoints").glob("*")):
             raise VideomemError(f"{config.run_dir}: holds a run already; choose another --run_dir")
         config.trainer.default_root_dir = config.run_dir
         if self._verb != "fit":
@@ -141,7 +144,7 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
             arguments = ["--config", str(settings), *arguments]
         try:
             cli = VideomemCLI(verb, arguments, checkpoint)
-        except ArgumentError as error:
+        except (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError) as error:
             raise VideomemError(one_line_reason(error)) from error
         except SystemExit as stop:
             if stop.code:
@@ -155,12 +158,24 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
     if checkpoint is not None:
         cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
     keywords: dict[str, Any] = {"datamodule": cli.datamodule, "weights_only": True}
-    if verb == "fit":
-        cli.trainer.fit(cli.model, ckpt_path=path, **keywords)
-        if cli.trainer.interrupted:
-            raise KeyboardInterrupt
-    else:
-        getattr(cli.trainer, verb)(cli.model, ckpt_path=path, verbose=False, **keywords)
+    if verb != "fit":
+        keywords["verbose"] = False
+    try:
+        getattr(cli.trainer, verb)(cli.model, ckpt_path=path, **keywords)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from stop
+    except MisconfigurationException as error:
+        raise VideomemError(one_line_reason(error)) from error
+    except RuntimeError as error:
+        if "size mismatch" in str(error) or "Missing key(s)" in str(error):
+            raise VideomemError(f"{path}: its weights are of another model; leave `model` as it was") from error
+        raise
+    steps_before = checkpoint.content["global_step"] if checkpoint else 0
+    if verb == "fit" and cli.trainer.global_step <= steps_before:
+        raise VideomemError(
+            f"nothing was trained: trainer.max_epochs is {cli.trainer.max_epochs}, the checkpoint is at step "
+            f"{steps_before}; raise trainer.max_epochs"
+        )
     return cli
 
 
@@ -215,9 +230,9 @@ def _report(cli: VideomemCLI, verb: str) -> None:
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")
     for name, value in zip(names, per_class, strict=True):
-        table.add_row(f"accuracy of {name}", f"{value:.4f}")
+        table.add_row(escape(f"accuracy of {name}"), f"{value:.4f}")
     console.print(table)
-    console.print(f"confusion matrix and figures in {folder}")
+    print(f"confusion matrix and figures in {folder}")
 
 
 def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:

@@ -46,6 +46,8 @@ class BackboneSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.grid <= 32:
             raise VideomemError(f"backbone.grid is {self.grid}, but must be within 1..32")
+        if not 0 <= self.seed < 2**32:
+            raise VideomemError(f"backbone.seed is {self.seed}, but must be within 0..{2**32 - 1}")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -126,8 +126,13 @@ class FeatureStore:
         entries = {}
         for number in range(len(self.read_plan())):
             if self.has_shard(number):
-                with safe_open(self._shard_path(number), "pt") as shard:
-                    rows = json.loads(shard.metadata()["index"])
+                try:
+                    with safe_open(self._shard_path(number), "pt") as shard:
+                        rows = json.loads(shard.metadata()["index"])
+                except (SafetensorError, TypeError, KeyError, ValueError) as error:
+                    raise VideomemError(
+                        f"{self._shard_path(number)}: a damaged shard ({error}); delete it and run `videomem extract`"
+                    ) from error
                 for row in rows:
                     key, indices = row.pop("clip"), tuple(row.pop("indices"))
                     entries[key] = Entry(shard=number, indices=indices, **row)
@@ -135,9 +140,8 @@ class FeatureStore:
 
     def read_plan(self) -> list[list[str]]:
         """Clip keys of each shard, in the order of shard numbers."""
-        return [
-            shard for path in sorted((self.folder / "plan").glob("*.json")) for shard in json.loads(path.read_bytes())
-        ]
+        plans = sorted((self.folder / "plan").glob("*.json"))
+        return [shard for path in plans for shard in _read_json(path)]
 
     def extend_plan(self, clip_keys: Sequence[str]) -> list[list[str]]:
         """Plan new shards for clips that no shard will hold yet, and return the whole plan.
@@ -218,8 +222,7 @@ class FeatureStore:
 
     def others(self) -> list[str]:
         """How the root's other stores differ from this one: for error messages."""
-        stores = sorted(self.root.glob("*/settings.json"))
-        return [self.differences(json.loads(path.read_bytes())) for path in stores]
+        return [self.differences(_read_json(path)) for path in sorted(self.root.glob("*/settings.json"))]
 
     def _shard_path(self, number: int) -> Path:
         return self.folder / "shards" / f"{number:06d}.safetensors"
@@ -230,6 +233,13 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
     return flat
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise VideomemError(f"{path}: damaged ({error}); delete the store {path.parent} and extract again") from error
 
 
 def _json(value: Any) -> bytes:

@@ -28,6 +28,10 @@ SPLITS = ("train", "val", "test")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
+def is_url(path: str) -> bool:
+    return _URL.match(path) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One row: a video file, or the part of one between two times in seconds."""
@@ -89,7 +93,7 @@ def absolute_clips(path: Path | str) -> Catalog:
     """A catalog as it stands, whatever is wrong with it, its paths made absolute."""
     path = Path(path).absolute()
     clips = [
-        clip if _URL.match(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
+        clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
         for clip in read_rows(path)
     ]
     return Catalog(tuple(clips), path)
@@ -98,7 +102,8 @@ def absolute_clips(path: Path | str) -> Catalog:
 def read_rows(path: Path, required: Sequence[str] = COLUMNS[:4]) -> list[Clip]:
     """Rows of a CSV or Parquet table as they stand; columns that are not required may be missing."""
     if not path.is_file():
-        raise VideomemError(f"{path}: no such catalog; make one with `videomem catalog build`")
+        kind = "a folder, not a table" if path.is_dir() else "no such table"
+        raise VideomemError(f"{path}: {kind}; `videomem catalog build` makes catalogs")
     rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     if rows and (missing := [name for name in required if name not in rows[0]]):
         raise VideomemError(f"{path.name}: lacks the column {', '.join(missing)}; it has {', '.join(rows[0])}")
@@ -169,7 +174,9 @@ def catalog_problems(catalog: Catalog) -> list[str]:
         return ["no videos in the table"]
     for name in ("label", "split", "group"):
         problems += [f"{clip}: the {name} is empty" for clip in clips if not getattr(clip, name)]
-    problems += [f"{clip}: a URL; videomem reads local files only" for clip in clips if _URL.match(clip.path)]
+        odd = {value for clip in clips if not _is_utf8(value := getattr(clip, name))}
+        problems += [f"the {name} {value!r} is not UTF-8; write it so, or rename its folder" for value in sorted(odd)]
+    problems += [f"{clip}: a URL; videomem reads local files only" for clip in clips if is_url(clip.path)]
     counts = Counter((clip.path, clip.interval) for clip in clips)
     problems += [f"{path}: listed {count} times; keep one row" for (path, _), count in counts.items() if count > 1]
     if len(catalog.classes) < 2:
@@ -184,6 +191,10 @@ def catalog_problems(catalog: Catalog) -> list[str]:
     return problems
 
 
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _splits_by(clips: Iterable[Clip], field: str) -> dict[str, list[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
@@ -193,7 +204,7 @@ def _splits_by(clips: Iterable[Clip], field: str) -> dict[str, list[str]]:
 
 def file_problem(path: str) -> str | None:
     """Why a path cannot be a video of a catalog, or None: it must be a local, regular, readable, non-empty file."""
-    if _URL.match(path):
+    if is_url(path):
         return f"{path}: a URL; videomem reads local files only"
     if not os.path.exists(path):
         dangling = " (a dangling link)" if os.path.islink(path) else ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from videomem.errors import VideomemError
-from videomem.video.catalog import Clip, read_rows
+from videomem.video.catalog import Clip, is_url, read_rows
 
 VIDEO_SUFFIXES = frozenset(
     [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -55,7 +55,15 @@ def from_csv(root: Path | str, table: Path | str) -> list[Clip]:
     rows = read_rows(Path(table), required=("path", "label"))
     if not rows:
         raise VideomemError(f"{table}: no videos in the table")
-    return [replace(row, path=os.path.join(root, row.path), group=row.group or row.path) for row in rows]
+    return [
+        replace(
+            row,
+            path=row.path if is_url(row.path) else os.path.join(root, row.path),
+            group=row.group or row.path,
+            split=SPLIT_FOLDERS.get(row.split.lower(), row.split),
+        )
+        for row in rows
+    ]
 
 
 def _existing_folder(root: Path | str) -> Path:

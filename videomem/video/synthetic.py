@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.writing import write_video
 
@@ -123,7 +123,7 @@ def _plan(settings: SyntheticSettings) -> Iterator[tuple[tuple[str, str], str, i
 
 def _claim(out: Path, settings: SyntheticSettings) -> None:
     claim, text = out / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n"
-    if out.exists() and any(out.iterdir()) and not (claim.is_file() and claim.read_text() == text):
+    if not is_empty_or_absent(out) and not (claim.is_file() and claim.read_text() == text):
         raise VideomemError(f"{out}: holds something else already; choose an empty folder for --out")
     (out / "clips").mkdir(parents=True, exist_ok=True)
     claim.write_text(text)
