@@ -25,8 +25,6 @@ from videomem.evaluation.shuffle import as_csv, summarize
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 FOLDS = 5
-# Some seventy training clips: small batches, so that sixty epochs are a few hundred steps.
-SCHEDULE = ["--data.storage", "ram", "--data.batch_size", "8", "--trainer.max_epochs", "60"]
 
 
 def write_folds(root: Path, out: Path) -> list[Path]:
@@ -57,7 +55,7 @@ def evaluate(backbone: dict[str, object], catalogs: list[Path], heads: list[str]
                 run_dir = out / "heads" / f"{backbone['name']}-{catalog.stem}-{head}-seed{seed}"
                 arguments = [*data, "--config", str(configs() / "head" / f"{head}.yaml")]
                 arguments += ["--config", str(configs() / "demo.yaml"), "--seed_everything", str(seed)]
-                cli = run("fit", [*arguments, "--run_dir", str(run_dir), *SCHEDULE])
+                cli = run("fit", [*arguments, "--run_dir", str(run_dir), "--data.storage", "ram"])
                 assert cli is not None
                 checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
                 rows += measure_checkpoint(checkpoint, cli.datamodule, 20, 1, 0)

@@ -31,7 +31,7 @@ ONLY_IN = {
     "decord": {"video/decoding.py"},
     "av": {"video/decoding.py", "video/writing.py"},
     "wandb": {"tracking.py", "commands/shuffle.py"},
-    "sqlite3": {"features/store.py"},
+    "sqlite3": {"features/keys.py"},
     "safetensors": {"features/store.py", "export.py"},
     "pyarrow": {"video/catalog.py"},
     "matplotlib": {"evaluation/plots.py"},

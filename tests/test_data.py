@@ -10,8 +10,9 @@ from conftest import data_arguments
 
 from videomem.batch import VideoBatch, collate, length_mask
 from videomem.commands.extract import read_data_module
-from videomem.data import Augmentation, EpochSampler, VideoDataModule
+from videomem.data import EpochSampler, VideoDataModule
 from videomem.errors import VideomemError
+from videomem.features.augmentation import Augmentation
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
 from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs

@@ -20,7 +20,8 @@ from videomem.errors import DecodingError, VideomemError
 from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
-from videomem.features.store import FeatureSettings, FeatureStore, clip_keys, write_whole
+from videomem.features.keys import clip_keys
+from videomem.features.store import FeatureSettings, FeatureStore, write_whole
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.sampling import FixedRate, Uniform
 

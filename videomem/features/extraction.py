@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from videomem.errors import DecodingError
 from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
-from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, FeatureStore, clip_keys
+from videomem.features.keys import clip_keys
+from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, FeatureStore
 from videomem.video.catalog import Clip, file_problem
 from videomem.video.decoding import DecodedClip, decode_clip
 
