@@ -33,7 +33,7 @@ class _TorchRecurrent(Memory):
         self.weights("hh")[1].data[rows] = 0
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """cuDNN on a GPU; on a CPU the library's kernel is several times slower than projecting all frames at once."""
+        """cuDNN on a GPU; on a CPU the library's kernel is slower than projecting all frames at once."""
         if not x_BTD.is_cuda:
             return super().forward(x_BTD, lengths_B, state)
         return self.forward_library(x_BTD, lengths_B, state)
