@@ -24,7 +24,11 @@ def one_line_reason(error: BaseException) -> str:
         if isinstance(cause, VideomemError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split())
+    return one_line(error)
+
+
+def one_line(text: object) -> str:
+    return " ".join(str(text).split())[:300]
 
 
 class DecodingError(VideomemError):

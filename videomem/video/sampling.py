@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,13 @@ def fixed_rate_indices(times_s: NDArray[np.float64], fps: float, max_frames: int
 
 
 class Sampling(ABC):
-    """Chooses frames of a clip; a frozen dataclass, so that its fields are the whole cause of the choice."""
+    """Chooses frames of a clip; a frozen dataclass, so that its fields are the whole cause of the choice.
+
+    Attributes:
+        needs_times: Whether the choice depends on times, not on the number of frames alone.
+    """
+
+    needs_times: ClassVar[bool] = True
 
     @abstractmethod
     def indices(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -70,6 +77,7 @@ class Uniform(Sampling):
         num_frames: T, frames per clip; 2 or more, since one frame has no order.
     """
 
+    needs_times: ClassVar[bool] = False
     num_frames: int = 16
 
     def __post_init__(self) -> None:

@@ -1,0 +1,60 @@
+"""decord: the one module that touches it. It seeks, and gives wrong frames without a word for many common encodings."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomem.video.decoders.overhearing import overheard
+from videomem.video.decoders.stream import VideoStream
+
+_PIXEL_FORMATS = frozenset({"yuv420p", "gbrp"})
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("decord") is not None
+
+
+def why_not(stream: VideoStream) -> str | None:
+    """The first condition of decord's allow-list that a stream fails, or None where decord is exact."""
+    if not is_installed():
+        return "decord is not installed"
+    height, width = stream.size
+    listed = {
+        f"the container is {stream.container}": "mp4" in stream.container.split(","),
+        f"the codec is {stream.codec}": stream.codec == "h264",
+        "there are B-frames": not stream.is_reordered,
+        "the time stamps are not plain": stream.is_plain,
+        "some key frames are not IDR pictures": stream.has_idr_only,
+        "there are several video streams": stream.num_streams == 1,
+        "the file is damaged": stream.listed_damage is None,
+        f"frames of {width}x{height} are too small or odd": min(height, width) >= 64 and height % 2 == width % 2 == 0,
+    }
+    if objection := next((objection for objection, holds in listed.items() if not holds), None):
+        return objection
+    first = stream.first_frame()
+    decoded = {
+        f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,
+        "the frames are rotated": first.rotation == 0,
+        "the frames are interlaced": not first.interlaced_frame,
+    }
+    return next((objection for objection, holds in decoded.items() if not holds), None)
+
+
+def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
+    """Frames (T, height, width, 3) at ascending indices, or the reason to distrust decord here."""
+    import decord
+
+    decord.logging.set_level(decord.logging.ERROR)
+    with overheard() as heard:
+        try:
+            # A reader made before a fork hangs its workers, so each call opens its own; 0 threads fail on some codecs.
+            reader = decord.VideoReader(stream.path, num_threads=1)
+            if len(reader) != len(stream.times_s):
+                return f"decord counts {len(reader)} frames, the file has {len(stream.times_s)}"
+            frames: NDArray[np.uint8] = reader.get_batch(wanted.tolist()).asnumpy()
+        except (decord.DECORDError, RuntimeError, UnicodeError) as error:
+            return f"decord cannot read it: {error}"
+    return f"decord complains: {heard[0]}" if heard else frames

@@ -1,0 +1,75 @@
+"""torchcodec, where it is installed and finds FFmpeg: the one module that touches it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomem.video.decoders.overhearing import overheard
+from videomem.video.decoders.stream import VideoStream
+
+_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
+_PIXEL_FORMATS = frozenset({"yuv420p", "gbrp"})
+_TIME_TOLERANCE_S = 1e-3
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of torchcodec and of the FFmpeg that it found; empty where one of them is missing."""
+    try:
+        found = version("torchcodec")
+    except PackageNotFoundError:
+        return {}
+    os.environ.setdefault("TORCHCODEC_FFMPEG_LOG_LEVEL", "ERROR")  # Read when it is imported.
+    try:
+        from torchcodec._core import get_ffmpeg_library_versions
+    except (ImportError, OSError, RuntimeError):  # No FFmpeg that it can load.
+        return {}
+    return {"torchcodec": found, "torchcodec's FFmpeg": str(get_ffmpeg_library_versions()["ffmpeg_version"])}
+
+
+def why_not(stream: VideoStream) -> str | None:
+    """The first condition of torchcodec's allow-list that a stream fails, or None where torchcodec is exact."""
+    if not versions():
+        return "torchcodec is not installed, or finds no FFmpeg"
+    names = stream.container.split(",")
+    listed = {
+        f"the container is {stream.container}": "mp4" in names or "matroska" in names,
+        f"the codec is {stream.codec}": stream.codec in _CODECS,
+        "frames have no time stamps of their own": stream.is_timed,
+        "an edit list hides packets": not any(packet.is_hidden for packet in stream.packets),
+        "some key frames are not IDR pictures": stream.has_idr_only,
+        "there are several video streams": stream.num_streams == 1,
+        "the file is damaged": stream.listed_damage is None,
+    }
+    if objection := next((objection for objection, holds in listed.items() if not holds), None):
+        return objection
+    first = stream.first_frame()
+    decoded = {
+        f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,
+        "the frames are rotated": first.rotation == 0,
+        "the frames are interlaced": not first.interlaced_frame,
+    }
+    return next((objection for objection, holds in decoded.items() if not holds), None)
+
+
+def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
+    """Frames (T, height, width, 3) at ascending indices, or the reason to distrust torchcodec here."""
+    from torchcodec.decoders import VideoDecoder
+
+    with overheard() as heard:
+        try:
+            decoder = VideoDecoder(stream.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            if len(decoder) != len(stream.times_s):
+                return f"torchcodec counts {len(decoder)} frames, the file has {len(stream.times_s)}"
+            batch = decoder.get_frames_at(wanted.tolist())
+        except (RuntimeError, ValueError, IndexError, UnicodeError) as error:
+            return f"torchcodec cannot read it: {error}"
+    times_s = batch.pts_seconds.numpy() - (decoder.metadata.begin_stream_seconds or 0.0)
+    if not np.allclose(times_s, stream.times_s[wanted], atol=_TIME_TOLERANCE_S):
+        return "torchcodec gives frames of other times"
+    return f"torchcodec complains: {heard[0]}" if heard else batch.data.numpy()

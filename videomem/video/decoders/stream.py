@@ -1,0 +1,347 @@
+"""A file's video stream, opened with PyAV: its packets listed without decoding, its frames up to the first damage.
+
+FFmpeg conceals damage: it fills a broken picture from its neighbours, or leaves it out, and goes on. So decoding is asked
+to stop at errors (`err_detect=explode`), and every other sign of damage stops it too: a packet or frame that is flagged
+corrupt, a line that FFmpeg logs as an error, a packet that gives no frame.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import av.logging
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream as AvStream
+from numpy.typing import NDArray
+
+from videomem.errors import DecodingError, one_line
+
+# Containers and raw streams; no playlists (hls, concat, dash), which name further files or addresses.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif,apng,h264,hevc,av1,obu,ivf,m4v,nut,"
+    "mxf,rm,dv,yuv4mpegpipe"
+)
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+# Packets are held until they are decoded, unless they are as many as this; then the file is read a second time.
+_MOST_HELD_BYTES = 256 * 2**20
+# Recordings that may begin anywhere: what comes before their first key frame was never decodable.
+_BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+# XviD's "packed bitstream" puts two frames into one packet and a placeholder of a few bytes into the next.
+_PLACEHOLDER_BYTES = 16
+
+
+class PacketInfo(NamedTuple):
+    """What is kept of a packet whose payload is not."""
+
+    pts: int | None
+    dts: int | None
+    is_key: bool
+    is_idr: bool
+    is_hidden: bool
+    num_bytes: int
+
+
+class VideoStream:
+    """The first video stream of a file, cover pictures apart; its packets are listed, nothing is decoded yet.
+
+    Attributes:
+        time_base: Seconds per tick of the time stamps.
+        container: FFmpeg's names of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+        codec: FFmpeg's name of the codec, such as `h264`.
+        times_s: Presentation time of each frame (N,) in seconds from the first: the packets' claim, which decoding checks.
+        is_reordered: Some packet is decoded at another place than it is shown (B-frames).
+        is_timed: Every packet has a presentation time of its own.
+        is_plain: Starts at zero, ticks evenly, hides no packet, and the header's count of frames agrees.
+        has_idr_only: Every key frame is one behind which nothing refers to what came before.
+        listed_damage: What ended the list of packets before its time, if anything.
+        damage: What ended the latest `frames` before its time, if anything.
+        is_gappy: Frames were missing from the latest `frames`, and nothing told where.
+    """
+
+    def __init__(self, path: str, opened: InputContainer, complaints: list[Any]) -> None:
+        self.path = path
+        self._opened, self._complaints = opened, complaints
+        self._stream = _film(path, opened)
+        self._context = self._stream.codec_context
+        self._context.thread_count = 1  # Workers decode side by side; threads within would only contend.
+        self._context.options = {"err_detect": "explode"}
+        self.container = opened.format.name
+        self.codec = self._context.codec.canonical_name
+        self.num_streams = len(opened.streams.video)
+        self.damage: str | None = None
+        self.is_gappy = False
+        self.listed_damage: str | None = None
+        complaints.clear()  # Of opening: what matters comes again in decoding.
+        self._held: list[av.Packet[Any]] | None = []
+        self.packets = self._list()
+        if all(packet.is_hidden for packet in self.packets):
+            raise DecodingError(f"{path}: its video stream is empty ({self.damage or 'no packet'})")
+        self.time_base = float(self._stream.time_base or 0)
+        shown = [packet for packet in self.packets if not packet.is_hidden]
+        ticks = np.sort(np.array([p.pts for p in shown if p.pts is not None], dtype=np.int64))
+        self.is_timed = len(ticks) == len(shown) and (len(ticks) < 2 or np.diff(ticks).min() > 0)
+        self.times_s = self._times(ticks, len(shown))
+        self.is_reordered = self._context.has_b_frames or any(p.pts != p.dts for p in self.packets)
+        self.is_plain = (
+            self.is_timed
+            and ticks[0] == 0
+            and len(np.unique(np.diff(ticks))) <= 1
+            and len(shown) == len(self.packets) == self._stream.frames
+        )
+        self.has_idr_only = self.codec != "h264" or all(packet.is_idr for packet in self.packets if packet.is_key)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, as coded."""
+        return self._context.height, self._context.width
+
+    def _list(self) -> list[PacketInfo]:
+        """List the packets from the first key frame on; what comes before it cannot be decoded."""
+        packets, num_bytes, extradata = [], 0, self._context.extradata or b""
+        for packet in self._demuxed():
+            checks_idr = packet.is_keyframe and self.codec == "h264"
+            is_idr = checks_idr and _holds_idr(bytes(packet), extradata)
+            packets.append(
+                PacketInfo(packet.pts, packet.dts, packet.is_keyframe, is_idr, packet.is_discard, packet.size)
+            )
+            num_bytes += packet.size
+            if self._held is not None:
+                self._held.append(packet)
+            if num_bytes > _MOST_HELD_BYTES:
+                self._held = None
+        keys = (place for place, packet in enumerate(packets) if packet.is_key)
+        self._first = next(keys, 0) if self.container in _BROADCAST else 0
+        if self.container == "avi" and len(packets) < self._stream.frames and not self.damage:
+            self.damage = f"the header promises {self._stream.frames} frames, but {len(packets)} are there"
+        if self.container == "mpegts" and (hole := _first_hole([packet.dts for packet in packets])):
+            self.damage, packets = f"packets are missing after packet {hole}", packets[:hole]
+        self.listed_damage = self.damage
+        return packets[self._first :]
+
+    def _demuxed(self) -> Iterator[av.Packet[Any]]:
+        """Packets with content, up to the first sign of damage."""
+        try:
+            for packet in self._opened.demux(self._stream):
+                if self._sees_damage(packet.is_corrupt):
+                    return
+                if packet.size:
+                    yield packet
+        except av.FFmpegError as error:
+            self.damage = _reason(error)
+        self._sees_damage()
+
+    def _sees_damage(self, is_corrupt: bool = False) -> bool:
+        if (is_corrupt or self._complaints) and not self.damage:
+            self.damage = one_line(self._complaints[0][2]) if self._complaints else "marked as corrupt"
+        return self.damage is not None
+
+    def _times(self, ticks: NDArray[np.int64], num_shown: int) -> NDArray[np.float64]:
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        if self.is_timed:
+            return (ticks - ticks[0]) * self.time_base
+        if rate:
+            return np.arange(num_shown) / float(rate)
+        raise DecodingError(f"{self.path}: has neither time stamps nor a frame rate")
+
+    def first_frame(self) -> VideoFrame:
+        """Decode the first frame only; the stream can be decoded from its start afterwards."""
+        frame = next(self.frames(), None)
+        if frame is None:
+            raise DecodingError(f"{self.path}: no frame of it can be decoded ({self.damage or 'its packets give none'})")
+        self.restart()
+        return frame
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[VideoFrame]:
+        """Frames of packets start..stop in the order they are shown, up to the first sign of damage."""
+        self._complaints.clear()
+        self.damage, self.is_gappy, num_frames = None, False, 0
+        try:
+            for packet in self._content(start, stop):
+                for frame in [] if self._sees_damage() else packet.decode():
+                    if self._sees_damage(frame.is_corrupt):
+                        return
+                    num_frames += 1
+                    yield frame
+                if self._sees_damage():
+                    return
+            cut_short = stop is None and self.listed_damage  # What waits for reordering may lack its neighbours.
+            for frame in [] if cut_short else self._context.decode(None):
+                if self._sees_damage(frame.is_corrupt):
+                    return
+                num_frames += 1
+                yield frame
+        except av.FFmpegError as error:
+            self.damage = _reason(error)
+            return
+        expected = [p for p in self.packets[start:stop] if not p.is_hidden and p.num_bytes > self._placeholder_bytes]
+        if stop is None and self.listed_damage:
+            self.damage = self.listed_damage
+        elif num_frames < len(expected) and not self._sees_damage():
+            self.damage = f"{len(expected)} packets gave {num_frames} frames"
+            self.is_gappy = True
+
+    @property
+    def _placeholder_bytes(self) -> int:
+        return _PLACEHOLDER_BYTES if self.codec == "mpeg4" else 0
+
+    def _content(self, start: int, stop: int | None) -> Iterator[av.Packet[Any]]:
+        """The listed packets themselves, held or read again."""
+        start, stop = start + self._first, self._first + (len(self.packets) if stop is None else stop)
+        if self._held is not None:
+            yield from self._held[start:stop]
+            return
+        with open_stream_again(self.path) as (opened, stream):
+            packets = (packet for packet in opened.demux(stream) if packet.size)
+            for place, packet in enumerate(packets):
+                if place >= stop:
+                    return
+                if place >= start:
+                    yield packet
+
+    def restart(self) -> None:
+        """Let the decoder forget, so that `frames` can begin at another packet."""
+        self._context.flush_buffers()
+
+    def groups(self) -> list[tuple[int, int]] | None:
+        """Ranges of packets that can be decoded alone and are shown one after the other, or None where in doubt.
+
+        Each begins with a key frame that is shown first, and nothing in it refers to what came before.
+        """
+        in_doubt = (
+            self.codec not in ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
+            or not ("mp4" in self.container or "matroska" in self.container)
+            or not (self.is_timed and self.has_idr_only)
+            or any(packet.is_hidden for packet in self.packets)
+            or self.listed_damage is not None
+            or not self.packets[0].is_key
+        )
+        if in_doubt:
+            return None
+        starts = [place for place, packet in enumerate(self.packets) if packet.is_key]
+        ranges = list(pairwise([*starts, len(self.packets)]))
+        shown_until = -1 << 62
+        for start, stop in ranges:
+            stamps = [packet.pts or 0 for packet in self.packets[start:stop]]
+            if stamps[0] != min(stamps) or stamps[0] <= shown_until:
+                return None
+            shown_until = max(stamps)
+        return ranges
+
+    def num_sound(self, pts: Sequence[int | None]) -> int:
+        """How many frames of the latest `frames`, which ended in damage, can be trusted to be whole and in their place.
+
+        Damage begins before it is noticed, so the last frame is not; nor is any where frames are missing unnoticed.
+        """
+        if self.is_gappy and not self.is_timed:
+            return 0
+        if self.is_gappy:
+            expected = self.stamps(0, len(self.packets))
+            return next(place for place, one in enumerate([*pts, None]) if one != expected[place])
+        if self.container == "avi" and self.damage == self.listed_damage and not self._is_truncated():
+            return 0
+        return max(len(pts) - 1, 0)
+
+    def _is_truncated(self) -> bool:
+        """Whether an AVI is shorter than its header says, so that what is missing was at its end."""
+        with Path(self.path).open("rb") as file:
+            return os.path.getsize(self.path) < 8 + int.from_bytes(file.read(8)[4:], "little")
+
+    def stamps(self, start: int, stop: int) -> list[int | None]:
+        """Presentation times of packets in the order they are shown."""
+        return sorted((packet.pts for packet in self.packets[start:stop]), key=lambda pts: pts or 0)
+
+
+def frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Times in seconds from the first frame; frames without usable stamps keep the assumed spacing."""
+    stamps = [p for p in pts if p is not None]
+    if stamps and len(stamps) == len(pts) and all(a < b for a, b in pairwise(stamps)):
+        return (np.array(stamps, dtype=np.float64) - stamps[0]) * time_base
+    spacing_s = assumed_s[-1] / max(len(assumed_s) - 1, 1)
+    return np.arange(len(pts)) * spacing_s
+
+
+def _film(path: str, opened: InputContainer) -> AvStream:
+    """The first video stream that is no cover picture of a song."""
+    streams = [stream for stream in opened.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise DecodingError(f"{path}: holds no video stream")
+    if streams[0].codec_context is None:
+        raise DecodingError(f"{path}: its codec has no decoder here")
+    return streams[0]
+
+
+def _first_hole(dts: Sequence[int | None]) -> int | None:
+    """Place of the first packet that comes two ticks or more after the one before it, where most come after one.
+
+    What a transmission lost leaves no other trace in MPEG-TS, and H.264 fills lost frames with older ones unasked.
+    """
+    steps = [b - a if a is not None and b is not None else 0 for a, b in pairwise(dts)]
+    usual = statistics.mode(steps) if steps else 0
+    return next((place for place, step in enumerate(steps, start=1) if usual > 0 and step >= 2 * usual), None)
+
+
+def _holds_idr(payload: bytes, extradata: bytes) -> bool:
+    """Whether a packet of H.264 in mp4 has a NAL unit of type 5; units follow their length (ISO/IEC 14496-15, 5.3)."""
+    length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 4
+    place = 0
+    while place + length_bytes < len(payload):
+        start = place + length_bytes
+        if payload[start] & 31 == 5:
+            return True
+        place = start + int.from_bytes(payload[place:start], "big")
+    return False
+
+
+@contextmanager
+def open_stream(path: str) -> Iterator[VideoStream]:
+    """Open the video stream of a local file.
+
+    Raises:
+        DecodingError: If there is none that can be decoded.
+    """
+    with _overhearing() as complaints, _open(path) as opened:
+        yield VideoStream(path, opened, complaints)
+
+
+@contextmanager
+def open_stream_again(path: str) -> Iterator[tuple[InputContainer, AvStream]]:
+    with _open(path) as opened:
+        yield opened, _film(path, opened)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[InputContainer]:
+    """Open with FFmpeg held to this one local file; real files carry tags that are not UTF-8."""
+    try:
+        with av.open(f"file:{os.path.abspath(path)}", options=_OPEN_OPTIONS, metadata_errors="ignore") as opened:
+            yield opened
+    except av.FFmpegError as error:
+        raise DecodingError(f"{path}: not decodable: {_reason(error)}") from error
+
+
+def _reason(error: av.FFmpegError) -> str:
+    return error.strerror or one_line(error)
+
+
+@contextmanager
+def _overhearing() -> Iterator[list[Any]]:
+    """Collect what FFmpeg logs as errors, each of them: PyAV leaves out repeated lines unless told not to."""
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture() as complaints:
+            yield complaints
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)
