@@ -1,0 +1,12 @@
+"""From a data set as it lies on disk to the clips of a catalog: a module per family, and the table of them all."""
+
+from videomem.video.layouts import own
+from videomem.video.layouts.common import Found, Layout
+
+# `videomem catalog build` has a subcommand for each.
+LAYOUTS: dict[str, Layout] = {
+    "folder": own.FOLDER,
+    "csv": own.CSV,
+}
+
+__all__ = ["LAYOUTS", "Found", "Layout"]
