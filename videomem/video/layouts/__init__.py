@@ -1,6 +1,6 @@
 """From a data set as it lies on disk to the clips of a catalog: a module per family, and the table of them all."""
 
-from videomem.video.layouts import hmdb51, own, ucf101
+from videomem.video.layouts import hmdb51, kinetics, own, ucf101
 from videomem.video.layouts.common import Found, Layout
 
 # `videomem catalog build` has a subcommand for each.
@@ -9,6 +9,7 @@ LAYOUTS: dict[str, Layout] = {
     "csv": own.CSV,
     "ucf101": ucf101.LAYOUT,
     "hmdb51": hmdb51.LAYOUT,
+    "kinetics": kinetics.LAYOUT,
 }
 
 __all__ = ["LAYOUTS", "Found", "Layout"]
