@@ -1,6 +1,6 @@
 """From a data set as it lies on disk to the clips of a catalog: a module per family, and the table of them all."""
 
-from videomem.video.layouts import hmdb51, kinetics, own, ucf101
+from videomem.video.layouts import hmdb51, kinetics, own, something, ucf101
 from videomem.video.layouts.common import Found, Layout
 
 # `videomem catalog build` has a subcommand for each.
@@ -10,6 +10,9 @@ LAYOUTS: dict[str, Layout] = {
     "ucf101": ucf101.LAYOUT,
     "hmdb51": hmdb51.LAYOUT,
     "kinetics": kinetics.LAYOUT,
+    "ssv1": something.SSV1,
+    "ssv2": something.SSV2,
+    "jester": something.JESTER,
 }
 
 __all__ = ["LAYOUTS", "Found", "Layout"]
