@@ -1,6 +1,6 @@
 """From a data set as it lies on disk to the clips of a catalog: a module per family, and the table of them all."""
 
-from videomem.video.layouts import hmdb51, kinetics, own, something, ucf101
+from videomem.video.layouts import diving48, hmdb51, kinetics, own, something, ucf101
 from videomem.video.layouts.common import Found, Layout
 
 # `videomem catalog build` has a subcommand for each.
@@ -13,6 +13,7 @@ LAYOUTS: dict[str, Layout] = {
     "ssv1": something.SSV1,
     "ssv2": something.SSV2,
     "jester": something.JESTER,
+    "diving48": diving48.LAYOUT,
 }
 
 __all__ = ["LAYOUTS", "Found", "Layout"]
