@@ -357,6 +357,7 @@ def test_kinetics_follows_a_linked_folder_once(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         ([KINETICS, "abseiling,-3B32lodo2M,soon,69,train,0"], "train.csv:2: time_start is 'soon', not a whole number"),
+        ([KINETICS, f"abseiling,-3B32lodo2M,{'9' * 5000},69,train,0"], "not a whole number"),
         ([KINETICS, "abseiling,,5,69,train,0"], "train.csv:2: youtube_id is '', which names no video"),
         ([KINETICS, "abseiling,-3B32lodo2M,5"], "train.csv:2: "),
         (["path label", "a.mp4 1"], "lacks the column youtube_id, time_start, time_end, split"),
@@ -530,6 +531,7 @@ def test_diving48_names_its_dives_and_groups_by_competition(tmp_path: Path, caps
     [
         ("V2_train", [{"vid_name": "a_00001", "label": 2}], "entry 1: label 2, but the vocabulary has 2 dives (0..1)"),
         ("V2_train", [{"vid_name": "a_00001", "label": "x"}], "entry 1: label is 'x', not a whole number"),
+        ("V2_train", [{"vid_name": "a_00001", "label": "9" * 5000}], "not a whole number"),
         ("V2_train", [{"vid_name": "a/b", "label": 1}], "vid_name 'a/b' is no name of a file"),
         ("vocab", {"0": "Back"}, "a list of lists of text is needed"),
         ("vocab", [["Back"], ["Back"]], "'Back' is there twice"),
@@ -593,6 +595,7 @@ def test_lists_of_frames_count_what_is_there(tmp_path: Path, capsys: pytest.Capt
         ("a.mp4 0.077 0.151 0.283 0.811 80", "nor are detection lists"),
         ("a.mp4", "train.txt:2: 'a.mp4' is neither `video.mp4 label` nor `folder num_frames label`"),
         ("a.mp4 walking", "is neither"),
+        ("a.mp4 " + "9" * 5000, "is neither"),
         ("a.mp4 -1", "train.txt:2: class -1, but the first is 0"),
         ("a.mp4 2", "train.txt:2: class 2, but"),
     ],

@@ -100,6 +100,12 @@ def field(record: Mapping[str, Any], name: str, where: str) -> str:
     return str(value)
 
 
+def whole_number(text: str) -> int | None:
+    """A number of digits alone, which no class index or second needs more than nine of."""
+    text = text.strip()
+    return int(text) if text.isdecimal() and len(text) <= 9 else None
+
+
 def annotation_file(folder: Path, name: str) -> Path | None:
     """The file of that name in a folder, or the one whose name ends in `-name` or `_name`; None where there is none."""
     found = sorted(path for path in folder.iterdir() if path.name.endswith((f"-{name}", f"_{name}")))

@@ -26,6 +26,7 @@ from videomem.video.layouts.common import (
     needed_file,
     read_json,
     read_records,
+    whole_number,
 )
 
 
@@ -46,13 +47,14 @@ def from_diving48(root: Path | str, annotations: Path) -> Found:
 
 
 def _label(text: str, names: list[str] | None, where: str) -> str:
-    if not text.isdecimal():
+    number = whole_number(text)
+    if number is None:
         raise VideomemError(f"{where}: label is {text!r}, not a whole number from 0")
     if names is None:
-        return f"dive {int(text):02}"
-    if int(text) >= len(names):
-        raise VideomemError(f"{where}: label {text}, but the vocabulary has {len(names)} dives (0..{len(names) - 1})")
-    return names[int(text)]
+        return f"dive {number:02}"
+    if number >= len(names):
+        raise VideomemError(f"{where}: label {number}, but the vocabulary has {len(names)} dives (0..{len(names) - 1})")
+    return names[number]
 
 
 def _names(path: Path) -> list[str]:

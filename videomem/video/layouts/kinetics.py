@@ -15,7 +15,7 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, read_table
-from videomem.video.layouts.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder
+from videomem.video.layouts.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, whole_number
 
 _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
@@ -57,9 +57,10 @@ def _file_stem(row: Mapping[str, str], where: str) -> str:
 
 def _whole_seconds(text: str, name: str, where: str) -> int:
     whole, _, part = text.strip().partition(".")
-    if not whole.isdecimal() or part.strip("0"):
+    seconds = None if part.strip("0") else whole_number(whole)
+    if seconds is None:
         raise VideomemError(f"{where}: {name} is {text!r}, not a whole number of seconds")
-    return int(whole)
+    return seconds
 
 
 def _videos_below(root: Path) -> dict[str, list[str]]:

@@ -21,7 +21,7 @@ from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, images_in, split_template
 from videomem.video.layouts.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, read_lines
 
-_LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d+)+)")
+_LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")
 _FRACTION = re.compile(r"-?\d*\.\d+")
 
 
@@ -54,14 +54,16 @@ def from_lists(
     rows = [(split, row) for split, path in lists for row in _rows(path, root)]
     if not rows:
         raise VideomemError(f"{', '.join(str(path) for _, path in lists)}: no videos in the lists")
-    names = _class_names(classes) if classes else _numbers(max(row.label for _, row in rows))
+    names = _class_names(classes) if classes else None
+    width = max(2, len(str(max(row.label for _, row in rows))))
     clips, counted, wrong = [], 0, []
     for split, row in rows:
-        if row.label >= len(names):
+        if names is not None and row.label >= len(names):
             raise VideomemError(f"{row.where}: class {row.label}, but {classes} has {len(names)} (0..{len(names) - 1})")
         is_video = _is_video(row.path)
         path = os.path.join(root, row.path) if is_video else os.path.join(root, row.path, template or "").rstrip("/")
-        clips.append(Clip(path, names[row.label], split, row.path, fps=None if is_video else fps))
+        label = f"class {row.label:0{width}}" if names is None else names[row.label]
+        clips.append(Clip(path, label, split, row.path, fps=None if is_video else fps))
         if row.num_frames is not None and (found := _count(path)) is not None:
             counted += 1
             if found != row.num_frames:
@@ -119,13 +121,9 @@ def _count(path: str) -> int | None:
     return sum(1 for _ in images_in(folder, pattern)) if os.path.isdir(folder) else None
 
 
-def _numbers(last: int) -> list[str]:
-    return [f"class {number:0{max(2, len(str(last)))}}" for number in range(last + 1)]
-
-
 def _class_names(path: Path) -> list[str]:
     names = [line for line, _ in read_lines(path)]
-    numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", name) for name in names]
+    numbered = [re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name) for name in names]
     if names and all(numbered):
         numbers = [int(match[1]) for match in numbered if match]
         if numbers != list(range(len(names))):

@@ -25,7 +25,7 @@ from videomem.video.layouts.common import (
     read_lines,
 )
 
-_VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<name>[^/]+_(?P<group>g\d+)_c\d+\.avi)(?:\s+(?P<index>\d+))?")
+_VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<name>[^/]+_(?P<group>g\d+)_c\d+\.avi)(?:\s+(?P<index>\d{1,9}))?")
 
 
 def from_ucf101(root: Path | str, annotations: Path, split: int = 1) -> Found:
@@ -55,7 +55,7 @@ def from_ucf101(root: Path | str, annotations: Path, split: int = 1) -> Found:
 def _class_indices(path: Path) -> dict[str, int]:
     indices: dict[str, int] = {}
     for line, where in read_lines(path):
-        match = re.fullmatch(r"(\d+)\s+(\S+)", line)
+        match = re.fullmatch(r"(\d{1,9})\s+(\S+)", line)
         if match is None or match[2] in indices:
             raise VideomemError(f"{where}: {line!r} is not a class of its own of the form `1 ApplyEyeMakeup`")
         indices[match[2]] = int(match[1])
