@@ -94,7 +94,7 @@ def test_rooms_that_must_not_know_each_other(who: str, never: str) -> None:
 
 
 def test_videos_are_read_without_torch() -> None:
-    for path in (PACKAGE / "video").glob("*.py"):
+    for path in (PACKAGE / "video").rglob("*.py"):
         assert not any(module.split(".")[0] in ("torch", "torchvision") for module in imports(path)), path
 
 

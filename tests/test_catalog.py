@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,17 @@ from hypothesis import strategies as st
 
 from videomem.cli import main
 from videomem.errors import VideomemError
-from videomem.video.catalog import Catalog, Clip, assign_splits, read_catalog, write_catalog
+from videomem.video.catalog import (
+    COLUMNS,
+    Catalog,
+    Clip,
+    catalog_warnings,
+    file_problem,
+    read_catalog,
+    read_table,
+    write_catalog,
+)
+from videomem.video.splits import assign_splits
 
 HEADER = "path,label,split,group,start_s,end_s\n"
 GOOD = "a.mp4,x,train,1,,\nb.mp4,y,train,2,,\nc.mp4,x,test,3,,\nd.mp4,y,test,4,0.5,2\n"
@@ -19,6 +32,36 @@ def written(tmp_path: Path, rows: str, header: str = HEADER) -> Path:
     path = tmp_path / "catalog.csv"
     path.write_text(header + rows)
     return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_frames_per_second_are_a_column_only_where_a_clip_has_them(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"catalog.{suffix}"
+    plain = (Clip(str(tmp_path / "a"), "x", "train", "1"), Clip(str(tmp_path / "b"), "y", "train", "2"))
+    write_catalog(Catalog(plain), path)
+    assert set(read_table(path)[0]) == set(COLUMNS)
+    framed = (plain[0], replace(plain[1], fps=12.0))
+    write_catalog(Catalog(framed), path)
+    assert set(read_table(path)[0]) == {*COLUMNS, "fps"}
+    assert read_catalog(path).clips == framed
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_interrupted_catalog_leaves_the_old_one(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"catalog.{suffix}"
+    write_catalog(Catalog((Clip("a", "x", "train", "1"), Clip("b", "y", "train", "2"))), path)
+    before = path.read_bytes()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_catalog(Catalog((Clip("c", "x", "train", "1"),)), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -46,8 +89,7 @@ def test_paths_are_relative_to_the_catalog(tmp_path: Path) -> None:
         ("", "no videos in the table"),
         (GOOD + "a.mp4,x,train,1,,\n", r"a\.mp4: listed 2 times"),
         ("a.mp4,x,train,1,,\nb.mp4,x,test,2,,\n", "one class only"),
-        (GOOD + "e.mp4,x,test,1,,\n", "group '1' is in splits train, test"),
-        (GOOD + "e.mp4,z,test,5,,\n", "label 'z' is in split 'test' only"),
+        (GOOD + "e.mp4,z,test,5,,\n", "label 'z' is in split test, but not in train"),
         (GOOD + "http://host/e.mp4,x,test,5,,\n", "a URL; videomem reads local files only"),
         (GOOD + "e.mp4,,test,5,,\n", "the label is empty"),
         (GOOD + "e.mp4,x,test,5,3,2\n", r"start_s 3\.0 is not before end_s 2\.0"),
@@ -59,6 +101,55 @@ def test_paths_are_relative_to_the_catalog(tmp_path: Path) -> None:
 def test_a_rule_that_is_broken_is_named(tmp_path: Path, rows: str, message: str) -> None:
     with pytest.raises(VideomemError, match=message):
         read_catalog(written(tmp_path, rows))
+
+
+@pytest.mark.parametrize(
+    ("fps", "message"),
+    [
+        ("0", "fps is 0, but must be above 0"),
+        ("-1", "not negative"),
+        ("inf", "finite"),
+        ("fast", "'fast', not a number"),
+    ],
+)
+def test_frames_per_second_are_held_to_their_limits(tmp_path: Path, fps: str, message: str) -> None:
+    with pytest.raises(VideomemError, match=message):
+        read_catalog(written(tmp_path, f"a,x,train,1,,,{fps}\n", HEADER.replace("end_s", "end_s,fps")))
+
+
+WARNED = [
+    (
+        GOOD + "e.mp4,x,test,1,,\n",
+        r"1 group\(s\) are in more than one split, the first '1' in train, test: clips of one",
+    ),
+    (GOOD + "e.mp4,z,train,5,,\n", r"1 label\(s\) of train are not in test, the first 'z'"),
+    (GOOD + "".join(f"{n}.mp4,x,train,{n},,\n" for n in range(10, 19)), "train has 10 clips of 'x', but 1 of 'y'; set"),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), WARNED)
+def test_what_can_be_used_is_warned_of(
+    tmp_path: Path, rows: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, rows)
+    warnings = catalog_warnings(read_catalog(path))
+    assert len(warnings) == 1 and re.search(message, warnings[0])
+    for clip in read_catalog(path).clips:
+        Path(clip.path).write_bytes(b"some bytes")
+    assert main(["catalog", "check", str(path)]) == 0
+    assert re.search(f"warning: {message}", capsys.readouterr().err)
+
+
+def test_a_catalog_without_faults_has_no_warnings(tmp_path: Path) -> None:
+    assert catalog_warnings(read_catalog(written(tmp_path, GOOD))) == []
+
+
+def test_reading_logs_groups_across_splits_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_catalog(written(tmp_path, GOOD))
+    assert not caplog.records
+    read_catalog(written(tmp_path, GOOD + "e.mp4,x,test,1,,\nf.mp4,y,test,2,,\n"))
+    (record,) = caplog.records
+    assert record.name == "videomem" and "2 group(s) are in more than one split" in record.getMessage()
 
 
 def test_two_parts_of_one_file_are_two_clips(tmp_path: Path) -> None:
@@ -182,3 +273,21 @@ def test_check_lists_what_is_wrong_with_files(tmp_path: Path, capsys: pytest.Cap
     assert main(["catalog", "check", str(written(tmp_path, GOOD))]) == 2
     printed = capsys.readouterr().err
     assert "c.mp4: not a regular file" in printed and "d.mp4: no such file" in printed
+
+
+def test_a_folder_of_frames_passes_with_one_image(tmp_path: Path) -> None:
+    folder = tmp_path / "clip [1]"
+    folder.mkdir()
+    (folder / "notes.txt").write_bytes(b"x")
+    assert "nor a folder with images" in str(file_problem(str(folder)))
+    (folder / "img_00001.JPG").write_bytes(b"x")
+    assert file_problem(str(folder)) is None
+    assert file_problem(str(folder / "img_{:05}.JPG")) is None
+    assert "nor a folder with images of that name" in str(file_problem(str(folder / "flow_{:05}.JPG")))
+    assert "no such file" in str(file_problem(str(tmp_path / "gone" / "img_{:05}.jpg")))
+
+
+def test_a_file_may_be_named_like_a_template(tmp_path: Path) -> None:
+    odd = tmp_path / "a{}.jpg"
+    odd.write_bytes(b"x")
+    assert file_problem(str(odd)) is None

@@ -144,6 +144,12 @@ def test_a_group_that_is_no_pair_is_refused(labels: str) -> None:
         whole_pairs(pair("1", *labels))
 
 
+def test_a_pair_across_splits_is_refused() -> None:
+    one, other = pair("1", "a", "b")
+    with pytest.raises(VideomemError, match="is a time-reversed pair in splits test, train"):
+        whole_pairs([one, replace(other, split="train")])
+
+
 def test_sampling_that_breaks_the_symmetry_is_refused(workspace: Path) -> None:
     check_symmetric(Uniform(7), 15)
     with pytest.raises(VideomemError, match="use an even number"):

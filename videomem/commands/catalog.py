@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from inspect import getdoc
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,41 +19,67 @@ from videomem.commands.arguments import Parser, at_least, parser
 from videomem.errors import VideomemError
 from videomem.video.catalog import (
     Catalog,
-    Clip,
     absolute_clips,
-    assign_splits,
     catalog_problems,
+    catalog_warnings,
     file_problem,
+    is_url,
+    replacing,
+    split_template,
     write_catalog,
 )
-from videomem.video.layouts import from_csv, from_folder
+from videomem.video.layouts import LAYOUTS, Found, Layout
+from videomem.video.splits import assign_splits, hold_out
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Run `catalog build` or `catalog check`."""
     options = parser(verb, __doc__)
     actions = options.add_subparsers(dest="action", required=True, parser_class=Parser)
-    build = actions.add_parser("build", help="from the videos of a folder, or from your own table")
+    build = actions.add_parser("build", help="from a public data set, a folder of videos, or your own table")
     layouts = build.add_subparsers(dest="layout", required=True, parser_class=Parser)
-    folder = layouts.add_parser("folder", help="ROOT/[train|val|test/]CLASS/VIDEO")
-    table = layouts.add_parser(
-        "csv", help="your own table: path,label and, as you have them, split,group,start_s,end_s"
-    )
-    table.add_argument("--table", type=Path, required=True, help="your CSV or Parquet file")
-    for layout in (folder, table):
-        layout.add_argument("--root", type=Path, required=True, help="folder that paths are relative to")
-        layout.add_argument("--out", type=Path, required=True, help="catalog to write, .csv or .parquet")
-        layout.add_argument("--seed", type=at_least(0), default=0, help="seed of the split, where none is given")
-        layout.add_argument(
-            "--fractions", type=_fractions, default="0.7,0.15,0.15", help="train,val,test; 0 leaves a split out"
-        )
+    inputs = {name: _add_layout(layouts, name, layout) for name, layout in LAYOUTS.items()}
     check = actions.add_parser("check", help="say what is wrong with a catalog, and what is in it")
     check.add_argument("catalog", type=Path)
     given = options.parse_args(arguments)
     if given.action == "check":
         return _check(given.catalog)
-    clips = from_folder(given.root) if given.layout == "folder" else from_csv(given.root, given.table)
-    return _build(clips, given.out, given.fractions, given.seed)
+    layout = LAYOUTS[given.layout]
+    found = layout.read(given.root, **{name: getattr(given, name) for name in inputs[given.layout]})
+    return _build(_with_splits(found, layout, given), given, getattr(given, "allow_missing", True))
+
+
+def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
+    """Add the subcommand of a layout; the names of what its reader takes besides the root."""
+    command = layouts.add_parser(
+        name,
+        help=layout.help,
+        description=getdoc(sys.modules[layout.read.__module__]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    own = [command.add_argument(f"--{flag.replace('_', '-')}", **how) for flag, how in layout.options.items()]
+    command.add_argument("--root", type=Path, required=True, help="folder that paths are relative to")
+    command.add_argument("--out", type=Path, required=True, help="catalog to write, .csv or .parquet")
+    if not layout.missing_is_normal:
+        missing = "leave out files that are listed but missing, and list them in OUT.missing.txt"
+        command.add_argument("--allow-missing", action="store_true", help=missing)
+    if not layout.has_splits:
+        shares = "train,val,test; 0 leaves a split out (default: 0.7,0.15,0.15)"
+        command.add_argument("--fractions", type=_fractions, default="0.7,0.15,0.15", help=shares)
+    if not layout.has_val:
+        share = "share of the training groups that becomes val (default: 0)"
+        command.add_argument("--val-share", type=_share, default=0.0, help=share)
+    if not (layout.has_splits and layout.has_val):
+        command.add_argument("--seed", type=at_least(0), default=0, help="seed of the split (default: 0)")
+    return [action.dest for action in own]
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
 
 
 def _fractions(text: str) -> dict[str, float]:
@@ -63,27 +92,74 @@ def _fractions(text: str) -> dict[str, float]:
     return {split: value for split, value in zip(("train", "val", "test"), values, strict=True) if value}
 
 
-def _build(clips: Sequence[Clip], out: Path, fractions: dict[str, float], seed: int) -> int:
-    given = {bool(clip.split) for clip in clips}
-    if given == {True, False}:
-        missing = next(clip for clip in clips if not clip.split)
-        raise VideomemError(f"{missing}: the split is empty, but other rows have one; give all rows a split or none")
-    clips = tuple(clips) if given == {True} else assign_splits(clips, fractions, seed)
-    catalog = Catalog(clips, out)
-    problems = [*catalog_problems(catalog), *_file_problems(clips)]
+def _with_splits(found: Found, layout: Layout, given: argparse.Namespace) -> Found:
+    """Draw the splits that the data set lacks, before any file is looked for: what is missing changes no split."""
+    clips = found.clips
+    if not layout.has_splits:
+        known = {bool(clip.split) for clip in clips}
+        if known == {True, False}:
+            lacking = next(clip for clip in clips if not clip.split)
+            raise VideomemError(
+                f"{lacking}: the split is empty, but other rows have one; give all rows a split or none"
+            )
+        return found if known == {True} else found._replace(clips=[*assign_splits(clips, given.fractions, given.seed)])
+    if not layout.has_val and given.val_share:
+        return found._replace(clips=[*hold_out(clips, given.val_share, given.seed)])
+    return found
+
+
+def _build(found: Found, given: argparse.Namespace, missing_is_normal: bool) -> int:
+    problem_of = {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in found.clips)}
+    lacking = [path for path, problem in problem_of.items() if problem and not is_url(path)]
+    missing = [path for path in lacking if missing_is_normal or not os.path.exists(split_template(path)[0])]
+    if missing and (not missing_is_normal or len(missing) == len(problem_of)):
+        raise VideomemError(_what_is_missing(missing, len(problem_of), given.root))
+    left_out = frozenset(missing)
+    catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out), given.out)
+    of_files = [problem for path, problem in problem_of.items() if problem and path not in left_out]
+    problems = list(dict.fromkeys([*catalog_problems(catalog), *of_files]))
     if problems:
         _list(problems[1:])
         raise VideomemError(f"{len(problems)} problem(s), so no catalog was written; the first: {problems[0]}")
-    write_catalog(catalog, out)
+    write_catalog(catalog, given.out)
+    list_of_missing = given.out.with_name(f"{given.out.name}.missing.txt")
+    _write_missing(missing, list_of_missing)
     _print_contents(catalog)
-    print(f"catalog {out}")
+    for note in found.notes:
+        print(note)
+    if missing:
+        print(f"{len(missing)} of {len(problem_of)} listed files are missing or empty; they are in {list_of_missing}")
+    _warn([*found.warnings, *catalog_warnings(catalog)])
+    print(f"catalog {given.out}")
     return 0
+
+
+def _what_is_missing(missing: Sequence[str], num_listed: int, root: Path) -> str:
+    first = ", ".join(os.path.relpath(path, root) for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if len(missing) == num_listed:
+        return f"{root}: none of the {num_listed} listed files is there ({first}); is --root the right folder?"
+    return (
+        f"{root}: {len(missing)} of the {num_listed} listed files are missing ({first}); complete the data set, or "
+        "leave them out with --allow-missing"
+    )
+
+
+def _write_missing(missing: Sequence[str], path: Path) -> None:
+    """List the missing files a line each; a list of an earlier build does not stay."""
+    if not missing:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary:
+        text = "".join(f"{name}\n" for name in missing)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _check(path: Path) -> int:
     catalog = absolute_clips(path)
-    problems = [*catalog_problems(catalog), *_file_problems(catalog.clips)]
+    files = (file_problem(path) for path in dict.fromkeys(clip.path for clip in catalog.clips))
+    problems = [*catalog_problems(catalog), *(problem for problem in files if problem)]
     _print_contents(catalog)
+    _warn(catalog_warnings(catalog))
     if problems:
         _list(problems[1:])
         raise VideomemError(f"{path}: {len(problems)} problem(s); the first: {problems[0]}")
@@ -91,9 +167,9 @@ def _check(path: Path) -> int:
     return 0
 
 
-def _file_problems(clips: Sequence[Clip]) -> list[str]:
-    problems = (file_problem(path) for path in dict.fromkeys(clip.path for clip in clips))
-    return [problem for problem in problems if problem]
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _list(problems: Sequence[str], most: int = 20) -> None:

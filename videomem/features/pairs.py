@@ -27,6 +27,8 @@ def whole_pairs(clips: Sequence[Clip]) -> list[Clip]:
                 f"group {group!r} is no time-reversed pair: it has {len(pair)} clips with labels "
                 f"{', '.join(sorted({clip.label for clip in pair}))}; set data.reversed_pairs to false"
             )
+        if len(splits := sorted({clip.split for clip in pair})) > 1:
+            raise VideomemError(f"group {group!r} is a time-reversed pair in splits {', '.join(splits)}; it needs one")
     return [clip for clip in clips if len(members[clip.group]) == 2]
 
 

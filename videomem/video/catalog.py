@@ -1,19 +1,23 @@
 """The catalog: one table of videos, whatever the layout of the data set that it was built from.
 
-Columns: `path, label, split, group, start_s, end_s`, as CSV or Parquet. `path` is a local file, relative to the
-catalog's own folder unless absolute. `group` names the source that a clip was cut from: groups never straddle splits.
-`start_s` and `end_s` trim the file to frames with start_s <= time < end_s; empty means the file's own start or end.
+Columns: `path, label, split, group, start_s, end_s` and, where a clip has one, `fps`, as CSV or Parquet.
+`path` is local, relative to the catalog's own folder unless absolute: a video file, or a folder whose images are one
+numbered series, or a folder with a template of its images' names as last component, `folder/img_{:05}.jpg`.
+`group` names the source that a clip was cut from: a group should not straddle splits.
+`start_s` and `end_s` trim the clip to frames with start_s <= time < end_s; empty means its own start or end.
+`fps` is the rate of a folder's images, which carry no times.
 """
 
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
-import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +28,12 @@ import pyarrow.parquet as pq
 from videomem.errors import VideomemError
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
+OPTIONAL_COLUMNS = ("fps",)  # written only where a clip has one
 SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMBALANCE = 10.0  # largest training class over the smallest, from which on a catalog is warned of
+_TEMPLATE = re.compile(r"([^{}]*)\{(?::0\d+d?)?\}([^{}]*)")
+_log = logging.getLogger("videomem")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -34,7 +43,7 @@ def is_url(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row: a video file, or the part of one between two times in seconds."""
+    """One row: a video file or a folder of frames, or the part of one between two times in seconds."""
 
     path: str
     label: str
@@ -42,6 +51,7 @@ class Clip:
     group: str
     start_s: float | None = None
     end_s: float | None = None
+    fps: float | None = None
 
     def __str__(self) -> str:
         return self.path if self.interval == (None, None) else f"{self.path} [{self.start_s}, {self.end_s})"
@@ -76,7 +86,7 @@ def _split_order(name: str) -> tuple[int, str]:
 
 
 def read_catalog(path: Path | str) -> Catalog:
-    """Read a catalog and hold it to the rules that need no file opened.
+    """Read a catalog and hold it to the rules that need no file opened; groups across splits are logged.
 
     Raises:
         VideomemError: If the table is missing, malformed, or breaks a rule of `catalog_problems`.
@@ -86,6 +96,8 @@ def read_catalog(path: Path | str) -> Catalog:
     if problems:
         more = f" (and {len(problems) - 1} more; `videomem catalog check` lists all)" if len(problems) > 1 else ""
         raise VideomemError(f"{path}: {problems[0]}{more}")
+    for warning in _straddling_groups(catalog):
+        _log.warning("%s: %s", path, warning)
     return catalog
 
 
@@ -100,14 +112,19 @@ def absolute_clips(path: Path | str) -> Catalog:
 
 
 def read_rows(path: Path, required: Sequence[str] = COLUMNS[:4]) -> list[Clip]:
-    """Rows of a CSV or Parquet table as they stand; columns that are not required may be missing."""
+    """Rows of a CSV or Parquet table as clips; columns that are not required may be missing."""
+    return [clip_of_row(row, f"{path.name}: row {n}") for n, row in enumerate(read_table(path, required), start=1)]
+
+
+def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Rows of a CSV or Parquet table as they stand, all of their columns."""
     if not path.is_file():
         kind = "a folder, not a table" if path.is_dir() else "no such table"
         raise VideomemError(f"{path}: {kind}; `videomem catalog build` makes catalogs")
     rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     if rows and (missing := [name for name in required if name not in rows[0]]):
         raise VideomemError(f"{path.name}: lacks the column {', '.join(missing)}; it has {', '.join(rows[0])}")
-    return [_clip(row, f"{path.name}: row {number}") for number, row in enumerate(rows, start=1)]
+    return rows
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
@@ -126,41 +143,61 @@ def _read_parquet(path: Path) -> list[dict[str, str]]:
     return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
 
 
-def _clip(row: Mapping[str, str], where: str) -> Clip:
+def clip_of_row(row: Mapping[str, str], where: str) -> Clip:
+    """The clip that a row of a table tells; `where` names the row in errors."""
     if not row["path"]:
         raise VideomemError(f"{where}: the path is empty")
-    start_s, end_s = (_seconds(row.get(name, ""), name, where) for name in ("start_s", "end_s"))
+    start_s, end_s = (_number(row.get(name, ""), name, where, "seconds") for name in ("start_s", "end_s"))
     if not (start_s or 0.0) < (math.inf if end_s is None else end_s):
         raise VideomemError(f"{where}: start_s {start_s or 0.0} is not before end_s {end_s}")
-    return Clip(row["path"], row.get("label", ""), row.get("split", ""), row.get("group", ""), start_s, end_s)
+    fps = _number(row.get("fps", ""), "fps", where, "frames per second")
+    if fps == 0:
+        raise VideomemError(f"{where}: fps is 0, but must be above 0")
+    return Clip(row["path"], row.get("label", ""), row.get("split", ""), row.get("group", ""), start_s, end_s, fps)
 
 
-def _seconds(text: str, name: str, where: str) -> float | None:
+def _number(text: str, name: str, where: str, unit: str) -> float | None:
     if text == "":
         return None
     try:
         value = float(text)
     except ValueError:
-        raise VideomemError(f"{where}: {name} is {text!r}, not a number of seconds") from None
+        raise VideomemError(f"{where}: {name} is {text!r}, not a number of {unit}") from None
     if not (math.isfinite(value) and value >= 0):
         raise VideomemError(f"{where}: {name} is {text}, but must be finite and not negative")
     return value
 
 
 def write_catalog(catalog: Catalog, path: Path | str) -> None:
-    """Write CSV, or Parquet where the name ends so; paths below the catalog's folder become relative to it."""
+    """Write CSV, or Parquet where the name ends so; paths below the catalog's folder become relative to it.
+
+    The table is there complete or not at all: whoever is interrupted finds the old one.
+    """
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [replace(clip, path=_relative(clip.path, path.parent)) for clip in catalog.clips]
-    if path.suffix == ".parquet":
-        columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-        types = [pa.string()] * 4 + [pa.float64()] * 2
-        pq.write_table(pa.table(columns, schema=pa.schema(list(zip(COLUMNS, types, strict=True)))), path)
-        return
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([["" if v is None else v for v in (getattr(row, n) for n in COLUMNS)] for row in rows])
+    names = [*COLUMNS, *(n for n in OPTIONAL_COLUMNS if any(getattr(row, n) is not None for row in rows))]
+    with replacing(path) as temporary:
+        if path.suffix == ".parquet":
+            types = [pa.string() if name in COLUMNS[:4] else pa.float64() for name in names]
+            columns = {name: [getattr(row, name) for row in rows] for name in names}
+            pq.write_table(pa.table(columns, schema=pa.schema(list(zip(names, types, strict=True)))), temporary)
+            return
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(names)
+            writer.writerows([["" if v is None else v for v in (getattr(row, n) for n in names)] for row in rows])
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place once written without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -168,7 +205,7 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def catalog_problems(catalog: Catalog) -> list[str]:
-    """What is wrong with a catalog, a line each, judged from the table alone."""
+    """What makes a catalog unusable, a line each, judged from the table alone."""
     clips, problems = catalog.clips, []
     if not clips:
         return ["no videos in the table"]
@@ -181,14 +218,56 @@ def catalog_problems(catalog: Catalog) -> list[str]:
     problems += [f"{path}: listed {count} times; keep one row" for (path, _), count in counts.items() if count > 1]
     if len(catalog.classes) < 2:
         problems.append(f"one class only ({catalog.classes[0]!r}); a classifier needs at least two")
-    for group, splits in _splits_by(clips, "group").items():
-        if len(splits) > 1:
-            problems.append(f"group {group!r} is in splits {', '.join(splits)}; a group must stay in one split")
-    if len(catalog.splits) > 1:
-        for label, splits in _splits_by(clips, "label").items():
-            if len(splits) == 1:
-                problems.append(f"label {label!r} is in split {splits[0]!r} only; give every split every label")
+    if "train" in catalog.splits:
+        problems += [
+            f"label {label!r} is in split {', '.join(splits)}, but not in train; a class that was never trained cannot "
+            "be told: leave it out, or give train some of it"
+            for label, splits in _splits_by(clips, "label").items()
+            if "train" not in splits
+        ]
     return problems
+
+
+def catalog_warnings(catalog: Catalog) -> list[str]:
+    """What a user should know of a catalog that can be used, a line each, judged from the table alone."""
+    return [*_straddling_groups(catalog), *_labels_without_clips(catalog), *_imbalance(catalog)]
+
+
+def _straddling_groups(catalog: Catalog) -> list[str]:
+    found = {group: splits for group, splits in _splits_by(catalog.clips, "group").items() if len(splits) > 1}
+    if not found:
+        return []
+    first, splits = next(iter(found.items()))
+    return [
+        f"{len(found)} group(s) are in more than one split, the first {first!r} in {', '.join(splits)}: clips of one "
+        "source in training and evaluation may make scores too good"
+    ]
+
+
+def _labels_without_clips(catalog: Catalog) -> list[str]:
+    if "train" not in catalog.splits:
+        return []
+    splits_of = _splits_by(catalog.clips, "label")
+    trained = [label for label in catalog.classes if "train" in splits_of[label]]
+    warnings = []
+    for split in catalog.splits:
+        if lacking := [label for label in trained if split not in splits_of[label]]:
+            warnings.append(
+                f"{len(lacking)} label(s) of train are not in {split}, the first {lacking[0]!r}: "
+                "nothing is measured of them there"
+            )
+    return warnings
+
+
+def _imbalance(catalog: Catalog) -> list[str]:
+    counts = Counter(clip.label for clip in catalog.split("train")).most_common()
+    if not counts or counts[0][1] < IMBALANCE * counts[-1][1]:
+        return []
+    (most, many), (least, few) = counts[0], counts[-1]
+    return [
+        f"train has {many} clips of {most!r}, but {few} of {least!r}; set `data.balanced_sampling: true` to draw "
+        "classes equally often"
+    ]
 
 
 def _is_utf8(text: str) -> bool:
@@ -202,13 +281,32 @@ def _splits_by(clips: Iterable[Clip], field: str) -> dict[str, list[str]]:
     return {key: sorted(splits, key=_split_order) for key, splits in found.items()}
 
 
+def split_template(path: str) -> tuple[str, re.Pattern[str] | None]:
+    """A folder of frames and what its images' names look like: `a/img_{:05}.jpg` -> `a` and a pattern.
+
+    A template has one field, `{}` or `{:05}` or `{:05d}`, and ends in the suffix of an image. Any other path comes back
+    whole with None, and so does a file that is named like a template.
+    """
+    folder, name = os.path.split(path)
+    match = _TEMPLATE.fullmatch(name)
+    if match is None or not name.lower().endswith(IMAGE_SUFFIXES) or os.path.exists(path):
+        return path, None
+    return folder, re.compile(rf"{re.escape(match[1])}\d+{re.escape(match[2])}")
+
+
 def file_problem(path: str) -> str | None:
-    """Why a path cannot be a video of a catalog, or None: it must be a local, regular, readable, non-empty file."""
+    """Why a path cannot be a clip of a catalog, or None.
+
+    It must be a local, regular, readable, non-empty file, or a folder with images, or a template that fits some there.
+    """
     if is_url(path):
         return f"{path}: a URL; videomem reads local files only"
-    if not os.path.exists(path):
-        dangling = " (a dangling link)" if os.path.islink(path) else ""
+    place, template = split_template(path)
+    if not os.path.exists(place):
+        dangling = " (a dangling link)" if os.path.islink(place) else ""
         return f"{path}: no such file{dangling}"
+    if template is not None or os.path.isdir(place):
+        return _folder_problem(path, place, template)
     if not os.path.isfile(path):
         return f"{path}: not a regular file"
     if not os.access(path, os.R_OK):
@@ -216,46 +314,22 @@ def file_problem(path: str) -> str | None:
     return f"{path}: an empty file" if os.path.getsize(path) == 0 else None
 
 
-def assign_splits(
-    clips: Sequence[Clip], fractions: Mapping[str, float] | None = None, seed: int = 0
-) -> tuple[Clip, ...]:
-    """Give every clip a split so that groups stay whole and labels are spread in proportion.
+def _folder_problem(path: str, folder: str, template: re.Pattern[str] | None) -> str | None:
+    try:
+        if next(images_in(folder, template), None) is not None:
+            return None
+    except PermissionError:
+        return f"{path}: no permission to read it"
+    except NotADirectoryError:
+        return f"{path}: {folder} is no folder"
+    named = "" if template is None else " of that name"
+    return f"{path}: not a regular file, nor a folder with images{named} ({', '.join(IMAGE_SUFFIXES)})"
 
-    Groups are placed in a seeded random order, largest first, each into the split that is furthest behind its share of
-    the labels in that group.
 
-    Args:
-        clips: Clips whose `split` is ignored.
-        fractions: Share of each split, by default train 0.7, val 0.15, test 0.15.
-        seed: Seed of the random order.
-    Raises:
-        VideomemError: If a label has fewer groups than there are splits.
-    """
-    fractions = fractions or {"train": 0.7, "val": 0.15, "test": 0.15}
-    groups: dict[str, list[Clip]] = defaultdict(list)
-    groups_of_label: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        groups[clip.group].append(clip)
-        groups_of_label[clip.label].add(clip.group)
-    for label, names in groups_of_label.items():
-        if len(names) < len(fractions):
-            raise VideomemError(
-                f"label {label!r} has {len(names)} group(s), but {len(fractions)} splits need one each; "
-                "add videos, give `group` a finer meaning, or give the splits yourself"
-            )
-    order = sorted(groups)
-    random.Random(seed).shuffle(order)
-    order.sort(key=lambda name: -len(groups[name]))
-    total = Counter(clip.label for clip in clips)
-    held: dict[str, Counter[str]] = {split: Counter() for split in fractions}
-    chosen: dict[str, str] = {}
-    for name in order:
-        labels = Counter(clip.label for clip in groups[name])
-
-        def shortfall(split: str, labels: Counter[str] = labels) -> float:
-            share = fractions[split]
-            return sum(n * (1 - held[split][lab] / (share * total[lab])) for lab, n in labels.items())
-
-        chosen[name] = max(fractions, key=shortfall)
-        held[chosen[name]].update(labels)
-    return tuple(replace(clip, split=chosen[clip.group]) for clip in clips)
+def images_in(folder: str, template: re.Pattern[str] | None = None) -> Iterator[str]:
+    """Names of the images in a folder, in no order; with a template, of those that it fits."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            fits = entry.name.lower().endswith(IMAGE_SUFFIXES) if template is None else template.fullmatch(entry.name)
+            if fits and not entry.name.startswith(".") and entry.is_file():
+                yield entry.name

@@ -1,0 +1,67 @@
+"""Splits for clips that come without, or without all of them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from videomem.errors import VideomemError
+from videomem.video.catalog import Clip
+
+
+def assign_splits(
+    clips: Sequence[Clip], fractions: Mapping[str, float] | None = None, seed: int = 0
+) -> tuple[Clip, ...]:
+    """Give every clip a split so that groups stay whole and labels are spread in proportion.
+
+    Groups are placed in a seeded random order, largest first, each into the split that is furthest behind its share of
+    the labels in that group.
+
+    Args:
+        clips: Clips whose `split` is ignored.
+        fractions: Share of each split, by default train 0.7, val 0.15, test 0.15.
+        seed: Seed of the random order.
+    Raises:
+        VideomemError: If a label has fewer groups than there are splits.
+    """
+    fractions = fractions or {"train": 0.7, "val": 0.15, "test": 0.15}
+    groups: dict[str, list[Clip]] = defaultdict(list)
+    groups_of_label: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        groups[clip.group].append(clip)
+        groups_of_label[clip.label].add(clip.group)
+    for label, names in groups_of_label.items():
+        if len(names) < len(fractions):
+            raise VideomemError(
+                f"label {label!r} has {len(names)} group(s), but {len(fractions)} splits need one each; "
+                "add videos, give `group` a finer meaning, or give the splits yourself"
+            )
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda name: -len(groups[name]))
+    total = Counter(clip.label for clip in clips)
+    held: dict[str, Counter[str]] = {split: Counter() for split in fractions}
+    chosen: dict[str, str] = {}
+    for name in order:
+        labels = Counter(clip.label for clip in groups[name])
+
+        def shortfall(split: str, labels: Counter[str] = labels) -> float:
+            share = fractions[split]
+            return sum(n * (1 - held[split][lab] / (share * total[lab])) for lab, n in labels.items())
+
+        chosen[name] = max(fractions, key=shortfall)
+        held[chosen[name]].update(labels)
+    return tuple(replace(clip, split=chosen[clip.group]) for clip in clips)
+
+
+def hold_out(clips: Sequence[Clip], share: float, seed: int = 0) -> tuple[Clip, ...]:
+    """Turn a share of the training clips into the split `val`, whole groups of them; other splits stay as they are."""
+    training = [place for place, clip in enumerate(clips) if clip.split == "train"]
+    fractions = {"train": 1 - share, "val": share}
+    split = assign_splits([clips[place] for place in training], fractions, seed)
+    result = list(clips)
+    for place, clip in zip(training, split, strict=True):
+        result[place] = clip
+    return tuple(result)
