@@ -46,7 +46,7 @@ class Kind:
 
     Attributes:
         pts: Presentation time of each frame in ticks of 1/fps; by default 0, 1, 2, ...
-        beside: What else is in the file: "sound", "second film" (all black, behind the first), or "cover" (a still).
+        beside: What else is in the file: "sound", "second film" (all of it number 0), or "cover" (a still).
         cut_at: Copy the packets from the key frame before this frame on, and hide what comes before it (an edit list).
         after: Changes the finished file's bytes.
         shown: Numbers of the frames that a viewer sees; by default all.
@@ -99,7 +99,7 @@ def encode(container: OutputContainer, kind: Kind) -> None:
         cover.disposition = Disposition.attached_pic
     for place in range(kind.num_frames):
         for stream in streams:
-            image = barcode(place, kind.height, kind.width) if stream is streams[0] else np.zeros((96, 160, 3), np.uint8)
+            image = barcode(place if stream is streams[0] else 0, kind.height, kind.width)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = place if kind.pts is None else kind.pts[place]
             frame.time_base = 1 / Fraction(kind.fps)
@@ -109,7 +109,8 @@ def encode(container: OutputContainer, kind: Kind) -> None:
             samples.sample_rate, samples.pts = 16000, 640 * place
             container.mux(sound.encode(samples))
         if kind.beside == "cover" and place == 0:
-            container.mux(cover.encode(av.VideoFrame.from_ndarray(barcode(99), format="rgb24").reformat(format="yuvj420p")))
+            still = av.VideoFrame.from_ndarray(barcode(99, kind.height, kind.width), format="rgb24")
+            container.mux(cover.encode(still.reformat(format="yuvj420p")))
     for stream in streams:
         container.mux(stream.encode())
 
@@ -124,7 +125,7 @@ def _film(container: OutputContainer, kind: Kind) -> VideoStream:
 
 
 def copy_from(source: Path, target: Path, number: int) -> None:
-    """Cut without encoding anew, as editors do: packets before frame `number` stay in the file, hidden by an edit list."""
+    """Cut without encoding anew, as editors do: what comes before frame `number` stays, hidden by an edit list."""
     with av.open(os.fspath(source)) as whole, av.open(
         os.fspath(target), "w", options={"avoid_negative_ts": "disabled", "movflags": "use_metadata_tags"}
     ) as cut:  # fmt: skip

@@ -17,11 +17,11 @@ from videomem.video.catalog import (
     Catalog,
     Clip,
     catalog_warnings,
-    file_problem,
     read_catalog,
     read_table,
     write_catalog,
 )
+from videomem.video.files import file_problem
 from videomem.video.splits import assign_splits
 
 HEADER = "path,label,split,group,start_s,end_s\n"

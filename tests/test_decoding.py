@@ -1,272 +1,303 @@
-"""Frames that carry their own number as a barcode: whatever a decoder returns, the number tells whether it is right."""
+"""Every kind of file gives the right frames, or an error; frames carry their own number, so there is no doubt which."""
 
 from __future__ import annotations
 
-import struct
-from fractions import Fraction
+import os
+import shutil
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
+from barcodes import KINDS, Kind, barcode, encode, file_of, read_barcode
 from conftest import shared_data
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
 from videomem.video import decoding
-from videomem.video.decoding import decode_clip, probe, why_not_decord
+from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
+from videomem.video.decoders.stream import open_stream
+from videomem.video.decoding import decode_clip
 from videomem.video.sampling import FixedRate, Uniform
 from videomem.video.writing import write_video
 
-BITS = 10
-
-
-def barcode(number: int, height: int = 96, width: int = 160) -> NDArray[np.uint8]:
-    """A frame with `number` in black and white blocks, over a grey gradient."""
-    image = np.broadcast_to(np.linspace(60, 190, width).astype(np.uint8)[None, :, None], (height, width, 3)).copy()
-    block = width // BITS
-    for bit in range(BITS):
-        image[height // 4 : 3 * height // 4, bit * block : (bit + 1) * block] = 235 if number >> bit & 1 else 20
-    return image
-
-
-def read_barcode(image: NDArray[np.uint8]) -> int:
-    height, width, _ = image.shape
-    block = width // BITS
-    middle = image[height // 2 - 4 : height // 2 + 4]
-    return sum(1 << bit for bit in range(BITS) if middle[:, bit * block + 4 : (bit + 1) * block - 4].mean() > 128)
-
-
-def write_barcodes(path: Path, num_frames: int, codec: str, options: dict[str, str], pixel_format: str = "yuv420p",
-                   fps: int | Fraction = 25) -> Path:  # fmt: skip
-    write_video(path, map(barcode, range(num_frames)), fps, codec, pixel_format, options)
-    return path
-
-
-# name: (suffix, codec, options, pixel format, whether decord may serve it)
-STREAMS = {
-    "h264 without B-frames": ("mp4", "libx264", {"bf": "0"}, "yuv420p", True),
-    "h264, every frame a key frame": ("mp4", "libx264", {"g": "1"}, "yuv420p", True),
-    "h264, key frame every 12": ("mp4", "libx264", {"bf": "0", "g": "12"}, "yuv420p", True),
-    "h264, one key frame": ("mp4", "libx264", {"bf": "0", "g": "999"}, "yuv420p", True),
-    "h264 lossless RGB": ("mp4", "libx264rgb", {"bf": "0", "qp": "0"}, "rgb24", True),
-    "h264 intra refresh": ("mp4", "libx264", {"bf": "0", "g": "30", "intra-refresh": "1"}, "yuv420p", False),
-    "h264 in mov": ("mov", "libx264", {"bf": "0"}, "yuv420p", True),
-    "h264 with B-frames": ("mp4", "libx264", {"bf": "3"}, "yuv420p", False),
-    "h264 open GOP": ("mp4", "libx264", {"bf": "3", "g": "12", "x264-params": "open-gop=1"}, "yuv420p", False),
-    "h264 in avi": ("avi", "libx264", {"bf": "2"}, "yuv420p", False),
-    "h264 in mkv": ("mkv", "libx264", {"bf": "0"}, "yuv420p", False),
-    "h264 in mpegts": ("ts", "libx264", {"bf": "0"}, "yuv420p", False),
-    "h264 4:4:4": ("mp4", "libx264", {"bf": "0"}, "yuv444p", False),
-    "h264 10 bit": ("mp4", "libx264", {"bf": "0"}, "yuv420p10le", False),
-    "hevc": ("mp4", "libx265", {"x265-params": "log-level=none"}, "yuv420p", False),
-    "mpeg4 in avi with B-frames": ("avi", "mpeg4", {"bf": "2", "q:v": "3"}, "yuv420p", False),
-    "mpeg4 in mp4": ("mp4", "mpeg4", {"q:v": "3"}, "yuv420p", False),
-    "mpeg2 in mpg": ("mpg", "mpeg2video", {"q:v": "3"}, "yuv420p", False),
-    "vp8 in webm": ("webm", "libvpx", {"b:v": "1M"}, "yuv420p", False),
-    "vp9 in webm": ("webm", "libvpx-vp9", {"b:v": "1M"}, "yuv420p", False),
-    "av1 in mp4": ("mp4", "libsvtav1", {"preset": "8", "crf": "15"}, "yuv420p", False),
-    "wmv2": ("wmv", "wmv2", {"q:v": "3"}, "yuv420p", False),
-    "mjpeg in avi": ("avi", "mjpeg", {"q:v": "3"}, "yuvj420p", False),
-    "raw h264": ("h264", "libx264", {"bf": "2"}, "yuv420p", False),
-}
+SEEKING = ["decord", "torchcodec"]
+PLAIN, WITH_B_FRAMES, SHORT_GROUPS = "h264 without B-frames", "h264 with B-frames", "h264, key frame every 12"
 
 
 @pytest.fixture(scope="module")
-def streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("streams")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
 
 
-def stream_file(folder: Path, name: str, num_frames: int = 90) -> Path:
-    suffix, codec, options, pixel_format, _ = STREAMS[name]
-    path = folder / f"{name.replace(' ', '_').replace(',', '')}-{num_frames}.{suffix}"
-    if codec not in av.codecs_available:
-        pytest.skip(f"this build of PyAV has no encoder {codec}")
-    return path if path.exists() else write_barcodes(path, num_frames, codec, options, pixel_format)
+def needs(decoder: str) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    elif not by_torchcodec.versions():
+        pytest.skip("needs torchcodec and an FFmpeg that it can load")
 
 
-@pytest.mark.parametrize("name", STREAMS)
+def numbers(name: str, frames_THWC: NDArray[np.uint8]) -> list[int]:
+    if name == "h264 rotated":
+        frames_THWC = np.rot90(frames_THWC, k=1, axes=(1, 2))
+    return [read_barcode(image) for image in frames_THWC]
+
+
+def assert_right(files: Path, name: str, decoder: decoding.Decoder) -> set[str]:
+    """Hold a kind of file to its numbers, for many choices of frames; what decoded it."""
+    expected, served = KINDS[name].expected, set()
+    for num_frames in sorted({2, 5, 16, max(len(expected), 2), len(expected) + 7}):
+        clip = decode_clip(file_of(files, name), Uniform(num_frames), decoder=decoder)
+        assert clip.num_available == len(expected)
+        assert numbers(name, clip.frames_THWC) == [expected[index] for index in clip.indices_T]
+        served.add(clip.decoder)
+    return served
+
+
+def test_there_are_kinds_enough() -> None:
+    assert len(KINDS) >= 60
+
+
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_every_frame_is_the_right_one(streams: Path, name: str, decoder: decoding.Decoder) -> None:
-    path = stream_file(streams, name)
-    for sampling in (Uniform(90), Uniform(16), Uniform(7), Uniform(120)):
-        clip = decode_clip(path, sampling, decoder=decoder)
-        assert clip.num_available == 90
-        assert [read_barcode(image) for image in clip.frames_THWC] == clip.indices_T.tolist()
-        if decoder == "pyav":
-            assert clip.decoder == "pyav"
+def test_every_frame_is_the_right_one(files: Path, name: str, decoder: decoding.Decoder) -> None:
+    served = assert_right(files, name, decoder)
+    assert decoder == "auto" or served == {"pyav"}
 
 
-@pytest.mark.parametrize("name", [name for name, stream in STREAMS.items() if stream[4]])
-@pytest.mark.parametrize("num_frames", [2, 13, 90, 301])
-def test_decord_is_right_wherever_the_allow_list_lets_it(streams: Path, name: str, num_frames: int) -> None:
-    pytest.importorskip("decord")
-    path = stream_file(streams, name, num_frames)
-    assert why_not_decord(probe(str(path))) is None
-    for wanted in (2, 5, 8, num_frames):
-        clip = decode_clip(path, Uniform(wanted), decoder="decord")
-        assert clip.decoder == "decord" and clip.num_available == num_frames
-        assert [read_barcode(image) for image in clip.frames_THWC] == clip.indices_T.tolist()
+@pytest.mark.parametrize("decoder", SEEKING)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_decoder_that_seeks_is_right_or_refused(files: Path, name: str, decoder: decoding.Decoder) -> None:
+    needs(decoder)
+    try:
+        served = assert_right(files, name, decoder)
+    except DecodingError as error:
+        assert f"{decoder} is not exact here" in str(error)
+        assert not (decoder == "decord" and KINDS[name].decord)
+    else:
+        assert served == {decoder}
 
 
-@pytest.mark.parametrize("name", [name for name, stream in STREAMS.items() if stream[4]])
-def test_decord_and_pyav_give_the_same_pixels(streams: Path, name: str) -> None:
-    pytest.importorskip("decord")
-    path = stream_file(streams, name)
-    one, other = (decode_clip(path, Uniform(16), decoder=d).frames_THWC for d in ("decord", "pyav"))  # type: ignore[arg-type]
+@pytest.mark.parametrize("decoder", SEEKING)
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.decord])
+def test_decoders_give_the_same_pixels(files: Path, name: str, decoder: decoding.Decoder) -> None:
+    needs(decoder)
+    path = file_of(files, name)
+    one, other = (decode_clip(path, Uniform(16), decoder=d).frames_THWC for d in (decoder, "pyav"))  # type: ignore[arg-type]
     assert np.abs(one.astype(int) - other).max() <= 2
 
 
-@pytest.mark.parametrize("name", [name for name, stream in STREAMS.items() if not stream[4]])
-def test_decord_is_refused_where_it_is_not_proved(streams: Path, name: str) -> None:
-    path = stream_file(streams, name)
-    assert why_not_decord(probe(str(path))) is not None
-    assert decode_clip(path, Uniform(4)).decoder == "pyav"
-    with pytest.raises(DecodingError, match="decord is not exact here"):
-        decode_clip(path, Uniform(4), decoder="decord")
+def test_auto_does_without_decord_and_torchcodec(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_decord, "is_installed", lambda: False)
+    monkeypatch.setattr(by_torchcodec, "versions", dict)
+    assert assert_right(files, PLAIN, "auto") == {"pyav"}
+    assert set(decoding.decoder_versions("auto")) == {"av", "pillow"}
 
 
-def test_pyav_serves_where_decord_is_missing(streams: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
-    assert decode_clip(stream_file(streams, "h264 without B-frames"), Uniform(4)).decoder == "pyav"
+def test_auto_takes_decord_where_it_may(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("decord")
+    monkeypatch.setattr(by_torchcodec, "versions", dict)
+    assert assert_right(files, PLAIN, "auto") == {"decord"}
 
 
-def test_decord_that_counts_otherwise_is_not_believed(streams: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_read_decord", lambda *arguments: None)
-    clip = decode_clip(stream_file(streams, "h264 without B-frames"), Uniform(4))
-    assert clip.decoder == "pyav" and read_barcode(clip.frames_THWC[-1]) == 89
+def test_a_decoder_in_doubt_is_not_believed(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubtful = [(name, why_not, lambda stream, wanted: "a doubt") for name, why_not, _ in decoding._SEEKING]
+    monkeypatch.setattr(decoding, "_SEEKING", doubtful)
+    assert assert_right(files, PLAIN, "auto") == {"pyav"}
 
 
-@pytest.mark.parametrize("name", ["h264 without B-frames", "h264 with B-frames", "mpeg4 in avi with B-frames"])
+ALONE = [SHORT_GROUPS, "hevc closed GOP", "h264, every frame a key frame"]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, name: str) -> None:
+    with open_stream(str(file_of(files, name))) as stream:
+        assert by_pyav.why_not_groups(stream) is None
+        wanted = np.array([1, 50])
+        frames = by_pyav.read_groups(stream, wanted)
+        assert not isinstance(frames, str) and numbers(name, frames) == [1, 50]
+        assert "nearly all" in by_pyav.read_groups(stream, np.arange(60))
+
+
+@pytest.mark.parametrize("name", ["h264 open GOP", "hevc open GOP", "h264 intra refresh", "mpeg4 in avi with B-frames",
+                                  "h264 cut between key frames", "h264 in mpegts"])  # fmt: skip
+def test_groups_that_may_refer_to_each_other_are_not_decoded_alone(files: Path, name: str) -> None:
+    with open_stream(str(file_of(files, name))) as stream:
+        assert by_pyav.why_not_groups(stream) is not None
+
+
+@pytest.mark.parametrize("name", [PLAIN, WITH_B_FRAMES, SHORT_GROUPS, "mpeg4 in avi with B-frames", "hevc open GOP"])
 @pytest.mark.parametrize(
-    ("interval", "first", "last"), [((1.0, 2.0), 25, 49), ((None, 0.5), 0, 12), ((3.0, None), 75, 89)]
+    ("interval", "first", "last"), [((1.0, 2.0), 25, 49), ((None, 0.5), 0, 12), ((2.0, None), 50, 59)]
 )
 def test_trimmed_clips_hold_their_own_frames(
-    streams: Path, name: str, interval: tuple[float | None, float | None], first: int, last: int
+    files: Path, name: str, interval: decoding.Interval, first: int, last: int
 ) -> None:
-    clip = decode_clip(stream_file(streams, name), Uniform(6), interval)
-    numbers = [read_barcode(image) for image in clip.frames_THWC]
-    assert numbers[0] == first and numbers[-1] == last
-    assert numbers == (first + clip.indices_T).tolist()
+    clip = decode_clip(file_of(files, name), Uniform(6), interval)
+    found = numbers(name, clip.frames_THWC)
+    assert found[0] == first and found[-1] == last
+    assert found == (first + clip.indices_T).tolist()
     assert clip.num_available == last - first + 1
 
 
-def test_a_fixed_rate_takes_frames_by_their_times(streams: Path) -> None:
-    clip = decode_clip(stream_file(streams, "h264 with B-frames"), FixedRate(fps=5, max_frames=8))
-    assert [read_barcode(image) for image in clip.frames_THWC] == [0, 5, 10, 15, 20, 25, 30, 35]
+def test_a_fixed_rate_takes_frames_by_their_times(files: Path) -> None:
+    clip = decode_clip(file_of(files, WITH_B_FRAMES), FixedRate(fps=5, max_frames=8))
+    assert numbers("", clip.frames_THWC) == [0, 5, 10, 15, 20, 25, 30, 35]
+    varying = decode_clip(file_of(files, "h264 variable frame rate"), FixedRate(fps=25 / 3, max_frames=8))
+    ticks = np.asarray(KINDS["h264 variable frame rate"].pts) - 1
+    assert numbers("", varying.frames_THWC) == [int(np.searchsorted(ticks, 3 * n, side="right")) - 1 for n in range(8)]
 
 
-def test_rotated_video_is_turned_upright(streams: Path, tmp_path: Path) -> None:
-    upright = stream_file(streams, "h264 without B-frames")
-    content = bytearray(upright.read_bytes())
-    track_header = content.index(b"tkhd")
-    matrix = track_header + 4 + 4 + 20 + 8 + 8
-    one = 1 << 16
-    quarter_turn = struct.pack(">9i", 0, one, 0, -one, 0, 0, 96 * one, 0, 1 << 30)
-    content[matrix : matrix + 36] = quarter_turn
-    rotated = tmp_path / "rotated.mp4"
-    rotated.write_bytes(content)
-    clip = decode_clip(rotated, Uniform(5))
-    assert clip.decoder == "pyav"
-    assert clip.frames_THWC.shape[1:3] == (160, 96)
-    # A quarter turn clockwise brings the left edge to the top.
-    turned_back = np.rot90(clip.frames_THWC, k=1, axes=(1, 2))
-    assert [read_barcode(image) for image in turned_back] == clip.indices_T.tolist()
+def test_rotated_video_is_turned_upright(files: Path) -> None:
+    assert decode_clip(file_of(files, "h264 rotated"), Uniform(5)).frames_THWC.shape[1:3] == (160, 96)
 
 
-def test_frames_repeat_where_a_clip_is_short(streams: Path) -> None:
-    clip = decode_clip(stream_file(streams, "h264 lossless RGB", 2), Uniform(6))
-    assert [read_barcode(image) for image in clip.frames_THWC] == [0, 0, 0, 1, 1, 1]
+def test_frames_repeat_where_a_clip_is_short(files: Path) -> None:
+    clip = decode_clip(file_of(files, "h264 of two frames"), Uniform(6))
+    assert numbers("", clip.frames_THWC) == [0, 0, 0, 1, 1, 1]
 
 
-def test_lossless_video_is_bit_equal_and_so_is_its_reversal(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (12, 64, 80, 3), dtype=np.uint8)
+@pytest.mark.parametrize("decoder", ["auto", "pyav", *SEEKING])
+def test_lossless_video_is_bit_equal_and_so_is_its_reversal(tmp_path: Path, decoder: decoding.Decoder) -> None:
+    needs(decoder) if decoder in SEEKING else None
+    frames = np.random.default_rng(0).integers(0, 256, (12, 64, 80, 3), dtype=np.uint8)
     for name, sequence in (("forwards", frames), ("backwards", frames[::-1])):
         path = tmp_path / f"{name}.mp4"
         write_video(path, sequence)
-        for decoder in ("auto", "pyav"):
-            decoded = decode_clip(path, Uniform(12), decoder=decoder).frames_THWC  # type: ignore[arg-type]
-            assert np.array_equal(decoded, sequence)
+        assert np.array_equal(decode_clip(path, Uniform(12), decoder=decoder).frames_THWC, sequence)
 
 
-def test_a_playlist_in_disguise_opens_nothing(tmp_path: Path, streams: Path) -> None:
-    inside = stream_file(streams, "h264 without B-frames")
+ODD_NAMES = ["with space.mp4", "it's \"quoted\".mp4", "ünïcödé 视频.mp4", "new\nline.mp4", "-dash.mp4", "%d.mp4",
+             "a:b.mp4", "#x?y=1&z.mp4", "[x]*{1}.mp4", "back\\slash.mp4", "no suffix", "file:x.mp4", "pipe:0", "x" * 200,
+             os.fsdecode(b"not utf-8 \xff\xfe.mp4")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_names_of_files_may_be_odd(files: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    shutil.copy(file_of(files, PLAIN), path)
+    assert numbers("", decode_clip(path, Uniform(6)).frames_THWC) == [0, 11, 23, 36, 48, 59]
+
+
+def test_a_playlist_in_disguise_opens_nothing(files: Path, tmp_path: Path) -> None:
+    inside = file_of(files, PLAIN)
     for name, text in {
         "hls.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{inside}\n#EXT-X-ENDLIST\n",
         "web.mp4": "#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n",
         "concat.mp4": f"ffconcat version 1.0\nfile '{inside}'\n",
     }.items():
-        path = tmp_path / name
-        path.write_text(text)
+        (tmp_path / name).write_text(text)
         with pytest.raises(DecodingError, match=name):
-            decode_clip(path, Uniform(4))
+            decode_clip(tmp_path / name, Uniform(4))
 
 
-def damaged(tmp_path: Path, source: Path, kind: str) -> Path:
-    path, content = tmp_path / "damaged.mp4", bytearray(source.read_bytes())
-    if kind == "truncated":
-        content = content[: len(content) // 2]
-    elif kind == "empty":
-        content = bytearray()
-    elif kind == "text":
-        content = bytearray(b"not a video\n" * 50)
-    elif kind == "random":
-        content = bytearray(np.random.default_rng(0).bytes(5000))
+def no_video(path: Path, source: Path, kind: str) -> None:
+    content = source.read_bytes()
     if kind == "folder":
         path.mkdir()
-    elif kind == "dangling":
-        path.symlink_to(tmp_path / "nothing")
+    elif kind == "dangling link":
+        path.symlink_to(path.parent / "nothing")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "sound alone":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=16000, layout="mono")
+            for place in range(20):
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = 16000, 1024 * place
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    elif kind == "song with a cover":
+        with av.open(str(path), "w") as container:
+            cover = container.add_stream("mjpeg", options={"q:v": "3"})
+            cover.pix_fmt, cover.height, cover.width = "yuvj420p", 96, 160  # type: ignore[union-attr]
+            cover.disposition = Disposition.attached_pic
+            still = av.VideoFrame.from_ndarray(barcode(99), format="rgb24").reformat(format="yuvj420p")
+            container.mux([*cover.encode(still), *cover.encode()])  # type: ignore[arg-type, union-attr]
     elif kind != "missing":
-        path.write_bytes(content)
-    return path
+        path.write_bytes({
+            "empty": b"", "text": b"not a video\n" * 50, "random": np.random.default_rng(0).bytes(5000),
+            "zeros": bytes(5000), "first bytes alone": content[:100], "without its index": content[: len(content) // 2],
+            "of an unknown codec": content.replace(b"avc1", b"zzzz"), "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        }[kind])  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "random", "folder", "dangling", "missing"])
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe", "sound alone", "song with a cover", "missing",
+                                  "empty", "text", "random", "zeros", "first bytes alone", "without its index",
+                                  "of an unknown codec", "picture"])  # fmt: skip
 @pytest.mark.parametrize("decoder", ["auto", "pyav", "decord"])
 def test_what_is_no_video_is_an_error_that_names_the_file(
-    streams: Path, tmp_path: Path, kind: str, decoder: decoding.Decoder
+    files: Path, tmp_path: Path, kind: str, decoder: decoding.Decoder
 ) -> None:
-    path = damaged(tmp_path, stream_file(streams, "h264 without B-frames"), kind)
-    with pytest.raises(DecodingError, match=r"damaged\.mp4"):
+    path = tmp_path / "odd.mp4"
+    no_video(path, file_of(files, PLAIN), kind)
+    with pytest.raises(DecodingError, match=r"odd\.mp4"):
         decode_clip(path, Uniform(4), decoder=decoder)
 
 
-@pytest.mark.parametrize("interval", [(None, None), (0.0, 100.0), (0.0, 2.0)])
-def test_a_recording_that_starts_between_key_frames_counts_what_can_be_decoded(
-    streams: Path, tmp_path: Path, interval: tuple[float | None, float | None]
-) -> None:
-    source = tmp_path / "whole.ts"
-    write_barcodes(source, 100, "libx264", {"bf": "0", "g": "25"})
-    content = source.read_bytes()
-    path = tmp_path / "cut.ts"
-    path.write_bytes(content[: 188 * 3] + content[len(content) // 5 // 188 * 188 :])
-    clip = decode_clip(path, Uniform(8), interval)
-    numbers = [read_barcode(image) for image in clip.frames_THWC]
-    assert len(numbers) == 8 and numbers == (numbers[0] + clip.indices_T).tolist()
-    assert numbers[0] >= 20 and clip.num_available <= 80
-
-
-def test_a_codec_without_decoder_is_an_error(streams: Path, tmp_path: Path) -> None:
-    path = tmp_path / "unknown.mp4"
-    path.write_bytes(stream_file(streams, "h264 without B-frames").read_bytes().replace(b"avc1", b"zzzz"))
-    with pytest.raises(DecodingError, match=r"unknown\.mp4"):
-        decode_clip(path, Uniform(4))
-
-
-def test_an_interval_without_frames_is_an_error(streams: Path) -> None:
+def test_an_interval_without_frames_is_an_error(files: Path) -> None:
     with pytest.raises(DecodingError, match=r"no frame between 50\.0 s"):
-        decode_clip(stream_file(streams, "h264 without B-frames"), Uniform(4), (50.0, 60.0))
+        decode_clip(file_of(files, PLAIN), Uniform(4), (50.0, 60.0))
 
 
-def test_real_clips_decode_to_the_frames_of_a_plain_forward_pass() -> None:
+def test_frames_that_would_fill_the_memory_are_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_MOST_BYTES", 10 * 96 * 160 * 3)
+    assert len(decode_clip(file_of(files, PLAIN), Uniform(10)).frames_THWC) == 10
+    with pytest.raises(DecodingError, match="11 frames of 160x96 need"):
+        decode_clip(file_of(files, PLAIN), Uniform(11))
+
+
+def test_a_size_that_changes_within_the_video_is_an_error(tmp_path: Path) -> None:
+    path, parts = tmp_path / "whole.h264", []
+    for height in (96, 112):
+        with av.open(str(tmp_path / "part.h264"), "w") as container:
+            encode(container, Kind("h264", "libx264", {"bf": "0"}, height=height, num_frames=20))
+        parts.append((tmp_path / "part.h264").read_bytes())
+    path.write_bytes(b"".join(parts))
+    with pytest.raises(DecodingError, match="the frame size changes"):
+        decode_clip(path, Uniform(16))
+
+
+def test_a_file_too_large_to_hold_is_read_again(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videomem.video.decoders.stream._MOST_HELD_BYTES", 1000)
+    for name in (WITH_B_FRAMES, SHORT_GROUPS, "mpegts from the middle", "hevc open GOP"):
+        assert_right(files, name, "pyav")
+
+
+def test_nothing_is_printed_and_no_setting_of_pyav_stays_changed(
+    files: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = av.logging.get_level(), av.logging.get_skip_repeated()
+    damaged = files / "chatter.mp4"
+    content = bytearray(file_of(files, PLAIN).read_bytes())
+    content[3000:3400] = bytes(400)
+    damaged.write_bytes(content)
+    for decoder in ("auto", "pyav", *SEEKING):
+        with pytest.raises(DecodingError):
+            decode_clip(damaged, Uniform(60), decoder=decoder)  # type: ignore[arg-type]
+    assert capfd.readouterr() == ("", "")
+    assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
+
+
+def real_clips() -> list[Path]:
     paths = [*shared_data("data/clips").glob("*.avi"), *shared_data("data/clips").glob("*.mp4")]
-    paths += sorted(shared_data("data/egogestar").glob("*.mp4"))[::22]
-    assert len(paths) > 9
-    for path in paths:
+    return paths + sorted(shared_data("data/egogestar").glob("*.mp4"))[::22]
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_real_clips_decode_to_the_frames_of_a_plain_forward_pass(decoder: decoding.Decoder) -> None:
+    assert len(real_clips()) > 9
+    for path in real_clips():
         with av.open(str(path), metadata_errors="ignore") as container:
             reference = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        clip = decode_clip(path, Uniform(16))
-        assert clip.num_available == len(reference)
-        for image, index in zip(clip.frames_THWC, clip.indices_T, strict=True):
-            assert np.abs(image.astype(int) - reference[index]).max() <= 2
+        for num_frames in (16, len(reference)):
+            clip = decode_clip(path, Uniform(num_frames), decoder=decoder)
+            assert clip.num_available == len(reference)
+            for image, index in zip(clip.frames_THWC, clip.indices_T, strict=True):
+                assert np.abs(image.astype(int) - reference[index]).max() <= 2
+
+
+def test_barcodes_can_be_read() -> None:
+    assert [read_barcode(barcode(number)) for number in range(256)] == list(range(256))
+    assert [read_barcode(barcode(number, 16, 16)) for number in range(256)] == list(range(256))

@@ -222,8 +222,8 @@ def test_a_clip_that_fails_is_in_the_ledger_and_the_others_are_done(tmp_path: Pa
             "none.mp4": "hash",
         }
         ledger = FeatureStore(tmp_path / "store", SETTINGS).read_ledger()
-        assert sum(failure.path.endswith("broken.mp4") for failure in ledger) == 1, attempt
-    assert "broken.mp4: not decodable" in next(f.message for f in ledger if f.path.endswith("broken.mp4"))
+        assert sum(failure.path.endswith("broken.mp4") for failure in ledger.values()) == 1, attempt
+    assert "broken.mp4: not decodable" in next(f.message for f in ledger.values() if f.path.endswith("broken.mp4"))
 
 
 def test_failures_change_no_byte_of_what_is_good(tmp_path: Path, with_broken: list[Clip]) -> None:

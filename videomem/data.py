@@ -23,7 +23,7 @@ from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.features.store import FRAME_BATCH, Entry, FeatureDtype, FeatureSettings, FeatureStore
 from videomem.plain import as_plain
 from videomem.video.catalog import Catalog, Clip, read_catalog
-from videomem.video.decoding import Decoder
+from videomem.video.decoding import Decoder, OnDamage
 from videomem.video.sampling import Sampling
 
 
@@ -36,6 +36,7 @@ class VideoDataModule(LightningDataModule):
         store: Folder of feature stores.
         backbone: The frozen network that makes the features.
         decoder: `auto` takes the fastest decoder that is exact for a file.
+        on_damage: `ledger` leaves damaged videos out; `prefix` takes the frames before the damage.
         feature_dtype: Type that features are stored in.
         source: `features` reads the store; `video` decodes and runs the backbone at every visit.
         storage: Where stored features are read from: `mmap` (files, as needed), `ram`, or `device` (wholly on the GPU).
@@ -55,6 +56,7 @@ class VideoDataModule(LightningDataModule):
         store: str = "features",
         backbone: BackboneSettings = BackboneSettings(),
         decoder: Decoder = "auto",
+        on_damage: OnDamage = "ledger",
         feature_dtype: FeatureDtype = "float16",
         source: Literal["features", "video"] = "features",
         storage: Literal["mmap", "ram", "device"] = "mmap",
@@ -89,7 +91,7 @@ class VideoDataModule(LightningDataModule):
         self.reversed_pairs = reversed_pairs
         self.test_split = test_split
         self.seed = seed
-        self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype)
+        self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype, on_damage)
         self.feature_store = FeatureStore(store, self.settings)
         self._resident: tuple[Tensor, Tensor] | None = None
 

@@ -23,7 +23,7 @@ from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head
 from videomem.video.catalog import Clip
-from videomem.video.decoding import Decoder
+from videomem.video.decoding import Decoder, OnDamage
 from videomem.video.sampling import SAMPLINGS, Sampling
 
 FORMAT = 1
@@ -109,6 +109,7 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
         "sampling": {"name": type(settings.sampling).__name__, **asdict(settings.sampling)},  # type: ignore[call-overload]
         "decoder": settings.decoder,
         "feature_dtype": settings.dtype,
+        "on_damage": settings.on_damage,
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
@@ -163,7 +164,8 @@ def _assemble(
     sampling = dict(preprocessor["sampling"])
     chosen: Sampling = SAMPLINGS[sampling.pop("name")](**sampling)
     decoder: Decoder = preprocessor["decoder"]
-    settings = FeatureSettings(backbone_settings, chosen, decoder, preprocessor["feature_dtype"])
+    on_damage: OnDamage = preprocessor["on_damage"]
+    settings = FeatureSettings(backbone_settings, chosen, decoder, preprocessor["feature_dtype"], on_damage)
     return VideoModel(head, [str(label) for label in labels], settings, backbone)
 
 

@@ -22,12 +22,10 @@ from videomem.video.catalog import (
     absolute_clips,
     catalog_problems,
     catalog_warnings,
-    file_problem,
-    is_url,
     replacing,
-    split_template,
     write_catalog,
 )
+from videomem.video.files import file_problem, is_url, split_template
 from videomem.video.layouts import LAYOUTS, Found, Layout
 from videomem.video.splits import assign_splits, hold_out
 

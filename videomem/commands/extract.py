@@ -12,19 +12,28 @@ from rich.console import Console
 from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
-from videomem.features.extraction import ExtractionReport, extract
+from videomem.features.extraction import TIME_LIMIT_S, ExtractionReport, extract
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Extract what the `data` section of the configs describes; the sections of `fit` may stand beside it."""
     options = _parser(f"videomem {verb}")
-    options.add_argument("--workers", type=int, default=1, help="processes that decode; 0 decodes in this one")
+    options.add_argument(
+        "--workers", type=int, default=1, help="processes that decode; 0 decodes in this one, unsheltered"
+    )
+    options.add_argument(
+        "--time-limit", type=float, default=TIME_LIMIT_S, help="seconds that one clip may take a worker"
+    )
+    options.add_argument("--retry-failed", action="store_true", help="try only the clips that failed before")
     options.add_argument("--device", type=str, default="auto", help="where the backbone runs: auto, cpu, cuda, ...")
     options.add_argument("--allow-failures", action="store_true", help="end with status 0 though clips failed")
     config, data = _parse(options, arguments)
     if config.workers < 0:
         raise VideomemError(f"--workers is {config.workers}, but must be at least 0")
-    return extract_data(data, usable_device(config.device), config.workers, config.allow_failures)
+    if not config.time_limit > 0:
+        raise VideomemError(f"--time-limit is {config.time_limit}, but must be above 0 seconds")
+    device = usable_device(config.device)
+    return extract_data(data, device, config.workers, config.allow_failures, config.time_limit, config.retry_failed)
 
 
 def read_data_module(arguments: Sequence[str]) -> VideoDataModule:
@@ -51,20 +60,27 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace
         raise VideomemError(one_line_reason(error)) from error
 
 
-def extract_data(data: VideoDataModule, device: str, num_workers: int, allow_failures: bool) -> int:
+def extract_data(
+    data: VideoDataModule,
+    device: str,
+    num_workers: int,
+    allow_failures: bool,
+    time_limit_s: float = TIME_LIMIT_S,
+    retry_failed: bool = False,
+) -> int:
     """Extract the features of a data module's catalog and say what came of it."""
     backbone, console, started = data.settings.backbone, Console(stderr=True), time.perf_counter()
     if backbone.weights == "random":
         console.print(f"videomem: {backbone.name} has random weights (seed {backbone.seed}): it was never trained")
     clips, root = data.catalog.clips, data.feature_store.root
-    report = extract(clips, data.settings, root, device, num_workers, console)
+    report = extract(clips, data.settings, root, device, num_workers, console, time_limit_s, retry_failed)
     _print(report, len(clips), time.perf_counter() - started)
     return 1 if report.failures and not allow_failures else 0
 
 
 def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:
     if not report.num_extracted and not report.failures:
-        print(f"nothing to do: all {num_clips} clips are in {report.folder}")
+        print(f"nothing to do: {report.num_done_before} of {num_clips} clips are in {report.folder}, and none failed")
         return
     print(
         f"{report.num_extracted} clips extracted in {seconds:.0f} s, {report.num_done_before} there before, "

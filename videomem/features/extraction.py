@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from videomem.errors import DecodingError
+from videomem.errors import DecodingError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
 from videomem.features.keys import clip_keys
 from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, FeatureStore
-from videomem.video.catalog import Clip, file_problem
+from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
+from videomem.video.files import file_problem
+from videomem.video.isolation import Lost, isolated
+
+# Far more than any clip needs: only a decoder that hangs should reach it.
+TIME_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class ExtractionReport:
 
 def decode_frames(clip: Clip, settings: FeatureSettings) -> tuple[Tensor, DecodedClip]:
     """The frames of a clip as the backbone takes them, (T, 3, crop, crop) uint8, and how they were decoded."""
-    decoded = decode_clip(clip.path, settings.sampling, clip.interval, settings.decoder)
+    decoded = decode_clip(clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage)
     return Preprocessing.of(settings.backbone.name).shape_frames(decoded.frames_THWC), decoded
 
 
@@ -47,6 +55,8 @@ def extract(
     device: str = "cpu",
     num_workers: int = 0,
     console: Console | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    retry_failed: bool = False,
 ) -> ExtractionReport:
     """Extract the features of clips into the store below `root`; what is there already is left as it is.
 
@@ -58,44 +68,79 @@ def extract(
         settings: What to extract; its hash names the store.
         root: Folder of stores.
         device: Where the backbone runs, such as `cpu` or `cuda`.
-        num_workers: Processes that decode; 0 decodes in this one.
+        num_workers: Processes that decode; 0 decodes in this one, without a time limit and without shelter.
         console: Where the progress bar goes; none by default.
+        time_limit_s: A clip that takes its worker longer to decode has failed.
+        retry_failed: Try only the clips that failed before.
     Raises:
-        VideomemError: If the backbone cannot be built or the store not be written.
+        VideomemError: If the backbone cannot be built, the store not be written, or workers not be started.
     """
     keys, unreadable = clip_keys(clips, root)
     store = FeatureStore(root, settings)
     store.create()
-    done, settled = set(store.read_index()), store.settled_clips()
+    done, settled, ledger = set(store.read_index()), store.settled_clips(), store.read_ledger()
     by_key = {key: clip for clip, key in keys.items()}
     for key, clip in list(by_key.items()):
         # A file that is gone for now must not be settled as one that failed for ever.
         if key not in settled and (problem := file_problem(clip.path)):
-            unreadable.append(Failure(clip.path, "open", "", "FileNotFoundError", problem, 0.0))
+            unreadable.append(Failure(clip.path, "open", "", "FileNotFoundError", problem, 0.0, *clip.interval))
             del by_key[key]
     for failure in unreadable:
-        store.log_failure(failure)
-    plan = store.extend_plan(list(by_key))
-    missing = [n for n, shard in enumerate(plan) if not store.has_shard(n) and all(key in by_key for key in shard)]
-    backbone = load_backbone(settings.backbone)[0].to(device)
-    failures = list(unreadable)
-    with _progress(console) as progress:
-        task = progress.add_task("extracting", total=sum(len(plan[number]) for number in missing), frames=0)
-        stream = iter(_loader([by_key[key] for number in missing for key in plan[number]], settings, num_workers))
+        if (known := ledger.get(failure.clip)) is None or known.message != failure.message:
+            store.log_failure(failure)
+    failed = {key: clip for key, clip in by_key.items() if key in settled and key not in done}
+    with ExitStack() as stack:
+        progress = stack.enter_context(_progress(console))
+
+        def decoded(wanted: Sequence[Clip]) -> Iterator[_Decoded | Failure]:
+            return stack.enter_context(closing(_decoded(wanted, settings, num_workers, time_limit_s)))
+
+        if not retry_failed:
+            plan = store.extend_plan(list(by_key))
+            failures = [*unreadable, *_earlier_failures(failed.values(), ledger)]
+        else:
+            never_read = {key: c for key, c in by_key.items() if key not in settled and (c.path, *c.interval) in ledger}
+            again, still_failing = _that_decode_now(failed, decoded, progress)
+            by_key = never_read | again
+            plan = store.extend_plan(list(by_key), again)
+            failures = [*unreadable, *still_failing]
+        missing = [n for n, shard in enumerate(plan) if not store.has_shard(n) and all(key in by_key for key in shard)]
+        wanted = [by_key[key] for number in missing for key in plan[number]]
+        backbone = load_backbone(settings.backbone)[0].to(device)
+        task, stream = progress.add_task("extracting", total=len(wanted), frames=0), decoded(wanted)
         for number in missing:
             failures += _extract_shard(store, number, plan[number], stream, backbone, progress, task)
     now = store.read_index()
-    tried = {key for number in missing for key in plan[number]}
-    failures += _earlier_failures(store, [clip for key, clip in by_key.items() if key not in now and key not in tried])
-    num_before = len(done & by_key.keys())
-    return ExtractionReport(num_before, len(now.keys() & by_key.keys()) - num_before, tuple(failures), store.folder)
+    if retry_failed:
+        gone = {(clip.path, *clip.interval) for clip, key in keys.items() if key in now}
+        latest = ledger | store.read_ledger() | {failure.clip: failure for failure in failures}
+        store.rewrite_ledger(failure for clip, failure in latest.items() if clip not in gone)
+    num_before = len(done & set(keys.values()))
+    return ExtractionReport(
+        num_before, len(now.keys() & set(keys.values())) - num_before, tuple(failures), store.folder
+    )
+
+
+def _that_decode_now(
+    clips: Mapping[str, Clip], decoded: Callable[[Sequence[Clip]], Iterator[_Decoded | Failure]], progress: Progress
+) -> tuple[dict[str, Clip], list[Failure]]:
+    """Try clips that failed: those that decode now, which are worth a shard, and the failures of the others."""
+    good, failures = {}, []
+    task = progress.add_task("trying again", total=len(clips), frames=0)
+    for (key, clip), answer in zip(clips.items(), decoded(list(clips.values())), strict=True):
+        if isinstance(answer, Failure):
+            failures.append(answer)
+        else:
+            good[key] = clip
+        progress.advance(task)
+    return good, failures
 
 
 def _extract_shard(
     store: FeatureStore,
     number: int,
     keys: Sequence[str],
-    stream: Iterator[tuple[Tensor, dict[str, Any]] | Failure],
+    stream: Iterator[_Decoded | Failure],
     backbone: Backbone,
     progress: Progress,
     task: Any,
@@ -110,8 +155,8 @@ def _extract_shard(
             store.log_failure(item)
             failures.append(item)
         else:
-            clips.append((key, item[1], packer.add(item[0])))
-            progress.update(task, frames=progress.tasks[0].fields["frames"] + len(item[0]))
+            clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
+            progress.update(task, frames=progress.tasks[task].fields["frames"] + len(item.frames))
         progress.advance(task)
     features = packer.finish()
     store.write_shard(number, [(key, fields, features[rows]) for key, fields, rows in clips])
@@ -154,44 +199,62 @@ class _FramePacker:
             self._waiting = []
 
 
-class _Frames(Dataset[tuple[Tensor, dict[str, Any]] | Failure]):
-    """Decoded clips; a clip that fails is an item too, so that it costs nothing but itself."""
-
-    def __init__(self, clips: Sequence[Clip], settings: FeatureSettings) -> None:
-        self._clips = clips
-        self._settings = settings
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, dict[str, Any]] | Failure:
-        clip, started = self._clips[number], time.perf_counter()
-        try:
-            frames, decoded = decode_frames(clip, self._settings)
-        except (OSError, MemoryError):
-            raise  # The machine's fault, not the clip's: stop, and go on from here when it is mended.
-        except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
-            seconds, reason = time.perf_counter() - started, " ".join(str(error).split())
-            if not isinstance(error, DecodingError):
-                reason = f"{clip.path}: {type(error).__name__}: {reason}"
-            return Failure(clip.path, "decode", self._settings.decoder, type(error).__name__, reason, round(seconds, 3))
-        return frames, {
-            "num_available": decoded.num_available,
-            "fps": decoded.fps,
-            "decoder": decoded.decoder,
-            "indices": decoded.indices_T.tolist(),
-        }
+Decode = Callable[[Clip, FeatureSettings], tuple[Tensor, DecodedClip]]
 
 
-def _loader(clips: Sequence[Clip], settings: FeatureSettings, num_workers: int) -> DataLoader[Any]:
-    return DataLoader(_Frames(clips, settings), batch_size=None, num_workers=min(num_workers, len(clips)))
+class _Decoded(NamedTuple):
+    """The frames (T, 3, crop, crop) of a clip as they come from a worker, and what its entry says of them."""
+
+    frames: NDArray[np.uint8]
+    fields: dict[str, Any]
 
 
-def _earlier_failures(store: FeatureStore, clips: Sequence[Clip]) -> list[Failure]:
+def _decode_or_fail(decode: Decode, settings: FeatureSettings, clip: Clip) -> _Decoded | Failure:
+    """Decode a clip; one that fails is an answer too, so that it costs nothing but itself."""
+    started = time.perf_counter()
+    try:
+        frames, decoded = decode(clip, settings)
+    except (OSError, MemoryError):
+        raise  # The machine's fault, not the clip's: stop, and go on from here when it is mended.
+    except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
+        reason = one_line(error)
+        if not isinstance(error, DecodingError):
+            reason = f"{clip.path}: {type(error).__name__}: {reason}"
+        return _failure(clip, settings, type(error).__name__, reason, time.perf_counter() - started)
+    fields = {
+        "num_available": decoded.num_available,
+        "fps": decoded.fps,
+        "decoder": decoded.decoder,
+        "damage": decoded.damage,
+        "indices": decoded.indices_T.tolist(),
+    }
+    return _Decoded(frames.numpy(), fields)
+
+
+def _failure(clip: Clip, settings: FeatureSettings, error: str, reason: str, seconds: float) -> Failure:
+    return Failure(clip.path, "decode", settings.decoder, error, reason, round(seconds, 3), *clip.interval)
+
+
+def _decoded(
+    clips: Sequence[Clip], settings: FeatureSettings, num_workers: int, time_limit_s: float
+) -> Generator[_Decoded | Failure, None, None]:
+    """Decode clips in order: here, or in processes of which none can do harm."""
+    decode = partial(_decode_or_fail, decode_frames, settings)
+    if num_workers == 0:
+        yield from map(decode, clips)
+        return
+    answers = isolated(decode, clips, num_workers, time_limit_s, preload=__name__)
+    for clip, answer in zip(clips, answers, strict=True):
+        if isinstance(answer, Lost):
+            yield _failure(clip, settings, answer.error, f"{clip.path}: {answer.reason}", answer.seconds)
+        else:
+            yield answer
+
+
+def _earlier_failures(clips: Iterable[Clip], ledger: Mapping[Any, Failure]) -> list[Failure]:
     """The ledger's last word on clips that failed in an earlier run."""
-    ledger = {failure.path: failure for failure in store.read_ledger()}
-    unknown = Failure("", "decode", "", "unknown", "failed in an earlier run", 0.0)
-    return [ledger.get(clip.path, replace(unknown, path=clip.path)) for clip in clips]
+    unknown = ("decode", "", "unknown", "failed in an earlier run", 0.0)
+    return [ledger.get((c.path, *c.interval), Failure(c.path, *unknown, *c.interval)) for c in clips]
 
 
 def _progress(console: Console | None) -> Progress:

@@ -1,10 +1,10 @@
-"""Keys of clips: what a clip is, is its file's content and its interval, wherever the file lies."""
+"""Keys of clips: what a clip is, is its content, its interval and its rate, wherever its files lie."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -12,10 +12,11 @@ from pathlib import Path
 from videomem.errors import VideomemError
 from videomem.features.store import Failure
 from videomem.video.catalog import Clip
+from videomem.video.files import images_in, split_template
 
 
 def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str], list[Failure]]:
-    """A key of each clip from its file's content and its interval, and the files that could not be read.
+    """A key of each clip from its content, interval and rate, and the files that could not be read.
 
     Hashing reads every byte, so hashes are kept in `root`, by path, size and time of change. A video that was hashed
     there once may be gone since: its features can still be used.
@@ -28,9 +29,10 @@ def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str],
                 content = _content_hash(clip.path, hashes)
             except OSError as error:
                 reason = f"{clip.path}: {error.strerror or error}"
-                failures.append(Failure(clip.path, "hash", "", type(error).__name__, reason, 0.0))
+                failures.append(Failure(clip.path, "hash", "", type(error).__name__, reason, 0.0, *clip.interval))
                 continue
-            keys[clip] = sha256(f"{content} {clip.start_s} {clip.end_s}".encode()).hexdigest()[:32]
+            rate = "" if clip.fps is None else f" {clip.fps}"
+            keys[clip] = sha256(f"{content} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
     return keys, failures
 
 
@@ -50,15 +52,44 @@ def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
     name = os.fsencode(path)
     known = hashes.execute("SELECT size, mtime_ns, sha256 FROM hashes WHERE path = ?", (name,)).fetchone()
     try:
-        status = os.stat(path)
+        files = _files(path)
+        state = _state(files)
     except FileNotFoundError:
         if known:
             return str(known[2])
         raise
-    if known and known[:2] == (status.st_size, status.st_mtime_ns):
+    if known and known[:2] == state:
         return str(known[2])
-    with Path(path).open("rb") as file:
-        value = file_digest(file, "sha256").hexdigest()
-    row = (name, status.st_size, status.st_mtime_ns, value)
-    hashes.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", row)
+    value = _hash(files)
+    hashes.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (name, *state, value))
     return value
+
+
+def _files(path: str) -> list[str]:
+    """The file itself, or of a folder of frames every image that counts."""
+    folder, template = split_template(path)
+    if template is None and not os.path.isdir(path):
+        return [path]
+    return [os.path.join(folder, name) for name in sorted(images_in(folder, template))]
+
+
+def _state(files: Sequence[str]) -> tuple[int, int]:
+    """Size, and a number that changes with the time of change of any file, which costs no reading."""
+    states = [os.stat(file) for file in files]
+    num_bytes = sum(state.st_size for state in states)
+    if len(states) == 1:
+        return num_bytes, states[0].st_mtime_ns
+    listing = [(os.path.basename(file), s.st_size, s.st_mtime_ns) for file, s in zip(files, states, strict=True)]
+    return num_bytes, int.from_bytes(sha256(repr(listing).encode("utf-8", "surrogateescape")).digest()[:7], "big")
+
+
+def _hash(files: Sequence[str]) -> str:
+    """SHA-256 of a file's content; of several, of their names and contents."""
+    digests = []
+    for path in files:
+        with Path(path).open("rb") as file:
+            digests.append(file_digest(file, "sha256").hexdigest())
+    if len(files) == 1:
+        return digests[0]
+    listing = [(os.path.basename(path), digest) for path, digest in zip(files, digests, strict=True)]
+    return sha256(repr(listing).encode("utf-8", "surrogateescape")).hexdigest()

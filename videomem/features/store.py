@@ -14,10 +14,11 @@ another key, never a mix.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -32,14 +33,14 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, load_backbone
-from videomem.video.decoding import Decoder, decoder_versions
+from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
 
 SCHEMA = 1
 SHARD_CLIPS = 256
 FRAME_BATCH = 64
 FeatureDtype = Literal["float16", "float32"]
-LEDGER_COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds")
+LEDGER_COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class FeatureSettings:
     sampling: Sampling
     decoder: Decoder = "auto"
     dtype: FeatureDtype = "float16"
+    on_damage: OnDamage = "ledger"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -61,6 +63,7 @@ class FeatureSettings:
             "sampling": {"name": type(self.sampling).__name__, **asdict(self.sampling)},  # type: ignore[call-overload]
             "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
             "dtype": self.dtype,
+            "on_damage": self.on_damage,
         }
         return dict(json.loads(_json(causes)))  # As it is read back: tuples are lists.
 
@@ -79,6 +82,7 @@ class Entry:
     num_available: int
     fps: float
     decoder: str
+    damage: str
     indices: tuple[int, ...]
 
 
@@ -92,6 +96,13 @@ class Failure:
     error: str
     message: str
     seconds: float
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def clip(self) -> tuple[str, float | None, float | None]:
+        """What failed: two clips may be parts of one file."""
+        return self.path, self.start_s, self.end_s
 
 
 class FeatureStore:
@@ -140,10 +151,11 @@ class FeatureStore:
         plans = sorted((self.folder / "plan").glob("*.json"))
         return [shard for path in plans for shard in _read_json(path)]
 
-    def extend_plan(self, clip_keys: Sequence[str]) -> list[list[str]]:
+    def extend_plan(self, clip_keys: Sequence[str], again: Collection[str] = ()) -> list[list[str]]:
         """Plan new shards for clips that no shard will hold yet, and return the whole plan.
 
-        A shard counts if it is complete or can be made of these clips, not if another catalog left it unfinished.
+        A shard counts if it is complete or can be made of these clips, not if another catalog left it unfinished. Clips
+        to be tried `again` are planned anew though a complete shard lacks them for ever.
         Two processes may try at once: the name of the next plan can be taken only once, and the other tries again.
         """
         wanted = dict.fromkeys(clip_keys)
@@ -154,6 +166,7 @@ class FeatureStore:
                 for number, shard in enumerate(plan)
                 if self.has_shard(number) or all(key in wanted for key in shard)
                 for key in shard
+                if not (self.has_shard(number) and key in again)
             }
             new = [key for key in wanted if key not in known]
             if not new:
@@ -197,19 +210,34 @@ class FeatureStore:
 
     def log_failure(self, failure: Failure) -> None:
         """Add a line to the ledger at once, so that nothing is lost in an interruption."""
-        path = self.folder / "ledger.csv"
-        with path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writerow(LEDGER_COLUMNS)
-            writer.writerow(asdict(failure).values())
+        try:
+            with self._ledger_path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writerow(LEDGER_COLUMNS)
+                writer.writerow(asdict(failure).values())
+        except OSError as error:
+            raise VideomemError(f"{self._ledger_path}: cannot be written: {error.strerror}") from error
 
-    def read_ledger(self) -> list[Failure]:
-        path = self.folder / "ledger.csv"
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [Failure(**{**row, "seconds": float(row["seconds"])}) for row in csv.DictReader(file)]  # type: ignore[arg-type]
+    def read_ledger(self) -> dict[tuple[str, float | None, float | None], Failure]:
+        """The latest failure of each clip that ever failed."""
+        if not self._ledger_path.is_file():
+            return {}
+        with self._ledger_path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = [_failure_of_row(row) for row in csv.DictReader(file)]
+        return {failure.clip: failure for failure in rows if failure is not None}
+
+    def rewrite_ledger(self, failures: Iterable[Failure]) -> None:
+        """Keep only these failures, a line each."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(LEDGER_COLUMNS)
+        writer.writerows(asdict(failure).values() for failure in failures)
+        write_whole(self._ledger_path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+    @property
+    def _ledger_path(self) -> Path:
+        return self.folder / "ledger.csv"
 
     def differences(self, identity: dict[str, Any]) -> str:
         """How other settings differ from these, such as `backbone.node classifier.5 not classifier.2`."""
@@ -223,6 +251,15 @@ class FeatureStore:
 
     def _shard_path(self, number: int) -> Path:
         return self.folder / "shards" / f"{number:06d}.safetensors"
+
+
+def _failure_of_row(row: dict[str, str]) -> Failure | None:
+    """A line of the ledger, or None where a kill or another program left half a line."""
+    try:
+        times = {name: float(row[name]) if row[name] else None for name in ("start_s", "end_s")}
+        return Failure(**{**row, "seconds": float(row["seconds"]), **times})  # type: ignore[arg-type]
+    except (TypeError, ValueError, KeyError):
+        return None
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,6 @@ import csv
 import logging
 import math
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,19 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from videomem.errors import VideomemError
+from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
 OPTIONAL_COLUMNS = ("fps",)  # written only where a clip has one
 SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMBALANCE = 10.0  # largest training class over the smallest, from which on a catalog is warned of
-_TEMPLATE = re.compile(r"([^{}]*)\{(?::0\d+d?)?\}([^{}]*)")
 _log = logging.getLogger("videomem")
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def is_url(path: str) -> bool:
-    return _URL.match(path) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,57 +272,3 @@ def _splits_by(clips: Iterable[Clip], field: str) -> dict[str, list[str]]:
     for clip in clips:
         found[getattr(clip, field)].add(clip.split)
     return {key: sorted(splits, key=_split_order) for key, splits in found.items()}
-
-
-def split_template(path: str) -> tuple[str, re.Pattern[str] | None]:
-    """A folder of frames and what its images' names look like: `a/img_{:05}.jpg` -> `a` and a pattern.
-
-    A template has one field, `{}` or `{:05}` or `{:05d}`, and ends in the suffix of an image. Any other path comes back
-    whole with None, and so does a file that is named like a template.
-    """
-    folder, name = os.path.split(path)
-    match = _TEMPLATE.fullmatch(name)
-    if match is None or not name.lower().endswith(IMAGE_SUFFIXES) or os.path.exists(path):
-        return path, None
-    return folder, re.compile(rf"{re.escape(match[1])}\d+{re.escape(match[2])}")
-
-
-def file_problem(path: str) -> str | None:
-    """Why a path cannot be a clip of a catalog, or None.
-
-    It must be a local, regular, readable, non-empty file, or a folder with images, or a template that fits some there.
-    """
-    if is_url(path):
-        return f"{path}: a URL; videomem reads local files only"
-    place, template = split_template(path)
-    if not os.path.exists(place):
-        dangling = " (a dangling link)" if os.path.islink(place) else ""
-        return f"{path}: no such file{dangling}"
-    if template is not None or os.path.isdir(place):
-        return _folder_problem(path, place, template)
-    if not os.path.isfile(path):
-        return f"{path}: not a regular file"
-    if not os.access(path, os.R_OK):
-        return f"{path}: no permission to read it"
-    return f"{path}: an empty file" if os.path.getsize(path) == 0 else None
-
-
-def _folder_problem(path: str, folder: str, template: re.Pattern[str] | None) -> str | None:
-    try:
-        if next(images_in(folder, template), None) is not None:
-            return None
-    except PermissionError:
-        return f"{path}: no permission to read it"
-    except NotADirectoryError:
-        return f"{path}: {folder} is no folder"
-    named = "" if template is None else " of that name"
-    return f"{path}: not a regular file, nor a folder with images{named} ({', '.join(IMAGE_SUFFIXES)})"
-
-
-def images_in(folder: str, template: re.Pattern[str] | None = None) -> Iterator[str]:
-    """Names of the images in a folder, in no order; with a template, of those that it fits."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            fits = entry.name.lower().endswith(IMAGE_SUFFIXES) if template is None else template.fullmatch(entry.name)
-            if fits and not entry.name.startswith(".") and entry.is_file():
-                yield entry.name

@@ -1,12 +1,14 @@
 """Decoding that never returns a wrong frame: the door to every way of reading a clip.
 
-A clip is read in separate steps: the stream's packets are listed without decoding, the sampling chooses indices, a decoder
-decodes exactly those. decord and torchcodec serve only the streams on their allow-lists, which tests hold them to with
-frames that carry their own number; at any doubt PyAV decodes forwards from the first frame, and its word is final.
+A clip is read in separate steps: the stream's packets are listed without decoding, the sampling chooses indices, a
+decoder decodes exactly those. decord and torchcodec serve only the streams on their allow-lists, which tests hold them
+to with frames that carry their own number; at any doubt PyAV decodes forwards from the first frame, and its word is
+final.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
-from videomem.video.catalog import file_problem
 from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
-from videomem.video.decoders.frame_folder import FrameFolder, is_frame_folder
+from videomem.video.decoders.frame_folder import FrameFolder
 from videomem.video.decoders.stream import VideoStream, open_stream
+from videomem.video.files import file_problem, split_template
 from videomem.video.sampling import Sampling
 
 Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
 OnDamage = Literal["ledger", "prefix"]
 Interval = tuple[float | None, float | None]
 
-# Fastest first, as benchmarks/decoding.py measures them: name, first objection to a stream, frames or a reason for doubt.
+# Fastest first, as benchmarks/decoding.py measures them: name, objection to a stream, frames or a reason for doubt.
 _SEEKING = (
     ("torchcodec", by_torchcodec.why_not, by_torchcodec.read),
     ("pyav", by_pyav.why_not_groups, by_pyav.read_groups),
@@ -91,7 +93,7 @@ def decode_clip(
     path = str(path)
     if problem := file_problem(path):
         raise DecodingError(problem)
-    if is_frame_folder(path):
+    if split_template(path)[1] is not None or os.path.isdir(path):
         return _decode_folder(path, sampling, interval, fps, on_damage)
     with open_stream(path) as stream:
         chosen = _within(stream.times_s, interval)

@@ -13,15 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from videomem.errors import DecodingError, one_line
+from videomem.video.files import IMAGE_SUFFIXES, images_in, split_template
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_FIELD = re.compile(r"\{(?::0?(\d*)d?)?\}")
-
-
-def is_frame_folder(path: str) -> bool:
-    """Whether a path names a folder, or a template of images in one such as `clip/img_{:05}.jpg`."""
-    folder, name = os.path.split(path)
-    return os.path.isdir(path) or (_FIELD.search(name) is not None and not os.path.exists(path) and os.path.isdir(folder))
+_NUMBERED = re.compile(r".*?(?P<number>\d+)\.[A-Za-z]+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -38,15 +32,16 @@ class FrameFolder:
 
     @cached_property
     def _numbered(self) -> list[tuple[int, str]]:
-        folder, pattern = _pattern(self.path)
+        folder, template = split_template(self.path)
         series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
         try:
-            names = os.listdir(folder)
+            names = list(images_in(folder, template))
         except OSError as error:
             raise DecodingError(f"{self.path}: {error.strerror}") from error
         for name in names:
-            if not name.startswith(".") and (found := pattern.fullmatch(name)):
-                series[found[1], found[3]].append((int(found[2]), os.path.join(folder, name)))
+            if found := (template or _NUMBERED).fullmatch(name):
+                place = name[: found.start("number")], name[found.end("number") :]
+                series[place].append((int(found["number"]), os.path.join(folder, name)))
         if not series:
             raise DecodingError(f"{self.path}: no numbered images in it ({', '.join(IMAGE_SUFFIXES)})")
         if len(series) > 1:
@@ -82,13 +77,3 @@ class FrameFolder:
         if len({image.shape for image in kept}) > 1:
             raise DecodingError(f"{self.path}: its images are not of one size")
         return np.stack(kept)[repeats], 0, ""
-
-
-def _pattern(path: str) -> tuple[str, re.Pattern[str]]:
-    """The folder, and the names that count: of a template, those it can make; else every numbered image."""
-    if os.path.isdir(path):
-        suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
-        return path, re.compile(rf"(?s)(.*?)(\d+)({suffixes})", re.IGNORECASE)
-    folder, name = os.path.split(path)
-    before, after = (re.escape(part) for part in _FIELD.split(name)[::2])
-    return folder, re.compile(rf"({before})(\d+)({after})")

@@ -15,7 +15,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @contextmanager
 def overheard() -> Iterator[list[str]]:
-    """Catch the standard error of this process; the list is filled with it at the end, and stays empty if there is none.
+    """Catch the standard error of this process; what came of it is in the list at the end, nothing if there was none.
 
     decord and torchcodec hand out damaged pictures as if nothing were wrong: only FFmpeg's words there tell.
     """

@@ -1,8 +1,8 @@
 """A file's video stream, opened with PyAV: its packets listed without decoding, its frames up to the first damage.
 
-FFmpeg conceals damage: it fills a broken picture from its neighbours, or leaves it out, and goes on. So decoding is asked
-to stop at errors (`err_detect=explode`), and every other sign of damage stops it too: a packet or frame that is flagged
-corrupt, a line that FFmpeg logs as an error, a packet that gives no frame.
+FFmpeg conceals damage: it fills a broken picture from its neighbours, or leaves it out, and goes on. So decoding is
+asked to stop at errors (`err_detect=explode`), and every other sign of damage stops it too: a packet or frame that is
+flagged corrupt, a line that FFmpeg logs as an error, a packet that gives no frame.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class VideoStream:
         time_base: Seconds per tick of the time stamps.
         container: FFmpeg's names of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         codec: FFmpeg's name of the codec, such as `h264`.
-        times_s: Presentation time of each frame (N,) in seconds from the first: the packets' claim, which decoding checks.
+        times_s: Time of each frame (N,) in seconds from the first: the packets' claim, which decoding checks.
         is_reordered: Some packet is decoded at another place than it is shown (B-frames).
         is_timed: Every packet has a presentation time of its own.
         is_plain: Starts at zero, ticks evenly, hides no packet, and the header's count of frames agrees.
@@ -157,7 +157,9 @@ class VideoStream:
         """Decode the first frame only; the stream can be decoded from its start afterwards."""
         frame = next(self.frames(), None)
         if frame is None:
-            raise DecodingError(f"{self.path}: no frame of it can be decoded ({self.damage or 'its packets give none'})")
+            raise DecodingError(
+                f"{self.path}: no frame of it can be decoded ({self.damage or 'its packets give none'})"
+            )
         self.restart()
         return frame
 
@@ -167,7 +169,7 @@ class VideoStream:
         self.damage, self.is_gappy, num_frames = None, False, 0
         try:
             for packet in self._content(start, stop):
-                for frame in [] if self._sees_damage() else packet.decode():
+                for frame in [] if self._sees_damage() else self._context.decode(packet):
                     if self._sees_damage(frame.is_corrupt):
                         return
                     num_frames += 1
@@ -200,7 +202,9 @@ class VideoStream:
         if self._held is not None:
             yield from self._held[start:stop]
             return
-        with open_stream_again(self.path) as (opened, stream):
+        with _open(self.path) as opened:
+            stream = _film(self.path, opened)
+            self._complaints.clear()
             packets = (packet for packet in opened.demux(stream) if packet.size)
             for place, packet in enumerate(packets):
                 if place >= stop:
@@ -311,12 +315,6 @@ def open_stream(path: str) -> Iterator[VideoStream]:
     """
     with _overhearing() as complaints, _open(path) as opened:
         yield VideoStream(path, opened, complaints)
-
-
-@contextmanager
-def open_stream_again(path: str) -> Iterator[tuple[InputContainer, AvStream]]:
-    with _open(path) as opened:
-        yield opened, _film(path, opened)
 
 
 @contextmanager

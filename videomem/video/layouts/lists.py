@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from videomem.errors import VideomemError
-from videomem.video.catalog import Clip, images_in, split_template
+from videomem.video.catalog import Clip
+from videomem.video.files import images_in, split_template
 from videomem.video.layouts.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, read_lines
 
 _LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from videomem.errors import VideomemError
-from videomem.video.catalog import Clip, clip_of_row, is_url, read_table
+from videomem.video.catalog import Clip, clip_of_row, read_table
+from videomem.video.files import is_url
 from videomem.video.layouts.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder
 
 _BOXES = ({"x1", "y1", "x2", "y2"}, {"xmin", "ymin", "xmax", "ymax"})
