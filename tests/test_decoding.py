@@ -169,8 +169,8 @@ def test_lossless_video_is_bit_equal_and_so_is_its_reversal(tmp_path: Path, deco
 
 
 ODD_NAMES = ["with space.mp4", "it's \"quoted\".mp4", "ünïcödé 视频.mp4", "new\nline.mp4", "-dash.mp4", "%d.mp4",
-             "a:b.mp4", "#x?y=1&z.mp4", "[x]*{1}.mp4", "back\\slash.mp4", "no suffix", "file:x.mp4", "pipe:0", "x" * 200,
-             os.fsdecode(b"not utf-8 \xff\xfe.mp4")]  # fmt: skip
+             "a:b.mp4", "#x?y=1&z.mp4", "[x]*{1}.mp4", "back\\slash.mp4", "no suffix", "file:x.mp4", "pipe:0",
+             "x" * 200, os.fsdecode(b"not utf-8 \xff\xfe.mp4")]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)

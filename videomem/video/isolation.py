@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -218,7 +219,10 @@ def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
 def _die_with_parent() -> None:
     """End when the process that started the work does, even if it is killed, even within a decoder that hangs."""
     if sys.platform == "linux":
-        # The worker's own parent is the server, which ends when the process that started the work does.
+        # The worker's own parent is the server, which ends when nobody holds its lifeline: so not the worker either.
+        server = multiprocessing.forkserver._forkserver
+        if (lifeline := getattr(server, "_forkserver_alive_fd", None)) is not None:
+            os.close(lifeline)
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None:
