@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,14 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from barcodes import barcode, file_of
+from conftest import shared_data
+from PIL import Image
 
 from videomem.errors import DecodingError, VideomemError
 from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
-from videomem.features.extraction import extract
+from videomem.features.extraction import decode_frames, extract
 from videomem.features.keys import clip_keys
 from videomem.features.store import FeatureSettings, FeatureStore, write_whole
-from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import FixedRate, Uniform
 
 SETTINGS = FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
@@ -281,6 +284,130 @@ def test_decoding_errors_of_all_kinds_stay_with_their_clip(
     assert len(report.failures) == len(clips) and "\n" not in report.failures[0].message
 
 
+def decode_oddly(clip: Clip, settings: FeatureSettings) -> tuple[torch.Tensor, DecodedClip]:
+    """A decoder that hangs, dies or fails where the name of a file says so."""
+    name = Path(clip.path).name
+    if name.startswith("hangs"):
+        time.sleep(1000)
+    if name.startswith("aborts"):
+        os.abort()
+    if name.startswith("fails") and not Path(clip.path).with_suffix(".mended").exists():
+        raise DecodingError(f"{clip.path}: damaged")
+    return decode_frames(clip, settings)
+
+
+@pytest.fixture
+def with_odd(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
+    """Clips of which some make their decoder hang, abort and fail."""
+    monkeypatch.setattr(extraction, "decode_frames", decode_oddly)
+    odd = []
+    for number, name in enumerate(["hangs.mp4", "aborts.mp4", "fails.mp4"]):
+        shutil.copy(clips[10 + number].path, tmp_path / name)
+        odd.append(replace(clips[10 + number], path=str(tmp_path / name)))
+    return [*clips[:3], *odd, *clips[3:8]]
+
+
+def test_a_clip_that_hangs_or_kills_its_decoder_costs_nothing_but_itself(tmp_path: Path, with_odd: list[Clip]) -> None:
+    report = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
+    assert report.num_extracted == len(with_odd) - 3
+    assert {Path(f.path).name: (f.error, f.message.split(": ", 1)[1]) for f in report.failures} == {
+        "hangs.mp4": ("TimeLimit", "not decoded within 2 s"),
+        "aborts.mp4": ("WorkerDied", "its process was killed by SIGABRT"),
+        "fails.mp4": ("DecodingError", "damaged"),
+    }
+    ledger = FeatureStore(tmp_path / "store", SETTINGS).read_ledger()
+    assert {Path(path).name for path, _, _ in ledger} == {"hangs.mp4", "aborts.mp4", "fails.mp4"}
+    assert 2 <= ledger[str(tmp_path / "hangs.mp4"), None, None].seconds < 60
+    again = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
+    assert again.num_extracted == 0 and again.failures == report.failures
+
+
+def test_failed_clips_alone_are_tried_again_when_asked(
+    tmp_path: Path, clips: list[Clip], with_odd: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = replace(with_odd[0], path=str(tmp_path / "later.mp4"))
+    with_odd = [*with_odd, gone]
+    extract(with_odd, SETTINGS, tmp_path / "store", num_workers=1, time_limit_s=1)
+    before = contents(tmp_path / "store")
+    (tmp_path / "fails.mended").touch()
+    shutil.copy(clips[13].path, gone.path)
+    never_seen = replace(with_odd[0], start_s=0.1)
+    tried = []
+
+    def note(clip: Clip, settings: FeatureSettings) -> object:
+        tried.append(Path(clip.path).name)
+        if clip.path.endswith(("hangs.mp4", "aborts.mp4")):
+            raise DecodingError(f"{clip.path}: still odd")
+        return decode_frames(clip, settings)
+
+    monkeypatch.setattr(extraction, "decode_frames", note)
+    report = extract([*with_odd, never_seen], SETTINGS, tmp_path / "store", retry_failed=True)
+    assert set(tried) == {"hangs.mp4", "aborts.mp4", "fails.mp4", "later.mp4"}
+    assert (report.num_done_before, report.num_extracted) == (8, 2)
+    assert sorted(Path(failure.path).name for failure in report.failures) == ["aborts.mp4", "hangs.mp4"]
+    assert before.items() <= contents(tmp_path / "store").items()
+    assert len(features(tmp_path / "store", [with_odd[5], gone])) == 2
+    ledger = FeatureStore(tmp_path / "store", SETTINGS).read_ledger()
+    assert {Path(path).name: failure.message.split(": ")[1] for (path, _, _), failure in ledger.items()} == {
+        "aborts.mp4": "still odd", "hangs.mp4": "still odd",
+    }  # fmt: skip
+    tried.clear()
+    assert extract(with_odd, SETTINGS, tmp_path / "store").num_extracted == 0 and not tried
+
+
+def test_a_half_written_line_of_the_ledger_is_passed_over(tmp_path: Path, with_broken: list[Clip]) -> None:
+    extract(with_broken, SETTINGS, tmp_path / "store")
+    store_ = FeatureStore(tmp_path / "store", SETTINGS)
+    with (store_.folder / "ledger.csv").open("a") as file:
+        file.write("half a li")
+    assert len(store_.read_ledger()) == 2
+    assert extract(with_broken, SETTINGS, tmp_path / "store").num_extracted == 0
+
+
+def test_the_same_clip_fails_the_same_way_every_time(tmp_path: Path, clips: list[Clip]) -> None:
+    content = bytearray(Path(clips[0].path).read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 200] = bytes(200)
+    broken = replace(clips[0], path=str(tmp_path / "broken.mp4"))
+    Path(broken.path).write_bytes(content)
+    told = set()
+    for name in ("one", "two", "three"):
+        report = extract([broken, *clips[1:3]], SETTINGS, tmp_path / name, num_workers=1)
+        told |= {replace(failure, seconds=0.0) for failure in report.failures}
+    assert len(told) == 1
+
+
+def test_the_good_part_of_a_damaged_video_can_be_used(tmp_path: Path, clips: list[Clip]) -> None:
+    whole = file_of(tmp_path, "mpeg4 in avi")
+    damaged = tmp_path / "damaged.avi"
+    damaged.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    clip = replace(clips[0], path=str(damaged))
+    strict, lenient = SETTINGS, replace(SETTINGS, on_damage="prefix")
+    assert strict.key != lenient.key
+    assert "damaged after" in extract([clip], strict, tmp_path / "store").failures[0].message
+    assert extract([clip], lenient, tmp_path / "store").failures == ()
+    (entry,) = FeatureStore(tmp_path / "store", lenient).read_index().values()
+    assert 20 < entry.num_available < 60 and entry.damage == "marked as corrupt"
+
+
+def test_folders_of_frames_are_clips_like_others(tmp_path: Path, clips: list[Clip]) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(barcode(number)).save(folder / f"{number + 1:05}.png")
+    clip = replace(clips[0], path=str(folder), fps=12.0)
+    other_rate, part = replace(clip, fps=6.0), replace(clip, start_s=0.25, end_s=0.75)
+    report = extract([clip, other_rate, part], SETTINGS, tmp_path / "store", num_workers=1)
+    assert (report.num_extracted, report.failures) == (3, ())
+    entries = FeatureStore(tmp_path / "store", SETTINGS).read_index()
+    keys = clip_keys([clip, other_rate, part], tmp_path / "store")[0]
+    assert [entries[keys[c]].num_available for c in (clip, other_rate, part)] == [12, 12, 6]
+    assert entries[keys[clip]].decoder == "pillow" and entries[keys[clip]].indices == (0, 3, 8, 11)
+    os.utime(folder / "00003.png", ns=(1, 1))
+    assert clip_keys([clip], tmp_path / "store")[0][clip] == keys[clip]
+    Image.fromarray(barcode(99)).save(folder / "00003.png")
+    assert clip_keys([clip], tmp_path / "store")[0][clip] != keys[clip]
+
+
 EXTRACT = """
 import sys
 from videomem.features import store
@@ -289,39 +416,87 @@ from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
 from videomem.video.catalog import read_catalog
 from videomem.video.sampling import Uniform
-settings = store.FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
-print("ready", flush=True)
-extract(read_catalog(sys.argv[1]).clips, settings, sys.argv[2], num_workers=1)
+if __name__ == "__main__":
+    settings = store.FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
+    print("ready", flush=True)
+    try:
+        extract(read_catalog(sys.argv[1]).clips, settings, sys.argv[2], num_workers=1)
+    except store.VideomemError as error:
+        sys.exit(f"videomem: {error}")
 """
 
 
-def start(workspace: Path, root: Path) -> subprocess.Popen[str]:
+def start(catalog: Path, root: Path) -> subprocess.Popen[str]:
     """Extract in a process of its own; it says when its imports are done."""
-    command = [sys.executable, "-c", EXTRACT, str(workspace / "videos" / "catalog.csv"), str(root)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", EXTRACT, str(catalog), str(root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+
+
+@pytest.fixture
+def real_catalog(tmp_path: Path) -> Path:
+    """A catalog of real clips, a damaged one among them."""
+    videos = sorted(shared_data("data/egogestar").glob("*.mp4"))[:60] + sorted(shared_data("data/clips").glob("*.avi"))
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(videos[0].read_bytes()[:-50_000])
+    clips = [Clip(str(path), f"label{n % 2}", "train", path.name) for n, path in enumerate([*videos, damaged])]
+    write_catalog(Catalog(tuple(clips)), tmp_path / "catalog.csv")
+    return tmp_path / "catalog.csv"
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_the_store_ends_byte_equal(tmp_path: Path, workspace: Path) -> None:
-    assert start(workspace, tmp_path / "reference").wait() == 0
-    rng, kills = random.Random(0), 0
+def test_killed_at_random_moments_the_store_of_real_clips_ends_byte_equal(tmp_path: Path, real_catalog: Path) -> None:
+    began = time.monotonic()
+    finish(start(real_catalog, tmp_path / "reference"))
+    whole_s = time.monotonic() - began
+    rng, kills, shards = random.Random(0), 0, []
     for _ in range(20):
-        process = start(workspace, tmp_path / "other")
+        process = start(real_catalog, tmp_path / "other")
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(rng.uniform(0.2, 3.0))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        if process.wait() == 0:
-            break
-    assert kills
-    assert start(workspace, tmp_path / "other").wait() == 0
+        time.sleep(rng.uniform(0.0, whole_s / 3))
+        shards.append(len(list((tmp_path / "other").rglob("*.safetensors"))))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    print(f"{kills} kills; complete shards at each: {shards}; a whole run takes {whole_s:.0f} s")
+    assert kills >= 5 and len(set(shards)) > 3
+    finish(start(real_catalog, tmp_path / "other"))
     assert contents(tmp_path / "reference") == contents(tmp_path / "other")
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_write_the_same_bytes(tmp_path: Path, workspace: Path) -> None:
-    running = [start(workspace, tmp_path / name) for name in ("one", "two", "two")]
-    assert [process.wait() for process in running] == [0, 0, 0]
+def test_two_processes_at_once_write_the_same_bytes(tmp_path: Path, real_catalog: Path) -> None:
+    for process in [start(real_catalog, tmp_path / name) for name in ("one", "two", "two")]:
+        finish(process)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("room_kib", [0, 4, 40, 100])
+def test_a_full_disk_is_a_clear_error_and_the_store_goes_on_from_there(
+    tmp_path: Path, clips: list[Clip], small_disk: Path, room_kib: int
+) -> None:
+    extract(clips, SETTINGS, tmp_path / "reference")
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 1024 * room_kib))
+    with pytest.raises((VideomemError, OSError), match=r"No space left on device|disk is full"):
+        extract(clips, SETTINGS, small_disk / "store")
+    filler.unlink()
+    assert not list(small_disk.rglob("*.tmp"))
+    extract(clips, SETTINGS, small_disk / "store")
+    assert contents(tmp_path / "reference") == contents(small_disk / "store")

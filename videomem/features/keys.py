@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -23,7 +23,12 @@ def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str],
     """
     Path(root).mkdir(parents=True, exist_ok=True)
     keys, failures = {}, []
-    with closing(_open_hashes(Path(root) / "hashes.sqlite")) as hashes:
+    path = Path(root) / "hashes.sqlite"
+    with _named(path), closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as hashes:
+        hashes.execute("PRAGMA synchronous = OFF")  # A lost hash costs one more reading of the file.
+        hashes.execute(
+            "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+        )
         for clip in clips:
             try:
                 content = _content_hash(clip.path, hashes)
@@ -36,16 +41,13 @@ def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str],
     return keys, failures
 
 
-def _open_hashes(path: Path) -> sqlite3.Connection:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
     try:
-        connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-        connection.execute("PRAGMA synchronous = OFF")  # A lost hash costs one more reading of the file.
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
-        )
+        yield
     except sqlite3.Error as error:
-        raise VideomemError(f"{path}: not usable as the cache of file hashes ({error}); delete it") from error
-    return connection
+        remedy = "make room" if "full" in str(error) else "delete it"
+        raise VideomemError(f"{path}: not usable as the cache of file hashes ({error}); {remedy}") from error
 
 
 def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
