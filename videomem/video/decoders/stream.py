@@ -36,6 +36,9 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 _MOST_HELD_BYTES = 256 * 2**20
 # Recordings that may begin anywhere: what comes before their first key frame was never decodable.
 _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+# Containers whose header tells how long they are, written at the end; a file cut short in copying still has it.
+_HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
+_LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
 # XviD's "packed bitstream" puts two frames into one packet and a placeholder of a few bytes into the next.
 _PLACEHOLDER_BYTES = 16
 
@@ -123,10 +126,23 @@ class VideoStream:
         self._first = next(keys, 0) if self.container in _BROADCAST else 0
         if self.container == "avi" and len(packets) < self._stream.frames and not self.damage:
             self.damage = f"the header promises {self._stream.frames} frames, but {len(packets)} are there"
+        if self.container in _HEADER_TELLS_DURATION and not self.damage:
+            self.damage = self._what_is_missing(packets)
         if self.container == "mpegts" and (hole := _first_hole([packet.dts for packet in packets])):
             self.damage, packets = f"packets are missing after packet {hole}", packets[:hole]
         self.listed_damage = self.damage
         return packets[self._first :]
+
+    def _what_is_missing(self, packets: Sequence[PacketInfo]) -> str | None:
+        """Whether a film without sound ends well before the time that its header tells, as it does if cut short."""
+        stamps = [packet.pts for packet in packets if packet.pts is not None]
+        if len(self._opened.streams) > 1 or len(stamps) < 2 or not self._opened.duration or not self._stream.time_base:
+            return None
+        end_s = (max(stamps) + (max(stamps) - min(stamps)) / (len(stamps) - 1)) * float(self._stream.time_base)
+        promised_s = self._opened.duration / av.time_base
+        if promised_s - end_s <= max(_LEAST_MISSING_S, _LEAST_MISSING_SHARE * promised_s):
+            return None
+        return f"the header promises {promised_s:.1f} s, but the packets end at {end_s:.1f} s"
 
     def _demuxed(self) -> Iterator[av.Packet[Any]]:
         """Packets with content, up to the first sign of damage."""

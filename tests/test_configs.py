@@ -1,0 +1,46 @@
+"""Every config of a data set trains through the real command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CONFIGS
+
+from videomem.cli import main
+from videomem.video.catalog import Catalog, read_catalog, write_catalog
+
+DATA_SETS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml") if path.stem != "synthetic")
+
+
+@pytest.fixture(scope="module")
+def small(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips of each of two classes in every split, and features beside them."""
+    folder = tmp_path_factory.mktemp("small")
+    labels = catalog.classes[:2]
+    clips = [
+        clip
+        for split in catalog.splits
+        for label in labels
+        for clip in [clip for clip in catalog.split(split) if clip.label == label][:2]
+    ]
+    write_catalog(Catalog(tuple(clips)), folder / "catalog.csv")
+    return folder
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_config_of_a_data_set_trains(small: Path, tmp_path: Path, name: str) -> None:
+    config = CONFIGS / "data" / f"{name}.yaml"
+    assert yaml.safe_load(config.read_text())["data"]["backbone"]["weights"] == "imagenet"
+    data = [
+        *("--config", str(CONFIGS / "base.yaml"), "--config", str(config), "--data.backbone.weights", "random"),
+        *("--data.catalog", str(small / "catalog.csv"), "--data.store", str(small / "features")),
+    ]
+    assert main(["extract", *data, "--workers", "1"]) == 0
+    head = ["--config", str(CONFIGS / "head" / "gated.yaml"), "--run_dir", str(tmp_path / "run")]
+    trainer = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", *data, *head, *trainer, "--trainer.check_val_every_n_epoch", "1"]) == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert main(["test", "--ckpt_path", str(checkpoint)]) == 0
+    assert len(read_catalog(small / "catalog.csv").clips) >= 8
