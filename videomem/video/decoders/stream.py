@@ -36,6 +36,9 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 _MOST_HELD_BYTES = 256 * 2**20
 # Recordings that may begin anywhere: what comes before their first key frame was never decodable.
 _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+# Containers cut into small pieces, of which some may be lost: an even rate with a hole in it has lost some.
+_MADE_FOR_TRANSMISSION = frozenset({"mpegts", "asf"})
+_EVEN_SHARE = 0.9
 # Containers whose header tells how long they are, written at the end; a file cut short in copying still has it.
 _HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
 _LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
@@ -128,8 +131,8 @@ class VideoStream:
             self.damage = f"the header promises {self._stream.frames} frames, but {len(packets)} are there"
         if self.container in _HEADER_TELLS_DURATION and not self.damage:
             self.damage = self._what_is_missing(packets)
-        if self.container == "mpegts" and (hole := _first_hole([packet.dts for packet in packets])):
-            self.damage, packets = f"packets are missing after packet {hole}", packets[:hole]
+        if self.container in _MADE_FOR_TRANSMISSION and (hole := _first_hole([packet.dts for packet in packets])):
+            self.damage, packets = f"frames are missing after packet {hole}", packets[:hole]
         self.listed_damage = self.damage
         return packets[self._first :]
 
@@ -301,13 +304,16 @@ def _film(path: str, opened: InputContainer) -> AvStream:
 
 
 def _first_hole(dts: Sequence[int | None]) -> int | None:
-    """Place of the first packet that comes two ticks or more after the one before it, where most come after one.
+    """Place of the first packet that comes two steps or more after the one before it, where nearly all come after one.
 
-    What a transmission lost leaves no other trace in MPEG-TS, and H.264 fills lost frames with older ones unasked.
+    What a transmission lost leaves no other trace, and decoders fill lost frames with older ones unasked.
     """
     steps = [b - a if a is not None and b is not None else 0 for a, b in pairwise(dts)]
     usual = statistics.mode(steps) if steps else 0
-    return next((place for place, step in enumerate(steps, start=1) if usual > 0 and step >= 2 * usual), None)
+    num_even = sum(abs(step - usual) < usual / 2 for step in steps)
+    if usual <= 0 or num_even < _EVEN_SHARE * len(steps):
+        return None
+    return next((place for place, step in enumerate(steps, start=1) if step >= 2 * usual), None)
 
 
 def _holds_idr(payload: bytes, extradata: bytes) -> bool:
