@@ -28,8 +28,10 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 # Each outside library that needs care is touched in one place.
 ONLY_IN = {
-    "decord": {"video/decoding.py"},
-    "av": {"video/decoding.py", "video/writing.py"},
+    "decord": {"video/decoders/by_decord.py"},
+    "torchcodec": {"video/decoders/by_torchcodec.py"},
+    "av": {"video/decoders/stream.py", "video/decoders/by_pyav.py", "video/writing.py"},
+    "PIL": {"video/decoders/frame_folder.py", "evaluation/report.py"},
     "wandb": {"tracking.py", "commands/shuffle.py"},
     "sqlite3": {"features/keys.py"},
     "safetensors": {"features/store.py", "export.py"},
