@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -174,20 +174,10 @@ def _check(given: argparse.Namespace) -> int:
     problem_of = {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in catalog.clips)}
     problems = [*catalog_problems(catalog), *(problem for problem in problem_of.values() if problem)]
     _print_contents(catalog)
-    pairs: list[str] = []
     if not given.no_decode:
         clips = [clip for clip in catalog.clips if problem_of[clip.path] is None]
-        answers = dict(zip(clips, _decoded(clips, given.workers, given.time_limit), strict=True))
-        facts = {clip: answer for clip, answer in answers.items() if isinstance(answer, ClipFacts)}
-        problems += [answer for answer in answers.values() if isinstance(answer, str)]
-        for name, text in summary(list(facts.values())).items():
-            print(f"{name:<12} {text}")
-        num_pairs, pairs = near_duplicates(facts)
+        problems += _survey(clips, given.workers, given.time_limit)
     _warn(catalog_warnings(catalog))
-    if pairs:
-        _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, the first {pairs[0]}: what was "
-               "trained on is tested on"])  # fmt: skip
-        _list(pairs[1:], num_pairs - 1)
     problems = list(dict.fromkeys(problems))
     if problems:
         _list(problems[1:])
@@ -196,11 +186,21 @@ def _check(given: argparse.Namespace) -> int:
     return 0
 
 
-def _decoded(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> Iterator[ClipFacts | str]:
-    """What a survey says of each clip, with a bar where someone watches."""
+def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
+    """Open every clip and print what is in them; the problems of those that cannot be decoded."""
     console = Console(stderr=True)
     answers, hidden = survey(clips, num_workers, time_limit_s), not console.is_terminal
-    yield from track(answers, "decoding", len(clips), console=console, transient=True, disable=hidden)
+    shown = track(answers, "decoding", len(clips), console=console, transient=True, disable=hidden)
+    answer_of = dict(zip(clips, shown, strict=True))
+    facts = {clip: answer for clip, answer in answer_of.items() if isinstance(answer, ClipFacts)}
+    for name, text in summary(list(facts.values())).items():
+        print(f"{name:<12} {text}")
+    num_pairs, pairs = near_duplicates(facts)
+    if pairs:
+        leak = f"the first {pairs[0]}: what was trained on is tested on"
+        _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, {leak}"])
+        _list(pairs[1:], num_pairs - 1)
+    return [answer for answer in answer_of.values() if isinstance(answer, str)]
 
 
 def _warn(warnings: Sequence[str]) -> None:
@@ -218,8 +218,8 @@ def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 
 
 def _print_contents(catalog: Catalog) -> None:
     num_groups = len({clip.group for clip in catalog.clips})
-    table = Table(title=f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
-    table.add_column("label")
+    print(f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
+    table = Table("label")
     for split in catalog.splits:
         table.add_column(escape(split or "(none)"), justify="right")
     counts = Counter((clip.label, clip.split) for clip in catalog.clips)

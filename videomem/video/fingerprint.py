@@ -30,7 +30,7 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _LEAST_STEP = 1.0
 _LEAST_TELLING = 32
 _LEAST_FRAMES = 3
-_BLOCK = 2**18  # pairs at a time, so that what is compared stays in the processor's cache
+_BLOCK = 2**18  # pairs at a time, so that memory does not grow with the catalog
 
 
 def fingerprint(frames_THWC: NDArray[np.uint8]) -> NDArray[np.uint64] | None:
