@@ -13,12 +13,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from videomem.commands.arguments import Parser, at_least, parser
 from videomem.errors import VideomemError
 from videomem.video.catalog import (
     Catalog,
+    Clip,
     absolute_clips,
     catalog_problems,
     catalog_warnings,
@@ -28,6 +30,7 @@ from videomem.video.catalog import (
 from videomem.video.files import file_problem, is_url, split_template
 from videomem.video.layouts import LAYOUTS, Found, Layout
 from videomem.video.splits import assign_splits, hold_out
+from videomem.video.survey import TIME_LIMIT_S, ClipFacts, near_duplicates, summary, survey
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -39,9 +42,16 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     inputs = {name: _add_layout(layouts, name, layout) for name, layout in LAYOUTS.items()}
     check = actions.add_parser("check", help="say what is wrong with a catalog, and what is in it")
     check.add_argument("catalog", type=Path)
+    workers = "processes that decode (default: one per processor)"
+    check.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help=workers)
+    limit = f"seconds that one clip may take a worker (default: {TIME_LIMIT_S:g})"
+    check.add_argument("--time-limit", type=_seconds, default=TIME_LIMIT_S, help=limit)
+    check.add_argument(
+        "--no-decode", action="store_true", help="judge the table and the files' presence; open no video"
+    )
     given = options.parse_args(arguments)
     if given.action == "check":
-        return _check(given.catalog)
+        return _check(given)
     layout = LAYOUTS[given.layout]
     found = layout.read(given.root, **{name: getattr(given, name) for name in inputs[given.layout]})
     return _build(_with_splits(found, layout, given), given, getattr(given, "allow_missing", True))
@@ -71,6 +81,13 @@ def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
     if not (layout.has_splits and layout.has_val):
         command.add_argument("--seed", type=at_least(0), default=0, help="seed of the split (default: 0)")
     return [action.dest for action in own]
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def _share(text: str) -> float:
@@ -152,17 +169,38 @@ def _write_missing(missing: Sequence[str], path: Path) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def _check(path: Path) -> int:
-    catalog = absolute_clips(path)
-    files = (file_problem(path) for path in dict.fromkeys(clip.path for clip in catalog.clips))
-    problems = [*catalog_problems(catalog), *(problem for problem in files if problem)]
+def _check(given: argparse.Namespace) -> int:
+    catalog = absolute_clips(given.catalog)
+    problem_of = {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in catalog.clips)}
+    problems = [*catalog_problems(catalog), *(problem for problem in problem_of.values() if problem)]
     _print_contents(catalog)
+    if not given.no_decode:
+        clips = [clip for clip in catalog.clips if problem_of[clip.path] is None]
+        problems += _survey(clips, given.workers, given.time_limit)
     _warn(catalog_warnings(catalog))
+    problems = list(dict.fromkeys(problems))
     if problems:
         _list(problems[1:])
-        raise VideomemError(f"{path}: {len(problems)} problem(s); the first: {problems[0]}")
-    print(f"{path}: no problems")
+        raise VideomemError(f"{given.catalog}: {len(problems)} problem(s); the first: {problems[0]}")
+    print(f"{given.catalog}: no problems")
     return 0
+
+
+def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
+    """Open every clip and print what is in them; the problems of those that cannot be decoded."""
+    console = Console(stderr=True)
+    answers, hidden = survey(clips, num_workers, time_limit_s), not console.is_terminal
+    shown = track(answers, "decoding", len(clips), console=console, transient=True, disable=hidden)
+    answer_of = dict(zip(clips, shown, strict=True))
+    facts = {clip: answer for clip, answer in answer_of.items() if isinstance(answer, ClipFacts)}
+    for name, text in summary(list(facts.values())).items():
+        print(f"{name:<12} {text}")
+    num_pairs, pairs = near_duplicates(facts)
+    if pairs:
+        leak = f"the first {pairs[0]}: what was trained on is tested on"
+        _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, {leak}"])
+        _list(pairs[1:], num_pairs - 1)
+    return [answer for answer in answer_of.values() if isinstance(answer, str)]
 
 
 def _warn(warnings: Sequence[str]) -> None:
@@ -170,16 +208,18 @@ def _warn(warnings: Sequence[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _list(problems: Sequence[str], most: int = 20) -> None:
-    for problem in problems[:most]:
+def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 20) -> None:
+    listed, total = problems[:most], len(problems) if num_problems is None else num_problems
+    for problem in listed:
         print(problem, file=sys.stderr)
-    if len(problems) > most:
-        print(f"... and {len(problems) - most} more", file=sys.stderr)
+    if total > len(listed):
+        print(f"... and {total - len(listed)} more", file=sys.stderr)
 
 
 def _print_contents(catalog: Catalog) -> None:
-    table = Table(title=f"{len(catalog.clips)} clips, {len({clip.group for clip in catalog.clips})} groups")
-    table.add_column("label")
+    num_groups = len({clip.group for clip in catalog.clips})
+    print(f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
+    table = Table("label")
     for split in catalog.splits:
         table.add_column(escape(split or "(none)"), justify="right")
     counts = Counter((clip.label, clip.split) for clip in catalog.clips)

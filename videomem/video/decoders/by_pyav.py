@@ -9,7 +9,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
-from videomem.video.decoders.stream import VideoStream, frame_times
+from videomem.video.decoders.packets import frame_times
+from videomem.video.decoders.stream import VideoStream
 
 # Groups are decoded alone where that saves at least this share of the packets.
 _LEAST_SAVING = 0.2

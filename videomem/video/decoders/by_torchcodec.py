@@ -34,8 +34,6 @@ def versions() -> dict[str, str]:
 
 def why_not(stream: VideoStream) -> str | None:
     """The first condition of torchcodec's allow-list that a stream fails, or None where torchcodec is exact."""
-    if not versions():
-        return "torchcodec is not installed, or finds no FFmpeg"
     names = stream.container.split(",")
     listed = {
         f"the container is {stream.container}": "mp4" in names or "matroska" in names,
@@ -48,6 +46,8 @@ def why_not(stream: VideoStream) -> str | None:
     }
     if objection := next((objection for objection, holds in listed.items() if not holds), None):
         return objection
+    if not versions():  # Asked late, since it imports torch.
+        return "torchcodec is not installed, or finds no FFmpeg"
     first = stream.first_frame()
     decoded = {
         f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,

@@ -8,12 +8,11 @@ flagged corrupt, a line that FFmpeg logs as an error, a packet that gives no fra
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import av.logging
@@ -25,6 +24,7 @@ from av.video.stream import VideoStream as AvStream
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
+from videomem.video.decoders.packets import PacketInfo, first_hole, holds_idr
 
 # Containers and raw streams; no playlists (hls, concat, dash), which name further files or addresses.
 _FORMATS = (
@@ -38,23 +38,11 @@ _MOST_HELD_BYTES = 256 * 2**20
 _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
 # Containers cut into small pieces, of which some may be lost: an even rate with a hole in it has lost some.
 _MADE_FOR_TRANSMISSION = frozenset({"mpegts", "asf"})
-_EVEN_SHARE = 0.9
 # Containers whose header tells how long they are, written at the end; a file cut short in copying still has it.
 _HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
 _LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
 # XviD's "packed bitstream" puts two frames into one packet and a placeholder of a few bytes into the next.
 _PLACEHOLDER_BYTES = 16
-
-
-class PacketInfo(NamedTuple):
-    """What is kept of a packet whose payload is not."""
-
-    pts: int | None
-    dts: int | None
-    is_key: bool
-    is_idr: bool
-    is_hidden: bool
-    num_bytes: int
 
 
 class VideoStream:
@@ -116,7 +104,7 @@ class VideoStream:
         packets, num_bytes, extradata = [], 0, self._context.extradata or b""
         for packet in self._demuxed():
             checks_idr = packet.is_keyframe and self.codec == "h264"
-            is_idr = checks_idr and _holds_idr(bytes(packet), extradata)
+            is_idr = checks_idr and holds_idr(bytes(packet), extradata)
             packets.append(
                 PacketInfo(packet.pts, packet.dts, packet.is_keyframe, is_idr, packet.is_discard, packet.size)
             )
@@ -131,7 +119,7 @@ class VideoStream:
             self.damage = f"the header promises {self._stream.frames} frames, but {len(packets)} are there"
         if self.container in _HEADER_TELLS_DURATION and not self.damage:
             self.damage = self._what_is_missing(packets)
-        if self.container in _MADE_FOR_TRANSMISSION and (hole := _first_hole([packet.dts for packet in packets])):
+        if self.container in _MADE_FOR_TRANSMISSION and (hole := first_hole([packet.dts for packet in packets])):
             self.damage, packets = f"frames are missing after packet {hole}", packets[:hole]
         self.listed_damage = self.damage
         return packets[self._first :]
@@ -284,15 +272,6 @@ class VideoStream:
         return sorted((packet.pts for packet in self.packets[start:stop]), key=lambda pts: pts or 0)
 
 
-def frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Times in seconds from the first frame; frames without usable stamps keep the assumed spacing."""
-    stamps = [p for p in pts if p is not None]
-    if stamps and len(stamps) == len(pts) and all(a < b for a, b in pairwise(stamps)):
-        return (np.array(stamps, dtype=np.float64) - stamps[0]) * time_base
-    spacing_s = assumed_s[-1] / max(len(assumed_s) - 1, 1)
-    return np.arange(len(pts)) * spacing_s
-
-
 def _film(path: str, opened: InputContainer) -> AvStream:
     """The first video stream that is no cover picture of a song."""
     streams = [stream for stream in opened.streams.video if not stream.disposition & Disposition.attached_pic]
@@ -301,31 +280,6 @@ def _film(path: str, opened: InputContainer) -> AvStream:
     if streams[0].codec_context is None:
         raise DecodingError(f"{path}: its codec has no decoder here")
     return streams[0]
-
-
-def _first_hole(dts: Sequence[int | None]) -> int | None:
-    """Place of the first packet that comes two steps or more after the one before it, where nearly all come after one.
-
-    What a transmission lost leaves no other trace, and decoders fill lost frames with older ones unasked.
-    """
-    steps = [b - a if a is not None and b is not None else 0 for a, b in pairwise(dts)]
-    usual = statistics.mode(steps) if steps else 0
-    num_even = sum(abs(step - usual) < usual / 2 for step in steps)
-    if usual <= 0 or num_even < _EVEN_SHARE * len(steps):
-        return None
-    return next((place for place, step in enumerate(steps, start=1) if step >= 2 * usual), None)
-
-
-def _holds_idr(payload: bytes, extradata: bytes) -> bool:
-    """Whether a packet of H.264 in mp4 has a NAL unit of type 5; units follow their length (ISO/IEC 14496-15, 5.3)."""
-    length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 4
-    place = 0
-    while place + length_bytes < len(payload):
-        start = place + length_bytes
-        if payload[start] & 31 == 5:
-            return True
-        place = start + int.from_bytes(payload[place:start], "big")
-    return False
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""What packets and their time stamps tell without decoding: pure functions."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A rate is even if this share of the steps between packets is the usual one.
+_EVEN_SHARE = 0.9
+
+
+class PacketInfo(NamedTuple):
+    """What is kept of a packet whose payload is not."""
+
+    pts: int | None
+    dts: int | None
+    is_key: bool
+    is_idr: bool
+    is_hidden: bool
+    num_bytes: int
+
+
+def holds_idr(payload: bytes, extradata: bytes) -> bool:
+    """Whether a packet of H.264 in mp4 has a NAL unit of type 5; units follow their length (ISO/IEC 14496-15, 5.3)."""
+    length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 4
+    place = 0
+    while place + length_bytes < len(payload):
+        start = place + length_bytes
+        if payload[start] & 31 == 5:
+            return True
+        place = start + int.from_bytes(payload[place:start], "big")
+    return False
+
+
+def first_hole(dts: Sequence[int | None]) -> int | None:
+    """Place of the first packet that comes two steps or more after the one before it, where nearly all come after one.
+
+    What a transmission lost leaves no other trace, and decoders fill lost frames with older ones unasked.
+    """
+    steps = [b - a if a is not None and b is not None else 0 for a, b in pairwise(dts)]
+    usual = statistics.mode(steps) if steps else 0
+    num_even = sum(abs(step - usual) < usual / 2 for step in steps)
+    if usual <= 0 or num_even < _EVEN_SHARE * len(steps):
+        return None
+    return next((place for place, step in enumerate(steps, start=1) if step >= 2 * usual), None)
+
+
+def frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Times in seconds from the first frame; frames without usable stamps keep the assumed spacing."""
+    stamps = [p for p in pts if p is not None]
+    if stamps and len(stamps) == len(pts) and all(a < b for a, b in pairwise(stamps)):
+        return (np.array(stamps, dtype=np.float64) - stamps[0]) * time_base
+    spacing_s = assumed_s[-1] / max(len(assumed_s) - 1, 1)
+    return np.arange(len(pts)) * spacing_s

@@ -1,0 +1,120 @@
+"""What is in the media of a catalog: every clip opened once, and what all of them add up to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomem.errors import DecodingError, one_line
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.decoding import DecodedClip, decode_clip
+from videomem.video.fingerprint import SAMPLING, fingerprint, is_reversal, near_pairs
+from videomem.video.isolation import Lost, isolated
+
+# Far more than any clip needs: only a decoder that hangs should reach it.
+TIME_LIMIT_S = 300.0
+_MOST_LISTED = 6
+
+
+@dataclass(frozen=True, eq=False)
+class ClipFacts:
+    """What is known of a clip that decodes; its frames are not kept.
+
+    Attributes:
+        duration_s: None where the frame rate is unknown.
+        fingerprint: (4,) uint64, or None where the clip is too flat for one.
+    """
+
+    num_frames: int
+    duration_s: float | None
+    height: int
+    width: int
+    codec: str
+    decoder: str
+    fingerprint: NDArray[np.uint64] | None
+
+
+def survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float = TIME_LIMIT_S) -> Iterator[ClipFacts | str]:
+    """Decode a few frames of each clip, in processes of which none can do harm.
+
+    Args:
+        clips: Clips of a catalog, their paths absolute.
+        num_workers: Processes that decode, at least 1.
+        time_limit_s: A clip that takes its worker longer cannot be decoded.
+    Yields:
+        The facts of each clip in order, or why it cannot be decoded, in one line that names it.
+    """
+    look = partial(_look, decode_clip)
+    answers = isolated(look, clips, num_workers, time_limit_s, preload=__name__)
+    for clip, answer in zip(clips, answers, strict=True):
+        yield f"{clip}: {answer.reason}" if isinstance(answer, Lost) else answer
+
+
+def _look(decode: Callable[..., DecodedClip], clip: Clip) -> ClipFacts | str:
+    try:
+        decoded = decode(clip.path, SAMPLING, clip.interval, fps=clip.fps)
+        _, height, width, _ = decoded.frames_THWC.shape
+        return ClipFacts(
+            num_frames=decoded.num_available,
+            duration_s=decoded.num_available / decoded.fps if decoded.fps > 0 else None,
+            height=height,
+            width=width,
+            codec=decoded.codec,
+            decoder=decoded.decoder,
+            fingerprint=fingerprint(decoded.frames_THWC),
+        )
+    except DecodingError as error:
+        return one_line(error)
+    except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
+        return f"{clip}: {type(error).__name__}: {one_line(error)}"
+
+
+def summary(facts: Sequence[ClipFacts]) -> dict[str, str]:
+    """What clips add up to: a name and a line each of durations, frames, resolutions, codecs and decoders."""
+    if not facts:
+        return {}
+    durations_s = [fact.duration_s for fact in facts if fact.duration_s is not None]
+    durations = _spread(durations_s, ".2f", " s") if durations_s else ""
+    if num_unknown := len(facts) - len(durations_s):
+        durations += f"{', ' if durations else ''}{num_unknown} unknown (images without a column fps, or one frame)"
+    return {
+        "durations": durations,
+        "frames": _spread([fact.num_frames for fact in facts], "g"),
+        "resolutions": _counted(f"{fact.width}x{fact.height}" for fact in facts),
+        "codecs": _counted(fact.codec for fact in facts),
+        "decoders": _counted(fact.decoder for fact in facts),
+    }
+
+
+def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
+    three = (min(values), median(values), max(values))
+    return " / ".join(format(value, form) for value in three) + f"{unit} (min / median / max)"
+
+
+def _counted(names: Iterable[str]) -> str:
+    counts = Counter(names).most_common()
+    listed = ", ".join(f"{name} ({count})" for name, count in counts[:_MOST_LISTED])
+    return listed if len(counts) <= _MOST_LISTED else f"{listed}, ... and {len(counts) - _MOST_LISTED} more"
+
+
+def near_duplicates(facts: Mapping[Clip, ClipFacts], most: int = 20) -> tuple[int, list[str]]:
+    """How many pairs of clips of different splits are nearly the same, and `most` of them in words."""
+    prints = {clip: fact.fingerprint for clip, fact in facts.items() if fact.fingerprint is not None}
+    num_pairs = 0
+    named: list[str] = []
+    for one, other in combinations(Catalog(tuple(prints)).splits, 2):
+        left, right = ([clip for clip in prints if clip.split == split] for split in (one, other))
+        left_A4, right_B4 = (np.stack([prints[clip] for clip in clips]) for clips in (left, right))
+        for pairs in near_pairs(left_A4, right_B4):
+            num_pairs += len(pairs)
+            for a, b in pairs[: most - len(named)]:
+                turned = ", reversed" if is_reversal(left_A4[a], right_B4[b]) else ""
+                named.append(f"{left[a]} ({one}) and {right[b]} ({other}){turned}")
+    return num_pairs, named
