@@ -12,7 +12,8 @@ from rich.console import Console
 from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
-from videomem.features.extraction import TIME_LIMIT_S, ExtractionReport, extract
+from videomem.features.extraction import ExtractionReport, extract
+from videomem.video.isolation import TIME_LIMIT_S
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:

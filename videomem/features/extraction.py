@@ -26,10 +26,7 @@ from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, Featu
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.files import file_problem
-from videomem.video.isolation import Lost, isolated
-
-# Far more than any clip needs: only a decoder that hangs should reach it.
-TIME_LIMIT_S = 300.0
+from videomem.video.isolation import TIME_LIMIT_S, Lost, isolated
 
 
 @dataclass(frozen=True)
@@ -115,10 +112,8 @@ def extract(
         gone = {(clip.path, *clip.interval) for clip, key in keys.items() if key in now}
         latest = ledger | store.read_ledger() | {failure.clip: failure for failure in failures}
         store.rewrite_ledger(failure for clip, failure in latest.items() if clip not in gone)
-    num_before = len(done & set(keys.values()))
-    return ExtractionReport(
-        num_before, len(now.keys() & set(keys.values())) - num_before, tuple(failures), store.folder
-    )
+    num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
+    return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
 
 
 def _that_decode_now(

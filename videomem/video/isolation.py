@@ -25,6 +25,8 @@ from videomem.errors import VideomemError
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+# Far more than any clip needs to be decoded: only a decoder that hangs should reach it.
+TIME_LIMIT_S = 300.0
 # A fork of this process could inherit locks that its threads hold; a server forks workers from a process without any.
 _START_METHODS = multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if "forkserver" in _START_METHODS else "spawn")

@@ -16,10 +16,8 @@ from videomem.errors import DecodingError, one_line
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.fingerprint import SAMPLING, fingerprint, is_reversal, near_pairs
-from videomem.video.isolation import Lost, isolated
+from videomem.video.isolation import TIME_LIMIT_S, Lost, isolated
 
-# Far more than any clip needs: only a decoder that hangs should reach it.
-TIME_LIMIT_S = 300.0
 _MOST_LISTED = 6
 
 
