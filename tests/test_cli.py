@@ -132,6 +132,7 @@ def test_devices_and_workers_that_are_not_there_are_one_line(
     workspace: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "--workers is -1" in failed(capsys, *extract(workspace, "--workers", "-1"))
+    assert "--time-limit is 0.0, but must be above 0" in failed(capsys, *extract(workspace, "--time-limit", "0"))
     assert "--device banana" in failed(capsys, *extract(workspace, "--device", "banana"))
     assert "--device banana" in failed(capsys, "shuffle", checkpoints["gru"], "--device", "banana")
 
@@ -242,6 +243,10 @@ def test_videos_that_fail_are_named_and_the_status_says_so(
     assert f"{len(clips) - 2} clips extracted" in captured.out and "2 failed" in captured.out
     assert "0.mp4: not decodable" in captured.err and "5.mp4: No such file" in captured.err
     assert main([str(part) for part in extract(workspace, *options, "--allow-failures")]) == 0
+    shutil.copy(clips[5].path, tmp_path / "5.mp4")
+    capsys.readouterr()
+    assert main([str(part) for part in extract(workspace, *options, "--retry-failed")]) == 1
+    assert "1 clips extracted" in capsys.readouterr().out
     assert main([str(part) for part in ["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *options]]) == 0
     assert "2 of 10 clips are in no batch" in capsys.readouterr().err
 
