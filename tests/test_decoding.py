@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
@@ -13,10 +15,12 @@ from av.stream import Disposition
 from barcodes import KINDS, Kind, barcode, encode, file_of, read_barcode
 from conftest import shared_data
 from numpy.typing import NDArray
+from PIL import Image
 
 from videomem.errors import DecodingError
 from videomem.video import decoding
-from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
+from videomem.video.decoders import by_pyav, by_torchcodec
+from videomem.video.decoders.overhearing import overheard
 from videomem.video.decoders.stream import open_stream
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import FixedRate, Uniform
@@ -88,23 +92,25 @@ def test_decoders_give_the_same_pixels(files: Path, name: str, decoder: decoding
     assert np.abs(one.astype(int) - other).max() <= 2
 
 
-def test_auto_does_without_decord_and_torchcodec(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_decord, "is_installed", lambda: False)
+def test_auto_does_without_torchcodec(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_torchcodec, "versions", dict)
-    assert assert_right(files, PLAIN, "auto") == {"pyav"}
+    assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
     assert set(decoding.decoder_versions("auto")) == {"av", "pillow"}
 
 
-def test_auto_takes_decord_where_it_may(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs("decord")
-    monkeypatch.setattr(by_torchcodec, "versions", dict)
-    assert assert_right(files, PLAIN, "auto") == {"decord"}
+def test_auto_takes_torchcodec_where_that_spares_decoding(files: Path) -> None:
+    needs("torchcodec")
+    assert decode_clip(file_of(files, SHORT_GROUPS), Uniform(2)).decoder == "torchcodec"
+    assert decode_clip(file_of(files, SHORT_GROUPS), Uniform(60)).decoder == "pyav"
+    assert assert_right(files, "h264, one key frame", "auto") <= {"pyav", "torchcodec"}
 
 
 def test_a_decoder_in_doubt_is_not_believed(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    doubtful = [(name, why_not, lambda stream, wanted: "a doubt") for name, why_not, _ in decoding._SEEKING]
+    doubtful = {name: (why_not, lambda stream, wanted: "a doubt") for name, (why_not, _) in decoding._SEEKING.items()}
     monkeypatch.setattr(decoding, "_SEEKING", doubtful)
-    assert assert_right(files, PLAIN, "auto") == {"pyav"}
+    assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
+    with pytest.raises(DecodingError, match="a doubt"):
+        decode_clip(file_of(files, PLAIN), Uniform(4), decoder="decord")
 
 
 ALONE = [SHORT_GROUPS, "hevc closed GOP", "h264, every frame a key frame"]
@@ -117,7 +123,7 @@ def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, 
         wanted = np.array([1, 50])
         frames = by_pyav.read_groups(stream, wanted)
         assert not isinstance(frames, str) and numbers(name, frames) == [1, 50]
-        assert "nearly all" in by_pyav.read_groups(stream, np.arange(60))
+        assert stream.share_needed(wanted) < 0.5 and stream.share_needed(np.arange(60)) == 1
 
 
 @pytest.mark.parametrize("name", ["h264 open GOP", "hevc open GOP", "h264 intra refresh", "mpeg4 in avi with B-frames",
@@ -278,6 +284,135 @@ def test_nothing_is_printed_and_no_setting_of_pyav_stays_changed(
             decode_clip(damaged, Uniform(60), decoder=decoder)  # type: ignore[arg-type]
     assert capfd.readouterr() == ("", "")
     assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
+
+
+def healthy(path: Path, kind: str) -> list[int]:
+    """Write an unusual file with nothing wrong in it; the numbers of its frames."""
+    if kind == "avi with dropped frames":
+        dropped = Kind("avi", "mpeg4", {"q:v": "3"}, pts=[n + (n > 20) + (n > 40) for n in range(60)])
+        return dropped.write(path) and dropped.expected
+    if kind == "avi with sound":
+        return (sounding := Kind("avi", "mpeg4", {"q:v": "3", "bf": "2"}, beside="sound")).write(
+            path
+        ) and sounding.expected
+    if kind == "avi whose header promises one more":
+        content = bytearray(file_of(path.parent, "mpeg4 in avi").read_bytes())
+        for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):
+            content[place : place + 4] = struct.pack("<I", 61)
+        path.write_bytes(content)
+        return list(range(60))
+    if kind == "wmv with dropped frames":
+        dropped = Kind("wmv", "wmv2", {"q:v": "3"}, pts=[n + n // 20 for n in range(60)])
+        return dropped.write(path) and dropped.expected
+    assert kind == "mkv whose last frame is held"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.pix_fmt, stream.height, stream.width = "yuv420p", 96, 160  # type: ignore[union-attr]
+        for number in range(30):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(barcode(number), format="rgb24")):  # type: ignore[arg-type, union-attr]
+                container.mux(packet)
+        for packet in stream.encode():  # type: ignore[union-attr]
+            packet.duration = round(5 / packet.time_base) if packet.pts * packet.time_base > 1.1 else packet.duration
+            container.mux(packet)
+    return list(range(30))
+
+
+HEALTHY = {"avi with dropped frames": "avi", "avi with sound": "avi", "avi whose header promises one more": "avi",
+           "wmv with dropped frames": "wmv", "mkv whose last frame is held": "mkv"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_what_is_unusual_but_whole_is_not_taken_for_damage(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"odd.{HEALTHY[kind]}"
+    expected = healthy(path, kind)
+    clip = decode_clip(path, Uniform(len(expected)))
+    assert numbers("", clip.frames_THWC) == expected and clip.num_available == len(expected)
+
+
+def test_damage_before_an_interval_is_said_to_be_damage(files: Path, tmp_path: Path) -> None:
+    path, content = tmp_path / "cut.mkv", file_of(files, "h264 in mkv").read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DecodingError, match="damaged after"):
+        decode_clip(path, Uniform(4), (2.0, 2.3))
+
+
+def test_only_words_of_ffmpeg_are_heeded(capfd: pytest.CaptureFixture[str]) -> None:
+    with overheard() as heard:
+        os.write(2, b"50 % done\n")
+    assert not heard and capfd.readouterr().err == "50 % done\n"
+    with overheard() as heard:
+        os.write(2, b"[h264 @ 0x5597ab] error while decoding MB 3 4\n")
+    assert heard == ["[h264 @ 0x5597ab] error while decoding MB 3 4"] and capfd.readouterr().err == ""
+
+
+def frame_folder(folder: Path, names: Iterable[str]) -> Path:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.fromarray(barcode(number)).save(folder / name, quality=95)
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["{:05}.jpg", "img_{:06}.png", "frame {}.JPG", "ünï{:03}.jpeg"])
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_numbered_images_are_frames_in_the_order_of_their_numbers(tmp_path: Path, pattern: str, first: int) -> None:
+    folder = frame_folder(tmp_path / "frames", [pattern.format(first + n) for n in range(120)])
+    (folder / "notes.txt").write_text("no image")
+    clip = decode_clip(folder, Uniform(120))
+    assert numbers("", clip.frames_THWC) == list(range(120)) and clip.num_available == 120
+    assert (clip.decoder, clip.fps) == ("pillow", 0.0)
+    assert numbers("", decode_clip(folder, FixedRate(fps=5, max_frames=9), fps=10).frames_THWC) == list(range(0, 18, 2))
+    trimmed = decode_clip(folder, Uniform(3), (1.0, 2.0), fps=10)
+    assert numbers("", trimmed.frames_THWC) == [10, 14, 19] and trimmed.num_available == 10
+
+
+def test_a_template_names_one_of_several_series(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "frames", [f"{kind}_{n:05}.jpg" for n in range(20) for kind in ("img", "flow_x")])
+    with pytest.raises(DecodingError, match=r"holds 2 series of images .*name one by a template"):
+        decode_clip(folder, Uniform(4))
+    clip = decode_clip(folder / "img_{:05}.jpg", Uniform(20))
+    assert numbers("", clip.frames_THWC) == list(range(0, 40, 2))
+
+
+def test_images_without_a_rate_refuse_what_needs_times(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "frames", ["1.png", "2.png"])
+    for sampling, interval in ((FixedRate(), (None, None)), (Uniform(2), (0.0, 1.0))):
+        with pytest.raises(DecodingError, match="give the catalog a column fps"):
+            decode_clip(folder, sampling, interval)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "text", "cut", "zero tail", "size", "twice"])
+def test_a_frame_folder_that_is_damaged_is_refused_or_used_up_to_there(tmp_path: Path, wrong: str) -> None:
+    folder = frame_folder(tmp_path / "frames", [f"{n:03}.jpg" for n in range(20)])
+    image = folder / "012.jpg"
+    content = image.read_bytes()
+    if wrong == "missing":
+        image.unlink()
+    elif wrong == "size":
+        Image.fromarray(barcode(12, 64, 64)).save(image)
+    elif wrong == "twice":
+        shutil.copy(image, folder / "0012.jpg")
+    else:
+        image.write_bytes({"text": b"x" * 99, "cut": content[:-900], "zero tail": content[:-900] + bytes(900)}[wrong])
+    with pytest.raises(DecodingError, match="frames: ") as refused:
+        decode_clip(folder, Uniform(20))
+    assert ("damaged after 12 images" in str(refused.value)) == (wrong not in ("size", "twice"))
+    if wrong not in ("size", "twice"):
+        clip = decode_clip(folder, Uniform(20), on_damage="prefix")
+        assert numbers("", clip.frames_THWC) == clip.indices_T.tolist()
+        assert clip.num_available == 12 and clip.damage
+
+
+def test_images_of_every_depth_are_read_as_they_look(tmp_path: Path) -> None:
+    picture = Image.fromarray(barcode(37))
+    grey = np.asarray(picture.convert("L"))
+    depths = [picture, picture.convert("L"), picture.convert("P"), picture.convert("RGBA"), picture.convert("CMYK"),
+              Image.fromarray(grey.astype(np.uint16) * 257)]  # fmt: skip
+    for number, image in enumerate(depths):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for place in (1, 2):
+            image.save(folder / f"{place}.{'jpg' if image.mode == 'CMYK' else 'png'}")
+        assert numbers("", decode_clip(folder, Uniform(2)).frames_THWC) == [37, 37], image.mode
 
 
 def real_clips() -> list[Path]:

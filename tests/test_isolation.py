@@ -44,6 +44,8 @@ def misbehave(how: str) -> object:
         os.write(2, b"to stderr")
     elif how == "large":
         return bytes(20_000_000)
+    elif how == "lambda":
+        return lambda: None
     elif how == "slow":
         time.sleep(0.5)
     return how, os.getpid()
@@ -70,6 +72,23 @@ def test_work_is_done_elsewhere_and_says_nothing(capfd: pytest.CaptureFixture[st
     answers = list(isolated(misbehave, ["chatter"] * 4, 2, time_limit_s=60))
     assert all(pid != os.getpid() for _, pid in answers)  # type: ignore[misc]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
+    pids = set()
+    for number, answer in enumerate(isolated(misbehave, ["a"] * 20, 1, time_limit_s=60)):
+        assert isinstance(answer, tuple)
+        pids.add(answer[1])
+        if number == 3:
+            time.sleep(1)  # It has answered all that there is room for, and waits.
+            os.kill(answer[1], signal.SIGKILL)
+            time.sleep(0.5)
+    assert len(pids) == 2
+
+
+def test_an_answer_that_cannot_be_sent_ends_the_work() -> None:
+    with pytest.raises(VideomemError, match="pickle"):
+        list(isolated(misbehave, ["lambda"], 1, time_limit_s=60))
 
 
 def test_an_exception_of_the_function_ends_the_work() -> None:

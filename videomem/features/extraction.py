@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -19,13 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
-from videomem.errors import DecodingError, one_line
+from videomem.errors import DecodingError, VideomemError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
 from videomem.features.keys import clip_keys
 from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, FeatureStore
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
-from videomem.video.files import file_problem
+from videomem.video.files import file_problem, split_template
 from videomem.video.isolation import TIME_LIMIT_S, Lost, isolated
 
 
@@ -108,10 +109,11 @@ def extract(
         for number in missing:
             failures += _extract_shard(store, number, plan[number], stream, backbone, progress, task)
     now = store.read_index()
+    done_now = {(clip.path, *clip.interval) for clip, key in keys.items() if key in now}
+    failures = [failure for failure in failures if failure.clip not in done_now]
     if retry_failed:
-        gone = {(clip.path, *clip.interval) for clip, key in keys.items() if key in now}
         latest = ledger | store.read_ledger() | {failure.clip: failure for failure in failures}
-        store.rewrite_ledger(failure for clip, failure in latest.items() if clip not in gone)
+        store.rewrite_ledger(failure for clip, failure in latest.items() if clip not in done_now)
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
     return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
 
@@ -147,6 +149,8 @@ def _extract_shard(
     for key in keys:
         item = next(stream)
         if isinstance(item, Failure):
+            if not os.path.lexists(split_template(item.path)[0]):
+                raise VideomemError(f"{item.path}: was there at the start, but is gone now; mend that and run again")
             store.log_failure(item)
             failures.append(item)
         else:
@@ -209,7 +213,7 @@ def _decode_or_fail(decode: Decode, settings: FeatureSettings, clip: Clip) -> _D
     started = time.perf_counter()
     try:
         frames, decoded = decode(clip, settings)
-    except (OSError, MemoryError):
+    except OSError:
         raise  # The machine's fault, not the clip's: stop, and go on from here when it is mended.
     except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
         reason = one_line(error)

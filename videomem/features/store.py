@@ -172,7 +172,7 @@ class FeatureStore:
             if not new:
                 return plan
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
-            number = len(list((self.folder / "plan").glob("*.json")))
+            number = max((int(path.stem) + 1 for path in (self.folder / "plan").glob("*.json")), default=0)
             write_whole(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
 
     def settled_clips(self) -> set[str]:
@@ -211,11 +211,12 @@ class FeatureStore:
     def log_failure(self, failure: Failure) -> None:
         """Add a line to the ledger at once, so that nothing is lost in an interruption."""
         try:
-            with self._ledger_path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                writer = csv.writer(file, lineterminator="\n")
+            with self._ledger_path.open("ab+") as file:
                 if file.tell() == 0:
-                    writer.writerow(LEDGER_COLUMNS)
-                writer.writerow(asdict(failure).values())
+                    file.write(_csv_lines(LEDGER_COLUMNS))
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")  # A kill may have left half a line.
+                file.write(_csv_lines(asdict(failure).values()))
         except OSError as error:
             raise VideomemError(f"{self._ledger_path}: cannot be written: {error.strerror}") from error
 
@@ -223,17 +224,14 @@ class FeatureStore:
         """The latest failure of each clip that ever failed."""
         if not self._ledger_path.is_file():
             return {}
-        with self._ledger_path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = [_failure_of_row(row) for row in csv.DictReader(file)]
+        text = self._ledger_path.read_text(encoding="utf-8", errors="surrogateescape")
+        rows = [_failure_of_line(line) for line in text.splitlines()[1:]]
         return {failure.clip: failure for failure in rows if failure is not None}
 
     def rewrite_ledger(self, failures: Iterable[Failure]) -> None:
         """Keep only these failures, a line each."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(LEDGER_COLUMNS)
-        writer.writerows(asdict(failure).values() for failure in failures)
-        write_whole(self._ledger_path, text.getvalue().encode("utf-8", "surrogateescape"))
+        lines = [_csv_lines(LEDGER_COLUMNS), *(_csv_lines(asdict(failure).values()) for failure in failures)]
+        write_whole(self._ledger_path, b"".join(lines))
 
     @property
     def _ledger_path(self) -> Path:
@@ -253,12 +251,21 @@ class FeatureStore:
         return self.folder / "shards" / f"{number:06d}.safetensors"
 
 
-def _failure_of_row(row: dict[str, str]) -> Failure | None:
+def _csv_lines(values: Iterable[Any]) -> bytes:
+    """A line of CSV; line ends within values, which file names may have, become spaces."""
+    text = io.StringIO()
+    one_line = [" ".join(value.splitlines()) if isinstance(value, str) else value for value in values]
+    csv.writer(text, lineterminator="\n").writerow(one_line)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _failure_of_line(line: str) -> Failure | None:
     """A line of the ledger, or None where a kill or another program left half a line."""
     try:
+        row = dict(zip(LEDGER_COLUMNS, next(csv.reader([line])), strict=True))
         times = {name: float(row[name]) if row[name] else None for name in ("start_s", "end_s")}
         return Failure(**{**row, "seconds": float(row["seconds"]), **times})  # type: ignore[arg-type]
-    except (TypeError, ValueError, KeyError):
+    except (csv.Error, StopIteration, TypeError, ValueError):
         return None
 
 

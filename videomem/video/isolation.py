@@ -80,7 +80,8 @@ class _Worker(Generic[Item, Answer]):
         self.process.join(5)
         code = self.process.exitcode
         if code is not None and code < 0:
-            return f"its process was killed by {signal.Signals(-code).name}"
+            known = -code in {known.value for known in signal.Signals}
+            return f"its process was killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
         return f"its process ended with status {code}"
 
 
@@ -143,8 +144,12 @@ def _work(
                 busy += 1
             for worker in workers:
                 if worker.is_ready and worker.place is None and given < len(items) and given < left + 4 * num_workers:
-                    worker.give(given, items[given])
-                    given += 1
+                    try:
+                        worker.give(given, items[given])
+                    except ConnectionError:  # It died while it had nothing to do; its end is seen below.
+                        worker.place = None
+                    else:
+                        given += 1
             wait([thing for w in workers for thing in (w.pipe, w.process.sentinel)], _LOOK_EVERY_S)
             for worker in list(workers):
                 if (answer := _answer(worker, time_limit_s)) is None:
@@ -210,12 +215,10 @@ def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
             item = pipe.recv()
         except EOFError:
             return
-        answer: Any
         try:
-            answer = function(item)
+            pipe.send(function(item))
         except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
-            answer = _Raised(f"{type(error).__name__}: {error}")
-        pipe.send(answer)
+            pipe.send(_Raised(f"{type(error).__name__}: {error}"))
 
 
 def _die_with_parent() -> None:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
 from videomem.video.decoders.packets import frame_times
 from videomem.video.decoders.stream import VideoStream
-
-# Groups are decoded alone where that saves at least this share of the packets.
-_LEAST_SAVING = 0.2
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,13 @@ def read_forward(
 ) -> ForwardPass:
     """Decode all frames until the stream or `end_s` ends; keep those at the wanted indices."""
     distinct, repeats = np.unique(wanted, return_inverse=True)
-    keep, kept = set(distinct.tolist()), []
+    keep, kept = set(distinct.tolist()), _Kept(stream.path, len(distinct))
     pts: list[int | None] = []
     damage = None
     for number, frame in enumerate(stream.frames()):
         pts.append(frame.pts)
         if number in keep:
-            kept.append(_upright(frame))
+            kept.add(frame)
         known = end_s is not None and pts[0] is not None and frame.pts is not None
         if known and (frame.pts - pts[0]) * stream.time_base >= end_s:  # type: ignore[operator]
             break
@@ -51,7 +49,7 @@ def read_forward(
     if damage:
         pts = pts[: stream.num_sound(pts)]
     times_s = frame_times(pts, stream.time_base, assumed_s)
-    frames = np.ascontiguousarray(_stack(stream.path, kept)[repeats]) if len(kept) == len(distinct) else None
+    frames = repeated(kept.frames_THWC, repeats) if kept.is_full else None
     return ForwardPass(frames, times_s, damage)
 
 
@@ -61,32 +59,49 @@ def why_not_groups(stream: VideoStream) -> str | None:
 
 
 def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
-    """Decode only the groups of pictures that hold wanted frames, or give the reason not to.
+    """Decode only the groups of pictures that hold the frames at ascending indices, or give a reason for doubt.
 
     Each group must give a frame for each of its packets, at the packet's own time.
     """
     keep = set(wanted.tolist())
     needed = [(start, stop) for start, stop in stream.groups() or [] if not keep.isdisjoint(range(start, stop))]
-    if sum(stop - start for start, stop in needed) > (1 - _LEAST_SAVING) * len(stream.packets):
-        return "nearly all groups of pictures are needed"
-    kept = []
+    kept = _Kept(stream.path, len(wanted))
     for start, stop in needed:
         pts = []
         for number, frame in enumerate(stream.frames(start, stop), start=start):
             pts.append(frame.pts)
             if number in keep:
-                kept.append(_upright(frame))
+                kept.add(frame)
         stream.restart()
         if stream.damage or pts != stream.stamps(start, stop):
             return stream.damage or "a group of pictures gave other frames than its packets promise"
-    return _stack(stream.path, kept)
+    return kept.frames_THWC
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+class _Kept:
+    """Frames (T, height, width, 3) as they come, in the memory that they stay in."""
+
+    def __init__(self, path: str, num_frames: int) -> None:
+        self._path, self._num_frames = path, num_frames
+        self._reformatter = VideoReformatter()  # One for all: making one takes as long as using it.
+        self._num_kept = 0
+        self.frames_THWC: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_kept == self._num_frames
+
+    def add(self, frame: VideoFrame) -> None:
+        image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        upright = np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
+        if self._num_kept == 0:
+            self.frames_THWC = np.empty((self._num_frames, *upright.shape), np.uint8)
+        if upright.shape != self.frames_THWC.shape[1:]:
+            raise DecodingError(f"{self._path}: the frame size changes within the video")
+        self.frames_THWC[self._num_kept] = upright
+        self._num_kept += 1
 
 
-def _stack(path: str, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    if len({image.shape for image in images}) > 1:
-        raise DecodingError(f"{path}: the frame size changes within the video")
-    return np.stack(images)
+def repeated(frames_THWC: NDArray[np.uint8], repeats_T: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Distinct frames as often as they are wanted, in the memory that they are in if that is once."""
+    return frames_THWC if len(frames_THWC) == len(repeats_T) else np.ascontiguousarray(frames_THWC[repeats_T])

@@ -70,6 +70,6 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
         except (RuntimeError, ValueError, IndexError, UnicodeError) as error:
             return f"torchcodec cannot read it: {error}"
     times_s = batch.pts_seconds.numpy() - (decoder.metadata.begin_stream_seconds or 0.0)
-    if not np.allclose(times_s, stream.times_s[wanted], atol=_TIME_TOLERANCE_S):
+    if not np.allclose(times_s, stream.times_s[wanted], rtol=0, atol=_TIME_TOLERANCE_S):
         return "torchcodec gives frames of other times"
     return f"torchcodec complains: {heard[0]}" if heard else batch.data.numpy()

@@ -7,10 +7,13 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
+from itertools import pairwise, takewhile
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from videomem.errors import DecodingError, one_line
 from videomem.video.files import IMAGE_SUFFIXES, images_in, split_template
@@ -50,13 +53,19 @@ class FrameFolder:
                 f"{self.path}: holds {len(series)} series of images ({', '.join(names[:4])}); name one by a template "
                 "such as img_{:05}.jpg"
             )
-        return sorted(series.popitem()[1])
+        numbered = sorted(series.popitem()[1])
+        for (number, one), (next_number, other) in pairwise(numbered):
+            if number == next_number:
+                both = f"{os.path.basename(one)} and {os.path.basename(other)}"
+                raise DecodingError(f"{self.path}: two images have the number {number}, {both}; remove one")
+        return numbered
 
     @cached_property
     def images(self) -> list[str]:
         """Paths of the images before the first gap in their numbers."""
         first = self._numbered[0][0]
-        return [name for place, (number, name) in enumerate(self._numbered) if number == first + place]
+        unbroken = takewhile(lambda at: at[1][0] == first + at[0], enumerate(self._numbered))
+        return [name for _, (_, name) in unbroken]
 
     @property
     def damage(self) -> str | None:
@@ -70,10 +79,24 @@ class FrameFolder:
         kept = []
         for index in distinct.tolist():
             try:
-                with Image.open(self.images[index]) as image:
-                    kept.append(np.asarray(image.convert("RGB")))
+                kept.append(_read_image(self.images[index]))
             except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
                 return None, index, f"{os.path.basename(self.images[index])}: {one_line(error)}"
         if len({image.shape for image in kept}) > 1:
             raise DecodingError(f"{self.path}: its images are not of one size")
         return np.stack(kept)[repeats], 0, ""
+
+
+def _read_image(path: str) -> NDArray[np.uint8]:
+    """An image (height, width, 3), upright; one that is not whole is an error even where Pillow would fill it up."""
+    content = Path(path).read_bytes()
+    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < len(content) // 2:
+        raise OSError("it ends within the picture")
+    with Image.open(BytesIO(content)) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them.
+            grey = (np.asarray(upright) >> 8).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        if upright.mode in ("I", "F"):
+            raise OSError(f"its pixels are numbers of mode {upright.mode}, whose range is unknown; save it with 8 bits")
+        return np.asarray(upright.convert("RGB"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -10,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _STDERR = 2
+_MOST_BYTES = 100_000
+_FFMPEG = re.compile(rb"\[[^\]]+ @ 0x[0-9a-f]+\]")
 _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
 def overheard() -> Iterator[list[str]]:
-    """Catch the standard error of this process; what came of it is in the list at the end, nothing if there was none.
+    """Catch what FFmpeg writes to the standard error of this process; it is in the list at the end, if there was any.
 
     decord and torchcodec hand out damaged pictures as if nothing were wrong: only FFmpeg's words there tell.
     """
@@ -30,5 +33,8 @@ def overheard() -> Iterator[list[str]]:
             os.dup2(kept, _STDERR)
             os.close(kept)
             file.seek(0)
-            if words := file.read(2000).decode(errors="replace"):
-                heard.append(words)
+            for line in file.read(_MOST_BYTES).splitlines(keepends=True):
+                if _FFMPEG.match(line):
+                    heard.append(line.decode(errors="replace").strip())
+                elif not heard:  # Another thread's words; FFmpeg's own go on over several lines.
+                    os.write(_STDERR, line)

@@ -37,8 +37,8 @@ def holds_idr(payload: bytes, extradata: bytes) -> bool:
     return False
 
 
-def first_hole(dts: Sequence[int | None]) -> int | None:
-    """Place of the first packet that comes two steps or more after the one before it, where nearly all come after one.
+def first_hole(dts: Sequence[int | None], least: int) -> int | None:
+    """Place of the first packet that comes `least` steps or more after the last one, where nearly all come after one.
 
     What a transmission lost leaves no other trace, and decoders fill lost frames with older ones unasked.
     """
@@ -47,7 +47,7 @@ def first_hole(dts: Sequence[int | None]) -> int | None:
     num_even = sum(abs(step - usual) < usual / 2 for step in steps)
     if usual <= 0 or num_even < _EVEN_SHARE * len(steps):
         return None
-    return next((place for place, step in enumerate(steps, start=1) if step >= 2 * usual), None)
+    return next((place for place, step in enumerate(steps, start=1) if step >= least * usual), None)
 
 
 def frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:

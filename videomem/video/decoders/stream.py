@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 _MOST_HELD_BYTES = 256 * 2**20
 # Recordings that may begin anywhere: what comes before their first key frame was never decodable.
 _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
-# Containers cut into small pieces, of which some may be lost: an even rate with a hole in it has lost some.
-_MADE_FOR_TRANSMISSION = frozenset({"mpegts", "asf"})
+# Containers cut into small pieces, of which some may be lost: an even rate with a hole of so many steps has lost some.
+# Encoders of WMV leave out a frame or two now and then.
+_LEAST_HOLE = {"mpegts": 2, "asf": 8}
 # Containers whose header tells how long they are, written at the end; a file cut short in copying still has it.
 _HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
 _LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
@@ -76,6 +78,7 @@ class VideoStream:
         self.is_gappy = False
         self.listed_damage: str | None = None
         complaints.clear()  # Of opening: what matters comes again in decoding.
+        self._end_s = 0.0
         self._held: list[av.Packet[Any]] | None = []
         self.packets = self._list()
         if all(packet.is_hidden for packet in self.packets):
@@ -115,30 +118,41 @@ class VideoStream:
                 self._held = None
         keys = (place for place, packet in enumerate(packets) if packet.is_key)
         self._first = next(keys, 0) if self.container in _BROADCAST else 0
-        if self.container == "avi" and len(packets) < self._stream.frames and not self.damage:
-            self.damage = f"the header promises {self._stream.frames} frames, but {len(packets)} are there"
+        if self.container == "avi" and not self.damage:
+            self.damage = self._what_the_index_misses(packets)
         if self.container in _HEADER_TELLS_DURATION and not self.damage:
-            self.damage = self._what_is_missing(packets)
-        if self.container in _MADE_FOR_TRANSMISSION and (hole := first_hole([packet.dts for packet in packets])):
+            self.damage = self._what_the_header_misses()
+        least_hole = _LEAST_HOLE.get(self.container)
+        if least_hole and (hole := first_hole([packet.dts for packet in packets], least_hole)):
             self.damage, packets = f"frames are missing after packet {hole}", packets[:hole]
         self.listed_damage = self.damage
         return packets[self._first :]
 
-    def _what_is_missing(self, packets: Sequence[PacketInfo]) -> str | None:
-        """Whether a film without sound ends well before the time that its header tells, as it does if cut short."""
-        stamps = [packet.pts for packet in packets if packet.pts is not None]
-        if len(self._opened.streams) > 1 or len(stamps) < 2 or not self._opened.duration or not self._stream.time_base:
+    def _what_the_index_misses(self, packets: Sequence[PacketInfo]) -> str | None:
+        """What an AVI lacks. Its index and its time stamps count empty chunks too, which stand for dropped frames."""
+        reached = max((packet.dts for packet in packets if packet.dts is not None), default=-1) + 1
+        lost = reached < self._stream.frames - 1 and len(packets) < len(self._stream.index_entries)
+        if not (lost or self._is_truncated()):
             return None
-        end_s = (max(stamps) + (max(stamps) - min(stamps)) / (len(stamps) - 1)) * float(self._stream.time_base)
-        promised_s = self._opened.duration / av.time_base
-        if promised_s - end_s <= max(_LEAST_MISSING_S, _LEAST_MISSING_SHARE * promised_s):
+        return f"the header promises {self._stream.frames} frames, but {len(packets)} are there"
+
+    def _what_the_header_misses(self) -> str | None:
+        """Whether all streams end well before the time that the header tells, as they do if the file is cut short."""
+        promised_s = (self._opened.duration or 0) / av.time_base
+        if promised_s - self._end_s <= max(_LEAST_MISSING_S, _LEAST_MISSING_SHARE * promised_s):
             return None
-        return f"the header promises {promised_s:.1f} s, but the packets end at {end_s:.1f} s"
+        return f"the header promises {promised_s:.1f} s, but the packets end at {self._end_s:.1f} s"
 
     def _demuxed(self) -> Iterator[av.Packet[Any]]:
         """Packets with content, up to the first sign of damage."""
+        ends_matter = self.container in _HEADER_TELLS_DURATION
         try:
-            for packet in self._opened.demux(self._stream):
+            for packet in self._opened.demux(*([] if ends_matter else [self._stream])):
+                if ends_matter and packet.pts is not None:
+                    length = packet.duration or 0
+                    self._end_s = max(self._end_s, (packet.pts + length) * float(packet.time_base))
+                if packet.stream_index != self._stream.index:
+                    continue
                 if self._sees_damage(packet.is_corrupt):
                     return
                 if packet.size:
@@ -238,15 +252,24 @@ class VideoStream:
         )
         if in_doubt:
             return None
-        starts = [place for place, packet in enumerate(self.packets) if packet.is_key]
-        ranges = list(pairwise([*starts, len(self.packets)]))
         shown_until = -1 << 62
-        for start, stop in ranges:
+        for start, stop in self._ranges:
             stamps = [packet.pts or 0 for packet in self.packets[start:stop]]
             if stamps[0] != min(stamps) or stamps[0] <= shown_until:
                 return None
             shown_until = max(stamps)
-        return ranges
+        return self._ranges
+
+    @cached_property
+    def _ranges(self) -> list[tuple[int, int]]:
+        starts = [place for place, packet in enumerate(self.packets) if packet.is_key]
+        return list(pairwise([*starts, len(self.packets)]))
+
+    def share_needed(self, wanted: NDArray[np.int64]) -> float:
+        """Share of the packets that lie in groups of pictures which hold wanted frames, about."""
+        keep = set(wanted.tolist())
+        needed = sum(stop - start for start, stop in self._ranges if not keep.isdisjoint(range(start, stop)))
+        return needed / len(self.packets)
 
     def num_sound(self, pts: Sequence[int | None]) -> int:
         """How many frames of the latest `frames`, which ended in damage, can be trusted to be whole and in their place.
