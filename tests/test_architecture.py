@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A module may import what stands in the layers below its own, and in its own room.
 LAYERS = [
     {"errors", "batch"},
-    {"video", "heads", "plain"},
+    {"video", "heads", "plain", "whole_files"},
     {"features", "classifier"},
     {"data"},
     {"checkpoint", "tracking"},
@@ -30,7 +30,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 ONLY_IN = {
     "decord": {"video/decoders/by_decord.py"},
     "torchcodec": {"video/decoders/by_torchcodec.py"},
-    "av": {"video/decoders/stream.py", "video/decoders/by_pyav.py", "video/writing.py"},
+    "av": {f"video/{name}.py" for name in ("decoders/stream", "decoders/by_pyav", "decoders/overhearing", "writing")},
     "PIL": {"video/decoders/frame_folder.py", "evaluation/report.py"},
     "wandb": {"tracking.py", "commands/shuffle.py"},
     "sqlite3": {"features/keys.py"},

@@ -18,15 +18,17 @@ from barcodes import barcode, file_of
 from conftest import shared_data
 from PIL import Image
 
+from videomem import whole_files
 from videomem.errors import DecodingError, VideomemError
 from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
 from videomem.features.keys import clip_keys
-from videomem.features.store import FeatureSettings, FeatureStore, write_whole
+from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import FixedRate, Uniform
+from videomem.whole_files import write_whole
 
 SETTINGS = FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
 
@@ -224,7 +226,7 @@ def test_a_clip_that_fails_is_in_the_ledger_and_the_others_are_done(tmp_path: Pa
             "broken.mp4": "decode",
             "none.mp4": "hash",
         }
-        ledger = FeatureStore(tmp_path / "store", SETTINGS).read_ledger()
+        ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
         assert sum(failure.path.endswith("broken.mp4") for failure in ledger.values()) == 1, attempt
     assert "broken.mp4: not decodable" in next(f.message for f in ledger.values() if f.path.endswith("broken.mp4"))
 
@@ -263,7 +265,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     opened.create()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    host = store._host()
+    host = whole_files._host()
     orphan = opened.folder / "shards" / f".000000.safetensors.{host}.{gone.pid}.abc.tmp"
     in_use = opened.folder / "shards" / f".000000.safetensors.{host}.{os.getpid()}.abc.tmp"
     elsewhere = opened.folder / "shards" / f".000000.safetensors.other-host.{gone.pid}.abc.tmp"
@@ -315,7 +317,7 @@ def test_a_clip_that_hangs_or_kills_its_decoder_costs_nothing_but_itself(tmp_pat
         "aborts.mp4": ("WorkerDied", "its process was killed by SIGABRT"),
         "fails.mp4": ("DecodingError", "damaged"),
     }
-    ledger = FeatureStore(tmp_path / "store", SETTINGS).read_ledger()
+    ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
     assert {Path(path).name for path, _, _ in ledger} == {"hangs.mp4", "aborts.mp4", "fails.mp4"}
     assert 2 <= ledger[str(tmp_path / "hangs.mp4"), None, None].seconds < 60
     again = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
@@ -347,7 +349,7 @@ def test_failed_clips_alone_are_tried_again_when_asked(
     assert sorted(Path(failure.path).name for failure in report.failures) == ["aborts.mp4", "hangs.mp4"]
     assert before.items() <= contents(tmp_path / "store").items()
     assert len(features(tmp_path / "store", [with_odd[5], gone])) == 2
-    ledger = FeatureStore(tmp_path / "store", SETTINGS).read_ledger()
+    ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
     assert {Path(path).name: failure.message.split(": ")[1] for (path, _, _), failure in ledger.items()} == {
         "aborts.mp4": "still odd", "hangs.mp4": "still odd",
     }  # fmt: skip
@@ -360,7 +362,7 @@ def test_a_half_written_line_of_the_ledger_is_passed_over(tmp_path: Path, with_b
     store_ = FeatureStore(tmp_path / "store", SETTINGS)
     with (store_.folder / "ledger.csv").open("a") as file:
         file.write("half a li")
-    assert len(store_.read_ledger()) == 2
+    assert len(store_.ledger.read()) == 2
     assert extract(with_broken, SETTINGS, tmp_path / "store").num_extracted == 0
 
 

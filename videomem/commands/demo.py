@@ -32,10 +32,10 @@ from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.evaluation import perturb
 from videomem.evaluation.report import Example, Report, Strip, render
 from videomem.evaluation.shuffle import CONDITIONS, Measurement, arrange, summarize
-from videomem.features.store import write_whole
 from videomem.tracking import keep_checkpoints
 from videomem.video.decoding import decode_clip
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, synthesize
+from videomem.whole_files import write_whole
 
 # From no memory to the most selective one.
 HEADS = ("none", "leaky_zero", "leaky", "leaky_sum", "rnn", "gated", "gru", "lstm")

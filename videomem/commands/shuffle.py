@@ -32,8 +32,8 @@ from videomem.evaluation.shuffle import (
     measure_order,
     summarize,
 )
-from videomem.features.store import write_whole
 from videomem.tracking import Mode, log_order_results, start_run
+from videomem.whole_files import write_whole
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:

@@ -25,7 +25,7 @@ from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.classifier import Classifier
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
-from videomem.features.store import write_whole
+from videomem.whole_files import write_whole
 
 DESCRIPTIONS = {
     "fit": "Train a head on the features of a catalog. Configs compose: later ones override earlier ones.",

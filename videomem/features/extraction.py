@@ -23,7 +23,8 @@ from torch import Tensor
 from videomem.errors import DecodingError, VideomemError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
 from videomem.features.keys import clip_keys
-from videomem.features.store import FRAME_BATCH, Failure, FeatureSettings, FeatureStore
+from videomem.features.ledger import Failure
+from videomem.features.store import FRAME_BATCH, FeatureSettings, FeatureStore
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.files import file_problem, split_template
@@ -76,7 +77,7 @@ def extract(
     keys, unreadable = clip_keys(clips, root)
     store = FeatureStore(root, settings)
     store.create()
-    done, settled, ledger = set(store.read_index()), store.settled_clips(), store.read_ledger()
+    done, settled, ledger = set(store.read_index()), store.settled_clips(), store.ledger.read()
     by_key = {key: clip for clip, key in keys.items()}
     for key, clip in list(by_key.items()):
         # A file that is gone for now must not be settled as one that failed for ever.
@@ -85,7 +86,7 @@ def extract(
             del by_key[key]
     for failure in unreadable:
         if (known := ledger.get(failure.clip)) is None or known.message != failure.message:
-            store.log_failure(failure)
+            store.ledger.add(failure)
     failed = {key: clip for key, clip in by_key.items() if key in settled and key not in done}
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(console))
@@ -112,8 +113,8 @@ def extract(
     done_now = {(clip.path, *clip.interval) for clip, key in keys.items() if key in now}
     failures = [failure for failure in failures if failure.clip not in done_now]
     if retry_failed:
-        latest = ledger | store.read_ledger() | {failure.clip: failure for failure in failures}
-        store.rewrite_ledger(failure for clip, failure in latest.items() if clip not in done_now)
+        latest = ledger | store.ledger.read() | {failure.clip: failure for failure in failures}
+        store.ledger.rewrite(failure for clip, failure in latest.items() if clip not in done_now)
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
     return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
 
@@ -151,7 +152,7 @@ def _extract_shard(
         if isinstance(item, Failure):
             if not os.path.lexists(split_template(item.path)[0]):
                 raise VideomemError(f"{item.path}: was there at the start, but is gone now; mend that and run again")
-            store.log_failure(item)
+            store.ledger.add(item)
             failures.append(item)
         else:
             clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
@@ -230,6 +231,11 @@ def _decode_or_fail(decode: Decode, settings: FeatureSettings, clip: Clip) -> _D
     return _Decoded(frames.numpy(), fields)
 
 
+def _on_one_thread(decode: Callable[[Clip], _Decoded | Failure], clip: Clip) -> _Decoded | Failure:
+    torch.set_num_threads(1)  # Workers stand side by side; threads within would only contend.
+    return decode(clip)
+
+
 def _failure(clip: Clip, settings: FeatureSettings, error: str, reason: str, seconds: float) -> Failure:
     return Failure(clip.path, "decode", settings.decoder, error, reason, round(seconds, 3), *clip.interval)
 
@@ -242,7 +248,7 @@ def _decoded(
     if num_workers == 0:
         yield from map(decode, clips)
         return
-    answers = isolated(decode, clips, num_workers, time_limit_s, preload=__name__)
+    answers = isolated(partial(_on_one_thread, decode), clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         if isinstance(answer, Lost):
             yield _failure(clip, settings, answer.error, f"{clip.path}: {answer.reason}", answer.seconds)

@@ -13,18 +13,13 @@ another key, never a mix.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,14 +28,15 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, load_backbone
+from videomem.features.ledger import Ledger
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
+from videomem.whole_files import remove_if_orphan, write_whole
 
 SCHEMA = 1
 SHARD_CLIPS = 256
 FRAME_BATCH = 64
 FeatureDtype = Literal["float16", "float32"]
-LEDGER_COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
 
 
 @dataclass(frozen=True)
@@ -86,25 +82,6 @@ class Entry:
     indices: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A line of the ledger: a clip that no features could be made of, and why."""
-
-    path: str
-    stage: str
-    decoder: str
-    error: str
-    message: str
-    seconds: float
-    start_s: float | None = None
-    end_s: float | None = None
-
-    @property
-    def clip(self) -> tuple[str, float | None, float | None]:
-        """What failed: two clips may be parts of one file."""
-        return self.path, self.start_s, self.end_s
-
-
 class FeatureStore:
     """Reads a store, memory-mapped, and adds shards to it."""
 
@@ -125,7 +102,7 @@ class FeatureStore:
         for folder in (self.folder / "plan", self.folder / "shards"):
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.glob(".*.tmp"):
-                _remove_if_orphan(path)
+                remove_if_orphan(path)
         if not self.exists():
             write_whole(self.folder / "settings.json", _json(self.settings.identity))
 
@@ -208,34 +185,9 @@ class FeatureStore:
         rows: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
         return rows
 
-    def log_failure(self, failure: Failure) -> None:
-        """Add a line to the ledger at once, so that nothing is lost in an interruption."""
-        try:
-            with self._ledger_path.open("ab+") as file:
-                if file.tell() == 0:
-                    file.write(_csv_lines(LEDGER_COLUMNS))
-                file.seek(-1, os.SEEK_END)
-                file.write(b"" if file.read(1) == b"\n" else b"\n")  # A kill may have left half a line.
-                file.write(_csv_lines(asdict(failure).values()))
-        except OSError as error:
-            raise VideomemError(f"{self._ledger_path}: cannot be written: {error.strerror}") from error
-
-    def read_ledger(self) -> dict[tuple[str, float | None, float | None], Failure]:
-        """The latest failure of each clip that ever failed."""
-        if not self._ledger_path.is_file():
-            return {}
-        text = self._ledger_path.read_text(encoding="utf-8", errors="surrogateescape")
-        rows = [_failure_of_line(line) for line in text.splitlines()[1:]]
-        return {failure.clip: failure for failure in rows if failure is not None}
-
-    def rewrite_ledger(self, failures: Iterable[Failure]) -> None:
-        """Keep only these failures, a line each."""
-        lines = [_csv_lines(LEDGER_COLUMNS), *(_csv_lines(asdict(failure).values()) for failure in failures)]
-        write_whole(self._ledger_path, b"".join(lines))
-
     @property
-    def _ledger_path(self) -> Path:
-        return self.folder / "ledger.csv"
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "ledger.csv")
 
     def differences(self, identity: dict[str, Any]) -> str:
         """How other settings differ from these, such as `backbone.node classifier.5 not classifier.2`."""
@@ -249,24 +201,6 @@ class FeatureStore:
 
     def _shard_path(self, number: int) -> Path:
         return self.folder / "shards" / f"{number:06d}.safetensors"
-
-
-def _csv_lines(values: Iterable[Any]) -> bytes:
-    """A line of CSV; line ends within values, which file names may have, become spaces."""
-    text = io.StringIO()
-    one_line = [" ".join(value.splitlines()) if isinstance(value, str) else value for value in values]
-    csv.writer(text, lineterminator="\n").writerow(one_line)
-    return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _failure_of_line(line: str) -> Failure | None:
-    """A line of the ledger, or None where a kill or another program left half a line."""
-    try:
-        row = dict(zip(LEDGER_COLUMNS, next(csv.reader([line])), strict=True))
-        times = {name: float(row[name]) if row[name] else None for name in ("start_s", "end_s")}
-        return Failure(**{**row, "seconds": float(row["seconds"]), **times})  # type: ignore[arg-type]
-    except (csv.Error, StopIteration, TypeError, ValueError):
-        return None
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -285,50 +219,3 @@ def _read_json(path: Path) -> Any:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()
-
-
-def write_whole(path: Path, content: bytes, exclusive: bool = False) -> None:
-    """Write a file so that it is there complete or not at all; `exclusive` keeps one that is there already."""
-    temporary = path.parent / f".{path.name}.{_host()}.{os.getpid()}.{uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return
-        else:
-            os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise VideomemError(f"{path}: cannot be written: {error.strerror}; what was written before is kept") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _host() -> str:
-    return socket.gethostname().replace(".", "-")
-
-
-def _remove_if_orphan(path: Path) -> None:
-    """Remove a temporary file of `write_whole` whose writer on this machine is gone."""
-    host, pid = path.name.split(".")[-4:-2]
-    if host == _host() and not _is_alive(int(pid)):
-        path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,4 +1,4 @@
-"""What C libraries write to standard error: caught, so that it reaches no terminal and can be heeded."""
+"""FFmpeg's words: caught, so that they reach no terminal and can be heeded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import av.logging
 
 _STDERR = 2
 _MOST_BYTES = 100_000
@@ -38,3 +41,17 @@ def overheard() -> Iterator[list[str]]:
                     heard.append(line.decode(errors="replace").strip())
                 elif not heard:  # Another thread's words; FFmpeg's own go on over several lines.
                     os.write(_STDERR, line)
+
+
+@contextmanager
+def logged_errors() -> Iterator[list[Any]]:
+    """Collect what PyAV's FFmpeg logs as errors, each of them: PyAV leaves out repeated lines unless told not to."""
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture() as complaints:
+            yield complaints
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)

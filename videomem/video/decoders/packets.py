@@ -1,15 +1,20 @@
-"""What packets and their time stamps tell without decoding: pure functions."""
+"""What packets, their time stamps and headers tell without decoding."""
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+_LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
+# The length in the header of an AVI whose recording was broken off.
+_UNFINISHED = 0xFFFFFFFF
 # A rate is even if this share of the steps between packets is the usual one.
 _EVEN_SHARE = 0.9
 
@@ -48,6 +53,29 @@ def first_hole(dts: Sequence[int | None], least: int) -> int | None:
     if usual <= 0 or num_even < _EVEN_SHARE * len(steps):
         return None
     return next((place for place, step in enumerate(steps, start=1) if step >= least * usual), None)
+
+
+def what_an_avi_lacks(path: str, packets: Sequence[PacketInfo], num_promised: int, num_indexed: int) -> str | None:
+    """What is missing from an AVI, whose index and time stamps count the empty chunks of dropped frames too."""
+    reached = max((packet.dts for packet in packets if packet.dts is not None), default=-1) + 1
+    lost = reached < num_promised - 1 and len(packets) < num_indexed
+    if not (lost or is_truncated_avi(path)):
+        return None
+    return f"the header promises {num_promised} frames, but {len(packets)} are there"
+
+
+def is_truncated_avi(path: str) -> bool:
+    """Whether an AVI is shorter than its header says, so that what is missing was at its end."""
+    with Path(path).open("rb") as file:
+        promised = int.from_bytes(file.read(8)[4:], "little")
+    return promised != _UNFINISHED and os.path.getsize(path) < 8 + promised
+
+
+def what_the_header_misses(promised_s: float, end_s: float) -> str | None:
+    """Whether all streams end well before the time that the header tells, as they do if the file is cut short."""
+    if promised_s - end_s <= max(_LEAST_MISSING_S, _LEAST_MISSING_SHARE * promised_s):
+        return None
+    return f"the header promises {promised_s:.1f} s, but the packets end at {end_s:.1f} s"
 
 
 def frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import av
-import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -25,7 +23,15 @@ from av.video.stream import VideoStream as AvStream
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
-from videomem.video.decoders.packets import PacketInfo, first_hole, holds_idr
+from videomem.video.decoders.overhearing import logged_errors
+from videomem.video.decoders.packets import (
+    PacketInfo,
+    first_hole,
+    holds_idr,
+    is_truncated_avi,
+    what_an_avi_lacks,
+    what_the_header_misses,
+)
 
 # Containers and raw streams; no playlists (hls, concat, dash), which name further files or addresses.
 _FORMATS = (
@@ -42,7 +48,6 @@ _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
 _LEAST_HOLE = {"mpegts": 2, "asf": 8}
 # Containers whose header tells how long they are, written at the end; a file cut short in copying still has it.
 _HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
-_LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
 # XviD's "packed bitstream" puts two frames into one packet and a placeholder of a few bytes into the next.
 _PLACEHOLDER_BYTES = 16
 
@@ -119,29 +124,15 @@ class VideoStream:
         keys = (place for place, packet in enumerate(packets) if packet.is_key)
         self._first = next(keys, 0) if self.container in _BROADCAST else 0
         if self.container == "avi" and not self.damage:
-            self.damage = self._what_the_index_misses(packets)
+            num_indexed = len(self._stream.index_entries)
+            self.damage = what_an_avi_lacks(self.path, packets, self._stream.frames, num_indexed)
         if self.container in _HEADER_TELLS_DURATION and not self.damage:
-            self.damage = self._what_the_header_misses()
+            self.damage = what_the_header_misses((self._opened.duration or 0) / av.time_base, self._end_s)
         least_hole = _LEAST_HOLE.get(self.container)
         if least_hole and (hole := first_hole([packet.dts for packet in packets], least_hole)):
             self.damage, packets = f"frames are missing after packet {hole}", packets[:hole]
         self.listed_damage = self.damage
         return packets[self._first :]
-
-    def _what_the_index_misses(self, packets: Sequence[PacketInfo]) -> str | None:
-        """What an AVI lacks. Its index and its time stamps count empty chunks too, which stand for dropped frames."""
-        reached = max((packet.dts for packet in packets if packet.dts is not None), default=-1) + 1
-        lost = reached < self._stream.frames - 1 and len(packets) < len(self._stream.index_entries)
-        if not (lost or self._is_truncated()):
-            return None
-        return f"the header promises {self._stream.frames} frames, but {len(packets)} are there"
-
-    def _what_the_header_misses(self) -> str | None:
-        """Whether all streams end well before the time that the header tells, as they do if the file is cut short."""
-        promised_s = (self._opened.duration or 0) / av.time_base
-        if promised_s - self._end_s <= max(_LEAST_MISSING_S, _LEAST_MISSING_SHARE * promised_s):
-            return None
-        return f"the header promises {promised_s:.1f} s, but the packets end at {self._end_s:.1f} s"
 
     def _demuxed(self) -> Iterator[av.Packet[Any]]:
         """Packets with content, up to the first sign of damage."""
@@ -281,14 +272,9 @@ class VideoStream:
         if self.is_gappy:
             expected = self.stamps(0, len(self.packets))
             return next(place for place, one in enumerate([*pts, None]) if one != expected[place])
-        if self.container == "avi" and self.damage == self.listed_damage and not self._is_truncated():
+        if self.container == "avi" and self.damage == self.listed_damage and not is_truncated_avi(self.path):
             return 0
         return max(len(pts) - 1, 0)
-
-    def _is_truncated(self) -> bool:
-        """Whether an AVI is shorter than its header says, so that what is missing was at its end."""
-        with Path(self.path).open("rb") as file:
-            return os.path.getsize(self.path) < 8 + int.from_bytes(file.read(8)[4:], "little")
 
     def stamps(self, start: int, stop: int) -> list[int | None]:
         """Presentation times of packets in the order they are shown."""
@@ -312,7 +298,7 @@ def open_stream(path: str) -> Iterator[VideoStream]:
     Raises:
         DecodingError: If there is none that can be decoded.
     """
-    with _overhearing() as complaints, _open(path) as opened:
+    with logged_errors() as complaints, _open(path) as opened:
         yield VideoStream(path, opened, complaints)
 
 
@@ -328,17 +314,3 @@ def _open(path: str) -> Iterator[InputContainer]:
 
 def _reason(error: av.FFmpegError) -> str:
     return error.strerror or one_line(error)
-
-
-@contextmanager
-def _overhearing() -> Iterator[list[Any]]:
-    """Collect what FFmpeg logs as errors, each of them: PyAV leaves out repeated lines unless told not to."""
-    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
-    av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)
-    try:
-        with av.logging.Capture() as complaints:
-            yield complaints
-    finally:
-        av.logging.set_skip_repeated(skips)
-        av.logging.set_level(level)
