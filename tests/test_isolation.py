@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 from barcodes import file_of
 
 from videomem.errors import VideomemError
+from videomem.video import isolation
 from videomem.video.decoding import decode_clip
 from videomem.video.isolation import Lost, isolated
 from videomem.video.sampling import Uniform
@@ -84,6 +88,15 @@ def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
             os.kill(answer[1], signal.SIGKILL)
             time.sleep(0.5)
     assert len(pids) == 2
+
+
+def test_a_worker_killed_in_the_middle_of_its_answer_is_lost() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"the first bytes")
+    theirs.close()
+    worker = SimpleNamespace(pipe=ours, is_ready=True, place=0, since_s=time.monotonic(), how_it_died="killed")
+    answer = isolation._answer(worker, 60)  # type: ignore[arg-type]
+    assert isinstance(answer, Lost) and (answer.error, answer.reason) == ("WorkerDied", "killed")
 
 
 def test_an_answer_that_cannot_be_sent_ends_the_work() -> None:

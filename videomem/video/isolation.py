@@ -187,7 +187,7 @@ def _answer(worker: _Worker[Item, Answer], time_limit_s: float) -> Any:
             worker.is_ready = True
             return None
         died = not worker.process.is_alive()
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):  # Killed before its answer, or in the middle of it.
         died = True
     if not worker.is_ready and (died or seconds > _START_LIMIT_S):
         what = worker.how_it_died if died else f"it said nothing for {_START_LIMIT_S:.0f} s"
