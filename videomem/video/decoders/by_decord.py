@@ -7,10 +7,9 @@ import importlib.util
 import numpy as np
 from numpy.typing import NDArray
 
+from videomem.video.decoders.allow_list import first_failed, objection_to_frames
 from videomem.video.decoders.overhearing import overheard
 from videomem.video.decoders.stream import VideoStream
-
-_PIXEL_FORMATS = frozenset({"yuv420p", "gbrp"})
 
 
 def is_installed() -> bool:
@@ -32,15 +31,9 @@ def why_not(stream: VideoStream) -> str | None:
         "the file is damaged": stream.listed_damage is None,
         f"frames of {width}x{height} are too small or odd": min(height, width) >= 64 and height % 2 == width % 2 == 0,
     }
-    if objection := next((objection for objection, holds in listed.items() if not holds), None):
+    if objection := first_failed(listed):
         return objection
-    first = stream.first_frame()
-    decoded = {
-        f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,
-        "the frames are rotated": first.rotation == 0,
-        "the frames are interlaced": not first.interlaced_frame,
-    }
-    return next((objection for objection, holds in decoded.items() if not holds), None)
+    return objection_to_frames(stream)
 
 
 def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:

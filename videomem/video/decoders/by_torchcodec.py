@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
+from videomem.video.decoders.allow_list import first_failed, objection_to_frames
 from videomem.video.decoders.overhearing import overheard
 from videomem.video.decoders.stream import VideoStream
 
 _CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
-_PIXEL_FORMATS = frozenset({"yuv420p", "gbrp"})
 _TIME_TOLERANCE_S = 1e-3
 
 
@@ -44,17 +44,11 @@ def why_not(stream: VideoStream) -> str | None:
         "there are several video streams": stream.num_streams == 1,
         "the file is damaged": stream.listed_damage is None,
     }
-    if objection := next((objection for objection, holds in listed.items() if not holds), None):
+    if objection := first_failed(listed):
         return objection
     if not versions():  # Asked late, since it imports torch.
         return "torchcodec is not installed, or finds no FFmpeg"
-    first = stream.first_frame()
-    decoded = {
-        f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,
-        "the frames are rotated": first.rotation == 0,
-        "the frames are interlaced": not first.interlaced_frame,
-    }
-    return next((objection for objection, holds in decoded.items() if not holds), None)
+    return objection_to_frames(stream)
 
 
 def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
