@@ -15,11 +15,12 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A module may import what stands in the layers below its own, and in its own room.
 LAYERS = [
     {"errors", "batch"},
-    {"video", "heads", "plain", "whole_files"},
+    {"video", "heads", "plain", "whole_files", "statistics"},
     {"features", "classifier"},
     {"data"},
     {"checkpoint", "tracking"},
     {"export", "evaluation"},
+    {"order"},
     {"commands"},
     {"cli"},
     {"__main__", "__init__"},
