@@ -31,6 +31,7 @@ class Classifier(LightningModule):
         learning_rate: Of AdamW.
         weight_decay: Of AdamW, on matrices only.
         class_weighting: `balanced` weighs each clip's loss by the inverse frequency of its class.
+        projection_dim: Size of a linear map of the features before the memory; null has none.
         seed: Seed of dropout; the order of clips has the data's.
     """
 
@@ -46,6 +47,7 @@ class Classifier(LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         class_weighting: Literal["none", "balanced"] = "none",
+        projection_dim: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class Classifier(LightningModule):
         for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
             if not 0 <= value < float("inf"):
                 raise VideomemError(f"model.{name} is {value}, but must be finite and not negative")
-        self.head = Head(memory, feature_dim, num_classes, num_layers, readout, dropout)
+        self.head = Head(memory, feature_dim, num_classes, num_layers, readout, dropout, projection_dim)
         self.class_names = list(class_names)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay

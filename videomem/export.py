@@ -100,6 +100,7 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
         "memory": _named(arguments["memory"], MEMORIES),
         "readout": _named(arguments["readout"], READOUTS)["name"] if arguments["readout"] else "MeanReadout",
         "num_layers": arguments["num_layers"],
+        "projection_dim": arguments.get("projection_dim"),
         "feature_dim": arguments["feature_dim"],
         "backbone": {**asdict(settings.backbone), "weights": "exported" if with_backbone else "left out"},
         "features": checkpoint.features,
@@ -151,7 +152,8 @@ def _assemble(
         raise ValueError(f"format {config['format']}, but this videomem reads format {FORMAT}")
     memory = partial(MEMORIES[config["memory"]["name"]], **config["memory"]["arguments"])
     readout = READOUTS[config["readout"]]()
-    head = Head(memory, config["feature_dim"], len(labels), config["num_layers"], readout)
+    sizes = {"num_layers": config["num_layers"], "projection_dim": config.get("projection_dim")}
+    head = Head(memory, config["feature_dim"], len(labels), readout=readout, **sizes)
     head.load_state_dict(_below("head.", tensors))
     exported = config["backbone"]["weights"] == "exported"
     backbone_settings = BackboneSettings(**{**config["backbone"], "weights": "random"})

@@ -81,6 +81,8 @@ class Head(nn.Module):
         num_layers: Layers of memory; each sees phi(h_t) of the one below.
         readout: How the frames' logits become the clip's.
         dropout: Share of values dropped in training, before each layer and before V.
+        projection_dim: P of a linear map D -> P before the memory, of the same size for every memory, so that they
+            differ in their recurrence and not in how much of D they read; None has none.
     Shape:
         x (B, T, D), lengths (B,) -> logits (B, C)
     """
@@ -93,14 +95,18 @@ class Head(nn.Module):
         num_layers: int = 1,
         readout: Readout | None = None,
         dropout: float = 0.0,
+        projection_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if projection_dim is not None and projection_dim < 1:
+            raise VideomemError(f"model.projection_dim is {projection_dim}, but must be at least 1, or null for none")
         if num_layers < 1:
             raise VideomemError(f"model.num_layers is {num_layers}, but must be at least 1")
         if not 0 <= dropout < 1:
             raise VideomemError(f"model.dropout is {dropout}, but must be in [0, 1)")
         self.norm = FeatureNorm(feature_dim)
-        layers = [memory(feature_dim)]
+        self.projection = nn.Identity() if projection_dim is None else nn.Linear(feature_dim, projection_dim)
+        layers = [memory(projection_dim or feature_dim)]
         layers += [memory(layers[0].hidden_dim) for _ in range(num_layers - 1)]
         self.layers = nn.ModuleList(layers)
         self.dropout = ClipDropout(dropout)
@@ -129,15 +135,15 @@ class Head(nn.Module):
     def frame_logits(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits of every frame (B, T, C), each after the frames up to it."""
         self._check(x_BTD, lengths_B)
-        y = self.norm(x_BTD)
+        y = self.projection(self.dropout(self.norm(x_BTD)))
         for memory in self.memories:
-            h_BTH, _ = memory(self.dropout(y), lengths_B)
-            y = memory.fire(h_BTH)
-        return self.classify(self.dropout(y))
+            h_BTH, _ = memory(y, lengths_B)
+            y = self.dropout(memory.fire(h_BTH))
+        return self.classify(y)
 
     def step(self, x_BD: Tensor, state: HeadState | None = None) -> tuple[Tensor, HeadState]:
         """The clip's logits (B, C) after one more frame, and the state to hand to the next step."""
-        y = self.norm(x_BD)
+        y = self.projection(self.norm(x_BD))
         layers = []
         for number, memory in enumerate(self.memories):
             h_BH, carried = memory.step(y, None if state is None else state.layers[number])
@@ -151,7 +157,7 @@ class Head(nn.Module):
 
         Layers without memory are passed through; a head of only such layers is projected up to its frames' logits.
         """
-        y = self.norm(x_BTD)
+        y = self.projection(self.norm(x_BTD))
         for memory in self.memories:
             terms = memory.project(y)
             if not memory.memoryless:
