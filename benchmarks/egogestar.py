@@ -18,10 +18,10 @@ from rich.console import Console
 
 from videomem.checkpoint import read_checkpoint
 from videomem.cli import main
-from videomem.commands.demo import configs
 from videomem.commands.shuffle import measure_checkpoint, results_table
 from videomem.commands.train import run
 from videomem.evaluation.shuffle import as_csv, summarize
+from videomem.plain import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 FOLDS = 5
@@ -46,15 +46,15 @@ def evaluate(backbone: dict[str, object], catalogs: list[Path], heads: list[str]
     """Train and evaluate every head on every fold, and print the means over folds and seeds."""
     rows = []
     for catalog in catalogs:
-        data = ["--config", str(configs() / "base.yaml"), "--data.catalog", str(catalog)]
+        data = ["--config", str(config_folder() / "base.yaml"), "--data.catalog", str(catalog)]
         data += ["--data.store", str(out / "features"), "--data.backbone", json.dumps(backbone)]
         if main(["extract", *data]):
             raise SystemExit(1)
         for head in heads:
             for seed in range(seeds):
                 run_dir = out / "heads" / f"{backbone['name']}-{catalog.stem}-{head}-seed{seed}"
-                arguments = [*data, "--config", str(configs() / "head" / f"{head}.yaml")]
-                arguments += ["--config", str(configs() / "demo.yaml"), "--seed_everything", str(seed)]
+                arguments = [*data, "--config", str(config_folder() / "head" / f"{head}.yaml")]
+                arguments += ["--config", str(config_folder() / "demo.yaml"), "--seed_everything", str(seed)]
                 cli = run("fit", [*arguments, "--run_dir", str(run_dir), "--data.storage", "ram"])
                 assert cli is not None
                 checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")

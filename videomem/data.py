@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import cached_property
 from typing import Any, Literal
 
@@ -165,14 +165,8 @@ class VideoDataModule(LightningDataModule):
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) over all real training frames, without augmentation."""
-        total = torch.zeros(2, self.feature_dim, dtype=torch.float64)
-        count = 0
-        for row in self.rows("train"):
-            x_TD = (self.features(row) if self.source == "features" else self._live_features(row)).double()
-            total += torch.stack([x_TD.sum(0), x_TD.square().sum(0)])
-            count += len(x_TD)
-        mean, square = total / count
-        return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
+        features = self.features if self.source == "features" else self._live_features
+        return frame_statistics(map(features, self.rows("train")), self.feature_dim)
 
     def _live_features(self, row: int) -> Tensor:
         frames, _ = decode_frames(self.clips[row], self.settings)
@@ -328,6 +322,16 @@ class _ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
         if self._memory is not None:
             return self._memory[self._rows[number]]
         return self._store.read(self._entries[number])
+
+
+def frame_statistics(videos: Iterable[Tensor], feature_dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) over the frames of videos (T, D)."""
+    total, count = torch.zeros(2, feature_dim, dtype=torch.float64), 0
+    for x_TD in videos:
+        total += torch.stack([x_TD.double().sum(0), x_TD.double().square().sum(0)])
+        count += len(x_TD)
+    mean, square = total / count
+    return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
 
 
 def mix_seed(*parts: int) -> int:

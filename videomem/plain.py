@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+import videomem
 from videomem.errors import VideomemError, one_line_reason
 
 # A value of any type may look like a class with arguments; only where a class is asked for is one made of it.
@@ -36,6 +38,12 @@ def as_plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return {"class_path": class_path(type(value))}
+
+
+def config_folder() -> Path:
+    """The folder of configs: inside the package where it was installed, beside it in a checkout."""
+    package = Path(videomem.__file__).parent
+    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
 
 
 def class_path(cls: Any) -> str:

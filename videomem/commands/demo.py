@@ -32,6 +32,7 @@ from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.evaluation import perturb
 from videomem.evaluation.report import Example, Report, Strip, render
 from videomem.evaluation.shuffle import CONDITIONS, Measurement, arrange, summarize
+from videomem.plain import config_folder
 from videomem.tracking import keep_checkpoints
 from videomem.video.decoding import decode_clip
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, synthesize
@@ -91,7 +92,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         return status
     epochs = ("--trainer.max_epochs", str(given["epochs"])) if given["epochs"] else ()
     tasks = [
-        Task(head, seed, (*common, "--config", str(configs() / "head" / f"{head}.yaml"), *epochs),
+        Task(head, seed, (*common, "--config", str(config_folder() / "head" / f"{head}.yaml"), *epochs),
              out / "heads" / f"{head}-seed{seed}", given["permutations"])
         for head in dict.fromkeys(given["heads"]) for seed in range(given["num_seeds"])
     ]  # fmt: skip
@@ -110,12 +111,6 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def configs() -> Path:
-    """The folder of configs: inside the package where it was installed, beside it in a checkout."""
-    package = Path(videomem.__file__).parent
-    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
-
-
 def _claim(out: Path) -> None:
     """Make the folder ours; the heads of an earlier demo are trained anew, its videos and features are kept."""
     mark = out / "demo.json"
@@ -126,7 +121,7 @@ def _claim(out: Path) -> None:
 
 
 def _data_arguments(out: Path) -> tuple[str, ...]:
-    files = [configs() / name for name in ("base.yaml", "data/synthetic.yaml", "demo.yaml")]
+    files = [config_folder() / name for name in ("base.yaml", "data/synthetic.yaml", "demo.yaml")]
     arguments = [part for path in files for part in ("--config", str(path))]
     return (*arguments, "--data.catalog", str(out / "videos" / "catalog.csv"), "--data.store", str(out / "features"))
 

@@ -94,6 +94,7 @@ def clips_of_arrays(
         VideomemError: If lengths differ, an array is not (T, D), or a value is not finite.
     """
     tensors = [torch.as_tensor(array) for array in features]
+    tensors = [array if array.is_floating_point() else array.float() for array in tensors]
     for what, values in (("labels", labels), ("groups", groups), ("splits", splits or labels)):
         if len(values) != len(tensors):
             raise VideomemError(f"{len(values)} {what} for {len(tensors)} arrays of features; give one for each")

@@ -37,11 +37,11 @@ class OrderSettings:
         num_permutations: K, shuffles of each test clip.
         hidden_dim: State size of every memory.
         projection_dim: P of the learned map D -> P before every memory; null has none.
-        selection: `last` takes the last epoch; `validation` each arm's best epoch on clips held out from training, in its
-            own condition.
+        selection: `last` takes the last epoch; `validation` each arm's best epoch on clips held out from
+            training, in its own condition.
         sizes: Shares of the training groups, in (0, 1), at which the value of order is measured too.
-        sensitivity: Further analyses of O and F: `last` with the other readout, `equal_parameters` with state sizes that
-            give every memory the parameters of the largest.
+        sensitivity: Further analyses of O and F: `last` with the other readout, `equal_parameters` with state
+            sizes that give every memory the parameters of the largest.
         windows: Frames in a window of arm W.
         blocks: Frames in a block of arm B.
         seed: First seed; run r has seed + r.

@@ -30,9 +30,9 @@ class RunSplit:
 def run_splits(clips: Clips, settings: OrderSettings) -> list[RunSplit]:
     """The split of every run.
 
-    Random: groups are dealt into folds, labels in proportion; run r tests on fold r modulo the number of folds, and a new
-    deal begins when all folds were tested. So every group is tested equally often. With `selection: validation` the next
-    fold is held out of training. Fixed: the catalog's train and test splits; validation clips are its `val`.
+    Random: groups are dealt into folds, labels in proportion; run r tests on fold r modulo the number of folds, and
+    a new deal begins when all folds were tested, so every group is tested equally often. With `selection: validation`
+    the next fold is held out of training. Fixed: the catalog's train and test splits; validation clips are its `val`.
 
     Raises:
         VideomemError: If a class has fewer groups than folds, or the catalog lacks a split.
@@ -60,7 +60,9 @@ def _fold(clips: Clips, settings: OrderSettings, run: int, validate: bool) -> Ru
     train = ~test & ~val
     if missing := set(range(len(clips.class_names))) - set(clips.labels[train].tolist()):
         name = clips.class_names[min(missing)]
-        raise VideomemError(f"class {name!r} is in no training clip of run {run}; lower order.folds or add videos of it")
+        raise VideomemError(
+            f"class {name!r} is in no training clip of run {run}; lower order.folds or add videos of it"
+        )
     return RunSplit(*(np.flatnonzero(part) for part in (train, val, test)))
 
 
@@ -70,7 +72,7 @@ def _deal(
 ) -> NDArray[np.int64]:
     """The fold of each clip (N,)."""
     # A group number of fixed width, so that groups sort alike whatever their number.
-    rows = [Clip(str(row), names[label], "", f"{group:09d}") for row, (label, group) in enumerate(zip(labels, groups, strict=True))]  # fmt: skip
+    rows = [Clip("", names[label], "", f"{group:09d}") for label, group in zip(labels, groups, strict=True)]
     try:
         dealt = assign_splits(rows, {str(fold): 1 / folds for fold in range(folds)}, seed)
     except VideomemError as error:
