@@ -112,8 +112,11 @@ class ArmData(LightningDataModule):
         labels = self._clips.labels[rows]
         weights = torch.from_numpy(1 / np.bincount(labels)[labels]) if self._balanced else None
         order = partial(training_order, self._arm, self._clips, settings=self._settings, seed=self._seed)
-        sampler = EpochSampler(len(rows), self._seed, lambda: self.trainer.current_epoch, weights)  # type: ignore[union-attr]
+        sampler = EpochSampler(len(rows), self._seed, self._epoch, weights)
         return DataLoader(_Shown(self._clips, rows, order), self._batch_size, sampler=sampler, collate_fn=collate)
+
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if not len(self._split.val):

@@ -1,0 +1,159 @@
+"""`videomem order`: does the order of the frames matter, to learners trained on this data? A verdict with its evidence."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from pytorch_lightning import Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from videomem.classifier import Classifier
+from videomem.commands.arguments import usable_device
+from videomem.data import VideoDataModule
+from videomem.errors import VideomemError, one_line_reason
+from videomem.order.card import OrderCard
+from videomem.order.clips import Clips, clips_of_data
+from videomem.order.forecast import Forecast, forecast
+from videomem.order.plan import OrderPlan, OrderSettings, Recipe
+from videomem.order.protocol import freeze, make_plan, run_order_test
+from videomem.plain import from_plain
+from videomem.statistics.planning import Assumptions, with_runs
+
+# Of the `model` section: what the order test decides itself.
+_NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Train every memory in order and without it, and judge what order was worth."""
+    options = _parser(f"videomem {verb}")
+    try:
+        config = options.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise VideomemError(one_line_reason(error)) from error
+    data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
+    clips = clips_of_data(data)
+    plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
+    devices = _devices(config.devices)
+    if config.plan:
+        expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
+        print(forecast_text(plan, expected, config.processes))
+        return 0
+    if config.processes < 1:
+        raise VideomemError(f"--processes is {config.processes}, but must be at least 1")
+    out, cache = Path(config.out), Path(config.cells or data.feature_store.root / "order_cells")
+    freeze(plan, out)
+    command = shlex.join(["videomem", verb, *arguments])
+    with told(Console(stderr=True)) as tell:
+        card = run_order_test(clips, plan, cache, config.processes, devices, tell, command, failures_of(data))
+    write_card(card, data, out, config.wandb)
+    return 0
+
+
+def _parser(program: str) -> ArgumentParser:
+    options = ArgumentParser(prog=program, description=__doc__, exit_on_error=False, allow_abbrev=False)
+    options.add_argument("-c", "--config", action=ActionConfigFile, help="configs of `fit`, and configs/order.yaml")
+    options.add_class_arguments(VideoDataModule, "data", instantiate=False)
+    options.add_class_arguments(OrderSettings, "order", instantiate=False)
+    options.add_class_arguments(Classifier, "model", skip=_NOT_OF_RECIPE, instantiate=False)
+    options.add_class_arguments(Trainer, "trainer", instantiate=False)
+    options.add_class_arguments(Assumptions, "assume", instantiate=False, skip=_OF_PLAN)
+    options.add_argument("--seed_everything", type=int, default=0, help="ignored here; see order.seed")
+    options.add_argument("--plan", action="store_true", help="say what to expect, and what it costs; train nothing")
+    options.add_argument("--out", type=str, default="runs/order", help="folder of the plan, the card and the report")
+    options.add_argument("--cells", type=str, default=None, help="folder of trainings, shared by all plans "
+                         "(default: order_cells in the store)")  # fmt: skip
+    options.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings side by side")
+    options.add_argument("--devices", type=str, default="auto", help="auto, cpu, or GPUs such as cuda:0,cuda:1")
+    options.add_argument("--wandb", type=str, default="offline", choices=("offline", "online", "disabled"),
+                         help="mode of the W&B run")  # fmt: skip
+    return options
+
+
+_OF_PLAN = {"clips_per_group", "num_runs", "overlap", "size_cv"}
+
+
+def _dataclass(cls: type, section: Namespace) -> Any:
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in section.as_dict().items()}
+    return cls(**values)
+
+
+def recipe_of(config: Namespace) -> Recipe:
+    """How heads are trained, from the sections that `fit` reads."""
+    model, trainer = config.model, config.trainer
+    readout = model.readout.class_path if model.readout else Recipe.readout
+    epochs = trainer.max_epochs if trainer.max_epochs is not None else Recipe.epochs
+    return Recipe(
+        epochs=epochs,
+        batch_size=config.data.batch_size,
+        learning_rate=model.learning_rate,
+        weight_decay=model.weight_decay,
+        dropout=model.dropout,
+        num_layers=model.num_layers,
+        class_weighting=model.class_weighting,
+        balanced_sampling=config.data.balanced_sampling,
+        gradient_clip_val=trainer.gradient_clip_val,
+        readout=readout,
+    )
+
+
+def _devices(text: str) -> list[str]:
+    if text == "auto":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    return [usable_device(name.strip()) for name in text.split(",")]
+
+
+def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
+    """Clips of the catalog that are in no run, and why."""
+    usable, ledger = set(data.clips), data.feature_store.ledger.read()
+    lost = [clip for clip in data.catalog.clips if clip not in usable]
+    reasons = {clip: ledger[clip.path, *clip.interval].message for clip in lost if (clip.path, *clip.interval) in ledger}
+    return [(str(clip), reasons.get(clip, "its partner of a reversed pair failed")) for clip in lost]
+
+
+@contextmanager
+def told(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal, a line at the start and the end elsewhere."""
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=None)
+        first: list[int] = []
+
+        def tell(done: int, total: int) -> None:
+            if not first:
+                console.print(f"videomem: {total} trainings, {done} of them done before")
+                first.append(done)
+            progress.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
+    """What `--plan` prints."""
+    assumed, settings = expected.assumed, plan.settings
+    groups = "no number of groups, since runs alone vary too much" if expected.groups_needed is None else f"{expected.groups_needed} groups"
+    runs = "no number of runs with these groups" if expected.runs_needed is None else f"{expected.runs_needed} runs"
+    return "\n".join(
+        [
+            f"plan        {plan.sha256[:16]}: {plan.contrast}",
+            f"data        {plan.num_clips} clips; {expected.num_groups} groups of {expected.clips_per_group:.1f} clips are tested",
+            f"memories    {', '.join(plan.memories)}; arms {', '.join(settings.arms)}; {settings.runs} runs",
+            f"assumed     accuracy {assumed.accuracy:g}, correlation within groups {assumed.correlation:g}, SD of runs "
+            f"{100 * assumed.run_sd:g} points, overlap of training sets {assumed.overlap:.2f} (--assume.accuracy ... change them)",
+            f"precision   standard error {100 * expected.se:.1f} points; finds {100 * expected.detectable:.1f} points with power 0.8",
+            f"margin      {100 * settings.margin:g} points: to show that order does not matter takes {groups}, or {runs}",
+            f"cost        {expected.num_cells} trainings, {minutes(expected.seconds_training)} on one process, "
+            f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
+        ]
+    )
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

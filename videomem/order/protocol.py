@@ -1,0 +1,143 @@
+"""The order test from beginning to end: plan, freeze, train, analyse, and the card."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videomem.errors import VideomemError
+from videomem.order.analysis import analyse, controls_of, overall
+from videomem.order.arms import check_sizes
+from videomem.order.card import SCHEMA_VERSION, DataFacts, OrderCard
+from videomem.order.clips import Clips
+from videomem.order.memories import read_memories
+from videomem.order.plan import OrderPlan, OrderSettings, Recipe
+from videomem.order.running import run_cells
+from videomem.order.scores import scores_of
+from videomem.order.splits import RunSplit, overlap, run_splits
+from videomem.whole_files import write_whole
+
+LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
+
+
+def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPlan:
+    """Everything that is decided before the first training.
+
+    Raises:
+        VideomemError: If the data cannot bear the plan: too short clips, too few groups, an unknown memory.
+    """
+    check_sizes(clips, settings)
+    run_splits(clips, settings)
+    return OrderPlan(
+        contrast="OO - FS: trained and tested in order, minus trained on one fixed permutation per clip and tested on "
+        "shuffled clips",
+        settings=settings,
+        recipe=recipe,
+        memories=read_memories(settings.memories, settings.hidden_dim),
+        num_clips=len(clips),
+        data_sha256=_data_hash(clips),
+    )
+
+
+def _data_hash(clips: Clips) -> str:
+    rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
+    return sha256(json.dumps([list(clips.class_names), *rows]).encode()).hexdigest()
+
+
+def freeze(plan: OrderPlan, out: Path) -> None:
+    """Write `plan.json`, which comes before the first training and is never changed.
+
+    Raises:
+        VideomemError: If the folder holds another plan.
+    """
+    path = out / "plan.json"
+    if path.is_file() and (there := path.read_text(encoding="utf-8")) != plan.as_json():
+        raise VideomemError(
+            f"{path}: another plan is frozen here (sha256 {sha256(there.encode()).hexdigest()[:12]}, now "
+            f"{plan.sha256[:12]}); choose another --out, the trainings that both need are not repeated"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, plan.as_json().encode())
+
+
+def run_order_test(
+    clips: Clips,
+    plan: OrderPlan,
+    cache: Path,
+    num_processes: int = 1,
+    devices: Sequence[str] = ("cpu",),
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    command: str = "",
+    failures: Sequence[tuple[str, str]] = (),
+) -> OrderCard:
+    """Train what the cache lacks, analyse by the plan, and give the card.
+
+    Args:
+        clips: The clips that the plan was made for.
+        plan: The frozen plan.
+        cache: Folder of trained cells, shared by all plans.
+        num_processes: Trainings side by side.
+        devices: Where trainings run, in turn.
+        tell: Called with the number of cells done and of all.
+        command: Command line, for the card.
+        failures: Clips that could not be used, (path, reason), for the card.
+    """
+    started = time.perf_counter()
+    outcomes = run_cells(plan, clips, cache, num_processes, devices, tell)
+    splits = run_splits(clips, plan.settings)
+    scores = scores_of(outcomes, clips, splits, overlap(splits, plan.settings.split == "fixed"))
+    results = analyse(plan, clips, splits, scores)
+    control = next((result for result in results if result.is_control), None)
+    settings = plan.settings
+    return OrderCard(
+        schema_version=SCHEMA_VERSION,
+        plan=plan.as_plain(),
+        plan_sha256=plan.sha256,
+        data=_facts(clips, splits, settings, len(failures)),
+        verdict=overall(results, settings.margin),
+        memories=results,
+        controls=controls_of(plan, clips, splits, scores),
+        noise_floor=control.value_of_order if control else None,
+        margin=settings.margin,
+        num_runs=settings.runs,
+        seeds=tuple(settings.seed + run for run in range(settings.runs)),
+        num_permutations=settings.num_permutations,
+        failures=tuple(failures),
+        command=command,
+        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        device=_devices(devices),
+        seconds=time.perf_counter() - started,
+        seconds_training=sum(outcome.seconds for outcome in outcomes.values()),
+    )
+
+
+def _facts(clips: Clips, splits: Sequence[RunSplit], settings: OrderSettings, num_failed: int) -> DataFacts:
+    tested = np.unique(np.concatenate([split.test for split in splits]))
+    shortest, longest = int(clips.lengths.min()), clips.max_frames
+    return DataFacts(
+        catalog=clips.source,
+        class_names=clips.class_names,
+        num_clips=len(clips),
+        num_groups=len(np.unique(clips.groups)),
+        num_train_clips=round(float(np.mean([len(split.train) for split in splits]))),
+        num_test_clips=len(tested),
+        num_test_groups=len(np.unique(clips.groups[tested])),
+        split=settings.split,
+        num_frames=str(longest) if shortest == longest else f"{shortest} to {longest}",
+        feature_dim=clips.feature_dim,
+        features=clips.made_of,
+        num_failed=num_failed,
+    )
+
+
+def _devices(devices: Sequence[str]) -> str:
+    names = [torch.cuda.get_device_name(name) if name.startswith("cuda") else "CPU" for name in dict.fromkeys(devices)]
+    return ", ".join(names)
