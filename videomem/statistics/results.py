@@ -25,6 +25,9 @@ class Estimate:
         num_runs: Runs (split and seed).
         boot_low: Lower end of the 95 % interval by symmetric cluster bootstrap-t, a check; None where not run.
         boot_high: Its upper end.
+        variance_groups: The part of se^2 that falls as 1 / groups.
+        variance_runs: The part of se^2 that falls as 1 / runs + `overlap`.
+        overlap: n_test / n_train where training sets of runs overlap, else 0.
     """
 
     value: float
@@ -39,6 +42,9 @@ class Estimate:
     num_runs: int
     boot_low: float | None = None
     boot_high: float | None = None
+    variance_groups: float = 0.0
+    variance_runs: float = 0.0
+    overlap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class ClassGain:
         name: The class.
         num_groups: Groups with tested clips of it.
         value: Mean gain of the class alone.
-        se: Its standard error.
+        se: Its standard error by groups; with one group or no variance, what the other classes show (`class_gains`).
         pooled: The gain partially pooled towards the mean of all classes.
         low: Lower end of the 95 % interval of `pooled`.
         high: Its upper end.

@@ -1,0 +1,140 @@
+"""The mean of a difference over groups and runs, with intervals that hold for few and unequal groups."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from videomem.errors import VideomemError
+from videomem.statistics.results import Estimate
+from videomem.statistics.tables import Floats, group_by_run, rows
+from videomem.statistics.variance import TwoWay, quantile, two_way, two_way_p
+
+BOOTSTRAP_CELLS = 4_000_000
+ZERO = 1e-12
+
+
+def estimate_mean(
+    values_N: ArrayLike,
+    groups_N: ArrayLike,
+    runs_N: ArrayLike,
+    overlap: float = 0.0,
+    bootstrap: int = 999,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of d over all (run, clip): value +- t(df) * se, by `two_way`, see there for the equations.
+
+    With one run only, what a run gives to all its clips cannot be seen: the interval then speaks of these trainings,
+    not of training anew. Where the variance is 0 (no clip differs, or all differ alike) the interval is not of
+    zero width: it is value -+ b, cut to [-1, 1], with `zero_bound` for b; p is 1 for a value of 0, and else 2^(1 - G),
+    that of G groups with the same sign.
+
+    Args:
+        values_N: d, one per run and clip tested in it, within [-1, 1].
+        groups_N: Id of the clip's group.
+        runs_N: Id of the run.
+        overlap: n_test / n_train where training sets of runs overlap (Nadeau & Bengio 2003); 0 for a fixed split.
+        bootstrap: Draws of the bootstrap-t; 0 leaves it out.
+        seed: Of the bootstrap.
+    Raises:
+        VideomemError: If there are fewer than 2 groups, `overlap` is negative, or the rows do not fit together.
+    """
+    values, groups, runs = rows(values_N, groups_N, runs_N)
+    if not 0 <= overlap < np.inf:
+        raise VideomemError(f"overlap is {overlap}, at least 0 is needed; give n_test / n_train, 0 for a fixed split")
+    sums_GR, counts_GR = group_by_run(values, groups, runs)
+    num_groups, num_runs = sums_GR.shape
+    if num_groups < 2:
+        raise VideomemError("the tested clips are of 1 group, at least 2 are needed for a standard error; add groups")
+    fit = two_way(sums_GR, counts_GR, overlap)
+    if fit.se <= ZERO:
+        return _without_variance(float(fit.value), num_groups, num_runs, overlap)
+    boot = bootstrap_t(sums_GR, counts_GR, overlap, bootstrap, seed) if bootstrap else None
+    return _with_variance(fit, num_groups, num_runs, overlap, boot)
+
+
+def _with_variance(fit: TwoWay, num_groups: int, num_runs: int, overlap: float, boot: float | None) -> Estimate:
+    value, se, df = float(fit.value), float(fit.se), float(fit.df)
+    half95, half90 = (float(quantile(level, fit.df)) * se for level in (0.95, 0.90))
+    return Estimate(
+        value=value,
+        se=se,
+        df=df,
+        low=value - half95,
+        high=value + half95,
+        low90=value - half90,
+        high90=value + half90,
+        p=float(two_way_p(fit)),
+        num_groups=num_groups,
+        num_runs=num_runs,
+        boot_low=None if boot is None else value - boot,
+        boot_high=None if boot is None else value + boot,
+        variance_groups=float(fit.groups),
+        variance_runs=float(fit.runs),
+        overlap=overlap,
+    )
+
+
+def _without_variance(value: float, num_groups: int, num_runs: int, overlap: float) -> Estimate:
+    wide, narrow = zero_bound(num_groups, 0.95), zero_bound(num_groups, 0.90)
+    return Estimate(
+        value=value,
+        se=0.0,
+        df=num_groups - 1.0,
+        low=max(value - wide, -1.0),
+        high=min(value + wide, 1.0),
+        low90=max(value - narrow, -1.0),
+        high90=min(value + narrow, 1.0),
+        p=1.0 if abs(value) <= ZERO else 2.0 ** (1 - num_groups),
+        num_groups=num_groups,
+        num_runs=num_runs,
+        overlap=overlap,
+    )
+
+
+def zero_bound(num_groups: int, level: float = 0.95) -> float:
+    """Largest share of differing groups that leaves none among G with probability 1 - level: 1 - (1 - level)^(1/G).
+
+    Since |d| <= 1 it bounds the mean as well, for groups of like size.
+    """
+    return float(1 - (1 - level) ** (1 / num_groups))
+
+
+def bootstrap_t(
+    sums_GR: Floats, counts_GR: Floats, overlap: float = 0.0, num_draws: int = 999, seed: int = 0, level: float = 0.95
+) -> float | None:
+    """Half width of the symmetric cluster bootstrap-t interval: se times the `level` quantile of |t*|.
+
+    Groups and runs are drawn with replacement, each on its own (Owen 2007, The pigeonhole bootstrap), never clips;
+    t* = (theta* - theta) / se*, each draw with its own standard error (Cameron, Gelbach & Miller 2008; Hall 1992).
+
+    Returns:
+        None where so many draws have no variance that the quantile is infinite.
+    Shape:
+        sums (G, R), counts (G, R)
+    """
+    fit = two_way(sums_GR, counts_GR, overlap)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, BOOTSTRAP_CELLS // sums_GR.size)
+    parts = [
+        _resampled_t(sums_GR, counts_GR, overlap, float(fit.value), min(chunk, num_draws - start), rng)
+        for start in range(0, num_draws, chunk)
+    ]
+    critical = float(np.quantile(np.concatenate(parts), level, method="higher"))
+    return critical * float(fit.se) if np.isfinite(critical) else None
+
+
+def _resampled_t(
+    sums_GR: Floats, counts_GR: Floats, overlap: float, value: float, num_draws: int, rng: np.random.Generator
+) -> Floats:
+    """|t*| of each draw, (num_draws,); infinite where a draw differs and has no variance."""
+    num_groups, num_runs = sums_GR.shape
+    groups_BG = rng.integers(num_groups, size=(num_draws, num_groups))[:, :, None]
+    runs_BR = rng.integers(num_runs, size=(num_draws, num_runs))[:, None, :]
+    counts_BGR = counts_GR[groups_BG, runs_BR]
+    tested = counts_BGR.sum((1, 2)) > 0
+    fit = two_way(sums_GR[groups_BG, runs_BR][tested], counts_BGR[tested], overlap)
+    moved = np.abs(fit.value - value)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t_B = moved / fit.se
+    return np.where(fit.se > ZERO, t_B, np.where(moved > ZERO, np.inf, 0.0))

@@ -1,0 +1,141 @@
+"""How many groups and runs a difference needs, before anything is trained: for `--plan`, and for what is undetermined.
+
+The variance that is assumed, of the mean over groups and runs of d = correct here - correct there:
+
+    Var = Var(d) (1 + (m' - 1) c) / (G m)  +  s^2 ((1 - rho) / R + rho)
+
+G groups of m clips, m' = m (1 + cv^2) for unequal groups, c the correlation of d within a group, s the SD of runs,
+rho = n_test / (n_test + n_train) what runs share by overlapping training sets (Nadeau & Bengio 2003). With both arms of
+like accuracy a, Var(d) = 2 a (1 - a) (1 - r), r the correlation of both arms on the same clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil, inf, sqrt
+
+from scipy import stats
+
+from videomem.errors import VideomemError
+
+MIN_GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What is assumed of data that are not there yet. Shares of 1.
+
+    Attributes:
+        clips_per_group: Mean number of tested clips in a group.
+        num_runs: Runs (split and seed).
+        accuracy: Mean accuracy of both arms.
+        correlation: Correlation of d between clips of a group.
+        run_sd: SD over runs of the difference in accuracy.
+        overlap: n_test / n_train where training sets of runs overlap; 0 for a fixed split.
+        arm_correlation: Correlation of correctness between both arms on the same clip.
+        size_cv: Coefficient of variation of the groups' sizes.
+    """
+
+    clips_per_group: float = 5.0
+    num_runs: int = 10
+    accuracy: float = 0.8
+    correlation: float = 0.2
+    run_sd: float = 0.02
+    overlap: float = 0.0
+    arm_correlation: float = 0.5
+    size_cv: float = 0.5
+
+    def __post_init__(self) -> None:
+        limits = {
+            "clips_per_group": (1, inf),
+            "num_runs": (1, inf),
+            "accuracy": (0, 1),
+            "correlation": (0, 1),
+            "run_sd": (0, 1),
+            "overlap": (0, inf),
+            "arm_correlation": (-1, 1),
+            "size_cv": (0, inf),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise VideomemError(f"{name} is {value}, outside [{low}, {high}]")
+
+
+def variance_parts(num_groups: float, plan: Assumptions) -> tuple[float, float]:
+    """Variance from groups and variance from runs, as written above."""
+    of_d = 2 * plan.accuracy * (1 - plan.accuracy) * (1 - plan.arm_correlation)
+    partners = plan.clips_per_group * (1 + plan.size_cv**2) - 1
+    rho = plan.overlap / (1 + plan.overlap)
+    of_groups = of_d * (1 + partners * plan.correlation) / (num_groups * plan.clips_per_group)
+    return of_groups, plan.run_sd**2 * ((1 - rho) / plan.num_runs + rho)
+
+
+def expected_se(num_groups: float, plan: Assumptions = Assumptions()) -> float:
+    """Standard error to be expected of the difference."""
+    return sqrt(sum(variance_parts(num_groups, plan)))
+
+
+def detectable_effect(num_groups: int, plan: Assumptions = Assumptions(), power: float = 0.8) -> float:
+    """Smallest effect that is found with `power` at the two-sided 5 % level: (t_.975 + t_power) se."""
+    return _reach(num_groups, power) * expected_se(num_groups, plan)
+
+
+def groups_needed(margin: float, plan: Assumptions = Assumptions(), power: float = 0.8) -> int | None:
+    """Groups that find an effect of `margin` with `power`; None where the noise of runs alone exceeds it.
+
+    `runs_needed` then says how many runs would bring that below.
+    """
+    of_one, of_runs = variance_parts(1, plan)
+    return groups_for(margin, of_one, of_runs, power)
+
+
+def groups_for(effect: float, of_one_group: float, of_runs: float, power: float = 0.8) -> int | None:
+    """Groups with (t_.975 + t_power)^2 (V_1 / G + V_R) <= effect^2; None if there is no such number."""
+    _check(effect, power)
+    needed = float(MIN_GROUPS)
+    for _ in range(50):
+        left = (effect / _reach(needed, power)) ** 2 - of_runs
+        if left <= 0 and needed > 1e6:
+            return None
+        step = max(MIN_GROUPS, of_one_group / left) if left > 0 else needed * 100
+        if abs(step - needed) < 1e-6 * needed:
+            break
+        needed = step
+    return ceil(needed - 1e-6)
+
+
+def runs_needed(margin: float, num_groups: int, plan: Assumptions = Assumptions(), power: float = 0.8) -> int | None:
+    """Runs that find an effect of `margin` with `power` at so many groups; None where no number of runs does.
+
+    What runs share by overlapping training sets does not average out, nor does what groups leave.
+    """
+    of_groups, of_runs = variance_parts(num_groups, plan)
+    rho = plan.overlap / (1 + plan.overlap)
+    shared = plan.run_sd**2 * rho
+    return runs_for(margin, num_groups, of_groups + shared, (of_runs - shared) * plan.num_runs, power)
+
+
+def runs_for(effect: float, num_groups: float, fixed: float, of_one_run: float, power: float = 0.8) -> int | None:
+    """Runs with (t_.975 + t_power)^2 (fixed + V_1 / R) <= effect^2; None if there is no such number."""
+    _check(effect, power)
+    left = (effect / _reach(num_groups, power)) ** 2 - fixed
+    return max(1, ceil(of_one_run / left - 1e-9)) if left > 0 else None
+
+
+def with_runs(plan: Assumptions, num_runs: int) -> Assumptions:
+    """The same assumptions with another number of runs."""
+    return replace(plan, num_runs=num_runs)
+
+
+def _reach(num_groups: float, power: float) -> float:
+    """How many standard errors an effect must be away from 0 to be found with `power`."""
+    df = max(num_groups - 1, 1)
+    return float(stats.t.ppf(0.975, df) + stats.t.ppf(power, df))
+
+
+def _check(effect: float, power: float) -> None:
+    if not effect > 0:
+        raise VideomemError(f"the effect to be found is {effect:g}, above 0 is needed; give a margin such as 0.02")
+    if not 0.5 <= power < 1:
+        raise VideomemError(f"power is {power:g}, outside [0.5, 1); give 0.8")

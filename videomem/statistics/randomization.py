@@ -1,0 +1,94 @@
+"""Exact and randomisation tests: whether the ordered arrangement is special, McNemar, Holm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from videomem.errors import VideomemError
+from videomem.statistics.results import Randomization
+from videomem.statistics.tables import Floats, codes, rows
+
+DRAW_CELLS = 4_000_000
+
+
+def reliance_test(correct_NA: ArrayLike, groups_N: ArrayLike, num_draws: int = 9999, seed: int = 0) -> Randomization:
+    """Whether the ordered arrangement is special to models trained in order.
+
+    The statistic is T = sum over rows of c_0 - mean(c_1 .. c_K). Under the null any of the K + 1 arrangements could as
+    well be the ordered one, so each draw names one per group, uniformly and the same for all its clips and runs; the
+    ordered one may be drawn. p = (b + 1) / (m + 1), b of m draws with |T*| >= |T| (Phipson & Smyth 2010). It is
+    two-sided: a model that does worse in order relies on order as well.
+
+    Args:
+        correct_NA: Correct (0 or 1) in each arrangement; arrangement 0 is in order, the others are permutations.
+        groups_N: Id of the clip's group.
+    Shape:
+        correct (N, K + 1), a row per run and clip
+    Raises:
+        VideomemError: If there are fewer than two arrangements or rows do not fit together.
+    """
+    correct, groups = rows(correct_NA, groups_N)
+    if correct.ndim != 2 or correct.shape[1] < 2:
+        raise VideomemError(f"arrangements have shape {correct.shape}, (rows, at least 2) is needed; add a permutation")
+    if num_draws < 1:
+        raise VideomemError(f"num_draws is {num_draws}, at least 1 is needed")
+    group_codes, num_groups = codes(groups)
+    sums_GA = np.zeros((num_groups, correct.shape[1]))
+    np.add.at(sums_GA, group_codes, correct)
+    num_extreme = _num_extreme(_advantage(sums_GA), num_draws, np.random.default_rng(seed))
+    attainable = (2 if correct.shape[1] == 2 else 1) * float(correct.shape[1]) ** -num_groups
+    return Randomization(
+        p=(num_extreme + 1) / (num_draws + 1), num_draws=num_draws, smallest_p=max(1 / (num_draws + 1), attainable)
+    )
+
+
+def _advantage(sums_GA: Floats) -> Floats:
+    """What each group adds to T if an arrangement were the ordered one: c_a - mean of the others."""
+    num_others = sums_GA.shape[1] - 1
+    return (sums_GA * (num_others + 1) - sums_GA.sum(1, keepdims=True)) / num_others
+
+
+def _num_extreme(advantage_GA: Floats, num_draws: int, rng: np.random.Generator) -> int:
+    num_groups, num_arrangements = advantage_GA.shape
+    observed = abs(advantage_GA[:, 0].sum()) - 1e-9
+    chunk, found = max(1, DRAW_CELLS // num_groups), 0
+    for start in range(0, num_draws, chunk):
+        drawn_BG = rng.integers(num_arrangements, size=(min(chunk, num_draws - start), num_groups))
+        found += int((np.abs(advantage_GA[np.arange(num_groups), drawn_BG].sum(1)) >= observed).sum())
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment (1979): p_(i) times (m - i + 1), made monotone, at most 1."""
+    if len(p_values) == 0:
+        return []
+    if not all(0 <= p <= 1 for p in p_values):
+        raise VideomemError(f"p-values {list(p_values)} are not all within [0, 1]")
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def mcnemar_p(one_N: ArrayLike, other_N: ArrayLike, groups_N: ArrayLike) -> float:
+    """Exact two-sided p of McNemar's test (1947): clips right in one and wrong in the other, against the reverse.
+
+    Args:
+        one_N: Correct (0 or 1) in one condition, one run.
+        other_N: Correct in the other condition.
+    Raises:
+        VideomemError: If a group has more than one clip, since the test takes clips for independent.
+    """
+    one, groups = rows(one_N, groups_N)
+    other, _ = rows(other_N, groups_N)
+    ids, counts = np.unique(groups, return_counts=True)
+    if counts.max() > 1:
+        raise VideomemError(
+            f"group {ids[counts.argmax()]} has {counts.max()} clips, at most 1 is allowed in McNemar's test; "
+            "use reliance_test, which draws once per group"
+        )
+    right, other_right = one > 0.5, other > 0.5
+    table = [[int((right == a)[other_right == b].sum()) for b in (True, False)] for a in (True, False)]
+    return float(mcnemar(np.array(table), exact=True).pvalue)

@@ -1,0 +1,149 @@
+"""Two-way standard errors of a mean over (clip, run), from tables of sums and counts; vectorised over `...`.
+
+With e_i the residual of row i from the mean of all N rows, E_g, E_r and E_gr its sums over a group, a run and a group
+in a run, and n the numbers of rows:
+
+    groups   V_G = 1/N^2 sum_g E_g^2 / (1 - n_g/N)                        CR2, intercept only
+    runs     s^2 = A / #A - B / #B,  U = max(s^2, 0) (sum_r n_r^2 / N^2 + overlap)
+    V        = V_G + U
+
+A sums the products of residuals over pairs of rows of the same run and different groups, B over pairs of different runs
+and different groups; #A and #B count them. Their difference is the covariance that a run gives to all its clips, and no
+pair within a group enters it: neither what clips of a group share nor that a clip is tested again. It is the excess
+V_R - V_GR of the two-way formula of Cameron, Gelbach & Miller (2011, eq. 2.10) with its bias of order V_G / R removed:
+where all runs test the same clips, group effects cancel in E_r but not in E_gr.
+
+`overlap` = n_test / n_train is the correction of Nadeau & Bengio (2003, eq. 9), 1/R -> 1/R + n_test/n_train, for runs
+whose training sets overlap; here it applies to what runs differ by, since resampled test groups are in V_G already.
+
+References:
+    Bell & McCaffrey 2002, Bias reduction in standard errors for linear regression with multi-stage samples.
+    Pustejovsky & Tipton 2018, Small-sample methods for cluster-robust variance estimation, eqs. 8-11.
+    Cameron, Gelbach & Miller 2011, Robust inference with multiway clustering.
+    Nadeau & Bengio 2003, Inference for the generalization error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from videomem.statistics.tables import Floats
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """A mean and the parts of its variance, arrays of shape (...).
+
+    Attributes:
+        value: Mean over all rows.
+        groups: V_G.
+        runs: U, never below 0.
+        df: Satterthwaite degrees of freedom of V_G + U.
+    """
+
+    value: Floats
+    groups: Floats
+    runs: Floats
+    df: Floats
+
+    @property
+    def se(self) -> Floats:
+        return np.sqrt(self.groups + self.runs)
+
+
+def two_way(sums_XGR: Floats, counts_XGR: Floats, overlap: float = 0.0) -> TwoWay:
+    """Mean, variance of groups and of runs, degrees of freedom.
+
+    Shape:
+        sums (..., G, R), counts (..., G, R) or (G, R) -> (...)
+    """
+    rows_X = counts_XGR.sum((-2, -1))
+    value_X = sums_XGR.sum((-2, -1)) / rows_X
+    errors_XGR = sums_XGR - value_X[..., None, None] * counts_XGR
+    groups_X = cr2(errors_XGR.sum(-1), counts_XGR.sum(-1))
+    df_groups_X = cr2_df(counts_XGR.sum(-1))
+    if counts_XGR.shape[-1] == 1:
+        return TwoWay(value_X, groups_X, np.zeros_like(groups_X), np.broadcast_to(df_groups_X, groups_X.shape))
+    excess_X, noise_X, df_runs_X = run_excess(errors_XGR, counts_XGR)
+    factor_X = (counts_XGR.sum(-2) ** 2).sum(-1) / rows_X**2 + overlap
+    runs_X = factor_X * np.maximum(excess_X, 0)
+    df_X = satterthwaite(groups_X, df_groups_X, runs_X, factor_X * noise_X, df_runs_X)
+    return TwoWay(value_X, groups_X, runs_X, df_X)
+
+
+def cr2(errors_XG: Floats, counts_XG: Floats) -> Floats:
+    """V_G = 1/N^2 sum_g E_g^2 / (1 - n_g/N): CR2 with A_g = (I - H_gg)^(-1/2) in closed form.
+
+    H_gg = 1 1'/N has the eigenvector 1 with eigenvalue n_g/N, so 1' A_g e_g = E_g / sqrt(1 - n_g/N).
+
+    Shape:
+        errors (..., G), counts (..., G) -> (...)
+    """
+    rows_X1 = counts_XG.sum(-1, keepdims=True)
+    return (errors_XG**2 / np.maximum(1 - counts_XG / rows_X1, 1e-12)).sum(-1) / rows_X1[..., 0] ** 2
+
+
+def cr2_df(counts_XG: Floats) -> Floats:
+    """Satterthwaite degrees of freedom of V_G, tr(Q)^2 / tr(Q^2), for groups that each have one common effect.
+
+    V_G is the quadratic form sum_g D_g E_g^2 with D_g = 1 / (1 - w_g), w_g = n_g/N, and Cov(E) = C =
+    L - w v' - v w' + (sum v) w w', where L = diag(v) is the working covariance of the groups' sums. v_g = n_g^2 (clips
+    of a group alike) gives fewer degrees of freedom than v_g = n_g (clips independent) where groups are unequal, and
+    the same where they are equal. tr(Q) = sum_g D_g C_gg and tr(Q^2) = sum_gh D_g D_h C_gh^2, multiplied out.
+
+    Shape:
+        counts (..., G) -> (...)
+    """
+    w = counts_XG / counts_XG.sum(-1, keepdims=True)
+    d, v = 1 / np.maximum(1 - w, 1e-12), w**2
+    s = v.sum(-1)
+    own = -2 * w * v + s[..., None] * w**2
+    dww, dvv, dwv = (d * w * w).sum(-1), (d * v * v).sum(-1), (d * w * v).sum(-1)
+    trace = (d * (v + own)).sum(-1)
+    square = (d**2 * v * (v + 2 * own)).sum(-1) + 2 * dww * dvv + 2 * dwv**2 + s**2 * dww**2 - 4 * s * dww * dwv
+    return np.maximum(trace**2 / square, 1.0)
+
+
+def run_excess(errors_XGR: Floats, counts_XGR: Floats) -> tuple[Floats, Floats, Floats]:
+    """What a run gives to all its clips: s^2, the variance of a run's mean as estimated, and its degrees of freedom.
+
+    Shape:
+        errors (..., G, R), counts (..., G, R) -> three of (...)
+    """
+    (same_run, same_group, same_cell), (n_run, n_group, n_cell) = _square_sums(errors_XGR), _square_sums(counts_XGR)
+    total = counts_XGR.sum((-2, -1)) ** 2
+    pairs_within = np.maximum(n_run - n_cell, 1e-12)
+    pairs_across = np.maximum(total - n_run - n_group + n_cell, 1e-12)
+    excess = (same_run - same_cell) / pairs_within - (same_cell - same_run - same_group) / pairs_across
+    df = np.maximum((counts_XGR.sum(-2) > 0).sum(-1) - 1.0, 1.0)
+    return excess, same_run / n_run * (df + 1) / df, df
+
+
+def _square_sums(table_XGR: Floats) -> tuple[Floats, Floats, Floats]:
+    """Sums of squares of the sums over runs' columns, groups' lines and cells."""
+    by_run, by_group = table_XGR.sum(-2), table_XGR.sum(-1)
+    return (by_run**2).sum(-1), (by_group**2).sum(-1), (table_XGR**2).sum((-2, -1))
+
+
+def satterthwaite(groups_X: Floats, df_groups_X: Floats, runs_X: Floats, noise_X: Floats, df_runs_X: Floats) -> Floats:
+    """Degrees of freedom of V_G + U: (V_G + U)^2 / (V_G^2 / df_G + W^2 / df_R), W the mean square that U is made of.
+
+    Where U is 0, those of V_G.
+    """
+    spread = groups_X**2 / df_groups_X + np.where(runs_X > 0, noise_X, 0) ** 2 / df_runs_X
+    with np.errstate(invalid="ignore", divide="ignore"):
+        df = (groups_X + runs_X) ** 2 / spread
+    return np.where(spread > 0, np.maximum(df, 1.0), df_groups_X)
+
+
+def quantile(level: float, df: Floats) -> Floats:
+    """Two-sided critical value of Student's t: |t| is below it with probability `level`."""
+    return np.asarray(stats.t.ppf(0.5 + level / 2, df))
+
+
+def two_way_p(fit: TwoWay) -> Floats:
+    """Two-sided p of a value of 0: P(|t(df)| >= |value| / se)."""
+    return np.asarray(2 * stats.t.sf(np.abs(fit.value) / fit.se, fit.df))

@@ -1,0 +1,196 @@
+"""From an estimate and a margin to one plain sentence, for one learner and for a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, log
+from statistics import NormalDist
+
+from videomem.errors import VideomemError
+from videomem.statistics.planning import MIN_GROUPS, groups_for, runs_for
+from videomem.statistics.results import Estimate, Verdict, VerdictKind
+
+LEVEL = 0.05
+EQUIVALENT = ("negligible", "does not matter")
+POWER = 0.8
+Z_975, Z_95, Z_POWER = (NormalDist().inv_cdf(level) for level in (0.975, 0.95, POWER))
+
+
+def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
+    """What OO - FS of one learner says about order.
+
+    | kind | when |
+    |---|---|
+    | `no verdict` | fewer than `MIN_GROUPS` groups |
+    | `negligible` | 90 % interval within the margin, 95 % interval above 0 |
+    | `does not matter` | 90 % interval within the margin |
+    | `matters` | 95 % interval above 0 |
+    | `hurts` | 95 % interval below 0 |
+    | `undetermined` | else |
+
+    The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of Schuirmann (1987).
+
+    Raises:
+        VideomemError: If the margin is not above 0 and below 1.
+    """
+    if not 0 < margin < 1:
+        raise VideomemError(f"margin is {margin:g}, outside (0, 1); give a share of 1, such as 0.02 for 2 points")
+    kind = _kind(estimate, margin)
+    remedy = {"no verdict": _remedy_groups, "undetermined": _remedy}.get(kind)
+    return Verdict(kind, f"{name}: {_words(kind, estimate, margin)}", remedy(estimate, margin) if remedy else "")
+
+
+def _kind(estimate: Estimate, margin: float) -> VerdictKind:
+    if estimate.num_groups < MIN_GROUPS:
+        return "no verdict"
+    if -margin < estimate.low90 and estimate.high90 < margin:
+        return "negligible" if estimate.low > 0 else "does not matter"
+    if estimate.low > 0:
+        return "matters"
+    return "hurts" if estimate.high < 0 else "undetermined"
+
+
+def _words(kind: VerdictKind, estimate: Estimate, margin: float) -> str:
+    at = f"({_interval(estimate, equivalence=kind in EQUIVALENT)})"
+    worth = _points(estimate.value)
+    if kind == "no verdict":
+        return f"no verdict from {estimate.num_groups} groups, fewer than {MIN_GROUPS}; the difference was {worth} {at}"
+    if kind == "matters":
+        return f"order is worth {worth} to this learner at this training size {at}"
+    if kind == "hurts":
+        return f"training in order hurts this learner at this training size, by {_points(-estimate.value)} {at}"
+    if kind == "negligible":
+        return f"order helps this learner at this training size, by a negligible {worth}, within {_points(margin)} {at}"
+    if kind == "does not matter":
+        return f"order does not matter to this learner at this training size, within {_points(margin)}: {worth} {at}"
+    return f"undetermined whether order matters to this learner at this training size: {worth} {at}"
+
+
+def _interval(estimate: Estimate, equivalence: bool = False) -> str:
+    ends = (estimate.low, estimate.high, estimate.low90, estimate.high90)
+    low, high, low90, high90 = (_tenths(end) for end in ends)
+    ninety = f"90 % interval {low90} to {high90}, " if equivalence else ""
+    return f"95 % interval {low} to {high}, {ninety}{_p(estimate.p)}"
+
+
+def _points(share: float) -> str:
+    return f"{_tenths(share)} points"
+
+
+def _tenths(share: float) -> str:
+    number = f"{100 * share:.1f}"
+    return "0.0" if number == "-0.0" else number
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _remedy_groups(estimate: Estimate, margin: float) -> str:
+    """At least 20 groups, and how many the margin itself would need by these data."""
+    lacking = MIN_GROUPS - estimate.num_groups
+    start = f"at least {MIN_GROUPS} groups are needed for a verdict, {lacking} more than there are"
+    if estimate.variance_groups == 0:
+        return start
+    needed = groups_for(margin, estimate.variance_groups * estimate.num_groups, estimate.variance_runs, POWER)
+    if needed is None:
+        return f"{start}; a difference of {_points(margin)} needs more runs besides, or splits that overlap less"
+    return f"{start}; about {needed} to find a difference of {_points(margin)} (by the spread seen here)"
+
+
+def _remedy(estimate: Estimate, margin: float) -> str:
+    """What would decide it if the value is what it seems: more groups, else more runs, else neither."""
+    if estimate.se == 0:
+        return f"about {_groups_for_zero(margin)} groups: none differed, so only their number narrows the interval"
+    effect = _effect_to_see(estimate, margin)
+    of_one = estimate.variance_groups * estimate.num_groups
+    groups = groups_for(effect, of_one, estimate.variance_runs, POWER)
+    if groups is not None:
+        more = max(groups, estimate.num_groups + 1)
+        return (
+            f"about {more} test groups would decide it (now {estimate.num_groups}), if the difference is what it seems"
+        )
+    share = estimate.variance_runs / (1 / estimate.num_runs + estimate.overlap)
+    many = 10 * estimate.num_groups
+    runs = runs_for(effect, many, of_one / many + share * estimate.overlap, share, POWER)
+    if runs is not None:
+        return (
+            f"test groups alone cannot decide it, since runs differ: about {runs} runs (now {estimate.num_runs}) "
+            f"with {many} test groups would, if the difference is what it seems"
+        )
+    return (
+        "neither test groups nor runs can decide it, since training sets overlap: test on a smaller share of the clips"
+    )
+
+
+def _effect_to_see(estimate: Estimate, margin: float) -> float:
+    """The distance that must be resolved: from 0, or from the margin where that is the easier claim.
+
+    The latter is scaled by what the two one-sided tests reach with less.
+    """
+    from_zero = abs(estimate.value)
+    return max(from_zero, (margin - from_zero) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
+
+
+def _groups_for_zero(margin: float) -> int:
+    """Groups with 1 - 0.1^(1/G) below the margin."""
+    return ceil(log(0.1) / log(1 - margin)) + 1
+
+
+def judge_data_set(
+    verdicts: Mapping[str, Verdict], holm_p: Mapping[str, float], estimates: Mapping[str, Estimate], margin: float
+) -> Verdict:
+    """What all tested learners together say; the keys are their names.
+
+    `matters` if any verdict is `matters` with a Holm-adjusted p below 0.05; `does not matter` only if all are;
+    `negligible` if all are that or `does not matter`; `hurts` if any is, Holm-adjusted, and none matters; `no verdict`
+    if all are; else `undetermined`.
+
+    Raises:
+        VideomemError: If there are no verdicts or names differ.
+    """
+    if not verdicts or not set(verdicts) == set(holm_p) == set(estimates):
+        raise VideomemError(
+            f"verdicts of {sorted(verdicts)}, p-values of {sorted(holm_p)}, estimates of {sorted(estimates)}: "
+            "one of each per learner is needed, and at least one learner"
+        )
+    kinds = {verdict.kind for verdict in verdicts.values()}
+    for kind in ("matters", "hurts"):
+        names = [name for name, one in verdicts.items() if one.kind == kind and holm_p[name] < LEVEL]
+        if names:
+            return _led_by(kind, min(names, key=lambda name: holm_p[name]), names, estimates, holm_p)
+    if kinds == {"no verdict"}:
+        return Verdict("no verdict", f"No verdict: {_listed(estimates)}", next(iter(verdicts.values())).remedy)
+    learners = f"the tested learners ({', '.join(verdicts)}) at this training size"
+    if kinds == {"does not matter"}:
+        return Verdict(
+            "does not matter", f"Order does not matter to {learners}, within {_points(margin)}: {_listed(estimates)}"
+        )
+    if kinds <= {"does not matter", "negligible"}:
+        return Verdict(
+            "negligible", f"Order is worth no more than {_points(margin)} to {learners}: {_listed(estimates)}"
+        )
+    remedies = "; ".join(f"{name}: {one.remedy}" for name, one in verdicts.items() if one.remedy)
+    return Verdict(
+        "undetermined",
+        f"Undetermined whether order matters to {learners}: {_listed(estimates)}",
+        remedies or "more test groups: no learner's difference is beyond doubt once all of them are counted (Holm)",
+    )
+
+
+def _led_by(
+    kind: VerdictKind, name: str, names: list[str], estimates: Mapping[str, Estimate], holm_p: Mapping[str, float]
+) -> Verdict:
+    verb = "Order matters to" if kind == "matters" else "Training in order hurts"
+    others = [other for other in names if other != name]
+    also = f", and also to {', '.join(others)}" if others and kind == "matters" else ""
+    also = f", and also {', '.join(others)}" if others and kind == "hurts" else also
+    return Verdict(
+        kind,
+        f"{verb} {name} at this training size{also}: {_points(estimates[name].value)} "
+        f"({_interval(estimates[name])}; over all learners {_p(holm_p[name])})",
+    )
+
+
+def _listed(estimates: Mapping[str, Estimate]) -> str:
+    return "; ".join(f"{name} {_points(one.value)} ({_interval(one)})" for name, one in estimates.items())
