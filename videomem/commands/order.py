@@ -19,13 +19,12 @@ from videomem.classifier import Classifier
 from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
-from videomem.order.card import OrderCard
-from videomem.order.clips import Clips, clips_of_data
+from videomem.order.clips import clips_of_data
 from videomem.order.forecast import Forecast, forecast
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
 from videomem.order.protocol import freeze, make_plan, run_order_test
 from videomem.plain import from_plain
-from videomem.statistics.planning import Assumptions, with_runs
+from videomem.statistics.planning import Assumptions
 
 # Of the `model` section: what the order test decides itself.
 _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
@@ -114,7 +113,9 @@ def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
     """Clips of the catalog that are in no run, and why."""
     usable, ledger = set(data.clips), data.feature_store.ledger.read()
     lost = [clip for clip in data.catalog.clips if clip not in usable]
-    reasons = {clip: ledger[clip.path, *clip.interval].message for clip in lost if (clip.path, *clip.interval) in ledger}
+    reasons = {
+        clip: ledger[clip.path, *clip.interval].message for clip in lost if (clip.path, *clip.interval) in ledger
+    }
     return [(str(clip), reasons.get(clip, "its partner of a reversed pair failed")) for clip in lost]
 
 
@@ -138,7 +139,11 @@ def told(console: Console) -> Iterator[Callable[[int, int], None]]:
 def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
     """What `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
-    groups = "no number of groups, since runs alone vary too much" if expected.groups_needed is None else f"{expected.groups_needed} groups"
+    groups = (
+        "no number of groups, since runs alone vary too much"
+        if expected.groups_needed is None
+        else f"{expected.groups_needed} groups"
+    )
     runs = "no number of runs with these groups" if expected.runs_needed is None else f"{expected.runs_needed} runs"
     return "\n".join(
         [
@@ -156,4 +161,10 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
 
 
 def minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

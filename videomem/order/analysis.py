@@ -17,7 +17,7 @@ from videomem.order.splits import RunSplit, training_share
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
 from videomem.statistics.randomization import holm, mcnemar_p, reliance_test
-from videomem.statistics.results import Estimate, Verdict
+from videomem.statistics.results import ChiralPairs, Estimate, Randomization, Verdict
 from videomem.statistics.verdict import judge, judge_data_set
 
 LADDER_CLIPS = 200  # whose arrangements a rung's displacement, tau and adjacency are means of
@@ -30,27 +30,33 @@ def analyse(plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: S
     tested = [n for n, result in enumerate(results) if not result.is_control]
     adjusted = holm([results[n].value_of_order.p for n in tested]) if tested else []
     for n, p in zip(tested, adjusted, strict=True):
-        verdict = judge(results[n].value_of_order, plan.settings.margin, results[n].name)
+        verdict = _conditional(judge(results[n].value_of_order, plan.settings.margin, results[n].name), plan.settings)
         results[n] = replace(results[n], p_holm=p, verdict=verdict)
     return tuple(results)
 
 
-def overall(results: Sequence[MemoryResult], margin: float) -> Verdict:
+def _conditional(verdict: Verdict, settings: OrderSettings) -> Verdict:
+    """With one training set for all runs, nothing is known of others."""
+    if settings.split == "random":
+        return verdict
+    return replace(verdict, sentence=f"{verdict.sentence}; conditional on this training set")
+
+
+def overall(results: Sequence[MemoryResult], settings: OrderSettings) -> Verdict:
     """The verdict on the data set, for the tested learners."""
     tested = {result.name: result for result in results if result.verdict is not None}
     if not tested:
         return Verdict("no verdict", "No verdict: no memory was tested, only controls", "name a memory, such as gru")
-    return judge_data_set(
+    verdict = judge_data_set(
         {name: result.verdict for name, result in tested.items() if result.verdict is not None},
         {name: result.p_holm for name, result in tested.items() if result.p_holm is not None},
         {name: result.value_of_order for name, result in tested.items()},
-        margin,
+        settings.margin,
     )
+    return _conditional(verdict, settings)
 
 
-def _memory(
-    name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: Scores
-) -> MemoryResult:
+def _memory(name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: Scores) -> MemoryResult:
     outcomes = scores.outcomes[name, "O", "primary"]
     is_control = outcomes[0].memoryless
     cells = _cells(name, scores, clips, plan.settings)
@@ -128,13 +134,15 @@ def _best_order_blind(
 ) -> tuple[np.ndarray, str]:
     """The best arm that knows nothing of order: the memory's own FS and SS, and every control's OO."""
     arms = {arm: cells[arm] for arm in ("FS", "SS") if arm in cells}
-    controls = [other for other in plan.memories if other != name and scores.outcomes[other, "O", "primary"][0].memoryless]
+    controls = [
+        other for other in plan.memories if other != name and scores.outcomes[other, "O", "primary"][0].memoryless
+    ]
     arms |= {f"{other} OO": scores.right(other, "O", "ordered") for other in controls}
     best = max(arms, key=lambda arm: arms[arm].mean())
     return arms[best], best
 
 
-def _reliance_test(scores: Scores, ordered_N: np.ndarray, shuffled_KN: np.ndarray) -> object:
+def _reliance_test(scores: Scores, ordered_N: np.ndarray, shuffled_KN: np.ndarray) -> Randomization:
     right_NA = (np.concatenate([ordered_N[None], shuffled_KN]) == scores.labels).T
     return reliance_test(right_NA, scores.groups)
 
@@ -144,8 +152,8 @@ def _mcnemar(scores: Scores, ordered_N: np.ndarray, shuffled_N: np.ndarray) -> f
     first = scores.runs == 0
     if len(np.unique(scores.groups[first])) < first.sum():
         return None
-    right = [(answer == scores.labels)[first] for answer in (ordered_N, shuffled_N)]
-    return mcnemar_p(*right, scores.groups[first])
+    labels = scores.labels[first]
+    return mcnemar_p(ordered_N[first] == labels, shuffled_N[first] == labels, scores.groups[first])
 
 
 def _ladder(
@@ -182,7 +190,7 @@ def _measures(
     return displacement, float(np.mean(taus)) if taus else None, adjacency
 
 
-def _chiral(name: str, clips: Clips, scores: Scores) -> object:
+def _chiral(name: str, clips: Clips, scores: Scores) -> ChiralPairs:
     ordered, backwards = (scores.predicted(name, "O", condition)[0] for condition in ("ordered", "reverse"))
     return chiral_pairs(scores.labels, ordered, backwards, scores.groups, clips.class_names)
 

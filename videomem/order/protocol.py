@@ -102,7 +102,7 @@ def run_order_test(
         plan=plan.as_plain(),
         plan_sha256=plan.sha256,
         data=_facts(clips, splits, settings, len(failures)),
-        verdict=overall(results, settings.margin),
+        verdict=overall(results, settings),
         memories=results,
         controls=controls_of(plan, clips, splits, scores),
         noise_floor=control.value_of_order if control else None,

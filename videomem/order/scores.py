@@ -54,9 +54,7 @@ class Scores:
         return estimate_mean(values_N, self.groups, self.runs, self.overlap, bootstrap)
 
 
-def scores_of(
-    outcomes: Mapping[Cell, Outcome], clips: Clips, splits: list[RunSplit], overlap: float
-) -> Scores:
+def scores_of(outcomes: Mapping[Cell, Outcome], clips: Clips, splits: list[RunSplit], overlap: float) -> Scores:
     """Outcomes side by side."""
     by_cell: dict[tuple[str, str, str], list[Outcome]] = {}
     for cell in sorted(outcomes, key=lambda cell: cell.run):
