@@ -5,7 +5,7 @@
 Every data set is drawn from its seed: 40 groups of 5 clips of 8 frames of 16 features, two classes. In a null the
 frames of a clip are exchangeable given its class (a class mean, a group effect, a clip effect and independent noise), so
 order is worth nothing to any learner. In a planted set the first feature also rises or falls over the clip by class. On
-each, GRU heads are trained by the whole protocol: 5 runs of group-disjoint folds, arms O and F (and S with --arms).
+each, GRU heads are trained by the whole protocol: 10 runs on group-disjoint folds, arms O and F (and S with --arms).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def judge(job: tuple[int, bool], arms: tuple[Arm, ...], out: Path) -> list[objec
     torch.set_num_threads(1)
     clips = draw(seed, planted)
     settings = OrderSettings(
-        memories=("gru",), arms=arms, runs=5, folds=5, hidden_dim=16, projection_dim=16, num_permutations=10, seed=seed
+        memories=("gru",), arms=arms, runs=10, folds=10, hidden_dim=16, projection_dim=16, num_permutations=10, seed=seed
     )
     card = run_order_test(clips, make_plan(clips, settings, RECIPE), out / "cells")
     gru = card.memories[0]
