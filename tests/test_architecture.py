@@ -32,13 +32,13 @@ ONLY_IN = {
     "decord": {"video/decoders/by_decord.py"},
     "torchcodec": {"video/decoders/by_torchcodec.py"},
     "av": {f"video/{name}.py" for name in ("decoders/stream", "decoders/by_pyav", "decoders/overhearing", "writing")},
-    "PIL": {"video/decoders/frame_folder.py", "evaluation/report.py"},
+    "PIL": {"video/decoders/frame_folder.py", "evaluation/strips.py"},
     "wandb": {"tracking.py", "commands/shuffle.py"},
     "sqlite3": {"features/keys.py"},
     "safetensors": {"features/store.py", "export.py"},
     "pyarrow": {"video/catalog.py"},
-    "matplotlib": {"evaluation/plots.py"},
-    "jinja2": {"evaluation/report.py"},
+    "matplotlib": {"evaluation/plots.py", "order/drawing.py", "order/figures.py", "order/figures_by_class.py"},
+    "jinja2": {"evaluation/report.py", "order/report.py"},
 }
 
 
