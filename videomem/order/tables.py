@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from typing import Literal
@@ -104,14 +104,13 @@ def show(value: Cell, kind: Kind) -> str:
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Plain]]]:
-    """Columns and rows of plain values: an Estimate becomes value, both ends of its 95 % interval, and p."""
-    wide = [any(isinstance(row[place], Estimate) for row in table.rows) for place in range(len(table.columns))]
+    """Columns and rows of plain values: an Estimate becomes value, both ends of its 95 % interval, and p if a gain."""
+    ends = [_ends(table, place) for place in range(len(table.columns))]
     columns: list[str] = []
-    for column, is_wide in zip(table.columns, wide, strict=True):
-        columns += [column.name, *(f"{column.name}: {part}" for part in ("low", "high", "p") if is_wide)]
+    for column, parts in zip(table.columns, ends, strict=True):
+        columns += [column.name, *(f"{column.name}: {part}" for part in parts)]
     rows = [
-        [part for value, is_wide in zip(row, wide, strict=True) for part in _parts(value, is_wide)]
-        for row in table.rows
+        [part for value, parts in zip(row, ends, strict=True) for part in _spread(value, parts)] for row in table.rows
     ]
     return columns, rows
 
@@ -131,7 +130,7 @@ def card_tables(card: OrderCard) -> list[tuple[str, list[str], list[list[Plain]]
 def all_tables(card: OrderCard) -> list[Table]:
     return [
         *(memories_table(card), cells_table(card), contrasts_table(card), ladder_table(card), controls_table(card)),
-        *(classes_table(card.memories), chiral_table(card), confusion_table(card), sizes_table(card)),
+        *(classes_table(card), chiral_table(card), confusion_table(card), sizes_table(card)),
         *(sensitivity_table(card), failures_table(card), plan_table(card)),
     ]
 
@@ -179,9 +178,9 @@ def contrasts_table(card: OrderCard) -> Table:
 
 
 def ladder_table(card: OrderCard) -> Table:
-    columns = (Column("memory"), Column("perturbation"), Column("displacement", "number"), Column("Kendall's tau", "number"),
-               Column("adjacency kept", "number"), Column("accuracy", "share"), Column("reliance", "gain"),
-               Column("retrained", "gain"))  # fmt: skip
+    columns = (Column("memory"), Column("perturbation"), Column("displacement", "number"),
+               Column("Kendall's tau", "number"), Column("adjacency kept", "number"), Column("accuracy", "share"),
+               Column("reliance", "gain"), Column("retrained", "gain"))  # fmt: skip
     rows = tuple(
         (one.label, rung.label, rung.displacement, rung.kendall_tau, rung.adjacency, rung.accuracy, rung.reliance,
          rung.retrained)
@@ -206,13 +205,13 @@ def controls_table(card: OrderCard) -> Table:
     return Table("controls", columns, rows)
 
 
-def classes_table(memories: Sequence[MemoryResult]) -> Table:
+def classes_table(card: OrderCard) -> Table:
     columns = (Column("memory"), Column("class"), Column("groups", "count"), Column("gain, pooled", "gain"),
                Column("low", "gain"), Column("high", "gain"), Column("alone", "gain"), Column("standard error", "gain"),
                Column("p", "p"), Column("p (Holm)", "p"), Column("smallest p", "p"))  # fmt: skip
     rows = tuple(
         (one.label, c.name, c.num_groups, c.pooled, c.low, c.high, c.value, c.se, c.p, c.p_holm, c.smallest_p)
-        for one in memories
+        for one in card.memories
         for c in sorted(one.classes, key=lambda gain: -gain.pooled)
     )
     return Table("classes", columns, rows)
@@ -276,10 +275,16 @@ def summary_table(card: OrderCard) -> RichTable:
     return rich
 
 
-def _parts(value: Cell, is_wide: bool) -> list[Plain]:
+def _ends(table: Table, place: int) -> tuple[str, ...]:
+    if not any(isinstance(row[place], Estimate) for row in table.rows):
+        return ()
+    return ("low", "high") if table.columns[place].kind == "share" else ("low", "high", "p")
+
+
+def _spread(value: Cell, parts: tuple[str, ...]) -> list[Plain]:
     if isinstance(value, Estimate):
-        return [value.value, value.low, value.high, value.p]
-    return [value, None, None, None] if is_wide else [value]
+        return [value.value, *(getattr(value, part) for part in parts)]
+    return [value, *(None for _ in parts)]
 
 
 def _confusions(card: OrderCard) -> Iterator[tuple[Cell, ...]]:
