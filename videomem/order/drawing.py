@@ -26,11 +26,11 @@ from videomem.statistics.results import Estimate
 INK, PAPER = "#010203", "#fefefd"
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, VERMILLION, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
-WIDTH = 5.2  # inches: 374 units of an SVG, so 10 point text is about as large on a phone
-SMALL = 9
+WIDTH = 4.6  # inches: 331 units of an SVG, so on a phone a point is about a pixel
+SMALL = 10
 
 STYLE: dict[Any, Any] = {
-    "font.size": 10, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "videomem",
+    "font.size": 11, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "videomem",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
@@ -105,11 +105,11 @@ def is_drawable(estimate: Estimate) -> bool:
     return abs(estimate.low) < 1e4 and abs(estimate.high) < 1e4
 
 
-def row_axes(num_rows: float, row_height: float = 0.3, below: float = 0.62, above: float = 0.12) -> tuple[Figure, Axes]:
+def row_axes(num_rows: float, row_height: float = 0.3, below: float = 0.55, above: float = 0.12) -> tuple[Figure, Axes]:
     """A figure for rows of dots: places 0, 1, ... go downwards, values to the right, margins are fixed inches."""
     height = row_height * num_rows + below + above
     figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.02, below / height, 0.8, 1 - (below + above) / height))
+    axes = figure.add_axes((0.01, below / height, 0.84, 1 - (below + above) / height))
     axes.set_ylim(num_rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)

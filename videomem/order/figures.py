@@ -39,10 +39,10 @@ MANY = 3  # above so many memories, only the main cells are drawn
 @figure_function
 def arms_figure(card: OrderCard) -> Figure:
     """Accuracy of each cell of each memory with its interval; chance, and each memory's best order-blind arm."""
-    drawn = MAIN_CELLS if len(card.memories) > MANY else CELLS
-    groups = [(one, [cell for cell in drawn if cell in one.cells]) for one in card.memories]
+    pictured = pictured_cells(card)
+    groups = [(one, [cell for cell in pictured if cell in one.cells]) for one in card.memories]
     figure, axes = row_axes(sum(len(cells) + 1.6 for _, cells in groups), 0.19, above=0.25)
-    axes.set_position((0.09, axes.get_position().y0, 0.8, axes.get_position().height))
+    axes.set_position((0.085, axes.get_position().y0, 0.78, axes.get_position().height))
     place = 0.0
     for one, cells in groups:
         _name_above(axes, place, one.label)
@@ -60,6 +60,12 @@ def arms_figure(card: OrderCard) -> Figure:
     axes.set_xlim(*limits([*ends, *_majority(card)]))
     axes.set_xlabel("accuracy, %")
     return figure
+
+
+def pictured_cells(card: OrderCard) -> list[str]:
+    """The cells that the figure of arms shows: with many memories only the main ones."""
+    measured = {cell for one in card.memories for cell in one.cells}
+    return [cell for cell in (MAIN_CELLS if len(card.memories) > MANY else CELLS) if cell in measured]
 
 
 def _cell_row(axes: Axes, place: float, cell: str, accuracy: Estimate) -> None:
@@ -84,7 +90,7 @@ def _majority(card: OrderCard) -> list[float]:
 
 def _name_above(axes: Axes, place: float, label: str) -> None:
     ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
-    axes.text(0, place, shorten(label, 40), transform=axes.get_yaxis_transform(), va="center", fontweight="bold",
+    axes.text(0, place, shorten(label, 36), transform=axes.get_yaxis_transform(), va="center", fontweight="bold",
               bbox=ground)  # fmt: skip
 
 
@@ -125,9 +131,9 @@ def ladder_figure(card: OrderCard) -> Figure:
                     axes.plot([place], [100 * rung.retrained.value], marker="D", markersize=5.5, color=VERMILLION,
                               markerfacecolor=PAPER, markeredgewidth=1.4, zorder=4)  # fmt: skip
             axes.set_ylim(*limits([0.0, *ends], 0.08))
-        panels[row][0].set_title(shorten(one.label, 30), loc="left", fontsize=10, fontweight="bold")
-    for axes, text in zip(panels[-1], ("within windows of n frames", "blocks of n frames"), strict=True):
-        axes.set_xlabel(f"shuffled {text}")
+        panels[row][0].set_title(shorten(one.label, 22), loc="left", fontsize=SMALL, fontweight="bold")
+    for axes, text in zip(panels[-1], ("windows of n frames", "blocks of n frames"), strict=True):
+        axes.set_xlabel(text)
     figure.supylabel("reliance, points", fontsize=SMALL)
     return figure
 
@@ -161,7 +167,7 @@ def sizes_figure(card: OrderCard) -> Figure:
     for axes, one in zip(flat, memories, strict=False):
         color = INK if one.is_control else BLUE
         _lines(axes, [f"{size.num_clips:,}" for size in one.sizes], [size.value_of_order for size in one.sizes], color)
-        axes.set_title(shorten(one.label, 26), loc="left", fontsize=10, fontweight="bold")
+        axes.set_title(shorten(one.label, 20), loc="left", fontsize=SMALL, fontweight="bold")
         axes.set_ylim(*limits([0.0, *ends], 0.08))
     for axes in flat[len(memories) :]:
         axes.set_visible(False)

@@ -58,12 +58,12 @@ def classes_figure(one: MemoryResult) -> Figure:
     left_out = len(gains) - len(shown)
     places = [number + (1.5 if left_out and number >= 12 else 0) for number in range(len(shown))]
     figure, axes = row_axes(places[-1] + 1, 0.25)
-    axes.set_position((0.4, axes.get_position().y0, 0.48, axes.get_position().height))
+    axes.set_position((0.42, axes.get_position().y0, 0.44, axes.get_position().height))
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(100 * one.value_of_order.value, color=BLUE, linewidth=1, linestyle=":")
     for place, gain in zip(places, shown, strict=True):
         whisker(axes, place, _as_estimate(gain), BLUE, markersize=5)
-        axes.text(-0.02, place, shorten(gain.name, 24), transform=axes.get_yaxis_transform(), ha="right", va="center",
+        axes.text(-0.02, place, shorten(gain.name, 22), transform=axes.get_yaxis_transform(), ha="right", va="center",
                   fontsize=SMALL)  # fmt: skip
         beside(axes, place, points(gain.pooled))
     if left_out:

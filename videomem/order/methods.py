@@ -22,8 +22,8 @@ REFERENCES = {
     "Paule & Mandel 1982": "Paule, R. C., & Mandel, J. (1982). Consensus values and weighting factors. Journal of "
     "Research of the National Bureau of Standards, 87(5), 377-385.",
     "Phipson & Smyth 2010": "Phipson, B., & Smyth, G. K. (2010). Permutation P-values should never be zero: "
-    "calculating exact P-values when permutations are randomly drawn. Statistical Applications in Genetics and Molecular "
-    "Biology, 9(1), Article 39.",
+    "calculating exact P-values when permutations are randomly drawn. Statistical Applications in Genetics and "
+    "Molecular Biology, 9(1), Article 39.",
     "Pustejovsky & Tipton 2018": "Pustejovsky, J. E., & Tipton, E. (2018). Small-sample methods for cluster-robust "
     "variance estimation and hypothesis testing in fixed effects models. Journal of Business & Economic Statistics, "
     "36(4), 672-683.",
@@ -72,9 +72,9 @@ def _data(card: OrderCard) -> str:
 def _arms(card: OrderCard) -> str:
     return (
         f"Each learner was trained in {_many(card.num_runs, 'run')} with frames in order (O), with one fixed shuffle "
-        f"per clip (F) and with frames reshuffled at every epoch (S), and tested in order (O) and shuffled (S; mean over "
-        f"{_many(card.num_permutations, 'permutation')} per clip). The value of order is the accuracy of training and "
-        "testing in order minus that of training on fixed shuffles and testing shuffled (OO - FS); reliance is the "
+        f"per clip (F) and with frames reshuffled at every epoch (S), and tested in order (O) and shuffled (S; mean "
+        f"over {_many(card.num_permutations, 'permutation')} per clip). The value of order is the accuracy of training "
+        "and testing in order minus that of training on fixed shuffles and testing shuffled (OO - FS); reliance is the "
         f"loss of models trained in order when tested shuffled (OO - OS).{_control(card)}"
     )
 

@@ -16,7 +16,14 @@ from videomem.evaluation.strips import Example, Strip, strip_image
 from videomem.order import tables
 from videomem.order.card import MemoryResult, OrderCard, card_to_json
 from videomem.order.drawing import png, shorten, svg
-from videomem.order.figures import arms_figure, ladder_figure, rungs_towards_shuffle, sizes_figure, value_figure
+from videomem.order.figures import (
+    arms_figure,
+    ladder_figure,
+    pictured_cells,
+    rungs_towards_shuffle,
+    sizes_figure,
+    value_figure,
+)
 from videomem.order.figures_by_class import classes_figure, confusions_figure, controls_figure, lead_memory
 from videomem.order.methods import methods_paragraph, methods_text, used_references
 from videomem.order.tables import Table
@@ -62,6 +69,7 @@ def render(card: OrderCard, examples: Sequence[Example] = ()) -> str:
         card=card,
         t=tables,
         lead=lead_memory(card),
+        pictured=pictured_cells(card),
         pictures={picture.name: picture for picture in pictures(card)},
         examples=examples,
         strip_image=strip_image,
@@ -84,9 +92,7 @@ def pictures(card: OrderCard) -> list[Picture]:
 def _pictures_of_all(card: OrderCard) -> Iterator[Picture]:
     values = "; ".join(f"{one.label} {tables.points(one.value_of_order.value)}" for one in card.memories)
     yield Picture("value", value_figure(card), f"Value of order in points, with intervals: {values}")
-    yield Picture(
-        "arms", arms_figure(card), "Accuracy of each cell of each memory, with intervals; numbers in the table below"
-    )
+    yield Picture("arms", arms_figure(card), "Accuracy of each cell of each memory; numbers in the table below")
     learners = [one for one in card.memories if not one.is_control]
     if any(rungs_towards_shuffle(one, kind) for one in learners for kind in ("windows", "blocks")):
         yield Picture("ladder", ladder_figure(card), "Reliance under growing damage; numbers in the table below")
@@ -98,9 +104,7 @@ def _pictures_of_all(card: OrderCard) -> Iterator[Picture]:
 
 def _of_one(card: OrderCard, place: int, one: MemoryResult) -> Iterator[Picture]:
     if one.classes:
-        yield Picture(
-            f"classes-{place}", classes_figure(one), f"Gain of each class with {one.label}; numbers in the table"
-        )
+        yield Picture(f"classes-{place}", classes_figure(one), f"Gain of each class with {one.label}")
     for cell, counts in (("ordered", one.confusion_ordered), ("shuffled", one.confusion_shuffled)):
         if counts:
             alt = f"Confusion matrix of {one.label}, tested {'in order' if cell == 'ordered' else 'shuffled'}"
