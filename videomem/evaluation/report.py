@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from numpy.typing import NDArray
-from PIL import Image
 
 from videomem.evaluation.plots import accuracy_figure, as_svg, confusion_figure, curves_figure
 from videomem.evaluation.shuffle import CONDITIONS, Summary, change_text
+from videomem.evaluation.strips import Example, Strip, strip_image
 
-
-@dataclass(frozen=True)
-class Strip:
-    """A clip as a film strip in one order of its frames, and what each head takes it for.
-
-    Attributes:
-        condition: `ordered`, `shuffled` or `reversed`.
-        frames_THWC: Frames in that order, (T, height, width, 3) uint8.
-        predictions: Class named by each head.
-    """
-
-    condition: str
-    frames_THWC: NDArray[np.uint8]
-    predictions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A clip of a class, whose reversal is a clip of its partner."""
-
-    label: str
-    partner: str
-    strips: Sequence[Strip]
+__all__ = ["Example", "Report", "Strip", "render", "strip_image"]
 
 
 @dataclass(frozen=True)
@@ -84,12 +60,3 @@ def render(report: Report) -> str:
 def _svg(figure: object) -> Markup:
     # Text of a figure is drawn as outlines by matplotlib, so nothing in it can be markup.
     return Markup(as_svg(figure))  # type: ignore[arg-type]
-
-
-def strip_image(strip: Strip) -> str:
-    """The frames side by side as a data address of a JPEG."""
-    buffer = BytesIO()
-    gap = np.full((strip.frames_THWC.shape[1], 3, 3), 255, np.uint8)
-    row = [part for frame in strip.frames_THWC for part in (frame, gap)][:-1]
-    Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"

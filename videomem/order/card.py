@@ -8,8 +8,11 @@ R reversed; C, W, B as the arms of that name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, fields
 
+from videomem.errors import VideomemError, one_line
+from videomem.order.strict import read, refuse_constant, to_plain
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
 
 SCHEMA_VERSION = 1
@@ -42,7 +45,14 @@ class Rung:
 
 @dataclass(frozen=True)
 class SizePoint:
-    """Value of order at a share of the training groups."""
+    """Value of order at a share of the training groups.
+
+    Attributes:
+        fraction: Share of the training groups that was trained on.
+        num_clips: Training clips of one run, mean over runs.
+        accuracy: Accuracy in order (OO).
+        value_of_order: OO - FS.
+    """
 
     fraction: float
     num_clips: int
@@ -137,8 +147,18 @@ class DataFacts:
     """The data that was tested on.
 
     Attributes:
-        source: `random` for group-disjoint splits drawn per run, `fixed` for the catalog's own split.
+        catalog: Name of the catalog.
+        class_names: Classes, in the order of the rows of the confusion matrices.
+        num_clips: Clips with features, of all splits.
+        num_groups: Groups of clips that belong together, such as takes of one recording.
+        num_train_clips: Training clips of one run.
+        num_test_clips: Test clips of one run.
+        num_test_groups: Groups among them.
+        split: `random` for group-disjoint splits drawn per run, `fixed` for the catalog's own split.
         num_frames: Frames per clip, as `16` or `8 to 64`.
+        feature_dim: Numbers per frame.
+        features: Network, weights and layer that gave them.
+        num_failed: Clips that are in the ledger and in no batch.
     """
 
     catalog: str
@@ -160,13 +180,22 @@ class OrderCard:
     """The whole result.
 
     Attributes:
+        schema_version: Version of this description; a reader refuses another.
         plan: The analysis plan as frozen before the first training.
         plan_sha256: Hash of the plan's file.
+        data: What was tested on.
         verdict: Of the data set, for the tested learners.
+        memories: The learners, a control among them where one was trained.
+        controls: What needs no memory; None without the control.
         noise_floor: OO - FS of the control: what retraining alone does; None without the control.
+        margin: A value of order within -margin..margin counts as none.
+        num_runs: Trainings of each arm, each with a split and a seed of its own.
+        seeds: Their seeds.
+        num_permutations: Shuffles of each test clip.
         failures: Rows of the ledger: (path, reason).
         command: The command line that made it.
         versions: Of the libraries.
+        device: What it was trained on.
         seconds: Wall time of the last run; cells from the cache cost none.
         seconds_training: Sum of the times of all trainings, whenever they ran.
     """
@@ -189,3 +218,41 @@ class OrderCard:
     device: str
     seconds: float
     seconds_training: float
+
+
+def card_to_json(card: OrderCard) -> str:
+    """The card as strict JSON, the same text for the same card; numbers keep every bit.
+
+    A number that JSON lacks is written as one of the strings `NaN`, `Infinity` and `-Infinity`.
+
+    Raises:
+        VideomemError: If the plan holds what JSON cannot hold.
+    """
+    content = {item.name: to_plain(getattr(card, item.name)) for item in fields(card) if item.name != "plan"}
+    try:
+        plan = json.loads(json.dumps(card.plan, allow_nan=False))
+        return json.dumps({"schema_version": card.schema_version, "plan": plan} | content, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise VideomemError(f"order card: the plan cannot be written as JSON: {one_line(error)}") from error
+
+
+def card_from_json(text: str) -> OrderCard:
+    """The card of `card_to_json`.
+
+    Raises:
+        VideomemError: If the text is damaged, of another schema version, or lacks a field.
+    """
+    try:
+        content = json.loads(text, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise VideomemError(f"order card: not JSON: {one_line(error)}; make the card anew") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise VideomemError("order card: no schema_version; this is not an order.json, or it is damaged")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise VideomemError(
+            f"order card: schema version {one_line(repr(content['schema_version']))}, but this videomem reads "
+            f"{SCHEMA_VERSION}; install the videomem that wrote it, or make the card anew"
+        )
+    card = read(OrderCard, content, "order card")
+    assert isinstance(card, OrderCard)
+    return card

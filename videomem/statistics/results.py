@@ -52,6 +52,8 @@ class Randomization:
     """A randomisation test: `p` = (b + 1) / (m + 1), b of m draws at least as extreme as what was observed.
 
     Attributes:
+        p: The p-value.
+        num_draws: Draws m.
         smallest_p: The smallest p that this test can give with these data.
     """
 
@@ -109,6 +111,8 @@ class ChiralPair:
     """Two classes of which each is taken for the other when time is reversed.
 
     Attributes:
+        first: Class a.
+        second: Class b.
         excess: Mutual excess confusion in the testing folds: the lesser of both directions of
             P(named b | true a, reversed) - P(named b | true a, in order).
         p: Max-statistic corrected p-value over all candidates.
@@ -122,7 +126,14 @@ class ChiralPair:
 
 @dataclass(frozen=True)
 class ChiralPairs:
-    """Candidates found on one half of the groups and tested on the other, strongest first."""
+    """Candidates found on one half of the groups and tested on the other, strongest first.
+
+    Attributes:
+        pairs: Those found, with what the other half says of them.
+        num_groups_found_on: Groups of the finding half.
+        num_groups_tested_on: Groups of the testing half.
+        smallest_p: The smallest p that so few groups can give.
+    """
 
     pairs: tuple[ChiralPair, ...]
     num_groups_found_on: int

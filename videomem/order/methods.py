@@ -1,0 +1,170 @@
+"""A paragraph for the methods of a paper, every number from the card, with the references that it names."""
+
+from __future__ import annotations
+
+from videomem.order.card import MemoryResult, OrderCard
+from videomem.order.tables import p_value, percent, points
+from videomem.statistics.results import Estimate
+
+REFERENCES = {
+    "Bell & McCaffrey 2002": "Bell, R. M., & McCaffrey, D. F. (2002). Bias reduction in standard errors for linear "
+    "regression with multi-stage samples. Survey Methodology, 28(2), 169-181.",
+    "Cameron et al. 2008": "Cameron, A. C., Gelbach, J. B., & Miller, D. L. (2008). Bootstrap-based improvements for "
+    "inference with clustered errors. The Review of Economics and Statistics, 90(3), 414-427.",
+    "Cameron et al. 2011": "Cameron, A. C., Gelbach, J. B., & Miller, D. L. (2011). Robust inference with multiway "
+    "clustering. Journal of Business & Economic Statistics, 29(2), 238-249.",
+    "Holm 1979": "Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of "
+    "Statistics, 6(2), 65-70.",
+    "McNemar 1947": "McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions "
+    "or percentages. Psychometrika, 12(2), 153-157.",
+    "Nadeau & Bengio 2003": "Nadeau, C., & Bengio, Y. (2003). Inference for the generalization error. Machine "
+    "Learning, 52(3), 239-281.",
+    "Paule & Mandel 1982": "Paule, R. C., & Mandel, J. (1982). Consensus values and weighting factors. Journal of "
+    "Research of the National Bureau of Standards, 87(5), 377-385.",
+    "Phipson & Smyth 2010": "Phipson, B., & Smyth, G. K. (2010). Permutation P-values should never be zero: "
+    "calculating exact P-values when permutations are randomly drawn. Statistical Applications in Genetics and "
+    "Molecular Biology, 9(1), Article 39.",
+    "Pustejovsky & Tipton 2018": "Pustejovsky, J. E., & Tipton, E. (2018). Small-sample methods for cluster-robust "
+    "variance estimation and hypothesis testing in fixed effects models. Journal of Business & Economic Statistics, "
+    "36(4), 672-683.",
+    "Schuirmann 1987": "Schuirmann, D. J. (1987). A comparison of the two one-sided tests procedure and the power "
+    "approach for assessing the equivalence of average bioavailability. Journal of Pharmacokinetics and "
+    "Biopharmaceutics, 15(6), 657-680.",
+    "Westfall & Young 1993": "Westfall, P. H., & Young, S. S. (1993). Resampling-Based Multiple Testing: Examples and "
+    "Methods for p-Value Adjustment. Wiley.",
+}
+
+
+def methods_paragraph(card: OrderCard) -> str:
+    """Plain text to paste: what was done, what was found, and the references, only those that it names."""
+    text = methods_text(card)
+    return "\n\n".join([text, "References", "\n".join(used_references(text))])
+
+
+def methods_text(card: OrderCard) -> str:
+    """The paragraph without its references."""
+    parts = [_data(card), _arms(card), _uncertainty(card), *_tests(card), *_results(card), _provenance(card)]
+    return " ".join(" ".join(part.split()) for part in parts if part)
+
+
+def used_references(text: str) -> list[str]:
+    return [reference for name, reference in REFERENCES.items() if name in text]
+
+
+def _data(card: OrderCard) -> str:
+    data = card.data
+    split = (
+        "in group-disjoint splits drawn anew for each run" if data.split == "random" else "in the catalog's own split"
+    )
+    failed = f" {_many(data.num_failed, 'clip')} could not be used and stood in no batch." if data.num_failed else ""
+    learners = [one.label for one in _learners(card)]
+    return (
+        f"We measured with videomem{_version(card)} whether the order of frames matters to "
+        f"{_many(len(learners), 'learner')} ({_listed(learners)}) on {data.catalog}: "
+        f"{_many(data.num_clips, 'clip')} in {_many(data.num_groups, 'group')} and "
+        f"{_many(len(data.class_names), 'class', 'classes')}, {data.num_frames} frames per clip, each frame "
+        f"represented by {data.feature_dim:,} frozen features ({data.features}), {split} "
+        f"({data.num_train_clips:,} training and {data.num_test_clips:,} test clips, the latter in "
+        f"{_many(data.num_test_groups, 'group')}).{failed}"
+    )
+
+
+def _arms(card: OrderCard) -> str:
+    return (
+        f"Each learner was trained in {_many(card.num_runs, 'run')} with frames in order (O), with one fixed shuffle "
+        f"per clip (F) and with frames reshuffled at every epoch (S), and tested in order (O) and shuffled (S; mean "
+        f"over {_many(card.num_permutations, 'permutation')} per clip). The value of order is the accuracy of training "
+        "and testing in order minus that of training on fixed shuffles and testing shuffled (OO - FS); reliance is the "
+        f"loss of models trained in order when tested shuffled (OO - OS).{_control(card)}"
+    )
+
+
+def _control(card: OrderCard) -> str:
+    if card.noise_floor is None:
+        return ""
+    return f" The noise floor is OO - FS of a control without memory: {_effect(card.noise_floor)}."
+
+
+def _uncertainty(card: OrderCard) -> str:
+    overlap = (
+        ", with the variance between runs inflated for overlapping training sets (Nadeau & Bengio 2003)"
+        if card.data.split == "random" and card.num_runs > 1
+        else ""
+    )
+    checked = any(one.value_of_order.boot_low is not None for one in card.memories)
+    check = "; symmetric cluster bootstrap-t intervals served as a check (Cameron et al. 2008)" if checked else ""
+    return (
+        "Standard errors are two-way, by groups and runs (Cameron et al. 2011), with the CR2 correction "
+        "(Bell & McCaffrey 2002) and Satterthwaite degrees of freedom (Pustejovsky & Tipton 2018)"
+        f"{overlap}; intervals are of 95 %{check}."
+    )
+
+
+def _tests(card: OrderCard) -> list[str]:
+    parts = []
+    if any(one.p_holm is not None for one in card.memories):
+        parts.append("p-values of the value of order are adjusted over learners (Holm 1979).")
+    parts.append(
+        f"A value of order within {percent(card.margin)} points counted as none, judged by two one-sided tests at the "
+        "5 % level (Schuirmann 1987); margin and plan were fixed before the first training."
+    )
+    draws = sorted({one.reliance_test.num_draws for one in card.memories if one.reliance_test})
+    if draws:
+        counts = _listed([f"{count:,}" for count in draws])
+        parts.append(f"Reliance was tested by randomisation ({counts} draws; Phipson & Smyth 2010).")
+    if any(one.classes for one in card.memories):
+        parts.append("Gains of classes were partially pooled (Paule & Mandel 1982) and tested by sign flips of groups, "
+                     "adjusted over classes (Holm 1979).")  # fmt: skip
+    if any(one.chiral for one in card.memories):
+        parts.append("Pairs of classes that time reversal exchanges were sought on one half of the groups and tested "
+                     "on the other by the maximum statistic (Westfall & Young 1993).")  # fmt: skip
+    if any(one.mcnemar_p is not None for one in card.memories):
+        parts.append(
+            "Where each group had one clip, McNemar's test compared clips in order and shuffled (McNemar 1947)."
+        )
+    return parts
+
+
+def _results(card: OrderCard) -> list[str]:
+    return [_result(one) for one in _learners(card)]
+
+
+def _result(one: MemoryResult) -> str:
+    p = f", p {_equals(one.p_holm)}" if one.p_holm is not None else ""
+    reliance = f"; reliance {_effect(one.reliance)}"
+    if one.reliance_test:
+        reliance += f", p {_equals(one.reliance_test.p)}"
+    verdict = f" ({one.verdict.kind})" if one.verdict else ""
+    return f"For {one.label}, the value of order was {_effect(one.value_of_order)}{p}{verdict}{reliance}."
+
+
+def _provenance(card: OrderCard) -> str:
+    seeds = _listed([str(seed) for seed in card.seeds])
+    return f"Seeds: {seeds}; SHA-256 of the analysis plan: {card.plan_sha256}."
+
+
+def _learners(card: OrderCard) -> list[MemoryResult]:
+    return [one for one in card.memories if not one.is_control]
+
+
+def _effect(estimate: Estimate) -> str:
+    text = f"{points(estimate.value)} points"
+    low, high = points(estimate.low), points(estimate.high)
+    return text if "–" in low + high else f"{text} [{low}, {high}]"  # noqa: RUF001
+
+
+def _equals(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _version(card: OrderCard) -> str:
+    return f" {card.versions['videomem']}" if "videomem" in card.versions else ""
+
+
+def _many(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"

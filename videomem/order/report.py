@@ -1,0 +1,147 @@
+"""The report of an order test: one HTML page that needs nothing beside it, and the files that go with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from videomem.evaluation.strips import Example, Strip, strip_image
+from videomem.order import tables
+from videomem.order.card import MemoryResult, OrderCard, card_to_json
+from videomem.order.drawing import png, shorten, svg
+from videomem.order.figures import (
+    arms_figure,
+    ladder_figure,
+    pictured_cells,
+    rungs_towards_shuffle,
+    sizes_figure,
+    value_figure,
+)
+from videomem.order.figures_by_class import classes_figure, confusions_figure, controls_figure, lead_memory
+from videomem.order.methods import methods_paragraph, methods_text, used_references
+from videomem.order.tables import Table
+from videomem.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Example", "Picture", "Strip", "pictures", "render", "strip_image", "write_report"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its name, and what it shows for those who cannot see it."""
+
+    name: str
+    figure: Figure
+    alt: str
+
+    def svg(self) -> Markup:
+        # Text of a figure is escaped by matplotlib, and `alt` by `svg`, so nothing in it can be markup.
+        return Markup(svg(self.figure, self.name, self.alt))
+
+
+def render(card: OrderCard, examples: Sequence[Example] = ()) -> str:
+    """The page as HTML; whatever comes from data is escaped.
+
+    Args:
+        examples: Clips of chiral pairs as film strips, with the class that each memory names.
+    """
+    environment = Environment(
+        loader=PackageLoader("videomem.order", "."),
+        autoescape=select_autoescape(["html", "jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        show=tables.show, interval=tables.interval, points=tables.points, percent=tables.percent, p_value=tables.p_value
+    )
+    methods = methods_text(card)
+    page = environment.get_template("report.html.jinja").render(
+        card=card,
+        t=tables,
+        lead=lead_memory(card),
+        pictured=pictured_cells(card),
+        pictures={picture.name: picture for picture in pictures(card)},
+        examples=examples,
+        strip_image=strip_image,
+        shorten=shorten,
+        table_of=partial(_table_of, card),
+        methods=methods,
+        references=used_references(methods),
+    )
+    return page.encode("utf-8", "replace").decode()
+
+
+def pictures(card: OrderCard) -> list[Picture]:
+    """Every figure for which the card has something to show."""
+    return [
+        *_pictures_of_all(card),
+        *(picture for n, one in enumerate(card.memories) for picture in _of_one(card, n, one)),
+    ]
+
+
+def _pictures_of_all(card: OrderCard) -> Iterator[Picture]:
+    values = "; ".join(f"{one.label} {tables.points(one.value_of_order.value)}" for one in card.memories)
+    yield Picture("value", value_figure(card), f"Value of order in points, with intervals: {values}")
+    yield Picture("arms", arms_figure(card), "Accuracy of each cell of each memory; numbers in the table below")
+    learners = [one for one in card.memories if not one.is_control]
+    if any(rungs_towards_shuffle(one, kind) for one in learners for kind in ("windows", "blocks")):
+        yield Picture("ladder", ladder_figure(card), "Reliance under growing damage; numbers in the table below")
+    if card.controls is not None:
+        yield Picture("controls", controls_figure(card), "Accuracy of the controls; numbers in the table below")
+    if any(one.sizes for one in card.memories):
+        yield Picture("sizes", sizes_figure(card), "Value of order against training size; numbers in the table below")
+
+
+def _of_one(card: OrderCard, place: int, one: MemoryResult) -> Iterator[Picture]:
+    if one.classes:
+        yield Picture(f"classes-{place}", classes_figure(one), f"Gain of each class with {one.label}")
+    for cell, counts in (("ordered", one.confusion_ordered), ("shuffled", one.confusion_shuffled)):
+        if counts:
+            alt = f"Confusion matrix of {one.label}, tested {'in order' if cell == 'ordered' else 'shuffled'}"
+            figure = confusions_figure(counts, card.data.class_names, "")
+            yield Picture(f"confusion-{cell}-{place}", figure, alt)
+
+
+def _table_of(card: OrderCard, table: Callable[[OrderCard], Table], one: MemoryResult) -> Table:
+    """The rows of one memory, without its name."""
+    whole = table(replace(card, memories=(one,)))
+    return Table(whole.name, whole.columns[1:], tuple(row[1:] for row in whole.rows))
+
+
+def write_report(card: OrderCard, folder: Path, examples: Sequence[Example] = ()) -> Mapping[str, Path]:
+    """Write `order.json`, `report.html`, `methods.txt`, `tables/*.csv` and `figures/*.png` into a folder.
+
+    Returns:
+        The PNG of each figure by its name, as `log_order_card` takes them.
+    Raises:
+        VideomemError: If something cannot be written.
+    """
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    texts = {
+        "order.json": card_to_json(card),
+        "report.html": render(card, examples),
+        "methods.txt": methods_paragraph(card),
+    }
+    texts |= {f"tables/{_file_name(one.name)}.csv": tables.csv_text(one) for one in tables.all_tables(card) if one.rows}
+    for name, text in texts.items():
+        write_whole(folder / name, text.encode("utf-8", "replace"))
+    written = {}
+    for picture in pictures(card):
+        written[picture.name] = folder / "figures" / f"{picture.name}.png"
+        write_whole(written[picture.name], png(picture.figure))
+    return written
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"\W+", "_", name)

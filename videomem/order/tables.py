@@ -1,0 +1,304 @@
+"""The tables of an order card, once for the page, for CSV and for W&B; and how its numbers are written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from typing import Literal
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from videomem.order.card import MemoryResult, OrderCard
+from videomem.statistics.results import Estimate
+
+Kind = Literal["text", "share", "gain", "p", "count", "number"]
+Cell = str | float | int | None | Estimate
+Plain = str | float | int | None
+NOTHING = "–"  # noqa: RUF001
+
+ARMS = {
+    "O": "frames in order",
+    "F": "one fixed shuffle per clip",
+    "S": "reshuffled at every epoch",
+    "C": "one shuffle common to all clips",
+    "W": "shuffled within windows, fixed per clip",
+    "B": "blocks of frames shuffled, fixed per clip",
+}
+CONDITIONS = {
+    "O": "in order",
+    "S": "shuffled",
+    "R": "reversed",
+    "C": "the common shuffle",
+    "W": "windows",
+    "B": "blocks",
+}
+CELLS = ("OO", "OS", "OR", "SS", "SO", "FS", "FO", "CC", "WW", "BB")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `share` is written in percent, `gain` in points with a sign; an Estimate with its interval below."""
+
+    name: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values, and how to write them."""
+
+    name: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def percent(share: float | None) -> str:
+    """0.8431 as `84.3`."""
+    return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.1f}"
+
+
+def points(gain: float | None) -> str:
+    """0.1234 as `+12.3`, with a true minus sign; what rounds to nothing has no sign."""
+    if gain is None or not math.isfinite(gain):
+        return NOTHING
+    text = f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text[1:] == "0.0" else text
+
+
+def p_value(p: float | None) -> str:
+    if p is None or not math.isfinite(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval(estimate: Estimate | None, kind: Kind = "gain") -> str:
+    """The 95 % interval as `+10.1 to +14.5`."""
+    if estimate is None or not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return "no interval"
+    write = percent if kind == "share" else points
+    return f"{write(estimate.low)} to {write(estimate.high)}"
+
+
+def show(value: Cell, kind: Kind) -> str:
+    """A value as a reader sees it; an Estimate without its interval."""
+    if isinstance(value, Estimate):
+        value = value.value
+    if value is None or isinstance(value, str):
+        return value or NOTHING
+    if kind == "count":
+        return f"{value:,}"
+    return {"share": percent, "gain": points, "p": p_value}.get(kind, number)(value)
+
+
+def flat(table: Table) -> tuple[list[str], list[list[Plain]]]:
+    """Columns and rows of plain values: an Estimate becomes value, both ends of its 95 % interval, and p if a gain."""
+    ends = [_ends(table, place) for place in range(len(table.columns))]
+    columns: list[str] = []
+    for column, parts in zip(table.columns, ends, strict=True):
+        columns += [column.name, *(f"{column.name}: {part}" for part in parts)]
+    rows = [
+        [part for value, parts in zip(row, ends, strict=True) for part in _spread(value, parts)] for row in table.rows
+    ]
+    return columns, rows
+
+
+def csv_text(table: Table) -> str:
+    buffer = StringIO()
+    columns, rows = flat(table)
+    csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
+    return buffer.getvalue()
+
+
+def card_tables(card: OrderCard) -> list[tuple[str, list[str], list[list[Plain]]]]:
+    """Every table as (name, columns, rows), those without rows left out."""
+    return [(table.name, *flat(table)) for table in all_tables(card) if table.rows]
+
+
+def all_tables(card: OrderCard) -> list[Table]:
+    return [
+        *(memories_table(card), cells_table(card), contrasts_table(card), ladder_table(card), controls_table(card)),
+        *(classes_table(card), chiral_table(card), confusion_table(card), sizes_table(card)),
+        *(sensitivity_table(card), failures_table(card), plan_table(card)),
+    ]
+
+
+def memories_table(card: OrderCard) -> Table:
+    """What each memory gives, in short."""
+    columns = (Column("memory"), Column("value of order", "gain"), Column("p (Holm)", "p"), Column("verdict"),
+               Column("reliance", "gain"), Column("practical gain", "gain"))  # fmt: skip
+    rows = tuple(
+        (one.label, one.value_of_order, one.p_holm, verdict_word(one), one.reliance, one.practical_gain)
+        for one in card.memories
+    )
+    return Table("memories", columns, rows)
+
+
+def verdict_word(one: MemoryResult) -> str:
+    return one.verdict.kind if one.verdict else "control" if one.is_control else "no verdict"
+
+
+def cells_table(card: OrderCard) -> Table:
+    columns = (Column("memory"), Column("cell"), Column("trained on"), Column("tested on"), Column("accuracy", "share"))
+    rows = tuple(
+        (one.label, cell, ARMS.get(cell[:1], cell), CONDITIONS.get(cell[1:], cell), one.cells[cell])
+        for one in card.memories
+        for cell in sorted(one.cells, key=lambda name: CELLS.index(name) if name in CELLS else len(CELLS))
+    )
+    return Table("cells", columns, rows)
+
+
+def contrasts_table(card: OrderCard) -> Table:
+    """Every contrast of every memory."""
+    columns = (Column("memory"), Column("parameters", "count"), Column("value of order (OO - FS)", "gain"),
+               Column("augmentation (SS - FS)", "gain"), Column("reliance (OO - OS)", "gain"),
+               Column("p of reliance (randomisation)", "p"), Column("shift (SS - OS)", "gain"),
+               Column("practical gain", "gain"), Column("best order-blind arm"), Column("OO - CC", "gain"),
+               Column("normalised value", "number"), Column("p (McNemar)", "p"),
+               Column("largest logit change", "number"), Column("by plain forward", "number"))  # fmt: skip
+    rows = tuple(
+        (one.label, one.num_parameters, one.value_of_order, one.augmentation, one.reliance,
+         one.reliance_test.p if one.reliance_test else None, one.shift, one.practical_gain, one.best_order_blind,
+         one.common, one.normalized, one.mcnemar_p, one.max_logit_change, one.max_logit_change_forward)
+        for one in card.memories
+    )  # fmt: skip
+    return Table("contrasts", columns, rows)
+
+
+def ladder_table(card: OrderCard) -> Table:
+    columns = (Column("memory"), Column("perturbation"), Column("displacement", "number"),
+               Column("Kendall's tau", "number"), Column("adjacency kept", "number"), Column("accuracy", "share"),
+               Column("reliance", "gain"), Column("retrained", "gain"))  # fmt: skip
+    rows = tuple(
+        (one.label, rung.label, rung.displacement, rung.kendall_tau, rung.adjacency, rung.accuracy, rung.reliance,
+         rung.retrained)
+        for one in card.memories
+        for rung in one.ladder
+    )  # fmt: skip
+    return Table("ladder", columns, rows)
+
+
+def controls_table(card: OrderCard) -> Table:
+    columns = (Column("control"), Column("accuracy", "share"), Column("meaning"))
+    if card.controls is None:
+        return Table("controls", columns, ())
+    own = card.controls
+    rows = (
+        ("majority", own.majority, "always the most frequent class of the training clips"),
+        ("random frame", own.random_frame, "one frame, mean over its position"),
+        ("best frame", own.best_frame, f"the position best on training clips (frame {own.best_frame_position})"),
+        ("average", own.average, "the mean over all frames, trained in order"),
+        ("oracle frame", own.oracle_frame, "any frame that is classified rightly: an upper bound, it uses the label"),
+    )
+    return Table("controls", columns, rows)
+
+
+def classes_table(card: OrderCard) -> Table:
+    columns = (Column("memory"), Column("class"), Column("groups", "count"), Column("gain, pooled", "gain"),
+               Column("low", "gain"), Column("high", "gain"), Column("alone", "gain"), Column("standard error", "gain"),
+               Column("p", "p"), Column("p (Holm)", "p"), Column("smallest p", "p"))  # fmt: skip
+    rows = tuple(
+        (one.label, c.name, c.num_groups, c.pooled, c.low, c.high, c.value, c.se, c.p, c.p_holm, c.smallest_p)
+        for one in card.memories
+        for c in sorted(one.classes, key=lambda gain: -gain.pooled)
+    )
+    return Table("classes", columns, rows)
+
+
+def chiral_table(card: OrderCard) -> Table:
+    columns = (Column("memory"), Column("class"), Column("its mirror image"), Column("excess confusion", "gain"),
+               Column("p (max-statistic)", "p"))  # fmt: skip
+    rows = tuple(
+        (one.label, pair.first, pair.second, pair.excess, pair.p)
+        for one in card.memories
+        for pair in (one.chiral.pairs if one.chiral else ())
+    )
+    return Table("chiral pairs", columns, rows)
+
+
+def confusion_table(card: OrderCard) -> Table:
+    """One row per true class and named class that occur together."""
+    columns = (Column("memory"), Column("cell"), Column("true"), Column("named"), Column("clips", "number"))
+    return Table("confusions", columns, tuple(_confusions(card)))
+
+
+def sizes_table(card: OrderCard) -> Table:
+    columns = (Column("memory"), Column("share of training groups", "share"), Column("training clips", "count"),
+               Column("accuracy", "share"), Column("value of order", "gain"))  # fmt: skip
+    rows = tuple(
+        (one.label, size.fraction, size.num_clips, size.accuracy, size.value_of_order)
+        for one in card.memories
+        for size in one.sizes
+    )
+    return Table("sizes", columns, rows)
+
+
+def sensitivity_table(card: OrderCard) -> Table:
+    columns = (Column("memory"), Column("changed"), Column("value of order", "gain"))
+    rows = tuple((one.label, name, value) for one in card.memories for name, value in one.sensitivity.items())
+    return Table("sensitivity", columns, rows)
+
+
+def failures_table(card: OrderCard) -> Table:
+    return Table("failures", (Column("path"), Column("reason")), card.failures)
+
+
+def plan_table(card: OrderCard) -> Table:
+    rows = tuple((name, value if isinstance(value, str) else json.dumps(value)) for name, value in _leaves(card.plan))
+    return Table("plan", (Column("setting"), Column("value")), rows)
+
+
+def summary_table(card: OrderCard) -> RichTable:
+    """The memories, for a terminal."""
+    table = memories_table(card)
+    rich = RichTable(title=f"margin {percent(card.margin)} points, {card.num_runs} runs")
+    for column in table.columns:
+        rich.add_column(column.name, justify="left" if column.kind == "text" else "right")
+    for row in table.rows:
+        texts = [show(value, column.kind) for value, column in zip(row, table.columns, strict=True)]
+        for place, value in enumerate(row):
+            if isinstance(value, Estimate) and place == 1:
+                texts[place] += f" ({interval(value)})"
+        rich.add_row(*(Text(text) for text in texts))
+    return rich
+
+
+def _ends(table: Table, place: int) -> tuple[str, ...]:
+    if not any(isinstance(row[place], Estimate) for row in table.rows):
+        return ()
+    return ("low", "high") if table.columns[place].kind == "share" else ("low", "high", "p")
+
+
+def _spread(value: Cell, parts: tuple[str, ...]) -> list[Plain]:
+    if isinstance(value, Estimate):
+        return [value.value, *(getattr(value, part) for part in parts)]
+    return [value, *(None for _ in parts)]
+
+
+def _confusions(card: OrderCard) -> Iterator[tuple[Cell, ...]]:
+    for one in card.memories:
+        for cell, counts in (("OO", one.confusion_ordered), ("OS", one.confusion_shuffled)):
+            for true, row in zip(card.data.class_names, counts, strict=False):
+                for named, clips in zip(card.data.class_names, row, strict=False):
+                    if clips:
+                        yield one.label, cell, true, named, clips
+
+
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
