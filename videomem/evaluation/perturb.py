@@ -2,9 +2,16 @@
 
 Shape:
     every function gives (K, T) int64, K arrangements; row k says which frame is shown at each place
+
+A seed names the clip, so that clips differ; the same seed gives the same arrangements. Frozen and subsampled clips show
+some frames more than once, every other arrangement is a permutation of the real frames.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,3 +44,170 @@ def shuffled(length: int, num_frames: int, num_permutations: int, seed: tuple[in
     real = np.random.default_rng(seed).permuted(arrangements[:, :length], axis=1)
     arrangements[:, :length] = real
     return arrangements
+
+
+def within_windows(
+    length: int, num_frames: int, window: int, num_permutations: int, seed: tuple[int, ...]
+) -> Arrangements:
+    """Frames shuffled inside consecutive windows, the last of which may be shorter: (K, T).
+
+    A window of 1 moves nothing; one of `length` or more is `shuffled` with the same seed.
+
+    Raises:
+        ValueError: If `window` is below 1.
+    """
+    _check_frames("window", window)
+    arrangements = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
+    rng = np.random.default_rng(seed)
+    for start in range(0, length, window):
+        stop = min(start + window, length)
+        arrangements[:, start:stop] = rng.permuted(arrangements[:, start:stop], axis=1)
+    return arrangements
+
+
+def blocks(length: int, num_frames: int, block: int, num_permutations: int, seed: tuple[int, ...]) -> Arrangements:
+    """Consecutive blocks of frames in random order, each kept as it is inside; the last may be shorter: (K, T).
+
+    A block of 1 is a shuffle of all frames; one of `length` or more moves nothing.
+
+    Raises:
+        ValueError: If `block` is below 1.
+    """
+    _check_frames("block", block)
+    arrangements = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
+    of_frame = np.arange(length) // block
+    ranks = np.tile(np.arange(-(-length // block)), (num_permutations, 1))
+    ranks = np.random.default_rng(seed).permuted(ranks, axis=1)
+    arrangements[:, :length] = np.argsort(ranks[:, of_frame], axis=1, kind="stable")
+    return arrangements
+
+
+def rotated(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> Arrangements:
+    """Begun somewhere else and gone on from the start, by 1 to length - 1 frames at random: (K, T)."""
+    arrangements = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
+    if length > 1:
+        offsets = np.random.default_rng(seed).integers(1, length, size=(num_permutations, 1))
+        arrangements[:, :length] = (np.arange(length) + offsets) % length
+    return arrangements
+
+
+def frozen(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> Arrangements:
+    """One frame, drawn at random, at every real place: (K, T). Not a permutation."""
+    arrangements = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
+    arrangements[:, :length] = np.random.default_rng(seed).integers(length, size=(num_permutations, 1))
+    return arrangements
+
+
+def subsampled(length: int, num_frames: int, step: int) -> Arrangements:
+    """Every step-th frame from the first, each held for `step` places: (1, T). Not a permutation, unless step is 1.
+
+    Raises:
+        ValueError: If `step` is below 1.
+    """
+    _check_frames("step", step)
+    arrangement = ordered(length, num_frames)
+    arrangement[:, :length] = np.arange(length) // step * step
+    return arrangement
+
+
+def fixed(length: int, num_frames: int, seed: tuple[int, ...]) -> Arrangements:
+    """One permutation for good, of the clip that the seed names: (1, T)."""
+    return shuffled(length, num_frames, 1, seed)
+
+
+def common(length: int, num_frames: int, seed: tuple[int, ...]) -> Arrangements:
+    """One permutation for all clips: (1, T); a shorter clip has the longer ones' with the frames it lacks left out.
+
+    It depends on the seed alone, neither on the clip nor on the padding; the seed must not name the clip.
+    """
+    arrangement = ordered(length, num_frames)
+    # Sorting one key per frame: the keys of a shorter clip are the first ones of a longer clip.
+    arrangement[0, :length] = np.argsort(np.random.default_rng(seed).random(length), kind="stable")
+    return arrangement
+
+
+def displacement(arrangement_T: NDArray[np.int64], length: int) -> float:
+    """How far frames are from their places: mean |i - pi(i)| over the real frames, as a share of their number."""
+    shown = arrangement_T[:length]
+    return float(np.abs(shown - np.arange(length)).mean() / length)
+
+
+def kendall_tau(arrangement_T: NDArray[np.int64], length: int) -> float | None:
+    """Kendall's tau-b between place and frame shown: 1 in order, -1 reversed; None where only one frame is shown.
+
+    Reference:
+        Kendall 1945, "The treatment of ties in ranking problems".
+    """
+    shown = arrangement_T[:length]
+    first, second = np.triu_indices(length, 1)
+    signs = np.sign(shown[second] - shown[first])
+    untied = np.count_nonzero(signs)
+    return float(signs.sum() / np.sqrt(untied * len(signs))) if untied else None
+
+
+def adjacency(arrangement_T: NDArray[np.int64], length: int) -> float:
+    """Share of neighbouring places that show neighbouring frames, in either direction; 1 for a single frame."""
+    return float((np.abs(np.diff(arrangement_T[:length])) == 1).mean()) if length > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One rung of the ladder.
+
+    Attributes:
+        name: Kind: `shuffle`, `windows`, `blocks`, `reverse`, `rotate`, `frozen` or `subsample`.
+        label: Kind with its parameter, such as `windows of 4`.
+        arrangements: From (length, num_frames, K, seed) to (K, T); to (1, T) where nothing is drawn.
+        is_random: Whether arrangements are drawn, so that there are K of them.
+    """
+
+    name: str
+    label: str
+    arrangements: Callable[[int, int, int, tuple[int, ...]], Arrangements]
+    is_random: bool = True
+
+
+def ladder(num_frames: int) -> tuple[Perturbation, ...]:
+    """Ways to take order away from clips of up to `num_frames` frames.
+
+    Windows and blocks have 2 and 4 frames, a quarter (of many) and half of all, so far as that is less than all.
+    """
+    parts = {2, 4, num_frames // 2, num_frames // 4 if num_frames >= 32 else 2}
+    sizes = sorted(size for size in parts if 1 < size < num_frames)
+    return (
+        Perturbation("shuffle", "shuffle", shuffled),
+        *(Perturbation("windows", f"windows of {size}", partial(_sized, within_windows, size)) for size in sizes),
+        *(Perturbation("blocks", f"blocks of {size}", partial(_sized, blocks, size)) for size in sizes),
+        Perturbation("reverse", "reverse", _reversed, is_random=False),
+        Perturbation("rotate", "rotate", rotated),
+        Perturbation("frozen", "frozen", frozen),
+        *(
+            Perturbation("subsample", f"every {step} frames", partial(_subsampled, step), is_random=False)
+            for step in (2, 4)
+            if step < num_frames
+        ),
+    )
+
+
+def _sized(
+    function: Callable[[int, int, int, int, tuple[int, ...]], Arrangements],
+    size: int,
+    length: int,
+    num_frames: int,
+    num_permutations: int,
+    seed: tuple[int, ...],
+) -> Arrangements:
+    return function(length, num_frames, size, num_permutations, seed)
+
+
+def _reversed(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> Arrangements:
+    return reversed_order(length, num_frames)
+
+
+def _subsampled(step: int, length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> Arrangements:
+    return subsampled(length, num_frames, step)
+
+
+def _check_frames(what: str, num_frames: int) -> None:
+    if num_frames < 1:
+        raise ValueError(f"{what} of {num_frames} frames; it needs at least 1")
