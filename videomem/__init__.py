@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "order_sensitivity"]
 
 if TYPE_CHECKING:
+    from videomem.evaluation.sensitivity import order_sensitivity
     from videomem.export import load
 
 
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from videomem.export import load
 
         return load
+    if name == "order_sensitivity":
+        from videomem.evaluation.sensitivity import order_sensitivity
+
+        return order_sensitivity
     raise AttributeError(f"module 'videomem' has no attribute {name!r}")

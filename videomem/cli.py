@@ -31,6 +31,9 @@ VERBS = {
     "validate": Verb("train", "evaluate a checkpoint on the validation split"),
     "test": Verb("train", "evaluate a checkpoint on the test split"),
     "shuffle": Verb("shuffle", "take the order of the frames away from trained heads and measure what is lost"),
+    "sensitivity": Verb(
+        "sensitivity", "measure how much a network that sees whole clips relies on the order of frames"
+    ),
     "export": Verb("export", "turn a checkpoint into a folder that others can load"),
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -20,9 +18,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from videomem.errors import VideomemError
+from videomem.features.weights import load_state, nearest, read_state
 
 # Krizhevsky's names (2014, "One weird trick") for the layers of torchvision's AlexNet; fc6 and fc7 are after the ReLU.
 ALEXNET_LAYERS = {"pool5": "features.12", "fc6": "classifier.2", "fc7": "classifier.5", "logits": "classifier.6"}
+_OPTION = "backbone.weights"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _known(name: str) -> str:
     available = torchvision.models.list_models(module=torchvision.models)
     if name not in available:
         raise VideomemError(
-            f"backbone.name is {name!r}, which torchvision does not have; some that it has: {_nearest(name, available)}"
+            f"backbone.name is {name!r}, which torchvision does not have; some that it has: {nearest(name, available)}"
         )
     return name
 
@@ -186,43 +186,14 @@ def _build(settings: BackboneSettings) -> nn.Module:
             torch.manual_seed(settings.seed)
             return torchvision.models.get_model(settings.name, weights=None)
     network = torchvision.models.get_model(settings.name, weights=None)
-    _load_file(network, Path(settings.weights), settings.name)
+    load_state(network, read_state(Path(settings.weights), _OPTION), settings.weights, settings.name, _OPTION)
     return network
-
-
-def _load_file(network: nn.Module, path: Path, name: str) -> None:
-    if not path.is_file():
-        raise VideomemError(f"backbone.weights: {path}: no such file (nor is it `imagenet` or `random`)")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises its own, pickle's, zip's and plain RuntimeErrors here
-        raise VideomemError(f"backbone.weights: {path}: not a saved state_dict ({type(error).__name__})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    expected = network.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise VideomemError(f"backbone.weights: {path}: not a state_dict of tensors")
-    for key in sorted(expected.keys() | state.keys()):
-        ours, theirs = expected.get(key), state.get(key)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (ours, theirs)]
-            raise VideomemError(
-                f"backbone.weights: {path}: not the weights of {name}: {key} is {shapes[1]} there, {shapes[0]} here"
-            )
-    if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
-        raise VideomemError(f"backbone.weights: {path}: {bad[0]} has values that are not finite")
-    network.load_state_dict(state)
 
 
 def _node(network: nn.Module, settings: BackboneSettings) -> str:
     layer = ALEXNET_LAYERS.get(settings.layer, settings.layer) if settings.name == "alexnet" else settings.layer
     nodes = get_graph_node_names(network)[1][1:]
     if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
-        names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else _nearest(layer, nodes)
+        names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else nearest(layer, nodes)
         raise VideomemError(f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}")
     return layer
-
-
-def _nearest(word: str, choices: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, choices, n=5, cutoff=0.3)
-    return ", ".join([*near, *choices[-3:]][:6])

@@ -91,8 +91,11 @@ def extract(
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(console))
 
-        def decoded(wanted: Sequence[Clip]) -> Iterator[_Decoded | Failure]:
-            return stack.enter_context(closing(_decoded(wanted, settings, num_workers, time_limit_s)))
+        def decoded(wanted: Sequence[Clip]) -> Iterator[Decoded | Failure]:
+            decode = partial(decode_frames, settings=settings)
+            return stack.enter_context(
+                closing(decode_each(wanted, decode, settings.decoder, num_workers, time_limit_s))
+            )
 
         if not retry_failed:
             plan = store.extend_plan(list(by_key))
@@ -120,7 +123,7 @@ def extract(
 
 
 def _that_decode_now(
-    clips: Mapping[str, Clip], decoded: Callable[[Sequence[Clip]], Iterator[_Decoded | Failure]], progress: Progress
+    clips: Mapping[str, Clip], decoded: Callable[[Sequence[Clip]], Iterator[Decoded | Failure]], progress: Progress
 ) -> tuple[dict[str, Clip], list[Failure]]:
     """Try clips that failed: those that decode now, which are worth a shard, and the failures of the others."""
     good, failures = {}, []
@@ -138,7 +141,7 @@ def _extract_shard(
     store: FeatureStore,
     number: int,
     keys: Sequence[str],
-    stream: Iterator[_Decoded | Failure],
+    stream: Iterator[Decoded | Failure],
     backbone: Backbone,
     progress: Progress,
     task: Any,
@@ -199,28 +202,28 @@ class _FramePacker:
             self._waiting = []
 
 
-Decode = Callable[[Clip, FeatureSettings], tuple[Tensor, DecodedClip]]
+Decode = Callable[[Clip], tuple[Tensor, DecodedClip]]
 
 
-class _Decoded(NamedTuple):
+class Decoded(NamedTuple):
     """The frames (T, 3, crop, crop) of a clip as they come from a worker, and what its entry says of them."""
 
     frames: NDArray[np.uint8]
     fields: dict[str, Any]
 
 
-def _decode_or_fail(decode: Decode, settings: FeatureSettings, clip: Clip) -> _Decoded | Failure:
+def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failure:
     """Decode a clip; one that fails is an answer too, so that it costs nothing but itself."""
     started = time.perf_counter()
     try:
-        frames, decoded = decode(clip, settings)
+        frames, decoded = decode(clip)
     except OSError:
         raise  # The machine's fault, not the clip's: stop, and go on from here when it is mended.
     except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
         reason = one_line(error)
         if not isinstance(error, DecodingError):
             reason = f"{clip.path}: {type(error).__name__}: {reason}"
-        return _failure(clip, settings, type(error).__name__, reason, time.perf_counter() - started)
+        return _failure(clip, decoder, type(error).__name__, reason, time.perf_counter() - started)
     fields = {
         "num_available": decoded.num_available,
         "fps": decoded.fps,
@@ -228,30 +231,41 @@ def _decode_or_fail(decode: Decode, settings: FeatureSettings, clip: Clip) -> _D
         "damage": decoded.damage,
         "indices": decoded.indices_T.tolist(),
     }
-    return _Decoded(frames.numpy(), fields)
+    return Decoded(frames.numpy(), fields)
 
 
-def _on_one_thread(decode: Callable[[Clip], _Decoded | Failure], clip: Clip) -> _Decoded | Failure:
+def _on_one_thread(decode: Callable[[Clip], Decoded | Failure], clip: Clip) -> Decoded | Failure:
     torch.set_num_threads(1)  # Workers stand side by side; threads within would only contend.
     return decode(clip)
 
 
-def _failure(clip: Clip, settings: FeatureSettings, error: str, reason: str, seconds: float) -> Failure:
-    return Failure(clip.path, "decode", settings.decoder, error, reason, round(seconds, 3), *clip.interval)
+def _failure(clip: Clip, decoder: str, error: str, reason: str, seconds: float) -> Failure:
+    return Failure(clip.path, "decode", decoder, error, reason, round(seconds, 3), *clip.interval)
 
 
-def _decoded(
-    clips: Sequence[Clip], settings: FeatureSettings, num_workers: int, time_limit_s: float
-) -> Generator[_Decoded | Failure, None, None]:
-    """Decode clips in order: here, or in processes of which none can do harm."""
-    decode = partial(_decode_or_fail, decode_frames, settings)
+def decode_each(
+    clips: Sequence[Clip], decode: Decode, decoder: str, num_workers: int, time_limit_s: float
+) -> Generator[Decoded | Failure, None, None]:
+    """Decode clips in order: here, or in processes of which none can do harm. A clip that fails gives a `Failure`.
+
+    Args:
+        clips: Clips of a catalog.
+        decode: Gives the frames of a clip, ready for the network; it can be pickled.
+        decoder: Name of the decoder, for failures.
+        num_workers: Processes that decode; 0 decodes in this one, without a time limit and without shelter.
+        time_limit_s: A clip that takes its worker longer has failed.
+    Raises:
+        VideomemError: If workers cannot start.
+        OSError: If the machine fails, as no fault of a clip.
+    """
+    decode_or_fail = partial(_decode_or_fail, decode, decoder)
     if num_workers == 0:
-        yield from map(decode, clips)
+        yield from map(decode_or_fail, clips)
         return
-    answers = isolated(partial(_on_one_thread, decode), clips, num_workers, time_limit_s, preload=__name__)
+    answers = isolated(partial(_on_one_thread, decode_or_fail), clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         if isinstance(answer, Lost):
-            yield _failure(clip, settings, answer.error, f"{clip.path}: {answer.reason}", answer.seconds)
+            yield _failure(clip, decoder, answer.error, f"{clip.path}: {answer.reason}", answer.seconds)
         else:
             yield answer
 
