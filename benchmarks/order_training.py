@@ -56,9 +56,16 @@ def judge(job: tuple[int, bool], arms: tuple[Arm, ...], out: Path) -> list[objec
     torch.set_num_threads(1)
     clips = draw(seed, planted)
     settings = OrderSettings(
-        memories=("gru",), arms=arms, runs=10, folds=10, hidden_dim=16, projection_dim=16, num_permutations=10, seed=seed
+        memories=("gru",),
+        arms=arms,
+        runs=10,
+        folds=10,
+        hidden_dim=16,
+        projection_dim=16,
+        num_permutations=10,
+        seed=seed,
     )
-    card = run_order_test(clips, make_plan(clips, settings, RECIPE), out / "cells")
+    card = run_order_test(clips, make_plan(clips, settings, RECIPE), out / "cells").card
     gru = card.memories[0]
     value, biased = gru.value_of_order, gru.cells["OO"].value - gru.cells["SS"].value if "S" in arms else ""
     assert gru.verdict is not None

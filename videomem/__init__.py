@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "order_sensitivity"]
+__all__ = ["__version__", "load", "order_sensitivity", "order_test"]
 
 if TYPE_CHECKING:
     from videomem.evaluation.sensitivity import order_sensitivity
     from videomem.export import load
+    from videomem.order.protocol import order_test
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from videomem.evaluation.sensitivity import order_sensitivity
 
         return order_sensitivity
+    if name == "order_test":
+        from videomem.order.protocol import order_test
+
+        return order_test
     raise AttributeError(f"module 'videomem' has no attribute {name!r}")

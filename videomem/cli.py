@@ -30,6 +30,7 @@ VERBS = {
     "fit": Verb("train", "train a head on the features of a catalog"),
     "validate": Verb("train", "evaluate a checkpoint on the validation split"),
     "test": Verb("train", "evaluate a checkpoint on the test split"),
+    "order": Verb("order", "train with and without order, and judge what order is worth: the verdict, with its report"),
     "shuffle": Verb("shuffle", "take the order of the frames away from trained heads and measure what is lost"),
     "sensitivity": Verb(
         "sensitivity", "measure how much a network that sees whole clips relies on the order of frames"

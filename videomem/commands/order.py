@@ -1,4 +1,4 @@
-"""`videomem order`: does the order of the frames matter, to learners trained on this data? A verdict with its evidence."""
+"""`videomem order`: what is the order of the frames worth to learners trained on this data? A verdict with evidence."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from videomem.classifier import Classifier
 from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
-from videomem.order.clips import clips_of_data
+from videomem.order.card import OrderCard
+from videomem.order.clips import Clips, clips_of_data
+from videomem.order.examples import examples_of
 from videomem.order.forecast import Forecast, forecast
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
-from videomem.order.protocol import freeze, make_plan, run_order_test
+from videomem.order.protocol import OrderTest, freeze, make_plan, run_order_test
+from videomem.order.report import write_report
+from videomem.order.tables import card_tables, summary_table
 from videomem.plain import from_plain
 from videomem.statistics.planning import Assumptions
+from videomem.tracking import Mode, log_order_card, start_run
 
 # Of the `model` section: what the order test decides itself.
 _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
@@ -51,9 +56,35 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     freeze(plan, out)
     command = shlex.join(["videomem", verb, *arguments])
     with told(Console(stderr=True)) as tell:
-        card = run_order_test(clips, plan, cache, config.processes, devices, tell, command, failures_of(data))
-    write_card(card, data, out, config.wandb)
+        tested = run_order_test(clips, plan, cache, config.processes, devices, tell, command, failures_of(data))
+    write_results(tested, data, clips, plan, out, config.wandb)
     return 0
+
+
+def write_results(
+    tested: OrderTest, data: VideoDataModule, clips: Clips, plan: OrderPlan, out: Path, mode: Mode
+) -> None:
+    """The report and all that goes with it, into a folder and to W&B; the verdict on the terminal."""
+    card = tested.card
+    figures = write_report(card, out, examples_of(data, clips, plan, tested.splits[0], tested.scores, card))
+    run = start_run("videomem", out, mode, name=out.name, job_type="order", config=card.plan)
+    log_order_card(run, card_tables(card), figures, summary_numbers(card))
+    run.finish()
+    console = Console(soft_wrap=True)
+    console.print(summary_table(card))
+    console.print(card.verdict.sentence, markup=False, highlight=False)
+    if card.verdict.remedy:
+        console.print(card.verdict.remedy, markup=False, highlight=False)
+    print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
+
+
+def summary_numbers(card: OrderCard) -> dict[str, float | str]:
+    """What a W&B run is compared by."""
+    numbers: dict[str, float | str] = {"verdict": card.verdict.kind, "plan_sha256": card.plan_sha256}
+    for one in card.memories:
+        numbers |= {f"{one.name}/value_of_order": one.value_of_order.value, f"{one.name}/reliance": one.reliance.value}
+        numbers |= {f"{one.name}/{cell}": accuracy.value for cell, accuracy in one.cells.items()}
+    return numbers
 
 
 def _parser(program: str) -> ArgumentParser:
@@ -139,25 +170,24 @@ def told(console: Console) -> Iterator[Callable[[int, int], None]]:
 def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
     """What `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
-    groups = (
-        "no number of groups, since runs alone vary too much"
-        if expected.groups_needed is None
-        else f"{expected.groups_needed} groups"
-    )
-    runs = "no number of runs with these groups" if expected.runs_needed is None else f"{expected.runs_needed} runs"
-    return "\n".join(
-        [
-            f"plan        {plan.sha256[:16]}: {plan.contrast}",
-            f"data        {plan.num_clips} clips; {expected.num_groups} groups of {expected.clips_per_group:.1f} clips are tested",
-            f"memories    {', '.join(plan.memories)}; arms {', '.join(settings.arms)}; {settings.runs} runs",
-            f"assumed     accuracy {assumed.accuracy:g}, correlation within groups {assumed.correlation:g}, SD of runs "
-            f"{100 * assumed.run_sd:g} points, overlap of training sets {assumed.overlap:.2f} (--assume.accuracy ... change them)",
-            f"precision   standard error {100 * expected.se:.1f} points; finds {100 * expected.detectable:.1f} points with power 0.8",
-            f"margin      {100 * settings.margin:g} points: to show that order does not matter takes {groups}, or {runs}",
-            f"cost        {expected.num_cells} trainings, {minutes(expected.seconds_training)} on one process, "
-            f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
-        ]
-    )
+    groups, runs = expected.groups_needed, expected.runs_needed
+    splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
+    lines = {
+        "plan": f"{plan.sha256[:16]}: {plan.contrast}",
+        "data": f"{plan.num_clips} clips; {expected.num_groups} groups of {expected.clips_per_group:.1f} are tested",
+        "memories": f"{', '.join(plan.memories)}; arms {', '.join(settings.arms)}",
+        "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
+        "assumed": f"accuracy {assumed.accuracy:g}, correlation within groups {assumed.correlation:g}, SD of runs "
+        f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .arm_correlation)",
+        "precision": f"standard error {100 * expected.se:.1f} points; an effect of {100 * expected.detectable:.1f} points "
+        "is found with power 0.8",
+        "margin": f"{100 * settings.margin:g} points; to show that order does not matter takes "
+        f"{f'{groups} groups' if groups else 'more runs, whatever the groups'}, "
+        f"{f'or {runs} runs' if runs else 'and no number of runs will do with these groups'}",
+        "cost": f"{expected.num_cells} trainings, {minutes(expected.seconds_training)} on one process, "
+        f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 
 def minutes(seconds: float) -> str:

@@ -119,12 +119,7 @@ def train_cell(
         devices=[int(device.partition(":")[2] or 0)] if device.startswith("cuda") else 1,
         gradient_clip_val=recipe.gradient_clip_val,
         deterministic=True,
-        logger=False,
-        callbacks=[best] if best else None,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
+        **({"callbacks": [best], **_SILENT} if best else {"barebones": True}),
     ).fit(classifier, datamodule=data)
     if best and best.state is not None:
         classifier.load_state_dict(best.state)
@@ -155,6 +150,9 @@ def new_classifier(
     return classifier
 
 
+# What `barebones` leaves out, but for the metrics that validation needs.
+_SILENT = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+           "num_sanity_val_steps": 0}  # fmt: skip
 _OF_RECIPE = ("num_layers", "dropout", "learning_rate", "weight_decay", "class_weighting")
 
 

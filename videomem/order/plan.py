@@ -32,7 +32,8 @@ class OrderSettings:
         runs: Runs, each a split and a seed.
         split: `random` draws group-disjoint folds, repeated until there are enough; `fixed` takes the catalog's train
             and test splits, and the verdict is conditional on this training set.
-        folds: Folds of a random split; each run tests on one.
+        folds: Folds of a random split, each run tests on one; fewer where a class has fewer groups. More folds train
+            on more, and training sets that overlap more widen the interval less.
         margin: What is negligible, as a share of accuracy: 0.02 is 2 points.
         num_permutations: K, shuffles of each test clip.
         hidden_dim: State size of every memory.
@@ -51,7 +52,7 @@ class OrderSettings:
     arms: tuple[Arm, ...] = ("O", "F", "S", "C", "W", "B")
     runs: int = 10
     split: Literal["random", "fixed"] = "random"
-    folds: int = 5
+    folds: int = 10
     margin: float = 0.02
     num_permutations: int = 20
     hidden_dim: int = 64

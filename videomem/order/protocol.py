@@ -6,26 +6,68 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.order.analysis import analyse, controls_of, overall
 from videomem.order.arms import check_sizes
 from videomem.order.card import SCHEMA_VERSION, DataFacts, OrderCard
-from videomem.order.clips import Clips
+from videomem.order.clips import Clips, clips_of_arrays
 from videomem.order.memories import read_memories
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
 from videomem.order.running import run_cells
-from videomem.order.scores import scores_of
-from videomem.order.splits import RunSplit, overlap, run_splits
+from videomem.order.scores import Scores, scores_of
+from videomem.order.splits import RunSplit, overlap, possible_folds, run_splits
 from videomem.whole_files import write_whole
 
 LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
+
+
+class OrderTest(NamedTuple):
+    """The card, and the answers that it was made from."""
+
+    card: OrderCard
+    scores: Scores
+    splits: list[RunSplit]
+
+
+def order_test(
+    features: Sequence[NDArray[np.floating] | Tensor],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    splits: Sequence[str] | None = None,
+    settings: OrderSettings = OrderSettings(),
+    recipe: Recipe = Recipe(),
+    cache: Path | str = "order_cells",
+    num_processes: int = 1,
+    name: str = "arrays",
+) -> OrderCard:
+    """`videomem order` on features in memory: was order worth anything to learners trained on them?
+
+    Args:
+        features: One array (T, D) per clip; T may differ.
+        labels: Class of each clip.
+        groups: What each clip was cut from; groups are never split, and statistics count groups, not clips.
+        splits: `train` and `test`, for `settings.split: fixed`.
+        settings: The protocol.
+        recipe: How heads are trained.
+        cache: Folder of trainings; what it holds is not trained again.
+        num_processes: Trainings side by side.
+        name: What to call the data in the report.
+    Raises:
+        VideomemError: If the data cannot bear the plan.
+    """
+    clips = clips_of_arrays(features, labels, groups, splits, name)
+    return run_order_test(clips, make_plan(clips, settings, recipe), Path(cache), num_processes).card
 
 
 def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPlan:
@@ -35,6 +77,7 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
         VideomemError: If the data cannot bear the plan: too short clips, too few groups, an unknown memory.
     """
     check_sizes(clips, settings)
+    settings = replace(settings, folds=possible_folds(clips, settings))
     run_splits(clips, settings)
     return OrderPlan(
         contrast="OO - FS: trained and tested in order, minus trained on one fixed permutation per clip and tested on "
@@ -77,7 +120,7 @@ def run_order_test(
     tell: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
     failures: Sequence[tuple[str, str]] = (),
-) -> OrderCard:
+) -> OrderTest:
     """Train what the cache lacks, analyse by the plan, and give the card.
 
     Args:
@@ -97,7 +140,7 @@ def run_order_test(
     results = analyse(plan, clips, splits, scores)
     control = next((result for result in results if result.is_control), None)
     settings = plan.settings
-    return OrderCard(
+    card = OrderCard(
         schema_version=SCHEMA_VERSION,
         plan=plan.as_plain(),
         plan_sha256=plan.sha256,
@@ -117,6 +160,7 @@ def run_order_test(
         seconds=time.perf_counter() - started,
         seconds_training=sum(outcome.seconds for outcome in outcomes.values()),
     )
+    return OrderTest(card, scores, splits)
 
 
 def _facts(clips: Clips, splits: Sequence[RunSplit], settings: OrderSettings, num_failed: int) -> DataFacts:

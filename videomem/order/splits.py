@@ -27,6 +27,24 @@ class RunSplit:
     test: Rows
 
 
+def possible_folds(clips: Clips, settings: OrderSettings) -> int:
+    """The plan's folds, or as many as the class with the fewest groups has groups.
+
+    Raises:
+        VideomemError: If a class has one group only.
+    """
+    if settings.split == "fixed":
+        return settings.folds
+    num_groups = {int(label): len(np.unique(clips.groups[clips.labels == label])) for label in np.unique(clips.labels)}
+    rarest = min(num_groups, key=lambda label: num_groups[label])
+    if num_groups[rarest] < 2:
+        raise VideomemError(
+            f"class {clips.class_names[rarest]!r} has clips of one group only, so it cannot be trained and tested on "
+            "different groups; leave it out, add videos of it, or give `group` a finer meaning"
+        )
+    return min(settings.folds, num_groups[rarest])
+
+
 def run_splits(clips: Clips, settings: OrderSettings) -> list[RunSplit]:
     """The split of every run.
 
