@@ -54,7 +54,7 @@ def evaluate(backbone: dict[str, object], catalogs: list[Path], heads: list[str]
             for seed in range(seeds):
                 run_dir = out / "heads" / f"{backbone['name']}-{catalog.stem}-{head}-seed{seed}"
                 arguments = [*data, "--config", str(config_folder() / "head" / f"{head}.yaml")]
-                arguments += ["--config", str(config_folder() / "demo.yaml"), "--seed_everything", str(seed)]
+                arguments += ["--config", str(config_folder() / "quiet.yaml"), "--seed_everything", str(seed)]
                 cli = run("fit", [*arguments, "--run_dir", str(run_dir), "--data.storage", "ram"])
                 assert cli is not None
                 checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")

@@ -76,7 +76,7 @@ def fit_arguments(workspace: Path, run_dir: Path, head: str = "gru", epochs: int
     """A short, quiet training run."""
     return [
         *data_arguments(workspace),
-        *("--config", str(CONFIGS / "head" / f"{head}.yaml"), "--config", str(CONFIGS / "demo.yaml")),
+        *("--config", str(CONFIGS / "head" / f"{head}.yaml"), "--config", str(CONFIGS / "quiet.yaml")),
         *("--run_dir", str(run_dir), "--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
         *("--trainer.check_val_every_n_epoch", "1"),
     ]
