@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,6 +131,27 @@ def log_order_results(
     run.log({"shuffle": wandb.Table(columns=columns, data=rows)})
     run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
     run.summary.update(summary)
+
+
+def log_order_card(
+    run: wandb.Run,
+    card_tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]],
+    figures: Mapping[str, Path],
+    summary: Mapping[str, float | str],
+) -> None:
+    """Log an order card below `order/`: its tables as tables, its figures as images, its numbers as the summary.
+
+    Args:
+        card_tables: Name, columns and rows of each, as `videomem.order.tables.card_tables` gives them.
+        figures: A PNG by the name of each figure, as `videomem.order.report.write_report` gives them.
+        summary: Numbers and words by name, as `videomem.order.tables.card_summary` gives them.
+    """
+    for name, columns, rows in card_tables:
+        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+        run.log({f"order/{name}": table})
+    if figures:
+        run.log({f"order/figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
+    run.summary.update({f"order/{name}": value for name, value in summary.items()})
 
 
 def keep_checkpoints(run: wandb.Run, name: str, checkpoints: list[Path]) -> None:

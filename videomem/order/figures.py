@@ -131,7 +131,7 @@ def ladder_figure(card: OrderCard) -> Figure:
                     axes.plot([place], [100 * rung.retrained.value], marker="D", markersize=5.5, color=VERMILLION,
                               markerfacecolor=PAPER, markeredgewidth=1.4, zorder=4)  # fmt: skip
             axes.set_ylim(*limits([0.0, *ends], 0.08))
-        panels[row][0].set_title(shorten(one.label, 22), loc="left", fontsize=SMALL, fontweight="bold")
+        panels[row][0].set_title(shorten(one.label, 40), loc="left", fontsize=SMALL, fontweight="bold")
     for axes, text in zip(panels[-1], ("windows of n frames", "blocks of n frames"), strict=True):
         axes.set_xlabel(text)
     figure.supylabel("reliance, points", fontsize=SMALL)

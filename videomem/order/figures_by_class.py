@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -56,22 +57,32 @@ def classes_figure(one: MemoryResult) -> Figure:
     gains = sorted(one.classes, key=lambda gain: -gain.pooled)
     shown = gains if len(gains) <= MOST_CLASSES else [*gains[:12], *gains[-12:]]
     left_out = len(gains) - len(shown)
-    places = [number + (1.5 if left_out and number >= 12 else 0) for number in range(len(shown))]
-    figure, axes = row_axes(places[-1] + 1, 0.25)
-    axes.set_position((0.42, axes.get_position().y0, 0.44, axes.get_position().height))
+    places = [number + (1.2 if left_out and number >= 12 else 0) for number in range(len(shown))]
+    is_long = any(len(shorten(gain.name, 46)) > 19 for gain in shown)
+    figure, axes = row_axes(places[-1] + 1, 0.42 if is_long else 0.25, above=0.2 if is_long else 0.12)
+    if not is_long:
+        axes.set_position((0.42, axes.get_position().y0, 0.44, axes.get_position().height))
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(100 * one.value_of_order.value, color=BLUE, linewidth=1, linestyle=":")
     for place, gain in zip(places, shown, strict=True):
         whisker(axes, place, _as_estimate(gain), BLUE, markersize=5)
-        axes.text(-0.02, place, shorten(gain.name, 22), transform=axes.get_yaxis_transform(), ha="right", va="center",
-                  fontsize=SMALL)  # fmt: skip
         beside(axes, place, points(gain.pooled))
+        _name(axes, place, shorten(gain.name, 46), is_long)
     if left_out:
-        axes.text(-0.02, 12.25, f"… {left_out} more …", transform=axes.get_yaxis_transform(), ha="right", va="center",
-                  fontsize=SMALL, fontstyle="italic")  # fmt: skip
+        _name(axes, 12.1, f"… {left_out} more …", is_long)
     axes.set_xlim(*limits([100 * end for gain in shown for end in (gain.low, gain.high, 0.0)]))
     axes.set_xlabel("gain from order, points")
     return figure
+
+
+def _name(axes: Axes, place: float, name: str, is_long: bool) -> None:
+    """A name left of its row, or above it where some are long."""
+    where = axes.get_yaxis_transform()
+    if is_long:
+        ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
+        axes.text(0, place - 0.38, name, transform=where, va="center", fontsize=SMALL, bbox=ground)
+    else:
+        axes.text(-0.02, place, name, transform=where, ha="right", va="center", fontsize=SMALL)
 
 
 def _as_estimate(gain: ClassGain) -> Estimate:

@@ -127,6 +127,18 @@ def card_tables(card: OrderCard) -> list[tuple[str, list[str], list[list[Plain]]
     return [(table.name, *flat(table)) for table in all_tables(card) if table.rows]
 
 
+def card_summary(card: OrderCard) -> dict[str, float | str]:
+    """The verdict, and of each memory what its table shows, by name; for W&B."""
+    numbers: dict[str, float | str] = {"verdict": card.verdict.kind, "sentence": card.verdict.sentence}
+    for one in card.memories:
+        numbers |= {f"{one.name}/{cell}": accuracy.value for cell, accuracy in one.cells.items()}
+        numbers[f"{one.name}/value_of_order"] = one.value_of_order.value
+        numbers[f"{one.name}/reliance"] = one.reliance.value
+        if one.p_holm is not None:
+            numbers[f"{one.name}/p_holm"] = one.p_holm
+    return numbers
+
+
 def all_tables(card: OrderCard) -> list[Table]:
     return [
         *(memories_table(card), cells_table(card), contrasts_table(card), ladder_table(card), controls_table(card)),
