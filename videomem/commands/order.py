@@ -19,14 +19,13 @@ from videomem.classifier import Classifier
 from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
-from videomem.order.card import OrderCard
 from videomem.order.clips import Clips, clips_of_data
 from videomem.order.examples import examples_of
 from videomem.order.forecast import Forecast, forecast
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
 from videomem.order.protocol import OrderTest, freeze, make_plan, run_order_test
 from videomem.order.report import write_report
-from videomem.order.tables import card_tables, summary_table
+from videomem.order.tables import card_summary, card_tables, summary_table
 from videomem.plain import from_plain
 from videomem.statistics.planning import Assumptions
 from videomem.tracking import Mode, log_order_card, start_run
@@ -68,7 +67,7 @@ def write_results(
     card = tested.card
     figures = write_report(card, out, examples_of(data, clips, plan, tested.splits[0], tested.scores, card))
     run = start_run("videomem", out, mode, name=out.name, job_type="order", config=card.plan)
-    log_order_card(run, card_tables(card), figures, summary_numbers(card))
+    log_order_card(run, card_tables(card), figures, card_summary(card))
     run.finish()
     console = Console(soft_wrap=True)
     console.print(summary_table(card))
@@ -76,15 +75,6 @@ def write_results(
     if card.verdict.remedy:
         console.print(card.verdict.remedy, markup=False, highlight=False)
     print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
-
-
-def summary_numbers(card: OrderCard) -> dict[str, float | str]:
-    """What a W&B run is compared by."""
-    numbers: dict[str, float | str] = {"verdict": card.verdict.kind, "plan_sha256": card.plan_sha256}
-    for one in card.memories:
-        numbers |= {f"{one.name}/value_of_order": one.value_of_order.value, f"{one.name}/reliance": one.reliance.value}
-        numbers |= {f"{one.name}/{cell}": accuracy.value for cell, accuracy in one.cells.items()}
-    return numbers
 
 
 def _parser(program: str) -> ArgumentParser:
@@ -177,10 +167,10 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         "data": f"{plan.num_clips} clips; {expected.num_groups} groups of {expected.clips_per_group:.1f} are tested",
         "memories": f"{', '.join(plan.memories)}; arms {', '.join(settings.arms)}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
-        "assumed": f"accuracy {assumed.accuracy:g}, correlation within groups {assumed.correlation:g}, SD of runs "
+        "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .arm_correlation)",
-        "precision": f"standard error {100 * expected.se:.1f} points; an effect of {100 * expected.detectable:.1f} points "
-        "is found with power 0.8",
+        "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are found "
+        "with power 0.8",
         "margin": f"{100 * settings.margin:g} points; to show that order does not matter takes "
         f"{f'{groups} groups' if groups else 'more runs, whatever the groups'}, "
         f"{f'or {runs} runs' if runs else 'and no number of runs will do with these groups'}",

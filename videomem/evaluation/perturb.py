@@ -170,8 +170,7 @@ class Perturbation:
 def ladder(num_frames: int, more_sizes: Collection[int] = ()) -> tuple[Perturbation, ...]:
     """Ways to take order away from clips of up to `num_frames` frames.
 
-    Windows and blocks have 2 and 4 frames, a quarter (of many) and half of all, and `more_sizes`, so far as that is less
-    than all.
+    Windows and blocks have 2 and 4 frames, a quarter (of many) and half of all, and `more_sizes`, where less than all.
     """
     parts = {2, 4, num_frames // 2, num_frames // 4 if num_frames >= 32 else 2, *more_sizes}
     sizes = sorted(size for size in parts if 1 < size < num_frames)
