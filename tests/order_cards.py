@@ -39,6 +39,7 @@ RUNGS = (
     *(("shuffle", "shuffle", 0.332, 0.0, 0.125), ("reverse", "reverse", 0.5, -1.0, 1.0)),
     *(("rotate", "rotate", 0.333, 0.33, 0.97), ("frozen", "first frame frozen", 0.469, None, 0.0)),
 )
+SE = {"control": 0.004, "negligible": 0.003, "does not matter": 0.004, "undetermined": 0.02}
 SHARE = {"windows of 2": 0.08, "windows of 4": 0.22, "windows of 8": 0.51, "blocks of 8": 0.62, "blocks of 4": 0.81,
          "blocks of 2": 0.93, "shuffle": 1.0, "reverse": 1.62, "rotate": 0.44, "frozen": 1.2}  # fmt: skip
 
@@ -57,7 +58,7 @@ def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind
     cells = {"OO": oo, "OS": oo if control else oo - 1.3 * gain, "OR": oo if control else oo - 2.1 * gain, "FS": fs,
              "FO": fs + 0.1 * gain, "SS": fs + 0.021, "SO": fs + 0.024, "CC": fs + 0.4 * gain, "WW": oo - 0.2 * gain,
              "BB": oo - 0.7 * gain}  # fmt: skip
-    value = estimate(gain, 0.004 if control else 0.017)
+    value = estimate(gain, SE.get(kind or "control", 0.017))
     return MemoryResult(
         name=name,
         label=f"{name}(hidden_dim=128)",
@@ -92,7 +93,11 @@ def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind
 
 
 def sentence(name: str, gain: float, kind: VerdictKind) -> str:
-    points = f"{100 * abs(gain):.1f} points (95 % interval {100 * gain - 3.6:.1f} to {100 * gain + 3.6:.1f}, p < 0.001)"
+    value = estimate(gain, SE.get(kind, 0.017))
+    ends = f"{100 * value.low:+.1f} to {100 * value.high:+.1f}"
+    points = (
+        f"{100 * gain:+.1f} points (95 % interval {ends}, p {'< 0.001' if value.p < 0.001 else f'= {value.p:.2f}'})"
+    )
     return {
         "matters": f"Order matters for {name}: training and testing in order is worth {points} of accuracy.",
         "negligible": f"For {name}, order is worth {points}: more than nothing, less than the margin of 2 points.",

@@ -278,3 +278,25 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
     stored = {path.name.partition("_")[0] for path in (tmp_path / "wandb").rglob("*.table.json")}
     assert {"memories", "cells", "ladder", "classes", "confusions"} <= stored
     assert len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == len(figures)
+
+
+def test_text_stands_out_from_its_ground_in_light_and_dark() -> None:
+    css = (ROOT / "videomem" / "order" / "report.css").read_text()
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css))
+    for colors in (light, light | dark):
+        for name in ("ink", "quiet", "accent", "vermillion"):
+            assert _contrast(colors[name], colors["paper"]) >= 4.5, name
+        assert _contrast(colors["ink"], colors["wash"]) >= 4.5
+        assert _contrast(colors["blue"], colors["paper"]) >= 3
+
+
+def _contrast(first: str, second: str) -> float:
+    """Contrast ratio of WCAG 2."""
+    dark, light = sorted(_luminance(color) for color in (first, second))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: str) -> float:
+    shares = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

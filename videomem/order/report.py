@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -133,7 +132,7 @@ def write_report(card: OrderCard, folder: Path, examples: Sequence[Example] = ()
         "report.html": render(card, examples),
         "methods.txt": methods_paragraph(card),
     }
-    texts |= {f"tables/{_file_name(one.name)}.csv": tables.csv_text(one) for one in tables.all_tables(card) if one.rows}
+    texts |= {f"tables/{one.name}.csv": tables.csv_text(one) for one in tables.all_tables(card) if one.rows}
     for name, text in texts.items():
         write_whole(folder / name, text.encode("utf-8", "replace"))
     written = {}
@@ -141,7 +140,3 @@ def write_report(card: OrderCard, folder: Path, examples: Sequence[Example] = ()
         written[picture.name] = folder / "figures" / f"{picture.name}.png"
         write_whole(written[picture.name], png(picture.figure))
     return written
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"\W+", "_", name)

@@ -173,17 +173,15 @@ def cells_table(card: OrderCard) -> Table:
 
 
 def contrasts_table(card: OrderCard) -> Table:
-    """Every contrast of every memory."""
-    columns = (Column("memory"), Column("parameters", "count"), Column("value of order (OO - FS)", "gain"),
-               Column("augmentation (SS - FS)", "gain"), Column("reliance (OO - OS)", "gain"),
-               Column("p of reliance (randomisation)", "p"), Column("shift (SS - OS)", "gain"),
-               Column("practical gain", "gain"), Column("best order-blind arm"), Column("OO - CC", "gain"),
-               Column("normalised value", "number"), Column("p (McNemar)", "p"),
-               Column("largest logit change", "number"), Column("by plain forward", "number"))  # fmt: skip
+    """What the table of memories leaves out."""
+    columns = (Column("memory"), Column("parameters", "count"), Column("augmentation (SS less FS)", "gain"),
+               Column("shift (SS less OS)", "gain"), Column("OO less CC", "gain"), Column("best order-blind arm"),
+               Column("normalised value", "number"), Column("p of reliance", "p"), Column("p (McNemar)", "p"),
+               Column("logit change", "number"), Column("by plain forward", "number"))  # fmt: skip
     rows = tuple(
-        (one.label, one.num_parameters, one.value_of_order, one.augmentation, one.reliance,
-         one.reliance_test.p if one.reliance_test else None, one.shift, one.practical_gain, one.best_order_blind,
-         one.common, one.normalized, one.mcnemar_p, one.max_logit_change, one.max_logit_change_forward)
+        (one.label, one.num_parameters, one.augmentation, one.shift, one.common, one.best_order_blind, one.normalized,
+         one.reliance_test.p if one.reliance_test else None, one.mcnemar_p, one.max_logit_change,
+         one.max_logit_change_forward)
         for one in card.memories
     )  # fmt: skip
     return Table("contrasts", columns, rows)
@@ -237,7 +235,7 @@ def chiral_table(card: OrderCard) -> Table:
         for one in card.memories
         for pair in (one.chiral.pairs if one.chiral else ())
     )
-    return Table("chiral pairs", columns, rows)
+    return Table("chiral_pairs", columns, rows)
 
 
 def confusion_table(card: OrderCard) -> Table:
