@@ -22,7 +22,7 @@ def estimate_mean(
     bootstrap: int = 999,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of d over all (run, clip): value +- t(df) * se, by `two_way`, see there for the equations.
+    """Mean of d over all (run, clip): value +- t(df) * se, by `two_way` of `variance.py`, which has the equations.
 
     With one run only, what a run gives to all its clips cannot be seen: the interval then speaks of these trainings,
     not of training anew. Where the variance is 0 (no clip differs, or all differ alike) the interval is not of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, log
+from math import floor, log
 from statistics import NormalDist
 
 from videomem.errors import VideomemError
@@ -22,13 +22,15 @@ def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
     | kind | when |
     |---|---|
     | `no verdict` | fewer than `MIN_GROUPS` groups |
+    | `undetermined` | 90 % interval within the margin, fewer than `groups_for_equivalence` groups |
     | `negligible` | 90 % interval within the margin, 95 % interval above 0 |
     | `does not matter` | 90 % interval within the margin |
     | `matters` | 95 % interval above 0 |
     | `hurts` | 95 % interval below 0 |
     | `undetermined` | else |
 
-    The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of Schuirmann (1987).
+    The first line that applies. The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of
+    Schuirmann (1987).
 
     Raises:
         VideomemError: If the margin is not above 0 and below 1.
@@ -44,6 +46,8 @@ def _kind(estimate: Estimate, margin: float) -> VerdictKind:
     if estimate.num_groups < MIN_GROUPS:
         return "no verdict"
     if -margin < estimate.low90 and estimate.high90 < margin:
+        if estimate.num_groups < groups_for_equivalence(margin):
+            return "undetermined"
         return "negligible" if estimate.low > 0 else "does not matter"
     if estimate.low > 0:
         return "matters"
@@ -100,8 +104,11 @@ def _remedy_groups(estimate: Estimate, margin: float) -> str:
 
 def _remedy(estimate: Estimate, margin: float) -> str:
     """What would decide it if the value is what it seems: more groups, else more runs, else neither."""
-    if estimate.se == 0:
-        return f"about {_groups_for_zero(margin)} groups: none differed, so only their number narrows the interval"
+    if estimate.se == 0 or (-margin < estimate.low90 and estimate.high90 < margin):
+        return (
+            f"{groups_for_equivalence(margin)} test groups (now {estimate.num_groups}): with fewer, groups in which "
+            "order matters could be missed, whatever the others show"
+        )
     effect = _effect_to_see(estimate, margin)
     of_one = estimate.variance_groups * estimate.num_groups
     groups = groups_for(effect, of_one, estimate.variance_runs, POWER)
@@ -132,9 +139,13 @@ def _effect_to_see(estimate: Estimate, margin: float) -> float:
     return max(from_zero, (margin - from_zero) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
 
 
-def _groups_for_zero(margin: float) -> int:
-    """Groups with 1 - 0.1^(1/G) below the margin."""
-    return ceil(log(0.1) / log(1 - margin)) + 1
+def groups_for_equivalence(margin: float) -> int:
+    """Fewest groups that can show that a difference is within the margin: 1 - 0.1^(1/G) < margin.
+
+    So many are needed where no group differs (`zero_bound` at 90 %). Groups that differ a little are no better evidence
+    that none differs much, so fewer do not serve there either.
+    """
+    return floor(log(0.1) / log(1 - margin)) + 1
 
 
 def judge_data_set(
