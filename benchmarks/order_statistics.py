@@ -7,17 +7,17 @@ Every cell has its own fixed seed, so a cell gives the same numbers alone and am
 What is simulated. A clip is right where a latent normal of variance 1 is below a threshold, so each arm's accuracy is
 exactly what is asked for. The latent variable of arm O (in order) or F (fixed shuffle, mean over `PERMUTATIONS`) has:
 
-    group      variance such that right and wrong of two clips of a group have the asked correlation, in each run and arm
+    group      variance such that right and wrong of two clips of a group have the asked correlation, in each run
     clip       `CLIP_SHARE` of the rest, the same in all runs
     remainder  new for each run and permutation
     run        one value per arm and run for all clips, such that the difference in accuracy has the asked SD over runs;
                the thresholds are moved so that accuracies are kept on average
 
 Both arms share group and clip effects to `ARM_SHARE` of their variance, so a group's differences are correlated about
-as its outcomes are. Sizes of groups say nothing about their effects; they are quantiles of a lognormal distribution with
+as its outcomes are. Sizes of groups say nothing about their effects; they are lognormal quantiles with
 sigma 0 (5 clips each), 0.7 (`unequal`, the largest 4 times the mean) or 1 (`very unequal`, 6 times), of the same total.
 
-Two designs: `fixed`, every run tests the same clips; `random`, each run tests a quarter of the pool's groups, drawn anew
+Two designs: `fixed`, every run tests the same clips; `random`, each run tests a quarter of the pool, drawn anew
 for every `CHUNK` simulations. There, run effects of any two runs correlate by rho = n_test / (n_test + n_train), as
 Nadeau & Bengio (2003) assume of trainings on overlapping sets, and the analysis is told n_test / n_train = 1/3.
 """
