@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from videomem.errors import VideomemError
 from videomem.statistics.results import Estimate
 from videomem.statistics.tables import Floats, group_by_run, rows
-from videomem.statistics.variance import TwoWay, quantile, two_way, two_way_p
+from videomem.statistics.variance import TwoWay, two_way, two_way_p
 
 BOOTSTRAP_CELLS = 4_000_000
 ZERO = 1e-12
@@ -55,7 +55,7 @@ def estimate_mean(
 
 def _with_variance(fit: TwoWay, num_groups: int, num_runs: int, overlap: float, boot: float | None) -> Estimate:
     value, se, df = float(fit.value), float(fit.se), float(fit.df)
-    half95, half90 = (float(quantile(level, fit.df)) * se for level in (0.95, 0.90))
+    half95, half90 = float(fit.half(0.95)), float(fit.half_for_equivalence())
     return Estimate(
         value=value,
         se=se,

@@ -46,16 +46,31 @@ class TwoWay:
         groups: max(V_G, V_I).
         runs: U, never below 0.
         df: Satterthwaite degrees of freedom of the sum, see `cr2_df`, `skewness_df` and `satterthwaite`.
+        skewness: k^(1/2), the size of the skewness of the groups' sums over the root of their number.
     """
 
     value: Floats
     groups: Floats
     runs: Floats
     df: Floats
+    skewness: Floats
 
     @property
     def se(self) -> Floats:
         return np.sqrt(self.groups + self.runs)
+
+    def half(self, level: float) -> Floats:
+        """Half width of the two-sided interval, t(df) se."""
+        return quantile(level, self.df) * self.se
+
+    def half_for_equivalence(self) -> Floats:
+        """Half width of the 90 % interval that equivalence is judged by: (t + k^(1/2) (1 + 2 t^2) / 6) se.
+
+        The second term is Johnson's (1978) for skewness, here on either side; at most the half width at 95 %. Rare
+        large differences that a sample lacks make both value and se small, and equivalence too easily declared.
+        """
+        t = quantile(0.90, self.df)
+        return np.minimum((t + self.skewness * (1 + 2 * t**2) / 6) * self.se, self.half(0.95))
 
 
 def two_way(sums_XGR: Floats, counts_XGR: Floats, overlap: float = 0.0) -> TwoWay:
@@ -69,14 +84,15 @@ def two_way(sums_XGR: Floats, counts_XGR: Floats, overlap: float = 0.0) -> TwoWa
     errors_XGR = sums_XGR - value_X[..., None, None] * counts_XGR
     errors_XG, counts_XG = errors_XGR.sum(-1), counts_XGR.sum(-1)
     groups_X = np.maximum(cr2(errors_XG, counts_XG), independent(errors_XG, counts_XG))
-    df_groups_X = np.minimum(cr2_df(counts_XG), skewness_df(errors_XG, counts_XG))
+    skewness_X = skewness(errors_XG, counts_XG)
+    df_groups_X = np.minimum(cr2_df(counts_XG), skewness_df(skewness_X))
     if counts_XGR.shape[-1] == 1:
-        return TwoWay(value_X, groups_X, np.zeros_like(groups_X), df_groups_X)
+        return TwoWay(value_X, groups_X, np.zeros_like(groups_X), df_groups_X, skewness_X)
     excess_X, noise_X, df_runs_X = run_excess(errors_XGR, counts_XGR)
     factor_X = (counts_XGR.sum(-2) ** 2).sum(-1) / rows_X**2 + overlap
     runs_X = factor_X * np.maximum(excess_X, 0)
     df_X = satterthwaite(groups_X, df_groups_X, runs_X, factor_X * noise_X, df_runs_X)
-    return TwoWay(value_X, groups_X, runs_X, df_X)
+    return TwoWay(value_X, groups_X, runs_X, df_X, skewness_X)
 
 
 def cr2(errors_XG: Floats, counts_XG: Floats) -> Floats:
@@ -102,13 +118,10 @@ def independent(errors_XG: Floats, counts_XG: Floats) -> Floats:
     return np.where(there_XG, errors_XG**2 / scale_XG, 0).sum(-1) / there_XG.sum(-1) / rows_X1[..., 0]
 
 
-def skewness_df(errors_XG: Floats, counts_XG: Floats) -> Floats:
-    """Degrees of freedom that the observed skewness leaves: at most 1 / (2 k), k = (sum z^3)^2 / (sum z^2)^3.
+def skewness(errors_XG: Floats, counts_XG: Floats) -> Floats:
+    """k^(1/2) with k = (sum z^3)^2 / (sum z^2)^3, z_g = E_g / sqrt(1 - n_g/N); 0 without any variance.
 
-    z_g = E_g / sqrt(1 - n_g/N). k is the squared skewness of the groups' sums divided by their number, the order of the
-    error of t by skewness (Johnson 1978; Hall 1992). Where few groups carry the difference, the standard error is
-    small when the estimate is, and t with G - 1 degrees of freedom covers too little. The factor 2 was set by
-    simulation, see docs/order_statistics.md.
+    k is the squared skewness of the groups' sums over their number: the order of the error of t by skewness.
 
     Shape:
         errors (..., G), counts (..., G) -> (...)
@@ -116,7 +129,16 @@ def skewness_df(errors_XG: Floats, counts_XG: Floats) -> Floats:
     z = errors_XG / np.sqrt(np.maximum(1 - counts_XG / counts_XG.sum(-1, keepdims=True), 1e-12))
     square = (z**2).sum(-1)
     z = z / np.sqrt(np.where(square > 0, square, 1.0))[..., None]
-    return 1 / np.clip(2 * (z**3).sum(-1) ** 2, 1e-9, 1.0)
+    return np.abs((z**3).sum(-1))
+
+
+def skewness_df(skewness_X: Floats) -> Floats:
+    """Degrees of freedom that the observed skewness leaves: at most 1 / (2 k), at least 1.
+
+    Where few groups carry the difference, the standard error is small when the estimate is, and t with G - 1 degrees of
+    freedom covers too little (Hall 1992). The factor 2 was set by simulation, see docs/order_statistics.md.
+    """
+    return 1 / np.clip(2 * skewness_X**2, 1e-9, 1.0)
 
 
 def cr2_df(counts_XG: Floats) -> Floats:
