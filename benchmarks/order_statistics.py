@@ -38,10 +38,10 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from videomem.statistics.contrasts import bootstrap_t, zero_bound
+from videomem.statistics.planning import groups_for_equivalence
 from videomem.statistics.randomization import reliance_test
 from videomem.statistics.tables import Floats
 from videomem.statistics.variance import two_way, two_way_p
-from videomem.statistics.verdict import groups_for_equivalence
 
 RUNS, PERMUTATIONS, CLIPS_PER_GROUP = 10, 2, 5
 CLIP_SHARE, ARM_SHARE = 0.6, 0.7

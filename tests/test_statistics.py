@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import asdict, replace
 from itertools import product
@@ -22,6 +21,7 @@ from videomem.statistics.planning import (
     Assumptions,
     detectable_effect,
     expected_se,
+    groups_for_equivalence,
     groups_needed,
     runs_needed,
     variance_parts,
@@ -30,7 +30,7 @@ from videomem.statistics.randomization import holm, mcnemar_p, reliance_test
 from videomem.statistics.results import Estimate
 from videomem.statistics.tables import group_by_run
 from videomem.statistics.variance import cr2, cr2_df, independent, run_excess, two_way
-from videomem.statistics.verdict import groups_for_equivalence, judge, judge_data_set
+from videomem.statistics.verdict import judge, judge_data_set
 
 MARGIN = 0.02
 SIZES = (1, 2, 3, 4, 6, 9)
@@ -125,6 +125,17 @@ def test_large_groups_that_agree_by_chance_do_not_narrow_the_interval() -> None:
     assert independent(errors, counts) > 10 * cr2(errors, counts)
     sums = errors[:, None]
     assert two_way(sums, counts[:, None]).groups == pytest.approx(independent(errors, counts))
+
+
+def test_rare_large_differences_widen_the_interval_for_equivalence() -> None:
+    rare = np.zeros(200)
+    rare[:3] = 0.2
+    even = np.tile([0.02, -0.02], 100)
+    for values, widened in ((rare, True), (even, False)):
+        one = estimate_mean(values, np.arange(200), np.zeros(200, dtype=int), bootstrap=0)
+        plain = stats.t.ppf(0.95, one.df) * one.se
+        assert (one.high90 - one.value > 1.1 * plain) == widened
+        assert one.high90 <= one.high
 
 
 def test_few_groups_that_carry_the_difference_cost_degrees_of_freedom() -> None:
@@ -242,7 +253,7 @@ def test_reliance_is_two_sided_and_never_zero() -> None:
     assert reliance_test(np.ones((30, 5)), groups, 999).p == 1
 
 
-@settings(max_examples=20, deadline=None)  # statsmodels collects garbage at each call
+@settings(max_examples=10, deadline=None)  # statsmodels collects garbage at each call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_equals_its_definition(p_values: list[float]) -> None:
     order, running = np.argsort(p_values, kind="stable"), 0.0
@@ -413,6 +424,11 @@ def test_undetermined_names_runs_where_groups_cannot_decide_it() -> None:
     assert "neither" in judge(replace(noisy, overlap=0.3), MARGIN, "gru").remedy
 
 
+def test_a_verdict_from_one_run_says_so() -> None:
+    one, ten = (judge(replace(an_estimate(0.08, 0.16), num_runs=n), MARGIN, "gru").sentence for n in (1, 10))
+    assert "one run" in one and "one run" not in ten
+
+
 def test_margins_that_are_points_are_refused() -> None:
     with pytest.raises(VideomemError, match="share of 1"):
         judge(an_estimate(0.1, 0.2), 2.0, "gru")
@@ -475,8 +491,3 @@ def test_assumptions_beyond_their_limits_are_refused() -> None:
         Assumptions(accuracy=80)
     with pytest.raises(VideomemError, match="effect"):
         groups_needed(0.0)
-
-
-def test_defaults_of_the_owner_hold() -> None:
-    defaults = {name: one.default for name, one in inspect.signature(reliance_test).parameters.items()}
-    assert defaults["num_draws"] == 9999

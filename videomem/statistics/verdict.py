@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor, log
 from statistics import NormalDist
 
 from videomem.errors import VideomemError
-from videomem.statistics.planning import MIN_GROUPS, groups_for, runs_for
+from videomem.statistics.planning import MIN_GROUPS, groups_for, groups_for_equivalence, runs_for
 from videomem.statistics.results import Estimate, Verdict, VerdictKind
 
 LEVEL = 0.05
@@ -39,7 +38,10 @@ def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
         raise VideomemError(f"margin is {margin:g}, outside (0, 1); give a share of 1, such as 0.02 for 2 points")
     kind = _kind(estimate, margin)
     remedy = {"no verdict": _remedy_groups, "undetermined": _remedy}.get(kind)
-    return Verdict(kind, f"{name}: {_words(kind, estimate, margin)}", remedy(estimate, margin) if remedy else "")
+    words = f"{name}: {_words(kind, estimate, margin)}"
+    if estimate.num_runs == 1:
+        words += "; from one run, so training anew may differ by more than the interval says"
+    return Verdict(kind, words, remedy(estimate, margin) if remedy else "")
 
 
 def _kind(estimate: Estimate, margin: float) -> VerdictKind:
@@ -113,7 +115,8 @@ def _remedy(estimate: Estimate, margin: float) -> str:
     of_one = estimate.variance_groups * estimate.num_groups
     groups = groups_for(effect, of_one, estimate.variance_runs, POWER)
     if groups is not None:
-        more = max(groups, estimate.num_groups + 1)
+        least = groups_for_equivalence(margin) if effect > abs(estimate.value) else estimate.num_groups + 1
+        more = max(groups, least)
         return (
             f"about {more} test groups would decide it (now {estimate.num_groups}), if the difference is what it seems"
         )
@@ -137,15 +140,6 @@ def _effect_to_see(estimate: Estimate, margin: float) -> float:
     """
     from_zero = abs(estimate.value)
     return max(from_zero, (margin - from_zero) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
-
-
-def groups_for_equivalence(margin: float) -> int:
-    """Fewest groups that can show that a difference is within the margin: 1 - 0.1^(1/G) < margin.
-
-    So many are needed where no group differs (`zero_bound` at 90 %). Groups that differ a little are no better evidence
-    that none differs much, so fewer do not serve there either.
-    """
-    return floor(log(0.1) / log(1 - margin)) + 1
 
 
 def judge_data_set(
