@@ -111,7 +111,8 @@ def _pool(value_C: Floats, se_C: Floats) -> tuple[Floats, Floats, Floats]:
     if len(value_C) == 1:
         weight_C, mean, mean_variance = np.ones(1), 0.0, 0.0
     else:
-        fit = combine_effects(value_C, se_C**2, method_re="iterated")
+        with np.errstate(divide="ignore"):  # I^2 of effects that are all alike
+            fit = combine_effects(value_C, se_C**2, method_re="iterated")
         weight_C = fit.tau2 / (fit.tau2 + se_C**2)
         mean, mean_variance = float(fit.mean_effect_re), float(fit.var_eff_w_re)
     pooled_C = weight_C * value_C + (1 - weight_C) * mean

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from videomem.errors import VideomemError
 from videomem.statistics.results import Estimate
 from videomem.statistics.tables import Floats, group_by_run, rows
-from videomem.statistics.variance import TwoWay, quantile, two_way, two_way_p
+from videomem.statistics.variance import TwoWay, two_way, two_way_p
 
 BOOTSTRAP_CELLS = 4_000_000
 ZERO = 1e-12
@@ -22,7 +22,7 @@ def estimate_mean(
     bootstrap: int = 999,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of d over all (run, clip): value +- t(df) * se, by `two_way`, see there for the equations.
+    """Mean of d over all (run, clip): value +- t(df) * se, by `two_way` of `variance.py`, which has the equations.
 
     With one run only, what a run gives to all its clips cannot be seen: the interval then speaks of these trainings,
     not of training anew. Where the variance is 0 (no clip differs, or all differ alike) the interval is not of
@@ -55,7 +55,7 @@ def estimate_mean(
 
 def _with_variance(fit: TwoWay, num_groups: int, num_runs: int, overlap: float, boot: float | None) -> Estimate:
     value, se, df = float(fit.value), float(fit.se), float(fit.df)
-    half95, half90 = (float(quantile(level, fit.df)) * se for level in (0.95, 0.90))
+    half95, half90 = float(fit.half(0.95)), float(fit.half_for_equivalence())
     return Estimate(
         value=value,
         se=se,

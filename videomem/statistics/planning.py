@@ -12,7 +12,7 @@ like accuracy a, Var(d) = 2 a (1 - a) (1 - r), r the correlation of both arms on
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, inf, sqrt
+from math import ceil, floor, inf, log, sqrt
 
 from scipy import stats
 
@@ -103,6 +103,15 @@ def groups_for(effect: float, of_one_group: float, of_runs: float, power: float 
             break
         needed = step
     return ceil(needed - 1e-6)
+
+
+def groups_for_equivalence(margin: float) -> int:
+    """Fewest groups that can show that a difference is within the margin: 1 - 0.1^(1/G) < margin.
+
+    So many are needed where no group differs (`zero_bound` of `contrasts.py` at 90 %). Groups that differ a little are
+    no better evidence that none differs much, so fewer do not serve there either.
+    """
+    return floor(log(0.1) / log(1 - margin)) + 1
 
 
 def runs_needed(margin: float, num_groups: int, plan: Assumptions = Assumptions(), power: float = 0.8) -> int | None:

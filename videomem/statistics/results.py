@@ -18,7 +18,7 @@ class Estimate:
         df: Satterthwaite degrees of freedom of `se`.
         low: Lower end of the 95 % interval.
         high: Upper end of the 95 % interval.
-        low90: Lower end of the 90 % interval, which equivalence is judged by.
+        low90: Lower end of the 90 % interval, which equivalence is judged by, widened for skewness.
         high90: Upper end of the 90 % interval.
         p: Two-sided p-value of no difference (of a value of 0).
         num_groups: Groups among the tested clips.

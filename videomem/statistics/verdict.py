@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, log
 from statistics import NormalDist
 
 from videomem.errors import VideomemError
-from videomem.statistics.planning import MIN_GROUPS, groups_for, runs_for
+from videomem.statistics.planning import MIN_GROUPS, groups_for, groups_for_equivalence, runs_for
 from videomem.statistics.results import Estimate, Verdict, VerdictKind
 
 LEVEL = 0.05
@@ -22,13 +21,15 @@ def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
     | kind | when |
     |---|---|
     | `no verdict` | fewer than `MIN_GROUPS` groups |
+    | `undetermined` | 90 % interval within the margin, fewer than `groups_for_equivalence` groups |
     | `negligible` | 90 % interval within the margin, 95 % interval above 0 |
     | `does not matter` | 90 % interval within the margin |
     | `matters` | 95 % interval above 0 |
     | `hurts` | 95 % interval below 0 |
     | `undetermined` | else |
 
-    The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of Schuirmann (1987).
+    The first line that applies. The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of
+    Schuirmann (1987).
 
     Raises:
         VideomemError: If the margin is not above 0 and below 1.
@@ -37,13 +38,18 @@ def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
         raise VideomemError(f"margin is {margin:g}, outside (0, 1); give a share of 1, such as 0.02 for 2 points")
     kind = _kind(estimate, margin)
     remedy = {"no verdict": _remedy_groups, "undetermined": _remedy}.get(kind)
-    return Verdict(kind, f"{name}: {_words(kind, estimate, margin)}", remedy(estimate, margin) if remedy else "")
+    words = f"{name}: {_words(kind, estimate, margin)}"
+    if estimate.num_runs == 1:
+        words += "; from one run, so training anew may differ by more than the interval says"
+    return Verdict(kind, words, remedy(estimate, margin) if remedy else "")
 
 
 def _kind(estimate: Estimate, margin: float) -> VerdictKind:
     if estimate.num_groups < MIN_GROUPS:
         return "no verdict"
     if -margin < estimate.low90 and estimate.high90 < margin:
+        if estimate.num_groups < groups_for_equivalence(margin):
+            return "undetermined"
         return "negligible" if estimate.low > 0 else "does not matter"
     if estimate.low > 0:
         return "matters"
@@ -100,13 +106,17 @@ def _remedy_groups(estimate: Estimate, margin: float) -> str:
 
 def _remedy(estimate: Estimate, margin: float) -> str:
     """What would decide it if the value is what it seems: more groups, else more runs, else neither."""
-    if estimate.se == 0:
-        return f"about {_groups_for_zero(margin)} groups: none differed, so only their number narrows the interval"
+    if estimate.se == 0 or (-margin < estimate.low90 and estimate.high90 < margin):
+        return (
+            f"{groups_for_equivalence(margin)} test groups (now {estimate.num_groups}): with fewer, groups in which "
+            "order matters could be missed, whatever the others show"
+        )
     effect = _effect_to_see(estimate, margin)
     of_one = estimate.variance_groups * estimate.num_groups
     groups = groups_for(effect, of_one, estimate.variance_runs, POWER)
     if groups is not None:
-        more = max(groups, estimate.num_groups + 1)
+        least = groups_for_equivalence(margin) if effect > abs(estimate.value) else estimate.num_groups + 1
+        more = max(groups, least)
         return (
             f"about {more} test groups would decide it (now {estimate.num_groups}), if the difference is what it seems"
         )
@@ -130,11 +140,6 @@ def _effect_to_see(estimate: Estimate, margin: float) -> float:
     """
     from_zero = abs(estimate.value)
     return max(from_zero, (margin - from_zero) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
-
-
-def _groups_for_zero(margin: float) -> int:
-    """Groups with 1 - 0.1^(1/G) below the margin."""
-    return ceil(log(0.1) / log(1 - margin)) + 1
 
 
 def judge_data_set(
