@@ -2,10 +2,10 @@
 
     python benchmarks/order_training.py --nulls 200 --planted 20
 
-Every data set is drawn from its seed: 40 groups of 5 clips of 8 frames of 16 features, two classes. In a null
-the frames of a clip are exchangeable given its class (a class mean, a group effect, a clip effect and independent noise), so
-order is worth nothing to any learner. In a planted set the first feature also rises or falls over the clip by class. On
-each, GRU heads are trained by the whole protocol: 10 runs on group-disjoint folds, arms O and F (and S with --arms).
+Every data set is drawn from its seed: 40 groups of 5 clips of 8 frames of 16 features, two classes. In a null the
+frames of a clip are exchangeable given its class (a class mean, a group effect, a clip effect and independent noise),
+so order is worth nothing to any learner. In a planted set the first feature also rises or falls over the clip by class.
+On each, GRU heads are trained by the whole protocol: 10 runs on group-disjoint folds, arms O and F (--arms adds S).
 """
 
 from __future__ import annotations

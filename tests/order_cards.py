@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.evaluation.strips import Example, Strip
 from videomem.order.card import (
     SCHEMA_VERSION,
     Controls,
@@ -19,6 +18,7 @@ from videomem.order.card import (
     Rung,
     SizePoint,
 )
+from videomem.report.strips import Example, Strip
 from videomem.statistics.results import (
     ChiralPair,
     ChiralPairs,

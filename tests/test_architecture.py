@@ -21,6 +21,7 @@ LAYERS = [
     {"checkpoint", "tracking"},
     {"export", "evaluation"},
     {"order"},
+    {"report"},
     {"commands"},
     {"cli"},
     {"__main__", "__init__"},
@@ -32,13 +33,13 @@ ONLY_IN = {
     "decord": {"video/decoders/by_decord.py"},
     "torchcodec": {"video/decoders/by_torchcodec.py"},
     "av": {f"video/{name}.py" for name in ("decoders/stream", "decoders/by_pyav", "decoders/overhearing", "writing")},
-    "PIL": {"video/decoders/frame_folder.py", "evaluation/strips.py"},
+    "PIL": {"video/decoders/frame_folder.py", "report/strips.py"},
     "wandb": {"tracking.py", "commands/shuffle.py"},
     "sqlite3": {"features/keys.py"},
     "safetensors": {"features/store.py", "export.py"},
     "pyarrow": {"video/catalog.py"},
-    "matplotlib": {"evaluation/plots.py", "order/drawing.py", "order/figures.py", "order/figures_by_class.py"},
-    "jinja2": {"evaluation/report.py", "order/report.py"},
+    "matplotlib": {"evaluation/plots.py", "report/drawing.py", "report/figures.py", "report/figures_by_class.py"},
+    "jinja2": {"report/page.py"},
     "scipy": {f"statistics/{name}.py" for name in ("variance", "classes", "planning")},
     "statsmodels": {f"statistics/{name}.py" for name in ("randomization", "classes")},
 }
@@ -126,4 +127,4 @@ def test_documents_name_files_that_are_there() -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_configs_have_only_sections_of_the_command_line(path: Path) -> None:
-    assert set(yaml.safe_load(path.read_text())) <= {"seed_everything", "data", "model", "trainer"}
+    assert set(yaml.safe_load(path.read_text())) <= {"seed_everything", "data", "model", "trainer", "order"}

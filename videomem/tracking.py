@@ -142,9 +142,9 @@ def log_order_card(
     """Log an order card below `order/`: its tables as tables, its figures as images, its numbers as the summary.
 
     Args:
-        card_tables: Name, columns and rows of each, as `videomem.order.tables.card_tables` gives them.
-        figures: A PNG by the name of each figure, as `videomem.order.report.write_report` gives them.
-        summary: Numbers and words by name, as `videomem.order.tables.card_summary` gives them.
+        card_tables: Name, columns and rows of each, as `videomem.report.tables.card_tables` gives them.
+        figures: A PNG by the name of each figure, as `videomem.report.page.write_report` gives them.
+        summary: Numbers and words by name, as `videomem.report.tables.card_summary` gives them.
     """
     for name, columns, rows in card_tables:
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)

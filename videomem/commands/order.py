@@ -20,13 +20,13 @@ from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
 from videomem.order.clips import Clips, clips_of_data
-from videomem.order.examples import examples_of
 from videomem.order.forecast import Forecast, forecast
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
 from videomem.order.protocol import OrderTest, freeze, make_plan, run_order_test
-from videomem.order.report import write_report
-from videomem.order.tables import card_summary, card_tables, summary_table
 from videomem.plain import from_plain
+from videomem.report.examples import examples_of
+from videomem.report.page import write_report
+from videomem.report.tables import card_summary, card_tables, summary_table
 from videomem.statistics.planning import Assumptions
 from videomem.tracking import Mode, log_order_card, start_run
 

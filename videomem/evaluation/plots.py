@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from videomem.evaluation.shuffle import CONDITIONS, Summary
@@ -41,20 +40,6 @@ def accuracy_figure(summaries: Sequence[Summary], chance: float, ceiling: float 
     axes.set_ylim(0, 1.02)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=1, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], ylabel: str) -> Figure:
-    """A line of (epoch, value) per head."""
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, points) in enumerate(curves.items()):
-        axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, color=f"C{number}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -97,11 +82,3 @@ def as_png(figure: Figure, dpi: int = 144) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def as_svg(figure: Figure) -> str:
-    """SVG to put into a page, without its XML head."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue().decode()
-    return text[text.index("<svg") :]

@@ -113,7 +113,7 @@ def _time_of(cell: Cell, plan: OrderPlan, clips: Clips, device: str) -> tuple[fl
                 classifier.loss(classifier(batch.x, batch.lengths), batch.labels).backward()
                 optimizer.step()
                 optimizer.zero_grad()
-                float(classifier.head.classify.bias[0])
+                classifier.head.classify.bias[0].item()
                 times.append(time.perf_counter() - started)
             with torch.inference_mode():
                 test = plain_batches(clips, split.test[:256])[0]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from videomem.order.card import MemoryResult, OrderCard, Rung
-from videomem.order.drawing import (
+from videomem.report.drawing import (
     BLUE,
     GREEN,
     INK,
@@ -27,7 +27,7 @@ from videomem.order.drawing import (
     shorten,
     whisker,
 )
-from videomem.order.tables import CELLS, percent, points
+from videomem.report.tables import CELLS, percent, points
 from videomem.statistics.results import Estimate
 
 # The colour says how it was trained; a full dot was tested in order, an empty one otherwise.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videomem.order.card import MemoryResult, OrderCard
-from videomem.order.tables import p_value, percent, points
+from videomem.report.tables import p_value, percent, points
 from videomem.statistics.results import Estimate
 
 REFERENCES = {

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from videomem.evaluation.strips import Example, Strip, strip_image
-from videomem.order import tables
 from videomem.order.card import MemoryResult, OrderCard, card_to_json
-from videomem.order.drawing import png, shorten, svg
-from videomem.order.figures import (
+from videomem.report import tables
+from videomem.report.drawing import png, shorten, svg
+from videomem.report.figures import (
     arms_figure,
     ladder_figure,
     pictured_cells,
@@ -23,9 +22,10 @@ from videomem.order.figures import (
     sizes_figure,
     value_figure,
 )
-from videomem.order.figures_by_class import classes_figure, confusions_figure, controls_figure, lead_memory
-from videomem.order.methods import methods_paragraph, methods_text, used_references
-from videomem.order.tables import Table
+from videomem.report.figures_by_class import classes_figure, confusions_figure, controls_figure, lead_memory
+from videomem.report.methods import methods_paragraph, methods_text, used_references
+from videomem.report.strips import Example, Strip, strip_image
+from videomem.report.tables import Table
 from videomem.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def render(card: OrderCard, examples: Sequence[Example] = ()) -> str:
         examples: Clips of chiral pairs as film strips, with the class that each memory names.
     """
     environment = Environment(
-        loader=PackageLoader("videomem.order", "."),
+        loader=PackageLoader("videomem.report", "."),
         autoescape=select_autoescape(["html", "jinja"]),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -64,7 +64,7 @@ def render(card: OrderCard, examples: Sequence[Example] = ()) -> str:
         show=tables.show, interval=tables.interval, points=tables.points, percent=tables.percent, p_value=tables.p_value
     )
     methods = methods_text(card)
-    page = environment.get_template("report.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         card=card,
         t=tables,
         lead=lead_memory(card),

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from videomem.data import VideoDataModule
 from videomem.errors import DecodingError, VideomemError
 from videomem.evaluation import perturb
-from videomem.evaluation.strips import Example, Strip
 from videomem.order.arms import condition_of, test_orders
 from videomem.order.card import OrderCard
 from videomem.order.clips import Clips
 from videomem.order.plan import OrderPlan
 from videomem.order.scores import Scores
 from videomem.order.splits import RunSplit
+from videomem.report.strips import Example, Strip
 from videomem.video.decoding import decode_clip
 from videomem.video.files import file_problem
 
@@ -53,8 +53,8 @@ def examples_of(
 
 def _pairs(card: OrderCard) -> list[tuple[str, str]]:
     """Pairs of any memory, the surest first, each once."""
-    found = [(pair.p, -pair.excess, pair.first, pair.second)
-             for result in card.memories if result.chiral for pair in result.chiral.pairs if pair.excess > 0]  # fmt: skip
+    all_pairs = [pair for result in card.memories if result.chiral for pair in result.chiral.pairs]
+    found = [(pair.p, -pair.excess, pair.first, pair.second) for pair in all_pairs if pair.excess > 0]
     return list({frozenset(pair[2:]): pair[2:] for pair in sorted(found, reverse=True)}.values())[::-1]
 
 
@@ -67,10 +67,8 @@ def _telling(
         return None
     votes = np.zeros(len(test))
     for result in card.memories:
-        ordered, backwards = (
-            scores.predicted(result.name, "O", name)[0][: len(test)] for name in ("ordered", "reverse")
-        )
-        votes += (ordered == label) * 1.0 + (backwards == partner)
+        answers = [scores.predicted(result.name, "O", name)[0][: len(test)] for name in ("ordered", "reverse")]
+        votes += (answers[0] == label) * 1.0 + (answers[1] == partner)
     return int(places[votes[places].argmax()])
 
 

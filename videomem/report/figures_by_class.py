@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from videomem.evaluation.plots import confusion_figure
 from videomem.order.card import MemoryResult, OrderCard
-from videomem.order.drawing import BLUE, INK, PAPER, SMALL, beside, figure_function, limits, row_axes, shorten, whisker
-from videomem.order.tables import percent, points
+from videomem.report.drawing import BLUE, INK, PAPER, SMALL, beside, figure_function, limits, row_axes, shorten, whisker
+from videomem.report.tables import percent, points
 from videomem.statistics.results import ClassGain, Estimate
 
 MOST_CLASSES = 30  # more are shown by their ends

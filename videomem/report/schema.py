@@ -1,4 +1,4 @@
-"""The document of the order card, made from its dataclasses: `python -m videomem.order.schema > docs/order_card.md`."""
+"""`docs/order_card.md`, made from the dataclasses: `python -m videomem.report.schema > docs/order_card.md`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ a field of another type. Accuracies, differences and margins are shares of 1: 0.
 arm X and tested in condition Y: O in order, S shuffled anew at every epoch, F one fixed permutation per clip, C one
 permutation common to all clips, R reversed, W frames shuffled within windows, B blocks of frames shuffled.
 
-This page is made by `python -m videomem.order.schema > docs/order_card.md`; a test holds that it is up to date.
+This page is made by `python -m videomem.report.schema > docs/order_card.md`; a test holds that it is up to date.
 """
 
 

@@ -19,12 +19,12 @@ from PIL import Image
 from rich.console import Console
 
 from videomem.errors import VideomemError
-from videomem.order import tables
 from videomem.order.card import OrderCard, card_from_json, card_to_json
-from videomem.order.drawing import png, shorten
-from videomem.order.methods import REFERENCES, methods_paragraph
-from videomem.order.report import Picture, pictures, render, write_report
-from videomem.order.schema import KINDS, meanings, schema_document
+from videomem.report import tables
+from videomem.report.drawing import png, shorten
+from videomem.report.methods import REFERENCES, methods_paragraph
+from videomem.report.page import Picture, pictures, render, write_report
+from videomem.report.schema import KINDS, meanings, schema_document
 from videomem.statistics.results import Estimate
 from videomem.tracking import log_order_card, start_run
 
@@ -204,7 +204,7 @@ def test_a_plan_that_is_no_json_is_refused() -> None:
 
 
 def test_the_document_of_the_card_is_up_to_date() -> None:
-    command = "python -m videomem.order.schema > docs/order_card.md"
+    command = "python -m videomem.report.schema > docs/order_card.md"
     assert (ROOT / "docs" / "order_card.md").read_text() == schema_document(), command
 
 
@@ -281,7 +281,7 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
 
 
 def test_text_stands_out_from_its_ground_in_light_and_dark() -> None:
-    css = (ROOT / "videomem" / "order" / "report.css").read_text()
+    css = (ROOT / "videomem" / "report" / "page.css").read_text()
     light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css))
     for colors in (light, light | dark):
         for name in ("ink", "quiet", "accent", "vermillion"):
