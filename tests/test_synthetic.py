@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from videomem.errors import VideomemError
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
-from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip, synthesize
+from videomem.video.synthetic import ACTIONS, SHAPES, SyntheticSettings, render_clip, synthesize
 
 SMALL = SyntheticSettings(train_pairs=1, val_pairs=1, test_pairs=1, frame_size=64, num_frames=8)
 
@@ -57,7 +58,7 @@ def test_file_names_say_nothing_of_the_class(catalog: Catalog) -> None:
 def test_the_action_stays_inside_the_centre_crop(action: object) -> None:
     margin = round(64 * (1 - 224 / 256) / 2)
     for number in range(6):
-        frames = np.stack(render_clip(action, SyntheticSettings(frame_size=64), [number])).astype(float)  # type: ignore[arg-type]
+        frames = np.stack(render_clip(action, SyntheticSettings(frame_size=64), [number])[0]).astype(float)  # type: ignore[arg-type]
         change = np.abs(np.diff(frames, axis=0)).max((0, 3))
         change[margin:-margin, margin:-margin] = 0
         assert change.max() < 20  # Noise only.
@@ -73,3 +74,15 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_settings_that_break_the_symmetry_or_make_no_sense_are_refused(name: str, value: int) -> None:
     with pytest.raises(VideomemError, match=name):
         SyntheticSettings(**{name: value})
+
+
+def test_labelled_by_shape_a_clip_and_its_reversal_are_of_one_class(tmp_path: Path) -> None:
+    by_direction = synthesize(SMALL, tmp_path / "direction")
+    by_shape = synthesize(replace(SMALL, label_by="shape"), tmp_path / "shape")
+    assert set(by_shape.classes) <= set(SHAPES) and len(by_shape.classes) > 1
+    for one, other in pairs(by_shape):
+        assert one.label == other.label and one.split == other.split
+    for direction, shape in zip(by_direction.clips, by_shape.clips, strict=True):
+        assert Path(direction.path).read_bytes() == Path(shape.path).read_bytes()
+    with pytest.raises(VideomemError, match="label_by is 'colour'"):
+        replace(SMALL, label_by="colour")

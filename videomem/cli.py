@@ -25,7 +25,7 @@ class Verb(NamedTuple):
 VERBS = {
     "demo": Verb("demo", "make videos, train every memory on them, and report what order was worth"),
     "catalog": Verb("catalog", "build or check the table of your videos"),
-    "synthesize": Verb("synthesize", "make synthetic videos whose class is told by the order of frames alone"),
+    "synthesize": Verb("synthesize", "make synthetic videos whose class order alone tells, or looks alone"),
     "extract": Verb("extract", "run the frozen backbone over a catalog, once, into the feature store"),
     "fit": Verb("train", "train a head on the features of a catalog"),
     "validate": Verb("train", "evaluate a checkpoint on the validation split"),

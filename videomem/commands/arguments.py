@@ -51,6 +51,6 @@ def usable_device(name: str) -> str:
 
 
 def add_fields(to: argparse.ArgumentParser, defaults: Any, helps: dict[str, str]) -> None:
-    """An option for every integer field of a settings dataclass, with its default."""
+    """An option for every field of a settings dataclass, a number or a word, with its default."""
     for name, value in vars(defaults).items():
-        to.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=helps[name])
+        to.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=helps[name])

@@ -1,4 +1,4 @@
-"""`videomem synthesize`: make synthetic videos whose class is told by the order of the frames alone."""
+"""`videomem synthesize`: make synthetic videos whose class is told by order alone, or by looks alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomem.commands.arguments import add_fields, parser
-from videomem.video.synthetic import ACTIONS, SyntheticSettings, synthesize
+from videomem.video.synthetic import SyntheticSettings, synthesize
 
 HELPS = {
     "train_pairs": "pairs (a clip and its reversal) of each action for training",
@@ -16,6 +16,7 @@ HELPS = {
     "frame_size": "height and width in pixels, even",
     "fps": "frames per second",
     "seed": "seed of everything that is drawn",
+    "label_by": "direction (what the object does: order tells) or shape (what it looks like: order tells nothing)",
 }
 
 
@@ -27,5 +28,5 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     given = vars(options.parse_args(arguments))
     out = given.pop("out")
     catalog = synthesize(SyntheticSettings(**given), out)
-    print(f"{len(catalog.clips)} clips of {2 * len(ACTIONS)} classes in {out}; catalog {out / 'catalog.csv'}")
+    print(f"{len(catalog.clips)} clips of {len(catalog.classes)} classes in {out}; catalog {out / 'catalog.csv'}")
     return 0

@@ -1,8 +1,9 @@
-"""Synthetic videos whose class is told by the order of the frames alone.
+"""Synthetic videos whose class is told by the order of the frames alone, or not by order at all.
 
 Every class has a partner that is itself played backwards. Each clip stands beside its exact reversal, in the same
 split, so both classes of a pair show the same bags of frames, and a classifier that ignores order is right on
-exactly half of them at best.
+exactly half of them at best. Labelled by shape instead, a clip and its reversal are of one class, and since shapes are
+drawn independently of what they do, order says nothing of it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class SyntheticSettings:
         frame_size: Height and width in pixels, an even number; the action stays inside the centre crop.
         fps: Frames per second.
         seed: Seed of everything that is drawn.
+        label_by: `direction`, what the object does, which order tells; or `shape`, what it looks like.
     """
 
     train_pairs: int = 56
@@ -47,8 +49,11 @@ class SyntheticSettings:
     frame_size: int = 112
     fps: int = 16
     seed: int = 0
+    label_by: str = "direction"
 
     def __post_init__(self) -> None:
+        if self.label_by not in ("direction", "shape"):
+            raise VideomemError(f"label_by is {self.label_by!r}, but must be direction or shape")
         limits = {"train_pairs": (1, 10**6), "val_pairs": (0, 10**6), "test_pairs": (1, 10**6), "fps": (1, 240),
                   "num_frames": (2, 10**4), "frame_size": (64, 2048), "seed": (0, 2**32 - 1)}  # fmt: skip
         for name, (low, high) in limits.items():
@@ -101,12 +106,12 @@ def synthesize(settings: SyntheticSettings, out: Path | str) -> Catalog:
     _claim(out, settings)
     clips = []
     for (forward, backward), split, number in _plan(settings):
-        frames = render_clip(ACTIONS[forward, backward], settings, [number, _seed_of(forward)])
+        frames, shape = render_clip(ACTIONS[forward, backward], settings, [number, _seed_of(forward)])
         group = _name(settings.seed, f"pair {forward}", number)
         for label, sequence in ((forward, frames), (backward, frames[::-1])):
             path = out / "clips" / f"{_name(settings.seed, label, number)}.mp4"
             write_video(path, sequence, settings.fps)
-            clips.append(Clip(str(path), label, split, group))
+            clips.append(Clip(str(path), shape if settings.label_by == "shape" else label, split, group))
     catalog = Catalog(tuple(clips), out / "catalog.csv")
     write_catalog(catalog, out / "catalog.csv")
     return catalog
@@ -137,23 +142,23 @@ def _seed_of(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big")
 
 
-def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> list[NDArray[np.uint8]]:
-    """Frames (size, size, 3) of an object that carries out the action on a background, all drawn from the seed."""
+def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> tuple[list[NDArray[np.uint8]], str]:
+    """Frames (size, size, 3) of an object that carries out the action, and its shape, all drawn from the seed."""
     rng = np.random.default_rng([settings.seed, *key])
     size = settings.frame_size
     background = _texture(rng, size, DARK)
     surface = _texture(rng, size, BRIGHT)
-    shape = SHAPES[rng.integers(len(SHAPES))]
+    name = tuple(SHAPES)[rng.integers(len(SHAPES))]
     noise = float(rng.uniform(0, 1.5))
     x, y = rng.uniform(-0.1, 0.1, 2)
     pose = Pose(x, y, rng.uniform(0.14, 0.19), rng.uniform(0, 2 * math.pi))
     reach, easing = rng.uniform(), math.exp(rng.uniform(-0.4, 0.4))
     frames = []
     for progress in np.linspace(0, 1, settings.num_frames) ** easing:
-        image = _draw(background, surface, shape, action(float(progress), reach, pose))
+        image = _draw(background, surface, SHAPES[name], action(float(progress), reach, pose))
         image = image + rng.normal(0, noise, image.shape).astype(np.float32)
         frames.append(image.round().clip(0, 255).astype(np.uint8))
-    return frames
+    return frames, name
 
 
 # Ranges of colour for backgrounds and for objects.
@@ -200,7 +205,12 @@ def _corner(x: Image, y: Image) -> Image:
     return np.minimum(arm, foot)
 
 
-SHAPES: tuple[Callable[[Image, Image], Image], ...] = (_wedge, _arrow, _half_disc, _corner)
+SHAPES: dict[str, Callable[[Image, Image], Image]] = {
+    "wedge": _wedge,
+    "arrow": _arrow,
+    "half_disc": _half_disc,
+    "corner": _corner,
+}
 
 
 def _draw(background: Image, surface: Image, shape: Callable[[Image, Image], Image], pose: Pose) -> Image:
