@@ -132,7 +132,7 @@ def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequenc
 
 
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
-    table = Table(title="accuracy under each order of the frames; what is lost, with its 95 % interval")
+    table = Table(title="accuracy under each order; what is lost, 95 % interval")
     table.add_column("frames", no_wrap=True)
     for name in ("accuracy", "lost", "interval", "flips", "tau", "adjacent"):
         table.add_column(name, justify="right", no_wrap=True)
