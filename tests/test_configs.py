@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import CONFIGS
@@ -11,7 +12,9 @@ from conftest import CONFIGS
 from videomem.cli import main
 from videomem.video.catalog import Catalog, read_catalog, write_catalog
 
-DATA_SETS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml") if path.stem != "synthetic")
+DATA_SETS = sorted(
+    path.stem for path in (CONFIGS / "data").glob("*.yaml") if path.stem not in ("synthetic", "imported")
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,26 @@ def test_a_config_of_a_data_set_trains(small: Path, tmp_path: Path, name: str) -
         *("--data.catalog", str(small / "catalog.csv"), "--data.store", str(small / "features")),
     ]
     assert main(["extract", *data, "--workers", "1"]) == 0
+    check_training(data, small, tmp_path)
+
+
+def test_the_config_of_imported_features_trains(small: Path, tmp_path: Path) -> None:
+    config = CONFIGS / "data" / "imported.yaml"
+    imported = yaml.safe_load(config.read_text())["data"]["imported"]
+    (tmp_path / "arrays").mkdir()
+    for clip in read_catalog(small / "catalog.csv").clips:
+        array = np.random.default_rng(0).random((20, imported["feature_dim"]), dtype=np.float32)
+        np.save(tmp_path / "arrays" / f"{Path(clip.path).stem}.npy", array)
+    place = ["--catalog", str(small / "catalog.csv"), "--store", str(small / "features")]
+    assert main(["import-features", *place, "--features", str(tmp_path / "arrays"), "--name", imported["name"]]) == 0
+    data = [
+        *("--config", str(CONFIGS / "base.yaml"), "--config", str(config)),
+        *("--data.catalog", str(small / "catalog.csv"), "--data.store", str(small / "features")),
+    ]
+    check_training(data, small, tmp_path)
+
+
+def check_training(data: list[str], small: Path, tmp_path: Path) -> None:
     head = ["--config", str(CONFIGS / "head" / "gated.yaml"), "--run_dir", str(tmp_path / "run")]
     trainer = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     assert main(["fit", *data, *head, *trainer, "--trainer.check_val_every_n_epoch", "1"]) == 0

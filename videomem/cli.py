@@ -27,6 +27,7 @@ VERBS = {
     "catalog": Verb("catalog", "build or check the table of your videos"),
     "synthesize": Verb("synthesize", "make synthetic videos whose class order alone tells, or looks alone"),
     "extract": Verb("extract", "run the frozen backbone over a catalog, once, into the feature store"),
+    "import-features": Verb("import_features", "bring features that were made elsewhere into the feature store"),
     "fit": Verb("train", "train a head on the features of a catalog"),
     "validate": Verb("train", "evaluate a checkpoint on the validation split"),
     "test": Verb("train", "evaluate a checkpoint on the test split"),

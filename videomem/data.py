@@ -18,7 +18,7 @@ from videomem.errors import VideomemError
 from videomem.features.augmentation import Augmentation
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.extraction import decode_frames
-from videomem.features.keys import clip_keys
+from videomem.features.imported import ImportedFeatures
 from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.features.store import FRAME_BATCH, Entry, FeatureDtype, FeatureSettings, FeatureStore
 from videomem.plain import as_plain
@@ -45,6 +45,7 @@ class VideoDataModule(LightningDataModule):
         balanced_sampling: Draw training clips so that classes are equally frequent.
         augmentation: Changes of the pixels in training, with `source: video`.
         reversed_pairs: The groups are time-reversed pairs: keep whole pairs only, and prove their frames the same.
+        imported: Features of `videomem import-features`, which take the place of the backbone's.
         test_split: The split that `test` and `shuffle` evaluate.
         seed: Seed of the order of training clips and of augmentation.
     """
@@ -65,6 +66,7 @@ class VideoDataModule(LightningDataModule):
         balanced_sampling: bool = False,
         augmentation: Augmentation = Augmentation(),
         reversed_pairs: bool = False,
+        imported: ImportedFeatures | None = None,
         test_split: str = "test",
         seed: int = 0,
     ) -> None:
@@ -77,6 +79,10 @@ class VideoDataModule(LightningDataModule):
             check_symmetric(sampling, num_available=1)  # The kind of sampling; the numbers when the clips are known.
         if reversed_pairs and source == "video":
             raise VideomemError("data.reversed_pairs is proved on stored features; set data.source to features")
+        if imported is not None and source == "video":
+            raise VideomemError(
+                "data.imported are features, made elsewhere, of no video here; set data.source to features"
+            )
         if augmentation.active and source != "video":
             raise VideomemError(
                 "data.augmentation changes pixels, which stored features have not; set data.source to video"
@@ -91,7 +97,7 @@ class VideoDataModule(LightningDataModule):
         self.reversed_pairs = reversed_pairs
         self.test_split = test_split
         self.seed = seed
-        self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype, on_damage)
+        self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype, on_damage, imported)
         self.feature_store = FeatureStore(store, self.settings)
         self._resident: tuple[Tensor, Tensor] | None = None
 
@@ -107,7 +113,7 @@ class VideoDataModule(LightningDataModule):
 
     @property
     def feature_dim(self) -> int:
-        return load_backbone(self.settings.backbone)[0].feature_dim
+        return self.settings.feature_dim
 
     @property
     def class_counts(self) -> list[int]:
@@ -140,15 +146,14 @@ class VideoDataModule(LightningDataModule):
             others = self.feature_store.others()
             found = f"; one there has {others[0]}" if others else ""
             raise VideomemError(
-                f"{self.feature_store.root}: no features of these settings{found}; "
-                "run `videomem extract` with the same --config"
+                f"{self.feature_store.root}: no features of these settings{found}; run {self.settings.made_by}"
             )
-        keys, unreadable = clip_keys(self.catalog.clips, self.feature_store.root)
+        keys, unreadable = self.feature_store.clip_keys(self.catalog.clips)
         index, planned = self.feature_store.read_index(), self.feature_store.settled_clips()
         if absent := [clip for clip in self.catalog.clips if clip in keys and keys[clip] not in planned]:
             raise VideomemError(
                 f"{absent[0]}: not extracted yet ({len(absent)} of {len(self.catalog.clips)} clips are not); "
-                "run `videomem extract` with the same --config"
+                f"run {self.settings.made_by}"
             )
         entries = {clip: index[key] for clip, key in keys.items() if key in index}
         if not entries:

@@ -20,6 +20,7 @@ from videomem.checkpoint import Checkpoint
 from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features, load_backbone
 from videomem.features.extraction import decode_frames
+from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head
 from videomem.video.catalog import Clip
@@ -54,6 +55,7 @@ class VideoModel(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, C) of frames (B, T, 3, crop, crop) uint8, preprocessed as `read` does."""
         if self.backbone is None:
+            self._refuse_imported()
             raise VideomemError("this model was exported without its backbone; call `classify` on features instead")
         lengths = torch.full((len(frames),), frames.shape[1], device=frames.device) if lengths is None else lengths
         real_BT = length_mask(lengths, frames.shape[1])
@@ -68,7 +70,15 @@ class VideoModel(nn.Module):
 
     def read(self, path: Path | str) -> Tensor:
         """Frames (T, 3, crop, crop) uint8 of a video, sampled and cropped as in training."""
+        self._refuse_imported()
         return decode_frames(Clip(str(path), "", "", ""), self.settings)[0]
+
+    def _refuse_imported(self) -> None:
+        if (imported := self.settings.imported) is not None:
+            raise VideomemError(
+                f"the features of this model ({imported.name}) were made elsewhere, not from videos by videomem; make "
+                f"them as there, (B, T, {imported.feature_dim}), and call `classify` on them"
+            )
 
 
 def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = True) -> None:
@@ -77,7 +87,7 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
     Args:
         checkpoint: A checkpoint of `videomem fit`.
         folder: A new or empty folder.
-        with_backbone: Put the network's weights in, up to the layer used.
+        with_backbone: Put the network's weights in, up to the layer used; imported features have no network.
     Raises:
         VideomemError: If the folder is not empty, or the checkpoint uses classes that are not videomem's.
     """
@@ -86,6 +96,7 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
         raise VideomemError(f"{folder}: is not empty; choose a new folder for --out")
     classifier, settings = checkpoint.classifier(), checkpoint.feature_settings()
     tensors = {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
+    with_backbone = with_backbone and settings.imported is None
     if with_backbone:
         backbone, identity = load_backbone(settings.backbone)
         if checkpoint.features["backbone"] != json.loads(json.dumps(identity)):
@@ -103,6 +114,7 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
         "projection_dim": arguments.get("projection_dim"),
         "feature_dim": arguments["feature_dim"],
         "backbone": {**asdict(settings.backbone), "weights": "exported" if with_backbone else "left out"},
+        "imported": None if settings.imported is None else asdict(settings.imported),
         "features": checkpoint.features,
     }
     preprocessor = {
@@ -167,7 +179,8 @@ def _assemble(
     chosen: Sampling = SAMPLINGS[sampling.pop("name")](**sampling)
     decoder: Decoder = preprocessor["decoder"]
     on_damage: OnDamage = preprocessor["on_damage"]
-    settings = FeatureSettings(backbone_settings, chosen, decoder, preprocessor["feature_dtype"], on_damage)
+    imported = None if config.get("imported") is None else ImportedFeatures(**config["imported"])
+    settings = FeatureSettings(backbone_settings, chosen, decoder, preprocessor["feature_dtype"], on_damage, imported)
     return VideoModel(head, [str(label) for label in labels], settings, backbone)
 
 
@@ -191,14 +204,18 @@ def _read_json(path: Path) -> Any:
 
 
 def _readme(head: Head, class_names: Sequence[str], config: dict[str, Any]) -> str:
-    backbone = config["backbone"]
+    backbone, imported = config["backbone"], config["imported"]
     call = "model(model.read(\"video.mp4\").unsqueeze(0))" if backbone["weights"] == "exported" else (
         "model.classify(features, lengths)  # features (B, T, D) of your own, lengths (B,)"
     )  # fmt: skip
-    return f"""# {head.label} on {backbone["name"]} {backbone["layer"]}
+    below = f"{backbone['name']} {backbone['layer']}" if imported is None else imported["name"]
+    weights = f"The backbone's weights are {backbone['weights']}." if imported is None else (
+        f"Its features, {imported['feature_dim']} per frame, were made elsewhere."
+    )  # fmt: skip
+    return f"""# {head.label} on {below}
 
 A video classifier of {len(class_names)} classes, made with {config["made_with"]}.
-The backbone's weights are {backbone["weights"]}.
+{weights}
 
     import videomem
     model = videomem.load("this folder")

@@ -29,6 +29,11 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--device", type=str, default="auto", help="where the backbone runs: auto, cpu, cuda, ...")
     options.add_argument("--allow-failures", action="store_true", help="end with status 0 though clips failed")
     config, data = _parse(options, arguments)
+    if (imported := data.settings.imported) is not None:
+        raise VideomemError(
+            f"data.imported names {imported.name}, made elsewhere, so there is nothing to extract; "
+            "`videomem import-features` brings such features into the store"
+        )
     if config.workers < 0:
         raise VideomemError(f"--workers is {config.workers}, but must be at least 0")
     if not config.time_limit > 0:

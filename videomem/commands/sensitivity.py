@@ -132,16 +132,16 @@ def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequenc
 
 
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
-    table = Table(title="accuracy under each order of the frames; what is lost, with its 95 % interval")
+    table = Table(title="accuracy under each order; what is lost, 95 % interval")
     table.add_column("frames", no_wrap=True)
-    for name in ("accuracy", "lost", "interval", "flips", "tau", "adjacent"):
+    for name in ("accuracy", "lost", "interval", "flips", "tau", "adj."):
         table.add_column(name, justify="right", no_wrap=True)
     for row in result.conditions:
         lost = row.reliance
-        numbers = [f"{row.accuracy.value:.3f}", f"{lost.value:.3f}", f"{lost.low:.3f} to {lost.high:.3f}"]
+        numbers = [f"{row.accuracy.value:.3f}", f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}"]
         tau = "" if row.kendall_tau is None else f"{row.kendall_tau:.2f}"
         lost_here = numbers if row.name != "order" else [numbers[0], "", ""]
-        table.add_row(row.label, *lost_here, f"{row.flip_rate:.3f}", tau, f"{row.adjacency:.2f}")
+        table.add_row(row.label, *lost_here, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}")
     Console().print(table)
     print(result.sentence())
     print(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")

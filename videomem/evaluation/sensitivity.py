@@ -135,7 +135,7 @@ class OrderSensitivity:
     def sentence(self) -> str:
         """One plain sentence with the effect, its interval and p."""
         points = [100 * value for value in (self.reliance.value, self.reliance.low, self.reliance.high)]
-        verb = "lowers" if points[0] >= 0 else "raises"
+        verb = "changes" if points[0] == 0 else "lowers" if points[0] > 0 else "raises"
         sign = 1 if points[0] >= 0 else -1
         low, high = sorted(sign * end for end in points[1:])
         return (

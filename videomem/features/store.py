@@ -6,6 +6,7 @@
     <root>/<key>/shards/000000.safetensors    features (R, D) of its clips, row under row; in its header the index: the
                                       rows, frames and decoder of each clip
     <root>/<key>/ledger.csv           clips that failed, with the reason
+    <root>/<key>/clips.json           of imported features only: which are which clip's
 
 Files are written whole under another name, synced and renamed, so a file that is there is complete. Another setting is
 another key, never a mix.
@@ -28,7 +29,10 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, load_backbone
-from videomem.features.ledger import Ledger
+from videomem.features.imported import ImportedFeatures, ImportedKeys
+from videomem.features.keys import clip_keys
+from videomem.features.ledger import Failure, Ledger
+from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
 from videomem.whole_files import remove_if_orphan, write_whole
@@ -41,31 +45,44 @@ FeatureDtype = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """Every cause of a clip's features other than the clip itself."""
+    """Every cause of a clip's features other than the clip itself; `imported` ones have no backbone and no decoder."""
 
     backbone: BackboneSettings
     sampling: Sampling
     decoder: Decoder = "auto"
     dtype: FeatureDtype = "float16"
     on_damage: OnDamage = "ledger"
+    imported: ImportedFeatures | None = None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The causes as plain data: the store's key is a hash of this."""
-        causes = {
-            "schema": SCHEMA,
-            "frame_batch": FRAME_BATCH,
-            "backbone": load_backbone(self.backbone)[1],
-            "sampling": {"name": type(self.sampling).__name__, **asdict(self.sampling)},  # type: ignore[call-overload]
-            "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
-            "dtype": self.dtype,
-            "on_damage": self.on_damage,
-        }
+        sampling = {"name": type(self.sampling).__name__, **asdict(self.sampling)}  # type: ignore[call-overload]
+        causes = {"schema": SCHEMA, "sampling": sampling, "dtype": self.dtype}
+        if self.imported is not None:
+            causes["imported"] = asdict(self.imported)
+        else:
+            causes |= {
+                "frame_batch": FRAME_BATCH,
+                "backbone": load_backbone(self.backbone)[1],
+                "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
+                "on_damage": self.on_damage,
+            }
         return dict(json.loads(_json(causes)))  # As it is read back: tuples are lists.
 
     @property
     def key(self) -> str:
         return sha256(_json(self.identity)).hexdigest()[:16]
+
+    @property
+    def feature_dim(self) -> int:
+        """D, features per frame."""
+        return load_backbone(self.backbone)[0].feature_dim if self.imported is None else self.imported.feature_dim
+
+    @property
+    def made_by(self) -> str:
+        """The command that makes such features, for errors."""
+        return "`videomem extract` with the same --config" if self.imported is None else "`videomem import-features`"
 
 
 @dataclass(frozen=True)
@@ -106,6 +123,16 @@ class FeatureStore:
         if not self.exists():
             write_whole(self.folder / "settings.json", _json(self.settings.identity))
 
+    @property
+    def imported_keys(self) -> ImportedKeys:
+        return ImportedKeys(self.folder / "clips.json")
+
+    def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
+        """A key of each clip, and the clips that have none: their files could not be read, or their import failed."""
+        return (
+            clip_keys(clips, self.root) if self.settings.imported is None else self.imported_keys.of(clips, self.ledger)
+        )
+
     def read_index(self) -> dict[str, Entry]:
         """Entries of all complete shards by clip key."""
         entries = {}
@@ -115,9 +142,8 @@ class FeatureStore:
                     with safe_open(self._shard_path(number), "pt") as shard:
                         rows = json.loads(shard.metadata()["index"])
                 except (SafetensorError, TypeError, KeyError, ValueError) as error:
-                    raise VideomemError(
-                        f"{self._shard_path(number)}: a damaged shard ({error}); delete it and run `videomem extract`"
-                    ) from error
+                    path, remedy = self._shard_path(number), f"delete it and run {self.settings.made_by}"
+                    raise VideomemError(f"{path}: a damaged shard ({error}); {remedy}") from error
                 for row in rows:
                     key, indices = row.pop("clip"), tuple(row.pop("indices"))
                     entries[key] = Entry(shard=number, indices=indices, **row)
@@ -162,7 +188,7 @@ class FeatureStore:
     def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
         """Write one shard: (clip key, fields of its entry, features (T, D)) of each clip that did not fail."""
         dtype = getattr(torch, self.settings.dtype)
-        rows, features, start = [], [torch.empty(0, load_backbone(self.settings.backbone)[0].feature_dim)], 0
+        rows, features, start = [], [torch.empty(0, self.settings.feature_dim)], 0
         for key, fields, values in clips:
             rows.append({"clip": key, "start_row": start, "stop_row": start + len(values), **fields})
             start += len(values)

@@ -1,0 +1,187 @@
+"""Arrays of other tools, a (T, D) one for each video: .npy, HDF5 or safetensors. Nothing is unpickled.
+
+Arrays are found by listing what is there, never by joining a name of the catalog to a path; of HDF5 only what lies in
+the file itself is read, no link or external storage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from videomem.errors import VideomemError, one_line
+from videomem.video.files import split_template
+
+SUFFIXES = (".npy", ".h5", ".hdf5", ".safetensors")
+_MOST_BYTES = 4 * 2**30
+FloatArray = NDArray[np.floating[Any]]
+
+
+class ArrayProblem(VideomemError):
+    """Why a clip has no features: it goes into the ledger with this reason."""
+
+
+class ArraySource:
+    """Arrays by name, as `open_source` gives them.
+
+    Args:
+        path: File or folder that they are in, for errors.
+        readers: By name, how each is read.
+    """
+
+    def __init__(self, path: Path, readers: Mapping[str, Callable[[], FloatArray]]) -> None:
+        self.path = path
+        self._readers: dict[str, list[Callable[[], FloatArray]]] = defaultdict(list)
+        for name, read in readers.items():
+            self._readers[_plain(name)].append(read)
+
+    def find(self, written: str, relative: str) -> tuple[str, int]:
+        """Name of a video's array, and how loosely it is the video's: 0 by its path, 1 without suffix, 2 by its stem.
+
+        Args:
+            written: The path in the catalog, as it stands there.
+            relative: The same, relative to the catalog's folder.
+        Raises:
+            ArrayProblem: If there is none.
+        """
+        paths = [_plain(split_template(path)[0].replace(os.sep, "/")) for path in (written, relative)]
+        without = [os.path.splitext(path)[0] for path in paths]
+        last = [os.path.basename(paths[1]), os.path.basename(without[1])]
+        for looseness, names in enumerate((paths, without, last)):
+            for name in names:
+                if name in self._readers:
+                    return name, looseness
+        raise ArrayProblem(
+            f"no array of its name in {self.path}, which has {len(self._readers)}; name it {without[1]} or {last[1]}"
+        )
+
+    def read(self, name: str) -> FloatArray:
+        """The array (T, D) of a name that `find` gave: at least two frames, all values finite.
+
+        Raises:
+            ArrayProblem: If it is none.
+        """
+        readers = self._readers[name]
+        if len(readers) > 1:
+            raise ArrayProblem(f"{len(readers)} arrays are named {name} but for the way accents are written; keep one")
+        try:
+            array = readers[0]()
+        except ArrayProblem:
+            raise
+        except Exception as error:  # whatever a strange file makes a reader raise costs that clip only
+            raise ArrayProblem(f"array {name} is not readable ({type(error).__name__}: {one_line(error)})") from error
+        if len(array) < 2:
+            raise ArrayProblem(f"array {name} has {len(array)} frame(s), but order needs at least 2")
+        if not np.isfinite(array).all():
+            raise ArrayProblem(f"array {name} has values that are not finite; mend it where it was made")
+        return array
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: macOS writes accents another way, and HDF5 drops the first slash."""
+    return normalize("NFC", name).lstrip("/")
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[ArraySource]:
+    """Arrays of a file with one per video (HDF5, safetensors), or of a folder with a file per video, also below it.
+
+    Raises:
+        VideomemError: If there is no such file or folder, it is damaged, or has no arrays.
+    """
+    with ExitStack() as stack:
+        if path.is_dir():
+            readers = _in_folder(path)
+        elif not path.is_file():
+            raise VideomemError(f"--features {path}: no such file or folder")
+        elif path.suffix == ".safetensors":
+            readers = _in_safetensors(path, stack)
+        elif path.suffix in (".h5", ".hdf5"):
+            readers = _in_hdf5(path, stack)
+        else:
+            raise VideomemError(f"--features {path}: neither a folder nor one of {', '.join(SUFFIXES[1:])}")
+        if not readers:
+            raise VideomemError(f"--features {path}: no arrays in it; a folder needs files {', '.join(SUFFIXES)}")
+        yield ArraySource(path, readers)
+
+
+def _in_folder(folder: Path) -> dict[str, Callable[[], FloatArray]]:
+    files = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
+    readers: dict[str, Callable[[], FloatArray]] = {}
+    for file in sorted(file for file in files if file.suffix in SUFFIXES):
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in readers:
+            raise VideomemError(f"--features {folder}: more than one file is named {name}; keep one of {SUFFIXES}")
+        readers[name] = partial(_read_npy if file.suffix == ".npy" else _read_only_one, file)
+    return readers
+
+
+def _read_npy(file: Path) -> FloatArray:
+    # Mapped, so that a header which claims more than the file holds is an error and no allocation.
+    return _checked(np.load(file, mmap_mode="r", allow_pickle=False))
+
+
+def _read_only_one(file: Path) -> FloatArray:
+    with ExitStack() as stack:
+        found = (_in_safetensors if file.suffix == ".safetensors" else _in_hdf5)(file, stack)
+        if len(found) != 1:
+            raise ArrayProblem(f"{file} has {len(found)} arrays, but a file of one video must have one")
+        return next(iter(found.values()))()
+
+
+def _in_safetensors(file: Path, stack: ExitStack) -> dict[str, Callable[[], FloatArray]]:
+    try:
+        tensors = stack.enter_context(safe_open(file, "pt"))
+    except (SafetensorError, OSError) as error:
+        raise VideomemError(f"--features {file}: damaged or no safetensors file ({one_line(error)})") from error
+
+    def read(name: str) -> FloatArray:
+        tensor = tensors.get_tensor(name)
+        return _checked((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+
+    return {name: partial(read, name) for name in tensors.keys()}  # noqa: SIM118 - no dict
+
+
+def _in_hdf5(file: Path, stack: ExitStack) -> dict[str, Callable[[], FloatArray]]:
+    try:
+        opened = stack.enter_context(h5py.File(file, "r"))
+        found: list[Any] = []
+        # Visits what is in the file once; it follows no links, which may lead to other files.
+        opened.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise VideomemError(f"--features {file}: damaged or no HDF5 file ({one_line(error)})") from error
+    return {name: partial(_read_dataset, item) for name, item in found}
+
+
+def _read_dataset(dataset: Any) -> FloatArray:
+    if dataset.is_virtual or dataset.external:
+        raise ArrayProblem("its values are in another file; copy them into this one")
+    _check_kind(dataset.shape, dataset.dtype)
+    return _checked(dataset[()])
+
+
+def _checked(array: Any) -> FloatArray:
+    """Values in memory and in the machine's byte order."""
+    _check_kind(array.shape, array.dtype)
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def _check_kind(shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> None:
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+        raise ArrayProblem(f"its values are {dtype}, but must be float16, float32 or float64")
+    if shape is None or len(shape) != 2 or shape[1] < 1:
+        raise ArrayProblem(f"its shape is {shape}, but must be (frames, features)")
+    if shape[0] * shape[1] * dtype.itemsize > _MOST_BYTES:
+        raise ArrayProblem(f"its shape is {shape}, above the limit of {_MOST_BYTES / 2**30:.0f} GiB; take fewer frames")

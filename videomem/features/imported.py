@@ -1,0 +1,81 @@
+"""Features that were made elsewhere: what a config says of them, and which of them is which clip's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videomem.errors import VideomemError
+from videomem.features.ledger import Failure, Ledger
+from videomem.video.catalog import Clip
+from videomem.whole_files import write_whole
+
+
+@dataclass(frozen=True)
+class ImportedFeatures:
+    """Features of `videomem import-features`, in place of those of a backbone.
+
+    Args:
+        name: The name that they were imported under, such as `clip-vit-b32`.
+        feature_dim: D, features per frame.
+    """
+
+    name: str
+    feature_dim: int
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name != " ".join(self.name.split()):
+            raise VideomemError(f"imported.name is {self.name!r}, but must be a name without odd spaces")
+        if self.feature_dim < 1:
+            raise VideomemError(f"imported.feature_dim is {self.feature_dim}, but must be at least 1")
+
+
+@dataclass(frozen=True)
+class ImportedKeys:
+    """The table at `path`, which need not be there: the key of each clip, by its path and interval.
+
+    Videos need not exist, so their content cannot be hashed; a clip's key is the hash of its array instead.
+    """
+
+    path: Path
+
+    def read(self) -> dict[str, str | None]:
+        """Keys by clip; None where the import of the clip failed."""
+        if not self.path.is_file():
+            return {}
+        try:
+            return dict(json.loads(self.path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise VideomemError(f"{self.path}: damaged ({error}); delete it and import again") from error
+
+    def add(self, keys: Mapping[Clip, str | None]) -> None:
+        """Set the keys of clips; others keep theirs."""
+        rows = self.read() | {_name(clip): key for clip, key in keys.items()}
+        write_whole(self.path, (json.dumps(rows, sort_keys=True, indent=0) + "\n").encode())
+
+    def of(self, clips: Sequence[Clip], ledger: Ledger) -> tuple[dict[Clip, str], list[Failure]]:
+        """Keys of clips, and the failures of those whose import failed.
+
+        Raises:
+            VideomemError: If a clip was never imported.
+        """
+        known = self.read()
+        if absent := [clip for clip in clips if _name(clip) not in known]:
+            raise VideomemError(
+                f"{absent[0]}: not imported yet ({len(absent)} of {len(clips)} clips are not); "
+                "run `videomem import-features` with this catalog"
+            )
+        keys = {clip: key for clip in clips if (key := known[_name(clip)]) is not None}
+        reasons = ledger.read()
+        failures = [reasons.get((c.path, *c.interval), failure_of(c, "unknown", "failed")) for c in clips]
+        return keys, [failure for clip, failure in zip(clips, failures, strict=True) if clip not in keys]
+
+
+def failure_of(clip: Clip, error: str, reason: str) -> Failure:
+    return Failure(clip.path, "import", "", error, f"{clip}: {reason}", 0.0, *clip.interval)
+
+
+def _name(clip: Clip) -> str:
+    return json.dumps([clip.path, *clip.interval])

@@ -1,0 +1,199 @@
+"""Features of other tools into the feature store, so that every command works on them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from videomem.errors import VideomemError
+from videomem.features.arrays import ArrayProblem, ArraySource, FloatArray, open_source
+from videomem.features.backbone import BackboneSettings
+from videomem.features.imported import ImportedFeatures, failure_of
+from videomem.features.ledger import Failure
+from videomem.features.store import FeatureDtype, FeatureSettings, FeatureStore
+from videomem.video.catalog import Catalog, Clip, read_catalog, read_rows
+from videomem.video.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did: clips imported now, found done, and failed."""
+
+    num_imported: int
+    num_done_before: int
+    failures: tuple[Failure, ...]
+    feature_dim: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Importing:
+    """How arrays become features of clips.
+
+    Attributes:
+        name: Name of the features.
+        sampling: Which rows of an array are taken.
+        dtype: Type that they are stored in.
+        fps: Rows per second; None takes the catalog's `fps`, where it has one.
+    """
+
+    name: str
+    sampling: Sampling
+    dtype: FeatureDtype = "float16"
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A clip's array, by the name that it has in the source, and its key and width."""
+
+    name: str
+    key: str
+    feature_dim: int
+
+
+def import_features(catalog_path: Path | str, features: Path, root: Path | str, importing: Importing) -> ImportReport:
+    """Import an array (T, D) of each clip of a catalog; the videos need not exist.
+
+    A clip whose array is missing or bad is in the ledger, and the others are imported all the same. What is there
+    already is left as it is; an array that changed since is imported anew.
+
+    Args:
+        catalog_path: The catalog.
+        features: File or folder of arrays, see `open_source`.
+        root: Folder of feature stores.
+        importing: Name, sampling and type of the features.
+    Raises:
+        VideomemError: If there are no such arrays, none is good, or the store cannot be written.
+    """
+    catalog = read_catalog(catalog_path)
+    with open_source(features) as source:
+        names, failures = _names(catalog, Path(catalog_path), source)
+        found = {}
+        for clip, name in names.items():
+            try:
+                found[clip] = _look_at(clip, name, source, importing)
+            except ArrayProblem as problem:
+                failures[clip] = failure_of(clip, "ArrayProblem", str(problem))
+        if not found:
+            first = next(iter(failures.values()))
+            raise VideomemError(f"--features {features}: no clip has features in it; {first.message}")
+        feature_dim = Counter(item.feature_dim for item in found.values()).most_common(1)[0][0]
+        for clip, item in list(found.items()):
+            if item.feature_dim != feature_dim:
+                reason = f"array {item.name} has {item.feature_dim} features, but most have {feature_dim}"
+                failures[clip] = failure_of(clip, "ArrayProblem", reason)
+                del found[clip]
+        store = FeatureStore(root, settings_of(importing, feature_dim))
+        store.create()
+        done = store.read_index()
+        _write(store, found, source, importing)
+    return _settle(store, catalog, found, failures, set(done))
+
+
+def settings_of(importing: Importing, feature_dim: int) -> FeatureSettings:
+    """What a config's `data` section says of such features."""
+    imported = ImportedFeatures(importing.name, feature_dim)
+    return FeatureSettings(BackboneSettings(), importing.sampling, dtype=importing.dtype, imported=imported)
+
+
+def _names(catalog: Catalog, path: Path, source: ArraySource) -> tuple[dict[Clip, str], dict[Clip, Failure]]:
+    """The name of each clip's array in the source; an array is that of one video, the one it is named after most."""
+    claims, failures = {}, {}
+    videos: dict[str, dict[str, int]] = defaultdict(dict)
+    for clip, row in zip(catalog.clips, read_rows(path.absolute()), strict=True):
+        try:
+            name, looseness = source.find(row.path, os.path.relpath(clip.path, path.absolute().parent))
+        except ArrayProblem as problem:
+            failures[clip] = failure_of(clip, "ArrayProblem", str(problem))
+            continue
+        claims[clip] = name
+        videos[name][clip.path] = min(looseness, videos[name].get(clip.path, looseness))
+    for clip, name in list(claims.items()):
+        closest = min(videos[name].values())
+        owners = [video for video, looseness in videos[name].items() if looseness == closest]
+        if owners != [clip.path]:
+            reason = f"array {name} can be that of {' or '.join(owners[:2])}; name arrays by the whole path"
+            failures[clip] = failure_of(clip, "ArrayProblem", reason)
+            del claims[clip]
+    return claims, failures
+
+
+def _look_at(clip: Clip, name: str, source: ArraySource, importing: Importing) -> _Found:
+    """Read an array as it will be stored, so that whatever is wrong is known before a shard is planned."""
+    array = source.read(name)
+    _features(clip, array, importing)
+    content = sha256(f"{array.dtype} {array.shape}\n".encode())
+    content.update(array.data)
+    rate = "" if (fps := importing.fps or clip.fps) is None else f" {fps}"
+    key = sha256(f"{content.hexdigest()} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
+    return _Found(name, key, array.shape[1])
+
+
+def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[Tensor, dict[str, Any]]:
+    """Rows of a clip that the sampling chooses, in the type that they are stored in, and the fields of its entry."""
+    fps = importing.fps or clip.fps
+    if fps is None and (importing.sampling.needs_times or clip.interval != (None, None)):
+        raise ArrayProblem(
+            f"arrays carry no times, but {type(importing.sampling).__name__} and trims need them; pass --fps"
+        )
+    times_s = np.arange(len(array_TD)) / (fps or 1.0)
+    inside = _within(times_s, clip)
+    if len(inside) < 2:
+        raise ArrayProblem(f"{len(inside)} of its {len(array_TD)} rows are between {clip.start_s} and {clip.end_s} s")
+    indices = importing.sampling.indices(times_s[inside] - times_s[inside[0]])
+    with np.errstate(over="ignore"):
+        chosen = torch.from_numpy(array_TD[inside[indices]].astype(importing.dtype))
+    if not torch.isfinite(chosen).all():
+        largest = float(np.abs(array_TD).max())
+        remedy = "pass --dtype float32 and set data.feature_dtype to it" if importing.dtype == "float16" else "scale it"
+        raise ArrayProblem(f"its values reach {largest:.3g}, beyond the range of {importing.dtype}; {remedy}")
+    fields = {"num_available": len(inside), "fps": fps or 0.0, "decoder": "imported", "damage": ""}
+    return chosen, {**fields, "indices": indices.tolist()}
+
+
+def _within(times_s: NDArray[np.float64], clip: Clip) -> NDArray[np.int64]:
+    end_s = np.inf if clip.end_s is None else clip.end_s
+    return np.flatnonzero((times_s >= (clip.start_s or 0.0)) & (times_s < end_s)).astype(np.int64)
+
+
+def _write(store: FeatureStore, found: dict[Clip, _Found], source: ArraySource, importing: Importing) -> None:
+    """Write the shards that are missing, one in memory at a time."""
+    by_key = {item.key: clip for clip, item in found.items()}
+    for number, keys in enumerate(store.extend_plan(list(by_key))):
+        if store.has_shard(number) or not all(key in by_key for key in keys):
+            continue
+        rows = []
+        for key in keys:
+            features_TD, fields = _features(by_key[key], source.read(found[by_key[key]].name), importing)
+            rows.append((key, fields, features_TD))
+        store.write_shard(number, rows)
+
+
+def _settle(
+    store: FeatureStore,
+    catalog: Catalog,
+    found: dict[Clip, _Found],
+    failures: dict[Clip, Failure],
+    done: set[str],
+) -> ImportReport:
+    """Say of each clip which features are its own, or that it has none; strike those off the ledger that have now."""
+    store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
+    ledger = store.ledger.read() | {failure.clip: failure for failure in failures.values()}
+    good = {(clip.path, *clip.interval) for clip in found}
+    store.ledger.rewrite(failure for clip, failure in ledger.items() if clip not in good)
+    num_before = sum(item.key in done for item in found.values())
+    in_order: Sequence[Failure] = [failures[clip] for clip in catalog.clips if clip in failures]
+    assert store.settings.imported is not None
+    dim = store.settings.imported.feature_dim
+    return ImportReport(len(found) - num_before, num_before, tuple(in_order), dim, store.folder)
