@@ -3,8 +3,9 @@
     python benchmarks/egogestar.py --root FOLDER --squeezenet WEIGHTS.pth --out runs/egogestar
 
 FOLDER holds testvideo_<class>_<serial>.mp4 (github.com/varunj/EgoGestAR); WEIGHTS a state_dict of torchvision's
-squeezenet1_0 trained on ImageNet; without them AlexNet with random weights is run. Clips of one serial number are mostly
-one scene, so groups are serial numbers. Nothing was tuned: `configs/base.yaml` and `configs/order.yaml` as they are.
+squeezenet1_0 trained on ImageNet; without them AlexNet with random weights is run. Clips of one serial number are
+mostly one scene, so groups are serial numbers. Nothing was tuned: the settings are those of `configs/base.yaml` and
+`configs/order.yaml`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError
-from videomem.features.keys import clip_keys
+from videomem.features.store import FeatureSettings
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ def clips_of_data(data: VideoDataModule) -> Clips:
     if data.source != "features":
         raise VideomemError("the order test reads stored features; set data.source to features")
     clips = data.clips
-    keys, _ = clip_keys(clips, data.feature_store.root)
+    keys, _ = data.feature_store.clip_keys(clips)
     store_key = data.settings.key
-    backbone = data.settings.backbone
     memory = data.in_memory
     return Clips(
         features=data.features if memory is None else memory.__getitem__,
@@ -71,8 +70,16 @@ def clips_of_data(data: VideoDataModule) -> Clips:
         class_names=tuple(data.class_names),
         feature_dim=data.feature_dim,
         source=data.catalog_path,
-        made_of=f"{backbone.name} {backbone.layer}, weights {backbone.weights}",
+        made_of=_made_of(data.settings),
     )
+
+
+def _made_of(settings: FeatureSettings) -> str:
+    if settings.imported is not None:
+        return f"imported: {settings.imported.name}"
+    backbone = settings.backbone
+    untrained = ": a network that was never trained" if backbone.weights == "random" else ""
+    return f"{backbone.name} {backbone.layer}, {backbone.weights} weights{untrained}"
 
 
 def clips_of_arrays(

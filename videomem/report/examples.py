@@ -74,6 +74,8 @@ def _telling(
 
 def _frames(data: VideoDataModule, row: int) -> NDArray[np.uint8] | None:
     clip, settings = data.clips[row], data.settings
+    if settings.imported is not None:
+        return None
     if problem := file_problem(clip.path):
         _log.info("no film strip: %s", problem)
         return None
