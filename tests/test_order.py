@@ -34,7 +34,7 @@ from videomem.report.examples import examples_of
 from videomem.statistics.planning import Assumptions
 from videomem.statistics.results import ChiralPair, ChiralPairs
 
-SMALL = OrderSettings(memories=("none", "gru"), runs=2, folds=4, num_permutations=3, hidden_dim=8, projection_dim=6)
+SMALL = OrderSettings(memories=("none", "gru"), runs=2, folds=4, num_permutations=3, hidden_dim=8, projection_dim=4)
 SHORT = Recipe(epochs=2, batch_size=16, learning_rate=1e-2, dropout=0.1)
 
 
@@ -189,7 +189,7 @@ def test_a_cell_is_named_by_every_cause_and_by_nothing_else() -> None:
         cell_key(cell, other_clip, split, SMALL, SHORT),
         cell_key(cell, clips, replace(split, train=split.train[1:]), SMALL, SHORT),
         cell_key(cell, clips, split, replace(SMALL, num_permutations=4), SHORT),
-        cell_key(cell, clips, split, replace(SMALL, projection_dim=None), SHORT),
+        cell_key(cell, clips, split, replace(SMALL, projection="learned"), SHORT),
         cell_key(cell, clips, split, replace(SMALL, selection="validation"), SHORT),
         cell_key(cell, clips, split, SMALL, replace(SHORT, epochs=3)),
         cell_key(cell, clips, split, SMALL, replace(SHORT, dropout=0.3)),
@@ -498,6 +498,7 @@ def test_the_command_judges_and_writes_everything(
         assert (tmp_path / "order" / name).stat().st_size > 100
     assert card.verdict.sentence in " ".join(capsys.readouterr().out.split())
     assert card.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
+    assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()
 
 
 def test_film_strips_show_the_frames_in_the_orders_that_were_judged(workspace: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from videomem.heads import LastReadout, MeanReadout
 from videomem.order.arms import ArmData, common_order, condition_of, plain_batches, rungs, test_orders
 from videomem.order.clips import Clips
 from videomem.order.plan import OrderSettings, Recipe
+from videomem.order.projection import projected
 from videomem.order.splits import RunSplit
 from videomem.plain import class_path, from_plain
 from videomem.whole_files import write_whole
@@ -97,7 +98,7 @@ def cell_key(cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings,
     return sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:32]
 
 
-_CAUSES = ("num_permutations", "hidden_dim", "projection_dim", "selection", "windows", "blocks")
+_CAUSES = ("num_permutations", "hidden_dim", "projection", "projection_dim", "selection", "windows", "blocks")
 
 
 def train_cell(
@@ -109,6 +110,8 @@ def train_cell(
         VideomemError: If training diverges.
     """
     started, seed = time.perf_counter(), settings.seed + cell.run
+    if settings.projection == "pca":
+        clips = projected(clips, split.train, settings.projection_dim)
     torch.manual_seed(seed)  # The same start for all arms of a run.
     classifier = new_classifier(cell, clips, split, settings, recipe, seed)
     data = ArmData(clips, split, cell.arm, settings, seed, recipe.batch_size, recipe.balanced_sampling)
@@ -141,7 +144,7 @@ def new_classifier(
         "class_names": list(clips.class_names),
         "class_counts": counts.tolist(),
         "readout": {"class_path": readout},
-        "projection_dim": settings.projection_dim,
+        "projection_dim": settings.projection_dim if settings.projection == "learned" else None,
         "seed": seed,
         **{name: getattr(recipe, name) for name in _OF_RECIPE},
     }

@@ -13,6 +13,7 @@ from videomem.order.arms import ArmData, plain_batches, rungs
 from videomem.order.cells import Cell, new_classifier
 from videomem.order.clips import Clips
 from videomem.order.plan import OrderPlan
+from videomem.order.projection import projected
 from videomem.order.running import cells_of, split_of
 from videomem.order.splits import overlap, run_splits
 from videomem.statistics.planning import Assumptions, detectable_effect, expected_se, groups_needed, runs_needed
@@ -100,6 +101,8 @@ def _seconds(cells: Sequence[Cell], plan: OrderPlan, clips: Clips, device: str) 
 def _time_of(cell: Cell, plan: OrderPlan, clips: Clips, device: str) -> tuple[float, float]:
     """Seconds of one training step, and of passing one clip through the recurrence."""
     split, threads = run_splits(clips, plan.settings)[0], torch.get_num_threads()
+    if plan.settings.projection == "pca":
+        clips = projected(clips, split.train, plan.settings.projection_dim)
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):

@@ -37,7 +37,9 @@ class OrderSettings:
         margin: What is negligible, as a share of accuracy: 0.02 is 2 points.
         num_permutations: K, shuffles of each test clip.
         hidden_dim: State size of every memory.
-        projection_dim: P of the learned map D -> P before every memory; null has none.
+        projection: The map D -> P before every memory: `pca`, principal components of the run's training frames, one
+            for all memories and arms; or `learned`, a linear layer that each head learns; or `none`.
+        projection_dim: P.
         selection: `last` takes the last epoch; `validation` each arm's best epoch on clips held out from
             training, in its own condition.
         sizes: Shares of the training groups, in (0, 1), at which the value of order is measured too.
@@ -56,7 +58,8 @@ class OrderSettings:
     margin: float = 0.02
     num_permutations: int = 20
     hidden_dim: int = 64
-    projection_dim: int | None = 64
+    projection: Literal["pca", "learned", "none"] = "pca"
+    projection_dim: int = 64
     selection: Literal["last", "validation"] = "last"
     sizes: tuple[float, ...] = ()
     sensitivity: tuple[Literal["last", "equal_parameters"], ...] = ()
@@ -65,7 +68,16 @@ class OrderSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"runs": 1, "folds": 2, "num_permutations": 1, "hidden_dim": 1, "windows": 2, "blocks": 2, "seed": 0}
+        least = {
+            "runs": 1,
+            "folds": 2,
+            "num_permutations": 1,
+            "hidden_dim": 1,
+            "projection_dim": 1,
+            "windows": 2,
+            "blocks": 2,
+            "seed": 0,
+        }
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise VideomemError(f"order.{name} is {getattr(self, name)}, but must be at least {limit}")

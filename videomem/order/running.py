@@ -32,7 +32,9 @@ def cells_of(plan: OrderPlan, clips: Clips) -> list[Cell]:
     settings, memories = plan.settings, plan.memories
     resized = memories
     if "equal_parameters" in settings.sensitivity:
-        sizes = (clips.feature_dim, len(clips.class_names), plan.recipe.num_layers, settings.projection_dim)
+        learned = settings.projection_dim if settings.projection == "learned" else None
+        dim = min(clips.feature_dim, settings.projection_dim) if settings.projection == "pca" else clips.feature_dim
+        sizes = (dim, len(clips.class_names), plan.recipe.num_layers, learned)
         resized = with_parameters_of_largest(memories, lambda memory: build_head(memory, *sizes))
     further = [str(size) for size in settings.sizes] + list(settings.sensitivity)
     cells = []

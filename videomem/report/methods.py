@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, cast
+
 from videomem.order.card import MemoryResult, OrderCard
 from videomem.report.tables import p_value, percent, points
 from videomem.statistics.results import Estimate
@@ -43,7 +46,15 @@ def methods_paragraph(card: OrderCard) -> str:
 
 def methods_text(card: OrderCard) -> str:
     """The paragraph without its references."""
-    parts = [_data(card), _arms(card), _uncertainty(card), *_tests(card), *_results(card), _provenance(card)]
+    parts = [
+        _data(card),
+        _training(card),
+        _arms(card),
+        _uncertainty(card),
+        *_tests(card),
+        *_results(card),
+        _provenance(card),
+    ]
     return " ".join(" ".join(part.split()) for part in parts if part)
 
 
@@ -54,13 +65,15 @@ def used_references(text: str) -> list[str]:
 def _data(card: OrderCard) -> str:
     data = card.data
     split = (
-        "in group-disjoint splits drawn anew for each run" if data.split == "random" else "in the catalog's own split"
+        "each run tested on one fold of the groups and trained on the others"
+        if data.split == "random"
+        else "in the catalog's own split"
     )
     failed = f" {_many(data.num_failed, 'clip')} could not be used and stood in no batch." if data.num_failed else ""
     learners = [one.label for one in _learners(card)]
     return (
         f"We measured with videomem{_version(card)} whether the order of frames matters to "
-        f"{_many(len(learners), 'learner')} ({_listed(learners)}) on {data.catalog}: "
+        f"{_many(len(learners), 'learner')} ({_listed(learners)}) on {_short(data.catalog)}: "
         f"{_many(data.num_clips, 'clip')} in {_many(data.num_groups, 'group')} and "
         f"{_many(len(data.class_names), 'class', 'classes')}, {data.num_frames} frames per clip, each frame "
         f"represented by {data.feature_dim:,} frozen features ({data.features}), {split} "
@@ -69,13 +82,43 @@ def _data(card: OrderCard) -> str:
     )
 
 
-def _arms(card: OrderCard) -> str:
+def _short(path: str) -> str:
+    """The catalog's name and its folder's: enough to know the data by, and nothing of the machine."""
+    return "/".join(Path(path).parts[-2:])
+
+
+_PROJECTIONS = {
+    "pca": "the first {dim} principal components of the training frames, the same for all learners of a run",
+    "learned": "{dim} dimensions by a linear layer of its own",
+}
+
+
+def _training(card: OrderCard) -> str:
+    """How heads were trained, where the plan says it."""
+    recipe, settings = (cast("dict[str, Any]", card.plan.get(name) or {}) for name in ("recipe", "settings"))
+    if not recipe or not settings:
+        return ""
+    shown = _PROJECTIONS.get(str(settings["projection"]), "").format(dim=settings["projection_dim"])
+    chosen = "the epoch that was best on held-out groups" if settings["selection"] == "validation" else "the last epoch"
     return (
-        f"Each learner was trained in {_many(card.num_runs, 'run')} with frames in order (O), with one fixed shuffle "
-        f"per clip (F) and with frames reshuffled at every epoch (S), and tested in order (O) and shuffled (S; mean "
-        f"over {_many(card.num_permutations, 'permutation')} per clip). The value of order is the accuracy of training "
-        "and testing in order minus that of training on fixed shuffles and testing shuffled (OO - FS); reliance is the "
-        f"loss of models trained in order when tested shuffled (OO - OS).{_control(card)}"
+        f"{f'Frames were projected to {shown}. ' if shown else ''}"
+        f"Every learner has a state of {settings['hidden_dim']} units and was trained by AdamW with learning rate "
+        f"{recipe['learning_rate']:g}, weight decay {recipe['weight_decay']:g}, dropout {recipe['dropout']:g} and "
+        f"batches of {recipe['batch_size']} for {_many(recipe['epochs'], 'epoch')}; {chosen} counted."
+    )
+
+
+def _arms(card: OrderCard) -> str:
+    arms = ["with frames in order (O)", "with one fixed shuffle per clip (F)"]
+    cells = {cell for one in card.memories for cell in one.cells}
+    further = {"SS": "with frames reshuffled at every epoch (S)", "CC": "with one permutation common to all clips (C)",
+               "WW": "with frames shuffled within windows (W)", "BB": "with blocks of frames shuffled (B)"}  # fmt: skip
+    arms += [words for cell, words in further.items() if cell in cells]
+    return (
+        f"Each learner was trained in {_many(card.num_runs, 'run')} {_listed(arms)}, and tested in order (O) and "
+        f"shuffled (S; mean over {_many(card.num_permutations, 'permutation')} per clip). The value of order is the "
+        "accuracy of training and testing in order minus that of training on fixed shuffles and testing shuffled "
+        f"(OO - FS); reliance is the loss of models trained in order when tested shuffled (OO - OS).{_control(card)}"
     )
 
 
