@@ -29,7 +29,7 @@ from videomem.order.protocol import make_plan, run_order_test
 
 GROUPS, CLIPS, FRAMES, DIM = 40, 5, 8, 16
 APPEARANCE, TREND = 0.33, 1.3
-RECIPE = Recipe(epochs=15, batch_size=32, learning_rate=5e-3, dropout=0.2)
+RECIPE = Recipe(epochs=10, batch_size=64, learning_rate=1e-2, dropout=0.2)
 
 
 def draw(seed: int, planted: bool) -> Clips:
