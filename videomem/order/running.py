@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -22,6 +23,7 @@ from videomem.order.clips import Clips
 from videomem.order.memories import build_head, is_control, with_parameters_of_largest
 from videomem.order.plan import PRIMARY, OrderPlan
 from videomem.order.splits import RunSplit, run_splits, training_share
+from videomem.video.isolation import die_with_parent
 
 
 def cells_of(plan: OrderPlan, clips: Clips) -> list[Cell]:
@@ -138,6 +140,8 @@ _clips: Clips | None = None
 
 def _start_worker(clips: Clips) -> None:
     global _clips
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: what runs is finished and kept.
     _clips = clips
     torch.set_num_threads(1)  # Small matrices gain nothing from more, and the bits stay.
 

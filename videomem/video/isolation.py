@@ -204,7 +204,7 @@ def _answer(worker: _Worker[Item, Answer], time_limit_s: float) -> Any:
 
 def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
     """The life of a worker: answer until nobody asks."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides what an interruption ends.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):  # What decoders print concerns nobody.
@@ -221,7 +221,7 @@ def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
             pipe.send(_Raised(f"{type(error).__name__}: {error}"))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End when the process that started the work does, even if it is killed, even within a decoder that hangs."""
     if sys.platform == "linux":
         # The worker's own parent is the server, which ends when nobody holds its lifeline: so not the worker either.
