@@ -69,7 +69,7 @@ class Cell:
 class Outcome:
     """Shares of simulations, but `sd` (of the estimate) and `mean_se` in points.
 
-    `oracle` is the power of the z test that knows the SD: no test of this mean does better.
+    `oracle` is the power of a z test that knows the SD, by the normal distribution: about the most that can be had.
     """
 
     simulations: int
