@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from videomem.heads.memory import Memory, State, set_forget_bias
 
 
+NARROW = 512  # inputs up to which the library's kernel is the faster one on a CPU, too
+
+
 class _TorchRecurrent(Memory):
     """What the two have in common: weights in a `torch.nn` module, whose states are already fired."""
 
@@ -33,8 +36,8 @@ class _TorchRecurrent(Memory):
         self.weights("hh")[1].data[rows] = 0
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """cuDNN on a GPU; on a CPU the library's kernel is slower than projecting all frames at once."""
-        if not x_BTD.is_cuda:
+        """The library's kernel; for wide inputs on a CPU it is slower than projecting all frames at once."""
+        if not x_BTD.is_cuda and self.input_dim > NARROW:
             return super().forward(x_BTD, lengths_B, state)
         return self.forward_library(x_BTD, lengths_B, state)
 
