@@ -10,7 +10,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from videomem.heads.memory import Memory, State, set_forget_bias
 
-
 NARROW = 512  # inputs up to which the library's kernel is the faster one on a CPU, too
 
 

@@ -74,6 +74,7 @@ class Outcome:
         num_parameters: Learned numbers of the head.
         epochs: Epochs that the kept weights had.
         seconds: Time to train and to test.
+        seconds_testing: Of it, the time to test.
     """
 
     predicted: dict[str, NDArray[np.int16]]
@@ -86,6 +87,7 @@ class Outcome:
     memoryless: bool
     epochs: int
     seconds: float
+    seconds_testing: float
 
 
 def cell_key(cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe) -> str:
@@ -181,7 +183,7 @@ def _test(
     epochs: int,
     started: float,
 ) -> Outcome:
-    head, device = classifier.head, classifier.device
+    head, device, trained = classifier.head, classifier.device, time.perf_counter()
     parts: list[dict[str, NDArray[np.int16]]] = []
     change, change_forward = [float("nan")], [float("nan")]
     for batch in plain_batches(clips, split.test):
@@ -219,6 +221,7 @@ def _test(
         memoryless=all(memory.memoryless for memory in head.memories),
         epochs=epochs,
         seconds=time.perf_counter() - started,
+        seconds_testing=time.perf_counter() - trained,
     )
 
 

@@ -1,0 +1,66 @@
+"""What a whole `videomem order` costs on stored features, and where the time goes.
+
+    python benchmarks/order_cost.py --clips 2000 --out runs/order_cost
+
+Features are noise of AlexNet fc6 size, 16 frames x 4096 in float16, in 10 classes and groups of 5; the time does not
+depend on what they say. They are imported, planned and tested by the command line with `configs/base.yaml` and
+`configs/order.yaml` as they are. Further arguments go to `videomem order`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from videomem.cli import main
+from videomem.order.card import card_from_json
+from videomem.order.cells import read_outcome
+from videomem.plain import config_folder
+from videomem.video.catalog import Catalog, Clip, write_catalog
+
+CLASSES, FRAMES, DIM, PER_GROUP = 10, 16, 4096, 5
+
+
+def write_features(num_clips: int, out: Path) -> None:
+    """A catalog and an array for each of its clips."""
+    (out / "arrays").mkdir(parents=True, exist_ok=True)
+    rng, clips = np.random.default_rng(0), []
+    for number in range(num_clips):
+        name = f"{number:06d}"
+        np.save(out / "arrays" / f"{name}.npy", rng.standard_normal((FRAMES, DIM), dtype=np.float32).astype(np.float16))
+        clips.append(Clip(f"{name}.mp4", f"class{number % CLASSES}", "train", f"group{number // PER_GROUP}"))
+    write_catalog(Catalog(tuple(clips)), out / "catalog.csv")
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--clips", type=int, default=2000)
+    options.add_argument("--out", type=Path, default=Path("runs/order_cost"))
+    given, further = options.parse_known_args()
+    out = given.out.absolute()
+    if not (out / "catalog.csv").exists():
+        write_features(given.clips, out)
+    place = ["--catalog", str(out / "catalog.csv"), "--store", str(out / "features")]
+    if main(["import-features", *place, "--features", str(out / "arrays"), "--name", "noise"]):
+        raise SystemExit(1)
+    configs = [part for name in ("base", "order") for part in ("--config", str(config_folder() / f"{name}.yaml"))]
+    imported = json.dumps({"name": "noise", "feature_dim": DIM})
+    order = ["order", *configs, "--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
+    order += ["--data.imported", imported, *further]
+    for arguments in ([*order, "--plan"], [*order, "--out", str(out / "order")]):
+        started = time.perf_counter()
+        if main(arguments):
+            raise SystemExit(1)
+        wall = time.perf_counter() - started
+    outcomes = [read_outcome(path) for path in (out / "features" / "order_cells").glob("*.npz")]
+    whole, testing = sum(one.seconds for one in outcomes), sum(one.seconds_testing for one in outcomes)
+    card = card_from_json((out / "order" / "order.json").read_text())
+    print(f"{len(outcomes)} trainings: {wall:.0f} s wall, report and all; {card.seconds:.0f} s to the card")
+    print(f"sum over trainings {whole:.0f} s: training {whole - testing:.0f} s, testing {testing:.0f} s")
+    for label in dict.fromkeys(one.label for one in outcomes):
+        mine = [one.seconds for one in outcomes if one.label == label]
+        print(f"  {label}: {len(mine)} trainings of {np.mean(mine):.1f} s")
