@@ -161,7 +161,7 @@ def cr2_df(counts_XG: Floats) -> Floats:
     dww, dvv, dwv = (d * w * w).sum(-1), (d * v * v).sum(-1), (d * w * v).sum(-1)
     trace = (d * (v + own)).sum(-1)
     square = (d**2 * v * (v + 2 * own)).sum(-1) + 2 * dww * dvv + 2 * dwv**2 + s**2 * dww**2 - 4 * s * dww * dwv
-    return np.maximum(trace**2 / square, 1.0)
+    return np.maximum(trace**2 / np.where(square > 0, square, np.inf), 1.0)  # One group: no spread to tell of.
 
 
 def run_excess(errors_XGR: Floats, counts_XGR: Floats) -> tuple[Floats, Floats, Floats]:
