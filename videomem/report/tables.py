@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -271,17 +272,17 @@ def plan_table(card: OrderCard) -> Table:
 
 
 def summary_table(card: OrderCard) -> RichTable:
-    """The memories, for a terminal."""
-    table = memories_table(card)
-    rich = RichTable(title=f"margin {percent(card.margin)} points, {card.num_runs} runs")
-    for column in table.columns:
-        rich.add_column(column.name, justify="left" if column.kind == "text" else "right")
-    for row in table.rows:
-        texts = [show(value, column.kind) for value, column in zip(row, table.columns, strict=True)]
-        for place, value in enumerate(row):
-            if isinstance(value, Estimate) and place == 1:
-                texts[place] += f" ({interval(value)})"
-        rich.add_row(*(Text(text) for text in texts))
+    """The memories, for a terminal of 80 columns."""
+    rich = RichTable(
+        title=f"accuracy in %, differences in points; margin {percent(card.margin)} points, {card.num_runs} runs",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for name in ("memory", "OO", "OO - FS", "95 % interval", "p (Holm)", "verdict", "OO - OS"):
+        rich.add_column(name, justify="left" if name in ("memory", "verdict") else "right", no_wrap=True)
+    for one in card.memories:
+        value, words = one.value_of_order, [p_value(one.p_holm), verdict_word(one), points(one.reliance.value)]
+        numbers = [percent(one.cells["OO"].value), points(value.value), interval(value)]
+        rich.add_row(*(Text(text) for text in (one.label, *numbers, *words)))
     return rich
 
 
