@@ -160,7 +160,6 @@ def told(console: Console) -> Iterator[Callable[[int, int], None]]:
 def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
     """What `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
-    groups, runs = expected.groups_needed, expected.runs_needed
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
@@ -171,13 +170,21 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .arm_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are found "
         "with power 0.8",
-        "margin": f"{100 * settings.margin:g} points; to show that order does not matter takes "
-        f"{f'{groups} groups' if groups else 'more runs, whatever the groups'}, "
-        f"{f'or {runs} runs' if runs else 'and no number of runs will do with these groups'}",
+        "margin": f"{100 * settings.margin:g} points; {_needed(expected)}",
         "cost": f"{expected.num_cells} trainings, {minutes(expected.seconds_training)} on one process, "
         f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _needed(expected: Forecast) -> str:
+    """What would show that order does not matter."""
+    groups, runs = expected.groups_needed, expected.runs_needed
+    ways = [f"{groups} groups with these runs"] if groups else []
+    ways += [f"{runs} runs with these groups"] if runs else []
+    if not ways:
+        return "to show that order does not matter takes both more groups and more runs"
+    return f"to show that order does not matter takes {' or '.join(ways)}"
 
 
 def minutes(seconds: float) -> str:
