@@ -19,18 +19,21 @@ from videomem import order_test
 from videomem.cli import main
 from videomem.commands.extract import read_data_module
 from videomem.errors import VideomemError
+from videomem.heads import LastReadout
 from videomem.order import running
-from videomem.order.arms import ArmData, check_sizes, common_order, training_order
+from videomem.order.arms import ArmData, check_sizes, common_order, feature_statistics, training_order
 from videomem.order.card import OrderCard, card_from_json
-from videomem.order.cells import Cell, Outcome, cell_key, read_outcome, train_cell, write_outcome
+from videomem.order.cells import Cell, Outcome, cell_key, new_classifier, read_outcome, train_cell, write_outcome
 from videomem.order.clips import Clips, clips_of_arrays, clips_of_data
 from videomem.order.forecast import forecast
 from videomem.order.memories import build_head, read_memories, with_parameters_of_largest
 from videomem.order.plan import ARMS, OrderPlan, OrderSettings, Recipe
+from videomem.order.projection import projected
 from videomem.order.protocol import OrderTest, freeze, make_plan, run_order_test
 from videomem.order.running import cells_of, run_cells
 from videomem.order.splits import run_splits, training_share
 from videomem.report.examples import examples_of
+from videomem.report.methods import methods_paragraph
 from videomem.statistics.planning import Assumptions
 from videomem.statistics.results import ChiralPair, ChiralPairs
 
@@ -228,10 +231,12 @@ def test_what_the_cache_holds_is_not_trained_again(
 ) -> None:
     clips, plan, cache, before = tested
     monkeypatch.setattr(running, "train_cell", lambda *_: pytest.fail("trained again"))
-    after = run_order_test(clips, plan, cache, command="videomem order").card
+    after = run_order_test(clips, plan, cache, command="videomem order", num_trained_before=0).card
     assert replace(after, seconds=before.card.seconds) == before.card
     wider = replace(plan, settings=replace(plan.settings, margin=0.3))
-    assert run_order_test(clips, wider, cache).card.margin == 0.3
+    card = run_order_test(clips, wider, cache).card
+    assert card.margin == 0.3 and card.num_trained_before == card.num_trainings
+    assert "had been made for other plans" in methods_paragraph(card)
 
 
 def test_an_interrupted_test_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +317,13 @@ def test_a_head_file_that_names_another_packages_class_is_refused(tmp_path: Path
         read_memories((str(tmp_path / "evil.yaml"),), 8)
 
 
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "gru.yaml"
+    other.write_text((CONFIGS / "head" / "rnn.yaml").read_text())
+    with pytest.raises(VideomemError, match=r"has the name 'gru' of another"):
+        read_memories(("gru", str(other)), 8)
+
+
 def test_equal_parameters_are_nearly_equal() -> None:
     memories = read_memories(("none", "leaky", "gated", "lstm"), 16)
     resized = with_parameters_of_largest(memories, lambda memory: build_head(memory, 20, 3, 1, 16))
@@ -346,13 +358,60 @@ def test_the_parts_of_reliance_add_up(tested: tuple[Clips, OrderPlan, Path, Orde
         assert np.sum(one.confusion_ordered) == np.sum(one.confusion_shuffled) == len(tested[3].scores.labels)
 
 
+def test_the_other_readout_is_another_training(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
+    scores = tested[3].scores
+    assert not np.array_equal(
+        scores.predicted("gru", "O", "ordered"), scores.predicted("gru", "O", "ordered", analysis="last")
+    )
+    clips, plan = tested[:2]
+    split = run_splits(clips, plan.settings)[0]
+    cell = Cell("gru", plan.memories["gru"], "O", 0, "last")
+    for readout in (
+        "videomem.heads.MeanReadout",
+        "videomem.heads.readout.MeanReadout",
+    ):  # As the command line gives it.
+        classifier = new_classifier(cell, clips, split, plan.settings, replace(SHORT, readout=readout), 0)
+        assert isinstance(classifier.head.readout, LastReadout)
+
+
+def test_without_a_mean_readout_nothing_is_a_control(tmp_path: Path) -> None:
+    clips = drawn()
+    plan = planned(
+        clips, replace(SMALL, memories=("none",), arms=("O", "F")), replace(SHORT, readout="videomem.heads.LastReadout")
+    )
+    card = run_order_test(clips, plan, tmp_path).card
+    assert not card.memories[0].is_control and card.noise_floor is None and card.controls is None
+
+
+def test_a_projection_is_not_taken_from_other_clips() -> None:
+    train = np.arange(40)
+    for seed in range(20):  # Clips that are gone may leave their id to others.
+        clips = drawn(seed=seed)
+        assert np.array_equal(projected(clips, train, 3).labels, clips.labels)
+        assert projected(clips, train, 3).ids == clips.ids
+        mean, _ = feature_statistics(clips, train)
+        assert torch.allclose(mean, torch.cat([clips.features(row) for row in train.tolist()]).mean(0), atol=1e-5)
+        del clips
+
+
+def test_the_projection_is_the_principal_components_of_training_frames_alone() -> None:
+    clips = drawn()
+    train = np.arange(30)
+    shown = projected(clips, train, 3)
+    frames = torch.cat([clips.features(row) for row in train.tolist()]).double()
+    mean, std = frames.mean(0), frames.std(0, correction=0)
+    axes = torch.linalg.svd((frames - mean) / std).Vh[:3]
+    expected = ((clips.features(50).double() - mean) / std) @ axes.T
+    assert torch.allclose(shown.features(50).double().abs(), expected.abs(), atol=1e-3)
+
+
 def test_a_control_relies_on_nothing_to_the_bit(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
     card = tested[3].card
     none = card.memories[0]
     assert none.is_control and none.verdict is None and none.reliance.value == 0 and none.max_logit_change == 0
     assert none.cells["OO"].value == none.cells["OR"].value == none.cells["OS"].value
     assert none.confusion_ordered == none.confusion_shuffled
-    assert card.noise_floor == none.value_of_order
+    assert card.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained anew, with another seed.
     assert card.memories[2].max_logit_change > 0
     controls = card.controls
     assert controls is not None and controls.oracle_frame >= controls.best_frame
@@ -362,6 +421,8 @@ def test_a_control_relies_on_nothing_to_the_bit(tested: tuple[Clips, OrderPlan, 
 def test_the_card_says_what_was_planned(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
     clips, plan, _, (card, _, _) = tested
     assert card.plan_sha256 == plan.sha256 and card.plan == json.loads(plan.as_json())
+    assert card.num_trainings == 2 * (2 + 2 * (6 + 6)) and card.num_trained_before == 0
+    assert card.data.num_test_clips == 18 and card.data.num_test_groups == 12 and card.data.num_straddling == 0
     assert card.data.num_clips == len(clips) and card.data.num_groups == 24 and card.data.num_frames == "4 to 6"
     assert card.seeds == (0, 1) and card.seconds_training > 0 and card.versions["torch"] == version("torch")
 
@@ -402,6 +463,7 @@ def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
     protocol = replace(SMALL, split="fixed", memories=("gru",), arms=("O", "F"))
     fixed = replace(clips, splits=names)
     card = run_order_test(fixed, planned(fixed, protocol), tmp_path).card
+    assert "conditional on this training set" in methods_paragraph(card)
     assert card.verdict.sentence.endswith("conditional on this training set") and card.data.split == "fixed"
     assert card.memories[0].value_of_order.overlap == 0
 
@@ -438,13 +500,12 @@ def test_arrays_are_tested_from_python(tmp_path: Path) -> None:
 def test_a_plan_is_frozen_and_another_refused(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips)
-    freeze(plan, tmp_path)
-    freeze(planned(clips), tmp_path)
+    assert freeze(plan, tmp_path, 3) == freeze(planned(clips), tmp_path, 9) == 3
     assert (tmp_path / "plan.json").read_text() == plan.as_json()
     for other in (replace(SMALL, margin=0.03), replace(SMALL, runs=3), replace(SMALL, memories=("gru",))):
         assert planned(clips, other).sha256 != plan.sha256
         with pytest.raises(VideomemError, match="another plan is frozen here"):
-            freeze(planned(clips, other), tmp_path)
+            freeze(planned(clips, other), tmp_path, 0)
     assert planned(drawn(seed=1)).sha256 != plan.sha256
 
 
@@ -464,6 +525,9 @@ def test_a_forecast_knows_more_from_more_groups_and_costs_more_for_more_runs() -
         ({"margin": 2.0}, r"order\.margin is 2\.0.*0\.02 is 2 points"),
         ({"margin": 0.0}, r"order\.margin is 0\.0"),
         ({"arms": ("O", "S")}, r"order\.arms lacks F"),
+        ({"arms": ("O", "F", "X")}, r"order\.arms has 'X', but knows O, F"),
+        ({"sensitivity": ("first",)}, r"order\.sensitivity has 'first'"),
+        ({"selection": "validation", "folds": 2}, r"order\.folds is 2.*needs 3"),
         ({"arms": ("O", "F", "F")}, r"order\.arms names something twice"),
         ({"sizes": (1.5,)}, r"order\.sizes has 1\.5"),
         ({"memories": ()}, r"order\.memories is empty"),
@@ -533,6 +597,7 @@ def test_a_plan_is_told_and_nothing_is_trained(
         (["--order.windows", "8"], "order.windows is 8, but clips have 8 frames"),
         (["--order.margin", "2"], "order.margin is 2"),
         (["--processes", "0"], "--processes is 0"),
+        (["--processes", "0", "--plan"], "--processes is 0"),
         (["--devices", "nowhere"], "--device nowhere"),
         (["--config", str(CONFIGS / "head" / "gru.yaml")], "memory"),
         (["--data.source", "video", "--data.reversed_pairs", "false"], "the order test reads stored features"),

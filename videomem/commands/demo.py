@@ -44,7 +44,8 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     data = _data_arguments(out)
     if status := extract_data(read_data_module(data), usable_device("auto"), 2, allow_failures=False):
         return status
-    (out / "plan.json").unlink(missing_ok=True)  # A demo may be repeated with other settings.
+    for name in ("plan.json", "frozen.json"):  # A demo may be repeated with other settings.
+        (out / name).unlink(missing_ok=True)
     status = order.main("order", [*data, *_order_arguments(given), "--out", str(out)])
     console.print(f"videomem: demo done in {time.perf_counter() - started:.0f} s")
     return status

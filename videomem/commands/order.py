@@ -23,6 +23,7 @@ from videomem.order.clips import Clips, clips_of_data
 from videomem.order.forecast import Forecast, forecast
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
 from videomem.order.protocol import OrderTest, freeze, make_plan, run_order_test
+from videomem.order.running import num_cached
 from videomem.plain import from_plain
 from videomem.report.examples import examples_of
 from videomem.report.page import write_report
@@ -45,17 +46,16 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     clips = clips_of_data(data)
     plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
     devices = _devices(config.devices)
+    processes = _processes(config.processes, devices)
     if config.plan:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
-        print(forecast_text(plan, expected, config.processes))
+        print(forecast_text(plan, expected, processes))
         return 0
-    if config.processes < 1:
-        raise VideomemError(f"--processes is {config.processes}, but must be at least 1")
     out, cache = Path(config.out), Path(config.cells or data.feature_store.root / "order_cells")
-    freeze(plan, out)
+    before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
     command = shlex.join(["videomem", verb, *arguments])
     with told(Console(stderr=True)) as tell:
-        tested = run_order_test(clips, plan, cache, config.processes, devices, tell, command, failures_of(data))
+        tested = run_order_test(clips, plan, cache, processes, devices, tell, command, failures_of(data), before)
     write_results(tested, data, clips, plan, out, config.wandb)
     return 0
 
@@ -88,9 +88,10 @@ def _parser(program: str) -> ArgumentParser:
     options.add_argument("--seed_everything", type=int, default=0, help="ignored here; see order.seed")
     options.add_argument("--plan", action="store_true", help="say what to expect, and what it costs; train nothing")
     options.add_argument("--out", type=str, default="runs/order", help="folder of the plan, the card and the report")
-    options.add_argument("--cells", type=str, default=None, help="folder of trainings, shared by all plans "
-                         "(default: order_cells in the store)")  # fmt: skip
-    options.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings side by side")
+    options.add_argument("--cells", default=None, help="folder of trainings, for all plans (default: in the store)")
+    options.add_argument(
+        "--processes", type=int, default=None, help="trainings side by side (default: one a core, 2 a GPU)"
+    )
     options.add_argument("--devices", type=str, default="auto", help="auto, cpu, or GPUs such as cuda:0,cuda:1")
     options.add_argument("--wandb", type=str, default="offline", choices=("offline", "online", "disabled"),
                          help="mode of the W&B run")  # fmt: skip
@@ -130,6 +131,13 @@ def _devices(text: str) -> list[str]:
     return [usable_device(name.strip()) for name in text.split(",")]
 
 
+def _processes(wanted: int | None, devices: Sequence[str]) -> int:
+    if wanted is not None and wanted < 1:
+        raise VideomemError(f"--processes is {wanted}, but must be at least 1")
+    on_gpus = any(device.startswith("cuda") for device in devices)
+    return wanted or (2 * len(devices) if on_gpus else os.cpu_count() or 1)
+
+
 def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
     """Clips of the catalog that are in no run, and why."""
     usable, ledger = set(data.clips), data.feature_store.ledger.read()
@@ -137,7 +145,13 @@ def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
     reasons = {
         clip: ledger[clip.path, *clip.interval].message for clip in lost if (clip.path, *clip.interval) in ledger
     }
-    return [(str(clip), reasons.get(clip, "its partner of a reversed pair failed")) for clip in lost]
+    return [
+        (
+            str(clip),
+            reasons.get(clip, "its partner of a reversed pair failed" if data.reversed_pairs else "has no features"),
+        )
+        for clip in lost
+    ]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from videomem.order.card import Controls, MemoryResult, Rung, SizePoint
 from videomem.order.clips import Clips
 from videomem.order.plan import OrderPlan, OrderSettings
 from videomem.order.scores import BOOTSTRAP, Scores
-from videomem.order.splits import RunSplit, training_share
+from videomem.order.splits import RunSplit, overlap, training_share
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
 from videomem.statistics.randomization import holm, mcnemar_p, reliance_test
@@ -27,6 +27,8 @@ def analyse(plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: S
     """The result of every memory of the plan."""
     names = list(plan.memories)
     results = [_memory(name, plan, clips, splits, scores) for name in names]
+    labels = [result.label for result in results]
+    results = [replace(one, label=one.name) if labels.count(one.label) > 1 else one for one in results]
     tested = [n for n, result in enumerate(results) if not result.is_control]
     adjusted = holm([results[n].value_of_order.p for n in tested]) if tested else []
     for n, p in zip(tested, adjusted, strict=True):
@@ -215,9 +217,12 @@ def _sizes(
     for size in (*plan.settings.sizes, 1.0) if plan.settings.sizes else ():
         analysis = "primary" if size == 1.0 else str(size)
         ordered, blind = scores.right(name, "O", "ordered", analysis), scores.right(name, "F", "shuffle", analysis)
-        num_clips = np.mean([len(training_share(clips, split.train, size, plan.settings.seed + run))
-                             for run, split in enumerate(splits)])  # fmt: skip
-        points.append(SizePoint(size, round(float(num_clips)), scores.mean(ordered), scores.mean(ordered - blind)))
+        trained = [replace(split, train=training_share(clips, split.train, size, plan.settings.seed + run))
+                   for run, split in enumerate(splits)]  # fmt: skip
+        shared = overlap(trained, plan.settings.split == "fixed")
+        num_clips = round(float(np.mean([len(split.train) for split in trained])))
+        estimates = (scores.mean(values, overlap=shared) for values in (ordered, ordered - blind))
+        points.append(SizePoint(size, num_clips, *estimates))
     return tuple(sorted(points, key=lambda point: point.fraction))
 
 

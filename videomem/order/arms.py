@@ -113,7 +113,8 @@ class ArmData(LightningDataModule):
         weights = torch.from_numpy(1 / np.bincount(labels)[labels]) if self._balanced else None
         order = partial(training_order, self._arm, self._clips, settings=self._settings, seed=self._seed)
         sampler = EpochSampler(len(rows), self._seed, self._epoch, weights)
-        return DataLoader(_Shown(self._clips, rows, order), self._batch_size, sampler=sampler, collate_fn=collate)
+        shown = _Shown(self._clips, rows, order, reshuffled=self._arm == "S")
+        return DataLoader(shown, self._batch_size, sampler=sampler, collate_fn=collate)
 
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
@@ -133,8 +134,10 @@ class ArmData(LightningDataModule):
 
 
 class _Shown(Dataset[tuple[Tensor, int, int]]):
-    def __init__(self, clips: Clips, rows: NDArray[np.int64], order: Any) -> None:
-        self._clips, self._rows, self._order = clips, rows.tolist(), order
+    def __init__(self, clips: Clips, rows: NDArray[np.int64], order: Any, reshuffled: bool = False) -> None:
+        self._clips, self._rows, self._labels = clips, rows.tolist(), clips.labels[rows].tolist()
+        self._order, self._reshuffled = order, reshuffled
+        self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -142,8 +145,9 @@ class _Shown(Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
         number, epoch = item if isinstance(item, tuple) else (item, 0)
         row = self._rows[number]
-        order_T = torch.from_numpy(self._order(row=row, epoch=epoch))
-        return self._clips.features(row)[order_T], int(self._clips.labels[row]), row
+        if row not in self._kept or self._reshuffled:
+            self._kept[row] = torch.from_numpy(self._order(row=row, epoch=epoch))
+        return self._clips.features(row)[self._kept[row]], self._labels[number], row
 
 
 def plain_batches(clips: Clips, rows: NDArray[np.int64], batch_size: int = 256) -> list[VideoBatch]:
@@ -152,7 +156,7 @@ def plain_batches(clips: Clips, rows: NDArray[np.int64], batch_size: int = 256) 
     return [collate([(clips.features(row), int(clips.labels[row]), row) for row in part]) for part in parts]
 
 
-_statistics: dict[tuple[int, bytes], tuple[Tensor, Tensor]] = {}
+_statistics: dict[tuple[int, bytes], tuple[Clips, Tensor, Tensor]] = {}
 
 
 def feature_statistics(clips: Clips, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -160,5 +164,6 @@ def feature_statistics(clips: Clips, rows: NDArray[np.int64]) -> tuple[Tensor, T
     key = (id(clips), rows.tobytes())
     if key not in _statistics:
         _statistics.clear()
-        _statistics[key] = frame_statistics(map(clips.features, rows.tolist()), clips.feature_dim)
-    return _statistics[key]
+        # The clips themselves are kept too, so that no others can take their id.
+        _statistics[key] = clips, *frame_statistics(map(clips.features, rows.tolist()), clips.feature_dim)
+    return _statistics[key][1:]

@@ -67,7 +67,7 @@ class MemoryResult:
     Attributes:
         name: Name of the memory, of `configs/head/<name>.yaml` or given.
         label: The memory with its parameters.
-        is_control: Whether it has no memory, so that its contrasts are the noise floor and it has no verdict.
+        is_control: Whether no order can matter to it (no memory, mean readout): its OO - FS is the noise floor.
         num_parameters: Learned numbers of one head.
         cells: Accuracy of each cell that was measured: OO, OS, OR, FS, FO, SS, SO, CC, WW, BB.
         value_of_order: OO - FS, the primary contrast.
@@ -77,7 +77,7 @@ class MemoryResult:
         reliance: OO - OS.
         reliance_test: Its randomisation test; None for a control, whose reliance is exactly 0.
         shift: SS - OS.
-        practical_gain: OO minus the best order-blind arm.
+        practical_gain: OO minus the best order-blind arm; which is best was seen on the same clips, so it errs low.
         best_order_blind: Which arm that is, such as `SS` or `none OO`.
         common: OO - CC: smoothness without order taken away.
         normalized: (OO - FS) / (OO - chance); None unless the lower end of OO is above chance.
@@ -153,12 +153,13 @@ class DataFacts:
         num_groups: Groups of clips that belong together, such as takes of one recording.
         num_train_clips: Training clips of one run.
         num_test_clips: Test clips of one run.
-        num_test_groups: Groups among them.
+        num_test_groups: Groups that are tested in any run.
         split: `random` for group-disjoint splits drawn per run, `fixed` for the catalog's own split.
         num_frames: Frames per clip, as `16` or `8 to 64`.
         feature_dim: Numbers per frame.
         features: Network, weights and layer that gave them.
         num_failed: Clips that are in the ledger and in no batch.
+        num_straddling: Groups with clips in training and in test, which only a fixed split can have.
     """
 
     catalog: str
@@ -173,6 +174,7 @@ class DataFacts:
     feature_dim: int
     features: str
     num_failed: int
+    num_straddling: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class OrderCard:
         verdict: Of the data set, for the tested learners.
         memories: The learners, a control among them where one was trained.
         controls: What needs no memory; None without the control.
-        noise_floor: OO - FS of the control: what retraining alone does; None without the control.
+        noise_floor: OO - FS of the control, whose F has another seed: what retraining alone does; None without control.
         margin: A value of order within -margin..margin counts as none.
         num_runs: Trainings of each arm, each with a split and a seed of its own.
         seeds: Their seeds.
@@ -198,6 +200,8 @@ class OrderCard:
         device: What it was trained on.
         seconds: Wall time of the last run; cells from the cache cost none.
         seconds_training: Sum of the times of all trainings, whenever they ran.
+        num_trainings: Trainings of the plan.
+        num_trained_before: Of them, how many the cache held from other plans when this one was frozen.
     """
 
     schema_version: int
@@ -218,6 +222,8 @@ class OrderCard:
     device: str
     seconds: float
     seconds_training: float
+    num_trainings: int = 0
+    num_trained_before: int = 0
 
 
 def card_to_json(card: OrderCard) -> str:

@@ -24,6 +24,7 @@ from videomem.evaluation.shuffle import arrange
 from videomem.heads import LastReadout, MeanReadout
 from videomem.order.arms import ArmData, common_order, condition_of, plain_batches, rungs, test_orders
 from videomem.order.clips import Clips
+from videomem.order.memories import is_control
 from videomem.order.plan import OrderSettings, Recipe
 from videomem.order.projection import projected
 from videomem.order.splits import RunSplit
@@ -32,7 +33,7 @@ from videomem.whole_files import write_whole
 
 SCHEMA = 1  # Raise it when a change of code changes what a cell is.
 NUM_FORWARD = 2  # shuffles that are also measured by a plain forward
-READOUT = {class_path(cls): cls for cls in (MeanReadout, LastReadout)}
+CONTROL_SEED = 1_000_003  # added to the seed of a control's arm F
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class Outcome:
         max_logit_change: Largest change of a logit by a shuffle, terms permuted by index; nan where not measured.
         max_logit_change_forward: The same by a plain forward.
         num_parameters: Learned numbers of the head.
+        label: The memory with its parameters.
+        memoryless: Whether it has no memory and a mean readout, so that no order can matter to it.
         epochs: Epochs that the kept weights had.
         seconds: Time to train and to test.
         seconds_testing: Of it, the time to test.
     """
 
-    predicted: dict[str, NDArray[np.int16]]
+    predicted: dict[str, NDArray[np.int32]]
     frame_right: NDArray[np.bool_] | None
     best_position: int
     max_logit_change: float
@@ -90,17 +93,32 @@ class Outcome:
     seconds_testing: float
 
 
-def cell_key(cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe) -> str:
+def cell_key(
+    cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
+) -> str:
     """Hash of every cause of a cell's outcome: the name of its file."""
-    rows = {name: [(clips.ids[row], int(clips.labels[row])) for row in getattr(split, name).tolist()]
-            for name in ("train", "val", "test")}  # fmt: skip
+    parts = {"train": split.train.tolist(), "val": split.val.tolist(), "test": split.test.tolist()}
+    rows = {name: [(clips.ids[row], int(clips.labels[row])) for row in part] for name, part in parts.items()}
     protocol = {name: value for name, value in asdict(settings).items() if name in _CAUSES}
-    causes = [SCHEMA, torch.__version__, cell.memory, cell.arm, cell.analysis, settings.seed + cell.run, protocol,
-              asdict(recipe), len(clips.class_names), clips.max_frames, rows]  # fmt: skip
+    seed = cell_seed(cell, settings, recipe)
+    causes = [SCHEMA, torch.__version__, cell.memory, cell.arm, cell.analysis, seed, protocol, asdict(recipe),
+              len(clips.class_names), clips.max_frames, rows]  # fmt: skip
+    if device.startswith("cuda"):
+        causes.append("cuda")
     return sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:32]
 
 
 _CAUSES = ("num_permutations", "hidden_dim", "projection", "projection_dim", "selection", "windows", "blocks")
+
+
+def cell_seed(cell: Cell, settings: OrderSettings, recipe: Recipe) -> int:
+    """Seed of start, dropout and order of clips: the same for all arms of a run.
+
+    But a control's arm F has another: with the same seed it would be the same training, and would not show what training
+    anew does.
+    """
+    anew = cell.arm == "F" and is_control(cell.memory, recipe)
+    return settings.seed + cell.run + (CONTROL_SEED if anew else 0)
 
 
 def train_cell(
@@ -111,10 +129,10 @@ def train_cell(
     Raises:
         VideomemError: If training diverges.
     """
-    started, seed = time.perf_counter(), settings.seed + cell.run
+    started, seed = time.perf_counter(), cell_seed(cell, settings, recipe)
     if settings.projection == "pca":
         clips = projected(clips, split.train, settings.projection_dim)
-    torch.manual_seed(seed)  # The same start for all arms of a run.
+    torch.manual_seed(seed)
     classifier = new_classifier(cell, clips, split, settings, recipe, seed)
     data = ArmData(clips, split, cell.arm, settings, seed, recipe.batch_size, recipe.balanced_sampling)
     best = _KeepBest() if settings.selection == "validation" else None
@@ -138,7 +156,7 @@ def new_classifier(
     """The untrained classifier of a cell."""
     readout = recipe.readout
     if cell.analysis == "last":
-        readout = class_path(LastReadout if READOUT.get(readout) is MeanReadout else MeanReadout)
+        readout = class_path(LastReadout if recipe.reads_mean else MeanReadout)
     counts = np.bincount(clips.labels[split.train], minlength=len(clips.class_names))
     arguments = {
         "memory": cell.memory,
@@ -184,7 +202,7 @@ def _test(
     started: float,
 ) -> Outcome:
     head, device, trained = classifier.head, classifier.device, time.perf_counter()
-    parts: list[dict[str, NDArray[np.int16]]] = []
+    parts: list[dict[str, NDArray[np.int32]]] = []
     change, change_forward = [float("nan")], [float("nan")]
     for batch in plain_batches(clips, split.test):
         batch = VideoBatch(*(part.to(device) for part in batch))
@@ -208,8 +226,9 @@ def _test(
                     float((head(arrange(batch.x, order.to(device)), batch.lengths) - plain_BC).abs().max())
                     for order in orders_KBT[:NUM_FORWARD]
                 ]
-        parts.append({name: value.cpu().numpy().astype(np.int16) for name, value in predicted.items()})
-    averaging = cell.arm == "O" and cell.is_primary and all(memory.memoryless for memory in head.memories)
+        parts.append({name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()})
+    blind = all(memory.memoryless for memory in head.memories) and isinstance(head.readout, MeanReadout)
+    averaging = blind and cell.arm == "O" and cell.is_primary
     return Outcome(
         predicted={name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]},
         frame_right=_frame_right(classifier, clips, split.test) if averaging else None,
@@ -218,7 +237,7 @@ def _test(
         max_logit_change_forward=float(np.nanmax(change_forward)) if len(change_forward) > 1 else float("nan"),
         num_parameters=sum(parameter.numel() for parameter in head.parameters()),
         label=head.label,
-        memoryless=all(memory.memoryless for memory in head.memories),
+        memoryless=blind,
         epochs=epochs,
         seconds=time.perf_counter() - started,
         seconds_testing=time.perf_counter() - trained,

@@ -102,14 +102,16 @@ def clips_of_arrays(
     """
     tensors = [torch.as_tensor(array) for array in features]
     tensors = [array if array.is_floating_point() else array.float() for array in tensors]
-    for what, values in (("labels", labels), ("groups", groups), ("splits", splits or labels)):
+    labels, groups = [str(label) for label in labels], [str(group) for group in groups]
+    splits = [""] * len(labels) if splits is None else [str(split) for split in splits]
+    for what, values in (("labels", labels), ("groups", groups), ("splits", splits)):
         if len(values) != len(tensors):
             raise VideomemError(f"{len(values)} {what} for {len(tensors)} arrays of features; give one for each")
     if not tensors:
         raise VideomemError("no features; an order test needs clips")
-    dim = tensors[0].shape[-1]
+    dim = tensors[0].shape[-1] if tensors[0].ndim else 0
     for number, array in enumerate(tensors):
-        if array.ndim != 2 or array.shape[1] != dim or len(array) < 1:
+        if array.ndim != 2 or array.shape[1] != dim or not len(array):
             raise VideomemError(f"features of clip {number} have shape {tuple(array.shape)}, but must be (T, {dim})")
         if not torch.isfinite(array).all():
             raise VideomemError(f"features of clip {number} have values that are not finite")
@@ -119,7 +121,7 @@ def clips_of_arrays(
         lengths=np.array([len(array) for array in tensors]),
         labels=np.array([names.index(label) for label in labels]),
         groups=index_of(groups),
-        splits=tuple(splits or [""] * len(tensors)),
+        splits=tuple(splits),
         ids=tuple(_content_hash(array) for array in tensors),
         class_names=names,
         feature_dim=dim,

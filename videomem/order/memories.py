@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from videomem.classifier import Classifier
 from videomem.errors import VideomemError
 from videomem.heads import MEMORIES, Head
+from videomem.order.plan import Recipe
 from videomem.plain import class_path, config_folder, from_plain
 
 
@@ -38,6 +41,8 @@ def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, 
         short = kind.rsplit(".", 1)[-1]
         if short not in MEMORIES or kind not in (f"videomem.heads.{short}", class_path(MEMORIES[short])):
             raise VideomemError(f"{path}: names {kind}, which is no memory of videomem; it has {', '.join(MEMORIES)}")
+        if path.stem in memories:
+            raise VideomemError(f"order.memories: {path} has the name {path.stem!r} of another; rename the file")
         memories[path.stem] = {
             "class_path": class_path(MEMORIES[short]),
             "init_args": {**arguments, "hidden_dim": hidden_dim},
@@ -56,9 +61,14 @@ def build_head(
         return from_plain(Classifier, arguments).head
 
 
-def is_control(memory: dict[str, Any]) -> bool:
-    """Whether a memory has no memory, so that no order can matter to it."""
-    return all(layer.memoryless for layer in build_head(memory, 2, 2, 1, None).memories)
+def is_control(memory: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether a head has no memory and reads the mean over frames, so that no order can matter to it."""
+    return recipe.reads_mean and _memoryless(json.dumps(memory, sort_keys=True))
+
+
+@lru_cache
+def _memoryless(memory: str) -> bool:
+    return all(layer.memoryless for layer in build_head(json.loads(memory), 2, 2, 1, None).memories)
 
 
 def with_parameters_of_largest(

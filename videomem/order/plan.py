@@ -19,6 +19,8 @@ ARMS: dict[str, str] = {
     "B": "blocks of frames shuffled, fixed per clip",
 }
 PRIMARY = ("O", "F")
+SENSITIVITY = ("last", "equal_parameters")
+READOUTS = tuple(f"videomem.heads{room}.{kind}Readout" for room in ("", ".readout") for kind in ("Mean", "Last"))
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ class OrderSettings:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise VideomemError(f"order.{name} names something twice: {', '.join(map(str, values))}")
+        for name, known in (("arms", ARMS), ("sensitivity", SENSITIVITY)):
+            if unknown := [value for value in getattr(self, name) if value not in known]:
+                raise VideomemError(f"order.{name} has {unknown[0]!r}, but knows {', '.join(known)}")
+        if self.selection == "validation" and self.split == "random" and self.folds < 3:
+            raise VideomemError(
+                f"order.folds is {self.folds}, but order.selection is validation, which needs 3: train, validate, test"
+            )
         if missing := [arm for arm in PRIMARY if arm not in self.arms]:
             raise VideomemError(f"order.arms lacks {missing[0]}; the value of order is OO - FS and needs arms O and F")
         if not self.memories:
@@ -127,6 +136,13 @@ class Recipe:
         for name in ("epochs", "batch_size", "num_layers"):
             if getattr(self, name) < 1:
                 raise VideomemError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.readout not in READOUTS:
+            raise VideomemError(f"model.readout is {self.readout}, but the order test knows {', '.join(READOUTS[:2])}")
+
+    @property
+    def reads_mean(self) -> bool:
+        """Whether the readout is the mean over frames, which alone leaves a head without memory blind to order."""
+        return self.readout.endswith(".MeanReadout")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from videomem.order.clips import Clips
 
 MAX_FRAMES = 20_000  # that components are fitted on; more move them little
 _KEPT = 2
-_projected: OrderedDict[tuple[int, bytes, int], Clips] = OrderedDict()
+_projected: OrderedDict[tuple[int, bytes, int], tuple[Clips, Clips]] = OrderedDict()
 
 
 def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Clips:
@@ -34,10 +34,11 @@ def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cl
     """
     key = (id(clips), train.tobytes(), projection_dim)
     if key not in _projected:
-        _projected[key] = _project(clips, train, projection_dim)
+        # The clips themselves are kept too, so that no others can take their id.
+        _projected[key] = clips, _project(clips, train, projection_dim)
         while len(_projected) > _KEPT:
             _projected.popitem(last=False)
-    return _projected[key]
+    return _projected[key][1]
 
 
 def _project(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Clips:

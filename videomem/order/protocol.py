@@ -24,7 +24,7 @@ from videomem.order.card import SCHEMA_VERSION, DataFacts, OrderCard
 from videomem.order.clips import Clips, clips_of_arrays
 from videomem.order.memories import read_memories
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
-from videomem.order.running import run_cells
+from videomem.order.running import num_cached, run_cells
 from videomem.order.scores import Scores, scores_of
 from videomem.order.splits import RunSplit, overlap, possible_folds, run_splits
 from videomem.whole_files import write_whole
@@ -78,7 +78,11 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
     """
     check_sizes(clips, settings)
     settings = replace(settings, folds=possible_folds(clips, settings))
-    run_splits(clips, settings)
+    if (num_groups := min(len(np.unique(clips.groups[split.test])) for split in run_splits(clips, settings))) < 2:
+        raise VideomemError(
+            f"{clips.source}: a run tests {num_groups} group, but a standard error needs 2 at least, and a verdict 20; "
+            "lower order.folds, add videos, or give `group` a finer meaning"
+        )
     return OrderPlan(
         contrast="OO - FS: trained and tested in order, minus trained on one fixed permutation per clip and tested on "
         "shuffled clips",
@@ -95,20 +99,29 @@ def _data_hash(clips: Clips) -> str:
     return sha256(json.dumps([list(clips.class_names), *rows]).encode()).hexdigest()
 
 
-def freeze(plan: OrderPlan, out: Path) -> None:
+def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
     """Write `plan.json`, which comes before the first training and is never changed.
 
+    Args:
+        plan: The plan.
+        out: Folder of the test.
+        num_trained_before: Trainings that the cache holds now; kept beside the plan, in `frozen.json`.
+    Returns:
+        The trainings that the cache held when the plan was first frozen here.
     Raises:
         VideomemError: If the folder holds another plan.
     """
-    path = out / "plan.json"
-    if path.is_file() and (there := path.read_text(encoding="utf-8")) != plan.as_json():
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {"plan_sha256": plan.sha256, "trained_before": num_trained_before}
+    write_whole(out / "frozen.json", (json.dumps(facts) + "\n").encode(), exclusive=True)
+    write_whole(out / "plan.json", plan.as_json().encode(), exclusive=True)
+    there = (out / "plan.json").read_text(encoding="utf-8")
+    if there != plan.as_json():
         raise VideomemError(
-            f"{path}: another plan is frozen here (sha256 {sha256(there.encode()).hexdigest()[:12]}, now "
+            f"{out / 'plan.json'}: another plan is frozen here (sha256 {sha256(there.encode()).hexdigest()[:12]}, now "
             f"{plan.sha256[:12]}); choose another --out, the trainings that both need are not repeated"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, plan.as_json().encode())
+    return int(json.loads((out / "frozen.json").read_text(encoding="utf-8"))["trained_before"])
 
 
 def run_order_test(
@@ -120,6 +133,7 @@ def run_order_test(
     tell: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
     failures: Sequence[tuple[str, str]] = (),
+    num_trained_before: int | None = None,
 ) -> OrderTest:
     """Train what the cache lacks, analyse by the plan, and give the card.
 
@@ -132,8 +146,11 @@ def run_order_test(
         tell: Called with the number of cells done and of all.
         command: Command line, for the card.
         failures: Clips that could not be used, (path, reason), for the card.
+        num_trained_before: What `freeze` gave; by default what the cache holds now.
     """
     started = time.perf_counter()
+    if num_trained_before is None:
+        num_trained_before = num_cached(plan, clips, cache, devices[0])
     outcomes = run_cells(plan, clips, cache, num_processes, devices, tell)
     splits = run_splits(clips, plan.settings)
     scores = scores_of(outcomes, clips, splits, overlap(splits, plan.settings.split == "fixed"))
@@ -159,6 +176,8 @@ def run_order_test(
         device=_devices(devices),
         seconds=time.perf_counter() - started,
         seconds_training=sum(outcome.seconds for outcome in outcomes.values()),
+        num_trainings=len(outcomes),
+        num_trained_before=num_trained_before,
     )
     return OrderTest(card, scores, splits)
 
@@ -172,13 +191,14 @@ def _facts(clips: Clips, splits: Sequence[RunSplit], settings: OrderSettings, nu
         num_clips=len(clips),
         num_groups=len(np.unique(clips.groups)),
         num_train_clips=round(float(np.mean([len(split.train) for split in splits]))),
-        num_test_clips=len(tested),
+        num_test_clips=round(float(np.mean([len(split.test) for split in splits]))),
         num_test_groups=len(np.unique(clips.groups[tested])),
         split=settings.split,
         num_frames=str(longest) if shortest == longest else f"{shortest} to {longest}",
         feature_dim=clips.feature_dim,
         features=clips.made_of,
         num_failed=num_failed,
+        num_straddling=len(np.intersect1d(clips.groups[splits[0].train], clips.groups[splits[0].test])),
     )
 
 

@@ -42,7 +42,7 @@ def cells_of(plan: OrderPlan, clips: Clips) -> list[Cell]:
     cells = []
     for run in range(settings.runs):
         for name, memory in memories.items():
-            if is_control(memory):
+            if is_control(memory, plan.recipe):
                 cells += [Cell(name, memory, arm, run) for arm in PRIMARY]
                 continue
             cells += [Cell(name, memory, arm, run) for arm in settings.arms]
@@ -84,7 +84,7 @@ def run_cells(
     """
     cells, splits = cells_of(plan, clips), run_splits(clips, plan.settings)
     split = {cell: split_of(cell, splits, clips, plan.settings.seed) for cell in cells}
-    paths = {cell: cache / f"{cell_key(cell, clips, split[cell], plan.settings, plan.recipe)}.npz" for cell in cells}
+    paths = {cell: cell_path(cell, clips, split[cell], plan, cache, devices[0]) for cell in cells}
     todo = [cell for cell in cells if not paths[cell].is_file()]
     done = len(cells) - len(todo)
     tell(done, len(cells))
@@ -92,6 +92,17 @@ def run_cells(
         done += finished
         tell(done, len(cells))
     return {cell: read_outcome(path) for cell, path in paths.items()}
+
+
+def cell_path(cell: Cell, clips: Clips, split: RunSplit, plan: OrderPlan, cache: Path, device: str) -> Path:
+    return cache / f"{cell_key(cell, clips, split, plan.settings, plan.recipe, device)}.npz"
+
+
+def num_cached(plan: OrderPlan, clips: Clips, cache: Path, device: str = "cpu") -> int:
+    """Trainings of a plan that the cache holds already."""
+    splits = run_splits(clips, plan.settings)
+    split = {cell: split_of(cell, splits, clips, plan.settings.seed) for cell in cells_of(plan, clips)}
+    return sum(cell_path(cell, clips, part, plan, cache, device).is_file() for cell, part in split.items())
 
 
 def _finished(
@@ -113,15 +124,20 @@ def _finished(
                 yield 1
         return
     with ProcessPoolExecutor(num_processes, get_context("spawn"), _start_worker, (clips,)) as pool:
-        running: list[Future[None]] = [pool.submit(_in_worker, job, *arguments) for arguments in jobs]
+        running: list[Future[None]] = []
         try:
+            running += [pool.submit(_in_worker, job, *arguments) for arguments in jobs]
             for future in as_completed(running):
                 future.result()
                 yield 1
         except BrokenProcessPool as error:
             raise VideomemError(
                 "a training process was killed, perhaps for memory; what was trained is kept: run it again, with fewer "
-                "--processes"
+                "--processes (from a script, call it under `if __name__ == '__main__'`)"
+            ) from error
+        except torch.OutOfMemoryError as error:
+            raise VideomemError(
+                "the GPU's memory was too small; what was trained is kept: run it again, with fewer --processes"
             ) from error
         finally:
             for future in running:

@@ -49,9 +49,10 @@ class Scores:
         right: Values = (self.predicted(memory, arm, condition, analysis) == self.labels).mean(0)
         return right
 
-    def mean(self, values_N: Values, bootstrap: int = 0) -> Estimate:
-        """Mean over groups and runs with its uncertainty."""
-        return estimate_mean(values_N, self.groups, self.runs, self.overlap, bootstrap)
+    def mean(self, values_N: Values, bootstrap: int = 0, overlap: float | None = None) -> Estimate:
+        """Mean over groups and runs with its uncertainty; `overlap` where training sets were smaller than the runs'."""
+        overlap = self.overlap if overlap is None else overlap
+        return estimate_mean(values_N, self.groups, self.runs, overlap, bootstrap)
 
 
 def scores_of(outcomes: Mapping[Cell, Outcome], clips: Clips, splits: list[RunSplit], overlap: float) -> Scores:

@@ -52,10 +52,10 @@ def examples_of(
 
 
 def _pairs(card: OrderCard) -> list[tuple[str, str]]:
-    """Pairs of any memory, the surest first, each once."""
+    """Pairs that some memory takes for each other (p at most 0.05), the surest first, each once."""
     all_pairs = [pair for result in card.memories if result.chiral for pair in result.chiral.pairs]
-    found = [(pair.p, -pair.excess, pair.first, pair.second) for pair in all_pairs if pair.excess > 0]
-    return list({frozenset(pair[2:]): pair[2:] for pair in sorted(found, reverse=True)}.values())[::-1]
+    found = sorted((pair.p, -pair.excess, pair.first, pair.second) for pair in all_pairs if pair.p <= 0.05)
+    return list(dict.fromkeys((min(one, other), max(one, other)) for _, _, one, other in found))
 
 
 def _telling(

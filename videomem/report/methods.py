@@ -65,11 +65,14 @@ def used_references(text: str) -> list[str]:
 def _data(card: OrderCard) -> str:
     data = card.data
     split = (
-        "each run tested on one fold of the groups and trained on the others"
+        f"each run tested on one of {_folds(card)}folds of the groups and trained on the others"
         if data.split == "random"
-        else "in the catalog's own split"
+        else "in the catalog's own split, so that what is found is conditional on this training set"
     )
     failed = f" {_many(data.num_failed, 'clip')} could not be used and stood in no batch." if data.num_failed else ""
+    straddling = (
+        f" {_many(data.num_straddling, 'group')} had clips in training and in test." if data.num_straddling else ""
+    )
     learners = [one.label for one in _learners(card)]
     return (
         f"We measured with videomem{_version(card)} whether the order of frames matters to "
@@ -77,9 +80,15 @@ def _data(card: OrderCard) -> str:
         f"{_many(data.num_clips, 'clip')} in {_many(data.num_groups, 'group')} and "
         f"{_many(len(data.class_names), 'class', 'classes')}, {data.num_frames} frames per clip, each frame "
         f"represented by {data.feature_dim:,} frozen features ({data.features}), {split} "
-        f"({data.num_train_clips:,} training and {data.num_test_clips:,} test clips, the latter in "
-        f"{_many(data.num_test_groups, 'group')}).{failed}"
+        f"({data.num_train_clips:,} training and {data.num_test_clips:,} test clips a run; "
+        f"{_many(data.num_test_groups, 'group')} tested in all).{straddling}{failed}"
     )
+
+
+def _folds(card: OrderCard) -> str:
+    """How many, where the plan says it."""
+    settings = cast("dict[str, Any]", card.plan.get("settings") or {})
+    return f"{settings['folds']} " if "folds" in settings else ""
 
 
 def _short(path: str) -> str:
@@ -88,7 +97,7 @@ def _short(path: str) -> str:
 
 
 _PROJECTIONS = {
-    "pca": "the first {dim} principal components of the training frames, the same for all learners of a run",
+    "pca": "the first principal components (at most {dim}) of the training frames, the same for all learners of a run",
     "learned": "{dim} dimensions by a linear layer of its own",
 }
 
@@ -99,7 +108,9 @@ def _training(card: OrderCard) -> str:
     if not recipe or not settings:
         return ""
     shown = _PROJECTIONS.get(str(settings["projection"]), "").format(dim=settings["projection_dim"])
-    chosen = "the epoch that was best on held-out groups" if settings["selection"] == "validation" else "the last epoch"
+    chosen = (
+        "the epoch that was best on validation clips" if settings["selection"] == "validation" else "the last epoch"
+    )
     return (
         f"{f'Frames were projected to {shown}. ' if shown else ''}"
         f"Every learner has a state of {settings['hidden_dim']} units and was trained by AdamW with learning rate "
@@ -114,8 +125,9 @@ def _arms(card: OrderCard) -> str:
     further = {"SS": "with frames reshuffled at every epoch (S)", "CC": "with one permutation common to all clips (C)",
                "WW": "with frames shuffled within windows (W)", "BB": "with blocks of frames shuffled (B)"}  # fmt: skip
     arms += [words for cell, words in further.items() if cell in cells]
+    learners = "Each head" if card.noise_floor is None else "Each head but the control's (O and F only)"
     return (
-        f"Each learner was trained in {_many(card.num_runs, 'run')} {_listed(arms)}, and tested in order (O) and "
+        f"{learners} was trained in {_many(card.num_runs, 'run')} {_listed(arms)}, and tested in order (O) and "
         f"shuffled (S; mean over {_many(card.num_permutations, 'permutation')} per clip). The value of order is the "
         "accuracy of training and testing in order minus that of training on fixed shuffles and testing shuffled "
         f"(OO - FS); reliance is the loss of models trained in order when tested shuffled (OO - OS).{_control(card)}"
@@ -125,7 +137,8 @@ def _arms(card: OrderCard) -> str:
 def _control(card: OrderCard) -> str:
     if card.noise_floor is None:
         return ""
-    return f" The noise floor is OO - FS of a control without memory: {_effect(card.noise_floor)}."
+    floor = _effect(card.noise_floor)
+    return f" The noise floor is OO - FS of a control without memory, trained anew with another seed: {floor}."
 
 
 def _uncertainty(card: OrderCard) -> str:
@@ -136,8 +149,9 @@ def _uncertainty(card: OrderCard) -> str:
     )
     checked = any(one.value_of_order.boot_low is not None for one in card.memories)
     check = "; symmetric cluster bootstrap-t intervals served as a check (Cameron et al. 2008)" if checked else ""
+    ways = "two-way, by groups and runs (Cameron et al. 2011)" if card.num_runs > 1 else "by groups"
     return (
-        "Standard errors are two-way, by groups and runs (Cameron et al. 2011), with the CR2 correction "
+        f"Standard errors are {ways}, with the CR2 correction "
         "(Bell & McCaffrey 2002) and Satterthwaite degrees of freedom (Pustejovsky & Tipton 2018)"
         f"{overlap}; intervals are of 95 %{check}."
     )
@@ -149,7 +163,7 @@ def _tests(card: OrderCard) -> list[str]:
         parts.append("p-values of the value of order are adjusted over learners (Holm 1979).")
     parts.append(
         f"A value of order within {percent(card.margin)} points counted as none, judged by two one-sided tests at the "
-        "5 % level (Schuirmann 1987); margin and plan were fixed before the first training."
+        f"5 % level (Schuirmann 1987); {_frozen(card)}."
     )
     draws = sorted({one.reliance_test.num_draws for one in card.memories if one.reliance_test})
     if draws:
@@ -166,6 +180,12 @@ def _tests(card: OrderCard) -> list[str]:
             "Where each group had one clip, McNemar's test compared clips in order and shuffled (McNemar 1947)."
         )
     return parts
+
+
+def _frozen(card: OrderCard) -> str:
+    if not card.num_trained_before:
+        return "margin and plan were fixed before the first training"
+    return f"{card.num_trained_before} of {card.num_trainings} trainings had been made for other plans before this one"
 
 
 def _results(card: OrderCard) -> list[str]:
