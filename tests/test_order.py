@@ -584,7 +584,7 @@ def test_a_plan_is_told_and_nothing_is_trained(
 ) -> None:
     assert main(["order", *order_arguments(workspace, tmp_path / "order"), "--plan"]) == 0
     out = capsys.readouterr().out
-    assert "32 trainings" in out and "points are found with power 0.8" in out
+    assert "32 trainings" in out and "points are found with power 0.8" in out and "steps: few" in out
     assert not (tmp_path / "order").exists()
 
 

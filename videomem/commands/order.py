@@ -35,6 +35,9 @@ from videomem.tracking import Mode, log_order_card, start_run
 _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
 
 
+FEW_STEPS = 200  # below which heads of these sizes are mostly still learning
+
+
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Train every memory in order and without it, and judge what order was worth."""
     options = _parser(f"videomem {verb}")
@@ -180,6 +183,8 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         "data": f"{plan.num_clips} clips; {expected.num_groups} groups of {expected.clips_per_group:.1f} are tested",
         "memories": f"{', '.join(plan.memories)}; arms {', '.join(settings.arms)}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
+        "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps"
+        + ("" if expected.num_steps >= FEW_STEPS else ": few, raise trainer.max_epochs unless heads learn as fast"),
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .arm_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are found "

@@ -114,8 +114,8 @@ _CAUSES = ("num_permutations", "hidden_dim", "projection", "projection_dim", "se
 def cell_seed(cell: Cell, settings: OrderSettings, recipe: Recipe) -> int:
     """Seed of start, dropout and order of clips: the same for all arms of a run.
 
-    But a control's arm F has another: with the same seed it would be the same training, and would not show what training
-    anew does.
+    But a control's arm F has another: with the same seed it would be the same training, and would not show what
+    training anew does.
     """
     anew = cell.arm == "F" and is_control(cell.memory, recipe)
     return settings.seed + cell.run + (CONTROL_SEED if anew else 0)

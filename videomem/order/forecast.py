@@ -33,6 +33,7 @@ class Forecast:
         detectable: Smallest effect that is found with power 0.8.
         groups_needed: Groups that would show equivalence within the margin with power 0.8; None where no number does.
         runs_needed: Runs that would, with the groups that there are; None where no number does.
+        num_steps: Steps of one training.
         num_cells: Trainings.
         seconds_training: Their time on one process, from a few timed steps of each memory.
     """
@@ -44,6 +45,7 @@ class Forecast:
     detectable: float
     groups_needed: int | None
     runs_needed: int | None
+    num_steps: int
     num_cells: int
     seconds_training: float
 
@@ -76,6 +78,7 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
         detectable=detectable_effect(len(sizes), assumed),
         groups_needed=groups_needed(margin, assumed),
         runs_needed=runs_needed(margin, len(sizes), assumed),
+        num_steps=plan.recipe.epochs * -(-len(splits[0].train) // plan.recipe.batch_size),
         num_cells=len(cells),
         seconds_training=_seconds(cells, plan, clips, device),
     )
