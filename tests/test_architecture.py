@@ -17,6 +17,7 @@ LAYERS = [
     {"errors", "batch"},
     {"video", "heads", "plain", "whole_files", "statistics"},
     {"features", "classifier"},
+    {"loading"},
     {"data"},
     {"checkpoint", "tracking"},
     {"export", "evaluation"},

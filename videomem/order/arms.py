@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videomem.batch import VideoBatch, collate
-from videomem.data import EpochSampler, frame_statistics
 from videomem.errors import VideomemError
 from videomem.evaluation import perturb
 from videomem.evaluation.perturb import Arrangements, Perturbation
+from videomem.loading import EpochSampler, frame_statistics
 from videomem.order.clips import Clips
 from videomem.order.plan import OrderSettings
 from videomem.order.splits import RunSplit

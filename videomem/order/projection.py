@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomem.data import frame_statistics
+from videomem.loading import frame_statistics
 from videomem.order.clips import Clips
 
 MAX_FRAMES = 20_000  # that components are fitted on; more move them little
