@@ -68,6 +68,8 @@ def test_folds_are_as_many_as_the_rarest_class_allows() -> None:
     alone = replace(clips, labels=np.array([0, 1, 1, 1, 1, 1]))
     with pytest.raises(VideomemError, match="clips of one group only"):
         planned(alone)
+    with pytest.raises(VideomemError, match="class 'left' has no usable clip"):
+        planned(replace(clips, class_names=("down", "up", "left")))
 
 
 # Arms.

@@ -76,6 +76,8 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
     Raises:
         VideomemError: If the data cannot bear the plan: too short clips, too few groups, an unknown memory.
     """
+    if lost := [name for number, name in enumerate(clips.class_names) if number not in clips.labels]:
+        raise VideomemError(f"class {lost[0]!r} has no usable clip, see the ledger; mend its videos or leave it out")
     check_sizes(clips, settings)
     settings = replace(settings, folds=possible_folds(clips, settings))
     if (num_groups := min(len(np.unique(clips.groups[split.test])) for split in run_splits(clips, settings))) < 2:
