@@ -59,6 +59,7 @@ def test_what_the_cache_holds_is_not_trained_again(
 
 def test_the_parts_of_reliance_add_up(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
     for one in tested[3].card.memories:
+        assert all(0 <= accuracy.low <= accuracy.high <= 1 for accuracy in one.cells.values())
         cell = {name: estimate.value for name, estimate in one.cells.items()}
         assert one.value_of_order.value == pytest.approx(cell["OO"] - cell["FS"])
         assert one.reliance.value == pytest.approx(cell["OO"] - cell["OS"])

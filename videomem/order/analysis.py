@@ -12,7 +12,7 @@ from videomem.order.arms import condition_of, rungs, test_orders
 from videomem.order.card import Controls, MemoryResult, Rung, SizePoint
 from videomem.order.clips import Clips
 from videomem.order.plan import OrderPlan, OrderSettings
-from videomem.order.scores import BOOTSTRAP, Scores
+from videomem.order.scores import BOOTSTRAP, Scores, within_0_and_1
 from videomem.order.splits import RunSplit, overlap, training_share
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
@@ -65,7 +65,7 @@ def _memory(name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit]
     gain = cells["OO"] - cells["FS"]
     difference = _Differences(scores, cells)
     blind, blind_name = _best_order_blind(name, plan, scores, cells)
-    accuracy = {cell: scores.mean(values) for cell, values in cells.items()}
+    accuracy = {cell: within_0_and_1(scores.mean(values)) for cell, values in cells.items()}
     value = scores.mean(gain, BOOTSTRAP)
     majority = _majority(clips, splits)
     ordered, shuffled = scores.predicted(name, "O", "ordered")[0], scores.predicted(name, "O", "shuffle")
@@ -174,7 +174,7 @@ def _ladder(
         right = scores.right(name, "O", rung.label)
         measures = _measures(rung, clips, splits[0].test[:LADDER_CLIPS], settings)
         ladder.append(
-            Rung(rung.name, rung.label, *measures, scores.mean(right), scores.mean(cells["OO"] - right),
+            Rung(rung.name, rung.label, *measures, within_0_and_1(scores.mean(right)), scores.mean(cells["OO"] - right),
                  scores.mean(retrained[rung.label]) if rung.label in retrained else None)
         )  # fmt: skip
     return tuple(ladder)
@@ -221,8 +221,8 @@ def _sizes(
                    for run, split in enumerate(splits)]  # fmt: skip
         shared = overlap(trained, plan.settings.split == "fixed")
         num_clips = round(float(np.mean([len(split.train) for split in trained])))
-        estimates = (scores.mean(values, overlap=shared) for values in (ordered, ordered - blind))
-        points.append(SizePoint(size, num_clips, *estimates))
+        accuracy, gain = (scores.mean(values, overlap=shared) for values in (ordered, ordered - blind))
+        points.append(SizePoint(size, num_clips, within_0_and_1(accuracy), gain))
     return tuple(sorted(points, key=lambda point: point.fraction))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,12 @@ class Scores:
         """Mean over groups and runs with its uncertainty; `overlap` where training sets were smaller than the runs'."""
         overlap = self.overlap if overlap is None else overlap
         return estimate_mean(values_N, self.groups, self.runs, overlap, bootstrap)
+
+
+def within_0_and_1(accuracy: Estimate) -> Estimate:
+    """An accuracy whose intervals are cut to what an accuracy can be."""
+    ends = {name: min(max(getattr(accuracy, name), 0.0), 1.0) for name in ("low", "high", "low90", "high90")}
+    return replace(accuracy, **ends)
 
 
 def scores_of(outcomes: Mapping[Cell, Outcome], clips: Clips, splits: list[RunSplit], overlap: float) -> Scores:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Literal
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -275,7 +274,7 @@ def summary_table(card: OrderCard) -> RichTable:
     """The memories, for a terminal of 80 columns."""
     rich = RichTable(
         title=f"accuracy in %, differences in points; margin {percent(card.margin)} points, {card.num_runs} runs",
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold underline",
     )  # fmt: skip
     for name in ("memory", "OO", "OO - FS", "95 % interval", "p (Holm)", "verdict", "OO - OS"):
         rich.add_column(name, justify="left" if name in ("memory", "verdict") else "right", no_wrap=True)
