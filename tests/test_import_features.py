@@ -377,7 +377,7 @@ def test_every_command_works_on_imported_features(
         *("--data.catalog", "catalog.csv", "--data.imported", json.dumps({"name": "clip", "feature_dim": D})),
         *("--data.sampling.init_args.num_frames", str(FRAMES)),
     ]
-    head = ["--config", str(CONFIGS / "head" / "gru.yaml"), "--config", str(CONFIGS / "demo.yaml"), "--run_dir", "run"]
+    head = ["--config", str(CONFIGS / "head" / "gru.yaml"), "--config", str(CONFIGS / "quiet.yaml"), "--run_dir", "run"]
     short = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"]
     assert "nothing to extract" in one_line(capsys, "extract", *data)
     assert "set data.source to features" in one_line(capsys, "fit", *data, *head, *short, "--data.source", "video")
