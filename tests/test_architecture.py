@@ -35,7 +35,7 @@ ONLY_IN = {
     "torchcodec": {"video/decoders/by_torchcodec.py"},
     "av": {f"video/{name}.py" for name in ("decoders/stream", "decoders/by_pyav", "decoders/overhearing", "writing")},
     "PIL": {"video/decoders/frame_folder.py", "report/strips.py"},
-    "wandb": {"tracking.py", "commands/shuffle.py"},
+    "wandb": {"tracking.py"},
     "sqlite3": {"features/keys.py"},
     "safetensors": {"features/store.py", "features/arrays.py", "export.py"},
     "h5py": {"features/arrays.py"},

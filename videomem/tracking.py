@@ -152,11 +152,3 @@ def log_order_card(
     if figures:
         run.log({f"order/figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
     run.summary.update({f"order/{name}": value for name, value in summary.items()})
-
-
-def keep_checkpoints(run: wandb.Run, name: str, checkpoints: list[Path]) -> None:
-    """Keep checkpoints as one artifact of the run."""
-    artifact = wandb.Artifact(name, type="model")
-    for path in checkpoints:
-        artifact.add_file(str(path), name=f"{path.parent.parent.name}.ckpt")
-    run.log_artifact(artifact)

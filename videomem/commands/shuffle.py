@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import wandb
 from pytorch_lightning.utilities import move_data_to_device
 from rich.console import Console
 from rich.markup import escape
@@ -66,8 +64,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         measured.append((checkpoint, rows))
     measurements = _told_apart(measured)
     write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
-    with track_results(measurements, given.out, given.wandb, "shuffle"):
-        pass
+    track_results(measurements, given.out, given.wandb)
     Console().print(results_table(summarize(measurements)))
     print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
     return 0
@@ -127,16 +124,14 @@ def write_results(measurements: Sequence[Measurement], out: Path, chance: float,
     write_whole(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
 
 
-@contextmanager
-def track_results(measurements: Sequence[Measurement], out: Path, mode: Mode, name: str) -> Iterator[wandb.Run]:
-    """A W&B run that holds an evaluation of order; more can be logged to it before it ends."""
-    run = start_run("videomem", out, mode, name=name, job_type="shuffle")
+def track_results(measurements: Sequence[Measurement], out: Path, mode: Mode) -> None:
+    """A W&B run that holds an evaluation of order."""
+    run = start_run("videomem", out, mode, name="shuffle", job_type="shuffle")
     summary = {
         f"{row.head}/{condition}": value for row in summarize(measurements) for condition, value in row.accuracy.items()
     }
     rows = [list(vars(row).values()) for row in measurements]
     log_order_results(run, list(COLUMNS), rows, summary, {"accuracy": out / "shuffle.png"})
-    yield run
     run.finish()
 
 

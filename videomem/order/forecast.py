@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from videomem.order.arms import ArmData, plain_batches, rungs
+from videomem.order.arms import RUNG_ARRANGEMENTS, ArmData, plain_batches, rungs
 from videomem.order.cells import Cell, new_classifier
 from videomem.order.clips import Clips
 from videomem.order.plan import OrderPlan
@@ -96,7 +96,11 @@ def _seconds(cells: Sequence[Cell], plan: OrderPlan, clips: Clips, device: str) 
             timed[key] = _time_of(cell, plan, clips, device)
         step_s, clip_pass_s = timed[key]
         steps = plan.recipe.epochs * -(-len(split.train) // plan.recipe.batch_size)
-        ladder = len(rungs(clips.max_frames, plan.settings)) * 5 if cell.arm == "O" and cell.is_primary else 0
+        ladder = (
+            len(rungs(clips.max_frames, plan.settings)) * RUNG_ARRANGEMENTS
+            if cell.arm == "O" and cell.is_primary
+            else 0
+        )
         total += steps * step_s + (plan.settings.num_permutations + ladder) * len(split.test) * clip_pass_s
     return total
 

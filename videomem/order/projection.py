@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videomem.heads import FeatureNorm
 from videomem.loading import frame_statistics
 from videomem.order.clips import Clips
 
@@ -42,11 +43,12 @@ def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cl
 
 
 def _project(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Clips:
-    mean_D, std_D = frame_statistics(map(clips.features, train.tolist()), clips.feature_dim)
-    scale_D = torch.where(std_D > 1e-6 * mean_D.abs().clamp(min=1e-6), 1 / std_D, 0)
+    norm = FeatureNorm(clips.feature_dim)
+    norm.set_statistics(*frame_statistics(map(clips.features, train.tolist()), clips.feature_dim))
 
     def standardised(row: int) -> Tensor:
-        return (clips.features(row).float() - mean_D) * scale_D
+        x_TD: Tensor = norm(clips.features(row))
+        return x_TD
 
     rng = np.random.default_rng(0)
     frames = [(row, t) for row in train.tolist() for t in range(int(clips.lengths[row]))]

@@ -82,27 +82,27 @@ def run_cells(
     Raises:
         VideomemError: If a training diverges, or a process is killed.
     """
-    cells, splits = cells_of(plan, clips), run_splits(clips, plan.settings)
-    split = {cell: split_of(cell, splits, clips, plan.settings.seed) for cell in cells}
-    paths = {cell: cell_path(cell, clips, split[cell], plan, cache, devices[0]) for cell in cells}
-    todo = [cell for cell in cells if not paths[cell].is_file()]
-    done = len(cells) - len(todo)
-    tell(done, len(cells))
+    split, paths = _placed(plan, clips, cache, devices[0])
+    todo = [cell for cell, path in paths.items() if not path.is_file()]
+    done = len(paths) - len(todo)
+    tell(done, len(paths))
     for finished in _finished(todo, paths, split, plan, clips, min(num_processes, len(todo)), devices):
         done += finished
-        tell(done, len(cells))
+        tell(done, len(paths))
     return {cell: read_outcome(path) for cell, path in paths.items()}
 
 
-def cell_path(cell: Cell, clips: Clips, split: RunSplit, plan: OrderPlan, cache: Path, device: str) -> Path:
-    return cache / f"{cell_key(cell, clips, split, plan.settings, plan.recipe, device)}.npz"
+def _placed(plan: OrderPlan, clips: Clips, cache: Path, device: str) -> tuple[dict[Cell, RunSplit], dict[Cell, Path]]:
+    """The split of every cell of a plan, and its file in the cache."""
+    splits = run_splits(clips, plan.settings)
+    split = {cell: split_of(cell, splits, clips, plan.settings.seed) for cell in cells_of(plan, clips)}
+    keys = {cell: cell_key(cell, clips, part, plan.settings, plan.recipe, device) for cell, part in split.items()}
+    return split, {cell: cache / f"{key}.npz" for cell, key in keys.items()}
 
 
 def num_cached(plan: OrderPlan, clips: Clips, cache: Path, device: str = "cpu") -> int:
     """Trainings of a plan that the cache holds already."""
-    splits = run_splits(clips, plan.settings)
-    split = {cell: split_of(cell, splits, clips, plan.settings.seed) for cell in cells_of(plan, clips)}
-    return sum(cell_path(cell, clips, part, plan, cache, device).is_file() for cell, part in split.items())
+    return sum(path.is_file() for path in _placed(plan, clips, cache, device)[1].values())
 
 
 def _finished(

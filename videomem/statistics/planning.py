@@ -11,7 +11,7 @@ like accuracy a, Var(d) = 2 a (1 - a) (1 - r), r the correlation of both arms on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, floor, inf, log, sqrt
 
 from scipy import stats
@@ -130,11 +130,6 @@ def runs_for(effect: float, num_groups: float, fixed: float, of_one_run: float, 
     _check(effect, power)
     left = (effect / _reach(num_groups, power)) ** 2 - fixed
     return max(1, ceil(of_one_run / left - 1e-9)) if left > 0 else None
-
-
-def with_runs(plan: Assumptions, num_runs: int) -> Assumptions:
-    """The same assumptions with another number of runs."""
-    return replace(plan, num_runs=num_runs)
 
 
 def _reach(num_groups: float, power: float) -> float:
