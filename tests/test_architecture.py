@@ -22,6 +22,7 @@ LAYERS = [
     {"checkpoint", "tracking"},
     {"export", "evaluation"},
     {"order"},
+    {"horizon"},
     {"report"},
     {"commands"},
     {"cli"},

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.heads import GRU, LSTM, RNN, Gated, Head, LastReadout, Leaky, MeanReadout, Memory, NoMemory
+from videomem.heads import (
+    GRU,
+    LSTM,
+    RNN,
+    Gated,
+    Head,
+    LastReadout,
+    Leaky,
+    MeanReadout,
+    Memory,
+    MinGRU,
+    MinLSTM,
+    NoMemory,
+)
 from videomem.heads.memory import set_forget_bias
 
 D, H, C = 7, 5, 3
@@ -29,6 +42,8 @@ MEMORIES: dict[str, Callable[[int], Memory]] = {
     "gated chrono": partial(Gated, hidden_dim=H, forget_bias="chrono"),
     "gru": partial(GRU, hidden_dim=H),
     "lstm": partial(LSTM, hidden_dim=H),
+    "mingru": partial(MinGRU, hidden_dim=H),
+    "minlstm": partial(MinLSTM, hidden_dim=H, forget_bias=2.0),
 }
 every_memory = pytest.mark.parametrize("name", MEMORIES)
 every_readout = pytest.mark.parametrize("readout", [MeanReadout, LastReadout])

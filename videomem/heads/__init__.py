@@ -1,15 +1,18 @@
 """Heads: features of a clip to logits, with one memory or another between."""
 
 from videomem.heads.head import FeatureNorm, Head, HeadState, MemoryFactory
-from videomem.heads.memory import RNN, Gated, Leaky, Memory, NoMemory, State
+from videomem.heads.memory import RNN, Gated, Leaky, Memory, NoMemory, ParallelMemory, State, Update
+from videomem.heads.parallel import MinGRU, MinLSTM
 from videomem.heads.readout import LastReadout, MeanReadout, Readout
 from videomem.heads.recurrent import GRU, LSTM
+from videomem.heads.scan import linear_scan
 
 __all__ = [
     "GRU", "LSTM", "MEMORIES", "READOUTS", "RNN", "FeatureNorm", "Gated", "Head", "HeadState", "LastReadout", "Leaky",
-    "MeanReadout", "Memory", "MemoryFactory", "NoMemory", "Readout", "State",
+    "MeanReadout", "Memory", "MemoryFactory", "MinGRU", "MinLSTM", "NoMemory", "ParallelMemory", "Readout", "State",
+    "Update", "linear_scan",
 ]  # fmt: skip
 
 # What an exported folder may name; nothing else that it says is ever imported.
-MEMORIES = {cls.__name__: cls for cls in (NoMemory, Leaky, RNN, Gated, GRU, LSTM)}
+MEMORIES = {cls.__name__: cls for cls in (NoMemory, Leaky, RNN, Gated, GRU, LSTM, MinGRU, MinLSTM)}
 READOUTS = {cls.__name__: cls for cls in (MeanReadout, LastReadout)}

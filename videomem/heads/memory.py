@@ -4,31 +4,49 @@
 
 Only the echo differs. Every memory has three faces that agree: `forward` over whole clips, `step` over a live stream,
 and `project` followed by `recur`, which computes what depends on one frame only apart from the recurrence.
+
+A step is written down as what it keeps and what it takes, kept_t = keep_t * kept_{t-1} + take_t. `keep`, the retention,
+is the share of each neuron's past that flows on unprocessed, as along a residual connection.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from videomem.batch import length_mask
 from videomem.errors import VideomemError
+from videomem.heads.scan import linear_scan
 
 State = tuple[Tensor, ...]
+
+
+class Update(NamedTuple):
+    """One step of a memory, in (B, H) or what broadcasts to it.
+
+    Attributes:
+        keep: Retention in [0, 1]: the share of the past that flows on unprocessed; None where nothing does.
+        take: What the step adds: from the frame and, in most memories, from an echo of the past.
+        show: Output gate, for a memory that has one.
+    """
+
+    keep: Tensor | None
+    take: Tensor
+    show: Tensor | None = None
 
 
 class Memory(nn.Module, ABC):
     """What a head keeps of the frames that it has seen.
 
-    A concrete memory says how a frame is projected, what one step of the recurrence does, and which state it starts
-    from; the loop over time is written here, once.
+    A concrete memory says how a frame is projected, what one step of the recurrence keeps and takes, and which state it
+    starts from; the loop over time is written here, once.
 
     Shape:
-        x (B, T, D) -> states h (B, T, H); the state carried on is a tuple of (B, H), h_t first
+        x (B, T, D) -> states h (B, T, H); the state carried on is a tuple of (B, H), h_t first, kept_t last
     """
 
     def __init__(self, input_dim: int, hidden_dim: int) -> None:
@@ -54,8 +72,18 @@ class Memory(nn.Module, ABC):
         """What depends on one frame only: x (..., D) -> terms (..., K)."""
 
     @abstractmethod
+    def update(self, terms_BK: Tensor, state: State) -> Update:
+        """What one step keeps of the past and what it takes, from projected terms and the state before."""
+
+    def settle(self, kept_BH: Tensor, update: Update) -> State:
+        """The state that follows from kept_t: (h_t,), which is kept_t itself unless an output gate is before it."""
+        return (kept_BH,)
+
     def cell(self, terms_BK: Tensor, state: State) -> State:
         """One step of the recurrence from projected terms; h_t is the first of the new state."""
+        update = self.update(terms_BK, state)
+        kept_BH = update.take if update.keep is None else update.keep * state[-1] + update.take
+        return self.settle(kept_BH, update)
 
     def initial_state(self, terms_BK: Tensor) -> State:
         """The state before the first frame: zeros."""
@@ -88,6 +116,28 @@ class Memory(nn.Module, ABC):
         return state[0], state
 
 
+class ParallelMemory(Memory):
+    """A memory whose gates see only x_t, so that all frames are scanned in parallel; `step` takes them one by one."""
+
+    @abstractmethod
+    def gates(self, terms: Tensor) -> Update:
+        """What steps keep and take, (..., H), from projected terms (..., K) alone."""
+
+    def update(self, terms_BK: Tensor, state: State) -> Update:
+        update = self.gates(terms_BK)
+        return update._replace(take=update.take.to(terms_BK.dtype))
+
+    def recur(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        state = self.initial_state(terms_BTK[:, 0]) if state is None else state
+        keep, take_BTH, _ = self.gates(terms_BTK)
+        assert keep is not None
+        real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
+        # Padding keeps all and takes nothing, so the last state is that after the last real frame.
+        keep_BTH = torch.where(real_BT1, keep, torch.ones_like(keep))
+        h_BTH = linear_scan(keep_BTH, take_BTH.masked_fill(~real_BT1, 0), state[-1]).to(terms_BTK.dtype)
+        return h_BTH.masked_fill(~real_BT1, 0), (h_BTH[:, -1],)
+
+
 class NoMemory(Memory):
     """Amnesic: h_t = W x_t. With a mean readout this is the frame-averaging classifier.
 
@@ -111,11 +161,11 @@ class NoMemory(Memory):
     def project(self, x: Tensor) -> Tensor:
         return self.input(x)
 
-    def cell(self, terms_BK: Tensor, state: State) -> State:
-        return (terms_BK,)
+    def update(self, terms_BK: Tensor, state: State) -> Update:
+        return Update(None, terms_BK)
 
 
-class Leaky(Memory):
+class Leaky(ParallelMemory):
     """Leaky integrator: h_t = alpha * h_{t-1} + W x_t; coupled, the input is scaled by 1 - alpha.
 
     alpha = 0 is `NoMemory`; alpha = 1 is a running sum; between, everything fades alike with time constant
@@ -154,16 +204,18 @@ class Leaky(Memory):
     def memoryless(self) -> bool:
         return self.logit_alpha is None and self.alpha == 0
 
-    def retention(self) -> Tensor | float:
-        """alpha: one number, or one per neuron (H,)."""
-        return self.alpha if self.logit_alpha is None else torch.sigmoid(self.logit_alpha)
+    def alpha_H(self) -> Tensor:
+        """Share of the past that each neuron keeps (H,)."""
+        if self.logit_alpha is not None:
+            return torch.sigmoid(self.logit_alpha)
+        return self.input.bias.new_full((self.hidden_dim,), self.alpha)
 
     def project(self, x: Tensor) -> Tensor:
         terms: Tensor = self.input(x)
-        return terms * (1 - self.retention()) if self.coupled else terms
+        return terms * (1 - self.alpha_H()) if self.coupled else terms
 
-    def cell(self, terms_BK: Tensor, state: State) -> State:
-        return (self.retention() * state[0] + terms_BK,)
+    def gates(self, terms: Tensor) -> Update:
+        return Update(self.alpha_H().expand_as(terms), terms)
 
 
 class RNN(Memory):
@@ -187,8 +239,8 @@ class RNN(Memory):
     def project(self, x: Tensor) -> Tensor:
         return self.input(x)
 
-    def cell(self, terms_BK: Tensor, state: State) -> State:
-        return (self.echo(self.fire(state[0])) + terms_BK,)
+    def update(self, terms_BK: Tensor, state: State) -> Update:
+        return Update(None, self.echo(self.fire(state[0])) + terms_BK)
 
 
 class Gated(Memory):
@@ -226,10 +278,10 @@ class Gated(Memory):
     def project(self, x: Tensor) -> Tensor:
         return torch.cat([self.input(x), self.forget_input(x)], dim=-1)
 
-    def cell(self, terms_BK: Tensor, state: State) -> State:
+    def update(self, terms_BK: Tensor, state: State) -> Update:
         new, gate = terms_BK.chunk(2, dim=-1)
         forget = torch.sigmoid(gate + self.forget_echo(self.fire(state[0])))
-        return (forget * state[0] + ((1 - forget) * new if self.coupled else new),)
+        return Update(forget, (1 - forget) * new if self.coupled else new)
 
 
 @torch.no_grad()

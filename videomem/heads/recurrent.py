@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from videomem.heads.memory import Memory, State, set_forget_bias
+from videomem.heads.memory import Memory, State, Update, set_forget_bias
 
 NARROW = 512  # inputs up to which the library's kernel is the faster one on a CPU, too
 
@@ -80,13 +80,13 @@ class GRU(_TorchRecurrent):
         self.rnn = nn.GRU(input_dim, hidden_dim, batch_first=True)
         self._start_gate(1, forget_bias, max_time_frames)  # Rows are r, z, n.
 
-    def cell(self, terms_BK: Tensor, state: State) -> State:
+    def update(self, terms_BK: Tensor, state: State) -> Update:
         reset_x, keep_x, new_x = terms_BK.chunk(3, dim=-1)
         echo = nn.functional.linear(state[0], *self.weights("hh"))
         reset_h, keep_h, new_h = echo.chunk(3, dim=-1)
         keep = torch.sigmoid(keep_x + keep_h)
         new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
-        return (keep * state[0] + (1 - keep) * new,)
+        return Update(keep, (1 - keep) * new)
 
 
 class LSTM(_TorchRecurrent):
@@ -116,11 +116,14 @@ class LSTM(_TorchRecurrent):
         zeros = terms_BK.new_zeros(len(terms_BK), self.hidden_dim)
         return zeros, zeros
 
-    def cell(self, terms_BK: Tensor, state: State) -> State:
+    def update(self, terms_BK: Tensor, state: State) -> Update:
         echo = nn.functional.linear(state[0], *self.weights("hh"))
         take, forget, new, out = (terms_BK + echo).chunk(4, dim=-1)
-        carried = torch.sigmoid(forget) * state[1] + torch.sigmoid(take) * torch.tanh(new)
-        return torch.sigmoid(out) * torch.tanh(carried), carried
+        return Update(torch.sigmoid(forget), torch.sigmoid(take) * torch.tanh(new), torch.sigmoid(out))
+
+    def settle(self, kept_BH: Tensor, update: Update) -> State:
+        assert update.show is not None
+        return update.show * torch.tanh(kept_BH), kept_BH
 
     def _to_torch(self, state: State) -> tuple[Tensor, ...]:
         return state[0].unsqueeze(0), state[1].unsqueeze(0)

@@ -31,7 +31,7 @@ from videomem.order.splits import RunSplit
 from videomem.plain import class_path, from_plain
 from videomem.whole_files import write_whole
 
-SCHEMA = 1  # Raise it when a change of code changes what a cell is.
+SCHEMA = 2  # Raise it when a change of code changes what a cell is.
 NUM_FORWARD = 2  # shuffles that are also measured by a plain forward
 CONTROL_SEED = 1_000_003  # added to the seed of a control's arm F
 

@@ -1,0 +1,82 @@
+"""A head run over clips with everything kept: what each step of each layer kept, and what the state became."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videomem.heads import Head, Memory, State
+
+
+class LayerTrace(NamedTuple):
+    """One layer of memory, step by step.
+
+    Attributes:
+        h_BTH: States as the readout sees them, before phi.
+        kept_BTH: What flows on from step to step: c_t of an LSTM, h_t of all others.
+        keep_BTH: Retention: the share of the past that each step kept unprocessed, zero where nothing is.
+        terms_BTK: What was projected of each frame.
+    """
+
+    h_BTH: Tensor
+    kept_BTH: Tensor
+    keep_BTH: Tensor
+    terms_BTK: Tensor
+
+
+class Trace(NamedTuple):
+    """A head over clips of one length.
+
+    Attributes:
+        layers: One trace per layer of memory, from the frames upwards.
+        logits_BTC: Logits of each frame, after the frames up to it.
+        answers_BTC: The readout's answer after each frame; the last is the answer for the clip.
+    """
+
+    layers: tuple[LayerTrace, ...]
+    logits_BTC: Tensor
+    answers_BTC: Tensor
+
+
+def trace(head: Head, x_BTD: Tensor, direct: bool = False) -> Trace:
+    """Run a head over whole clips, without padding, and keep every step.
+
+    Args:
+        head: The head; dropout is left out.
+        x_BTD: Features.
+        direct: Let gradients flow back in time along the retention alone, as along a residual connection: gates and
+            echoes take the past as a constant. The values are the same.
+    """
+    return trace_normed(head, head.norm(x_BTD), direct)
+
+
+def trace_normed(head: Head, y_BTD: Tensor, direct: bool = False) -> Trace:
+    """The same from standardised features, whose unit is the training standard deviation."""
+    y, layers = head.projection(y_BTD), []
+    for memory in head.memories:
+        layers.append(trace_layer(memory, y, direct=direct))
+        y = memory.fire(layers[-1].h_BTH)
+    logits_BTC = head.classify(y)
+    answers, read = [], None
+    for t in range(logits_BTC.shape[1]):
+        answer_BC, read = head.readout.step(logits_BTC[:, t], read)
+        answers.append(answer_BC)
+    return Trace(tuple(layers), logits_BTC, torch.stack(answers, dim=1))
+
+
+def trace_layer(memory: Memory, y_BTD: Tensor, state: State | None = None, direct: bool = False) -> LayerTrace:
+    """Run one layer step by step from its inputs (B, T, D)."""
+    terms_BTK = memory.project(y_BTD)
+    state = memory.initial_state(terms_BTK[:, 0]) if state is None else state
+    shown, kept, keeps = [], [], []
+    for t in range(terms_BTK.shape[1]):
+        seen = tuple(part.detach() for part in state) if direct else state
+        update = memory.update(terms_BTK[:, t], seen)
+        keep_BH = torch.zeros_like(state[-1]) if update.keep is None else update.keep
+        state = memory.settle(update.take if update.keep is None else keep_BH * state[-1] + update.take, update)
+        shown.append(state[0])
+        kept.append(state[-1])
+        keeps.append(keep_BH.expand_as(state[-1]))
+    return LayerTrace(torch.stack(shown, 1), torch.stack(kept, 1), torch.stack(keeps, 1), terms_BTK)
