@@ -60,8 +60,8 @@ def trace_normed(head: Head, y_BTD: Tensor, direct: bool = False) -> Trace:
         y = memory.fire(layers[-1].h_BTH)
     logits_BTC = head.classify(y)
     answers, read = [], None
-    for t in range(logits_BTC.shape[1]):
-        answer_BC, read = head.readout.step(logits_BTC[:, t], read)
+    for logits_BC in logits_BTC.unbind(1):
+        answer_BC, read = head.readout.step(logits_BC, read)
         answers.append(answer_BC)
     return Trace(tuple(layers), logits_BTC, torch.stack(answers, dim=1))
 
@@ -71,9 +71,9 @@ def trace_layer(memory: Memory, y_BTD: Tensor, state: State | None = None, direc
     terms_BTK = memory.project(y_BTD)
     state = memory.initial_state(terms_BTK[:, 0]) if state is None else state
     shown, kept, keeps = [], [], []
-    for t in range(terms_BTK.shape[1]):
+    for terms_BK in terms_BTK.unbind(1):
         seen = tuple(part.detach() for part in state) if direct else state
-        update = memory.update(terms_BTK[:, t], seen)
+        update = memory.update(terms_BK, seen)
         keep_BH = torch.zeros_like(state[-1]) if update.keep is None else update.keep
         state = memory.settle(update.take if update.keep is None else keep_BH * state[-1] + update.take, update)
         shown.append(state[0])
