@@ -54,8 +54,15 @@ def trace(head: Head, x_BTD: Tensor, direct: bool = False) -> Trace:
 
 def trace_normed(head: Head, y_BTD: Tensor, direct: bool = False) -> Trace:
     """The same from standardised features, whose unit is the training standard deviation."""
-    y, layers = head.projection(y_BTD), []
-    for memory in head.memories:
+    return trace_projected(head, head.memories[0].project(head.projection(y_BTD)), direct)
+
+
+def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trace:
+    """The same from the projected terms of the first layer, which are narrower than wide features."""
+    first, *above = head.memories
+    layers = [_trace_terms(first, terms_BTK, None, direct)]
+    y = first.fire(layers[0].h_BTH)
+    for memory in above:
         layers.append(trace_layer(memory, y, direct=direct))
         y = memory.fire(layers[-1].h_BTH)
     logits_BTC = head.classify(y)
@@ -68,10 +75,13 @@ def trace_normed(head: Head, y_BTD: Tensor, direct: bool = False) -> Trace:
 
 def trace_layer(memory: Memory, y_BTD: Tensor, state: State | None = None, direct: bool = False) -> LayerTrace:
     """Run one layer step by step from its inputs (B, T, D)."""
-    terms_BTK = memory.project(y_BTD)
+    return _trace_terms(memory, memory.project(y_BTD), state, direct)
+
+
+def _trace_terms(memory: Memory, terms_BTK: Tensor, state: State | None, direct: bool) -> LayerTrace:
     state = memory.initial_state(terms_BTK[:, 0]) if state is None else state
     shown, kept, keeps = [], [], []
-    for terms_BK in terms_BTK.unbind(1):
+    for terms_BK in terms_BTK.unbind(1):  # The gradient of an index at every step would be of all T steps.
         seen = tuple(part.detach() for part in state) if direct else state
         update = memory.update(terms_BK, seen)
         keep_BH = torch.zeros_like(state[-1]) if update.keep is None else update.keep
