@@ -16,8 +16,11 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH
+from videomem.order.clips import clips_of_arrays
+from videomem.order.projection import projected
 from videomem.video.synthetic import BRIGHT, DARK, SHAPES, Image, Pose, draw, grid, texture
 
+Ints = NDArray[np.int64]
 NUM_SYMBOLS = 8  # places of an object around the centre: what a cue says
 
 
@@ -33,18 +36,57 @@ class FrameTable:
     frames_NHWC: NDArray[np.uint8]
     num_variants: int
 
-    def rows(self, symbol: NDArray[np.int64], marked: NDArray[np.bool_], variant: NDArray[np.int64]) -> NDArray[np.int64]:
+    def rows(self, symbol: Ints, marked: NDArray[np.bool_], variant: Ints) -> Ints:
         """Rows of frames that show a symbol, marked as a cue or not."""
         return np.asarray((marked * NUM_SYMBOLS + symbol) * self.num_variants + variant, dtype=np.int64)
 
-    def query_rows(self, variant: NDArray[np.int64]) -> NDArray[np.int64]:
+    def query_rows(self, variant: Ints) -> Ints:
         """Rows of frames that ask for the answer."""
         return np.asarray(2 * NUM_SYMBOLS * self.num_variants + variant, dtype=np.int64)
 
-    def features(self, backbone: BackboneSettings) -> Tensor:
-        """Features (N, D) of every frame, in batches as the feature store's."""
-        network, _ = load_backbone(backbone)
-        return extract_features(network, network.preprocessing.shape_frames(self.frames_NHWC), FRAME_BATCH)
+    @property
+    def variants_N(self) -> Ints:
+        """Which drawing each frame is."""
+        return np.tile(np.arange(self.num_variants), 2 * NUM_SYMBOLS + 1)
+
+
+@dataclass(frozen=True)
+class RecallFrames:
+    """The frames of the recall tasks as heads see them.
+
+    Attributes:
+        table: The frames.
+        x_ND: Their features, in the first principal components of the drawings that heads are trained on.
+        train_variants: Drawings to train on.
+        test_variants: Drawings to test on, which no head has seen.
+    """
+
+    table: FrameTable
+    x_ND: Tensor
+    train_variants: Ints
+    test_variants: Ints
+
+    def training_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) of the training drawings."""
+        x_ND = self.x_ND[np.isin(self.table.variants_N, self.train_variants)]
+        return x_ND.mean(0), x_ND.std(0)
+
+
+def recall_frames(table: FrameTable, features_ND: Tensor, num_test_variants: int, projection_dim: int) -> RecallFrames:
+    """Features projected as the order test projects them, D -> P, without a look at the drawings kept for testing."""
+    drawings, names = np.arange(table.num_variants), [str(number) for number in table.variants_N]
+    train, test = drawings[:-num_test_variants], drawings[-num_test_variants:]
+    clips = clips_of_arrays(list(features_ND.unsqueeze(1)), names, names, name="recall frames")
+    of_training = np.flatnonzero(np.isin(table.variants_N, train))
+    seen = projected(clips, of_training, projection_dim)
+    x_ND = torch.cat([seen.features(row) for row in range(len(clips))])
+    return RecallFrames(table, x_ND, train, test)
+
+
+def features_of(table: FrameTable, backbone: BackboneSettings) -> Tensor:
+    """Features (N, D) of every frame, in batches as the feature store's."""
+    network, _ = load_backbone(backbone)
+    return extract_features(network, network.preprocessing.shape_frames(table.frames_NHWC), FRAME_BATCH)
 
 
 def render_frames(num_variants: int, frame_size: int = 112, seed: int = 0) -> FrameTable:
