@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors", "batch"},
     {"video", "heads", "plain", "whole_files", "statistics"},
-    {"features", "classifier"},
+    {"features", "classifier", "processes"},
     {"loading"},
     {"data"},
     {"checkpoint", "tracking"},
@@ -41,9 +41,15 @@ ONLY_IN = {
     "safetensors": {"features/store.py", "features/arrays.py", "export.py"},
     "h5py": {"features/arrays.py"},
     "pyarrow": {"video/catalog.py"},
-    "matplotlib": {"evaluation/plots.py", "report/drawing.py", "report/figures.py", "report/figures_by_class.py"},
+    "matplotlib": {
+        "evaluation/plots.py",
+        "report/drawing.py",
+        "report/figures.py",
+        "report/figures_by_class.py",
+        "report/memory_figures.py",
+    },
     "jinja2": {"report/page.py"},
-    "scipy": {f"statistics/{name}.py" for name in ("variance", "classes", "planning")},
+    "scipy": {f"statistics/{name}.py" for name in ("variance", "classes", "planning", "horizons")},
     "statsmodels": {f"statistics/{name}.py" for name in ("randomization", "classes")},
 }
 

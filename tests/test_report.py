@@ -26,7 +26,7 @@ from videomem.report.methods import REFERENCES, methods_paragraph
 from videomem.report.page import Picture, pictures, render, write_report
 from videomem.report.schema import KINDS, meanings, schema_document
 from videomem.statistics.results import Estimate
-from videomem.tracking import log_order_card, start_run
+from videomem.tracking import log_card, start_run
 
 CARDS = {
     "matters": order_card(),
@@ -273,7 +273,7 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
     assert set(figures) == {picture.name for picture in pictures(card)} and all(map(Path.exists, figures.values()))
     assert card_from_json((tmp_path / "out" / "order.json").read_text()) == card
     run = start_run("test", tmp_path / "wandb", name="order")
-    log_order_card(run, tables.card_tables(card), figures, tables.card_summary(card))
+    log_card(run, "order", tables.card_tables(card), figures, tables.card_summary(card))
     run.finish()
     stored = {path.name.partition("_")[0] for path in (tmp_path / "wandb").rglob("*.table.json")}
     assert {"memories", "cells", "ladder", "classes", "confusions"} <= stored

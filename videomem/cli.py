@@ -36,6 +36,7 @@ VERBS = {
     "sensitivity": Verb(
         "sensitivity", "measure how much a network that sees whole clips relies on the order of frames"
     ),
+    "memory": Verb("memory", "measure how far back memories reach: recall, gradients, time constants"),
     "export": Verb("export", "turn a checkpoint into a folder that others can load"),
 }
 

@@ -133,22 +133,24 @@ def log_order_results(
     run.summary.update(summary)
 
 
-def log_order_card(
+def log_card(
     run: wandb.Run,
+    name: str,
     card_tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]],
     figures: Mapping[str, Path],
     summary: Mapping[str, float | str],
 ) -> None:
-    """Log an order card below `order/`: its tables as tables, its figures as images, its numbers as the summary.
+    """Log a card below its name: its tables as tables, its figures as images, its numbers as the summary.
 
     Args:
+        name: `order` or `memory`.
         card_tables: Name, columns and rows of each, as `videomem.report.tables.card_tables` gives them.
         figures: A PNG by the name of each figure, as `videomem.report.page.write_report` gives them.
         summary: Numbers and words by name, as `videomem.report.tables.card_summary` gives them.
     """
-    for name, columns, rows in card_tables:
+    for table_name, columns, rows in card_tables:
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
-        run.log({f"order/{name}": table})
+        run.log({f"{name}/{table_name}": table})
     if figures:
-        run.log({f"order/figures/{name}": wandb.Image(str(path)) for name, path in figures.items()})
-    run.summary.update({f"order/{name}": value for name, value in summary.items()})
+        run.log({f"{name}/figures/{figure}": wandb.Image(str(path)) for figure, path in figures.items()})
+    run.summary.update({f"{name}/{key}": value for key, value in summary.items()})

@@ -29,7 +29,7 @@ from videomem.report.examples import examples_of
 from videomem.report.page import write_report
 from videomem.report.tables import card_summary, card_tables, summary_table
 from videomem.statistics.planning import Assumptions
-from videomem.tracking import Mode, log_order_card, start_run
+from videomem.tracking import Mode, log_card, start_run
 
 # Of the `model` section: what the order test decides itself.
 _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
@@ -70,7 +70,7 @@ def write_results(
     card = tested.card
     figures = write_report(card, out, examples_of(data, clips, plan, tested.splits[0], tested.scores, card))
     run = start_run("videomem", out, mode, name=out.name, job_type="order", config=card.plan)
-    log_order_card(run, card_tables(card), figures, card_summary(card))
+    log_card(run, "order", card_tables(card), figures, card_summary(card))
     run.finish()
     console = Console(soft_wrap=True)
     console.print(summary_table(card))

@@ -96,14 +96,15 @@ class Memory(nn.Module, ABC):
     def recur(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The recurrence over projected terms; padding has states of zero and leaves the carried state as it is."""
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
-        real_BT = length_mask(lengths_B, terms_BTK.shape[1])
-        states = []
-        for t in range(terms_BTK.shape[1]):
-            after = self.cell(terms_BTK[:, t], state)
-            states.append(after[0])
-            real_B1 = real_BT[:, t, None]
-            state = tuple(torch.where(real_B1, new, old) for new, old in zip(after, state, strict=True))
-        return torch.stack(states, dim=1).masked_fill(~real_BT.unsqueeze(2), 0), state
+        real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
+        steps = []
+        # unbind, since the gradient of each terms_BTK[:, t] would be as large as all of them.
+        for terms_BK in terms_BTK.masked_fill(~real_BT1, 0).unbind(1):
+            state = self.cell(terms_BK, state)
+            steps.append(state)
+        states = [torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)]
+        last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
+        return states[0].masked_fill(~real_BT1, 0), tuple(part_BTH[last] for part_BTH in states)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States (B, T, H) of whole clips and the state after each clip's last real frame."""

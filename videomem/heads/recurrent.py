@@ -10,13 +10,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from videomem.heads.memory import Memory, State, Update, set_forget_bias
 
-NARROW = 512  # inputs up to which the library's kernel is the faster one on a CPU, too
+NARROW = 512  # inputs up to which the library's fused kernel is the faster one on a CPU, too
 
 
 class _TorchRecurrent(Memory):
     """What the two have in common: weights in a `torch.nn` module, whose states are already fired."""
 
     rnn: nn.GRU | nn.LSTM
+    fused_on_cpu: bool  # whether torch has a kernel of it for the CPU, or steps through time as the cell does
 
     def fire(self, h: Tensor) -> Tensor:
         return h
@@ -35,8 +36,8 @@ class _TorchRecurrent(Memory):
         self.weights("hh")[1].data[rows] = 0
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The library's kernel; for wide inputs on a CPU it is slower than projecting all frames at once."""
-        if not x_BTD.is_cuda and self.input_dim > NARROW:
+        """The library's kernel where there is one; on a CPU projecting all wide inputs at once is quicker still."""
+        if not x_BTD.is_cuda and not (self.fused_on_cpu and self.input_dim <= NARROW):
             return super().forward(x_BTD, lengths_B, state)
         return self.forward_library(x_BTD, lengths_B, state)
 
@@ -69,6 +70,8 @@ class GRU(_TorchRecurrent):
         Cho et al. 2014, eqs. 5-8.
     """
 
+    fused_on_cpu = False
+
     def __init__(
         self,
         input_dim: int,
@@ -100,6 +103,8 @@ class LSTM(_TorchRecurrent):
     Reference:
         Hochreiter and Schmidhuber 1997; Gers et al. 2000 (the forget gate).
     """
+
+    fused_on_cpu = True
 
     def __init__(
         self,

@@ -67,8 +67,8 @@ def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trac
         y = memory.fire(layers[-1].h_BTH)
     logits_BTC = head.classify(y)
     answers, read = [], None
-    for t in range(logits_BTC.shape[1]):
-        answer_BC, read = head.readout.step(logits_BTC[:, t], read)
+    for logits_BC in logits_BTC.unbind(1):
+        answer_BC, read = head.readout.step(logits_BC, read)
         answers.append(answer_BC)
     return Trace(tuple(layers), logits_BTC, torch.stack(answers, dim=1))
 

@@ -146,8 +146,8 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
     """Frames (size, size, 3) of an object that carries out the action, and its shape, all drawn from the seed."""
     rng = np.random.default_rng([settings.seed, *key])
     size = settings.frame_size
-    background = _texture(rng, size, DARK)
-    surface = _texture(rng, size, BRIGHT)
+    background = texture(rng, size, DARK)
+    surface = texture(rng, size, BRIGHT)
     name = tuple(SHAPES)[rng.integers(len(SHAPES))]
     noise = float(rng.uniform(0, 1.5))
     x, y = rng.uniform(-0.1, 0.1, 2)
@@ -155,7 +155,7 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
     reach, easing = rng.uniform(), math.exp(rng.uniform(-0.4, 0.4))
     frames = []
     for progress in np.linspace(0, 1, settings.num_frames) ** easing:
-        image = _draw(background, surface, SHAPES[name], action(float(progress), reach, pose))
+        image = draw(background, surface, SHAPES[name], action(float(progress), reach, pose))
         image = image + rng.normal(0, noise, image.shape).astype(np.float32)
         frames.append(image.round().clip(0, 255).astype(np.uint8))
     return frames, name
@@ -165,10 +165,10 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
 DARK, BRIGHT = (0, 70), (170, 255)
 
 
-def _texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Image:
+def texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Image:
     """A plain colour, a gradient, stripes or blotches between two colours of the range, (size, size, 3)."""
     one, other = rng.uniform(*tones, (2, 3))
-    y, x = _grid(size)
+    y, x = grid(size)
     angle, period = rng.uniform(0, math.pi), rng.uniform(0.08, 0.3)
     along = x * math.cos(angle) + y * math.sin(angle)
     blotch_px = -(-size // 8)
@@ -178,7 +178,8 @@ def _texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Ima
     return np.asarray(one * (1 - share) + other * share, dtype=np.float32)
 
 
-def _grid(size: int) -> tuple[Image, Image]:
+def grid(size: int) -> tuple[Image, Image]:
+    """Places of the pixels in units of the side, the centre at 0: y and x, (size, size) each."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     y, x = np.meshgrid(axis, axis, indexing="ij")
     return y, x
@@ -213,9 +214,10 @@ SHAPES: dict[str, Callable[[Image, Image], Image]] = {
 }
 
 
-def _draw(background: Image, surface: Image, shape: Callable[[Image, Image], Image], pose: Pose) -> Image:
+def draw(background: Image, surface: Image, shape: Callable[[Image, Image], Image], pose: Pose) -> Image:
+    """An object with the surface given, in its pose before the background, (size, size, 3)."""
     size = len(background)
-    y, x = _grid(size)
+    y, x = grid(size)
     x, y = (x - pose.x) / pose.radius, (y - pose.y) / pose.radius
     cos, sin = math.cos(pose.angle), math.sin(pose.angle)
     distance_px = shape(x * cos + y * sin, y * cos - x * sin) * pose.radius * size

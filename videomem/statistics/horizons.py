@@ -1,0 +1,108 @@
+"""Curves over delays: their mean over seeds, and how far they reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
+from scipy.stats import t
+
+from videomem.errors import VideomemError
+from videomem.statistics.tables import Floats
+
+LEVEL = 0.5  # of chance-corrected accuracy, at the horizon
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measurement at several delays or lags, over seeds.
+
+    Attributes:
+        places: Delays or lags, in frames.
+        value: Mean over seeds at each.
+        low: Lower end of the 95 % interval by Student's t over seeds; the value itself where there is one seed.
+        high: Its upper end.
+        seeds: The curve of each seed.
+    """
+
+    places: tuple[int, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    seeds: tuple[tuple[float, ...], ...]
+
+
+def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False) -> Curve:
+    """Mean and interval at each place; each place alone, so the band as a whole covers less than 95 %.
+
+    Args:
+        places: Delays or lags X, in frames.
+        values_SX: One curve per seed; what is not finite in one seed is left out there.
+        log: Average logarithms, for positive values over several orders of magnitude; the mean is then geometric.
+    """
+    values = np.asarray(values_SX, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        used = np.log(values) if log else values
+    used = np.where(np.isfinite(used), used, np.nan)
+    counts = np.isfinite(used).sum(0)
+    middle = np.nansum(used, 0) / np.where(counts, counts, np.nan)
+    spread = np.sqrt(np.nansum((used - middle) ** 2, 0) / np.maximum(counts - 1, 1) / np.maximum(counts, 1))
+    half = np.where(counts > 1, t.ppf(0.975, np.maximum(counts - 1, 1)) * spread, 0)
+    value, low, high = (tuple((np.exp(end) if log else end).tolist()) for end in (middle, middle - half, middle + half))
+    return Curve(tuple(np.asarray(places).tolist()), value, low, high, tuple(map(tuple, values.tolist())))
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The delay up to which a memory recalls more than half of what chance leaves.
+
+    Attributes:
+        frames: The delay, in frames; the longest one tested where `kind` is `beyond`, None where `not learned`.
+        kind: `crossed`, `beyond` (it lies at or beyond the longest delay), or `not learned` (it fails at the shortest).
+    """
+
+    frames: float | None
+    kind: Literal["crossed", "beyond", "not learned"]
+
+    def __str__(self) -> str:
+        if self.frames is None:
+            return "not learned"
+        return f">= {self.frames:.0f}" if self.kind == "beyond" else f"{self.frames:.3g}"
+
+
+def chance_corrected(accuracy: ArrayLike, chance: float) -> Floats:
+    """(accuracy - chance) / (1 - chance): 0 for guessing, 1 for always right.
+
+    Reference:
+        Cohen 1960, eq. 1, with the chance of guessing (as Abbott's formula).
+    """
+    return np.asarray((np.asarray(accuracy, dtype=np.float64) - chance) / (1 - chance))
+
+
+def horizon(delays: ArrayLike, accuracy: ArrayLike, chance: float) -> Horizon:
+    """Where the best falling fit of chance-corrected accuracy crosses one half, between delays on a log scale.
+
+    Args:
+        delays: Rising, in frames.
+        accuracy: At each delay, a share of 1.
+        chance: Accuracy of guessing.
+    Raises:
+        VideomemError: If delays do not rise or are not positive.
+    Reference:
+        Barlow et al. 1972, "Statistical inference under order restrictions" (isotonic regression).
+    """
+    places = np.asarray(delays, dtype=np.float64)
+    if not len(places) or (places <= 0).any() or (np.diff(places) <= 0).any():
+        raise VideomemError(f"delays are {places.tolist()}, but must be positive and rising")
+    fit = isotonic_regression(chance_corrected(accuracy, chance), increasing=False).x
+    if fit[0] < LEVEL:
+        return Horizon(None, "not learned")
+    if fit[-1] >= LEVEL:
+        return Horizon(float(places[-1]), "beyond")
+    below = int(np.argmax(fit < LEVEL))
+    share = (fit[below - 1] - LEVEL) / (fit[below - 1] - fit[below])
+    crossing = np.log(places[below - 1]) + share * (np.log(places[below]) - np.log(places[below - 1]))
+    return Horizon(float(np.exp(crossing)), "crossed")
