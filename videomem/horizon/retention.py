@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.heads import Head, Memory
+from videomem.heads import Head, Memory, State
 from videomem.horizon.sensitivity import ELEMENTS, check_features, in_double
 from videomem.horizon.trace import Trace, trace
 
@@ -99,10 +100,10 @@ def lyapunov(head: Head, x_BTD: Tensor, num_discarded: int | None = None, seed: 
 
     A small difference in a layer's state grows as exp(lambda k) over k frames of the same input. Unlike the retention
     it counts all ways from a state to the next, echoes and gates too. A random tangent of the whole state, (h, c) of an
-    LSTM, is pushed through the derivative of `Memory.cell` and brought back to length 1 at every step; lambda is the
-    mean logarithm of its growth, over frames and clips. Clips are short, so it is a finite-time exponent: it settles as
-    fast as the second exponent is below the first. Layers above do not act on those below, so the exponents of a head
-    are those of its layers, each driven by the one below.
+    LSTM, is pushed through the derivative of `Memory.cell` and brought back to length 1 before every step; lambda is
+    the mean logarithm of its growth, over frames and clips. Clips are short, so it is a finite-time exponent: it
+    settles as fast as the second exponent is below the first. Layers above do not act on those below, so the exponents
+    of a head are those of its layers, each driven by the one below.
 
     Args:
         head: A head, trained or not; it is left as it was.
@@ -144,9 +145,16 @@ def _growth(memory: Memory, terms_BTK: Tensor, num_discarded: int, generator: to
     for terms_BK in terms_BTK.unbind(1):
         size_B1 = torch.cat(tangent, dim=1).norm(dim=1, keepdim=True)
         tangent = tuple(part / torch.where(size_B1 > 0, size_B1, 1) for part in tangent)
-        state, tangent = torch.func.jvp(lambda *before, terms=terms_BK: memory.cell(terms, before), state, tangent)[:2]
+        state, tangent = _push(memory, terms_BK, state, tangent)
         logs.append(torch.cat(tangent, dim=1).norm(dim=1).log())
     return torch.stack(logs[num_discarded:]).mean(0)
+
+
+def _push(memory: Memory, terms_BK: Tensor, state: State, tangent: State) -> tuple[State, State]:
+    """A step of the state, and of a small difference of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)  # torch's, of its own code, at first use
+        return torch.func.jvp(lambda *before: memory.cell(terms_BK, before), state, tangent)[:2]
 
 
 def _traces(head: Head, x_BTD: Tensor) -> Iterator[Trace]:
