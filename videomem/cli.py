@@ -36,6 +36,9 @@ VERBS = {
     "sensitivity": Verb(
         "sensitivity", "measure how much a network that sees whole clips relies on the order of frames"
     ),
+    "inspect": Verb(
+        "inspect", "show the inside of a trained head on one video: what it keeps, what it answers, and when"
+    ),
     "export": Verb("export", "turn a checkpoint into a folder that others can load"),
 }
 

@@ -53,31 +53,40 @@ def render(card: OrderCard, examples: Sequence[Example] = ()) -> str:
     Args:
         examples: Clips of chiral pairs as film strips, with the class that each memory names.
     """
-    environment = Environment(
+    methods = methods_text(card)
+    page = (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            card=card,
+            t=tables,
+            lead=lead_memory(card),
+            pictured=pictured_cells(card),
+            pictures={picture.name: picture for picture in pictures(card)},
+            examples=examples,
+            strip_image=strip_image,
+            shorten=shorten,
+            table_of=partial(_table_of, card),
+            methods=methods,
+            references=used_references(methods),
+        )
+    )
+    return page.encode("utf-8", "replace").decode()
+
+
+def environment() -> Environment:
+    """The templates of this room; whatever they are filled with is escaped."""
+    templates = Environment(
         loader=PackageLoader("videomem.report", "."),
         autoescape=select_autoescape(["html", "jinja"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
+    templates.globals.update(
         show=tables.show, interval=tables.interval, points=tables.points, percent=tables.percent, p_value=tables.p_value
     )
-    methods = methods_text(card)
-    page = environment.get_template("page.html.jinja").render(
-        card=card,
-        t=tables,
-        lead=lead_memory(card),
-        pictured=pictured_cells(card),
-        pictures={picture.name: picture for picture in pictures(card)},
-        examples=examples,
-        strip_image=strip_image,
-        shorten=shorten,
-        table_of=partial(_table_of, card),
-        methods=methods,
-        references=used_references(methods),
-    )
-    return page.encode("utf-8", "replace").decode()
+    return templates
 
 
 def pictures(card: OrderCard) -> list[Picture]:
