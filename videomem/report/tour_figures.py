@@ -39,7 +39,7 @@ def pulse_figure(found: Sequence[Pulse]) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     axes = figure.subplots()
     for pulse, color in zip(found, ORDER_COLORS, strict=False):
-        axes.plot(pulse.left_T, color=color, linewidth=1.6, label=f"α {pulse.alpha:g}, τ {pulse.tau:.3g}")
+        axes.plot(pulse.left_T, color=color, linewidth=1.6, label=f"alpha {pulse.alpha:g}, tau {pulse.tau:.3g}")
         axes.plot([pulse.tau], [np.exp(-1)], marker="o", color=color, markersize=6, clip_on=False)
     axes.axhline(np.exp(-1), color=INK, alpha=0.3, linewidth=0.8)
     axes.set_yscale("log")
@@ -47,7 +47,7 @@ def pulse_figure(found: Sequence[Pulse]) -> Figure:
     axes.set_yticks([0.01, 0.1, np.exp(-1), 1], ["0.01", "0.1", "1/e", "1"])
     axes.minorticks_off()
     axes.set_xlim(0, len(found[0].left_T) - 1)
-    figure.legend(loc="outside upper center", ncols=len(found), frameon=False, fontsize=SMALL, columnspacing=1.0,
+    figure.legend(loc="outside upper center", ncols=len(found), frameon=False, fontsize=9, columnspacing=1.0,
                   handlelength=1.2)  # fmt: skip
     axes.set_xlabel("frames since")
     axes.set_ylabel("share left")
