@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from videomem.commands.arguments import at_least, parser
@@ -19,6 +19,9 @@ from videomem.report.memory_figures import gradient_figure, recall_figure, valve
 from videomem.report.memory_tables import terminal_table
 from videomem.report.tour_figures import amnesia_figure, pulse_figure
 from videomem.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
