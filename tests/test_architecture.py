@@ -52,6 +52,7 @@ ONLY_IN = {
     },
     "jinja2": {"report/page.py"},
     "scipy": {f"statistics/{name}.py" for name in ("variance", "classes", "planning", "horizons")},
+    "sklearn": {"horizon/probe.py"},
     "statsmodels": {f"statistics/{name}.py" for name in ("randomization", "classes")},
 }
 

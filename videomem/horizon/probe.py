@@ -1,0 +1,258 @@
+"""What the state still knows of frames some lags back: ridge probes of features, on groups of clips held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from videomem.errors import VideomemError
+from videomem.heads import FeatureNorm, Head
+from videomem.loading import frame_statistics
+from videomem.statistics.variance import two_way
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+PENALTIES = np.logspace(0, 4, 5)  # on regressors of variance 1, summed over some thousand frames
+SEEN = 4  # times as many components of x_t are given to the probe as there are targets
+MAX_FITTED = 5000  # frames that components are fitted on; more move them little
+
+
+@dataclass(frozen=True)
+class ProbeCurve:
+    """How much of the frame `lag` frames earlier can be read from the state beyond what the present frame tells.
+
+    Attributes:
+        lags: Lags in frames, from 1.
+        partial_r2: 1 - SSE(x_{t-lag} | x_t, h_t) / SSE(x_{t-lag} | x_t) on groups held out; below 0 where the state
+            only misleads; not a number where fewer than 2 groups have clips that long.
+        low: Lower end of its 95 % interval.
+        high: Its upper end.
+        frame_r2: 1 - SSE(x_{t-lag} | x_t) / SSE(x_{t-lag}) on groups held out: what the present frame itself tells.
+        num_pairs: Pairs (t, t - lag) that were predicted.
+        num_groups: Groups that they are from.
+    """
+
+    lags: tuple[int, ...]
+    partial_r2: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    frame_r2: tuple[float, ...]
+    num_pairs: tuple[int, ...]
+    num_groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """The frames of all clips, one after the other.
+
+    Attributes:
+        group_B: Number of each clip's group.
+        clip_N: Each frame's clip.
+        time_N: Its place in the clip.
+        states_NH: Regressors of one of the two regressions.
+        alone_NH: Regressors of both, beside components of the frame.
+    """
+
+    group_B: Ints
+    clip_N: Ints
+    time_N: Ints
+    states_NH: Floats
+    alone_NH: Floats
+
+
+def probe(
+    states_by_clip: Sequence[Tensor],
+    features_by_clip: Sequence[Tensor],
+    groups: Sequence[str],
+    lags: Sequence[int],
+    alone_by_clip: Sequence[Tensor] | None = None,
+    num_components: int = 32,
+    num_folds: int = 5,
+    max_pairs: int = 6000,
+    seed: int = 0,
+) -> ProbeCurve:
+    """Partial R^2 of x_{t-lag} from h_t beyond x_t, out of sample.
+
+    Targets are the first principal components of standardised features, weighed by their variance. Two ridge
+    regressions are compared: from more components of x_t, and from these and h_t. Folds are of whole groups.
+    Standardisation, components and penalty come from the training groups alone; the penalty is chosen on a third of
+    them. A present frame tells of earlier ones in ways, too, that no linear probe of x_t finds but a state does that is
+    not linear in it; `alone_by_clip` closes that gap, as regressors of both: what the same head makes of each frame
+    without any past.
+
+    The interval is cluster-robust over groups of the ratio of the summed errors (CR2 with Student's t; see
+    `statistics.variance`). It does not count that folds share training groups, and it is about probes fitted on as
+    many frames: useless regressors do some harm, of the order of H over the frames trained on.
+
+    Args:
+        states_by_clip: Fired states (T, H) of each clip, as the readout sees them: see `states_of`.
+        features_by_clip: Features (T, D) of each clip.
+        groups: What each clip was cut from; groups are never split.
+        lags: Lags in frames, from 1; clips that are not longer than a lag are left out there.
+        alone_by_clip: States (T, H) of each frame seen alone: `states_of(head, clips, alone=True)`.
+        num_components: Targets, at most D.
+        num_folds: Folds; as many as there are groups where these are fewer.
+        max_pairs: Most pairs (t, t - lag) per lag, drawn at random from all.
+        seed: Of that draw.
+    Raises:
+        VideomemError: If there are fewer than 2 groups, a lag is below 1, or states and features do not fit together.
+    Reference:
+        Alain and Bengio 2017, "Understanding intermediate layers using linear classifier probes"; Jaeger 2001, "Short
+        term memory in echo state networks" (memory curves); Bell and McCaffrey 2002 (the interval).
+    """
+    alone_by_clip = [states[:, :0] for states in states_by_clip] if alone_by_clip is None else alone_by_clip
+    _check(states_by_clip, alone_by_clip, features_by_clip, groups, lags)
+    frames = _frames(states_by_clip, alone_by_clip, groups)
+    rng, num_groups = np.random.default_rng(seed), len(set(groups))
+    pairs = [_pairs(frames.time_N, lag, max_pairs, rng) for lag in lags]
+    errors_LGE = np.zeros((len(lags), num_groups, 4))
+    for is_test_N, seen_NP in _folds(frames, features_by_clip, num_components, min(num_folds, num_groups)):
+        target_NP = seen_NP[:, :num_components]
+        for number, (lag, now_M) in enumerate(zip(lags, pairs, strict=True)):
+            _add_errors(errors_LGE[number], frames, seen_NP, target_NP[now_M - lag], now_M, is_test_N[now_M])
+    return _curve(tuple(lags), errors_LGE)
+
+
+@torch.no_grad()
+def states_of(head: Head, clips: Sequence[Tensor], alone: bool = False) -> list[Tensor]:
+    """Fired states (T, H) of the top layer, which the readout sees, of each clip (T, D).
+
+    Args:
+        head: A head, trained or not; dropout is left out.
+        clips: Features of each clip; T may differ.
+        alone: Each frame as a clip of its own, so that nothing of the past is in its state.
+    """
+    device, states = head.norm.mean.device, []
+    for x_TD in clips:
+        y = head.projection(head.norm(x_TD.to(device).unsqueeze(1 if alone else 0)))
+        lengths_B = torch.full((len(y),), y.shape[1], device=device)
+        for memory in head.memories:
+            y = memory.fire(memory(y, lengths_B)[0])
+        states.append(y.flatten(0, 1).cpu())
+    return states
+
+
+def _check(
+    states: Sequence[Tensor], alone: Sequence[Tensor], features: Sequence[Tensor], groups: Sequence[str],
+    lags: Sequence[int],
+) -> None:  # fmt: skip
+    if len({len(states), len(alone), len(features), len(groups)}) != 1:
+        raise VideomemError(
+            f"states are of {len(states)} clips, those alone of {len(alone)}, features of {len(features)}, and there "
+            f"are {len(groups)} groups; give one of each per clip"
+        )
+    for number, parts in enumerate(zip(states, alone, features, strict=True)):
+        if len({len(part) for part in parts}) != 1:
+            lengths = ", ".join(str(len(part)) for part in parts)
+            raise VideomemError(f"clip {number}: states, states alone and features have {lengths} frames; give as many")
+    if len(set(groups)) < 2:
+        raise VideomemError(
+            f"clips are of {len(set(groups))} group(s), but a probe is fitted on some groups and judged on others; "
+            "at least 2 are needed"
+        )
+    if wrong := [lag for lag in lags if lag < 1]:
+        raise VideomemError(f"lag is {wrong[0]}, but must be at least 1: at 0 the frame is the one that is given")
+
+
+def _frames(states: Sequence[Tensor], alone: Sequence[Tensor], groups: Sequence[str]) -> _Frames:
+    lengths = np.array([len(part) for part in states])
+    clip_N = np.repeat(np.arange(len(states)), lengths)
+    return _Frames(
+        group_B=np.unique(np.array(groups), return_inverse=True)[1].reshape(-1),
+        clip_N=clip_N,
+        time_N=np.concatenate([np.arange(length) for length in lengths]),
+        states_NH=_stacked(states),
+        alone_NH=_stacked(alone),
+    )
+
+
+def _stacked(parts: Sequence[Tensor]) -> Floats:
+    return torch.cat([part.detach().cpu() for part in parts]).double().numpy()
+
+
+def _pairs(time_N: Ints, lag: int, max_pairs: int, rng: np.random.Generator) -> Ints:
+    """Rows of frames that have one `lag` rows earlier in their clip."""
+    now_M = np.flatnonzero(time_N >= lag)
+    return np.sort(rng.choice(now_M, max_pairs, replace=False)) if len(now_M) > max_pairs else now_M
+
+
+def _folds(
+    frames: _Frames, features: Sequence[Tensor], num_components: int, num_folds: int
+) -> Iterator[tuple[NDArray[np.bool_], Floats]]:
+    """For each fold which frames are tested (N,), and components of all frames (N, P) as the others have them."""
+    for train, test in GroupKFold(num_folds).split(frames.group_B, groups=frames.group_B):
+        components = _components([features[clip] for clip in train], SEEN * num_components)
+        yield np.isin(frames.clip_N, test), np.concatenate([components(x_TD) for x_TD in features])
+
+
+def _components(train: Sequence[Tensor], num_components: int) -> Callable[[Tensor], Floats]:
+    """The principal components of standardised training frames: a function (T, D) -> (T, P)."""
+    every = -(-sum(map(len, train)) // MAX_FITTED)
+    fitted_ND = torch.cat([x_TD[::every] for x_TD in train]).cpu().float()
+    norm = FeatureNorm(fitted_ND.shape[1])
+    norm.set_statistics(*frame_statistics([fitted_ND], fitted_ND.shape[1]))
+    pca = PCA(min(num_components, *fitted_ND.shape), random_state=0).fit(norm(fitted_ND).numpy())
+    return lambda x_TD: pca.transform(norm(x_TD.cpu()).numpy()).astype(np.float64)
+
+
+def _add_errors(
+    errors_GE: Floats, frames: _Frames, seen_NP: Floats, target_MP: Floats, now_M: Ints, is_test_M: NDArray[np.bool_]
+) -> None:
+    """Add pairs of a fold to those of its groups, and squared errors: from nothing, from x_t, and from x_t and h_t."""
+    group_M = frames.group_B[frames.clip_N[now_M]]
+    if is_test_M.sum() < 1 or (~is_test_M).sum() < 2:
+        return
+    frame_MK = np.concatenate([seen_NP[now_M], frames.alone_NH[now_M]], axis=1)
+    both_MK = np.concatenate([frame_MK, frames.states_NH[now_M]], axis=1)
+    mean_P = target_MP[~is_test_M].mean(0)
+    guesses = [mean_P, *(_predicted(x, target_MP, group_M, is_test_M) for x in (frame_MK, both_MK))]
+    squares = [((target_MP[is_test_M] - guess) ** 2).sum(1) for guess in guesses]
+    np.add.at(errors_GE, group_M[is_test_M], np.stack([np.ones(is_test_M.sum()), *squares], axis=1))
+
+
+def _predicted(x_MK: Floats, target_MP: Floats, group_M: Ints, is_test_M: NDArray[np.bool_]) -> Floats:
+    """Targets of the tested rows by a ridge regression on the others."""
+    train_M = ~is_test_M
+    scaler = StandardScaler().fit(x_MK[train_M])
+    num_groups = len(set(group_M[train_M].tolist()))
+    # Within one training group single frames are left out instead, which is sklearn's own way.
+    splits = GroupKFold(min(3, num_groups)).split(x_MK[train_M], groups=group_M[train_M]) if num_groups > 1 else None
+    ridge = RidgeCV(PENALTIES, cv=[next(splits)] if splits else None, scoring="neg_mean_squared_error")
+    ridge.fit(scaler.transform(x_MK[train_M]), target_MP[train_M])
+    return np.asarray(ridge.predict(scaler.transform(x_MK[is_test_M]))).reshape(is_test_M.sum(), -1)
+
+
+def _curve(lags: tuple[int, ...], errors_LGE: Floats) -> ProbeCurve:
+    pairs_LG, total_LG, frame_LG, both_LG = np.moveaxis(errors_LGE, 2, 0)
+    ends = np.array([_interval(*errors) for errors in zip(frame_LG, both_LG, strict=True)]).reshape(-1, 3)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        frame_r2_L = 1 - frame_LG.sum(1) / total_LG.sum(1)
+    return ProbeCurve(
+        lags=lags,
+        partial_r2=tuple(ends[:, 0].tolist()),
+        low=tuple(ends[:, 1].tolist()),
+        high=tuple(ends[:, 2].tolist()),
+        frame_r2=tuple(frame_r2_L.tolist()),
+        num_pairs=tuple(pairs_LG.sum(1).astype(int).tolist()),
+        num_groups=tuple((pairs_LG > 0).sum(1).tolist()),
+    )
+
+
+def _interval(frame_G: Floats, both_G: Floats) -> tuple[float, float, float]:
+    """1 - sum(both) / sum(frame) with its 95 % interval over groups; groups without pairs have zeros."""
+    there_G = frame_G > 0
+    if there_G.sum() < 2:
+        return (float("nan"),) * 3
+    # A mean of differences over groups that weigh as much as their errors are large.
+    fit = two_way((frame_G - both_G)[there_G, None], frame_G[there_G, None])
+    value, half = float(fit.value), float(fit.half(0.95))
+    return value, value - half, value + half
