@@ -46,7 +46,9 @@ def _lines(film: Film, inside: Inside) -> list[str]:
     layer = f", layer {inside.layer} of {inside.num_layers}" if inside.num_layers > 1 else ""
     lines = [f"{title(film, inside)}{layer}: {len(film.frames_TCHW)} of its {film.num_available} frames"]
     for one in inside.passages:
-        lines.append(f"  {one.order:<8}  {inside.class_names[one.answer]}  {digits(one.probability)}")
+        alone = f"{inside.class_names[int(one.emptied_C.argmax())]}  {digits(float(one.emptied_C.max()))}"
+        without = "" if inside.is_memoryless else f"  (without memory: {alone})"
+        lines.append(f"  {one.order:<8}  {inside.class_names[one.answer]}  {digits(one.probability)}{without}")
     if inside.keeps:
         of = {name: frames(tau, film.step_s) for name, tau in quantiles(inside).items()}
         parts = [f"{name} {of[name]}" for name in ("shortest", "quarter", "half", "three quarters", "longest")]

@@ -167,7 +167,7 @@ def _moments(film: Film, inside: Inside) -> str:
         )
     rises_T = np.diff(first.probabilities_TC[:, first.answer])
     if rises_T.max() > 0.05:
-        said += f"It became likelier most at {moment(film, 1 + int(rises_T.argmax()))}, by {rises_T.max():.2f}. "
+        said += f"Its probability rose most at {moment(film, 1 + int(rises_T.argmax()))}, by {rises_T.max():.2f}. "
     what = "What the neurons say" if inside.is_memoryless else "The state"
     size, usual = first.change_T[first.most_changed], float(np.median(first.change_T[1:]))
     return said + (
@@ -181,11 +181,12 @@ def _keeping(film: Film, inside: Inside) -> str:
         return _not_keeping(inside)
     if inside.keeps_evenly:
         return f"{_time_constants(film, inside)} {_fading(inside)}"
-    keep_T = inside.in_order.keep_TH.mean(axis=1)
+    keep_T, spans_H = inside.in_order.keep_TH.mean(axis=1), np.ptp(inside.in_order.keep_TH[1:], axis=0)
     closed, open_ = 1 + int(keep_T[1:].argmin()), 1 + int(keep_T[1:].argmax())
     valves = (
         f"Its valves close most at {moment(film, closed)}, where neurons keep {keep_T[closed]:.2f} of their past on "
-        f"average, and are widest open at {moment(film, open_)}, {keep_T[open_]:.2f}."
+        f"average, and are widest open at {moment(film, open_)}, {keep_T[open_]:.2f}. In half of the "
+        f"neurons that share moves by more than {np.median(spans_H):.2f} over the film."
     )
     if inside.sees_frame_only:
         valves += " They see the frame alone: shown backwards, the same columns stand in the other order."
@@ -201,7 +202,7 @@ def _time_constants(film: Film, inside: Inside) -> str:
     half, most, longest = (frames(of[name], film.step_s) for name in ("half", "nine tenths", "longest"))
     return (
         f"{meaning} Half of the {num_neurons} neurons keep less than {half}, a tenth more than {most}, the slowest "
-        f"{longest}; {beyond} keep longer than this film of {num_frames} frames lasts."
+        f"{longest}; {beyond or 'none'} keep longer than this film of {num_frames} frames lasts."
     )
 
 
