@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from videomem.checkpoint import read_checkpoint
 from videomem.commands.arguments import at_least, parser
 from videomem.commands.order import told
+from videomem.commands.shuffle import check_same_test
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.horizon.card import RecallCard
-from videomem.horizon.protocol import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall
+from videomem.horizon.own import measure_checkpoints
+from videomem.horizon.protocol import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall, versions
 from videomem.horizon.recall import Recipe
 from videomem.horizon.recall_run import RecallPlan
 from videomem.horizon.tasks import TASKS
 from videomem.order.memories import read_memories
 from videomem.report.memory_page import write_recall_report
 from videomem.report.memory_tables import recall_summary, recall_tables, terminal_table
+from videomem.report.own_page import curves_table, reach_table, write_own_report
+from videomem.report.own_page import terminal_table as own_table
 from videomem.report.tables import flat
 from videomem.tracking import log_card, start_run
 
@@ -30,10 +36,12 @@ LADDER = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Train every memory to recall, and write `report.html` and `memory.json`."""
-    given = _parser(verb).parse_args(arguments)
+    given, command = _parser(verb).parse_args(arguments), shlex.join(["videomem", verb, *arguments])
+    if given.checkpoints:
+        return _measure_own(given, command)
     plan, backbone = _plan(given), BackboneSettings(given.backbone, given.layer, given.weights)
     console = Console(stderr=True, soft_wrap=True)
-    processes, command = given.processes or os.cpu_count() or 1, shlex.join(["videomem", verb, *arguments])
+    processes = given.processes or os.cpu_count() or 1
     with told(console) as tell:
         card, table = measure_recall(plan, backbone, given.out / "trainings", given.drawings, processes, tell, command)
     figures = write_recall_report(card, table, given.out)
@@ -46,6 +54,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
 
 def _parser(verb: str) -> Any:
     options, recipe, backbone = parser(verb, __doc__), Recipe(), BackboneSettings(weights="random")
+    options.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
+                         help="of `videomem fit`, to measure on the test split of their own data, with the options "
+                         "from --catalog on; where none is named, memories are trained to recall")  # fmt: skip
     options.add_argument("--memories", nargs="+", default=LADDER, metavar="HEAD",
                          help="of configs/head/, or paths of such files")  # fmt: skip
     options.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS), help="recall tasks")
@@ -63,10 +74,31 @@ def _parser(verb: str) -> Any:
     options.add_argument("--layer", default=backbone.layer, help="its layer")
     options.add_argument("--weights", default=backbone.weights, help="imagenet, random, or the file of a state_dict")
     options.add_argument("--processes", type=at_least(1), default=None, help="trainings side by side (one a core)")
+    options.add_argument("--catalog", default=None, help="where the catalog is now, if it moved since training")
+    options.add_argument("--store", default=None, help="where the feature stores are now, if they moved")
+    options.add_argument("--split", default=None, help="split to measure on (default: the data's test_split)")
+    options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
     options.add_argument("--out", type=Path, default=Path("runs/memory"), help="folder of trainings and results")
     options.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline",
                          help="mode of the W&B run")  # fmt: skip
     return options
+
+
+def _measure_own(given: Any, command: str) -> int:
+    """Measure trained heads on the videos that they were trained for."""
+    checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
+    check_same_test(checkpoints)
+    changes = {"test_split": given.split, "catalog": given.catalog, "store": given.store}
+    card = measure_checkpoints(checkpoints, {name: value for name, value in changes.items() if value})
+    card = replace(card, command=command, versions=versions())
+    figures = write_own_report(card, given.out)
+    tables = [(table.name, *flat(table)) for table in (reach_table(card), curves_table(card))]
+    run = start_run("videomem", given.out, given.wandb, name=given.out.name, job_type="memory")
+    log_card(run, "memory", tables, figures, {f"{one.label}/lyapunov": one.lyapunov for one in card.memories})
+    run.finish()
+    Console(soft_wrap=True).print(own_table(card))
+    print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
+    return 0
 
 
 def _plan(given: Any) -> RecallPlan:

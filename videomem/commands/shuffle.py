@@ -56,7 +56,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     changes = {"test_split": given.split, "catalog": given.catalog, "store": given.store}
     changes = {name: value for name, value in changes.items() if value}
     device, num_forward = usable_device(given.device), min(given.forward, given.permutations)
-    _check_same_test(checkpoints)
+    check_same_test(checkpoints)
     measured = []
     for checkpoint in checkpoints:
         data = checkpoint.data_module(**changes)
@@ -88,7 +88,7 @@ def measure_checkpoint(
     return measure_order(classifier.head, batches, classifier.seed, num_permutations, num_forward, permutation_seed)
 
 
-def _check_same_test(checkpoints: Sequence[Checkpoint]) -> None:
+def check_same_test(checkpoints: Sequence[Checkpoint]) -> None:
     """One table tells of one set of clips."""
     first = checkpoints[0]
     for other in checkpoints[1:]:

@@ -11,17 +11,15 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.heads import FeatureNorm, Head
-from videomem.loading import frame_statistics
+from videomem.heads import Head
 from videomem.statistics.variance import two_way
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-PENALTIES = np.logspace(0, 4, 5)  # on regressors of variance 1, summed over some thousand frames
+PENALTIES = np.logspace(-1, 5, 7)  # on regressors of a mean variance of 1, summed over some thousand frames
 SEEN = 4  # times as many components of x_t are given to the probe as there are targets
 MAX_FITTED = 5000  # frames that components are fitted on; more move them little
 
@@ -82,12 +80,11 @@ def probe(
 ) -> ProbeCurve:
     """Partial R^2 of x_{t-lag} from h_t beyond x_t, out of sample.
 
-    Targets are the first principal components of standardised features, weighed by their variance. Two ridge
-    regressions are compared: from more components of x_t, and from these and h_t. Folds are of whole groups.
-    Standardisation, components and penalty come from the training groups alone; the penalty is chosen on a third of
-    them. A present frame tells of earlier ones in ways, too, that no linear probe of x_t finds but a state does that is
-    not linear in it; `alone_by_clip` closes that gap, as regressors of both: what the same head makes of each frame
-    without any past.
+    Targets are the first principal components of the features, weighed by their variance. Two ridge regressions are
+    compared: from more components of x_t, and from these and h_t. Folds are of whole groups. Components, scales and
+    penalty come from the training groups alone; the penalty is chosen on a third of them. A present frame tells of
+    earlier ones in ways, too, that no linear probe of x_t finds but a state does that is not linear in it;
+    `alone_by_clip` closes that gap, as regressors of both: what the same head makes of each frame without any past.
 
     The interval is cluster-robust over groups of the ratio of the summed errors (CR2 with Student's t; see
     `statistics.variance`). It does not count that folds share training groups, and it is about probes fitted on as
@@ -95,7 +92,7 @@ def probe(
 
     Args:
         states_by_clip: Fired states (T, H) of each clip, as the readout sees them: see `states_of`.
-        features_by_clip: Features (T, D) of each clip.
+        features_by_clip: Features (T, D) of each clip, standardised as the head does it (`head.norm`).
         groups: What each clip was cut from; groups are never split.
         lags: Lags in frames, from 1; clips that are not longer than a lag are left out there.
         alone_by_clip: States (T, H) of each frame seen alone: `states_of(head, clips, alone=True)`.
@@ -195,13 +192,11 @@ def _folds(
 
 
 def _components(train: Sequence[Tensor], num_components: int) -> Callable[[Tensor], Floats]:
-    """The principal components of standardised training frames: a function (T, D) -> (T, P)."""
+    """The principal components of training frames: a function (T, D) -> (T, P)."""
     every = -(-sum(map(len, train)) // MAX_FITTED)
-    fitted_ND = torch.cat([x_TD[::every] for x_TD in train]).cpu().float()
-    norm = FeatureNorm(fitted_ND.shape[1])
-    norm.set_statistics(*frame_statistics([fitted_ND], fitted_ND.shape[1]))
-    pca = PCA(min(num_components, *fitted_ND.shape), random_state=0).fit(norm(fitted_ND).numpy())
-    return lambda x_TD: pca.transform(norm(x_TD.cpu()).numpy()).astype(np.float64)
+    fitted_ND = torch.cat([x_TD[::every] for x_TD in train]).cpu().float().numpy()
+    pca = PCA(min(num_components, *fitted_ND.shape), random_state=0).fit(fitted_ND)
+    return lambda x_TD: pca.transform(x_TD.cpu().float().numpy()).astype(np.float64)
 
 
 def _add_errors(
@@ -211,8 +206,10 @@ def _add_errors(
     group_M = frames.group_B[frames.clip_N[now_M]]
     if is_test_M.sum() < 1 or (~is_test_M).sum() < 2:
         return
-    frame_MK = np.concatenate([seen_NP[now_M], frames.alone_NH[now_M]], axis=1)
-    both_MK = np.concatenate([frame_MK, frames.states_NH[now_M]], axis=1)
+    kinds = (seen_NP, frames.alone_NH, frames.states_NH)
+    seen_MK, alone_MH, states_MH = (_scaled(kind[now_M], is_test_M) for kind in kinds)
+    frame_MK = np.concatenate([seen_MK, alone_MH], axis=1)
+    both_MK = np.concatenate([frame_MK, states_MH], axis=1)
     mean_P = target_MP[~is_test_M].mean(0)
     guesses = [mean_P, *(_predicted(x, target_MP, group_M, is_test_M) for x in (frame_MK, both_MK))]
     squares = [((target_MP[is_test_M] - guess) ** 2).sum(1) for guess in guesses]
@@ -222,13 +219,22 @@ def _add_errors(
 def _predicted(x_MK: Floats, target_MP: Floats, group_M: Ints, is_test_M: NDArray[np.bool_]) -> Floats:
     """Targets of the tested rows by a ridge regression on the others."""
     train_M = ~is_test_M
-    scaler = StandardScaler().fit(x_MK[train_M])
     num_groups = len(set(group_M[train_M].tolist()))
     # Within one training group single frames are left out instead, which is sklearn's own way.
     splits = GroupKFold(min(3, num_groups)).split(x_MK[train_M], groups=group_M[train_M]) if num_groups > 1 else None
     ridge = RidgeCV(PENALTIES, cv=[next(splits)] if splits else None, scoring="neg_mean_squared_error")
-    ridge.fit(scaler.transform(x_MK[train_M]), target_MP[train_M])
-    return np.asarray(ridge.predict(scaler.transform(x_MK[is_test_M]))).reshape(is_test_M.sum(), -1)
+    ridge.fit(x_MK[train_M], target_MP[train_M])
+    return np.asarray(ridge.predict(x_MK[is_test_M])).reshape(is_test_M.sum(), -1)
+
+
+def _scaled(x_MK: Floats, is_test_M: NDArray[np.bool_]) -> Floats:
+    """Regressors of one kind with a mean variance of 1 among the rows trained on.
+
+    One scale for all: a neuron that hardly moves in the training groups, each for itself, would be blown up in others.
+    """
+    spread = x_MK[~is_test_M].std(0)
+    size = np.sqrt(np.square(spread).mean()) if len(spread) else 1.0
+    return x_MK / (size or 1.0)
 
 
 def _curve(lags: tuple[int, ...], errors_LGE: Floats) -> ProbeCurve:

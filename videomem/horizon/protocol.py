@@ -6,8 +6,11 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+
+from torch import Tensor
 
 from videomem.features.backbone import BackboneSettings
 from videomem.horizon.card import SCHEMA_VERSION, RecallCard, expectations, reaches
@@ -40,8 +43,8 @@ def measure_recall(
         tell: Called with the number of trainings done and of all.
         command: Command line, for the card.
     """
-    started, table = time.perf_counter(), render_frames(num_drawings)
-    frames = recall_frames(table, features_of(table, backbone), NUM_TEST_DRAWINGS, plan.recipe.projection_dim)
+    started, (table, features_ND) = time.perf_counter(), _frames(num_drawings, backbone)
+    frames = recall_frames(table, features_ND, NUM_TEST_DRAWINGS, plan.recipe.projection_dim)
     found = reaches(run_recall(plan, frames, cache, num_processes, tell), plan)
     card = RecallCard(
         schema_version=SCHEMA_VERSION,
@@ -50,7 +53,19 @@ def measure_recall(
         memories=found,
         expectations=expectations(found, plan),
         command=command,
-        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        versions=versions(),
         seconds=time.perf_counter() - started,
     )
     return card, table
+
+
+@lru_cache(maxsize=1)
+def _frames(num_drawings: int, backbone: BackboneSettings) -> tuple[FrameTable, Tensor]:
+    """Frames and their features, kept for the next measurement: AlexNet takes longer than a short training."""
+    table = render_frames(num_drawings)
+    return table, features_of(table, backbone)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that decide the numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

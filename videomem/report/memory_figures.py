@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from videomem.horizon.card import MemoryReach, RecallCard
+from videomem.horizon.own import OwnReach
 from videomem.horizon.tasks import CHANCE
 from videomem.report.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function, shorten
 from videomem.statistics.horizons import Curve
 
 TASK_COLORS = {"latch": BLUE, "update": VERMILLION}
+OWN_LABELS = {"swap": "change, relative to lag 0", "probe": "partial R²"}
 COLUMNS = 3
 Line = Literal["-", "--", ":"]
 
@@ -40,7 +42,7 @@ def recall_figure(card: RecallCard) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xlim(0.8, card.plan["delays"][-1] * 1.3)
         axes.set_ylim(0, 1.05)
-        axes.set_xticks([1, 8, 64, 512], ["1", "8", "64", "512"])
+        axes.set_xticks(*_powers(longest))
         axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
     _label(figure, "delay in frames", "accuracy")
     _key(figure, {task: (TASK_COLORS[task], "-") for task in card.plan["tasks"]})
@@ -48,7 +50,7 @@ def recall_figure(card: RecallCard) -> Figure:
 
 
 @figure_function
-def gradient_figure(memories: Sequence[MemoryReach]) -> Figure:
+def gradient_figure(memories: Sequence[MemoryReach | OwnReach]) -> Figure:
     """What the answer owes to each lag, relative to the last frame, on logarithmic axes."""
     figure, panels = _panels(memories)
     floor = 1e-8
@@ -64,7 +66,7 @@ def gradient_figure(memories: Sequence[MemoryReach]) -> Figure:
         axes.set_yscale("log")
         axes.set_xlim(0.8, max(one.gradient.places) * 1.25)
         axes.set_ylim(floor, 30)
-        axes.set_xticks([1, 8, 64, 512], ["1", "8", "64", "512"])
+        axes.set_xticks(*_powers(max(one.gradient.places)))
         axes.set_yticks([1e-8, 1e-4, 1], ["1e-8", "1e-4", "1"])
         axes.minorticks_off()
     _label(figure, "lag in frames", "gradient, relative to lag 0")
@@ -73,7 +75,7 @@ def gradient_figure(memories: Sequence[MemoryReach]) -> Figure:
 
 
 @figure_function
-def time_constant_figure(memories: Sequence[MemoryReach], censored_at: int) -> Figure:
+def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at: int) -> Figure:
     """Time constants of all neurons: the share that exceeds each, so a curve further right keeps longer."""
     shown = [one for one in memories if max(one.tau, default=0) > 0]
     figure, panels = _panels(shown)
@@ -86,7 +88,7 @@ def time_constant_figure(memories: Sequence[MemoryReach], censored_at: int) -> F
         axes.set_xscale("log", base=2)
         axes.set_xlim(0.25, censored_at * 1.5)
         axes.set_ylim(0, 1.05)
-        axes.set_xticks([1, 8, 64, 512], ["1", "8", "64", "512"])
+        axes.set_xticks(*_powers(censored_at))
         axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
     _label(figure, "time constant in frames", "share of neurons above")
     _key(figure, {"neurons": (BLUE, "-"), "-1 / Lyapunov exponent": (VERMILLION, "--")})
@@ -129,7 +131,14 @@ def frames_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figu
     return figure
 
 
-def _panels(memories: Sequence[MemoryReach]) -> tuple[Figure, list[Axes]]:
+def _powers(longest: int) -> tuple[list[int], list[str]]:
+    """Ticks on a logarithmic axis from 1, far enough apart to be read."""
+    step = 8 if longest > 64 else 4 if longest > 16 else 2
+    ticks = [step**power for power in range(12) if step**power <= longest]
+    return ticks, [str(tick) for tick in ticks]
+
+
+def _panels(memories: Sequence[MemoryReach | OwnReach]) -> tuple[Figure, list[Axes]]:
     num_rows = max(1, -(-len(memories) // COLUMNS))
     height = 1.2 * num_rows + 0.85
     figure = Figure(figsize=(WIDTH, height))
@@ -168,3 +177,19 @@ def _key(figure: Figure, entries: dict[str, tuple[str, Line]]) -> None:
     handles = [Line2D([], [], color=color, linestyle=line, label=name) for name, (color, line) in entries.items()]
     figure.legend(handles=handles, loc="upper center", ncols=len(handles), frameon=False, fontsize=SMALL,
                   borderaxespad=0, handlelength=1.6, columnspacing=1.2)  # fmt: skip
+
+
+@figure_function
+def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
+    """`swap` or `probe` of each memory over the lag, with intervals, from zero to the largest of them."""
+    figure, panels = _panels(memories)
+    curves = [getattr(one, kind) for one in memories]
+    top = max([value for curve in curves for value in curve.value if np.isfinite(value)], default=1.0)
+    for axes, curve in zip(panels, curves, strict=False):
+        axes.fill_between(curve.places, np.clip(curve.low, -0.2, 1.5 * top), np.clip(curve.high, -0.2, 1.5 * top),
+                          color=BLUE, alpha=0.16, linewidth=0)  # fmt: skip
+        axes.plot(*_points(curve), color=BLUE, linewidth=1.6, marker="o", markersize=2.5)
+        axes.axhline(0, color=INK, alpha=0.3, linewidth=0.8)
+        axes.set_ylim(min(-0.05, *(max(value, -0.2) for value in curve.value)), 1.15 * max(top, 0.05))
+    _label(figure, "lag in frames", OWN_LABELS[kind])
+    return figure

@@ -6,6 +6,7 @@ import numpy as np
 from rich.table import Table as RichTable
 
 from videomem.horizon.card import MemoryReach, RecallCard, TaskResult
+from videomem.horizon.retention import lyapunov_time
 from videomem.report.tables import NOTHING, Column, Table
 from videomem.statistics.horizons import Curve, Horizon
 
@@ -39,9 +40,13 @@ def _horizon_row(one: MemoryReach, tasks: tuple[str, ...], card: RecallCard) -> 
     censored_at = card.plan["measured_frames"]
     accuracies = [value for task in tasks for value in one.tasks[task].extrapolated.value]
     median, slow = (time_text(float(np.quantile(one.tau, share)), censored_at) for share in (0.5, 0.9))
-    rate = one.lyapunov
-    common = NOTHING if rate == -np.inf else time_text(-1 / rate if rate < 0 else np.inf, censored_at)
+    common = lyapunov_text(one.lyapunov, censored_at)
     return one.label, *(horizon_text(one.tasks[task]) for task in tasks), *accuracies, median, slow, common
+
+
+def lyapunov_text(exponent: float, censored_at: float) -> str:
+    """-1 / lambda in frames: what a small change of the whole state needs to fall to 1/e."""
+    return NOTHING if exponent == -np.inf else time_text(lyapunov_time(exponent), censored_at)
 
 
 def time_text(frames: float, censored_at: float) -> str:

@@ -1,0 +1,117 @@
+"""The report of how far back trained heads reach on their own videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table as RichTable
+
+from videomem.horizon.own import OwnCard, OwnReach
+from videomem.report.drawing import png
+from videomem.report.memory_figures import gradient_figure, own_figure, time_constant_figure
+from videomem.report.memory_page import finite
+from videomem.report.memory_tables import lyapunov_text, time_text
+from videomem.report.page import Picture, environment
+from videomem.report.tables import NOTHING, Column, Table, csv_text, flat
+from videomem.statistics.horizons import Curve
+from videomem.whole_files import write_whole
+
+CURVES = ("gradient", "direct", "gradient_untrained", "swap", "probe")
+
+
+def reach_table(card: OwnCard) -> Table:
+    """One row per memory; what is at a lag is at half the clip."""
+    middle = _middle(card)
+    columns = (
+        Column("memory"), Column("heads", "count"), Column(f"gradient at {middle}"), Column(f"untrained at {middle}"),
+        Column(f"swap at {middle}"), Column(f"partial R² at {middle}"), Column("tau, median"), Column("tau, top tenth"),
+        Column("-1 / Lyapunov"),
+    )  # fmt: skip
+    return Table("memory", columns, tuple(_row(one, card, middle) for one in card.memories))
+
+
+def _middle(card: OwnCard) -> int:
+    """The measured lag nearest to half the clips."""
+    return min(card.memories[0].gradient.places, key=lambda lag: abs(lag - card.num_frames / 2))
+
+
+def _row(one: OwnReach, card: OwnCard, middle: int) -> tuple[str | int, ...]:
+    found = [_at(curve, middle) for curve in (one.gradient, one.gradient_untrained, one.swap, one.probe)]
+    taus = [float(np.quantile(one.tau, share)) for share in (0.5, 0.9)]
+    return (one.label, one.num_heads, *found, *(_time(frames, card) for frames in taus),
+            lyapunov_text(one.lyapunov, card.num_frames))  # fmt: skip
+
+
+def _at(curve: Curve, lag: int) -> str:
+    value = curve.value[curve.places.index(lag)]
+    return NOTHING if not np.isfinite(value) else f"{value:.2g}"
+
+
+def _time(frames: float, card: OwnCard) -> str:
+    """In frames, and in seconds where the rate is known."""
+    text = time_text(frames, card.num_frames)
+    if frames <= 0 or card.seconds_per_frame is None:
+        return text
+    return f"{text} ({min(frames, card.num_frames) * card.seconds_per_frame:.2g} s)"
+
+
+def curves_table(card: OwnCard) -> Table:
+    columns = (Column("memory"), Column("curve"), Column("lag", "count"), Column("value", "number"),
+               Column("low", "number"), Column("high", "number"))  # fmt: skip
+    rows = [
+        (one.label, name, *point)
+        for one in card.memories
+        for name in CURVES
+        for curve in [getattr(one, name)]
+        for point in zip(curve.places, curve.value, curve.low, curve.high, strict=True)
+    ]
+    return Table("curves", columns, tuple(rows))
+
+
+def pictures(card: OwnCard) -> list[Picture]:
+    found = [
+        Picture(
+            "probe", own_figure(card.memories, "probe"), "Partial R squared over lag; numbers in tables/curves.csv"
+        ),
+        Picture("swap", own_figure(card.memories, "swap"), "Effect of exchanged frames over lag"),
+        Picture("gradient", gradient_figure(card.memories), "Gradients over lag"),
+    ]
+    if any(max(one.tau, default=0) > 0 for one in card.memories):
+        figure = time_constant_figure(card.memories, card.num_frames)
+        found.append(Picture("time_constants", figure, "Time constants of neurons"))
+    return found
+
+
+def write_own_report(card: OwnCard, folder: Path) -> Mapping[str, Path]:
+    """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
+
+    Returns:
+        The PNG of each figure by its name.
+    """
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    shown = pictures(card)
+    template = environment().get_template("own.html.jinja")
+    page = template.render(card=card, reach=reach_table(card), pictures={one.name: one for one in shown})
+    write_whole(folder / "report.html", page.encode("utf-8", "replace"))
+    write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
+    for table in (reach_table(card), curves_table(card)):
+        write_whole(folder / f"tables/{table.name}.csv", csv_text(table).encode())
+    written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
+    for picture in shown:
+        write_whole(written[picture.name], png(picture.figure))
+    return written
+
+
+def terminal_table(card: OwnCard) -> RichTable:
+    """The table, in two lines of words where a column is narrow."""
+    columns, rows = flat(reach_table(card))
+    shown = RichTable(title=f"how far back on {card.num_clips} clips of {card.num_groups} groups")
+    for place, column in enumerate(columns):
+        shown.add_column(column, justify="left" if place == 0 else "right")
+    for row in rows:
+        shown.add_row(*map(str, row))
+    return shown
