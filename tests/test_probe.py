@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,14 @@ from hypothesis import strategies as st
 from test_heads import C, D, every_memory, make
 from torch import Tensor
 
+from videomem.checkpoint import read_checkpoint
+from videomem.data import VideoDataModule
 from videomem.errors import VideomemError
 from videomem.heads import Head, Leaky, Memory, NoMemory
+from videomem.horizon.measure import clips_of_one_length, measure_head
 from videomem.horizon.probe import _folds, _frames, probe, states_of
+from videomem.horizon.retention import retention
+from videomem.horizon.sensitivity import untrained
 from videomem.horizon.trace import trace
 
 LAGS = (1, 2, 3, 4, 8)
@@ -159,6 +165,46 @@ def test_states_are_what_the_readout_sees(name: str) -> None:
         assert torch.allclose(head.classify(alone), each, atol=1e-5) and not states.requires_grad
 
 
+@every_memory
+def test_a_head_is_measured_on_clips_of_any_length(name: str) -> None:
+    clips = [x[:length] for x, length in zip(ar_clips(0.5, 8), [3, 9, 12, 12, 12, 30, 12, 12], strict=True)]
+    head = make(name, num_layers=2)
+    found = measure_head(head, clips, [f"g{clip // 2}" for clip in range(8)], 0.04, [0, 1, 4, 11, 12])
+    assert (found.num_clips, found.num_frames, found.seconds_per_frame) == (6, 12, 0.04)
+    assert found.sensitivity.lags == (0, 1, 4, 11) and found.probe is not None
+    assert found.probe.lags == (1, 4, 11, 12) and np.isnan(found.probe.partial_r2[3])
+    assert len(found.retention) == len(found.lyapunov) == 2 and found.retention[0].censored_at == 12
+    (layer, _), summary = retention(head, clips_of_one_length(clips, 64, 0)), found.retention[0]
+    assert (summary.median, summary.longest) == pytest.approx((np.median(layer.tau_H), layer.tau_H.max()))
+    again = measure_head(head, clips, [f"g{clip // 2}" for clip in range(8)], 0.04, [0, 1, 4, 11, 12])
+    assert repr(again) == repr(found)
+
+
+def test_clips_are_cut_to_their_last_frames_and_drawn_by_the_seed() -> None:
+    clips = [torch.arange(length).float()[:, None] + 100 * length for length in (2, 5, 5, 7, 9)]
+    x = clips_of_one_length(clips, 64, 0)
+    assert x[..., 0].tolist() == [[base - 5 + t for t in range(5)] for base in (505, 505, 707, 909)]
+    assert clips_of_one_length(clips, 2, 0).shape == (2, 5, 1)
+    drawn = {tuple(clips_of_one_length(clips, 2, seed)[:, 0, 0].tolist()) for seed in range(20)}
+    assert len(drawn) > 2
+
+
+def test_clips_of_one_group_are_measured_without_a_probe() -> None:
+    found = measure_head(make("gru"), ar_clips(0.5, 4, 9), ["one"] * 4, None, [1])
+    assert found.probe is None and np.isfinite(found.sensitivity.gradient[0])
+
+
+def test_trained_heads_are_measured_on_their_data(data: VideoDataModule, checkpoints: dict[str, Path]) -> None:
+    rows = data.rows("train") + data.rows("test")
+    clips, groups = [data.features(row) for row in rows], [data.clips[row].group for row in rows]
+    for name in ("none", "gated"):
+        classifier = read_checkpoint(checkpoints[name]).classifier()
+        for head in (classifier.head, untrained(classifier)):
+            found = measure_head(head, clips, groups, 0.1, [0, 1, 4])
+            assert found.sensitivity.gradient[0] == pytest.approx(1) and found.probe is not None
+            assert (found.sensitivity.gradient[1] == 0) == (name == "none") == (not found.retention[0].keeps)
+
+
 CLIPS = ar_clips(0.0, 4, 6)
 
 
@@ -169,6 +215,10 @@ CLIPS = ar_clips(0.0, 4, 6)
         (lambda: probe(CLIPS, CLIPS, ["a", "b"] * 2, [0]), "lag is 0, but must be at least 1"),
         (lambda: probe(CLIPS, CLIPS, ["a", "b"], [1]), "states are of 4 clips.* there are 2 groups"),
         (lambda: probe([x[1:] for x in CLIPS], CLIPS, ["a", "b"] * 2, [1]), "clip 0: .* have 5, 5, 6 frames"),
+        (lambda: measure_head(make("gru"), CLIPS, ["a"] * 3, None, [1]), "4 clips, but 3 groups"),
+        (lambda: measure_head(make("gru"), CLIPS[:1], ["a"], None, [1]), r"1 clip\(s\), but at least 2"),
+        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, 0.0, [1]), r"seconds_per_frame is 0\.0"),
+        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, None, [-1]), "lag is -1"),
     ],
 )
 def test_what_cannot_be_probed_is_named(measure: Callable[[], object], message: str) -> None:

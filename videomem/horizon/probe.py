@@ -21,7 +21,7 @@ from videomem.statistics.variance import two_way
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-PENALTIES = np.logspace(0, 4, 5)  # on regressors of variance 1, summed over some thousand frames
+PENALTIES = np.logspace(0, 6, 5)  # on regressors of variance 1, summed over frames; the last switches them off
 SEEN = 4  # times as many components of x_t are given to the probe as there are targets
 MAX_FITTED = 5000  # frames that components are fitted on; more move them little
 
