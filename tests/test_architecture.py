@@ -47,6 +47,8 @@ ONLY_IN = {
         "report/figures.py",
         "report/figures_by_class.py",
         "report/memory_figures.py",
+        "report/inside_figure.py",
+        "report/tour_figures.py",
     },
     "jinja2": {"report/page.py"},
     "scipy": {f"statistics/{name}.py" for name in ("variance", "classes", "planning", "horizons")},

@@ -388,6 +388,8 @@ def test_every_command_works_on_imported_features(
     assert main(["shuffle", checkpoint, "--permutations", "3", "--out", "shuffle", "--wandb", "disabled"]) == 0
     assert len(Path("shuffle/shuffle.csv").read_text().splitlines()) == 6
     assert main(["export", checkpoint, "--out", "exported"]) == 0
+    for model in (checkpoint, "exported"):
+        assert "(clip) were made elsewhere" in one_line(capsys, "inspect", "film.mp4", "--model", model)
     model = videomem.load("exported")
     assert model.classify(torch.zeros(1, FRAMES, D), torch.tensor([FRAMES])).shape == (1, 2)
     for call in (lambda: model.read("film.mp4"), lambda: model(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8))):

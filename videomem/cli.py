@@ -37,6 +37,10 @@ VERBS = {
         "sensitivity", "measure how much a network that sees whole clips relies on the order of frames"
     ),
     "memory": Verb("memory", "measure how far back memories reach: recall, gradients, time constants"),
+    "tour": Verb("tour", "play the idea through: from the amnesic classifier to gates, a figure for each step"),
+    "inspect": Verb(
+        "inspect", "show the inside of a trained head on one video: what it keeps, what it answers, and when"
+    ),
     "export": Verb("export", "turn a checkpoint into a folder that others can load"),
 }
 

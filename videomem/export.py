@@ -1,10 +1,13 @@
-"""From a checkpoint to a folder that others can load, and back: safetensors and JSON, no pickle, no download."""
+"""From a checkpoint to a folder that others can load, and back: safetensors and JSON, no pickle, no download.
+
+A `VideoModel` is a trained head with the network below it; a folder gives one, and so does a checkpoint.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 import videomem
 from videomem.batch import length_mask
-from videomem.checkpoint import Checkpoint
+from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features, load_backbone
 from videomem.features.extraction import decode_frames
@@ -24,7 +27,7 @@ from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head
 from videomem.video.catalog import Clip
-from videomem.video.decoding import Decoder, OnDamage
+from videomem.video.decoding import DecodedClip, Decoder, OnDamage
 from videomem.video.sampling import SAMPLINGS, Sampling
 
 FORMAT = 1
@@ -32,7 +35,7 @@ FILES = ("config.json", "model.safetensors", "labels.json", "preprocessor.json")
 
 
 class VideoModel(nn.Module):
-    """A trained head with the backbone below it, as `load` gives it.
+    """A trained head with the backbone below it, as `load` and `load_model` give it.
 
     Args:
         head: The head.
@@ -54,14 +57,26 @@ class VideoModel(nn.Module):
     @torch.inference_mode()
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, C) of frames (B, T, 3, crop, crop) uint8, preprocessed as `read` does."""
-        if self.backbone is None:
-            self._refuse_imported()
-            raise VideomemError("this model was exported without its backbone; call `classify` on features instead")
         lengths = torch.full((len(frames),), frames.shape[1], device=frames.device) if lengths is None else lengths
         real_BT = length_mask(lengths, frames.shape[1])
-        x_BTD = torch.zeros(*real_BT.shape, self.backbone.feature_dim, device=frames.device)
-        x_BTD[real_BT] = extract_features(self.backbone, frames[real_BT], FRAME_BATCH)
-        return self.classify(x_BTD.to(getattr(torch, self.settings.dtype)), lengths)
+        x_ND = self.features(frames[real_BT])
+        x_BTD = x_ND.new_zeros(*real_BT.shape, x_ND.shape[1])
+        x_BTD[real_BT.to(x_ND.device)] = x_ND
+        return self.classify(x_BTD, lengths.to(x_BTD.device))
+
+    @torch.inference_mode()
+    def features(self, frames: Tensor) -> Tensor:
+        """Features (N, D) of frames (N, 3, crop, crop) uint8, rounded as in training, where the backbone is.
+
+        Raises:
+            VideomemError: If the model has no backbone.
+        """
+        if self.backbone is None:
+            self._refuse_imported()
+            raise VideomemError(
+                "this model was exported without its backbone; export it again with it, or call `classify` on features"
+            )
+        return extract_features(self.backbone, frames, FRAME_BATCH).to(getattr(torch, self.settings.dtype))
 
     @torch.inference_mode()
     def classify(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
@@ -70,8 +85,13 @@ class VideoModel(nn.Module):
 
     def read(self, path: Path | str) -> Tensor:
         """Frames (T, 3, crop, crop) uint8 of a video, sampled and cropped as in training."""
+        return self.decode(Clip(str(path), "", "", ""))[0]
+
+    def decode(self, clip: Clip, sampling: Sampling | None = None) -> tuple[Tensor, DecodedClip]:
+        """The same of a clip, with how it was decoded; `sampling` takes the place of the one in training."""
         self._refuse_imported()
-        return decode_frames(Clip(str(path), "", "", ""), self.settings)[0]
+        settings = self.settings if sampling is None else replace(self.settings, sampling=sampling)
+        return decode_frames(clip, settings)
 
     def _refuse_imported(self) -> None:
         if (imported := self.settings.imported) is not None:
@@ -98,12 +118,8 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
     tensors = {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
     with_backbone = with_backbone and settings.imported is None
     if with_backbone:
-        backbone, identity = load_backbone(settings.backbone)
-        if checkpoint.features["backbone"] != json.loads(json.dumps(identity)):
-            raise VideomemError(
-                f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now"
-            )
-        tensors |= {f"backbone.{name}": value for name, value in backbone.network.state_dict().items()}
+        network = _backbone_in_training(checkpoint, settings).network
+        tensors |= {f"backbone.{name}": value for name, value in network.state_dict().items()}
     arguments = checkpoint.model_arguments
     config = {
         "format": FORMAT,
@@ -129,6 +145,40 @@ def export(checkpoint: Checkpoint, folder: Path | str, with_backbone: bool = Tru
     for name, content in (("config", config), ("labels", classifier.class_names), ("preprocessor", preprocessor)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_readme(classifier.head, classifier.class_names, config), encoding="utf-8")
+
+
+def load_model(path: Path | str, trust: bool = False) -> VideoModel:
+    """A trained model, wherever it is: in an exported folder or in a checkpoint.
+
+    Args:
+        path: A folder of `videomem export`, or a checkpoint of `videomem fit`.
+        trust: Allow a checkpoint to name classes of other packages, whose code then runs.
+    Raises:
+        VideomemError: If it is neither, is damaged, names a class that is not trusted, or was trained on other weights
+            of the backbone than are there now.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return load(path)
+    if not path.exists():
+        raise VideomemError(
+            f"{path}: no such model; name a folder of `videomem export` or a checkpoint of `videomem fit`"
+        )
+    return model_of(read_checkpoint(path, trust))
+
+
+def model_of(checkpoint: Checkpoint) -> VideoModel:
+    """The model of a checkpoint, with the backbone that its features were made with."""
+    classifier, settings = checkpoint.classifier(), checkpoint.feature_settings()
+    backbone = _backbone_in_training(checkpoint, settings) if settings.imported is None else None
+    return VideoModel(classifier.head, classifier.class_names, settings, backbone)
+
+
+def _backbone_in_training(checkpoint: Checkpoint, settings: FeatureSettings) -> Backbone:
+    backbone, identity = load_backbone(settings.backbone)
+    if checkpoint.features["backbone"] != json.loads(json.dumps(identity)):
+        raise VideomemError(f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now")
+    return backbone
 
 
 def load(folder: Path | str) -> VideoModel:

@@ -37,6 +37,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
+def above_zero(text: str) -> float:
+    """A finite number above zero, for argparse's `type`."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 def usable_device(name: str) -> str:
     """A device that torch can compute on; `auto` is the GPU where there is one."""
     import torch  # Help of the verbs that need no torch must not wait for it.

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +14,11 @@ from videomem.commands.arguments import at_least, parser
 from videomem.commands.order import told
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
-from videomem.horizon.card import SCHEMA_VERSION, RecallCard, expectations, reaches
-from videomem.horizon.frames import FrameTable, RecallFrames, features_of, recall_frames, render_frames
+from videomem.horizon.card import RecallCard
+from videomem.horizon.protocol import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall
 from videomem.horizon.recall import Recipe
-from videomem.horizon.recall_run import RecallPlan, run_recall
-from videomem.horizon.tasks import LEAD, TASKS
+from videomem.horizon.recall_run import RecallPlan
+from videomem.horizon.tasks import TASKS
 from videomem.order.memories import read_memories
 from videomem.report.memory_page import write_recall_report
 from videomem.report.memory_tables import recall_summary, recall_tables, terminal_table
@@ -30,31 +26,16 @@ from videomem.report.tables import flat
 from videomem.tracking import log_card, start_run
 
 LADDER = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"]
-NUM_TEST_DRAWINGS = 8
-LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy")
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Train every memory to recall, and write `report.html` and `memory.json`."""
     given = _parser(verb).parse_args(arguments)
-    started = time.perf_counter()
-    plan = _plan(given)
-    backbone = BackboneSettings(given.backbone, given.layer, given.weights)
+    plan, backbone = _plan(given), BackboneSettings(given.backbone, given.layer, given.weights)
     console = Console(stderr=True, soft_wrap=True)
-    table, frames = _frames(given, plan, backbone, console)
+    processes, command = given.processes or os.cpu_count() or 1, shlex.join(["videomem", verb, *arguments])
     with told(console) as tell:
-        outcomes = run_recall(plan, frames, given.out / "trainings", given.processes or os.cpu_count() or 1, tell)
-    found = reaches(outcomes, plan)
-    card = RecallCard(
-        schema_version=SCHEMA_VERSION,
-        plan={**asdict(plan), "measured_frames": LEAD + plan.recipe.max_delay},
-        features=_made_of(backbone),
-        memories=found,
-        expectations=expectations(found, plan),
-        command=shlex.join(["videomem", verb, *arguments]),
-        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        seconds=time.perf_counter() - started,
-    )
+        card, table = measure_recall(plan, backbone, given.out / "trainings", given.drawings, processes, tell, command)
     figures = write_recall_report(card, table, given.out)
     run = start_run("videomem", given.out, given.wandb, name=given.out.name, job_type="memory", config=card.plan)
     log_card(run, "memory", [(one.name, *flat(one)) for one in recall_tables(card)], figures, recall_summary(card))
@@ -75,7 +56,7 @@ def _parser(verb: str) -> Any:
     options.add_argument("--batch-size", type=at_least(1), default=recipe.batch_size, help="sequences of a batch")
     options.add_argument("--learning-rate", type=float, default=recipe.learning_rate, help="of AdamW")
     options.add_argument("--hidden-dim", type=at_least(1), default=recipe.hidden_dim, help="neurons of each memory")
-    options.add_argument("--drawings", type=at_least(NUM_TEST_DRAWINGS + 2), default=48,
+    options.add_argument("--drawings", type=at_least(NUM_TEST_DRAWINGS + 2), default=NUM_DRAWINGS,
                          help=f"drawings of each frame; {NUM_TEST_DRAWINGS} are kept for testing")  # fmt: skip
     options.add_argument("--test", type=at_least(2), default=256, help="test sequences of each delay")
     options.add_argument("--backbone", default=backbone.name, help="the frozen network")
@@ -96,20 +77,6 @@ def _plan(given: Any) -> RecallPlan:
     tasks = tuple(task for task in TASKS if task in given.tasks)
     memories = read_memories(given.memories, given.hidden_dim)
     return RecallPlan(memories, tasks, given.seeds, recipe, (*delays, given.max_delay, 2 * given.max_delay), given.test)
-
-
-def _frames(
-    given: Any, plan: RecallPlan, backbone: BackboneSettings, console: Console
-) -> tuple[FrameTable, RecallFrames]:
-    table = render_frames(given.drawings)
-    console.print(f"videomem: features of {len(table.frames_NHWC)} distinct frames, {_made_of(backbone)}")
-    features_ND = features_of(table, backbone)
-    return table, recall_frames(table, features_ND, NUM_TEST_DRAWINGS, plan.recipe.projection_dim)
-
-
-def _made_of(backbone: BackboneSettings) -> str:
-    untrained = ": a network that was never trained" if backbone.weights == "random" else ""
-    return f"{backbone.name} {backbone.layer}, {backbone.weights} weights{untrained}"
 
 
 def _print(card: RecallCard, out: Path) -> None:

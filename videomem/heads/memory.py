@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from videomem.batch import length_mask
 from videomem.errors import VideomemError
-from videomem.heads.scan import linear_scan
+from videomem.heads.scan import at_least_float32, linear_scan
 
 State = tuple[Tensor, ...]
 
@@ -104,7 +104,7 @@ class Memory(nn.Module, ABC):
             steps.append(state)
         states = [torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)]
         last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
-        return states[0].masked_fill(~real_BT1, 0), tuple(part_BTH[last] for part_BTH in states)
+        return states[0].to(terms_BTK.dtype).masked_fill(~real_BT1, 0), tuple(part_BTH[last] for part_BTH in states)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States (B, T, H) of whole clips and the state after each clip's last real frame."""
@@ -114,29 +114,30 @@ class Memory(nn.Module, ABC):
         """One frame of a stream: h_t (B, H) and the state to hand to the next step."""
         terms_BK = self.project(x_BD)
         state = self.cell(terms_BK, self.initial_state(terms_BK) if state is None else state)
-        return state[0], state
+        return state[0].to(terms_BK.dtype), state
 
 
 class ParallelMemory(Memory):
-    """A memory whose gates see only x_t, so that all frames are scanned in parallel; `step` takes them one by one."""
+    """A memory whose gates see only x_t, so that all frames are scanned in parallel; `step` takes them one by one.
+
+    The state that is carried on is in float32 at least, in a model of a smaller type as well.
+    """
 
     @abstractmethod
     def gates(self, terms: Tensor) -> Update:
-        """What steps keep and take, (..., H), from projected terms (..., K) alone."""
+        """What steps keep and take, (..., H) in float32 at least, from projected terms (..., K) alone."""
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
-        update = self.gates(terms_BK)
-        return update._replace(take=update.take.to(terms_BK.dtype))
+        return self.gates(terms_BK)
 
     def recur(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
         keep, take_BTH, _ = self.gates(terms_BTK)
         assert keep is not None
-        real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
+        padding_BT1 = ~length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
         # Padding keeps all and takes nothing, so the last state is that after the last real frame.
-        keep_BTH = torch.where(real_BT1, keep, torch.ones_like(keep))
-        h_BTH = linear_scan(keep_BTH, take_BTH.masked_fill(~real_BT1, 0), state[-1]).to(terms_BTK.dtype)
-        return h_BTH.masked_fill(~real_BT1, 0), (h_BTH[:, -1],)
+        h_BTH = linear_scan(keep.masked_fill(padding_BT1, 1), take_BTH.masked_fill(padding_BT1, 0), state[-1])
+        return h_BTH.to(terms_BTK.dtype).masked_fill(padding_BT1, 0), (h_BTH[:, -1],)
 
 
 class NoMemory(Memory):
@@ -206,17 +207,17 @@ class Leaky(ParallelMemory):
         return self.logit_alpha is None and self.alpha == 0
 
     def alpha_H(self) -> Tensor:
-        """Share of the past that each neuron keeps (H,)."""
+        """Share of the past that each neuron keeps (H,), in float32 at least."""
         if self.logit_alpha is not None:
-            return torch.sigmoid(self.logit_alpha)
-        return self.input.bias.new_full((self.hidden_dim,), self.alpha)
+            return torch.sigmoid(at_least_float32(self.logit_alpha))
+        return at_least_float32(self.input.bias).new_full((self.hidden_dim,), self.alpha)
 
     def project(self, x: Tensor) -> Tensor:
         terms: Tensor = self.input(x)
-        return terms * (1 - self.alpha_H()) if self.coupled else terms
+        return terms * (1 - self.alpha_H()).to(terms.dtype) if self.coupled else terms
 
     def gates(self, terms: Tensor) -> Update:
-        return Update(self.alpha_H().expand_as(terms), terms)
+        return Update(self.alpha_H().expand_as(terms), at_least_float32(terms))
 
 
 class RNN(Memory):

@@ -47,8 +47,9 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, keep_BTH: Tensor, take_BTH: Tensor, start_BH: Tensor) -> Tensor:
-        first_B1H = torch.addcmul(take_BTH[:, :1], keep_BTH[:, :1], start_BH.unsqueeze(1))
-        h_BTH = _scan(keep_BTH, torch.cat([first_B1H, take_BTH[:, 1:]], dim=1))
+        h_BTH = take_BTH.clone()
+        h_BTH[:, 0].addcmul_(keep_BTH[:, 0], start_BH)
+        _scan(keep_BTH.clone(), h_BTH, range(h_BTH.shape[1]))
         ctx.save_for_backward(keep_BTH, h_BTH, start_BH)
         return h_BTH
 
@@ -56,23 +57,41 @@ class _LinearScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keep_BTH, h_BTH, start_BH = ctx.saved_tensors  # type: ignore[attr-defined]
-        # dL/dh_t = grad_t + keep_{t+1} dL/dh_{t+1}, so the last step has no keep after it.
-        after_BTH = torch.cat([keep_BTH[:, 1:], torch.zeros_like(keep_BTH[:, :1])], dim=1)
-        dh_BTH = _scan(after_BTH.flip(1), grad_BTH.flip(1)).flip(1)
-        before_BTH = torch.cat([start_BH.unsqueeze(1), h_BTH[:, :-1]], dim=1)
-        return dh_BTH * before_BTH, dh_BTH, dh_BTH[:, 0] * keep_BTH[:, 0]
+        # dL/dh_t = grad_t + keep_{t+1} dL/dh_{t+1}; the last step has no keep after it, and what it gets is not used.
+        dh_BTH = grad_BTH.clone()
+        _scan(keep_BTH.roll(-1, 1), dh_BTH, range(dh_BTH.shape[1])[::-1])
+        dkeep_BTH = dh_BTH.clone()
+        dkeep_BTH[:, 1:].mul_(h_BTH[:, :-1])
+        dkeep_BTH[:, 0].mul_(start_BH)
+        return dkeep_BTH, dh_BTH, dh_BTH[:, 0] * keep_BTH[:, 0]
 
 
-def _scan(keep_BTH: Tensor, take_BTH: Tensor) -> Tensor:
-    """States from zero: pairs of steps are made one step each, half as many are scanned, and the others follow."""
-    num_steps = take_BTH.shape[1]
-    if num_steps == 1:
-        return take_BTH
-    paired = slice(0, num_steps // 2 * 2, 2)
-    keep_odd, take_odd = keep_BTH[:, 1::2], take_BTH[:, 1::2]
-    odd = _scan(keep_odd * keep_BTH[:, paired], torch.addcmul(take_odd, keep_odd, take_BTH[:, paired]))
-    h_BTH = torch.empty_like(take_BTH)
-    h_BTH[:, 0] = take_BTH[:, 0]
-    h_BTH[:, 1::2] = odd
-    h_BTH[:, 2::2] = torch.addcmul(take_BTH[:, 2::2], keep_BTH[:, 2::2], odd[:, : (num_steps - 1) // 2])
-    return h_BTH
+def _scan(keep_BTH: Tensor, h_BTH: Tensor, steps: range) -> None:
+    """Turn what each step takes into states from zero, in place; `keep` is used up, its value at the first step unused.
+
+    Args:
+        keep_BTH: Retentions.
+        h_BTH: What steps take, then states.
+        steps: Frames in the order of the recurrence, forwards or backwards.
+    """
+    sizes = [2**level for level in range((len(steps) - 1).bit_length())]
+    for size in sizes:  # Blocks of `size` steps, which know their state from zero, are joined in pairs.
+        earlier, later = _ends(steps, size - 1, size)
+        h_BTH[:, later].addcmul_(keep_BTH[:, later], h_BTH[:, earlier])
+        keep_BTH[:, later].mul_(keep_BTH[:, earlier])
+    for size in reversed(sizes):  # A block that follows a finished pair is finished.
+        earlier, later = _ends(steps, 2 * size - 1, size)
+        h_BTH[:, later].addcmul_(keep_BTH[:, later], h_BTH[:, earlier])
+
+
+def _ends(steps: range, first: int, size: int) -> tuple[slice, slice]:
+    """Where blocks end, from `first` every second one, and where the blocks after them end."""
+    earlier = steps[first : len(steps) - size : 2 * size]
+    later = steps[first + size :: 2 * size]
+    return _ascending(earlier), _ascending(later)
+
+
+def _ascending(steps: range) -> slice:
+    """The slice of these steps: torch has none that run backwards."""
+    ordered = steps if steps.step > 0 else steps[::-1]
+    return slice(ordered.start, ordered.stop, ordered.step)

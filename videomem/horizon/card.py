@@ -114,12 +114,12 @@ def reaches(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> tuple[Memory
 def _reach(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> MemoryReach:
     tasks = {task: _task([one for one in outcomes if one.task == task], plan) for task in plan.tasks}
     main = plan.tasks[-1]
-    measured = [one for one in outcomes if one.task == main]
+    measured = [one.inside for one in outcomes if one.inside is not None]
     lags = measured[0].lags
     valves = np.array(measured[0].keep_TH)
     return MemoryReach(
-        name=measured[0].memory,
-        label=measured[0].label,
+        name=outcomes[0].memory,
+        label=outcomes[0].label,
         tasks=tasks,
         measured_on=main,
         gradient=curve_over_seeds(lags, [one.gradient for one in measured], log=True),

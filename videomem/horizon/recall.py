@@ -72,23 +72,32 @@ def train_recall(task: str, memory: dict[str, Any], frames: RecallFrames, recipe
     Trainer(
         max_steps=recipe.num_steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, deterministic=True,
         barebones=True,
-    ).fit(classifier, datamodule=_RecallData(task, frames, recipe, seed))  # fmt: skip
+    ).fit(
+        classifier, datamodule=DrawnData(_Batches(task, frames, recipe, seed), frames.training_statistics())
+    )  # fmt: skip
     if not all(torch.isfinite(value).all() for value in classifier.state_dict().values()):
         raise VideomemError(f"{classifier.head.label}, {task}, seed {seed}: training diverged; lower --learning-rate")
     return classifier.eval()
 
 
-class _RecallData(LightningDataModule):
-    def __init__(self, task: str, frames: RecallFrames, recipe: Recipe, seed: int) -> None:
+class DrawnData(LightningDataModule):
+    """Training batches that are drawn one by one, not stored.
+
+    Args:
+        batches: Yields the batches.
+        statistics: Mean and standard deviation (D,) of the features.
+    """
+
+    def __init__(self, batches: IterableDataset[VideoBatch], statistics: tuple[Tensor, Tensor]) -> None:
         super().__init__()
-        self._batches = _Batches(task, frames, recipe, seed)
-        self._frames = frames
+        self._batches = batches
+        self._statistics = statistics
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self._batches, batch_size=None)
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
-        return self._frames.training_statistics()
+        return self._statistics
 
 
 class _Batches(IterableDataset[VideoBatch]):

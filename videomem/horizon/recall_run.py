@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from videomem.classifier import Classifier
 from videomem.horizon.frames import RecallFrames
 from videomem.horizon.recall import Recipe, as_batch, recall, train_recall, unseen_sequences
 from videomem.horizon.retention import lyapunov, retention
@@ -51,34 +52,21 @@ class RecallPlan:
 
 
 @dataclass(frozen=True)
-class RecallOutcome:
-    """One training and what was measured on it. Lists over neurons or lags; lags are `lags`, in frames.
+class Inside:
+    """What was measured inside a head, on sequences of the longest training delay.
 
     Attributes:
-        memory: The memory's name.
-        label: The memory with its parameters.
-        task: The task.
-        seed: The seed.
-        accuracy: At each delay of the plan.
-        followed: How far the answer follows the cue alone, at each delay: see `recall.recall`.
         lags: Lags of the gradients, in frames.
         gradient: Of the answer at the query, relative to lag 0, trained.
         direct: Of it the part along the retention alone.
         gradient_untrained: Of a head with fresh weights.
         tau: Time constant of each neuron, in frames, rising.
         lyapunov: Largest Lyapunov exponent, per frame; -inf where no state is carried.
-        keep_TH: Retention of each neuron at each frame of one test sequence.
+        keep_TH: Retention of each neuron at each frame of one shorter sequence.
         cues: Places of the cues in that sequence.
         rows: Rows of its frames in the frame table.
-        seconds: Time to train.
     """
 
-    memory: str
-    label: str
-    task: str
-    seed: int
-    accuracy: list[float]
-    followed: list[float]
     lags: list[int]
     gradient: list[float]
     direct: list[float]
@@ -88,7 +76,31 @@ class RecallOutcome:
     keep_TH: list[list[float]]
     cues: list[int]
     rows: list[int]
+
+
+@dataclass(frozen=True)
+class RecallOutcome:
+    """One training and what was measured on it.
+
+    Attributes:
+        memory: The memory's name.
+        label: The memory with its parameters.
+        task: The task.
+        seed: The seed.
+        accuracy: At each delay of the plan.
+        followed: How far the answer follows the cue alone, at each delay: see `recall.recall`.
+        seconds: Time to train.
+        inside: What was measured inside the head; None but for the last task of the plan.
+    """
+
+    memory: str
+    label: str
+    task: str
+    seed: int
+    accuracy: list[float]
+    followed: list[float]
     seconds: float
+    inside: Inside | None
 
 
 def run_recall(
@@ -120,7 +132,12 @@ def run_recall(
     for finished in side_by_side(_train_and_keep, todo, (plan, frames), min(num_processes, len(todo))):
         done += finished
         tell(done, len(calls))
-    return [RecallOutcome(**json.loads(call[3].read_text(encoding="utf-8"))) for call in calls]
+    return [_outcome(json.loads(call[3].read_text(encoding="utf-8"))) for call in calls]
+
+
+def _outcome(plain: dict[str, Any]) -> RecallOutcome:
+    inside = plain["inside"]
+    return RecallOutcome(**{**plain, "inside": None if inside is None else Inside(**inside)})
 
 
 def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int) -> str:
@@ -130,7 +147,8 @@ def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int
     }
     digest = sha256(frames.x_ND.contiguous().numpy().tobytes())
     digest.update(frames.test_variants.tobytes())
-    causes = [SCHEMA, torch.__version__, name, plan.memories[name], task, seed, protocol, digest.hexdigest()]
+    causes = [SCHEMA, torch.__version__, name, plan.memories[name], task, task == plan.tasks[-1], seed, protocol,
+              digest.hexdigest()]  # fmt: skip
     return sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -140,18 +158,11 @@ def _train_and_keep(task: str, name: str, seed: int, path: Path, shared: tuple[R
 
 
 def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: str, seed: int) -> RecallOutcome:
-    """Train one head and measure all that is asked of it."""
+    """Train one head and ask it to recall; on the plan's last task, look inside it too."""
     started = time.perf_counter()
     classifier = train_recall(task, plan.memories[name], frames, plan.recipe, seed)
     seconds, head = time.perf_counter() - started, classifier.head
     accuracy, followed = recall(head, task, frames, plan.delays, plan.num_test)
-    longest = as_batch(unseen_sequences(task, frames, plan.recipe.max_delay, plan.num_measured), frames).x
-    lags = [0, *(delay for delay in plan.delays if delay <= plan.recipe.max_delay)]
-    trained = sensitivity(head, longest, lags, seed, plan.num_probes)
-    fresh = sensitivity(untrained(classifier, seed), longest, lags, seed, plan.num_probes)
-    shown = unseen_sequences(task, frames, VALVE_DELAY, 1)
-    with torch.inference_mode():
-        keep_TH = trace(head, as_batch(shown, frames).x).layers[-1].keep_BTH[0]
     return RecallOutcome(
         memory=name,
         label=head.label.removesuffix(" last"),
@@ -159,6 +170,21 @@ def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: s
         seed=seed,
         accuracy=accuracy,
         followed=followed,
+        seconds=seconds,
+        inside=_look_inside(plan, frames, classifier, task, seed) if task == plan.tasks[-1] else None,
+    )
+
+
+def _look_inside(plan: RecallPlan, frames: RecallFrames, classifier: Classifier, task: str, seed: int) -> Inside:
+    head = classifier.head
+    longest = as_batch(unseen_sequences(task, frames, plan.recipe.max_delay, plan.num_measured), frames).x
+    lags = [0, *(delay for delay in plan.delays if delay <= plan.recipe.max_delay)]
+    trained = sensitivity(head, longest, lags, seed, plan.num_probes)
+    fresh = sensitivity(untrained(classifier, seed), longest, lags, seed, plan.num_probes)
+    shown = unseen_sequences(task, frames, VALVE_DELAY, 1)
+    with torch.inference_mode():
+        keep_TH = trace(head, as_batch(shown, frames).x).layers[-1].keep_BTH[0]
+    return Inside(
         lags=lags,
         gradient=list(trained.gradient),
         direct=list(trained.direct),
@@ -168,5 +194,4 @@ def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: s
         keep_TH=keep_TH.double().numpy().round(3).tolist(),
         cues=np.sort(shown.cues_BN[0]).tolist(),
         rows=shown.rows_BT[0].tolist(),
-        seconds=seconds,
     )

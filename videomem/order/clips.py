@@ -13,6 +13,7 @@ from torch import Tensor
 
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError
+from videomem.features.backbone import BackboneSettings
 from videomem.features.store import FeatureSettings
 
 
@@ -77,7 +78,11 @@ def clips_of_data(data: VideoDataModule) -> Clips:
 def _made_of(settings: FeatureSettings) -> str:
     if settings.imported is not None:
         return f"imported: {settings.imported.name}"
-    backbone = settings.backbone
+    return made_by(settings.backbone)
+
+
+def made_by(backbone: BackboneSettings) -> str:
+    """What made the features, in words."""
     untrained = ": a network that was never trained" if backbone.weights == "random" else ""
     return f"{backbone.name} {backbone.layer}, {backbone.weights} weights{untrained}"
 

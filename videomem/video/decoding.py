@@ -52,9 +52,11 @@ class DecodedClip:
         decoder: What decoded it.
         codec: What the video is coded in.
         damage: With `on_damage: prefix`, why the clip ends where it does; empty if nothing is wrong.
+        times_s_T: Seconds from the clip's first frame; None for images whose rate is not known.
     Shape:
         frames_THWC: (T, height, width, 3) uint8 RGB
         indices_T: (T,) place of each within the clip
+        times_s_T: (T,)
     """
 
     frames_THWC: NDArray[np.uint8]
@@ -64,6 +66,7 @@ class DecodedClip:
     decoder: str
     codec: str
     damage: str = ""
+    times_s_T: NDArray[np.float64] | None = None
 
 
 def decoder_versions(decoder: Decoder) -> dict[str, str]:
@@ -204,7 +207,7 @@ def _choose(path: str, sampling: Sampling, times_s: NDArray[np.float64], interva
 def _clip(
     frames: NDArray[np.uint8],
     indices: NDArray[np.int64],
-    times_s: Sequence[float] | NDArray[np.float64],
+    times_s: NDArray[np.float64],
     decoder: str,
     codec: str,
     damage: str = "",
@@ -212,4 +215,6 @@ def _clip(
 ) -> DecodedClip:
     span_s = times_s[-1] - times_s[0]
     fps = (len(times_s) - 1) / span_s if span_s > 0 else 0.0
-    return DecodedClip(frames, indices, num_available or len(times_s), float(fps), decoder, codec, damage)
+    num_available = num_available or len(times_s)
+    times_s_T = times_s[indices] - times_s[0] if len(times_s) == num_available else None
+    return DecodedClip(frames, indices, num_available, float(fps), decoder, codec, damage, times_s_T)
