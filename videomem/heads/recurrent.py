@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from videomem.batch import length_mask
 from videomem.heads.memory import Memory, State, Update, set_forget_bias
 
 NARROW = 512  # inputs up to which the library's fused kernel is the faster one on a CPU, too
@@ -17,7 +18,6 @@ class _TorchRecurrent(Memory):
     """What the two have in common: weights in a `torch.nn` module, whose states are already fired."""
 
     rnn: nn.GRU | nn.LSTM
-    fused_on_cpu: bool  # whether torch has a kernel of it for the CPU, or steps through time as the cell does
 
     def fire(self, h: Tensor) -> Tensor:
         return h
@@ -35,25 +35,6 @@ class _TorchRecurrent(Memory):
         set_forget_bias(self.weights("ih")[1].data[rows], start, max_time_frames)
         self.weights("hh")[1].data[rows] = 0
 
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The library's kernel where there is one; on a CPU projecting all wide inputs at once is quicker still."""
-        if not x_BTD.is_cuda and not (self.fused_on_cpu and self.input_dim <= NARROW):
-            return super().forward(x_BTD, lengths_B, state)
-        return self.forward_library(x_BTD, lengths_B, state)
-
-    def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The same through the library's kernel over packed sequences, on any device."""
-        packed = pack_padded_sequence(x_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
-        out, last = self.rnn(packed, None if state is None else self._to_torch(state))
-        states_BTH, _ = pad_packed_sequence(out, batch_first=True, total_length=x_BTD.shape[1])
-        return states_BTH, self._from_torch(last)
-
-    def _to_torch(self, state: State) -> Tensor | tuple[Tensor, ...]:
-        return state[0].unsqueeze(0)
-
-    def _from_torch(self, last: Tensor | tuple[Tensor, ...]) -> State:
-        return tuple(part.squeeze(0) for part in (last if isinstance(last, tuple) else (last,)))
-
 
 class GRU(_TorchRecurrent):
     """Gated recurrent unit: h_t = z_t * h_{t-1} + (1 - z_t) * n_t, as `torch.nn.GRU`.
@@ -69,8 +50,6 @@ class GRU(_TorchRecurrent):
     Reference:
         Cho et al. 2014, eqs. 5-8.
     """
-
-    fused_on_cpu = False
 
     def __init__(
         self,
@@ -91,6 +70,16 @@ class GRU(_TorchRecurrent):
         new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
         return Update(keep, (1 - keep) * new)
 
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return self.forward_library(x_BTD, lengths_B, state)
+
+    def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The library's kernel. Nothing is packed: what stands behind the end of a clip reaches none of its states."""
+        real_BT1 = length_mask(lengths_B, x_BTD.shape[1]).unsqueeze(2)
+        out_BTH, _ = self.rnn(x_BTD.masked_fill(~real_BT1, 0), None if state is None else state[0].unsqueeze(0))
+        last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
+        return out_BTH.masked_fill(~real_BT1, 0), (out_BTH[last],)
+
 
 class LSTM(_TorchRecurrent):
     """Long short-term memory: c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t), as `torch.nn.LSTM`.
@@ -103,8 +92,6 @@ class LSTM(_TorchRecurrent):
     Reference:
         Hochreiter and Schmidhuber 1997; Gers et al. 2000 (the forget gate).
     """
-
-    fused_on_cpu = True
 
     def __init__(
         self,
@@ -130,5 +117,16 @@ class LSTM(_TorchRecurrent):
         assert update.show is not None
         return update.show * torch.tanh(kept_BH), kept_BH
 
-    def _to_torch(self, state: State) -> tuple[Tensor, ...]:
-        return state[0].unsqueeze(0), state[1].unsqueeze(0)
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The library's kernel; on a CPU projecting all wide inputs at once is quicker still."""
+        if not x_BTD.is_cuda and self.input_dim > NARROW:
+            return super().forward(x_BTD, lengths_B, state)
+        return self.forward_library(x_BTD, lengths_B, state)
+
+    def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The library's kernel, over packed sequences: it gives c_t at the end of each clip only."""
+        packed = pack_padded_sequence(x_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
+        before = None if state is None else (state[0].unsqueeze(0), state[1].unsqueeze(0))
+        out, last = self.rnn(packed, before)
+        states_BTH, _ = pad_packed_sequence(out, batch_first=True, total_length=x_BTD.shape[1])
+        return states_BTH, tuple(part.squeeze(0) for part in last)
