@@ -36,8 +36,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 def linear_loop(keep_BTH: Tensor, take_BTH: Tensor, start_BH: Tensor) -> Tensor:
     """The same, step by step: what `linear_scan` is tested against."""
     states, h_BH = [], start_BH
-    for t in range(take_BTH.shape[1]):
-        h_BH = keep_BTH[:, t] * h_BH + take_BTH[:, t]
+    for keep_BH, take_BH in zip(keep_BTH.unbind(1), take_BTH.unbind(1), strict=True):
+        h_BH = keep_BH * h_BH + take_BH
         states.append(h_BH)
     return torch.stack(states, dim=1)
 
