@@ -333,6 +333,17 @@ def test_feature_norm_standardises_and_silences_dead_units() -> None:
     assert close(normed[:, varying].std(0), torch.ones(D - 1), 1e-2)
 
 
+def test_a_unit_that_hardly_fired_in_training_does_not_drown_the_others() -> None:
+    head = make("none")
+    x = torch.randn(200, D)
+    x[:, 3] = 0
+    x[0, 3] = 1e-6
+    head.norm.set_statistics(x.mean(0), x.std(0))
+    x[1, 3] = 1.0
+    normed = head.norm(x)
+    assert normed[1, 3] == 10 and close(normed[:, :3], (x[:, :3] - x[:, :3].mean(0)) / x[:, :3].std(0), 1e-4)
+
+
 def test_chrono_biases_spread_time_constants() -> None:
     bias = torch.empty(10_000)
     set_forget_bias(bias, "chrono", 64)

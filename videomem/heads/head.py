@@ -16,10 +16,14 @@ from videomem.heads.readout import MeanReadout, Readout
 MemoryFactory = Callable[[int], Memory]
 
 
+MOST = 10.0  # standard deviations of a standardised feature
+
+
 class FeatureNorm(nn.Module):
     """Standardise features with the mean and standard deviation of the training set.
 
-    A unit that never varies in training says nothing, and is set to zero.
+    A unit that never varies in training says nothing, and is set to zero. One that hardly ever fired there may come out
+    a thousand standard deviations away where it does, and drown all others; so nothing goes beyond `MOST`.
 
     Shape:
         x (..., D) -> (..., D)
@@ -40,7 +44,7 @@ class FeatureNorm(nn.Module):
         self.scale.copy_(torch.where(varies, 1 / std_D, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.to(self.mean.dtype) - self.mean) * self.scale
+        return ((x.to(self.mean.dtype) - self.mean) * self.scale).clamp(-MOST, MOST)
 
 
 class ClipDropout(nn.Module):
