@@ -11,19 +11,22 @@ from typing import Any
 
 from rich.console import Console
 
-from videomem.checkpoint import read_checkpoint
+from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.commands.arguments import at_least, parser
 from videomem.commands.order import told
 from videomem.commands.shuffle import check_same_test
 from videomem.errors import VideomemError
+from videomem.export import model_of
 from videomem.features.backbone import BackboneSettings
 from videomem.horizon.card import RecallCard
+from videomem.horizon.inside import look_inside, read_film
 from videomem.horizon.own import measure_checkpoints
 from videomem.horizon.protocol import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall, versions
 from videomem.horizon.recall import Recipe
 from videomem.horizon.recall_run import RecallPlan
 from videomem.horizon.tasks import TASKS
 from videomem.order.memories import read_memories
+from videomem.report.inside_page import Shown, show_inside
 from videomem.report.memory_page import write_recall_report
 from videomem.report.memory_tables import recall_summary, recall_tables, terminal_table
 from videomem.report.own_page import curves_table, reach_table, write_own_report
@@ -77,6 +80,8 @@ def _parser(verb: str) -> Any:
     options.add_argument("--catalog", default=None, help="where the catalog is now, if it moved since training")
     options.add_argument("--store", default=None, help="where the feature stores are now, if they moved")
     options.add_argument("--split", default=None, help="split to measure on (default: the data's test_split)")
+    options.add_argument("--films", type=at_least(0), default=1,
+                         help="clips of the split that the report shows from inside each memory")  # fmt: skip
     options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
     options.add_argument("--out", type=Path, default=Path("runs/memory"), help="folder of trainings and results")
     options.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline",
@@ -89,9 +94,10 @@ def _measure_own(given: Any, command: str) -> int:
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
     check_same_test(checkpoints)
     changes = {"test_split": given.split, "catalog": given.catalog, "store": given.store}
-    card = measure_checkpoints(checkpoints, {name: value for name, value in changes.items() if value})
+    changes = {name: value for name, value in changes.items() if value}
+    card = measure_checkpoints(checkpoints, changes)
     card = replace(card, command=command, versions=versions())
-    figures = write_own_report(card, given.out)
+    figures = write_own_report(card, given.out, _films(checkpoints, changes, given.films))
     tables = [(table.name, *flat(table)) for table in (reach_table(card), curves_table(card))]
     run = start_run("videomem", given.out, given.wandb, name=given.out.name, job_type="memory")
     log_card(run, "memory", tables, figures, {f"{one.label}/lyapunov": one.lyapunov for one in card.memories})
@@ -99,6 +105,22 @@ def _measure_own(given: Any, command: str) -> int:
     Console(soft_wrap=True).print(own_table(card))
     print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
     return 0
+
+
+def _films(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[Shown]:
+    """The first clips of the split, seen from inside each memory's first head; the videos must be at hand."""
+    shown: dict[str, list[Shown]] = {}
+    for checkpoint in checkpoints:
+        data, label = checkpoint.data_module(**changes), checkpoint.classifier().head.label
+        if label in shown or data.settings.imported is not None:
+            continue
+        model, clips = model_of(checkpoint), [data.clips[row] for row in data.rows(data.test_split)[:num_clips]]
+        films = [read_film(model, clip) for clip in clips if Path(clip.path).exists()]
+        shown[label] = [
+            show_inside(film, look_inside(model, film.frames_TCHW), f"inside-{len(shown)}-{number}")
+            for number, film in enumerate(films)
+        ]
+    return [one for films in shown.values() for one in films]
 
 
 def _plan(given: Any) -> RecallPlan:

@@ -137,26 +137,29 @@ class Inside:
         return bool(np.ptp(self.in_order.keep_TH, axis=0).max() < 1e-6)
 
 
-def read_film(model: VideoModel, path: Path | str, num_frames: int | None = None, fps: float | None = None) -> Film:
+def read_film(
+    model: VideoModel, video: Path | str | Clip, num_frames: int | None = None, fps: float | None = None
+) -> Film:
     """The frames that a model sees of a video.
 
     Args:
         model: Says how frames are sampled and cropped.
-        path: A video, a folder of numbered images, or a template of their names.
+        video: A video, a folder of numbered images, a template of their names, or a clip of a catalog.
         num_frames: T, spread evenly over the video; None samples as in training.
         fps: Frames per second of images.
     Raises:
         VideomemError: If the video cannot be decoded exactly, or gives one frame only, which has no order.
     """
     sampling = None if num_frames is None else Uniform(num_frames)
-    frames_TCHW, decoded = model.decode(Clip(str(path), "", "", "", fps=fps), sampling)
+    clip = video if isinstance(video, Clip) else Clip(str(video), "", "", "", fps=fps)
+    path, (frames_TCHW, decoded) = clip.path, model.decode(clip, sampling)
     if decoded.num_available < 2:
         raise DecodingError(f"{path}: has one frame, and one frame has no order; name a video of at least 2")
     if len(frames_TCHW) < 2:
         raise DecodingError(
             f"{path}: so short that the sampling of training takes one frame of it; give --frames, at least 2"
         )
-    return Film(str(path), frames_TCHW, decoded.indices_T, decoded.num_available, decoded.times_s_T)
+    return Film(path, frames_TCHW, decoded.indices_T, decoded.num_available, decoded.times_s_T)
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from videomem.horizon.tasks import TASKS, Sequences
 from videomem.loading import mix_seed
 from videomem.plain import class_path, from_plain
 
+NUM_SWAPPED = 64  # sequences of each delay in which the cue is exchanged
 _TRAIN, _TEST = range(2)  # kinds of randomness, so that no two draws share a seed
 
 
@@ -37,7 +38,7 @@ class Recipe:
         projection_dim: P, the principal components of the frames that heads see.
     """
 
-    num_steps: int = 800
+    num_steps: int = 600
     batch_size: int = 64
     max_delay: int = 512
     learning_rate: float = 3e-3
@@ -147,9 +148,13 @@ def recall(head: Head, task: str, frames: RecallFrames, delays: Sequence[int], n
         batch = as_batch(sequences, frames)
         logits_BC = head(batch.x, batch.lengths)
         accuracy.append(float((logits_BC.argmax(1) == batch.labels).float().mean()))
-        place = sequences.cues_BN[0, -1]
-        swapped = batch.x.clone()
-        swapped[:, place] = batch.x.roll(1, 0)[:, place]
-        changed, apart = head(swapped, batch.lengths) - logits_BC, logits_BC.roll(1, 0) - logits_BC
-        followed.append(float(changed.square().mean().sqrt() / apart.square().mean().sqrt().clamp(min=1e-12)))
+        followed.append(_followed(head, batch.x[:NUM_SWAPPED], logits_BC[:NUM_SWAPPED], sequences.cues_BN[0, -1]))
     return accuracy, followed
+
+
+def _followed(head: Head, x_BTD: Tensor, logits_BC: Tensor, place: int) -> float:
+    swapped_BTD = x_BTD.clone()
+    swapped_BTD[:, place] = x_BTD.roll(1, 0)[:, place]
+    changed_BC = head(swapped_BTD, torch.full((len(x_BTD),), x_BTD.shape[1])) - logits_BC
+    apart_BC = logits_BC.roll(1, 0) - logits_BC
+    return float(changed_BC.square().mean().sqrt() / apart_BC.square().mean().sqrt().clamp(min=1e-12))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from videomem.horizon.own import OwnCard, OwnReach
 from videomem.report.drawing import png
+from videomem.report.inside_page import Shown
 from videomem.report.memory_figures import gradient_figure, own_figure, time_constant_figure
 from videomem.report.memory_page import finite
 from videomem.report.memory_tables import lyapunov_text, time_text
@@ -85,9 +86,13 @@ def pictures(card: OwnCard) -> list[Picture]:
     return found
 
 
-def write_own_report(card: OwnCard, folder: Path) -> Mapping[str, Path]:
+def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -> Mapping[str, Path]:
     """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
+    Args:
+        card: What was measured.
+        folder: Where to write.
+        films: Clips seen from the inside, as `videomem inspect` shows them.
     Returns:
         The PNG of each figure by its name.
     """
@@ -95,11 +100,12 @@ def write_own_report(card: OwnCard, folder: Path) -> Mapping[str, Path]:
         (folder / part).mkdir(parents=True, exist_ok=True)
     shown = pictures(card)
     template = environment().get_template("own.html.jinja")
-    page = template.render(card=card, reach=reach_table(card), pictures={one.name: one for one in shown})
+    page = template.render(card=card, reach=reach_table(card), films=films, pictures={one.name: one for one in shown})
     write_whole(folder / "report.html", page.encode("utf-8", "replace"))
     write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
     for table in (reach_table(card), curves_table(card)):
         write_whole(folder / f"tables/{table.name}.csv", csv_text(table).encode())
+    shown += [film.picture for film in films]
     written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
     for picture in shown:
         write_whole(written[picture.name], png(picture.figure))

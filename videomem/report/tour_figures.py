@@ -47,7 +47,7 @@ def pulse_figure(found: Sequence[Pulse]) -> Figure:
     axes.set_yticks([0.01, 0.1, np.exp(-1), 1], ["0.01", "0.1", "1/e", "1"])
     axes.minorticks_off()
     axes.set_xlim(0, len(found[0].left_T) - 1)
-    figure.legend(loc="outside upper center", ncols=len(found), frameon=False, fontsize=9, columnspacing=1.0,
+    figure.legend(loc="outside upper center", ncols=len(found), frameon=False, fontsize=8, columnspacing=1.0,
                   handlelength=1.2)  # fmt: skip
     axes.set_xlabel("frames since")
     axes.set_ylabel("share left")
