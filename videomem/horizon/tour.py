@@ -26,7 +26,6 @@ from videomem.processes import one_thread, quiet
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip
 
 ALPHAS = (0.5, 0.9, 0.98)
-FILMS_TRAIN, FILMS_TEST = 60, 20  # of an object that moves right; each stands beside its reversal
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,28 @@ class Amnesia:
     orders: tuple[str, ...] = ("in order", "reversed", "shuffled")
 
 
-def amnesia(backbone: BackboneSettings, heads: Sequence[str] = ("none", "gru")) -> Amnesia:
-    """Films of an object that moves right, each beside its reversal, where it moves left."""
+def amnesia(
+    backbone: BackboneSettings, heads: Sequence[str] = ("none", "gru"), num_train: int = 60, num_test: int = 20
+) -> Amnesia:
+    """Films of an object that moves right, each beside its reversal, where it moves left.
+
+    Args:
+        backbone: What makes the features.
+        heads: Of `configs/head/`.
+        num_train: Films to train on.
+        num_test: Films to test on.
+    """
     settings = SyntheticSettings(num_frames=16)
-    films = [render_clip(ACTIONS["move_right", "move_left"], settings, [number])[0] for number in range(80)]
+    films = [
+        render_clip(ACTIONS["move_right", "move_left"], settings, [number])[0] for number in range(num_train + num_test)
+    ]
     network, _ = load_backbone(backbone)
     frames = torch.cat([network.preprocessing.shape_frames(np.stack(film)) for film in films])
     x_BTD = extract_features(network, frames, FRAME_BATCH).unflatten(0, (len(films), settings.num_frames))
     accuracy, right, change = {}, {}, {}
     for name in heads:
-        head = _tell_direction(name, x_BTD[:FILMS_TRAIN]).head
-        test = x_BTD[FILMS_TRAIN : FILMS_TRAIN + FILMS_TEST]
+        head = _tell_direction(name, x_BTD[:num_train]).head
+        test = x_BTD[num_train:]
         order = torch.from_numpy(perturb.shuffled(test.shape[1], test.shape[1], 1, (0,))[0])
         full = torch.full((len(test),), test.shape[1])
         with torch.inference_mode():

@@ -16,7 +16,7 @@ from videomem.report.memory_figures import gradient_figure, own_figure, time_con
 from videomem.report.memory_page import finite
 from videomem.report.memory_tables import lyapunov_text, time_text
 from videomem.report.page import Picture, environment
-from videomem.report.tables import NOTHING, Column, Table, csv_text, flat
+from videomem.report.tables import NOTHING, Column, Table, csv_text
 from videomem.statistics.horizons import Curve
 from videomem.whole_files import write_whole
 
@@ -113,11 +113,15 @@ def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -
 
 
 def terminal_table(card: OwnCard) -> RichTable:
-    """The table, in two lines of words where a column is narrow."""
-    columns, rows = flat(reach_table(card))
-    shown = RichTable(title=f"how far back on {card.num_clips} clips of {card.num_groups} groups")
-    for place, column in enumerate(columns):
-        shown.add_column(column, justify="left" if place == 0 else "right")
-    for row in rows:
-        shown.add_row(*map(str, row))
+    """The table of the page with short words; times in frames."""
+    middle, rate = _middle(card), card.seconds_per_frame
+    apart = "" if rate is None else f", a frame is {rate:.3g} s"
+    shown = RichTable(
+        title=f"{card.num_clips} clips of {card.num_groups} groups; lag {middle} of {card.num_frames}{apart}"
+    )
+    for name in ("memory", "heads", "gradient", "untrained", "swap", "R²", "tau", "slowest", "-1/Lyap."):
+        shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
+    for one, row in zip(card.memories, reach_table(card).rows, strict=True):
+        taus = (time_text(float(np.quantile(one.tau, share)), card.num_frames) for share in (0.5, 0.9))
+        shown.add_row(*map(str, row[:6]), *taus, str(row[-1]))
     return shown
