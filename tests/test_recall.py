@@ -165,6 +165,8 @@ def test_an_interval_over_seeds_is_students() -> None:
         assert (curve.low[place], curve.high[place]) == pytest.approx((low, high))
     geometric = curve_over_seeds([1, 2, 4], values, log=True)
     assert geometric.value == pytest.approx(stats.gmean(values, axis=0))
+    zeros = curve_over_seeds([1, 2], [[0.0, np.nan], [0.0, np.nan]], log=True)
+    assert zeros.value[0] == zeros.low[0] == zeros.high[0] == 0 and np.isnan(zeros.value[1])
     alone = curve_over_seeds([1, 2, 4], values[:1])
     assert alone.low == alone.high == alone.value
 

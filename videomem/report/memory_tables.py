@@ -45,7 +45,9 @@ def _horizon_row(one: MemoryReach, tasks: tuple[str, ...], card: RecallCard) -> 
 
 
 def lyapunov_text(exponent: float, censored_at: float) -> str:
-    """-1 / lambda in frames: what a small change of the whole state needs to fall to 1/e."""
+    """-1 / lambda in frames: what a small change of the whole state needs to fall to 1/e, unless it grows."""
+    if exponent > 1 / censored_at:
+        return "grows"
     return NOTHING if exponent == -np.inf else time_text(lyapunov_time(exponent), censored_at)
 
 
@@ -93,7 +95,7 @@ def recall_summary(card: RecallCard) -> dict[str, float | str]:
 def terminal_table(card: RecallCard) -> RichTable:
     """The horizons and time constants; the range over seeds and the rest are on the page."""
     shown, tasks = RichTable(title="how far back, in frames"), card.plan["tasks"]
-    for name in ("memory", *tasks, "tau", "slowest", "-1/Lyap."):
+    for name in ("memory", *tasks, "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
     for one, row in zip(card.memories, horizons_table(card).rows, strict=True):
         shown.add_row(one.label, *(str(one.tasks[task].horizon) for task in tasks), *map(str, row[-3:]))

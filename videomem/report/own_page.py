@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table as RichTable
 
+from videomem.horizon.measure import MAX_CLIPS
 from videomem.horizon.own import OwnCard, OwnReach
 from videomem.report.drawing import png
 from videomem.report.memory_figures import gradient_figure, own_figure, time_constant_figure
@@ -95,7 +96,9 @@ def write_own_report(card: OwnCard, folder: Path) -> Mapping[str, Path]:
         (folder / part).mkdir(parents=True, exist_ok=True)
     shown = pictures(card)
     template = environment().get_template("own.html.jinja")
-    page = template.render(card=card, reach=reach_table(card), pictures={one.name: one for one in shown})
+    page = template.render(
+        card=card, reach=reach_table(card), pictures={one.name: one for one in shown}, max_clips=MAX_CLIPS
+    )
     write_whole(folder / "report.html", page.encode("utf-8", "replace"))
     write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
     for table in (reach_table(card), curves_table(card)):
