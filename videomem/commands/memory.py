@@ -31,12 +31,16 @@ from videomem.report.own_page import terminal_table as own_table
 from videomem.report.tables import flat
 from videomem.tracking import log_card, start_run
 
+OF_CHECKPOINTS = ("catalog", "store", "split", "trust")  # options that only measuring checkpoints has
+OF_BOTH = ("checkpoints", "out", "wandb")
 LADDER = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"]
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Train every memory to recall, and write `report.html` and `memory.json`."""
-    given, command = _parser(verb).parse_args(arguments), shlex.join(["videomem", verb, *arguments])
+    options = _parser(verb)
+    given, command = options.parse_args(arguments), shlex.join(["videomem", verb, *arguments])
+    _check_used(options, given)
     if given.checkpoints:
         return _measure_own(given, command)
     plan, backbone = _plan(given), BackboneSettings(given.backbone, given.layer, given.weights)
@@ -82,6 +86,17 @@ def _parser(verb: str) -> Any:
     options.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline",
                          help="mode of the W&B run")  # fmt: skip
     return options
+
+
+def _check_used(options: Any, given: Any) -> None:
+    """Refuse options that the other of the two measurements has."""
+    for name, value in vars(given).items():
+        idle = name not in OF_BOTH and (name in OF_CHECKPOINTS) != bool(given.checkpoints)
+        if idle and value != options.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            if given.checkpoints:
+                raise VideomemError(f"{option} is for training memories; leave it out, or name no CHECKPOINT")
+            raise VideomemError(f"{option} needs checkpoints; leave it out, or name a CHECKPOINT")
 
 
 def _measure_own(given: Any, command: str) -> int:

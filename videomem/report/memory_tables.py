@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from videomem.horizon.card import MemoryReach, RecallCard, TaskResult
 from videomem.horizon.retention import lyapunov_time
 from videomem.report.tables import NOTHING, Column, Table
-from videomem.statistics.horizons import Curve, Horizon
+from videomem.statistics.horizons import Curve, Horizon, whole_or_three_digits
 
 
 def horizon_text(result: TaskResult) -> str:
@@ -55,7 +55,7 @@ def time_text(frames: float, censored_at: float) -> str:
     """A time constant in frames; `–` where nothing is kept, `>= T` where T frames were too few to tell."""
     if frames <= 0:
         return NOTHING
-    return f">= {censored_at:.0f}" if frames >= censored_at else f"{frames:.3g}"
+    return f">= {censored_at:.0f}" if frames >= censored_at else whole_or_three_digits(frames)
 
 
 def expectations_table(card: RecallCard) -> Table:

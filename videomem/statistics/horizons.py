@@ -75,7 +75,12 @@ class Horizon:
     def __str__(self) -> str:
         if self.frames is None:
             return "not learned"
-        return f">= {self.frames:.0f}" if self.kind == "beyond" else f"{self.frames:.3g}"
+        return f">= {self.frames:.0f}" if self.kind == "beyond" else whole_or_three_digits(self.frames)
+
+
+def whole_or_three_digits(frames: float) -> str:
+    """Frames for reading: 5.66, 56.6, 566, 5656."""
+    return f"{frames:.0f}" if frames >= 100 else f"{frames:.3g}"
 
 
 def chance_corrected(accuracy: ArrayLike, chance: float) -> Floats:
