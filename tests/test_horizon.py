@@ -160,9 +160,11 @@ def test_where_the_last_frame_does_not_matter_no_ratio_is_given() -> None:
 
 
 def test_clips_whose_last_frame_does_not_matter_are_left_out() -> None:
-    x = frames(num=3)
-    x[0, -1] = 1e6  # No tanh moves there.
-    assert sensitivity(one_layer(Leaky(D, H, alpha=0.8)), x, [2]).gradient[0] == pytest.approx(0.8**2)
+    x, head = frames(num=3), one_layer(Leaky(D, H, alpha=0.8))
+    nn.init.constant_(head.memories[0].input.weight, 0.5)  # type: ignore[union-attr, arg-type]
+    x[:2, -1] = 1e6  # No tanh moves there: ten standard deviations of every feature, all of one sign.
+    assert (jacobian_rms(head, x, 0) == 0).tolist() == [True, True, False]
+    assert sensitivity(head, x, [2]).gradient[0] == pytest.approx(0.8**2)
 
 
 def test_measuring_leaves_the_head_as_it_was() -> None:

@@ -1,58 +1,44 @@
-"""`videomem memory CHECKPOINT`: trained heads on the videos that they were trained for."""
+"""`videomem memory CHECKPOINT`: trained heads on the clips of their own data."""
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fit_arguments
 
-from videomem.checkpoint import read_checkpoint
+from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.cli import main
-from videomem.commands.train import run
-from videomem.horizon.own import lags_of, measure_checkpoints, seconds_per_frame
+from videomem.errors import VideomemError
+from videomem.horizon import own
+from videomem.horizon.own import labels_of, lags_of, measure_checkpoints
 
 
-def measure(out: Path, checkpoints: list[Path], *options: str) -> int:
-    return main(["memory", *map(str, checkpoints), "--out", str(out), "--films", "0", *options])
+def changed(checkpoint: Checkpoint, **arguments: object) -> Checkpoint:
+    """The same with other arguments of the model."""
+    content = copy.deepcopy(checkpoint.content)
+    content["hyper_parameters"].update(arguments)
+    return replace(checkpoint, content=content)
 
 
-def test_lags_are_dense_then_wide_and_within_the_clips() -> None:
-    assert lags_of(16) == [1, 2, 3, 4, 5, 6, 7, 8, 11]
-    assert lags_of(2) == [1]
-    long = lags_of(2000)
-    assert long[-1] < 2000 and (np.diff(np.log(long[8:])) < 0.36).all()
-
-
-def test_heads_are_measured_on_their_own_videos(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    names = ["none", "leaky", "gru"]
-    assert measure(tmp_path, [checkpoints[name] for name in names]) == 0
-    card = json.loads((tmp_path / "memory.json").read_text())
-    none, leaky, gru = card["memories"]
-    assert (card["num_frames"], card["num_clips"], card["num_groups"]) == (16, 20, 10)
-    assert card["seconds_per_frame"] == pytest.approx(1 / 16)
-    lags = none["gradient"]["places"]
-    assert max(none["swap"]["value"]) == 0 and set(none["gradient"]["seeds"][0]) == {0}
-    assert leaky["direct"]["value"] == pytest.approx([0.9**lag for lag in lags], rel=1e-3)
-    assert leaky["gradient"]["value"] == pytest.approx(leaky["direct"]["value"], rel=1e-6)
-    assert leaky["tau"] == pytest.approx([-1 / np.log(0.9)] * len(leaky["tau"]), rel=1e-5)
-    assert leaky["lyapunov"] == pytest.approx(np.log(0.9), rel=1e-5) and none["lyapunov"] is None
-    assert all(0 < tau <= 16 for tau in gru["tau"]) and min(gru["swap"]["value"]) > 0
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 4 and "leaky(alpha=0.9)" in page and "0.0625 s apart" in page
-    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"memory.csv", "curves.csv"}
-
-
-def test_checkpoints_of_one_memory_are_its_seeds(workspace: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    run("fit", [*fit_arguments(workspace, tmp_path / "second", "rnn"), "--seed_everything", "1"])
-    pair = [checkpoints["rnn"], tmp_path / "second/checkpoints/last.ckpt"]
-    card = measure_checkpoints([read_checkpoint(path) for path in pair], {})
-    (rnn,) = card.memories
-    assert rnn.num_heads == 2 and len(rnn.gradient.seeds) == 2 and rnn.gradient.seeds[0] != rnn.gradient.seeds[1]
-    assert rnn.gradient.value[0] == pytest.approx(np.sqrt(rnn.gradient.seeds[0][0] * rnn.gradient.seeds[1][0]))
-    assert rnn.gradient.low[0] < rnn.gradient.value[0] < rnn.gradient.high[0]
+def test_the_command_measures_trained_heads_on_their_own_clips(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "own"
+    given = [str(checkpoints[name]) for name in ("leaky_zero", "gated")]
+    assert main(["memory", *given, "--films", "0", "--out", str(out)]) == 0
+    card = json.loads((out / "memory.json").read_text())
+    zero, gated = card["memories"]
+    assert (card["num_clips"], card["num_groups"], card["num_frames"]) == (20, 10, 8)
+    assert zero["label"] == "leaky(alpha=0)" and zero["lyapunov"] is None and set(zero["tau"]) == {0}
+    for kind in ("gradient", "direct", "swap", "probe"):
+        assert zero[kind]["value"] == pytest.approx([0] * 7, abs=1e-5), kind
+        assert np.all(np.array(gated[kind]["value"])[:2] != 0)
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 4 and ">nan" not in page and "how far back on 20 clips" in capsys.readouterr().out
 
 
 def test_the_report_shows_a_film_from_inside(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -62,21 +48,44 @@ def test_the_report_shows_a_film_from_inside(checkpoints: dict[str, Path], tmp_p
     assert (tmp_path / "figures/inside-0-0.png").stat().st_size > 10_000
 
 
-def test_the_time_between_frames_is_that_of_the_sampling(data) -> None:  # type: ignore[no-untyped-def]
-    data.setup("test")
-    assert seconds_per_frame(data, data.rows("test")) == pytest.approx(1 / 16)
+def test_a_leaky_head_fades_by_its_alpha_on_any_data(checkpoints: dict[str, Path]) -> None:
+    card = measure_checkpoints([read_checkpoint(checkpoints["leaky"])], {})
+    (leaky,) = card.memories
+    assert leaky.direct.value == pytest.approx([0.9**lag for lag in leaky.direct.places], rel=1e-3)
+    assert leaky.gradient.value == pytest.approx(leaky.direct.value, rel=1e-6)
+    assert leaky.tau == pytest.approx([min(-1 / np.log(0.9), 8)] * len(leaky.tau), rel=1e-5)
+    assert leaky.lyapunov == pytest.approx(np.log(0.9), rel=1e-5)
+    assert card.seconds_per_frame == pytest.approx(2 / 15, rel=0.1)
 
 
-def test_what_cannot_be_measured_is_one_line(
-    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_heads_are_pooled_over_their_seeds_alone(checkpoints: dict[str, Path]) -> None:
+    gated, none = (read_checkpoint(checkpoints[name]) for name in ("gated", "none"))
+    memory = copy.deepcopy(gated.model_arguments["memory"])
+    memory["init_args"]["coupled"] = False
+    uncoupled, again = changed(gated, memory=memory), changed(gated, seed=5)
+    assert labels_of([gated, none, again]) == ["gated", "none", "gated"]
+    assert labels_of([gated, uncoupled, none, again]) == ["gated #1", "gated #2", "none", "gated #1"]
+
+
+def test_every_head_of_a_kind_has_an_untrained_one_of_its_own(checkpoints: dict[str, Path]) -> None:
+    gated = read_checkpoint(checkpoints["gated"])
+    (found,) = measure_checkpoints([gated, changed(gated, seed=5)], {}).memories
+    one, two = found.gradient_untrained.seeds
+    assert found.num_heads == 2 and one != two
+    assert found.gradient.seeds[0] == found.gradient.seeds[1]  # The same weights.
+
+
+def test_heads_that_see_other_numbers_of_frames_are_measured_apart(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert measure(tmp_path, [checkpoints["gru"]], "--split", "nowhere") == 2
-    assert "the split nowhere has 0 clip(s), 2 are needed" in capsys.readouterr().err
-    assert measure(tmp_path, [tmp_path / "no.ckpt"]) == 2
-    assert "no such checkpoint" in capsys.readouterr().err
-    moved = tmp_path / "moved.csv"
-    moved.write_text((workspace / "videos" / "catalog.csv").read_text())
-    run_dir = tmp_path / "other"
-    run("fit", [*fit_arguments(workspace, run_dir, "rnn"), "--data.catalog", str(moved)])
-    assert measure(tmp_path, [checkpoints["gru"], run_dir / "checkpoints/last.ckpt"]) == 2
-    assert "differ in data.catalog" in capsys.readouterr().err
+    gated = read_checkpoint(checkpoints["gated"])
+    monkeypatch.setattr(own, "measure_head", lambda *_: None)
+    for lengths, message in (([8, 12], "see 8 and 12 frames of a clip"), ([1], "sees one frame of most clips")):
+        monkeypatch.setattr(own, "median_length", lambda _, left=iter(lengths): next(left))
+        with pytest.raises(VideomemError, match=message):
+            measure_checkpoints([gated] * len(lengths), {})
+
+
+def test_lags_are_all_that_are_short_and_few_that_are_long() -> None:
+    assert lags_of(2) == [1] and lags_of(9) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert lags_of(65)[-3:] == [32, 45, 64]

@@ -26,6 +26,8 @@ from videomem.horizon.recall import Recipe, as_batch, recall, unseen_sequences
 from videomem.horizon.recall_run import RecallPlan, run_recall
 from videomem.horizon.tasks import CHANCE, LEAD, NUM_CUES, TASKS
 from videomem.order.memories import read_memories
+from videomem.report.memory_tables import lyapunov_text, time_text
+from videomem.report.tables import NOTHING
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon
 from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
@@ -165,6 +167,8 @@ def test_an_interval_over_seeds_is_students() -> None:
         assert (curve.low[place], curve.high[place]) == pytest.approx((low, high))
     geometric = curve_over_seeds([1, 2, 4], values, log=True)
     assert geometric.value == pytest.approx(stats.gmean(values, axis=0))
+    zeros = curve_over_seeds([1, 2], [[0.0, np.nan], [0.0, np.nan]], log=True)
+    assert zeros.value[0] == zeros.low[0] == zeros.high[0] == 0 and np.isnan(zeros.value[1])
     alone = curve_over_seeds([1, 2, 4], values[:1])
     assert alone.low == alone.high == alone.value
 
@@ -241,6 +245,26 @@ def test_the_command_writes_page_card_tables_and_figures(tmp_path: Path, capsys:
     assert "how far back" in printed and "none forgets at once" in printed
 
 
+def test_memories_of_one_label_are_told_apart_by_name(tmp_path: Path) -> None:
+    plan = small_plan(num_seeds=1, recipe=Recipe(1, 4, 4, 1e-3, 8), tasks=("latch",), num_test=4)
+    gated = read_memories(["gated"], 8)["gated"]
+    uncoupled = {**gated, "init_args": {**gated["init_args"], "coupled": False}}
+    plan = replace(plan, memories={"gated": gated, "open": uncoupled, **read_memories(["none"], 8)})
+    assert [one.label for one in reaches(run_recall(plan, easy_frames(), tmp_path), plan)] == ["gated", "open", "none"]
+
+
+def test_times_are_read_as_frames_and_a_state_that_grows_has_none() -> None:
+    assert [time_text(frames, 2000) for frames in (0, 5.656, 566.4, 1234.5, 2000)] == [
+        NOTHING,
+        "5.66",
+        "566",
+        "1234",
+        ">= 2000",
+    ]
+    found = [lyapunov_text(exponent, 100) for exponent in (-np.inf, -0.1, -1e-6, 0.0, 0.001, 0.2)]
+    assert found == [NOTHING, "10", ">= 100", ">= 100", ">= 100", "grows"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -250,6 +274,8 @@ def test_the_command_writes_page_card_tables_and_figures(tmp_path: Path, capsys:
         (["--max-delay", "1"], "1 is below 2"),
         (["--tasks", "recite"], "invalid choice: 'recite'"),
         (["--drawings", "3"], "3 is below 10"),
+        (["--split", "val"], "--split needs checkpoints"),
+        (["some.ckpt", "--seeds", "2"], "--seeds is for training memories"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -20,7 +20,7 @@ from videomem.export import model_of
 from videomem.features.backbone import BackboneSettings
 from videomem.horizon.card import RecallCard
 from videomem.horizon.inside import look_inside, read_film
-from videomem.horizon.own import measure_checkpoints
+from videomem.horizon.own import labels_of, measure_checkpoints
 from videomem.horizon.protocol import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall, versions
 from videomem.horizon.recall import Recipe
 from videomem.horizon.recall_run import RecallPlan
@@ -34,12 +34,16 @@ from videomem.report.own_page import terminal_table as own_table
 from videomem.report.tables import flat
 from videomem.tracking import log_card, start_run
 
+OF_CHECKPOINTS = ("films", "catalog", "store", "split", "trust")  # options that only measuring checkpoints has
+OF_BOTH = ("checkpoints", "out", "wandb")
 LADDER = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"]
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Train every memory to recall, and write `report.html` and `memory.json`."""
-    given, command = _parser(verb).parse_args(arguments), shlex.join(["videomem", verb, *arguments])
+    options = _parser(verb)
+    given, command = options.parse_args(arguments), shlex.join(["videomem", verb, *arguments])
+    _check_used(options, given)
     if given.checkpoints:
         return _measure_own(given, command)
     plan, backbone = _plan(given), BackboneSettings(given.backbone, given.layer, given.weights)
@@ -89,6 +93,17 @@ def _parser(verb: str) -> Any:
     return options
 
 
+def _check_used(options: Any, given: Any) -> None:
+    """Refuse options that the other of the two measurements has."""
+    for name, value in vars(given).items():
+        idle = name not in OF_BOTH and (name in OF_CHECKPOINTS) != bool(given.checkpoints)
+        if idle and value != options.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            if given.checkpoints:
+                raise VideomemError(f"{option} is for training memories; leave it out, or name no CHECKPOINT")
+            raise VideomemError(f"{option} needs checkpoints; leave it out, or name a CHECKPOINT")
+
+
 def _measure_own(given: Any, command: str) -> int:
     """Measure trained heads on the videos that they were trained for."""
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
@@ -110,8 +125,8 @@ def _measure_own(given: Any, command: str) -> int:
 def _films(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[Shown]:
     """The first clips of the split, seen from inside each memory's first head; the videos must be at hand."""
     shown: dict[str, list[Shown]] = {}
-    for checkpoint in checkpoints:
-        data, label = checkpoint.data_module(**changes), checkpoint.classifier().head.label
+    for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
+        data = checkpoint.data_module(**changes)
         if label in shown or data.settings.imported is not None:
             continue
         model, clips = model_of(checkpoint), [data.clips[row] for row in data.rows(data.test_split)[:num_clips]]

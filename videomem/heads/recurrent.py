@@ -1,4 +1,4 @@
-"""torch.nn's GRU and LSTM as memories: the library's kernels on a GPU, one readable cell for everything else."""
+"""torch.nn's GRU and LSTM as memories: the library's kernels for whole clips, one readable cell for all else."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,7 @@ class MemoryReach:
 
     Attributes:
         name: Name of the head config.
-        label: The memory with its parameters.
+        label: The memory with its parameters; the name where several have the same.
         tasks: By the name of the task.
         measured_on: Task whose heads the following are of.
         gradient: RMS of d logits / d x at each lag, relative to lag 0; geometric means over seeds.
@@ -108,7 +108,10 @@ class RecallCard:
 
 def reaches(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> tuple[MemoryReach, ...]:
     """One result per memory, over its seeds."""
-    return tuple(_reach([one for one in outcomes if one.memory == name], plan) for name in plan.memories)
+    found = [_reach([one for one in outcomes if one.memory == name], plan) for name in plan.memories]
+    labels = [one.label for one in found]
+    # Not all that a config may set is in a label; a name is one head's alone.
+    return tuple(replace(one, label=one.name) if labels.count(one.label) > 1 else one for one in found)
 
 
 def _reach(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> MemoryReach:

@@ -16,6 +16,8 @@ from videomem.horizon.probe import ProbeCurve, probe, states_of
 from videomem.horizon.retention import Retention, lyapunov, retention
 from videomem.horizon.sensitivity import Sensitivity, sensitivity
 
+MAX_CLIPS = 64  # whose gradients, retention and exponents are measured
+
 
 @dataclass(frozen=True)
 class HeadMeasures:
@@ -47,7 +49,7 @@ def measure_head(
     seconds_per_frame: float | None,
     lags: Sequence[int],
     seed: int = 0,
-    max_clips: int = 64,
+    max_clips: int = MAX_CLIPS,
 ) -> HeadMeasures:
     """Sensitivity, retention, Lyapunov exponents and probes of one head.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ class OwnReach:
     """How far back one memory reaches on clips of a catalog, over its checkpoints.
 
     Attributes:
-        label: The memory with its parameters.
+        label: The memory with its parameters; see `labels_of`.
         num_heads: Checkpoints.
         gradient: RMS of d logits / d x at each lag, relative to the last frame; geometric mean over checkpoints.
         direct: Of it the part along the retention alone.
@@ -85,10 +86,12 @@ def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, An
         changes: Arguments of the data that replace those of training, such as `catalog`.
         seed: Of fresh weights and of all draws.
     Raises:
-        VideomemError: If the checkpoints were trained on different clips, or the split has too few of them.
+        VideomemError: If the checkpoints were trained on different clips, the split has too few of them, or they see
+            one frame of a clip or not the same number of frames.
     """
     by_label: dict[str, list[tuple[HeadMeasures, HeadMeasures]]] = {}
-    for checkpoint in checkpoints:
+    first: tuple[int, float | None] | None = None
+    for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
         data = checkpoint.data_module(**changes)
         data.setup("test")
         rows = data.rows(data.test_split)
@@ -97,22 +100,48 @@ def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, An
             raise VideomemError(
                 f"{data.catalog_path}: the split {data.test_split} has {len(clips)} clip(s), 2 are needed"
             )
-        lags = lags_of(median_length(clips))
-        classifier, per_frame = checkpoint.classifier(), seconds_per_frame(data, rows)
+        classifier, num_frames, per_frame = checkpoint.classifier(), median_length(clips), seconds_per_frame(data, rows)
+        if num_frames < 2:
+            raise VideomemError(f"{checkpoint.path}: sees one frame of most clips, and one frame has no past")
+        first = first or (num_frames, per_frame)
+        if first != (num_frames, per_frame):
+            raise VideomemError(
+                f"{checkpoints[0].path} and {checkpoint.path} see {first[0]} and {num_frames} frames of a clip, or at "
+                "another rate; run it for each"
+            )
+        of_label = by_label.setdefault(label, [])
+        fresh = untrained(classifier, seed + len(of_label))  # Each its own, or they would seem to agree.
         both = [
-            measure_head(head, clips, groups, per_frame, lags, seed)
-            for head in (classifier.head, untrained(classifier, seed))
+            measure_head(head, clips, groups, per_frame, lags_of(num_frames), seed) for head in (classifier.head, fresh)
         ]
-        by_label.setdefault(classifier.head.label, []).append((both[0], both[1]))
+        of_label.append((both[0], both[1]))
     return OwnCard(
         schema_version=SCHEMA_VERSION,
         data=f"{data.catalog_path}, {data.test_split}",
         num_clips=len(clips),
         num_groups=len(set(groups)),
-        num_frames=median_length(clips),
+        num_frames=num_frames,
         seconds_per_frame=per_frame,
         memories=tuple(_over_heads(label, pairs) for label, pairs in by_label.items()),
     )
+
+
+def labels_of(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A name for each checkpoint, the same for heads that differ in their seed alone.
+
+    It is the head's label, and where several kinds of head have the same one, their number in the order given.
+    """
+    kinds: dict[str, list[str]] = {}
+    numbered = []
+    for checkpoint in checkpoints:
+        label = checkpoint.classifier().head.label
+        settings = {name: value for name, value in checkpoint.model_arguments.items() if name != "seed"}
+        kind = json.dumps([settings, checkpoint.features], sort_keys=True)
+        found = kinds.setdefault(label, [])
+        if kind not in found:
+            found.append(kind)
+        numbered.append((label, found.index(kind) + 1))
+    return [f"{label} #{number}" if len(kinds[label]) > 1 else label for label, number in numbered]
 
 
 def lags_of(num_frames: int) -> list[int]:

@@ -208,8 +208,10 @@ def _add_errors(
         return
     kinds = (seen_NP, frames.alone_NH, frames.states_NH)
     seen_MK, alone_MH, states_MH = (_scaled(kind[now_M], is_test_M) for kind in kinds)
-    frame_MK = np.concatenate([seen_MK, alone_MH], axis=1)
-    both_MK = np.concatenate([frame_MK, states_MH], axis=1)
+    # What is made of the frame alone stands twice in the first, where the second has the states: as many regressors, of
+    # one size, so the penalty weighs on both alike, and a state without memory tells exactly nothing.
+    frame_MK = np.concatenate([seen_MK, alone_MH, alone_MH], axis=1)
+    both_MK = np.concatenate([seen_MK, alone_MH, states_MH], axis=1)
     mean_P = target_MP[~is_test_M].mean(0)
     guesses = [mean_P, *(_predicted(x, target_MP, group_M, is_test_M) for x in (frame_MK, both_MK))]
     squares = [((target_MP[is_test_M] - guess) ** 2).sum(1) for guess in guesses]

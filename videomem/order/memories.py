@@ -32,7 +32,7 @@ def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, 
         path = Path(name) if name.endswith((".yaml", ".yml")) else config_folder() / "head" / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in (config_folder() / "head").glob("*.yaml")))
-            raise VideomemError(f"order.memories: {name!r} is no head; there are {known}, and paths of YAML files")
+            raise VideomemError(f"{name!r} is no head; there are {known}, and paths of YAML files")
         try:
             memory = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["memory"]
             kind, arguments = memory["class_path"], dict(memory.get("init_args") or {})
@@ -42,7 +42,7 @@ def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, 
         if short not in MEMORIES or kind not in (f"videomem.heads.{short}", class_path(MEMORIES[short])):
             raise VideomemError(f"{path}: names {kind}, which is no memory of videomem; it has {', '.join(MEMORIES)}")
         if path.stem in memories:
-            raise VideomemError(f"order.memories: {path} has the name {path.stem!r} of another; rename the file")
+            raise VideomemError(f"{path} has the name {path.stem!r} of another; rename the file")
         memories[path.stem] = {
             "class_path": class_path(MEMORIES[short]),
             "init_args": {**arguments, "hidden_dim": hidden_dim},

@@ -81,7 +81,7 @@ def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at
     figure, panels = _panels(shown)
     for axes, one in zip(panels, shown, strict=False):
         tau = np.sort(np.maximum(one.tau, 0.3))
-        axes.step(tau, 1 - np.arange(len(tau)) / len(tau), where="post", color=BLUE, linewidth=1.6)
+        axes.step([*tau, tau[-1]], 1 - np.arange(len(tau) + 1) / len(tau), where="pre", color=BLUE, linewidth=1.6)
         if np.isfinite(one.lyapunov):
             reach = -1 / one.lyapunov if one.lyapunov < 0 else censored_at
             axes.axvline(min(reach, censored_at), color=VERMILLION, linewidth=1.3, linestyle="--")
@@ -185,11 +185,12 @@ def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
     figure, panels = _panels(memories)
     curves = [getattr(one, kind) for one in memories]
     top = max([value for curve in curves for value in curve.value if np.isfinite(value)], default=1.0)
+    lowest = min([-0.05, *(max(value, -0.2) for curve in curves for value in curve.value if np.isfinite(value))])
     for axes, curve in zip(panels, curves, strict=False):
         axes.fill_between(curve.places, np.clip(curve.low, -0.2, 1.5 * top), np.clip(curve.high, -0.2, 1.5 * top),
                           color=BLUE, alpha=0.16, linewidth=0)  # fmt: skip
         axes.plot(*_points(curve), color=BLUE, linewidth=1.6, marker="o", markersize=2.5)
         axes.axhline(0, color=INK, alpha=0.3, linewidth=0.8)
-        axes.set_ylim(min(-0.05, *(max(value, -0.2) for value in curve.value)), 1.15 * max(top, 0.05))
+        axes.set_ylim(lowest, 1.15 * max(top, 0.05))  # One for all: the panels share their axes.
     _label(figure, "lag in frames", OWN_LABELS[kind])
     return figure

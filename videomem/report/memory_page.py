@@ -23,6 +23,7 @@ from videomem.report.memory_figures import (
 from videomem.report.memory_tables import curves_table, expectations_table, horizons_table, recall_tables
 from videomem.report.page import Picture, environment
 from videomem.report.tables import csv_text
+from videomem.statistics.horizons import whole_or_three_digits
 from videomem.whole_files import write_whole
 
 
@@ -38,7 +39,7 @@ def headline(card: RecallCard) -> str:
     beyond = [label for label, horizon in learned if horizon.kind == "beyond"]
     parts = [f"{listed(beyond)} at least {card.plan['recipe']['max_delay']} frames"] if beyond else []
     crossed = sorted((horizon.frames or 0, label) for label, horizon in learned if horizon.kind == "crossed")
-    parts += [f"{label} {frames:.3g}" for frames, label in reversed(crossed)]
+    parts += [f"{label} {whole_or_three_digits(frames)}" for frames, label in reversed(crossed)]
     end = f"; {listed(failed)} cannot say it at all" if failed else ""
     return f"How long {cue} stays: {', '.join(parts)}{'' if beyond else ' frames'}{end}"
 
@@ -69,7 +70,7 @@ def _task_figure(card: RecallCard, table: FrameTable) -> Any:
     one = card.memories[0]
     cue = one.cues[-1]
     places = [cue - 2, cue - 1, cue, cue + 1, cue + 2, len(one.rows) - 1]
-    words = ["", "", "cue", "", "", "query"]
+    words = ["query" if place == places[-1] else "cue" if place in one.cues else "" for place in places]
     return frames_figure([table.frames_NHWC[one.rows[place]] for place in places], words)
 
 

@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from videomem.horizon.card import MemoryReach, RecallCard, TaskResult
 from videomem.horizon.retention import lyapunov_time
 from videomem.report.tables import NOTHING, Column, Table
-from videomem.statistics.horizons import Curve, Horizon
+from videomem.statistics.horizons import Curve, Horizon, whole_or_three_digits
 
 
 def horizon_text(result: TaskResult) -> str:
@@ -45,7 +45,9 @@ def _horizon_row(one: MemoryReach, tasks: tuple[str, ...], card: RecallCard) -> 
 
 
 def lyapunov_text(exponent: float, censored_at: float) -> str:
-    """-1 / lambda in frames: what a small change of the whole state needs to fall to 1/e."""
+    """-1 / lambda in frames: what a small change of the whole state needs to fall to 1/e, unless it grows."""
+    if exponent > 1 / censored_at:
+        return "grows"
     return NOTHING if exponent == -np.inf else time_text(lyapunov_time(exponent), censored_at)
 
 
@@ -53,7 +55,7 @@ def time_text(frames: float, censored_at: float) -> str:
     """A time constant in frames; `–` where nothing is kept, `>= T` where T frames were too few to tell."""
     if frames <= 0:
         return NOTHING
-    return f">= {censored_at:.0f}" if frames >= censored_at else f"{frames:.3g}"
+    return f">= {censored_at:.0f}" if frames >= censored_at else whole_or_three_digits(frames)
 
 
 def expectations_table(card: RecallCard) -> Table:
@@ -93,7 +95,7 @@ def recall_summary(card: RecallCard) -> dict[str, float | str]:
 def terminal_table(card: RecallCard) -> RichTable:
     """The horizons and time constants; the range over seeds and the rest are on the page."""
     shown, tasks = RichTable(title="how far back, in frames"), card.plan["tasks"]
-    for name in ("memory", *tasks, "tau", "slowest", "-1/Lyap."):
+    for name in ("memory", *tasks, "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
     for one, row in zip(card.memories, horizons_table(card).rows, strict=True):
         shown.add_row(one.label, *(str(one.tasks[task].horizon) for task in tasks), *map(str, row[-3:]))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table as RichTable
 
+from videomem.horizon.measure import MAX_CLIPS
 from videomem.horizon.own import OwnCard, OwnReach
 from videomem.report.drawing import png
 from videomem.report.inside_page import Shown
@@ -100,7 +101,9 @@ def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -
         (folder / part).mkdir(parents=True, exist_ok=True)
     shown = pictures(card)
     template = environment().get_template("own.html.jinja")
-    page = template.render(card=card, reach=reach_table(card), films=films, pictures={one.name: one for one in shown})
+    page = template.render(
+        card=card, reach=reach_table(card), films=films, pictures={one.name: one for one in shown}, max_clips=MAX_CLIPS
+    )
     write_whole(folder / "report.html", page.encode("utf-8", "replace"))
     write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
     for table in (reach_table(card), curves_table(card)):
@@ -115,10 +118,9 @@ def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -
 def terminal_table(card: OwnCard) -> RichTable:
     """The table of the page with short words; times in frames."""
     middle, rate = _middle(card), card.seconds_per_frame
+    on = f"{card.num_clips} clips of {card.num_groups} groups"
     apart = "" if rate is None else f", a frame is {rate:.3g} s"
-    shown = RichTable(
-        title=f"{card.num_clips} clips of {card.num_groups} groups; lag {middle} of {card.num_frames}{apart}"
-    )
+    shown = RichTable(title=f"how far back on {on}; lag {middle} of {card.num_frames}{apart}")
     for name in ("memory", "heads", "gradient", "untrained", "swap", "R²", "tau", "slowest", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
     for one, row in zip(card.memories, reach_table(card).rows, strict=True):

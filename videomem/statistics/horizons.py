@@ -41,7 +41,8 @@ def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False)
     Args:
         places: Delays or lags X, in frames.
         values_SX: One curve per seed; what is not finite in one seed is left out there.
-        log: Average logarithms, for positive values over several orders of magnitude; the mean is then geometric.
+        log: Average logarithms, for values over several orders of magnitude; the mean is then geometric. Zeros are left
+            out, unless there is nothing else: then it is zero.
     """
     values = np.asarray(values_SX, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -51,7 +52,11 @@ def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False)
     middle = np.nansum(used, 0) / np.where(counts, counts, np.nan)
     spread = np.sqrt(np.nansum((used - middle) ** 2, 0) / np.maximum(counts - 1, 1) / np.maximum(counts, 1))
     half = np.where(counts > 1, t.ppf(0.975, np.maximum(counts - 1, 1)) * spread, 0)
-    value, low, high = (tuple((np.exp(end) if log else end).tolist()) for end in (middle, middle - half, middle + half))
+    nothing = (values == 0).any(0) & (counts == 0)
+    value, low, high = (
+        tuple((np.where(nothing, 0, np.exp(end)) if log else end).tolist())
+        for end in (middle, middle - half, middle + half)
+    )
     return Curve(tuple(np.asarray(places).tolist()), value, low, high, tuple(map(tuple, values.tolist())))
 
 
@@ -70,7 +75,12 @@ class Horizon:
     def __str__(self) -> str:
         if self.frames is None:
             return "not learned"
-        return f">= {self.frames:.0f}" if self.kind == "beyond" else f"{self.frames:.3g}"
+        return f">= {self.frames:.0f}" if self.kind == "beyond" else whole_or_three_digits(self.frames)
+
+
+def whole_or_three_digits(frames: float) -> str:
+    """Frames for reading: 5.66, 56.6, 566, 5656."""
+    return f"{frames:.0f}" if frames >= 100 else f"{frames:.3g}"
 
 
 def chance_corrected(accuracy: ArrayLike, chance: float) -> Floats:
