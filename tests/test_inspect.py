@@ -315,6 +315,15 @@ def test_the_command_writes_figure_page_and_numbers(
         assert said in printed
 
 
+def test_frames_that_are_shown_again_are_counted_once(
+    checkpoints: dict[str, Path], tmp_path: Path, film: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["inspect", film, "--model", str(checkpoints["none"]), "--frames", "40", "--out", str(out)]) == 0
+    num = json.loads((out / "inspect.json").read_text())["num_frames_of_video"]
+    assert f"{num} of its {num} frames, shown as 40" in capsys.readouterr().out
+
+
 def test_the_command_takes_a_folder_and_gives_the_same_numbers_again(
     checkpoints: dict[str, Path], tmp_path: Path, film: str
 ) -> None:

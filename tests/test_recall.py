@@ -26,6 +26,7 @@ from videomem.horizon.recall import Recipe, as_batch, recall, unseen_sequences
 from videomem.horizon.recall_run import RecallPlan, run_recall
 from videomem.horizon.tasks import CHANCE, LEAD, NUM_CUES, TASKS
 from videomem.order.memories import read_memories
+from videomem.report.memory_figures import time_constant_figure
 from videomem.report.memory_tables import lyapunov_text, time_text
 from videomem.report.tables import NOTHING
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon
@@ -263,6 +264,13 @@ def test_times_are_read_as_frames_and_a_state_that_grows_has_none() -> None:
     ]
     found = [lyapunov_text(exponent, 100) for exponent in (-np.inf, -0.1, -1e-6, 0.0, 0.001, 0.2)]
     assert found == [NOTHING, "10", ">= 100", ">= 100", ">= 100", "grows"]
+
+
+def test_the_share_of_neurons_above_a_time_constant_falls_from_one_to_zero(found: tuple[MemoryReach, ...]) -> None:
+    one = replace(found[1], tau=[1.0, 2.0, 2.0, 8.0])
+    (line,) = [line for line in time_constant_figure([one], 16).axes[0].lines if line.get_drawstyle() == "steps-pre"]
+    assert np.asarray(line.get_xdata()).tolist() == [1, 2, 2, 8, 8]
+    assert np.asarray(line.get_ydata()).tolist() == [1, 0.75, 0.5, 0.25, 0]  # Each is the height on the left of its x.
 
 
 @pytest.mark.parametrize(

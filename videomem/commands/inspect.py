@@ -44,7 +44,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
 def _lines(film: Film, inside: Inside) -> list[str]:
     """The answers, the time constants, and which frame moved the state most."""
     layer = f", layer {inside.layer} of {inside.num_layers}" if inside.num_layers > 1 else ""
-    lines = [f"{title(film, inside)}{layer}: {len(film.frames_TCHW)} of its {film.num_available} frames"]
+    num_seen, num_there = len(set(film.places_T.tolist())), film.num_available
+    again = f", shown as {len(film.places_T)}" if num_seen < len(film.places_T) else ""
+    lines = [f"{title(film, inside)}{layer}: {num_seen} of its {num_there} frames{again}"]
     for one in inside.passages:
         alone = f"{inside.class_names[int(one.emptied_C.argmax())]}  {digits(float(one.emptied_C.max()))}"
         without = "" if inside.is_memoryless else f"  (without memory: {alone})"

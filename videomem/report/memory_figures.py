@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from videomem.horizon.card import MemoryReach, RecallCard
 from videomem.horizon.own import OwnReach
@@ -143,7 +144,7 @@ def _panels(memories: Sequence[MemoryReach | OwnReach]) -> tuple[Figure, list[Ax
     height = 1.2 * num_rows + 0.85
     figure = Figure(figsize=(WIDTH, height))
     grid = figure.subplots(num_rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
-    figure.subplots_adjust(0.125, 0.5 / height, 0.985, 1 - 0.52 / height, wspace=0.12, hspace=0.32)
+    figure.subplots_adjust(0.15, 0.5 / height, 0.985, 1 - 0.52 / height, wspace=0.12, hspace=0.32)
     panels: list[Axes] = list(grid.flat)
     for axes, one in zip(panels, memories, strict=False):
         axes.set_title(shorten(one.label, 18), fontsize=SMALL, pad=3)
@@ -191,6 +192,7 @@ def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
                           color=BLUE, alpha=0.16, linewidth=0)  # fmt: skip
         axes.plot(*_points(curve), color=BLUE, linewidth=1.6, marker="o", markersize=2.5)
         axes.axhline(0, color=INK, alpha=0.3, linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.set_ylim(lowest, 1.15 * max(top, 0.05))  # One for all: the panels share their axes.
     _label(figure, "lag in frames", OWN_LABELS[kind])
     return figure
