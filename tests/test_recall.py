@@ -228,6 +228,10 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
         assert run_recall(plan, easy_frames(), tmp_path) == first
         with pytest.raises(AssertionError, match="trained again"):
             run_recall(replace(plan, num_test=65), easy_frames(), tmp_path)
+    (outcome,) = tmp_path.glob("*.json")
+    outcome.write_text("{")
+    with pytest.raises(VideomemError, match="a damaged outcome"):
+        run_recall(plan, easy_frames(), tmp_path)
 
 
 def test_the_command_writes_page_card_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

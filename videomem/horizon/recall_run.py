@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from videomem.classifier import Classifier
+from videomem.errors import VideomemError
 from videomem.horizon.frames import RecallFrames
 from videomem.horizon.recall import Recipe, as_batch, recall, train_recall, unseen_sequences
 from videomem.horizon.retention import lyapunov, retention
@@ -118,6 +119,8 @@ def run_recall(
         cache: Folder of outcomes, named by their causes; each is written when it is done.
         num_processes: Trainings side by side.
         tell: Called with the number of trainings done and of all.
+    Raises:
+        VideomemError: If training diverges, or the file of an outcome is damaged.
     """
     calls = [
         (task, name, seed, cache / f"{_key(plan, frames, name, task, seed)}.json")
@@ -132,12 +135,16 @@ def run_recall(
     for finished in side_by_side(_train_and_keep, todo, (plan, frames), min(num_processes, len(todo))):
         done += finished
         tell(done, len(calls))
-    return [_outcome(json.loads(call[3].read_text(encoding="utf-8"))) for call in calls]
+    return [_read_outcome(call[3]) for call in calls]
 
 
-def _outcome(plain: dict[str, Any]) -> RecallOutcome:
-    inside = plain["inside"]
-    return RecallOutcome(**{**plain, "inside": None if inside is None else Inside(**inside)})
+def _read_outcome(path: Path) -> RecallOutcome:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        inside = plain["inside"]
+        return RecallOutcome(**{**plain, "inside": None if inside is None else Inside(**inside)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise VideomemError(f"{path}: a damaged outcome ({type(error).__name__}); delete it and run again") from error
 
 
 def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int) -> str:
