@@ -33,7 +33,7 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
     card = json.loads((out / "memory.json").read_text())
     zero, gated = card["memories"]
     assert (card["num_clips"], card["num_groups"], card["num_frames"]) == (20, 10, 8)
-    assert zero["label"] == "leaky(alpha=0)" and zero["lyapunov"] is None and set(zero["tau"]) == {0}
+    assert zero["label"] == "leaky(alpha=0)" and zero["lyapunovs"] == [None] and set(zero["taus"][0]) == {0}
     for kind in ("gradient", "direct", "swap", "probe"):
         assert zero[kind]["value"] == pytest.approx([0] * 7, abs=1e-5), kind
         assert np.all(np.array(gated[kind]["value"])[:2] != 0)

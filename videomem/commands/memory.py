@@ -29,7 +29,7 @@ from videomem.order.memories import read_memories
 from videomem.report.inside_page import Shown, show_inside
 from videomem.report.memory_page import write_recall_report
 from videomem.report.memory_tables import recall_summary, recall_tables, terminal_table
-from videomem.report.own_page import curves_table, reach_table, write_own_report
+from videomem.report.own_page import own_summary, own_tables, write_own_report
 from videomem.report.own_page import terminal_table as own_table
 from videomem.report.tables import flat
 from videomem.tracking import log_card, start_run
@@ -113,9 +113,9 @@ def _measure_own(given: Any, command: str) -> int:
     card = measure_checkpoints(checkpoints, changes)
     card = replace(card, command=command, versions=versions())
     figures = write_own_report(card, given.out, _films(checkpoints, changes, given.films))
-    tables = [(table.name, *flat(table)) for table in (reach_table(card), curves_table(card))]
+    tables = [(table.name, *flat(table)) for table in own_tables(card)]
     run = start_run("videomem", given.out, given.wandb, name=given.out.name, job_type="memory")
-    log_card(run, "memory", tables, figures, {f"{one.label}/lyapunov": one.lyapunov for one in card.memories})
+    log_card(run, "memory", tables, figures, own_summary(card))
     run.finish()
     Console(soft_wrap=True).print(own_table(card))
     print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")

@@ -33,8 +33,8 @@ class OwnReach:
         swap: Change of the logits when the frame at a lag is exchanged for one of another clip, relative to the last.
         probe: Partial R^2 of the frame at a lag from the state, beyond the last frame; the interval is over groups for
             one checkpoint, over checkpoints for several.
-        tau: Time constants of the top layer's neurons, in frames, rising, at most the clips' length.
-        lyapunov: Largest Lyapunov exponent of the top layer, per frame; -inf where no state is carried.
+        taus: Time constants of each layer's neurons, in frames, rising, at most the clips' length.
+        lyapunovs: Largest Lyapunov exponent of each layer, per frame; -inf where no state is carried.
     """
 
     label: str
@@ -44,8 +44,18 @@ class OwnReach:
     gradient_untrained: Curve
     swap: Curve
     probe: Curve
-    tau: list[float]
-    lyapunov: float
+    taus: list[list[float]]
+    lyapunovs: list[float]
+
+    @property
+    def tau(self) -> list[float]:
+        """Of the top layer, which the readout sees."""
+        return self.taus[-1]
+
+    @property
+    def lyapunov(self) -> float:
+        """Of the top layer."""
+        return self.lyapunovs[-1]
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,8 @@ def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, An
     first: tuple[int, float | None] | None = None
     for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
         data = checkpoint.data_module(**changes)
+        if data.source != "features":
+            raise VideomemError(f"{checkpoint.path}: was trained on live video; measuring needs stored features")
         data.setup("test")
         rows = data.rows(data.test_split)
         clips, groups = [data.features(row) for row in rows], [data.clips[row].group for row in rows]
@@ -171,8 +183,11 @@ def _over_heads(label: str, pairs: Sequence[tuple[HeadMeasures, HeadMeasures]]) 
         gradient_untrained=curve_over_seeds(lags, [one.sensitivity.gradient for one in fresh], log=True),
         swap=curve_over_seeds(lags, [one.sensitivity.swap for one in trained]),
         probe=_probe(lags, [one.probe for one in trained if one.probe is not None]),
-        tau=sorted(float(value) for one in trained for value in one.retention[-1].tau_H),
-        lyapunov=float(np.mean([one.lyapunov[-1] for one in trained])),
+        taus=[
+            sorted(float(value) for one in trained for value in one.retention[layer].tau_H)
+            for layer in range(len(trained[0].retention))
+        ],
+        lyapunovs=np.mean([one.lyapunov for one in trained], axis=0).tolist(),
     )
 
 

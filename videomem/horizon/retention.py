@@ -42,6 +42,7 @@ def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
     """Time constants of what each layer keeps: tau = -1 / mean of log keep, over clips and frames, per neuron.
 
     Through k frames there flows keep_1 * ... * keep_k = exp(-k / tau) of what was there, so the mean is of logarithms.
+    The first frame of a clip has no past to keep and does not count, unless it is the only one.
     It is the share kept unprocessed; what an echo brings back is not in it (see `lyapunov`). What `keep` is:
 
     | memory | keep |
@@ -65,11 +66,13 @@ def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
         Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2 (gates as inverse times).
     """
     num_frames = x_BTD.shape[1]
+    first = min(1, num_frames - 1)
     sums_LH: list[Tensor] = []
     for traced in _traces(head, x_BTD):
-        parts = [layer.keep_BTH.log().sum((0, 1)) for layer in traced.layers]
+        parts = [layer.keep_BTH[:, first:].log().sum((0, 1)) for layer in traced.layers]
         sums_LH = [before + part for before, part in zip(sums_LH, parts, strict=True)] if sums_LH else parts
-    return [_retention(sum_H.cpu().numpy() / (len(x_BTD) * num_frames), num_frames) for sum_H in sums_LH]
+    num_steps = len(x_BTD) * (num_frames - first)
+    return [_retention(sum_H.cpu().numpy() / num_steps, num_frames) for sum_H in sums_LH]
 
 
 def _retention(log_keep_H: Floats, num_frames: int) -> Retention:

@@ -46,9 +46,10 @@ def sensitivity(head: Head, x_BTD: Tensor, lags: Sequence[int], seed: int = 0, m
     """Gradients and exchanges of single frames, as the logits of the last frame see them.
 
     The answer is taken before the readout: a mean over frames owes something to every frame, whatever the memory.
-    Features are in units of the training standard deviation, and those that never vary there do not count. The RMS is
-    over classes and features. With more than `max_probes` classes it is estimated without bias from random signs r,
-    since E |J^T r|^2 = |J|^2. All is computed in float64, for gradients shrink by many orders of magnitude.
+    Features are in units of the training standard deviation, as `FeatureNorm` hands them over; those that never vary
+    there do not count. The RMS is over classes and features. With more than `max_probes` classes it is estimated
+    without bias from random signs r, since E |J^T r|^2 = |J|^2. All is computed in float64, for gradients shrink by
+    many orders of magnitude.
 
     A gradient speaks of small changes; an exchange is as large as the difference of two clips, and stays among frames
     that occur. Frame T - lag of each clip is exchanged for that of the next clip in a random circle of all clips.

@@ -35,6 +35,7 @@ def recall_figure(card: RecallCard) -> Figure:
             axes.plot(*_points(result.accuracy), color=color, linewidth=1.6)
             joined = (*_last(result.accuracy), *_points(result.extrapolated)[1])
             axes.plot([longest, *result.extrapolated.places], joined, color=color, linewidth=1.2, linestyle=":")
+            axes.plot(*_points(result.followed), color=color, linewidth=0.9, linestyle="--")
             if result.horizon.kind == "crossed" and result.horizon.frames:
                 axes.plot([result.horizon.frames], [(1 + CHANCE) / 2], marker="o", markersize=5, color=color)
         axes.axhline(CHANCE, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
@@ -70,7 +71,7 @@ def gradient_figure(memories: Sequence[MemoryReach | OwnReach]) -> Figure:
         axes.set_xticks(*_powers(max(one.gradient.places)))
         axes.set_yticks([1e-8, 1e-4, 1], ["1e-8", "1e-4", "1"])
         axes.minorticks_off()
-    _label(figure, "lag in frames", "gradient, relative to lag 0")
+    _label(figure, "lag in frames", "relative gradient")
     _key(figure, {"trained": (BLUE, "-"), "along the retention alone": (GREEN, "--"), "untrained": (INK, ":")})
     return figure
 

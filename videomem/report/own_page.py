@@ -17,7 +17,7 @@ from videomem.report.memory_figures import gradient_figure, own_figure, time_con
 from videomem.report.memory_page import finite
 from videomem.report.memory_tables import lyapunov_text, time_text
 from videomem.report.page import Picture, environment
-from videomem.report.tables import NOTHING, Column, Table, csv_text
+from videomem.report.tables import NOTHING, Cell, Column, Table, csv_text
 from videomem.statistics.horizons import Curve
 from videomem.whole_files import write_whole
 
@@ -58,6 +58,29 @@ def _time(frames: float, card: OwnCard) -> str:
     if frames <= 0 or card.seconds_per_frame is None:
         return text
     return f"{text} ({min(frames, card.num_frames) * card.seconds_per_frame:.2g} s)"
+
+
+def layers_table(card: OwnCard) -> Table:
+    """Time constants of every layer of every memory, with quartiles over neurons."""
+    columns = (Column("memory"), Column("layer", "count"), Column("neurons", "count"), Column("tau, lower quarter"),
+               Column("median"), Column("upper quarter"), Column("longest"), Column("-1 / Lyapunov"))  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for one in card.memories:
+        for number, (taus, exponent) in enumerate(zip(one.taus, one.lyapunovs, strict=True), start=1):
+            times = [_time(float(np.quantile(taus, share)), card) for share in (0.25, 0.5, 0.75, 1)]
+            rows.append((one.label, number, len(taus), *times, lyapunov_text(exponent, card.num_frames)))
+    return Table("layers", columns, tuple(rows))
+
+
+def own_tables(card: OwnCard) -> list[Table]:
+    return [reach_table(card), layers_table(card), curves_table(card)]
+
+
+def own_summary(card: OwnCard) -> dict[str, float | str]:
+    """Finite numbers by memory, for W&B."""
+    found = {f"{one.label}/lyapunov": one.lyapunov for one in card.memories}
+    found |= {f"{one.label}/tau_median": float(np.median(one.tau)) for one in card.memories}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def curves_table(card: OwnCard) -> Table:
@@ -102,11 +125,16 @@ def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -
     shown = pictures(card)
     template = environment().get_template("own.html.jinja")
     page = template.render(
-        card=card, reach=reach_table(card), films=films, pictures={one.name: one for one in shown}, max_clips=MAX_CLIPS
+        card=card,
+        reach=reach_table(card),
+        films=films,
+        layers=layers_table(card),
+        pictures={one.name: one for one in shown},
+        max_clips=MAX_CLIPS,
     )
     write_whole(folder / "report.html", page.encode("utf-8", "replace"))
     write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
-    for table in (reach_table(card), curves_table(card)):
+    for table in own_tables(card):
         write_whole(folder / f"tables/{table.name}.csv", csv_text(table).encode())
     shown += [film.picture for film in films]
     written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
