@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from videomem.horizon.measure import MAX_CLIPS
@@ -148,10 +149,12 @@ def terminal_table(card: OwnCard) -> RichTable:
     middle, rate = _middle(card), card.seconds_per_frame
     on = f"{card.num_clips} clips of {card.num_groups} groups"
     apart = "" if rate is None else f", a frame is {rate:.3g} s"
-    shown = RichTable(title=f"how far back on {on}; lag {middle} of {card.num_frames}{apart}")
-    for name in ("memory", "heads", "gradient", "untrained", "swap", "R²", "tau", "slowest", "-1/Lyap."):
+    shown = RichTable(
+        box=SIMPLE_HEAD, pad_edge=False, title=f"how far back on {on}; lag {middle} of {card.num_frames}{apart}"
+    )
+    for name in ("memory", "gradient", "untrained", "swap", "R²", "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
     for one, row in zip(card.memories, reach_table(card).rows, strict=True):
         taus = (time_text(float(np.quantile(one.tau, share)), card.num_frames) for share in (0.5, 0.9))
-        shown.add_row(*map(str, row[:6]), *taus, str(row[-1]))
+        shown.add_row(*map(str, row[:1] + row[2:6]), *taus, str(row[-1]))
     return shown
