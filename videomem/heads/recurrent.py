@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -34,6 +35,16 @@ class _TorchRecurrent(Memory):
         rows = slice(gate * self.hidden_dim, (gate + 1) * self.hidden_dim)
         set_forget_bias(self.weights("ih")[1].data[rows], start, max_time_frames)
         self.weights("hh")[1].data[rows] = 0
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The library's kernel; on a CPU training is quicker still where all wide inputs are projected at once."""
+        if not x_BTD.is_cuda and self.input_dim > NARROW:
+            return super().forward(x_BTD, lengths_B, state)
+        return self.forward_library(x_BTD, lengths_B, state)
+
+    @abstractmethod
+    def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """States (B, T, H) of whole clips and the state after each clip's last real frame, by the library's kernel."""
 
 
 class GRU(_TorchRecurrent):
@@ -69,9 +80,6 @@ class GRU(_TorchRecurrent):
         keep = torch.sigmoid(keep_x + keep_h)
         new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
         return Update(keep, (1 - keep) * new)
-
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return self.forward_library(x_BTD, lengths_B, state)
 
     def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The library's kernel. Nothing is packed: what stands behind the end of a clip reaches none of its states."""
@@ -116,12 +124,6 @@ class LSTM(_TorchRecurrent):
     def settle(self, kept_BH: Tensor, update: Update) -> State:
         assert update.show is not None
         return update.show * torch.tanh(kept_BH), kept_BH
-
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The library's kernel; on a CPU projecting all wide inputs at once is quicker still."""
-        if not x_BTD.is_cuda and self.input_dim > NARROW:
-            return super().forward(x_BTD, lengths_B, state)
-        return self.forward_library(x_BTD, lengths_B, state)
 
     def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The library's kernel, over packed sequences: it gives c_t at the end of each clip only."""
