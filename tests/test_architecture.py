@@ -20,7 +20,7 @@ LAYERS = [
     {"loading"},
     {"data"},
     {"checkpoint", "tracking"},
-    {"export", "evaluation"},
+    {"model", "evaluation"},
     {"order"},
     {"horizon"},
     {"report"},
@@ -38,7 +38,7 @@ ONLY_IN = {
     "PIL": {"video/decoders/frame_folder.py", "report/strips.py"},
     "wandb": {"tracking.py"},
     "sqlite3": {"features/keys.py"},
-    "safetensors": {"features/store.py", "features/arrays.py", "export.py"},
+    "safetensors": {"features/store.py", "features/arrays.py", "model/folder.py"},
     "h5py": {"features/arrays.py"},
     "pyarrow": {"video/catalog.py"},
     "matplotlib": {

@@ -13,12 +13,13 @@ import videomem
 from videomem.checkpoint import read_checkpoint
 from videomem.cli import main
 from videomem.errors import VideomemError
-from videomem.export import FILES, export
+from videomem.model.classifier import model_of
+from videomem.model.folder import FILES
 
 
 @pytest.fixture
 def exported(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
-    export(read_checkpoint(checkpoints["gru"]), tmp_path / "exported")
+    model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path / "exported")
     return tmp_path / "exported"
 
 
@@ -78,20 +79,22 @@ def edit(folder: Path, name: str, change: Any) -> None:
 
 
 DAMAGE: dict[str, Any] = {
-    "a file is missing": lambda folder: (folder / "labels.json").unlink(),
+    "a file is missing": lambda folder: (folder / "preprocessor_config.json").unlink(),
     "JSON is broken": lambda folder: (folder / "config.json").write_text("{"),
     "weights are truncated": lambda folder: (folder / "model.safetensors").write_bytes(
         (folder / "model.safetensors").read_bytes()[:5000]
     ),
     "weights are no weights": lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 200),
-    "a label too many": lambda folder: edit(folder, "labels.json", lambda labels: [*labels, "more"]),
+    "a label too many": lambda folder: edit(folder, "config.json", lambda c: c["id2label"].update({"10": "more"})),
     "another memory": lambda folder: edit(folder, "config.json", lambda c: c["memory"].update(name="LSTM")),
     "an unknown memory": lambda folder: edit(folder, "config.json", lambda c: c["memory"].update(name="os.system")),
     "another width": lambda folder: edit(folder, "config.json", lambda c: c.update(feature_dim=3)),
     "a later format": lambda folder: edit(folder, "config.json", lambda c: c.update(format=99)),
     "an unknown network": lambda folder: edit(folder, "config.json", lambda c: c["backbone"].update(name="evil")),
     "not an object": lambda folder: edit(folder, "config.json", lambda c: [1]),
-    "an unknown sampling": lambda folder: edit(folder, "preprocessor.json", lambda c: c["sampling"].update(name="x")),
+    "an unknown sampling": lambda folder: edit(
+        folder, "preprocessor_config.json", lambda c: c["sampling"].update(name="x")
+    ),
 }
 
 
@@ -118,4 +121,4 @@ def test_nothing_that_a_folder_names_is_imported(
 def test_a_folder_that_holds_something_is_left_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(VideomemError, match="is not empty"):
-        export(read_checkpoint(checkpoints["gru"]), tmp_path)
+        model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_heads import MEMORIES, C, D, H, clips, close, every_memory, every_readout, make
 from torch import Tensor, nn
 
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.errors import VideomemError
 from videomem.heads import Gated, Head, LastReadout, Leaky, MeanReadout, Memory
 from videomem.horizon.sensitivity import _circle, in_double, sensitivity, untrained
@@ -177,7 +177,7 @@ def test_measuring_leaves_the_head_as_it_was() -> None:
 
 def test_an_untrained_head_has_the_norm_and_the_biases_but_other_weights() -> None:
     memory = partial(Gated, hidden_dim=H, forget_bias=3.0)
-    classifier = Classifier(memory, D, ["a", "b"], [1, 1], num_layers=2, readout=LastReadout(), projection_dim=4)
+    classifier = LitClassifier(memory, D, ["a", "b"], [1, 1], num_layers=2, readout=LastReadout(), projection_dim=4)
     classifier.head.norm.set_statistics(torch.arange(D).float(), torch.full((D,), 2.0))
     with torch.no_grad():
         classifier.head.memories[0].forget_input.bias.fill_(-1)  # type: ignore[union-attr, operator]

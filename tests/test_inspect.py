@@ -26,11 +26,11 @@ import videomem
 from videomem.checkpoint import read_checkpoint
 from videomem.cli import main
 from videomem.errors import VideomemError
-from videomem.export import VideoModel, export, load_model
 from videomem.features.backbone import BackboneSettings
 from videomem.features.store import FeatureSettings
 from videomem.heads import GRU, Head, LastReadout, Leaky, MeanReadout, MemoryFactory
 from videomem.horizon.inside import Film, Inside, Passage, changes, look_inside, read_film, state_size, time_constants
+from videomem.model.classifier import Classifier, load, model_of
 from videomem.report.drawing import drawn
 from videomem.report.inside_figure import Thumbnails, inside_figure, spread
 from videomem.report.inside_page import as_plain, render, show_inside
@@ -60,12 +60,12 @@ def tiny_model(
     readout: MeanReadout | LastReadout | None = None,
     class_names: tuple[str, ...] = ("left", "right", "up"),
     num_layers: int = 1,
-) -> VideoModel:
+) -> Classifier:
     torch.manual_seed(0)
     head = Head(memory, D, len(class_names), num_layers, readout)
     head.classify.weight.data.mul_(3)
     settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(6), dtype="float32")
-    return VideoModel(head, class_names, settings, TinyBackbone())  # type: ignore[arg-type]
+    return Classifier(head, class_names, settings, TinyBackbone())  # type: ignore[arg-type]
 
 
 def tiny_film(num_frames: int = 6, path: str = "film.mp4", fps: float | None = 10.0) -> Film:
@@ -85,8 +85,8 @@ def film(catalog: Catalog) -> str:
 def test_a_checkpoint_and_its_folder_give_the_same_model(
     checkpoints: dict[str, Path], tmp_path: Path, film: str
 ) -> None:
-    export(read_checkpoint(checkpoints["gru"]), tmp_path / "out")
-    one, other = load_model(checkpoints["gru"]), load_model(tmp_path / "out")
+    model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path / "out")
+    one, other = load(checkpoints["gru"]), load(tmp_path / "out")
     frames = one.read(film)[None]
     assert torch.equal(frames[0], other.read(film)) and torch.equal(one(frames), other(frames))
     assert one.class_names == other.class_names == videomem.load(tmp_path / "out").class_names
@@ -96,9 +96,11 @@ def test_a_checkpoint_and_its_folder_give_the_same_model(
 def test_a_checkpoint_is_refused_when_the_weights_of_its_backbone_changed(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("videomem.export.load_backbone", lambda settings: (None, {"weights_sha256": "another"}))
+    monkeypatch.setattr(
+        "videomem.model.classifier.load_backbone", lambda settings: (None, {"weights_sha256": "another"})
+    )
     with pytest.raises(VideomemError, match="was trained on other weights than random has now"):
-        load_model(checkpoints["gru"])
+        load(checkpoints["gru"])
 
 
 # What is computed.
@@ -300,7 +302,7 @@ def test_the_command_writes_figure_page_and_numbers(
     assert main(["inspect", film, "--model", str(checkpoints[head]), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "inspect.json").read_text())
-    model = load_model(checkpoints[head])
+    model = load(checkpoints[head])
     (logits,) = model(model.read(film)[None])
     first = content["orders"]["in_order"]
     assert first["answer"] == model.class_names[int(logits.argmax())] and content["schema_version"] == 1
@@ -327,7 +329,7 @@ def test_frames_that_are_shown_again_are_counted_once(
 def test_the_command_takes_a_folder_and_gives_the_same_numbers_again(
     checkpoints: dict[str, Path], tmp_path: Path, film: str
 ) -> None:
-    export(read_checkpoint(checkpoints["gated"]), tmp_path / "exported")
+    model_of(read_checkpoint(checkpoints["gated"])).save_pretrained(tmp_path / "exported")
     written = []
     for model in (checkpoints["gated"], tmp_path / "exported", tmp_path / "exported"):
         assert main(["inspect", film, "--model", str(model), "--out", str(tmp_path), "--frames", "5"]) == 0
@@ -341,7 +343,7 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     write_video(tmp_path / "one.mp4", [np.zeros((64, 64, 3), np.uint8)])
     (tmp_path / "folder").mkdir()
-    export(read_checkpoint(checkpoints["gru"]), tmp_path / "headless", with_backbone=False)
+    model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path / "headless", with_backbone=False)
     return SimpleNamespace(root=tmp_path, good=checkpoints["gru"])
 
 

@@ -14,7 +14,7 @@ import yaml
 from conftest import HEADS, data_arguments, fit_arguments
 
 from videomem.checkpoint import read_checkpoint
-from videomem.classifier import Classifier, balanced_weights
+from videomem.classifier import LitClassifier, balanced_weights
 from videomem.cli import main
 from videomem.commands.train import per_class_accuracy, run
 from videomem.errors import VideomemError
@@ -130,11 +130,11 @@ def test_per_class_accuracy_is_the_share_of_the_diagonal() -> None:
 def test_parts_survive_the_way_to_plain_data_and_back() -> None:
     arguments: dict[str, Any] = {"memory": partial(GRU, hidden_dim=8), "feature_dim": 6, "class_names": ["a", "b"],
                                  "class_counts": [1, 1], "readout": LastReadout(), "num_layers": 2}  # fmt: skip
-    classifier = Classifier(**arguments)
-    again = from_plain(Classifier, dict(classifier.hparams))
+    classifier = LitClassifier(**arguments)
+    again = from_plain(LitClassifier, dict(classifier.hparams))
     again.load_state_dict(classifier.state_dict())
     assert isinstance(again.head.readout, LastReadout) and len(again.head.layers) == 2
-    assert from_plain(Classifier, dict(again.hparams)).hparams == again.hparams
+    assert from_plain(LitClassifier, dict(again.hparams)).hparams == again.hparams
 
 
 # Checkpoints that ask for more than they may.
@@ -204,7 +204,7 @@ def test_settings_that_fit_nothing_are_one_line(
     checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any]
 ) -> None:
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
-    with pytest.raises(VideomemError, match="not the settings of a Classifier"):
+    with pytest.raises(VideomemError, match="not the settings of a LitClassifier"):
         read_checkpoint(path).classifier()
 
 

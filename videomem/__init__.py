@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "order_sensitivity", "order_test"]
+__all__ = [
+    "Answer", "Classifier", "OrderSensitivity", "Prediction", "Stream", "VideomemError", "__version__", "load",
+    "order_sensitivity", "order_test",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from videomem.evaluation.sensitivity import order_sensitivity
-    from videomem.export import load
+    from videomem.errors import VideomemError
+    from videomem.evaluation.sensitivity import OrderSensitivity, order_sensitivity
+    from videomem.model.classifier import Classifier, Prediction, load
+    from videomem.model.stream import Answer, Stream
     from videomem.order.protocol import order_test
+
+_HOMES = {
+    "Answer": "model.stream",
+    "Classifier": "model.classifier",
+    "OrderSensitivity": "evaluation.sensitivity",
+    "Prediction": "model.classifier",
+    "Stream": "model.stream",
+    "VideomemError": "errors",
+    "load": "model.classifier",
+    "order_sensitivity": "evaluation.sensitivity",
+    "order_test": "order.protocol",
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; the command line's help must not wait for it.
-    if name == "load":
-        from videomem.export import load
-
-        return load
-    if name == "order_sensitivity":
-        from videomem.evaluation.sensitivity import order_sensitivity
-
-        return order_sensitivity
-    if name == "order_test":
-        from videomem.order.protocol import order_test
-
-        return order_test
+    if name in _HOMES:
+        return getattr(import_module(f"videomem.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'videomem' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError
 from videomem.features.store import FeatureSettings
@@ -55,10 +55,24 @@ class Checkpoint:
         data = {key: value for key, value in self.data_arguments.items() if key != "seed"}
         return {"seed_everything": self.model_arguments["seed"], "data": data, "model": model}
 
-    def classifier(self) -> Classifier:
+    def training_facts(self) -> dict[str, Any]:
+        """What its training was, for a model card; paths are names only, since folders tell of their owner."""
+        model, data = self.model_arguments, self.data_arguments
+        of_model = ("class_counts", "dropout", "learning_rate", "weight_decay", "class_weighting", "seed")
+        of_data = ("batch_size", "balanced_sampling", "source", "reversed_pairs", "test_split")
+        return {
+            "catalog": Path(data["catalog"]).name,
+            "epochs": self.content["epoch"] + 1,
+            "steps": self.content["global_step"],
+            **{name: model.get(name) for name in of_model},
+            **{name: data.get(name) for name in of_data},
+            "features": self.features,
+        }
+
+    def classifier(self) -> LitClassifier:
         """The trained classifier in evaluation mode, on the CPU."""
-        classifier = from_plain(Classifier, self.model_arguments)
-        assert isinstance(classifier, Classifier)
+        classifier = from_plain(LitClassifier, self.model_arguments)
+        assert isinstance(classifier, LitClassifier)
         try:
             classifier.load_state_dict(self.content["state_dict"])
         except RuntimeError as error:

@@ -17,7 +17,7 @@ from videomem.heads import Head, MemoryFactory, Readout
 from videomem.plain import as_plain
 
 
-class Classifier(LightningModule):
+class LitClassifier(LightningModule):
     """A head, its loss and its metrics.
 
     Args:

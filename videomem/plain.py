@@ -5,6 +5,7 @@ A part is written as jsonargparse reads it: {"class_path": "videomem.heads.GRU",
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,23 @@ def as_plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return {"class_path": class_path(type(value))}
+
+
+def checked_arguments(cls: type, plain: Any, without: str | Sequence[str]) -> dict[str, Any]:
+    """Arguments of a class but those named by `without`, held to their types; nothing is built.
+
+    Raises:
+        VideomemError: If they are no dictionary, or an argument is unknown or of another type.
+    """
+    if not isinstance(plain, dict):
+        raise VideomemError(f"arguments of {cls.__name__} are no dictionary")
+    parser = ArgumentParser(exit_on_error=False)
+    skip = {without} if isinstance(without, str) else set(without)
+    parser.add_class_arguments(cls, "object", skip=skip)
+    try:
+        return dict(parser.parse_object({"object": plain}).object.as_dict())
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise VideomemError(f"not the arguments of a {cls.__name__}: {one_line_reason(error)}") from error
 
 
 def config_folder() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from videomem.checkpoint import read_checkpoint
 from videomem.commands.arguments import parser
-from videomem.export import export
+from videomem.model.classifier import model_of
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -17,6 +17,6 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--out", type=Path, required=True, help="new folder; load it with `videomem.load(folder)`")
     options.add_argument("--without-backbone", action="store_true", help="leave the backbone's weights out")
     given = options.parse_args(arguments)
-    export(read_checkpoint(given.checkpoint), given.out, with_backbone=not given.without_backbone)
+    model_of(read_checkpoint(given.checkpoint)).save_pretrained(given.out, not given.without_backbone)
     print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
     return 0

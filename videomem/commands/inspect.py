@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomem.commands.arguments import above_zero, at_least, parser, usable_device
-from videomem.export import load_model
 from videomem.horizon.inside import Film, Inside, look_inside, read_film
+from videomem.model.classifier import load
 from videomem.report.inside_page import write_inside
 from videomem.report.inside_words import digits, frames, moment, quantiles, title
 
@@ -32,7 +32,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--device", default="cpu", help="where the model runs: auto, cpu, cuda, ...")
     options.add_argument("--trust", action="store_true", help="let a checkpoint name classes of other packages")
     given = options.parse_args(arguments)
-    model = load_model(given.model, given.trust).to(usable_device(given.device))
+    model = load(given.model, given.trust).to(usable_device(given.device))
     film = read_film(model, given.video, given.frames, given.fps)
     inside = look_inside(model, film.frames_TCHW, given.seed, given.layer)
     written = write_inside(film, inside, given.out)

@@ -16,7 +16,6 @@ from videomem.commands.arguments import at_least, parser
 from videomem.commands.order import told
 from videomem.commands.shuffle import check_same_test
 from videomem.errors import VideomemError
-from videomem.export import model_of
 from videomem.features.backbone import BackboneSettings
 from videomem.horizon.card import RecallCard
 from videomem.horizon.inside import look_inside, read_film
@@ -25,6 +24,7 @@ from videomem.horizon.protocol import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_r
 from videomem.horizon.recall import Recipe
 from videomem.horizon.recall_run import RecallPlan
 from videomem.horizon.tasks import TASKS
+from videomem.model.classifier import model_of
 from videomem.order.memories import read_memories
 from videomem.report.inside_page import Shown, show_inside
 from videomem.report.memory_page import write_recall_report

@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
@@ -85,7 +85,7 @@ def _parser(program: str) -> ArgumentParser:
     options.add_argument("-c", "--config", action=ActionConfigFile, help="configs of `fit`, and configs/order.yaml")
     options.add_class_arguments(VideoDataModule, "data", instantiate=False)
     options.add_class_arguments(OrderSettings, "order", instantiate=False)
-    options.add_class_arguments(Classifier, "model", skip=_NOT_OF_RECIPE, instantiate=False)
+    options.add_class_arguments(LitClassifier, "model", skip=_NOT_OF_RECIPE, instantiate=False)
     options.add_class_arguments(Trainer, "trainer", instantiate=False)
     options.add_class_arguments(Assumptions, "assume", instantiate=False, skip=_OF_PLAN)
     options.add_argument("--seed_everything", type=int, default=0, help="ignored here; see order.seed")

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from videomem.checkpoint import Checkpoint, read_checkpoint
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
 from videomem.whole_files import write_whole
@@ -54,7 +54,7 @@ class VideomemCLI(LightningCLI):
         self._verb = verb
         self._checkpoint = checkpoint
         super().__init__(
-            Classifier,
+            LitClassifier,
             VideoDataModule,
             run=False,
             args=list(arguments),

@@ -21,6 +21,14 @@ class Readout(nn.Module, ABC):
     def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """The answer after one more frame of a stream, and the state to hand to the next step."""
 
+    def after_each(self, logits_BTC: Tensor) -> Tensor:
+        """The answer (B, T, C) after each frame; nothing is padding."""
+        answers, state = [], None
+        for logits_BC in logits_BTC.unbind(1):
+            answer_BC, state = self.step(logits_BC, state)
+            answers.append(answer_BC)
+        return torch.stack(answers, dim=1)
+
 
 class MeanReadout(Readout):
     """Mean over the real frames, of the same bits whatever their order: sorted values are summed.

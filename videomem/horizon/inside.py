@@ -17,9 +17,9 @@ from torch import Tensor
 from videomem.errors import DecodingError, VideomemError
 from videomem.evaluation import perturb
 from videomem.evaluation.shuffle import arrange
-from videomem.export import VideoModel
 from videomem.heads import Head, MeanReadout, ParallelMemory
 from videomem.horizon.trace import trace
+from videomem.model.classifier import Classifier
 from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
 
@@ -138,7 +138,7 @@ class Inside:
 
 
 def read_film(
-    model: VideoModel, video: Path | str | Clip, num_frames: int | None = None, fps: float | None = None
+    model: Classifier, video: Path | str | Clip, num_frames: int | None = None, fps: float | None = None
 ) -> Film:
     """The frames that a model sees of a video.
 
@@ -163,7 +163,7 @@ def read_film(
 
 
 @torch.inference_mode()
-def look_inside(model: VideoModel, frames_TCHW: Tensor, seed: int = 0, layer: int = 1) -> Inside:
+def look_inside(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: int = 1) -> Inside:
     """Show a head the same frames in order, in one shuffle and reversed, and keep what happens inside.
 
     Args:

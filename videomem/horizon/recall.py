@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from videomem.batch import VideoBatch
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.errors import VideomemError
 from videomem.heads import Head, LastReadout
 from videomem.horizon.frames import NUM_SYMBOLS, RecallFrames
@@ -46,7 +46,7 @@ class Recipe:
     projection_dim: int = 64
 
 
-def train_recall(task: str, memory: dict[str, Any], frames: RecallFrames, recipe: Recipe, seed: int) -> Classifier:
+def train_recall(task: str, memory: dict[str, Any], frames: RecallFrames, recipe: Recipe, seed: int) -> LitClassifier:
     """A head trained on a task, read at the query alone.
 
     Args:
@@ -68,8 +68,8 @@ def train_recall(task: str, memory: dict[str, Any], frames: RecallFrames, recipe
         "learning_rate": recipe.learning_rate,
         "seed": seed,
     }
-    classifier = from_plain(Classifier, arguments)
-    assert isinstance(classifier, Classifier)
+    classifier = from_plain(LitClassifier, arguments)
+    assert isinstance(classifier, LitClassifier)
     Trainer(
         max_steps=recipe.num_steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, deterministic=True,
         barebones=True,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.errors import VideomemError
 from videomem.horizon.frames import RecallFrames
 from videomem.horizon.recall import Recipe, as_batch, recall, train_recall, unseen_sequences
@@ -182,7 +182,7 @@ def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: s
     )
 
 
-def _look_inside(plan: RecallPlan, frames: RecallFrames, classifier: Classifier, task: str, seed: int) -> Inside:
+def _look_inside(plan: RecallPlan, frames: RecallFrames, classifier: LitClassifier, task: str, seed: int) -> Inside:
     head = classifier.head
     longest = as_batch(unseen_sequences(task, frames, plan.recipe.max_delay, plan.num_measured), frames).x
     lags = [0, *(delay for delay in plan.delays if delay <= plan.recipe.max_delay)]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.errors import VideomemError
 from videomem.heads import Head
 from videomem.horizon.trace import trace_projected
@@ -87,14 +87,14 @@ def sensitivity(head: Head, x_BTD: Tensor, lags: Sequence[int], seed: int = 0, m
     )
 
 
-def untrained(classifier: Classifier, seed: int = 0) -> Head:
+def untrained(classifier: LitClassifier, seed: int = 0) -> Head:
     """A head built as the classifier's was, with fresh weights and the same FeatureNorm, in evaluation mode.
 
     It goes through the constructors, which set the biases of gates; the global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh: Head = from_plain(Classifier, dict(classifier.hparams)).head
+        fresh: Head = from_plain(LitClassifier, dict(classifier.hparams)).head
     fresh.norm.load_state_dict(classifier.head.norm.state_dict())
     return fresh.to(classifier.head.norm.mean.device).eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from videomem.batch import VideoBatch
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.evaluation import perturb
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH
@@ -114,12 +114,12 @@ def amnesia(
     return Amnesia(accuracy, right, change)
 
 
-def _tell_direction(name: str, x_BTD: Tensor) -> Classifier:
+def _tell_direction(name: str, x_BTD: Tensor) -> LitClassifier:
     """A head trained on films (class 1) and their reversals (class 0)."""
     arguments = {"memory": read_memories([name], 64)[name], "feature_dim": x_BTD.shape[2],
                  "class_names": ["left", "right"], "class_counts": [1, 1], "projection_dim": 64}  # fmt: skip
     torch.manual_seed(0)
-    classifier: Classifier = from_plain(Classifier, arguments)
+    classifier: LitClassifier = from_plain(LitClassifier, arguments)
     frames_ND = x_BTD.flatten(0, 1)
     data = DrawnData(_Directions(x_BTD), (frames_ND.mean(0), frames_ND.std(0)))
     with quiet(), one_thread():

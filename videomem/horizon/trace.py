@@ -66,11 +66,7 @@ def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trac
         layers.append(trace_layer(memory, y, direct=direct))
         y = memory.fire(layers[-1].h_BTH)
     logits_BTC = head.classify(y)
-    answers, read = [], None
-    for logits_BC in logits_BTC.unbind(1):
-        answer_BC, read = head.readout.step(logits_BC, read)
-        answers.append(answer_BC)
-    return Trace(tuple(layers), logits_BTC, torch.stack(answers, dim=1))
+    return Trace(tuple(layers), logits_BTC, head.readout.after_each(logits_BTC))
 
 
 def trace_layer(memory: Memory, y_BTD: Tensor, state: State | None = None, direct: bool = False) -> LayerTrace:

@@ -18,7 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from videomem.batch import VideoBatch
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.errors import VideomemError
 from videomem.evaluation.shuffle import arrange
 from videomem.heads import LastReadout, MeanReadout
@@ -152,7 +152,7 @@ def train_cell(
 
 def new_classifier(
     cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, seed: int
-) -> Classifier:
+) -> LitClassifier:
     """The untrained classifier of a cell."""
     readout = recipe.readout
     if cell.analysis == "last":
@@ -168,8 +168,8 @@ def new_classifier(
         "seed": seed,
         **{name: getattr(recipe, name) for name in _OF_RECIPE},
     }
-    classifier = from_plain(Classifier, arguments)
-    assert isinstance(classifier, Classifier)
+    classifier = from_plain(LitClassifier, arguments)
+    assert isinstance(classifier, LitClassifier)
     return classifier
 
 
@@ -194,7 +194,7 @@ class _KeepBest(Callback):
 @torch.inference_mode()
 def _test(
     cell: Cell,
-    classifier: Classifier,
+    classifier: LitClassifier,
     clips: Clips,
     split: RunSplit,
     settings: OrderSettings,
@@ -261,7 +261,7 @@ def _conditions(
     return {label: torch.from_numpy(np.stack(orders, axis=1)) for label, orders in orders_of.items()}
 
 
-def _frame_right(classifier: Classifier, clips: Clips, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _frame_right(classifier: LitClassifier, clips: Clips, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each frame alone is classified rightly, (N, T); padding is False."""
     parts = []
     for batch in plain_batches(clips, rows):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from videomem.classifier import Classifier
+from videomem.classifier import LitClassifier
 from videomem.errors import VideomemError
 from videomem.heads import MEMORIES, Head
 from videomem.order.plan import Recipe
@@ -58,7 +58,7 @@ def build_head(
         names = [str(number) for number in range(num_classes)]
         sizes = {"feature_dim": feature_dim, "num_layers": num_layers, "projection_dim": projection_dim}
         arguments = {"memory": memory, "class_names": names, "class_counts": [1] * num_classes, **sizes}
-        return from_plain(Classifier, arguments).head
+        return from_plain(LitClassifier, arguments).head
 
 
 def is_control(memory: dict[str, Any], recipe: Recipe) -> bool:

@@ -27,9 +27,11 @@ def versions() -> dict[str, str]:
     os.environ.setdefault("TORCHCODEC_FFMPEG_LOG_LEVEL", "ERROR")  # Read when it is imported.
     try:
         from torchcodec._core import get_ffmpeg_library_versions
-    except (ImportError, OSError, RuntimeError):  # No FFmpeg that it can load.
+
+        ffmpeg = get_ffmpeg_library_versions()["ffmpeg_version"]
+    except (ImportError, OSError, RuntimeError):  # No FFmpeg that it can load, which it notices at import or at a call.
         return {}
-    return {"torchcodec": found, "torchcodec's FFmpeg": str(get_ffmpeg_library_versions()["ffmpeg_version"])}
+    return {"torchcodec": found, "torchcodec's FFmpeg": str(ffmpeg)}
 
 
 def why_not(stream: VideoStream) -> str | None:

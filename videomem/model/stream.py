@@ -1,0 +1,97 @@
+"""A head run on a live stream: one frame in, one answer out, and a state of constant size between."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from videomem.errors import VideomemError
+from videomem.heads import HeadState
+from videomem.model.classifier import Classifier, probabilities
+
+# Mean difference of pixels, in levels of 255, from which on a frame starts a new scene.
+SCENE_CHANGE = 30.0
+_GRID = 32  # points a side at which frames are compared
+
+
+class Answer(NamedTuple):
+    """What the model says after one more frame.
+
+    Attributes:
+        probabilities_C: Probability of each class, after the frames since the last reset.
+        logits_C: Their logits.
+        num_frames: Frames since the last reset, this one included.
+        is_new_scene: The state was emptied before this frame, since it differs so much from the one before.
+    """
+
+    probabilities_C: Tensor
+    logits_C: Tensor
+    num_frames: int
+    is_new_scene: bool
+
+
+class Stream:
+    """Takes a video frame by frame; memory and time for each frame do not grow with the frames that went before.
+
+    After frames x_1 .. x_t the answer is that of `Classifier.forward` on a clip of the same frames, up to rounding: the
+    backbone runs on one frame at a time, which gives other last bits than a batch.
+
+    Args:
+        model: A model with its backbone.
+        scene_change: Empty the state before a frame that differs from the one before by more than so many of the 255
+            levels, on average over a grid of points; None never does.
+    """
+
+    def __init__(self, model: Classifier, scene_change: float | None = None) -> None:
+        if scene_change is not None and not 0 < scene_change <= 255:
+            raise VideomemError(f"scene_change is {scene_change}, but must be above 0 and at most 255 levels")
+        self._model = model
+        self._backbone = model.frame_network
+        self._scene_change = scene_change
+        self.state: HeadState | None = None
+        self.num_frames = 0
+        self._last_points: NDArray[np.int16] | None = None
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self.state, self.num_frames = None, 0
+
+    def is_new_scene(self, frame_HWC: NDArray[np.uint8]) -> bool:
+        """Whether a frame (height, width, 3) starts a new scene; it is then the one that the next is compared with."""
+        height, width = frame_HWC.shape[:2]
+        rows, columns = (np.arange(_GRID) * size // _GRID for size in (height, width))
+        points = frame_HWC[rows[:, None], columns].astype(np.int16)
+        before, self._last_points = self._last_points, points
+        limit = np.inf if self._scene_change is None else self._scene_change
+        return before is not None and float(np.abs(points - before).mean()) > limit
+
+    @torch.inference_mode()
+    def step(self, frame_HWC: NDArray[np.uint8]) -> Answer:
+        """The answer after one more frame (height, width, 3), uint8 RGB of any size.
+
+        Raises:
+            VideomemError: If the frame has another shape or type, or the answer is not finite.
+        """
+        if frame_HWC.ndim != 3 or frame_HWC.shape[2] != 3 or frame_HWC.dtype != np.uint8 or not frame_HWC.size:
+            raise VideomemError(
+                f"a frame of shape {frame_HWC.shape} and type {frame_HWC.dtype}, but a stream takes (height, width, 3) "
+                "uint8"
+            )
+        is_new_scene = self._scene_change is not None and self.is_new_scene(frame_HWC)
+        if is_new_scene:
+            self.reset()
+        shaped = self._backbone.preprocessing.shape_frames(frame_HWC[None])
+        return self.step_shaped(shaped)._replace(is_new_scene=is_new_scene)
+
+    @torch.inference_mode()
+    def step_shaped(self, frame_1CHW: Tensor) -> Answer:
+        """The same for a frame (1, 3, crop, crop) that is resized and cropped already; it starts no new scene."""
+        device = self._model.head.norm.mean.device
+        x_1D = self._backbone(frame_1CHW.to(device)).to(getattr(torch, self._model.settings.dtype))
+        logits_1C, self.state = self._model.head.step(x_1D, self.state)
+        self.num_frames += 1
+        return Answer(probabilities(logits_1C[0]), logits_1C[0], self.num_frames, False)
