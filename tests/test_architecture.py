@@ -38,7 +38,7 @@ ONLY_IN = {
     "PIL": {"video/decoders/frame_folder.py", "report/strips.py"},
     "wandb": {"tracking.py"},
     "sqlite3": {"features/keys.py"},
-    "safetensors": {"features/store.py", "features/arrays.py", "model/folder.py"},
+    "safetensors": {"features/store.py", "features/arrays.py", "model/folder.py", "model/stream.py"},
     "h5py": {"features/arrays.py"},
     "pyarrow": {"video/catalog.py"},
     "matplotlib": {

@@ -41,6 +41,8 @@ VERBS = {
     "inspect": Verb(
         "inspect", "show the inside of a trained head on one video: what it keeps, what it answers, and when"
     ),
+    "predict": Verb("predict", "say what videos show, by a trained model"),
+    "stream": Verb("stream", "run a trained model over a video frame by frame, as it comes"),
     "export": Verb("export", "turn a checkpoint into a folder that others can load"),
 }
 

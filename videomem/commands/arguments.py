@@ -45,6 +45,11 @@ def above_zero(text: str) -> float:
     return value
 
 
+def printable(text: str) -> str:
+    """A name as a terminal may be given it: what would move the cursor or colour the screen is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def usable_device(name: str) -> str:
     """A device that torch can compute on; `auto` is the GPU where there is one."""
     import torch  # Help of the verbs that need no torch must not wait for it.

@@ -206,10 +206,11 @@ Decode = Callable[[Clip], tuple[Tensor, DecodedClip]]
 
 
 class Decoded(NamedTuple):
-    """The frames (T, 3, crop, crop) of a clip as they come from a worker, and what its entry says of them."""
+    """The frames (T, 3, crop, crop) of a clip as they come from a worker, what its entry says of them, their times."""
 
     frames: NDArray[np.uint8]
     fields: dict[str, Any]
+    times_s: list[float] | None
 
 
 def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failure:
@@ -231,7 +232,7 @@ def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failu
         "damage": decoded.damage,
         "indices": decoded.indices_T.tolist(),
     }
-    return Decoded(frames.numpy(), fields)
+    return Decoded(frames.numpy(), fields, None if decoded.times_s_T is None else decoded.times_s_T.tolist())
 
 
 def _on_one_thread(decode: Callable[[Clip], Decoded | Failure], clip: Clip) -> Decoded | Failure:

@@ -35,6 +35,7 @@ class Prediction(NamedTuple):
         class_names: Names of the C classes.
         probabilities_C: Probability of each class.
         probabilities_TC: The same after each of the T frames; the last are those of the answer.
+        indices_T: Place of each frame in the video, from 0.
         times_s_T: Seconds from the video's first frame; None for images whose rate is not known.
     """
 
@@ -42,6 +43,7 @@ class Prediction(NamedTuple):
     class_names: list[str]
     probabilities_C: Tensor
     probabilities_TC: Tensor
+    indices_T: list[int]
     times_s_T: list[float] | None
 
     @property
@@ -55,6 +57,7 @@ class Prediction(NamedTuple):
 
 
 def top_classes(class_names: Sequence[str], probabilities_C: Tensor, k: int) -> list[tuple[str, float]]:
+    """The k most probable classes with their probabilities, the most probable first."""
     best = probabilities_C.topk(min(k, len(class_names)))
     return [(class_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
@@ -160,18 +163,32 @@ class Classifier(nn.Module):
         clip = video if isinstance(video, Clip) else Clip(str(video), "", "", "")
         frames_TCHW, decoded = self.decode(clip)
         times_s_T = None if decoded.times_s_T is None else decoded.times_s_T.tolist()
-        return self.predict_frames(frames_TCHW, str(clip), times_s_T)
+        return self.predict_features(self.features(frames_TCHW), str(clip), decoded.indices_T.tolist(), times_s_T)
 
     @torch.inference_mode()
-    def predict_frames(self, frames_TCHW: Tensor, path: str = "", times_s_T: list[float] | None = None) -> Prediction:
-        """What frames (T, 3, crop, crop) uint8 are taken for, preprocessed as `read` does."""
-        x_1TD = self.features(frames_TCHW)[None]
-        lengths_B = torch.tensor([len(frames_TCHW)], device=x_1TD.device)
+    def predict_features(
+        self,
+        x_TD: Tensor,
+        path: str = "",
+        indices_T: Sequence[int] | None = None,
+        times_s_T: Sequence[float] | None = None,
+    ) -> Prediction:
+        """What a clip of features (T, D) is taken for; for features that were made elsewhere, too.
+
+        Args:
+            x_TD: Features, as `features` gives them.
+            path: Name of the clip, for the answer.
+            indices_T: Place of each frame in the video.
+            times_s_T: Time of each frame, in seconds from the video's first.
+        """
+        x_1TD, lengths_B = x_TD[None], torch.tensor([len(x_TD)], device=x_TD.device)
         logits_1TC = self.head.frame_logits(x_1TD, lengths_B)
         answers_TC = self.head.readout.after_each(logits_1TC)[0]
         answers_TC[-1] = self.head.readout(logits_1TC, lengths_B)[0]  # To the bit what `forward` gives.
-        probabilities_TC = probabilities(answers_TC)
-        return Prediction(path, self.class_names, probabilities_TC[-1], probabilities_TC, times_s_T)
+        probabilities_TC = probabilities(answers_TC).cpu()
+        places = list(range(len(x_TD)) if indices_T is None else indices_T)
+        times_s = None if times_s_T is None else list(times_s_T)
+        return Prediction(path, self.class_names, probabilities_TC[-1], probabilities_TC, places, times_s)
 
     def stream(self, scene_change: float | None = None) -> Stream:
         """A stream that takes one frame at a time and carries the memory's state from frame to frame.

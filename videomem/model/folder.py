@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import videomem
@@ -65,10 +65,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
     if parts.backbone is not None:
         tensors |= {f"backbone.{name}": value for name, value in parts.backbone.network.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
-    except SafetensorError as error:
-        raise VideomemError(f"{folder / WEIGHTS}: cannot be written ({one_line(error)})") from error
+    write_whole(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
     write_json(folder / PREPROCESSOR, preprocessor)
     write_json(folder / CONFIG, config)
     write_whole(folder / CARD, model_card(config, parts.head.label).encode())

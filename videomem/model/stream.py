@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line
 from videomem.heads import HeadState
 from videomem.model.classifier import Classifier, probabilities
+from videomem.whole_files import write_whole
 
 # Mean difference of pixels, in levels of 255, from which on a frame starts a new scene.
 SCENE_CHANGE = 30.0
@@ -56,6 +61,10 @@ class Stream:
         self.num_frames = 0
         self._last_points: NDArray[np.int16] | None = None
 
+    @property
+    def class_names(self) -> list[str]:
+        return self._model.class_names
+
     def reset(self) -> None:
         """Forget all frames."""
         self.state, self.num_frames = None, 0
@@ -95,3 +104,50 @@ class Stream:
         logits_1C, self.state = self._model.head.step(x_1D, self.state)
         self.num_frames += 1
         return Answer(probabilities(logits_1C[0]), logits_1C[0], self.num_frames, False)
+
+    def save_state(self, path: Path) -> None:
+        """Write the state, so that another process goes on where this one was.
+
+        Raises:
+            VideomemError: If there is no frame yet, or the file cannot be written.
+        """
+        if self.state is None:
+            raise VideomemError("a stream has no state before its first frame")
+        tensors = {name: part.cpu().contiguous() for name, part in _named(self.state).items()}
+        about = json.dumps({"class_names": self.class_names, "num_frames": self.num_frames})
+        write_whole(path, save(tensors, metadata={"stream": about}))
+
+    def load_state(self, path: Path) -> None:
+        """Go on from a state that `save_state` wrote.
+
+        Raises:
+            VideomemError: If the file is damaged, or is of a model with other classes or other states.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["stream"])
+                class_names, num_frames = about["class_names"], int(about["num_frames"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            raise VideomemError(f"{path}: no state of a stream ({one_line(error)})") from error
+        device = self._model.head.norm.mean.device
+        with torch.inference_mode():
+            _, fresh = self._model.head.step(torch.zeros(1, self._model.head.feature_dim, device=device))
+        shapes = {name: part.shape for name, part in _named(fresh).items()}
+        if shapes != {name: part.shape for name, part in tensors.items()} or class_names != self.class_names:
+            raise VideomemError(f"{path}: the state of another model's stream; name another file, or delete it")
+        if not all(torch.isfinite(part).all() for part in tensors.values()):
+            raise VideomemError(f"{path}: has values that are not finite; delete it to start anew")
+        parts = {name: part.to(device) for name, part in tensors.items()}
+        layers = tuple(
+            tuple(parts[f"layer{number}.{place}"] for place in range(len(layer)))
+            for number, layer in enumerate(fresh.layers)
+        )
+        self.state, self.num_frames = HeadState(layers, parts["readout"]), num_frames
+
+
+def _named(state: HeadState) -> dict[str, Tensor]:
+    layers = {
+        f"layer{number}.{place}": part for number, layer in enumerate(state.layers) for place, part in enumerate(layer)
+    }
+    return {**layers, "readout": state.readout}

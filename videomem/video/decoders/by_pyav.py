@@ -78,12 +78,23 @@ def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.ui
     return kept.frames_THWC
 
 
+class Converter:
+    """Frames as images (height, width, 3) uint8 RGB, upright."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()  # One for all: making one takes as long as using it.
+
+    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        image = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+        return np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
+
+
 class _Kept:
     """Frames (T, height, width, 3) as they come, in the memory that they stay in."""
 
     def __init__(self, path: str, num_frames: int) -> None:
         self._path, self._num_frames = path, num_frames
-        self._reformatter = VideoReformatter()  # One for all: making one takes as long as using it.
+        self._convert = Converter()
         self._num_kept = 0
         self.frames_THWC: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
 
@@ -92,8 +103,7 @@ class _Kept:
         return self._num_kept == self._num_frames
 
     def add(self, frame: VideoFrame) -> None:
-        image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        upright = np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
+        upright = self._convert(frame)
         if self._num_kept == 0:
             self.frames_THWC = np.empty((self._num_frames, *upright.shape), np.uint8)
         if upright.shape != self.frames_THWC.shape[1:]:
