@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import shutil
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import HEADS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from order_cards import order_card
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import videomem
 from videomem.checkpoint import read_checkpoint
@@ -15,6 +26,7 @@ from videomem.cli import main
 from videomem.errors import VideomemError
 from videomem.model.classifier import model_of
 from videomem.model.folder import FILES
+from videomem.order.card import card_to_json
 
 
 @pytest.fixture
@@ -78,32 +90,181 @@ def edit(folder: Path, name: str, change: Any) -> None:
     (folder / name).write_text(json.dumps(content if changed is None else changed))
 
 
-DAMAGE: dict[str, Any] = {
-    "a file is missing": lambda folder: (folder / "preprocessor_config.json").unlink(),
-    "JSON is broken": lambda folder: (folder / "config.json").write_text("{"),
-    "weights are truncated": lambda folder: (folder / "model.safetensors").write_bytes(
-        (folder / "model.safetensors").read_bytes()[:5000]
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def spoil(tensors: dict[str, Tensor], value: float) -> None:
+    tensors["head.classify.bias"][0] = value
+
+
+def config(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    return lambda folder: edit(folder, "config.json", lambda content: change(content) and None)
+
+
+def preprocessor(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    return lambda folder: edit(folder, "preprocessor_config.json", lambda content: change(content) and None)
+
+
+# What is wrong with a folder, and a word of the error.
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file is missing": (lambda folder: (folder / "preprocessor_config.json").unlink(), "lacks preprocessor_config"),
+    "a file is a folder": (
+        lambda folder: ((folder / "config.json").unlink(), (folder / "config.json").mkdir()),
+        "lacks config.json",
     ),
-    "weights are no weights": lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 200),
-    "a label too many": lambda folder: edit(folder, "config.json", lambda c: c["id2label"].update({"10": "more"})),
-    "another memory": lambda folder: edit(folder, "config.json", lambda c: c["memory"].update(name="LSTM")),
-    "an unknown memory": lambda folder: edit(folder, "config.json", lambda c: c["memory"].update(name="os.system")),
-    "another width": lambda folder: edit(folder, "config.json", lambda c: c.update(feature_dim=3)),
-    "a later format": lambda folder: edit(folder, "config.json", lambda c: c.update(format=99)),
-    "an unknown network": lambda folder: edit(folder, "config.json", lambda c: c["backbone"].update(name="evil")),
-    "not an object": lambda folder: edit(folder, "config.json", lambda c: [1]),
-    "an unknown sampling": lambda folder: edit(
-        folder, "preprocessor_config.json", lambda c: c["sampling"].update(name="x")
+    "a file is a pipe, which would wait for ever": (
+        lambda folder: ((folder / "config.json").unlink(), os.mkfifo(folder / "config.json")),
+        "lacks config.json",
     ),
+    "JSON is broken": (lambda folder: (folder / "config.json").write_text("{"), "not readable as JSON"),
+    "JSON is no text": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not readable as JSON"),
+    "JSON is nested without end": (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000),
+        "not readable as JSON",
+    ),
+    "JSON is too large": (lambda folder: os.truncate(folder / "config.json", 10**9), "above the limit"),
+    "JSON is a list": (lambda folder: (folder / "config.json").write_text("[1]"), "no JSON object"),
+    "JSON is of another library": (
+        config(lambda c: c.update(model_type="videomae")),
+        "another library's model (model_type 'videomae')",
+    ),
+    "a later format": (config(lambda c: c.update(format=99)), "format 99"),
+    "weights are truncated": (
+        lambda folder: os.truncate(folder / "model.safetensors", 5000),
+        "damaged, or no safetensors",
+    ),
+    "weights are oversized": (
+        lambda folder: (folder / "model.safetensors").open("ab").write(b"x" * 100),
+        "damaged, or no safetensors",
+    ),
+    "weights announce a header without end": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}"),
+        "damaged, or no safetensors",
+    ),
+    "weights are a pickle": (lambda folder: torch.save({}, folder / "model.safetensors"), "damaged, or no safetensors"),
+    "weights are not finite": (
+        lambda folder: change_weights(folder, lambda t: spoil(t, float("nan"))),
+        "head.classify.bias has values that are not finite",
+    ),
+    "weights are infinite": (
+        lambda folder: change_weights(folder, lambda t: spoil(t, float("inf"))),
+        "not finite",
+    ),
+    "a tensor too many": (
+        lambda folder: change_weights(folder, lambda t: t.update({"head.../../x": torch.zeros(1)})),
+        "tensor 'head.../../x' is F32 (1,) in model.safetensors, absent by config.json",
+    ),
+    "a tensor too few": (lambda folder: change_weights(folder, lambda t: t.pop("head.norm.mean")), "is absent in"),
+    "a tensor of another type": (
+        lambda folder: change_weights(folder, lambda t: t.update({"head.norm.mean": t["head.norm.mean"].double()})),
+        "is F64",
+    ),
+    "a label too many": (config(lambda c: c["id2label"].update({"10": "more"})), "by config.json"),
+    "a label twice": (config(lambda c: c["id2label"].update({"0": c["id2label"]["1"]})), "of which 9 differ"),
+    "labels that skip a number": (config(lambda c: c["id2label"].pop("3")), "KeyError"),
+    "a label that writes to the terminal": (config(lambda c: c["id2label"].update({"0": "\x1b[2J"})), "be printed"),
+    "another memory": (config(lambda c: c["memory"].update(name="LSTM")), "by config.json"),
+    "an unknown memory": (config(lambda c: c["memory"].update(name="os.system")), "do not fit together"),
+    "an argument that is no argument": (
+        config(lambda c: c["memory"]["arguments"].update(path="/etc/passwd")),
+        "not the arguments of a GRU",
+    ),
+    "arguments in another file": (config(lambda c: c["memory"].update(arguments="/etc/passwd")), "no dictionary"),
+    "a class where a number is needed": (
+        config(lambda c: c["memory"]["arguments"].update(hidden_dim={"class_path": "os.system"})),
+        "not the arguments of a GRU",
+    ),
+    "a size that no memory can hold": (
+        config(lambda c: c["memory"]["arguments"].update(hidden_dim=10**12)),
+        "do not fit together",
+    ),
+    "as many layers as there are atoms": (config(lambda c: c.update(num_layers=10**80)), "layers, but"),
+    "layers that are no number": (config(lambda c: c.update(num_layers="2")), "no whole number"),
+    "another width": (config(lambda c: c.update(feature_dim=3)), "by config.json"),
+    "an unknown network": (config(lambda c: c["backbone"].update(name="../../evil")), "Unknown model ../../evil"),
+    "weights of the network elsewhere": (
+        config(lambda c: c["backbone"].update(weights="/etc/passwd")),
+        "do not fit together",
+    ),
+    "a network that is left out": (config(lambda c: c["backbone"].update(weights="exported")), "is absent in"),
+    "an unknown sampling": (preprocessor(lambda c: c["sampling"].update(name="x")), "do not fit together"),
+    "frames without end": (preprocessor(lambda c: c["sampling"].update(num_frames=10**12)), "sampling.num_frames"),
+    "another preprocessing": (preprocessor(lambda c: c.update(crop_px=10)), "preprocesses in another way: crop_px"),
+    "a type that is a function": (preprocessor(lambda c: c.update(feature_dtype="load")), "not the arguments of"),
+    "an unknown decoder": (preprocessor(lambda c: c.update(decoder="evil")), "not the arguments of"),
+    "a section that is missing": (config(lambda c: c.pop("imported")), "KeyError"),
+    "evidence that is none": (config(lambda c: c.update(evidence=[1])), "is no object"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_folder_that_does_not_fit_together_is_one_clear_error(exported: Path, damage: str) -> None:
-    DAMAGE[damage](exported)
+def test_a_folder_that_does_not_fit_together_is_one_clear_error(small: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(small, tmp_path / "folder")
+    harm, words = DAMAGE[damage]
+    harm(folder)
     with pytest.raises(VideomemError) as caught:
-        videomem.load(exported)
-    assert "\n" not in str(caught.value)
+        videomem.load(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert words in str(caught.value)
+
+
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_config_with_anything_in_it_is_refused_or_loads(small: Path, data: st.DataObject) -> None:
+    """One value of a config, anywhere in it, becomes another: an error of ours, or a model."""
+    name = data.draw(st.sampled_from(["config.json", "preprocessor_config.json"]))
+    before = (small / name).read_text()
+    content = json.loads(before)
+    place = data.draw(st.sampled_from(list(places_in(content))))
+    anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]),
+                         st.just({}), st.just({"class_path": "os.system"}), st.just(10**30))  # fmt: skip
+    part = content
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = data.draw(anything)
+    (small / name).write_text(json.dumps(content))
+    try:
+        videomem.load(small)
+    except VideomemError as error:
+        assert "\n" not in str(error)
+    finally:
+        (small / name).write_text(before)
+
+
+def places_in(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each value of JSON."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield (*above, key)
+        if isinstance(value, dict | list):
+            yield from places_in(value, (*above, key))
+
+
+@pytest.fixture(scope="module")
+def small(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without the backbone, which loads in a moment."""
+    folder = tmp_path_factory.mktemp("small") / "folder"
+    model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(folder, with_backbone=False)
+    return folder
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.ckpt", "evil.pkl"):
+        for command in (["export", "--out", str(tmp_path / "out")], ["predict", "x.mp4", "--model"]):
+            arguments = [command[0], str(tmp_path / name), *command[1:]] if command[0] == "export" else [
+                *command, str(tmp_path / name)
+            ]  # fmt: skip
+            assert main(arguments) == 2
+            assert "not a checkpoint of plain data" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
 def test_nothing_that_a_folder_names_is_imported(
@@ -122,3 +283,57 @@ def test_a_folder_that_holds_something_is_left_alone(checkpoints: dict[str, Path
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(VideomemError, match="is not empty"):
         model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path)
+
+
+def test_a_saved_model_is_saved_again_with_the_same_files(exported: Path, tmp_path: Path) -> None:
+    videomem.Classifier.from_pretrained(exported).save_pretrained(tmp_path / "again")
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_the_model_card_has_front_matter_and_what_was_measured(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(checkpoints["none"]), "--out", str(tmp_path / "out"), "--permutations", "3"]) == 0
+    printed, card = capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    matter = yaml.safe_load(front)
+    found = videomem.load(tmp_path / "out").evidence["evaluation"]
+    assert matter["library_name"] == "videomem" and matter["pipeline_tag"] == "video-classification"
+    metrics = matter["model-index"][0]["results"][0]["metrics"]
+    assert metrics[0]["value"] == round(found["accuracy"], 4) and f"{found['accuracy']:.3f} in order" in printed
+    assert (
+        found["accuracy"] == pytest.approx(found["shuffled"])
+        and found["max_logit_change"] == 0
+        and found["num_clips"] == 20
+    )
+    assert "no logit moves by more than 0" in text and "random weights" in text and "catalog" in text
+    assert str(tmp_path) not in card and str(checkpoints["none"].parent) not in card
+
+
+def test_a_card_without_data_says_so_and_names_no_path(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = ["--store", str(tmp_path / "nowhere")]
+    assert main(["export", str(checkpoints["gru"]), "--out", str(tmp_path / "out"), *elsewhere]) == 0
+    assert "not evaluated" in capsys.readouterr().err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Not measured: its test clips were not at hand" in card and str(tmp_path) not in card
+
+
+def test_the_verdict_of_an_order_test_is_in_the_card(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = videomem.load(checkpoints["gru"]).class_names
+    card = order_card()
+    result = replace(card.memories[-1], label="gru")
+    (tmp_path / "order.json").write_text(card_to_json(replace(card, memories=(result,))))
+    command = ["export", str(checkpoints["gru"]), "--out", str(tmp_path / "out"), "--order"]
+    assert main([*command, str(tmp_path / "order.json")]) == 2
+    assert "a test on other classes" in capsys.readouterr().err
+    data = replace(card.data, class_names=tuple(names))
+    (tmp_path / "order.json").write_text(card_to_json(replace(card, memories=(result,), data=data)))
+    assert main([*command, str(tmp_path / "order.json")]) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"order is worth {100 * result.value_of_order.value:.1f} points" in text and "verdict *" in text
+    assert main([*command, str(tmp_path / "gone.json")]) == 2

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Answer", "Classifier", "OrderSensitivity", "Prediction", "Stream", "VideomemError", "__version__", "load",
-    "order_sensitivity", "order_test",
+    "Answer", "Classifier", "OrderSensitivity", "Prediction", "Stream", "VideomemError", "__version__",
+    "frames_of_file", "load", "order_sensitivity", "order_test",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from videomem.model.classifier import Classifier, Prediction, load
     from videomem.model.stream import Answer, Stream
     from videomem.order.protocol import order_test
+    from videomem.video.live import frames_of_file
 
 _HOMES = {
     "Answer": "model.stream",
@@ -25,6 +26,7 @@ _HOMES = {
     "Prediction": "model.classifier",
     "Stream": "model.stream",
     "VideomemError": "errors",
+    "frames_of_file": "video.live",
     "load": "model.classifier",
     "order_sensitivity": "evaluation.sensitivity",
     "order_test": "order.protocol",

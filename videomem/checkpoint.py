@@ -58,6 +58,8 @@ class Checkpoint:
     def training_facts(self) -> dict[str, Any]:
         """What its training was, for a model card; paths are names only, since folders tell of their owner."""
         model, data = self.model_arguments, self.data_arguments
+        weights = data["backbone"]["weights"]
+        known = {"imagenet": "ImageNet", "random": f"random (seed {data['backbone']['seed']})"}
         of_model = ("class_counts", "dropout", "learning_rate", "weight_decay", "class_weighting", "seed")
         of_data = ("batch_size", "balanced_sampling", "source", "reversed_pairs", "test_split")
         return {
@@ -66,6 +68,7 @@ class Checkpoint:
             "steps": self.content["global_step"],
             **{name: model.get(name) for name in of_model},
             **{name: data.get(name) for name in of_data},
+            "backbone_weights": None if data.get("imported") else known.get(weights, f"from {Path(weights).name}"),
             "features": self.features,
         }
 

@@ -2,14 +2,165 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import yaml
 
-def model_card(config: dict[str, Any], label: str) -> str:
+_FEW_CLIPS = 20  # training clips of a class, below which its accuracy says little
+
+
+def model_card(config: Mapping[str, Any], preprocessor: Mapping[str, Any], graphs: str = "") -> str:
     """The README of an exported folder, with the front matter that model hubs read.
 
     Args:
         config: The content of `config.json`.
-        label: Name of the head, such as `gru`.
+        preprocessor: The content of `preprocessor_config.json`.
+        graphs: What there is to say of exported graphs.
     """
-    return f"# {label}\n"
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(config), sort_keys=False, allow_unicode=True)}---",
+        f"# {config['label']} on {_below(config)}\n\n{_summary(config, preprocessor)}",
+        f"## Use\n\n{_use(config)}",
+        *([graphs] if graphs else []),
+        f"## Accuracy, and what order is to it\n\n{_evaluation(config)}",
+        f"## Training\n\n{_table(_training(config))}",
+        "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(config, preprocessor)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(config: Mapping[str, Any]) -> dict[str, Any]:
+    found = config["evidence"].get("evaluation") or {}
+    matter: dict[str, Any] = {
+        "library_name": "videomem",
+        "pipeline_tag": "video-classification",
+        "tags": ["videomem", "video-classification", "frame-order", config["memory"]["name"].lower()],
+    }
+    if "accuracy" in found:
+        metrics = [{"type": "accuracy", "value": round(found[name], 4), "name": f"accuracy, frames {words}"}
+                   for name, words in (("accuracy", "in order"), ("shuffled", "shuffled"))]  # fmt: skip
+        data = {"name": _data_name(config), "type": _data_name(config), "split": found["split"]}
+        task = {"type": "video-classification"}
+        matter["model-index"] = [
+            {"name": config["label"], "results": [{"task": task, "dataset": data, "metrics": metrics}]}
+        ]
+    return matter
+
+
+def _data_name(config: Mapping[str, Any]) -> str:
+    return str(config["training"].get("catalog", "unknown")).rsplit(".", 1)[0]
+
+
+def _below(config: Mapping[str, Any]) -> str:
+    imported = config["imported"]
+    return f"{config['backbone']['name']} {config['backbone']['layer']}" if imported is None else str(imported["name"])
+
+
+def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
+    names = list(config["id2label"].values())
+    shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
+    sampling = dict(preprocessor["sampling"])
+    how = ", ".join(f"{name} {value}" for name, value in sampling.items() if name != "name")
+    return (
+        f"A video classifier of {len(names)} classes ({shown}): a frozen network turns each frame into a feature "
+        f"vector, and a head with the memory `{config['label']}` reads them one after the other. Frames are sampled "
+        f"by {sampling['name']} ({how}). Made with {config['made_with']}."
+    )
+
+
+def _use(config: Mapping[str, Any]) -> str:
+    if config["imported"] is not None or config["backbone"]["weights"] != "exported":
+        dim = config["feature_dim"]
+        return f"""The network below the head is not in this folder: the model takes features ({dim} for each frame).
+
+```python
+import torch
+import videomem
+
+model = videomem.load(".")  # this folder
+features = torch.zeros(1, 16, {dim})  # (B, T, D), of your own
+logits = model.classify(features, torch.tensor([16]))
+print(model.class_names[logits.argmax()])
+```"""
+    return """```python
+import videomem
+
+model = videomem.load(".")  # this folder; nothing is downloaded, and nothing in it is run
+print(model.predict("film.mp4").top(3))
+
+stream = model.stream()  # one frame in, one answer out, a state of constant size between
+for live in videomem.frames_of_file("film.mp4"):  # or any frames (height, width, 3) uint8 RGB, as they come
+    answer = stream.step(live.frame_HWC)
+print(model.class_names[answer.probabilities_C.argmax()])
+```
+
+```sh
+videomem predict films/*.mp4 --model .
+ffmpeg -i film.mp4 -f rawvideo -pix_fmt rgb24 - | videomem stream - --size 640x480 --model .
+```"""
+
+
+def _evaluation(config: Mapping[str, Any]) -> str:
+    found, verdict = config["evidence"].get("evaluation"), config["evidence"].get("order_test")
+    if not found:
+        text = "Not measured: this model was saved without an evaluation."
+    elif "reason" in found:
+        text = f"Not measured: {found['reason']}."
+    else:
+        rows = {
+            "frames in order": found["accuracy"],
+            f"frames shuffled, mean of {found['num_permutations']}": found["shuffled"],
+            "frames reversed": found["reversed"],
+            "always the most frequent class": found["chance"],
+        }
+        text = _table({name: f"{100 * value:.1f} %" for name, value in rows.items()}, "accuracy") + (
+            f"\n\n{found['num_clips']} clips of {found['num_groups']} groups, split `{found['split']}` of "
+            f"`{_data_name(config)}`. Shuffling changes the answer in {100 * found['flip_rate']:.1f} % of the cases; "
+            f"no logit moves by more than {found['max_logit_change']:.2g}. That is what this trained model relies on, "
+            "not what order was worth in training."
+        )
+    if verdict:
+        text += (
+            f"\n\nOrder test of `{verdict['label']}` on this data (trained anew, with and without order; plan "
+            f"{verdict['plan_sha256'][:16]}): order is worth {100 * verdict['value']:.1f} points (95 % interval "
+            f"{100 * verdict['low']:.1f} to {100 * verdict['high']:.1f}), verdict *{verdict['verdict']}*."
+        )
+    return text
+
+
+def _training(config: Mapping[str, Any]) -> dict[str, Any]:
+    training = config["training"]
+    words = {
+        "data": f"`{_data_name(config)}`, {sum(training.get('class_counts', []))} training clips",
+        "seed": training.get("seed"),
+        "epochs": f"{training.get('epochs')} ({training.get('steps')} steps); the last one counts",
+        "learning rate, weight decay": f"{training.get('learning_rate')}, {training.get('weight_decay')}",
+        "dropout": training.get("dropout"),
+        "batch": f"{training.get('batch_size')} clips",
+        "backbone's weights": training.get("backbone_weights"),
+    }
+    return words if training else {"training": "unknown"}
+
+
+def _limits(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Iterator[str]:
+    training, found = config["training"], config["evidence"].get("evaluation") or {}
+    yield "It names one of its classes for every video, also for one that shows none of them."
+    if str(training.get("backbone_weights", "")).startswith("random"):
+        yield "Its backbone has random weights: it was never trained on images."
+    counts = training.get("class_counts", [])
+    few = [name for name, count in zip(config["id2label"].values(), counts, strict=False) if count < _FEW_CLIPS]
+    if few:
+        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
+        yield f"Fewer than {_FEW_CLIPS} training clips: {', '.join(few[:10])}{more}."
+    if found.get("num_groups", 20) < 20:
+        yield f"Its accuracy is from {found['num_groups']} groups: too few for an interval to be trusted."
+    if "accuracy" in found and found["accuracy"] <= found["chance"]:
+        yield "It is no better than always naming the most frequent class."
+    if preprocessor["sampling"]["name"] == "Uniform":
+        yield "It was trained on frames spread over whole clips; a stream of every frame shows it slower motion."
+    yield "Probabilities are a softmax of logits and were not calibrated."
+
+
+def _table(rows: Mapping[str, Any], head: str = "") -> str:
+    return "\n".join([f"| | {head} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

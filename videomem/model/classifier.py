@@ -72,6 +72,7 @@ class Classifier(nn.Module):
         backbone: The frozen network; None where it was left out.
         arguments: What the head was built with, as a checkpoint has it; without it the model cannot be saved.
         training: Facts of its training, for the model card.
+        evidence: What was measured of it, for the model card: `evaluation` and `order_test`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Classifier(nn.Module):
         backbone: Backbone | None,
         arguments: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
+        evidence: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -90,13 +92,13 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.arguments = arguments
         self.training_facts = training or {}
+        self.evidence = evidence or {}
         self.eval()
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Classifier:
         """The model of an exported folder; see `videomem.load`."""
-        parts = read_folder(Path(folder))
-        return cls(*parts)
+        return cls(*read_folder(Path(folder)))
 
     def save_pretrained(self, folder: Path | str, with_backbone: bool = True) -> None:
         """Write a folder that `videomem.load` and `from_pretrained` read, in the layout of model hubs.
@@ -110,8 +112,8 @@ class Classifier(nn.Module):
         if self.arguments is None:
             raise VideomemError("this model was put together by hand, so nothing says what its head was built with")
         backbone = self.backbone if with_backbone else None
-        parts = Parts(self.head, self.class_names, self.settings, backbone, self.arguments, self.training_facts)
-        write_folder(parts, Path(folder))
+        about = self.arguments, self.training_facts, self.evidence
+        write_folder(Parts(self.head, self.class_names, self.settings, backbone, *about), Path(folder))
 
     @torch.inference_mode()
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:

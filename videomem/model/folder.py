@@ -50,6 +50,7 @@ class Parts(NamedTuple):
     backbone: Backbone | None
     arguments: dict[str, Any]
     training: dict[str, Any]
+    evidence: dict[str, Any]
 
 
 def write_folder(parts: Parts, folder: Path) -> None:
@@ -68,7 +69,13 @@ def write_folder(parts: Parts, folder: Path) -> None:
     write_whole(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
     write_json(folder / PREPROCESSOR, preprocessor)
     write_json(folder / CONFIG, config)
-    write_whole(folder / CARD, model_card(config, parts.head.label).encode())
+    write_card(folder)
+
+
+def write_card(folder: Path, graphs: str = "") -> None:
+    """Write the model card of a folder; `graphs` is what there is to say of its exported graphs."""
+    config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
+    write_whole(folder / CARD, model_card(config, preprocessor, graphs).encode())
 
 
 def config_of(parts: Parts) -> dict[str, Any]:
@@ -79,6 +86,7 @@ def config_of(parts: Parts) -> dict[str, Any]:
         "model_type": "videomem",
         "format": FORMAT,
         "made_with": f"videomem {videomem.__version__}",
+        "label": parts.head.label,
         "memory": _named(arguments["memory"], MEMORIES),
         "readout": _named(readout, READOUTS)["name"],
         "num_layers": arguments["num_layers"],
@@ -92,6 +100,7 @@ def config_of(parts: Parts) -> dict[str, Any]:
         },
         "imported": None if settings.imported is None else asdict(settings.imported),
         "training": parts.training,
+        "evidence": parts.evidence,
     }
 
 
@@ -154,10 +163,10 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
     head.load_state_dict(_below("head.", tensors))
     if backbone is not None:
         backbone.network.load_state_dict(_below("backbone.", tensors))
-    training = config["training"]
-    if not isinstance(training, dict):
-        raise TypeError("`training` is no object")
-    return Parts(head, class_names, settings, backbone, arguments, training)
+    told = [config["training"], config["evidence"]]
+    if not all(isinstance(part, dict) for part in told):
+        raise TypeError("`training` or `evidence` is no object")
+    return Parts(head, class_names, settings, backbone, arguments, *told)
 
 
 def _build(

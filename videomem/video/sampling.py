@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
 
+MOST_FRAMES = 100_000  # of one clip, an hour of film; a folder from anywhere may ask for more than there is memory
+
 
 def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
     """`num_frames` indices spread over a clip of `num_available` frames, first and last included.
@@ -81,10 +83,7 @@ class Uniform(Sampling):
     num_frames: int = 16
 
     def __post_init__(self) -> None:
-        if self.num_frames < 2:
-            raise VideomemError(
-                f"sampling.num_frames is {self.num_frames}, but order needs at least 2 frames; raise it"
-            )
+        _check_frames("num_frames", self.num_frames)
 
     def indices(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
         return uniform_indices(len(times_s), self.num_frames)
@@ -103,15 +102,19 @@ class FixedRate(Sampling):
     max_frames: int = 64
 
     def __post_init__(self) -> None:
-        if self.max_frames < 2:
-            raise VideomemError(
-                f"sampling.max_frames is {self.max_frames}, but order needs at least 2 frames; raise it"
-            )
+        _check_frames("max_frames", self.max_frames)
         if not 0 < self.fps <= 1000:
             raise VideomemError(f"sampling.fps is {self.fps}, but must be above 0 and at most 1000")
 
     def indices(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
         return fixed_rate_indices(times_s, self.fps, self.max_frames)
+
+
+def _check_frames(name: str, value: int) -> None:
+    if value < 2:
+        raise VideomemError(f"sampling.{name} is {value}, but order needs at least 2 frames; raise it")
+    if value > MOST_FRAMES:
+        raise VideomemError(f"sampling.{name} is {value}, above the limit of {MOST_FRAMES}; lower it")
 
 
 # What an exported folder or a checkpoint may name.
