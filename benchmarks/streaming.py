@@ -1,0 +1,141 @@
+"""Milliseconds for each new frame: streams of every memory beside the bare AlexNet, and models of sliding windows.
+
+    python benchmarks/streaming.py                  # about 25 minutes on 2 cores
+    python benchmarks/streaming.py --frames 1000
+
+For each of the frames, 320x240 noise, AlexNet up to fc6 runs at batch size 1 on the frame already resized, cropped and
+normalised (`bare`), and then each memory's stream takes the frame as it comes (`Stream.step`: resizing, cropping,
+normalising, AlexNet, head, softmax); so each frame has all of them within the same moments. An overhead is the median
+over frames of the ratio to the bare AlexNet, less one; `without resizing` is that of a frame already resized and
+cropped (`Stream.step_shaped`), measured on every other frame. All streams run through without a reset.
+`AlexNet, all layers` is torchvision's network up to its 1000 logits.
+
+A model of clips that is asked anew at every frame sees the last 16: `window, AlexNet + gru` is the same network on 16
+frames, `window, features kept` keeps the features of the last 15 frames and runs the head alone over 16, and r3d_18 and
+mvit_v2_s are torchvision's video networks on 16 frames in the size of their preset, resized before. Weights are random;
+they do not change the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torchvision
+
+from videomem.features.backbone import Backbone, BackboneSettings
+from videomem.features.store import FeatureSettings
+from videomem.model.classifier import Classifier
+from videomem.order.memories import build_head, read_memories
+from videomem.plain import config_folder
+from videomem.video.sampling import Uniform
+
+WINDOW = 16
+CLIP_NETWORKS = {"r3d_18": 112, "mvit_v2_s": 224}  # pixels a side, of torchvision's presets
+Way = Callable[[int], object]
+
+
+def milliseconds(way: Way, place: int) -> float:
+    started = time.perf_counter()
+    way(place)
+    return 1000 * (time.perf_counter() - started)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--frames", type=int, default=10_000, help="frames of each stream")
+    options.add_argument("--windows-every", type=int, default=100, help="frames between questions to models of windows")
+    given = options.parse_args()
+    backbone = Backbone(BackboneSettings(weights="random"))
+    settings = FeatureSettings(backbone.settings, Uniform(WINDOW))
+    names = sorted(path.stem for path in (config_folder() / "head").glob("*.yaml"))
+    models = {}
+    for name, memory in read_memories(names, hidden_dim=128).items():
+        head = build_head(memory, backbone.feature_dim, 10, 1, None).eval()
+        models[name] = Classifier(head, [str(number) for number in range(10)], settings, backbone)
+    frames = np.random.default_rng(0).integers(0, 256, (32, 240, 320, 3), np.uint8)
+    shaped = backbone.preprocessing.shape_frames(frames)
+    normed = backbone.preprocessing.normalize(shaped)
+    streams = {name: model.stream() for name, model in models.items()}
+
+    ways: dict[str, Way] = {"bare": lambda n: backbone.network(normed[n % 32][None])}
+    whole: dict[str, Way] = {name: lambda n, s=stream: s.step(frames[n % 32]) for name, stream in streams.items()}
+    cropped: dict[str, Way] = {
+        name: lambda n, s=stream: s.step_shaped(shaped[n % 32][None]) for name, stream in streams.items()
+    }
+    windows = clip_ways(models["gru"], shaped)
+    times: dict[str, list[float]] = defaultdict(list)
+    ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with torch.inference_mode():
+        for way in (*ways.values(), *whole.values(), *windows.values()):
+            way(0)  # what is done once only
+        for stream in streams.values():
+            stream.reset()
+        for place in range(given.frames):
+            kind = "whole" if place % 2 else "cropped"
+            bare = milliseconds(ways["bare"], place)
+            times["bare"].append(bare)
+            for name, way in (whole if place % 2 else cropped).items():
+                took = milliseconds(way, place)
+                ratios[name, kind].append(took / bare)
+                if kind == "whole":
+                    times[name].append(took)
+            if place % given.windows_every == 0:
+                for name, way in windows.items():
+                    times[name].append(milliseconds(way, place))
+    print_table(times, ratios, names, list(windows))
+    states = {stream.num_frames for stream in streams.values()}
+    print(f"{given.frames} frames, each stream without a reset over {states.pop()}; {os.cpu_count()} cores, "
+          f"{torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
+
+
+def clip_ways(model: Classifier, shaped: torch.Tensor) -> dict[str, Way]:
+    """Models that are asked about the last 16 frames at every new one."""
+    backbone, head, lengths_B = model.frame_network, model.head, torch.tensor([WINDOW])
+    kept_1TD = torch.zeros(1, WINDOW, head.feature_dim)
+
+    def features_kept(n: int) -> object:
+        kept_1TD[0, n % WINDOW] = backbone(shaped[n % 32][None])[0]
+        return head(kept_1TD, lengths_B)
+
+    ways: dict[str, Way] = {
+        "window, AlexNet + gru": lambda n: head(backbone(shaped[:WINDOW])[None], lengths_B),
+        "window, features kept": features_kept,
+    }
+    image, alexnet = torch.rand(1, 3, 224, 224), torchvision.models.alexnet(weights=None).eval()
+    ways["AlexNet, all layers"] = lambda n: alexnet(image)
+    for name, side in CLIP_NETWORKS.items():
+        network = torchvision.models.get_model(name, weights=None).eval()
+        clip = torch.rand(1, 3, WINDOW, side, side)
+        ways[f"window, {name}"] = lambda n, network=network, clip=clip: network(clip)
+    return ways
+
+
+def print_table(
+    times: dict[str, list[float]],
+    ratios: dict[tuple[str, str], list[float]],
+    memories: Sequence[str],
+    windows: Sequence[str],
+) -> None:
+    print("| | ms for each frame, median | 95 of 100 within | overhead | without resizing |")
+    print("|---|---|---|---|---|")
+    for name in ("bare", *memories, *windows):
+        row = sorted(times[name])
+        cells = [f"{statistics.median(row):.2f}", f"{row[int(0.95 * (len(row) - 1))]:.2f}"]
+        if name in memories:
+            cells += [f"{100 * (statistics.median(ratios[name, kind]) - 1):.1f} %" for kind in ("whole", "cropped")]
+        elif name in windows:
+            cells += [f"{statistics.median(row) / statistics.median(times['bare']):.1f} times the bare AlexNet", ""]
+        else:
+            cells += ["", ""]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
