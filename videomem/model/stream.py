@@ -18,9 +18,9 @@ from videomem.heads import HeadState
 from videomem.model.classifier import Classifier, probabilities
 from videomem.whole_files import write_whole
 
-# Mean difference of pixels, in levels of 255, from which on a frame starts a new scene.
-SCENE_CHANGE = 30.0
-_GRID = 32  # points a side at which frames are compared
+# Mean difference in levels of 255 from which on a frame starts a new scene; `benchmarks/scenes.py` shows what it tells.
+SCENE_CHANGE = 27.0
+_CELLS, _POINTS = 8, 8  # frames are compared as means of 8x8 cells, each of 8x8 points
 
 
 class Answer(NamedTuple):
@@ -48,7 +48,7 @@ class Stream:
     Args:
         model: A model with its backbone.
         scene_change: Empty the state before a frame that differs from the one before by more than so many of the 255
-            levels, on average over a grid of points; None never does.
+            levels, on average over the means of 8x8 cells; None never does.
     """
 
     def __init__(self, model: Classifier, scene_change: float | None = None) -> None:
@@ -59,7 +59,7 @@ class Stream:
         self._scene_change = scene_change
         self.state: HeadState | None = None
         self.num_frames = 0
-        self._last_points: NDArray[np.int16] | None = None
+        self._last_cells: NDArray[np.float64] | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -71,12 +71,8 @@ class Stream:
 
     def is_new_scene(self, frame_HWC: NDArray[np.uint8]) -> bool:
         """Whether a frame (height, width, 3) starts a new scene; it is then the one that the next is compared with."""
-        height, width = frame_HWC.shape[:2]
-        rows, columns = (np.arange(_GRID) * size // _GRID for size in (height, width))
-        points = frame_HWC[rows[:, None], columns].astype(np.int16)
-        before, self._last_points = self._last_points, points
-        limit = np.inf if self._scene_change is None else self._scene_change
-        return before is not None and float(np.abs(points - before).mean()) > limit
+        before, self._last_cells = self._last_cells, cell_means(frame_HWC)
+        return before is not None and difference(before, self._last_cells) > (self._scene_change or np.inf)
 
     @torch.inference_mode()
     def step(self, frame_HWC: NDArray[np.uint8]) -> Answer:
@@ -144,6 +140,19 @@ class Stream:
             for number, layer in enumerate(fresh.layers)
         )
         self.state, self.num_frames = HeadState(layers, parts["readout"]), num_frames
+
+
+def cell_means(frame_HWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean colours (8, 8, 3) of the cells of a frame of any size: blind to texture, noise and small motion."""
+    side = _CELLS * _POINTS
+    rows, columns = (np.arange(side) * size // side for size in frame_HWC.shape[:2])
+    points = frame_HWC[rows[:, None], columns].reshape(_CELLS, _POINTS, _CELLS, _POINTS, 3)
+    return np.asarray(points.mean(axis=(1, 3)), dtype=np.float64)
+
+
+def difference(cells: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Mean difference of two frames' cells, in levels of 255."""
+    return float(np.abs(cells - others).mean())
 
 
 def _named(state: HeadState) -> dict[str, Tensor]:
