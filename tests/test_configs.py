@@ -68,3 +68,19 @@ def check_training(data: list[str], small: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert main(["test", "--ckpt_path", str(checkpoint)]) == 0
     assert len(read_catalog(small / "catalog.csv").clips) >= 8
+
+
+def test_configs_are_copied_and_what_is_edited_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["configs"]) == 0
+    copied = {path.relative_to(tmp_path / "configs") for path in (tmp_path / "configs").rglob("*.yaml")}
+    assert copied == {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")}
+    edited = tmp_path / "configs" / "data" / "my_videos.yaml"
+    edited.write_text("data: {catalog: mine.csv}\n")
+    capsys.readouterr()
+    assert main(["configs"]) == 0
+    assert capsys.readouterr().out == "kept yours: configs/data/my_videos.yaml\n0 configs written to configs\n"
+    assert edited.read_text() == "data: {catalog: mine.csv}\n"
+    assert main(["configs", "--out", str(edited)]) == 2

@@ -24,6 +24,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "demo": Verb("demo", "make videos, train every memory on them, and report what order was worth"),
+    "configs": Verb("configs", "put the configs that come with videomem into a folder of yours"),
     "catalog": Verb("catalog", "build or check the table of your videos"),
     "synthesize": Verb("synthesize", "make synthetic videos whose class order alone tells, or looks alone"),
     "extract": Verb("extract", "run the frozen backbone over a catalog, once, into the feature store"),
