@@ -111,10 +111,11 @@ def test_folder_and_checkpoint_give_the_same_answers_in_a_table_too(
 def test_a_list_on_standard_input_and_a_folder_of_images(
     films: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{films / 'images'}\n"))
-    (found,), _ = records(capsys, "-", "--model", checkpoints["gru"], "--over-time")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{films / 'images'}\n".encode() + b"\xff\n")))
+    (found, lost), errors = records(capsys, "-", "--model", checkpoints["gru"], "--over-time", status=1)
+    assert "no such file" in lost["error"] and r"\udcff: no such file" in errors
     assert found["num_frames"] == 8 and found["over_time"][0]["time_s"] is None
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     assert main(["predict", "-", "--model", str(checkpoints["gru"])]) == 2
     assert "standard input named none" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--device", default="auto", help="where the model runs: auto, cpu, cuda, ...")
     options.add_argument("--trust", action="store_true", help="let a checkpoint name classes of other packages")
     given = options.parse_args(arguments)
-    paths = videos_named(given.videos, sys.stdin if "-" in given.videos else ())
+    paths = videos_named(given.videos, map(os.fsdecode, sys.stdin.buffer) if "-" in given.videos else ())
     if not paths:
         raise VideomemError("no video to look at: standard input named none")
     model = load(given.model, given.trust).to(usable_device(given.device))
