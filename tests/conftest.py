@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ SHARED = ROOT.parent / "shared"
 HEADS = sorted(path.stem for path in (CONFIGS / "head").glob("*.yaml"))
 
 os.environ["WANDB_MODE"] = "disabled"
+_outside = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # What W&B keeps of its own, elsewhere than at home.
+os.environ |= {f"WANDB_{name}_DIR": f"{_outside.name}/{name}" for name in ("CACHE", "CONFIG")}
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 

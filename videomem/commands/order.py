@@ -106,20 +106,19 @@ def track_results(
     """W&B runs in a group of the plan's: one of the whole test, and one of each memory to compare them by."""
     # Paths of clips that failed, and of head configs, stay here.
     card = replace(tested.card, plan=without_paths(tested.card.plan), failures=())
-    group, summary = f"order-{card.plan_sha256[:8]}", card_summary(card)
+    group = f"order-{card.plan_sha256[:8]}"
     run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=card.plan)
     if not run.disabled:
         use_artifact(run, data_artifact(run, data))
-    log_card(run, "order", card_tables(card), figures, summary)
+    log_card(run, "order", card_tables(card), figures, card_summary(card))
     log_strips(run, "order", [Picture(path, caption) for path, caption in strips])
     run.finish()
     memories = []
     for one in card.memories:
         config = {"memory": plan.memories[one.name], "arms": plan.settings.arms, "recipe": asdict(plan.recipe),
                   "label": one.label, "num_parameters": one.num_parameters, "plan": card.plan_sha256}  # fmt: skip
-        own = {
-            key.removeprefix(f"{one.name}/"): value for key, value in summary.items() if key.startswith(f"{one.name}/")
-        }
+        own = {cell: accuracy.value for cell, accuracy in one.cells.items()}
+        own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value}
         memories.append(Memory(one.name, config, own, cells_by_run(one.name, plan, clips, tested.scores)))
     track_memories("videomem", out, mode, group, memories)
 

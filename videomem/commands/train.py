@@ -86,7 +86,7 @@ class VideomemCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, default=None, help="Directory of this run (default: one of its own)")
         parser.add_argument("--ckpt_path", type=str, default=None, help="Checkpoint to resume from, or to evaluate")
         parser.add_argument("--wandb", type=Mode | None, default=None,
-                            help="Mode of the W&B run (default: what the logger says; none of evaluations)")  # fmt: skip
+                            help="Mode of W&B (default: what the logger says; evaluations have none)")  # fmt: skip
         parser.add_argument("--new_wandb_run", action="store_true", help="Do not go on with the checkpoint's W&B run")
         parser.add_argument("--trust", action="store_true", help="Let the checkpoint name classes of other packages")
         parser.link_arguments("seed_everything", "model.seed")
@@ -171,6 +171,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     cli = run(verb, arguments)
     if cli is not None:
         if verb == "fit":
+            for logger in cli.trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.finish()
             print(f"videomem: run in {cli.config.run_dir}")
         else:
             _report(cli, verb)
