@@ -85,6 +85,16 @@ def fit_arguments(workspace: Path, run_dir: Path, head: str = "gru", epochs: int
     ]
 
 
+def tracked_arguments(workspace: Path, run_dir: Path, epochs: int = 1) -> list[str]:
+    """A short training run whose loggers are those of configs/base.yaml."""
+    return [
+        *data_arguments(workspace),
+        *("--config", str(CONFIGS / "head" / "gru.yaml"), "--run_dir", str(run_dir)),
+        *("--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
+        *("--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"),
+    ]
+
+
 @pytest.fixture(scope="session")
 def checkpoints(workspace: Path) -> dict[str, Path]:
     """A checkpoint of every head in configs/head, trained for one epoch through the real command line."""
