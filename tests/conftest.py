@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +97,14 @@ def tracked_arguments(workspace: Path, run_dir: Path, epochs: int = 1) -> list[s
         *("--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
         *("--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"),
     ]
+
+
+def logged_by(folder: Path) -> list[dict[str, Any]]:
+    """All that the W&B run below a folder wrote, by W&B's own reader."""
+    (path,) = folder.rglob("run-*.wandb")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import wandb
 import yaml
-from conftest import CONFIGS, data_arguments, fit_arguments, tracked_arguments
+from conftest import CONFIGS, data_arguments, fit_arguments, logged_by, tracked_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 from wandb.sdk.lib.config_util import save_config_file_from_dict
@@ -109,7 +109,7 @@ def test_an_agent_of_the_sweep_trains_with_its_settings(
     )
     for name, value in given.items():  # As the agent gives them to W&B, under the names of the command line.
         assert summary["config"][name] == value["value"]
-    (started,) = [record["run"] for record in records(tmp_path / "run") if record["type"] == "run"]
+    (started,) = [record["run"] for record in logged_by(tmp_path / "run") if record["type"] == "run"]
     assert started["run_group"] == "sweep-abcd1234" and started["job_type"] == "train"
     wandb.teardown()
 
@@ -162,20 +162,13 @@ def test_the_best_checkpoint_by_a_monitor_is_called_so(workspace: Path, tmp_path
     cli = run("fit", [*fit_arguments(workspace, tmp_path / "run", epochs=3), *options])
     assert cli is not None and isinstance(cli.trainer.logger, WandbLogger)
     cli.trainer.logger.experiment.finish()
-    logged = [record for record in records(tmp_path / "run") if record["type"] == "artifact"]
+    logged = [record for record in logged_by(tmp_path / "run") if record["type"] == "artifact"]
     models = [record["artifact"] for record in logged if record["artifact"].get("type") == "model"]
     best = [model for model in models if "best" in model["aliases"]]
     assert len(best) == 1 and [model for model in models if "last" in model["aliases"]]
     losses = {model["metadata"]: json.loads(model["metadata"])["val/loss"] for model in models}
     assert losses[best[0]["metadata"]] == max(losses.values())
     assert [record["artifact"]["name"] for record in logged if record["artifact"].get("type") == "code"] == ["code"]
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    (path,) = folder.rglob("run-*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def test_paths_of_this_machine_become_names(tmp_path: Path) -> None:
@@ -219,7 +212,7 @@ def test_what_was_logged_is_soon_where_no_kill_can_reach_it(tmp_path: Path) -> N
         time.sleep(5 * FLUSH_EVERY_S)
     finally:
         kill(process)
-    assert sum(record["type"] == "history" for record in records(tmp_path)) == 5
+    assert sum(record["type"] == "history" for record in logged_by(tmp_path)) == 5
 
 
 @pytest.mark.slow
@@ -233,6 +226,6 @@ def test_a_killed_training_keeps_what_it_logged(workspace: Path, tmp_path: Path)
         time.sleep(5 * FLUSH_EVERY_S)
     finally:
         kill(process)
-    logged = records(tmp_path / "run")
+    logged = logged_by(tmp_path / "run")
     assert sum(record["type"] == "history" for record in logged) >= 50
     assert any(record["type"] == "artifact" for record in logged)  # The data that it was trained on.

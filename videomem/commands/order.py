@@ -35,7 +35,6 @@ from videomem.statistics.planning import Assumptions
 from videomem.tracking import (
     Memory,
     Mode,
-    Picture,
     data_artifact,
     log_card,
     log_strips,
@@ -111,7 +110,7 @@ def track_results(
     if not run.disabled:
         use_artifact(run, data_artifact(run, data))
     log_card(run, "order", card_tables(card), figures, card_summary(card))
-    log_strips(run, "order", [Picture(path, caption) for path, caption in strips])
+    log_strips(run, "order", strips)
     run.finish()
     memories = []
     for one in card.memories:

@@ -12,7 +12,6 @@ from videomem.tracking.artifacts import (
 from videomem.tracking.lightning import LogConfusionMatrix, RunRecord, WandbLogger
 from videomem.tracking.results import (
     Memory,
-    Picture,
     log_card,
     log_confusion,
     log_order_results,
@@ -25,7 +24,6 @@ __all__ = [
     "LogConfusionMatrix",
     "Memory",
     "Mode",
-    "Picture",
     "RunRecord",
     "WandbLogger",
     "checkpoint_artifact",

@@ -18,14 +18,6 @@ Row = Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image file with its caption."""
-
-    path: Path
-    caption: str
-
-
-@dataclass(frozen=True)
 class Memory:
     """One memory of an order test as a run of its own.
 
@@ -93,10 +85,10 @@ def log_card(
     run.summary.update({f"{name}/{key}": value for key, value in summary.items()})
 
 
-def log_strips(run: wandb.Run, name: str, strips: Sequence[Picture]) -> None:
-    """Film strips side by side as one panel, each with its caption."""
+def log_strips(run: wandb.Run, name: str, strips: Sequence[tuple[Path, str]]) -> None:
+    """Film strips, image files with their captions, as one panel."""
     if strips:
-        run.log({f"{name}/film_strips": [wandb.Image(str(strip.path), caption=strip.caption) for strip in strips]})
+        run.log({f"{name}/film_strips": [wandb.Image(str(path), caption=caption) for path, caption in strips]})
 
 
 def track_memories(project: str, folder: Path, mode: Mode, group: str, memories: Sequence[Memory]) -> None:
