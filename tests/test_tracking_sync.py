@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import tracked_arguments
-from wandb_server import FakeServer, serving
+from conftest import CONFIGS, ROOT, tracked_arguments
+from wandb_server import OPTIONAL, FakeServer, serving
 
 from videomem.checkpoint import read_checkpoint
 from videomem.cli import main
@@ -72,7 +72,7 @@ def story(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def test_the_server_is_asked_nothing_that_it_does_not_know(story: Story) -> None:
-    assert set(story.server.unknown) <= {"ServerFeaturesQuery"}
+    assert set(story.server.unknown) <= OPTIONAL
 
 
 def test_runs_of_a_data_set_are_a_group_and_say_what_they_do(story: Story, workspace: Path) -> None:
@@ -177,3 +177,36 @@ def test_both_directories_of_a_resumed_run_may_be_uploaded_at_once(story: Story,
         assert [line.get("train/loss") for line in history.values()] == [
             line.get("train/loss") for line in in_turn.values()
         ]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_agents_trains_online_and_reads_as_one(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    sweep = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
+    place = sweep["command"].index("--config=configs/data/ucf101.yaml")
+    data = ["--config=configs/data/synthetic.yaml", f"--data.catalog={workspace / 'videos' / 'catalog.csv'}"]
+    short = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.check_val_every_n_epoch=1"]
+    sweep["command"][place : place + 1] = [*data, f"--data.store={workspace / 'features'}", *short]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    rates = [0.01, 0.001]
+    with serving() as server:
+        server.to_train = [{"model.learning_rate": rate, "model.memory.init_args.hidden_dim": 8} for rate in rates]
+        environment = {
+            **{name: value for name, value in os.environ.items() if name != "WANDB_MODE"},
+            **{"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "0" * 40, "PYTHONPATH": str(ROOT)},
+            **{"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        }
+        for command in (["sweep", "sweep.yaml"], ["agent", "someone/videomem/sweep1"]):
+            done = subprocess.run(["wandb", *command], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                                  timeout=300, check=False)  # fmt: skip
+            assert done.returncode == 0 and "error" not in done.stderr.lower(), done.stderr
+    assert set(server.unknown) <= OPTIONAL
+    assert sorted(server.runs) == ["swept1", "swept2"] and len(list((tmp_path / "runs").iterdir())) == 2
+    for run in server.runs.values():
+        assert (run["sweep"], run["groupName"], run["jobType"]) == ("sweep1", "sweep-sweep1", "train")
+        assert (run["host"], run["program"]) == ("undisclosed", "videomem")
+    found = [json.loads(server.runs[name]["config"])["learning_rate"]["value"] for name in ("swept2", "swept1")]
+    assert found == rates
+    assert all("val/accuracy" in summary for summary in server.summaries.values())
+    assert server.versions("data-videos")[0].used_by == set(server.runs)
+    assert [server.versions(f"model-{name}")[0].aliases for name in server.runs] == [{"latest", "last"}] * 2

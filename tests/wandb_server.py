@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
+
+
+OPTIONAL = {"ServerFeaturesQuery", "ArtifactType"}  # Questions whose answers W&B does without.
 
 
 @dataclass
@@ -40,6 +44,8 @@ class FakeServer:
     artifacts: list[Artifact] = field(default_factory=list)
     received: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    sweep: str = ""
+    to_train: list[dict[str, Any]] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
     def versions(self, name: str) -> list[Artifact]:
@@ -52,9 +58,11 @@ class FakeServer:
             self.received.append(f"{method} {path} {body.decode(errors='replace')}")
             if path == "/graphql":
                 asked = json.loads(body)
-                handler = getattr(self, f"on_{asked.get('operationName')}", None)
+                found = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+                operation = found[1] if found else ""
+                handler = getattr(self, f"on_{operation}", None)
                 if handler is None:
-                    self.unknown.append(str(asked.get("operationName")))
+                    self.unknown.append(operation)
                     return {"data": None, "errors": [{"message": "not known here"}]}
                 return {"data": handler(asked.get("variables") or {})}
             if path.endswith("/file_stream"):
@@ -75,6 +83,32 @@ class FakeServer:
                 self.history.setdefault(run, {}).update(numbered)
             elif name == "wandb-summary.json":
                 self.summaries[run] = lines[-1]
+
+    def on_Viewer(self, said: dict[str, Any]) -> dict[str, Any]:
+        user = {"id": "user", "entity": "someone", "username": "someone", "email": "", "flags": "{}"}
+        return {"viewer": {**user, "teams": {"edges": []}}}
+
+    def on_UpsertSweep(self, said: dict[str, Any]) -> dict[str, Any]:
+        self.sweep = said["config"]
+        project = {"id": "project", "name": said["projectName"], "entity": {"id": "entity", "name": "someone"}}
+        return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
+
+    def on_SweepWithRuns(self, said: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"sweep": {"id": "sweep", "name": "sweep1", "config": self.sweep, "runs": {"edges": []}}}}
+
+    def on_CreateAgent(self, said: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": "agent"}}}
+
+    def on_Heartbeat(self, said: dict[str, Any]) -> dict[str, Any]:
+        """One training at a time, and then the end."""
+        commands: list[dict[str, Any]] = []
+        if not any(json.loads(said["runState"]).values()):
+            number = len(self.to_train)
+            commands = [{"type": "exit"}]
+            if self.to_train:
+                given = {name: {"value": value} for name, value in self.to_train.pop(0).items()}
+                commands = [{"type": "run", "run_id": f"swept{number}", "args": given, "program": ""}]
+        return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
 
     def on_UpsertBucket(self, said: dict[str, Any]) -> dict[str, Any]:
         name = said["name"]

@@ -27,17 +27,12 @@ Policy = Literal["mutable", "immutable"]
 def use_artifact(run: wandb.Run, artifact: wandb.Artifact) -> None:
     """Say that a run has used an artifact, which becomes its input in the lineage.
 
-    Offline, W&B refuses `Run.use_artifact`, but its log can hold the same: the artifact and that it is used once it is
-    there. `wandb sync` then uploads the content, unless a version of that name and content is there already, and joins
-    it to the run.
+    `Run.use_artifact` is refused offline, and online it waits for the server. The same stands in the run's log without
+    either: the artifact, to be used once it is there. W&B, or `wandb sync` later, uploads the content, unless a version
+    of that name and content is there already, and joins it to the run.
     """
-    if run.disabled:
-        return
     with files_beside(run):
-        if run.offline:
-            run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-        else:
-            run.use_artifact(artifact)
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
 
 def log_artifact(run: wandb.Run, artifact: wandb.Artifact, aliases: Sequence[str] = ("latest",)) -> None:
