@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +27,8 @@ SHARED = ROOT.parent / "shared"
 HEADS = sorted(path.stem for path in (CONFIGS / "head").glob("*.yaml"))
 
 os.environ["WANDB_MODE"] = "disabled"
+_outside = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # What W&B keeps of its own, elsewhere than at home.
+os.environ |= {f"WANDB_{name}_DIR": f"{_outside.name}/{name}" for name in ("CACHE", "CONFIG")}
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
@@ -80,6 +87,24 @@ def fit_arguments(workspace: Path, run_dir: Path, head: str = "gru", epochs: int
         *("--run_dir", str(run_dir), "--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
         *("--trainer.check_val_every_n_epoch", "1"),
     ]
+
+
+def tracked_arguments(workspace: Path, run_dir: Path, epochs: int = 1) -> list[str]:
+    """A short training run whose loggers are those of configs/base.yaml."""
+    return [
+        *data_arguments(workspace),
+        *("--config", str(CONFIGS / "head" / "gru.yaml"), "--run_dir", str(run_dir)),
+        *("--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
+        *("--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"),
+    ]
+
+
+def logged_by(folder: Path) -> list[dict[str, Any]]:
+    """All that the W&B run below a folder wrote, by W&B's own reader."""
+    (path,) = folder.rglob("run-*.wandb")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, logged_by
 from order_cards import MEMORIES, NASTY, estimate, examples, nasty_card, no_verdict_card, order_card
 from PIL import Image
 from rich.console import Console
@@ -25,8 +25,9 @@ from videomem.report.drawing import png, shorten
 from videomem.report.methods import REFERENCES, methods_paragraph
 from videomem.report.page import Picture, pictures, render, write_report
 from videomem.report.schema import KINDS, meanings, schema_document
+from videomem.report.strips import write_strips
 from videomem.statistics.results import Estimate
-from videomem.tracking import log_card, start_run
+from videomem.tracking import log_card, log_strips, start_run
 
 CARDS = {
     "matters": order_card(),
@@ -274,7 +275,15 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
     assert card_from_json((tmp_path / "out" / "order.json").read_text()) == card
     run = start_run("test", tmp_path / "wandb", name="order")
     log_card(run, "order", tables.card_tables(card), figures, tables.card_summary(card))
+    shown = examples(card.data.class_names, ["gru"])
+    strips = write_strips(shown, tmp_path / "out" / "figures")
+    log_strips(run, "order", strips)
     run.finish()
+    assert len(strips) == sum(len(example.strips) for example in shown)
+    kept = {path.read_bytes() for path in (tmp_path / "wandb").rglob("media/images/**/*.jpg")}
+    assert kept == {path.read_bytes() for path, _ in strips}
+    said = next(json.dumps(line) for line in logged_by(tmp_path) if "captions" in json.dumps(line))
+    assert f"{shown[0].label}, reversed; gru: {shown[0].label}" in said
     stored = {path.name.partition("_")[0] for path in (tmp_path / "wandb").rglob("*.table.json")}
     assert {"memories", "cells", "ladder", "classes", "confusions"} <= stored
     assert len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == len(figures)

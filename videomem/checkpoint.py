@@ -16,6 +16,9 @@ from videomem.heads import MEMORIES, READOUTS
 from videomem.plain import class_path, from_plain
 from videomem.video.sampling import SAMPLINGS
 
+# Where a checkpoint says which run made it and what its metrics were; see `videomem.tracking.RunRecord`.
+RUN_RECORD = "videomem_run"
+
 # What the command line links from the data; a config must not set them.
 LINKED = ("feature_dim", "class_names", "class_counts", "seed")
 
@@ -48,6 +51,22 @@ class Checkpoint:
     def features(self) -> dict[str, Any]:
         """What its features were made of: the identity of its store."""
         return dict(self.content[VideoDataModule.__qualname__]["features"])
+
+    @property
+    def run_record(self) -> dict[str, Any]:
+        """The W&B run that made it, by `id`, `project`, `group` and `name` where there was one, and its `metrics`."""
+        record = self.content.get(RUN_RECORD)
+        if not isinstance(record, dict):
+            return {}
+        words = {key: value for key, value in record.items() if isinstance(key, str) and isinstance(value, str)}
+        metrics = record.get("metrics")
+        return {**words, "metrics": metrics} if isinstance(metrics, dict) else words
+
+    @property
+    def run_dir(self) -> Path:
+        """The directory of the run that wrote it, or its own folder."""
+        above = self.path.absolute().parent.parent
+        return above if (above / "config.yaml").is_file() else self.path.absolute().parent
 
     def config(self) -> dict[str, Any]:
         """The `data` and `model` sections that the command line would be given to train it."""

@@ -32,7 +32,7 @@ from videomem.report.memory_tables import recall_summary, recall_tables, termina
 from videomem.report.own_page import own_summary, own_tables, write_own_report
 from videomem.report.own_page import terminal_table as own_table
 from videomem.report.tables import flat
-from videomem.tracking import log_card, start_run
+from videomem.tracking import log_card, run_of_checkpoints, start_run
 
 OF_CHECKPOINTS = ("films", "catalog", "store", "split", "trust")  # options that only measuring checkpoints has
 OF_BOTH = ("checkpoints", "out", "wandb")
@@ -52,7 +52,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     with told(console) as tell:
         card, table = measure_recall(plan, backbone, given.out / "trainings", given.drawings, processes, tell, command)
     figures = write_recall_report(card, table, given.out)
-    run = start_run("videomem", given.out, given.wandb, name=given.out.name, job_type="memory", config=card.plan)
+    run = start_run(
+        "videomem", given.out, given.wandb, name=given.out.name, job_type="memory-horizon", config=card.plan
+    )
     log_card(run, "memory", [(one.name, *flat(one)) for one in recall_tables(card)], figures, recall_summary(card))
     run.finish()
     _print(card, given.out)
@@ -114,7 +116,7 @@ def _measure_own(given: Any, command: str) -> int:
     card = replace(card, command=command, versions=versions())
     figures = write_own_report(card, given.out, _films(checkpoints, changes, given.films))
     tables = [(table.name, *flat(table)) for table in own_tables(card)]
-    run = start_run("videomem", given.out, given.wandb, name=given.out.name, job_type="memory")
+    run = run_of_checkpoints(given.out.name, given.out, given.wandb, checkpoints, job_type="memory-horizon")
     log_card(run, "memory", tables, figures, own_summary(card))
     run.finish()
     Console(soft_wrap=True).print(own_table(card))

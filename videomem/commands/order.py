@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from videomem.classifier import LitClassifier
 from videomem.commands.arguments import usable_device
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
+from videomem.order.analysis import cells_by_run
 from videomem.order.clips import Clips, clips_of_data
 from videomem.order.forecast import Forecast, forecast
 from videomem.order.plan import OrderPlan, OrderSettings, Recipe
@@ -27,9 +29,20 @@ from videomem.order.running import num_cached
 from videomem.plain import from_plain
 from videomem.report.examples import examples_of
 from videomem.report.page import write_report
+from videomem.report.strips import write_strips
 from videomem.report.tables import card_summary, card_tables, summary_table
 from videomem.statistics.planning import Assumptions
-from videomem.tracking import Mode, log_card, start_run
+from videomem.tracking import (
+    Memory,
+    Mode,
+    data_artifact,
+    log_card,
+    log_strips,
+    start_run,
+    track_memories,
+    use_artifact,
+    without_paths,
+)
 
 # Of the `model` section: what the order test decides itself.
 _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
@@ -68,16 +81,45 @@ def write_results(
 ) -> None:
     """The report and all that goes with it, into a folder and to W&B; the verdict on the terminal."""
     card = tested.card
-    figures = write_report(card, out, examples_of(data, clips, plan, tested.splits[0], tested.scores, card))
-    run = start_run("videomem", out, mode, name=out.name, job_type="order", config=card.plan)
-    log_card(run, "order", card_tables(card), figures, card_summary(card))
-    run.finish()
+    examples = examples_of(data, clips, plan, tested.splits[0], tested.scores, card)
+    figures, strips = write_report(card, out, examples), write_strips(examples, out / "figures")
+    track_results(tested, data, clips, plan, out, mode, figures, strips)
     console = Console(soft_wrap=True)
     console.print(summary_table(card))
     console.print(card.verdict.sentence, markup=False, highlight=False)
     if card.verdict.remedy:
         console.print(card.verdict.remedy, markup=False, highlight=False)
     print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
+
+
+def track_results(
+    tested: OrderTest,
+    data: VideoDataModule,
+    clips: Clips,
+    plan: OrderPlan,
+    out: Path,
+    mode: Mode,
+    figures: Mapping[str, Path],
+    strips: Sequence[tuple[Path, str]],
+) -> None:
+    """W&B runs in a group of the plan's: one of the whole test, and one of each memory to compare them by."""
+    # Paths of clips that failed, and of head configs, stay here.
+    card = replace(tested.card, plan=without_paths(tested.card.plan), failures=())
+    group = f"order-{card.plan_sha256[:8]}"
+    run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=card.plan)
+    if not run.disabled:
+        use_artifact(run, data_artifact(run, data))
+    log_card(run, "order", card_tables(card), figures, card_summary(card))
+    log_strips(run, "order", strips)
+    run.finish()
+    memories = []
+    for one in card.memories:
+        config = {"memory": plan.memories[one.name], "arms": plan.settings.arms, "recipe": asdict(plan.recipe),
+                  "label": one.label, "num_parameters": one.num_parameters, "plan": card.plan_sha256}  # fmt: skip
+        own = {cell: accuracy.value for cell, accuracy in one.cells.items()}
+        own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value}
+        memories.append(Memory(one.name, config, own, cells_by_run(one.name, plan, clips, tested.scores)))
+    track_memories("videomem", out, mode, group, memories)
 
 
 def _parser(program: str) -> ArgumentParser:

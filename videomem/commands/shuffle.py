@@ -16,7 +16,6 @@ from rich.table import Table
 
 from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.commands.arguments import at_least, parser, usable_device
-from videomem.commands.train import run_dir_of
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError
 from videomem.evaluation.plots import accuracy_figure, as_png
@@ -30,7 +29,7 @@ from videomem.evaluation.shuffle import (
     measure_order,
     summarize,
 )
-from videomem.tracking import Mode, log_order_results, start_run
+from videomem.tracking import Mode, log_order_results, run_of_checkpoints
 from videomem.whole_files import write_whole
 
 
@@ -64,7 +63,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         measured.append((checkpoint, rows))
     measurements = _told_apart(measured)
     write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
-    track_results(measurements, given.out, given.wandb)
+    track_results(measurements, given.out, given.wandb, checkpoints)
     Console().print(results_table(summarize(measurements)))
     print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
     return 0
@@ -106,7 +105,7 @@ def _told_apart(measured: Sequence[tuple[Checkpoint, list[Measurement]]]) -> lis
     for checkpoint, rows in measured:
         kinds[rows[0].head].add(json.dumps(checkpoint.model_arguments["memory"], sort_keys=True))
     return [
-        replace(row, head=run_dir_of(checkpoint.path).name) if len(kinds[row.head]) > 1 else row
+        replace(row, head=checkpoint.run_dir.name) if len(kinds[row.head]) > 1 else row
         for checkpoint, rows in measured
         for row in rows
     ]
@@ -124,14 +123,23 @@ def write_results(measurements: Sequence[Measurement], out: Path, chance: float,
     write_whole(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
 
 
-def track_results(measurements: Sequence[Measurement], out: Path, mode: Mode) -> None:
-    """A W&B run that holds an evaluation of order."""
-    run = start_run("videomem", out, mode, name="shuffle", job_type="shuffle")
-    summary = {
-        f"{row.head}/{condition}": value for row in summarize(measurements) for condition, value in row.accuracy.items()
+def track_results(
+    measurements: Sequence[Measurement], out: Path, mode: Mode, checkpoints: Sequence[Checkpoint] = ()
+) -> None:
+    """A W&B run that holds an evaluation of order, beside the runs that trained the heads."""
+    run = run_of_checkpoints("shuffle", out, mode, checkpoints)
+    summaries = summarize(measurements)
+    columns = ("head", *CONDITIONS, "flip_rate", "js_divergence", "max_logit_change", "max_logit_change_forward")
+    in_short = [
+        [row.head, *(row.accuracy[name] for name in CONDITIONS), *(getattr(row, name) for name in columns[4:])]
+        for row in summaries
+    ]
+    card_tables = {
+        "shuffle": (COLUMNS, [list(vars(row).values()) for row in measurements]),
+        "shuffle_summary": (columns, in_short),
     }
-    rows = [list(vars(row).values()) for row in measurements]
-    log_order_results(run, list(COLUMNS), rows, summary, {"accuracy": out / "shuffle.png"})
+    numbers = {f"{row.head}/{condition}": value for row in summaries for condition, value in row.accuracy.items()}
+    log_order_results(run, card_tables, numbers, {"accuracy": out / "shuffle.png"})
     run.finish()
 
 

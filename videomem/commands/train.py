@@ -9,12 +9,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from io import StringIO
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -25,6 +27,16 @@ from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.classifier import LitClassifier
 from videomem.data import VideoDataModule
 from videomem.errors import VideomemError, one_line_reason
+from videomem.evaluation.plots import confusion_figure
+from videomem.tracking import (
+    Mode,
+    RunRecord,
+    WandbLogger,
+    data_name,
+    group_of,
+    log_confusion,
+    run_of_checkpoints,
+)
 from videomem.whole_files import write_whole
 
 DESCRIPTIONS = {
@@ -52,7 +64,8 @@ class VideomemCLI(LightningCLI):
 
     def __init__(self, verb: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> None:
         self._verb = verb
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
+        self._claimed: Path | None = None
         super().__init__(
             LitClassifier,
             VideoDataModule,
@@ -72,6 +85,9 @@ class VideomemCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, default=None, help="Directory of this run (default: one of its own)")
         parser.add_argument("--ckpt_path", type=str, default=None, help="Checkpoint to resume from, or to evaluate")
+        parser.add_argument("--wandb", type=Mode | None, default=None,
+                            help="Mode of W&B (default: what the logger says; evaluations have none)")  # fmt: skip
+        parser.add_argument("--new_wandb_run", action="store_true", help="Do not go on with the checkpoint's W&B run")
         parser.add_argument("--trust", action="store_true", help="Let the checkpoint name classes of other packages")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
@@ -96,23 +112,58 @@ class VideomemCLI(LightningCLI):
             config.trainer.logger = False
             config.trainer.callbacks = None
             config.trainer.enable_checkpointing = False
-        for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
+        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+        self._prepare_loggers([logger for logger in loggers if isinstance(logger, Namespace)])
+
+    def _prepare_loggers(self, loggers: Sequence[Namespace]) -> None:
+        """Give loggers the run's directory, and W&B's the mode that was asked for."""
+        config, of_wandb = self.config, []
+        for logger in loggers:
             if logger.init_args.get("save_dir") in (None, "{run_dir}"):
                 logger.init_args.save_dir = config.run_dir
+            if logger.class_path.startswith("videomem.tracking") and logger.class_path.endswith(".WandbLogger"):
+                of_wandb.append(logger)
+                logger.init_args.mode = config.wandb or logger.init_args.mode
+            if logger.class_path.endswith(".TensorBoardLogger") and find_spec("tensorboard") is None:
+                raise VideomemError(
+                    f"trainer.logger has {logger.class_path}, but the package tensorboard is not installed; "
+                    'run `pip install "videomem[tensorboard]"`, or leave the logger out'
+                )
+        if self._verb == "fit" and config.wandb in ("offline", "online") and not of_wandb:
+            raise VideomemError(
+                f"--wandb is {config.wandb}, but trainer.logger has no videomem.tracking.WandbLogger; "
+                "add it, as configs/base.yaml does, or leave --wandb out"
+            )
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            if self._claimed is not None:
+                self._claimed.rmdir()
+            raise
 
     def _default_run_dir(self) -> Path:
         if self._verb == "fit":
             memory = self.config.model.memory
             name = (memory if isinstance(memory, str) else memory.class_path).rsplit(".", 1)[-1].lower()
-            return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{self.config.seed_everything}"
-        assert self._checkpoint is not None
-        return run_dir_of(self._checkpoint.path) / self._verb
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{self.config.seed_everything}"
+            self._claimed = claim_folder(Path("runs").absolute(), stem)
+            return self._claimed
+        assert self.checkpoint is not None
+        return self.checkpoint.run_dir / self._verb
 
 
-def run_dir_of(checkpoint: Path) -> Path:
-    """The directory of the run that wrote a checkpoint, or the checkpoint's own folder."""
-    above = checkpoint.absolute().parent.parent
-    return above if (above / "config.yaml").is_file() else checkpoint.absolute().parent
+def claim_folder(above: Path, stem: str) -> Path:
+    """Make a new folder, numbered where others of that name are: runs may start in the same second."""
+    for number in count(1):
+        folder = above / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("numbers do not end")
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -120,9 +171,13 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     cli = run(verb, arguments)
     if cli is not None:
         if verb == "fit":
+            for logger in cli.trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.finish()
             print(f"videomem: run in {cli.config.run_dir}")
         else:
             _report(cli, verb)
+            _track_evaluation(cli, verb)
     return 0
 
 
@@ -155,6 +210,8 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
             f"ckpt_path {cli.config.ckpt_path} stands in a config; give it as --ckpt_path, to be checked first"
         )
     _say_what_is_left_out(cli.datamodule)
+    if verb == "fit":
+        _prepare_tracking(cli, checkpoint)
     if checkpoint is not None:
         cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
     keywords: dict[str, Any] = {"datamodule": cli.datamodule, "weights_only": True}
@@ -177,6 +234,17 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
             f"{steps_before}; raise trainer.max_epochs"
         )
     return cli
+
+
+def _prepare_tracking(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
+    """What the config leaves open of a W&B run; `config.yaml` must not hold it, since it may serve another run."""
+    cli.trainer.callbacks.insert(0, RunRecord())  # type: ignore[attr-defined]
+    run_dir = Path(cli.config.run_dir)
+    for logger in cli.trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.fill(run_dir.name, group_of(data_name(cli.config.data.catalog)), "train")
+            if checkpoint is not None and not cli.config.new_wandb_run:
+                logger.go_on(checkpoint.run_record)
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
@@ -233,6 +301,20 @@ def _report(cli: VideomemCLI, verb: str) -> None:
         table.add_row(escape(f"accuracy of {name}"), f"{value:.4f}")
     console.print(table)
     print(f"confusion matrix and figures in {folder}")
+
+
+def _track_evaluation(cli: VideomemCLI, verb: str) -> None:
+    """A W&B run of an evaluation, where one is asked for."""
+    checkpoint, mode = cli.checkpoint, cast(Mode, cli.config.wandb or "disabled")
+    if checkpoint is None or mode == "disabled":
+        return
+    name = f"{verb}-{checkpoint.run_dir.name}"
+    run = run_of_checkpoints(name, Path(cli.config.run_dir), mode, [checkpoint], job_type=verb)
+    split = "val" if verb == "validate" else cli.datamodule.test_split
+    counts, names = cli.model.confusion_counts().cpu().numpy(), cli.model.class_names
+    log_confusion(run, split, counts.tolist(), names, confusion_figure(counts, names, split))
+    run.summary.update({name: float(value) for name, value in cli.trainer.callback_metrics.items()})
+    run.finish()
 
 
 def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:

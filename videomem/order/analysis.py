@@ -61,7 +61,7 @@ def overall(results: Sequence[MemoryResult], settings: OrderSettings) -> Verdict
 def _memory(name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: Scores) -> MemoryResult:
     outcomes = scores.outcomes[name, "O", "primary"]
     is_control = outcomes[0].memoryless
-    cells = _cells(name, scores, clips, plan.settings)
+    cells = cells_of(name, scores, clips, plan.settings)
     gain = cells["OO"] - cells["FS"]
     difference = _Differences(scores, cells)
     blind, blind_name = _best_order_blind(name, plan, scores, cells)
@@ -100,7 +100,7 @@ def _memory(name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit]
     )
 
 
-def _cells(name: str, scores: Scores, clips: Clips, settings: OrderSettings) -> dict[str, np.ndarray]:
+def cells_of(name: str, scores: Scores, clips: Clips, settings: OrderSettings) -> dict[str, np.ndarray]:
     """Right or not, (N,), of every cell XY that was measured."""
     cells = {
         "OO": scores.right(name, "O", "ordered"),
@@ -117,6 +117,15 @@ def _cells(name: str, scores: Scores, clips: Clips, settings: OrderSettings) -> 
         if scores.has(name, arm):
             cells[arm + arm] = scores.right(name, arm, condition_of(arm, clips.max_frames, settings).label)
     return cells
+
+
+def cells_by_run(name: str, plan: OrderPlan, clips: Clips, scores: Scores) -> list[dict[str, float]]:
+    """Accuracy of every cell of a memory in each run."""
+    cells = cells_of(name, scores, clips, plan.settings)
+    return [
+        {cell: float(right[scores.runs == run].mean()) for cell, right in cells.items()}
+        for run in np.unique(scores.runs)
+    ]
 
 
 class _Differences:

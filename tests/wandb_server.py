@@ -1,0 +1,249 @@
+"""A W&B server on this machine: what `wandb sync` says to it is kept, so that tests can read what would be sent."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from typing import Any
+
+OPTIONAL = {"ServerFeaturesQuery", "ArtifactType"}  # Questions whose answers W&B does without.
+
+
+@dataclass
+class Artifact:
+    """A version of an artifact: the content of its files by their names, and the runs that made and used it."""
+
+    type: str
+    name: str
+    digest: str
+    metadata: dict[str, Any]
+    aliases: set[str] = field(default_factory=set)
+    made_by: str | None = None
+    used_by: set[str] = field(default_factory=set)
+    files: dict[str, bytes] = field(default_factory=dict)
+    is_committed: bool = False
+
+
+@dataclass
+class FakeServer:
+    """The part of W&B's protocol that uploads runs; an artifact is the same version where name and digest are."""
+
+    address: str = ""
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    artifacts: list[Artifact] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    sweep: str = ""
+    to_train: list[dict[str, Any]] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def versions(self, name: str) -> list[Artifact]:
+        return [artifact for artifact in self.artifacts if artifact.name == name]
+
+    def answer(self, method: str, path: str, body: bytes) -> Any:
+        with self.lock:
+            if path.startswith("/sdk/otel"):
+                return {}
+            self.received.append(f"{method} {path} {body.decode(errors='replace')}")
+            if path == "/graphql":
+                asked = json.loads(body)
+                found = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+                operation = found[1] if found else ""
+                handler = getattr(self, f"on_{operation}", None)
+                if handler is None:
+                    self.unknown.append(operation)
+                    return {"data": None, "errors": [{"message": "not known here"}]}
+                return {"data": handler(asked.get("variables") or {})}
+            if path.endswith("/file_stream"):
+                self.stream(path.split("/")[-2], json.loads(body).get("files") or {})
+                return {"exitcode": None, "limits": {}}
+            if path.startswith("/store/artifact/"):
+                _, number, name = path.removeprefix("/store/").split("/", 2)
+                self.artifacts[int(number)].files[name] = body
+            elif path.startswith("/store/run/"):
+                self.files[path.removeprefix("/store/run/")] = body
+            return {}
+
+    def stream(self, run: str, files: dict[str, Any]) -> None:
+        for name, chunk in files.items():
+            lines = [json.loads(line) for line in chunk["content"]]
+            if name == "wandb-history.jsonl":
+                numbered = enumerate(lines, start=chunk["offset"])
+                self.history.setdefault(run, {}).update(numbered)
+            elif name == "wandb-summary.json":
+                self.summaries[run] = lines[-1]
+
+    def on_Viewer(self, said: dict[str, Any]) -> dict[str, Any]:
+        user = {"id": "user", "entity": "someone", "username": "someone", "email": "", "flags": "{}"}
+        return {"viewer": {**user, "teams": {"edges": []}}}
+
+    def on_UpsertSweep(self, said: dict[str, Any]) -> dict[str, Any]:
+        self.sweep = said["config"]
+        project = {"id": "project", "name": said["projectName"], "entity": {"id": "entity", "name": "someone"}}
+        return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
+
+    def on_SweepWithRuns(self, said: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"sweep": {"id": "sweep", "name": "sweep1", "config": self.sweep, "runs": {"edges": []}}}}
+
+    def on_CreateAgent(self, said: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": "agent"}}}
+
+    def on_Heartbeat(self, said: dict[str, Any]) -> dict[str, Any]:
+        """One training at a time, and then the end."""
+        commands: list[dict[str, Any]] = []
+        if not any(json.loads(said["runState"]).values()):
+            number = len(self.to_train)
+            commands = [{"type": "exit"}]
+            if self.to_train:
+                given = {name: {"value": value} for name, value in self.to_train.pop(0).items()}
+                commands = [{"type": "run", "run_id": f"swept{number}", "args": given, "program": ""}]
+        return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
+
+    def on_UpsertBucket(self, said: dict[str, Any]) -> dict[str, Any]:
+        name = said["name"]
+        is_new = name not in self.runs
+        run = self.runs.setdefault(name, {"id": f"bucket-{name}"})
+        run |= {key: value for key, value in said.items() if value is not None and key != "id"}
+        project = {"id": "project", "name": run["project"], "entity": {"id": "entity", "name": "someone"}}
+        bucket = {"id": run["id"], "name": name, "displayName": run.get("displayName"), "description": None,
+                  "config": run.get("config"), "sweepName": None, "project": project,
+                  "historyLineCount": len(self.history.get(name, {}))}  # fmt: skip
+        return {"upsertBucket": {"bucket": bucket, "inserted": is_new}}
+
+    def on_RunResumeStatus(self, said: dict[str, Any]) -> dict[str, Any]:
+        name = said["name"]
+        model = {
+            "id": "project",
+            "name": said["project"],
+            "entity": {"id": "entity", "name": "someone"},
+            "bucket": None,
+        }
+        if name in self.runs:
+            lines = self.history.get(name, {})
+            tail = [json.dumps(lines[max(lines)])] if lines else []
+            model["bucket"] = {
+                "id": self.runs[name]["id"], "name": name, "displayName": self.runs[name].get("displayName"),
+                "summaryMetrics": json.dumps(self.summaries.get(name, {})), "historyLineCount": len(lines),
+                "historyTail": json.dumps(tail), "logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]",
+                "config": self.runs[name]["config"], "tags": [], "notes": None, "wandbConfig": '{"t": 1}',
+            }  # fmt: skip
+        return {"model": model}
+
+    def on_CreateArtifact(self, said: dict[str, Any]) -> dict[str, Any]:
+        given = said["input"]
+        name, digest = given["artifactCollectionName"], given["digest"]
+        known = [artifact for artifact in self.versions(name) if artifact.digest == digest]
+        if not known:
+            metadata = json.loads(given["metadata"] or "{}")
+            self.artifacts.append(Artifact(given["artifactTypeName"], name, digest, metadata))
+        artifact = known[0] if known else self.artifacts[-1]
+        artifact.made_by = artifact.made_by or given["runName"]
+        for alias in (item["alias"] for item in given["aliases"] or []):
+            for version in self.versions(name):
+                version.aliases.discard(alias)
+            artifact.aliases.add(alias)
+        state = "COMMITTED" if artifact.is_committed else "PENDING"
+        number = str(self.artifacts.index(artifact))
+        latest = {"id": str(self.artifacts.index(self.versions(name)[-1]))}
+        sequence = {"latestArtifact": latest if known else None}
+        return {"createArtifact": {"artifact": {"id": number, "state": state, "artifactSequence": sequence}}}
+
+    def on_CreateArtifactManifest(self, said: dict[str, Any]) -> dict[str, Any]:
+        number = said["artifactID"]
+        file = {
+            "id": "file",
+            "uploadHeaders": [],
+            "uploadUrl": f"{self.address}/store/artifact/{number}/{said['name']}",
+        }
+        return {"createArtifactManifest": {"artifactManifest": {"id": f"manifest-{number}", "file": file}}}
+
+    def on_UpdateArtifactManifest(self, said: dict[str, Any]) -> dict[str, Any]:
+        number = said["artifactManifestID"].removeprefix("manifest-")
+        address = f"{self.address}/store/artifact/{number}/wandb_manifest.json"
+        file = {"id": "file", "uploadHeaders": [], "uploadUrl": address}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": said["artifactManifestID"], "file": file}}}
+
+    def on_CreateArtifactFiles(self, said: dict[str, Any]) -> dict[str, Any]:
+        edges = [
+            {
+                "node": {
+                    "id": "file",
+                    "name": spec["name"],
+                    "displayName": spec["name"],
+                    "storagePath": None,
+                    "uploadHeaders": [],
+                    "uploadUrl": f"{self.address}/store/artifact/{spec['artifactID']}/{spec['name']}",
+                    "uploadMultipartUrls": None,
+                    "artifact": {"id": spec["artifactID"]},
+                }
+            }
+            for spec in said["input"]["artifactFiles"]
+        ]
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def on_CommitArtifact(self, said: dict[str, Any]) -> dict[str, Any]:
+        self.artifacts[int(said["artifactID"])].is_committed = True
+        return {"commitArtifact": {"artifact": {"id": said["artifactID"], "digest": ""}}}
+
+    def on_UseArtifact(self, said: dict[str, Any]) -> dict[str, Any]:
+        given = said["input"]
+        self.artifacts[int(given["artifactID"])].used_by.add(given["runName"])
+        return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
+
+    def on_CreateRunFiles(self, said: dict[str, Any]) -> dict[str, Any]:
+        run = said["run"]
+        files = [{"name": name, "uploadUrl": f"{self.address}/store/run/{run}/{name}"} for name in said["files"]]
+        return {"createRunFiles": {"runID": f"bucket-{run}", "uploadHeaders": [], "files": files}}
+
+
+@contextmanager
+def serving() -> Iterator[FakeServer]:
+    """A server of its own, on a free port."""
+    fake = FakeServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            answer = json.dumps(fake.answer(self.command, self.path, self.body())).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_PUT = do_GET = do_POST
+
+        def body(self) -> bytes:
+            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            error = sys.exception()
+            if not isinstance(error, ConnectionError):  # A client that ends resets what it left open.
+                fake.unknown.append(repr(error))
+
+    server = Server(("127.0.0.1", 0), Handler)
+    fake.address = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,46 @@
+"""Where runs are recorded: Weights & Biases, on the user's terms, and what TensorBoard gets beside the metrics."""
+
+from videomem.tracking.artifacts import (
+    checkpoint_artifact,
+    data_artifact,
+    group_of_checkpoint,
+    project_of,
+    run_of_checkpoints,
+    track_export,
+    use_artifact,
+)
+from videomem.tracking.lightning import LogConfusionMatrix, RunRecord, WandbLogger
+from videomem.tracking.results import (
+    Memory,
+    log_card,
+    log_confusion,
+    log_order_results,
+    log_strips,
+    track_memories,
+)
+from videomem.tracking.runs import Mode, data_name, group_of, run_settings, start_run, without_paths
+
+__all__ = [
+    "LogConfusionMatrix",
+    "Memory",
+    "Mode",
+    "RunRecord",
+    "WandbLogger",
+    "checkpoint_artifact",
+    "data_artifact",
+    "data_name",
+    "group_of",
+    "group_of_checkpoint",
+    "log_card",
+    "log_confusion",
+    "log_order_results",
+    "log_strips",
+    "project_of",
+    "run_of_checkpoints",
+    "run_settings",
+    "start_run",
+    "track_export",
+    "track_memories",
+    "use_artifact",
+    "without_paths",
+]

@@ -1,0 +1,179 @@
+"""What Lightning calls while it trains: the W&B logger, and callbacks for what is more than a number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import WandbLogger as _LightningWandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+
+from videomem.checkpoint import RUN_RECORD
+from videomem.data import VideoDataModule
+from videomem.evaluation.plots import confusion_figure
+from videomem.tracking.artifacts import Policy, checkpoint_artifact, data_artifact, log_artifact, use_artifact
+from videomem.tracking.results import log_confusion
+from videomem.tracking.runs import Mode, files_beside, run_settings, start_run, without_paths
+
+
+class WandbLogger(_LightningWandbLogger):
+    """Lightning's W&B logger with videomem's defaults.
+
+    Args:
+        project: W&B project.
+        mode: `offline` (default; sync later with `wandb sync`), `online`, or `disabled`.
+        save_dir: Where the run's files are written; by default the run's own directory.
+        name: Name of the run; of `fit` by default that of its directory.
+        group: Name under which runs are grouped; of `fit` by default the data's, or the sweep's.
+        job_type: Kind of run within the group; of `fit` by default `train`.
+        tags: Tags of the run.
+        log_model: Keep the last and the best checkpoint as artifacts when training ends; `all` keeps each when saved.
+        machine_details: Also record host, program, git state, packages and system metrics.
+        entity: User or team of W&B that owns the run; by default the one that is logged in.
+        id: Id of a run to go on with, or to give to a new one; by default a new one, or that of a resumed checkpoint.
+        code: Folder whose Python files and YAML configs are kept as an artifact; by default no code is.
+    """
+
+    def __init__(
+        self,
+        project: str = "videomem",
+        mode: Mode = "offline",
+        save_dir: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: list[str] | None = None,
+        log_model: Literal["all"] | bool = True,
+        machine_details: bool = False,
+        entity: str | None = None,
+        id: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(name=name, save_dir=save_dir or ".", project=project, log_model=log_model, id=id)
+        self._details = {"name": name, "group": group, "job_type": job_type, "tags": tags, "entity": entity}
+        self._mode: Mode = mode
+        self._machine_details = machine_details
+        self._code = code
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            assert self._project is not None
+            run = start_run(
+                self._project,
+                Path(self._save_dir or "."),
+                self._mode,
+                **self._details,
+                id=self._id,
+                resume="allow" if self._id else None,  # `wandb sync` appends to a run that is there, too.
+                settings=run_settings(self._machine_details),
+            )
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            self._experiment = run
+            if self._code is not None:
+                with files_beside(run):
+                    run.log_code(self._code, name="code", include_fn=_is_code)
+        return self._experiment
+
+    def fill(self, name: str, group: str, job_type: str) -> None:
+        """Give what the config left open, before the run starts."""
+        for key, value in {"name": name, "group": group, "job_type": job_type}.items():
+            self._details[key] = self._details[key] or value
+
+    def go_on(self, record: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint, unless the config names another; before the run starts."""
+        if "id" in record and self._id is None:
+            self._id = record["id"]
+            self._project = record.get("project", self._project)
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on with this run; nothing where there is none."""
+        if self._mode == "disabled" or not isinstance(self.experiment.id, str):
+            return {}
+        run = self.experiment
+        return {"id": run.id, "project": run.project, "group": run.group, "name": run.name}
+
+    def log_hyperparams(self, params: Any) -> None:
+        super().log_hyperparams(without_paths(params if isinstance(params, dict) else vars(params)))
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        with files_beside(self.experiment):  # Media and tables come this way too.
+            super().log_metrics(metrics, step)
+
+    def _scan_and_log_checkpoints(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Log what a callback has saved since, as `model-<id of the run>`; Lightning calls this as `log_model` says."""
+        policy: Policy = "mutable" if self._log_model == "all" else "immutable"
+        for path in _saved(checkpoint_callback):
+            saved_at = path.stat().st_mtime
+            if self._logged_model_time.get(str(path), 0.0) < saved_at:
+                with files_beside(self.experiment):
+                    artifact = checkpoint_artifact(path, policy)
+                log_artifact(self.experiment, artifact, _aliases(checkpoint_callback, path))
+                self._logged_model_time[str(path)] = saved_at
+
+
+class RunRecord(Callback):
+    """Write into each checkpoint what its metrics are and which W&B run made it; `fit` adds this by itself."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for logger in _wandb_loggers(trainer):
+            if isinstance(data, VideoDataModule) and logger.record():
+                logger.log_hyperparams({"data": dict(data.hparams), "max_epochs": trainer.max_epochs})
+                use_artifact(logger.experiment, data_artifact(logger.experiment, data))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        records = [logger.record() for logger in _wandb_loggers(trainer)]
+        checkpoint[RUN_RECORD] = {**(records[0] if records else {}), "metrics": metrics}
+
+
+class LogConfusionMatrix(Callback):
+    """The confusion matrix of the last validation, and of a test: for W&B table and figure, for TensorBoard figure."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "test")
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        if not int(pl_module.confusion.update_count):  # type: ignore[union-attr, arg-type]
+            return
+        counts, names = pl_module.confusion_counts().cpu().numpy(), pl_module.class_names  # type: ignore[operator]
+        figure = confusion_figure(counts, names, split)  # type: ignore[arg-type]
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if isinstance(logger, WandbLogger):
+                log_confusion(logger.experiment, split, counts.tolist(), names, figure)  # type: ignore[arg-type]
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(f"{split}/confusion_matrix", figure, trainer.global_step, close=False)
+
+
+def _wandb_loggers(trainer: Trainer) -> Iterator[WandbLogger]:
+    """Those that have a run here: of several processes, the first one's."""
+    yield from (logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and trainer.is_global_zero)
+
+
+def _saved(callback: ModelCheckpoint) -> list[Path]:
+    """Files of a callback that are there, the oldest first."""
+    names = {callback.last_model_path, callback.best_model_path, *callback.best_k_models} - {""}
+    return sorted((path for path in map(Path, names) if path.is_file()), key=lambda path: path.stat().st_mtime)
+
+
+def _aliases(callback: ModelCheckpoint, path: Path) -> list[str]:
+    """`best` by what is monitored; `last` of the last epoch, which counts where nothing is."""
+    is_best = str(path) == callback.best_model_path
+    last = ["last"] if str(path) == callback.last_model_path or (is_best and callback.monitor is None) else []
+    return ["latest", *last, *(["best"] if is_best and callback.monitor is not None else [])]
+
+
+def _is_code(path: str, root: str) -> bool:
+    inside = Path(path).relative_to(os.path.realpath(root) if not Path(path).is_relative_to(root) else root)
+    return inside.suffix in (".py", ".yaml", ".yml") and not any(part.startswith(".") for part in inside.parts)
