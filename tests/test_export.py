@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import HEADS
+from conftest import HEADS, logged_by
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from order_cards import order_card
@@ -307,7 +307,7 @@ def test_the_model_card_has_front_matter_and_what_was_measured(
         and found["max_logit_change"] == 0
         and found["num_clips"] == 20
     )
-    assert "no logit moves by more than 0" in text and "random weights" in text and "catalog" in text
+    assert "no logit moves by more than 0" in text and "random weights" in text and "`videos`" in text
     assert str(tmp_path) not in card and str(checkpoints["none"].parent) not in card
 
 
@@ -337,3 +337,21 @@ def test_the_verdict_of_an_order_test_is_in_the_card(
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"order is worth {100 * result.value_of_order.value:.1f} points" in text and "verdict *" in text
     assert main([*command, str(tmp_path / "gone.json")]) == 2
+
+
+def test_an_export_can_be_an_artifact_that_was_made_of_its_checkpoint(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(checkpoints["gru"].parent.parent, tmp_path / "a run")
+    command = ["export", str(run_dir / "checkpoints" / "last.ckpt"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--without-backbone", "--wandb", "offline"]) == 0
+    records = logged_by(run_dir)
+    artifacts = {record["artifact"]["name"]: record["artifact"] for record in records if "artifact" in record}
+    made = artifacts.pop("export-a-run")
+    ((used, checkpoint),) = artifacts.items()
+    assert used.startswith("model-") and checkpoint["use_after_commit"] and not made.get("use_after_commit")
+    names = {entry["path"] for entry in made["manifest"]["contents"]}
+    assert names == {*FILES, "README.md"}
+    accuracy = videomem.load(tmp_path / "out").evidence["evaluation"]["accuracy"]
+    assert json.loads(made["metadata"])["accuracy"] == accuracy
+    assert str(tmp_path) not in json.dumps(made["metadata"])

@@ -25,8 +25,9 @@ from videomem.cli import main
 from videomem.commands import train
 from videomem.commands.train import claim_folder, run
 from videomem.errors import VideomemError
-from videomem.tracking import WandbLogger, data_name, group_of, without_paths
+from videomem.tracking import WandbLogger, group_of, without_paths
 from videomem.tracking.runs import FLUSH_EVERY_S
+from videomem.video.catalog import data_name
 
 
 def inspect(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from videomem.errors import VideomemError
 from videomem.features.store import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS
 from videomem.plain import class_path, from_plain
+from videomem.video.catalog import data_name
 from videomem.video.sampling import SAMPLINGS
 
 # Where a checkpoint says which run made it and what its metrics were; see `videomem.tracking.RunRecord`.
@@ -82,7 +83,7 @@ class Checkpoint:
         of_model = ("class_counts", "dropout", "learning_rate", "weight_decay", "class_weighting", "seed")
         of_data = ("batch_size", "balanced_sampling", "source", "reversed_pairs", "test_split")
         return {
-            "catalog": Path(data["catalog"]).name,
+            "data": data_name(data["catalog"]),
             "epochs": self.content["epoch"] + 1,
             "steps": self.content["global_step"],
             **{name: model.get(name) for name in of_model},

@@ -14,6 +14,7 @@ from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.evaluation.shuffle import summarize
 from videomem.model.classifier import Classifier, model_of
 from videomem.order.card import card_from_json
+from videomem.tracking import track_export
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -27,6 +28,12 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--permutations", type=at_least(1), default=20, help="shuffles of each test clip")
     options.add_argument("--catalog", default=None, help="where the catalog is now, if it moved since training")
     options.add_argument("--store", default=None, help="where the feature stores are now, if they moved")
+    options.add_argument(
+        "--wandb",
+        choices=("offline", "online", "disabled"),
+        default="disabled",
+        help="mode of a W&B run that keeps the folder as an artifact of the checkpoint's group",
+    )
     options.add_argument("--trust", action="store_true", help="let the checkpoint name classes of other packages")
     given = options.parse_args(arguments)
     if not is_empty_or_absent(given.out):
@@ -39,6 +46,10 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         moved = {name: value for name in ("catalog", "store") if (value := getattr(given, name))}
         model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved)
     model.save_pretrained(given.out, not given.without_backbone)
+    if given.wandb != "disabled":
+        found = model.evidence.get("evaluation", {})
+        metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
+        track_export(given.out, checkpoint, given.wandb, metrics)
     print(_evaluated(model.evidence.get("evaluation")))
     print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
     return 0

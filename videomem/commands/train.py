@@ -32,11 +32,11 @@ from videomem.tracking import (
     Mode,
     RunRecord,
     WandbLogger,
-    data_name,
     group_of,
     log_confusion,
     run_of_checkpoints,
 )
+from videomem.video.catalog import data_name
 from videomem.whole_files import write_whole
 
 DESCRIPTIONS = {

@@ -49,7 +49,7 @@ def _front_matter(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_name(config: Mapping[str, Any]) -> str:
-    return str(config["training"].get("catalog", "unknown")).rsplit(".", 1)[0]
+    return str(config["training"].get("data", "unknown"))
 
 
 def _below(config: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from videomem.tracking.results import (
     log_strips,
     track_memories,
 )
-from videomem.tracking.runs import Mode, data_name, group_of, run_settings, start_run, without_paths
+from videomem.tracking.runs import Mode, group_of, run_settings, start_run, without_paths
 
 __all__ = [
     "LogConfusionMatrix",
@@ -28,7 +28,6 @@ __all__ = [
     "WandbLogger",
     "checkpoint_artifact",
     "data_artifact",
-    "data_name",
     "group_of",
     "group_of_checkpoint",
     "log_card",

@@ -18,8 +18,8 @@ import wandb
 
 from videomem.checkpoint import RUN_RECORD, Checkpoint
 from videomem.data import VideoDataModule
-from videomem.tracking.runs import Mode, data_name, files_beside, folder_of, group_of, start_run, without_paths
-from videomem.video.catalog import Catalog, write_catalog
+from videomem.tracking.runs import Mode, files_beside, folder_of, group_of, start_run, without_paths
+from videomem.video.catalog import Catalog, data_name, write_catalog
 
 Policy = Literal["mutable", "immutable"]
 

@@ -94,12 +94,6 @@ def _is_path_here(text: str) -> bool:
     return path.is_absolute() and (path.is_relative_to(Path.home()) or os.path.lexists(path))
 
 
-def data_name(catalog: Path | str) -> str:
-    """Name of a data set by its catalog: `ucf101` of `data/ucf101.csv`, and of `data/ucf101/catalog.csv`."""
-    path = Path(catalog).absolute()
-    return path.parent.name if path.stem == "catalog" else path.stem
-
-
 def group_of(default: str) -> str:
     """The group that runs join unless told: WANDB_RUN_GROUP, or the sweep's where an agent started them."""
     if group := os.environ.get("WANDB_RUN_GROUP"):

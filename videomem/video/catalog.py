@@ -78,6 +78,12 @@ def _split_order(name: str) -> tuple[int, str]:
     return (SPLITS.index(name) if name in SPLITS else len(SPLITS), name)
 
 
+def data_name(catalog: Path | str) -> str:
+    """Name of a data set by its catalog: `ucf101` of `data/ucf101.csv`, and of `data/ucf101/catalog.csv`."""
+    path = Path(catalog).absolute()
+    return path.parent.name if path.stem == "catalog" else path.stem
+
+
 def read_catalog(path: Path | str) -> Catalog:
     """Read a catalog and hold it to the rules that need no file opened; groups across splits are logged.
 
