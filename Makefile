@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/videomem demo --out runs/demo
 
 test: lint
-	$(BIN)/pytest -q -m "not slow" tests
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" tests
 
 test-all: lint
 	$(BIN)/pytest -q tests

@@ -30,11 +30,32 @@ os.environ["WANDB_MODE"] = "disabled"
 _outside = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # What W&B keeps of its own, elsewhere than at home.
 os.environ |= {f"WANDB_{name}_DIR": f"{_outside.name}/{name}" for name in ("CACHE", "CONFIG")}
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+if "PYTEST_XDIST_WORKER" in os.environ:  # Processes side by side; threads within would only contend.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # Of those that tests start.
+
+
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash[_LEFT_OUT] = item.config.stash.get(_LEFT_OUT, 0) + bool(item.get_closest_marker("slow"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # One of several processes, each of which leaves out the same.
+        session.config.workeroutput["left_out"] = session.config.stash.get(_LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[_LEFT_OUT] = node.workeroutput.get("left_out", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    left_out = [item for item in terminalreporter.stats.get("deselected", []) if item.get_closest_marker("slow")]
-    terminalreporter.write_line(f"{len(left_out)} slow tests were left out; `make test-all` runs them")
+    left_out = terminalreporter.config.stash.get(_LEFT_OUT, 0)
+    terminalreporter.write_line(f"{left_out} slow tests were left out; `make test-all` runs them")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
