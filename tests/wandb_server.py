@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
 
-
 OPTIONAL = {"ServerFeaturesQuery", "ArtifactType"}  # Questions whose answers W&B does without.
 
 
