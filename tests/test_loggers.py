@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
 import yaml
 from conftest import CONFIGS, data_arguments, fit_arguments, logged_by, tracked_arguments
@@ -25,7 +27,7 @@ from videomem.cli import main
 from videomem.commands import train
 from videomem.commands.train import claim_folder, run
 from videomem.errors import VideomemError
-from videomem.tracking import WandbLogger, group_of, without_paths
+from videomem.tracking import WandbLogger, group_of, run_settings, start_run, without_paths
 from videomem.tracking.runs import FLUSH_EVERY_S
 from videomem.video.catalog import data_name
 
@@ -170,6 +172,29 @@ def test_the_best_checkpoint_by_a_monitor_is_called_so(workspace: Path, tmp_path
     losses = {model["metadata"]: json.loads(model["metadata"])["val/loss"] for model in models}
     assert losses[best[0]["metadata"]] == max(losses.values())
     assert [record["artifact"]["name"] for record in logged if record["artifact"].get("type") == "code"] == ["code"]
+
+
+def test_each_checkpoint_can_be_kept_though_the_next_writes_over_it(workspace: Path, tmp_path: Path) -> None:
+    logger = [{"class_path": "videomem.tracking.WandbLogger", "init_args": {"log_model": "all"}}]
+    options = ["--trainer.logger", json.dumps(logger)]
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run", epochs=2), *options]) == 0
+    logged = [record["artifact"] for record in logged_by(tmp_path / "run") if record["type"] == "artifact"]
+    models = [artifact for artifact in logged if artifact["type"] == "model"]
+    paths = [Path(artifact["manifest"]["contents"][0]["local_path"]) for artifact in models]
+    assert len(set(paths)) == 2 and [torch.load(path, weights_only=True)["epoch"] for path in paths] == [0, 1]
+    assert all(path.is_relative_to(tmp_path / "run" / "wandb") for path in paths)
+
+
+def test_machine_details_are_there_when_asked_for(tmp_path: Path) -> None:
+    run = start_run("videomem", tmp_path, settings=run_settings(machine_details=True))
+    run.finish()
+    (started,) = [record["run"] for record in logged_by(tmp_path) if record["type"] == "run"]
+    assert started["host"] == socket.gethostname()
+
+
+def test_an_id_that_wandb_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(VideomemError, match="no run could be started"):
+        start_run("videomem", tmp_path, id="a/b")
 
 
 def test_paths_of_this_machine_become_names(tmp_path: Path) -> None:

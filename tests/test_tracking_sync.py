@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -141,14 +142,20 @@ def test_tables_and_figures_are_uploaded(story: Story) -> None:
     assert story.server.versions(f"run-{story.run_id('shuffle')}-shuffle")[0].type == "run_table"
 
 
-def test_what_is_sent_tells_nothing_of_the_machine(story: Story, workspace: Path) -> None:
-    """But for paths: of the data, in the checkpoint; of an artifact's files, in W&B's manifest; of `wandb` itself."""
-    sent = [text.replace(str(Path(sys.executable).parent / "wandb"), "") for text in story.server.received]
+def told_of(server: FakeServer, *private: str) -> list[str]:
+    """Requests that hold something private, but for what docs/tracking.md says of paths."""
+    sent = [text.replace(str(Path(sys.executable).parent / "wandb"), "") for text in server.received]
     sent = [text for text in sent if not text.split()[1].endswith((".ckpt", ".png", "/wandb_manifest.json"))]
-    assert len(sent) > 20
-    for text in sent:
-        for private in (str(story.folder), str(workspace), str(Path.home()), socket.gethostname(), getpass.getuser()):
-            assert not any(f"{before}{private}" in text for before in ('"', "'", " ", "=", "/")), (private, text[:300])
+    sent = [text for text in sent if not re.search(r"(UpsertSweep|CreateAgent) ?\(", text)]
+    assert len(sent) > 10
+    starts = ('"', "'", " ", "=", "/")
+    return [text for text in sent if any(before + word in f" {text}" for before in starts for word in private)]
+
+
+def test_what_is_sent_tells_nothing_of_the_machine(story: Story, workspace: Path) -> None:
+    private = [str(story.folder), str(workspace), str(Path.home()), socket.gethostname(), getpass.getuser()]
+    assert not told_of(story.server, *private)
+    assert told_of(story.server, "videos")  # The group: so a word would be seen.
 
 
 def test_all_that_a_sync_needs_lies_with_the_run(story: Story) -> None:
@@ -199,12 +206,13 @@ def test_a_sweep_of_agents_trains_online_and_reads_as_one(workspace: Path, tmp_p
         for command in (["sweep", "sweep.yaml"], ["agent", "someone/videomem/sweep1"]):
             done = subprocess.run(["wandb", *command], cwd=tmp_path, env=environment, capture_output=True, text=True,
                                   timeout=300, check=False)  # fmt: skip
-            assert done.returncode == 0 and "error" not in done.stderr.lower(), done.stderr
+            assert done.returncode == 0 and "videomem: error" not in done.stderr, done.stderr
     assert set(server.unknown) <= OPTIONAL
     assert sorted(server.runs) == ["swept1", "swept2"] and len(list((tmp_path / "runs").iterdir())) == 2
     for run in server.runs.values():
         assert (run["sweep"], run["groupName"], run["jobType"]) == ("sweep1", "sweep-sweep1", "train")
-        assert (run["host"], run["program"]) == ("undisclosed", "videomem")
+        assert run.get("host") in (None, "undisclosed") and run.get("program") in (None, "videomem"), run
+    assert not told_of(server, str(tmp_path), str(workspace), socket.gethostname(), getpass.getuser())
     found = [json.loads(server.runs[name]["config"])["learning_rate"]["value"] for name in ("swept2", "swept1")]
     assert found == rates
     assert all("val/accuracy" in summary for summary in server.summaries.values())

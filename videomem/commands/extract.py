@@ -53,7 +53,8 @@ def _parser(program: str) -> ArgumentParser:
         "-c", "--config", action=ActionConfigFile, help="config of `fit`; only its data section is read"
     )
     options.add_class_arguments(VideoDataModule, "data")
-    for section in ("model", "trainer", "seed_everything", "run_dir", "ckpt_path", "trust"):
+    of_fit = ("model", "trainer", "seed_everything", "run_dir", "ckpt_path", "wandb", "new_wandb_run", "trust")
+    for section in of_fit:
         options.add_argument(f"--{section}", type=Any, default=None, help="ignored here; belongs to `fit`")
     return options
 
