@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.scan import scan_op
 from torch.export import Dim, ExportedProgram
+from torch.func import functional_call
 
 from videomem.errors import VideomemError, one_line
 from videomem.heads import HeadState, Memory, State
@@ -183,17 +184,35 @@ def largest_difference(answer: Tensor, expected: Tensor) -> float:
     return float((answer - expected).abs().max()) if answer.shape == expected.shape else math.inf
 
 
+class _Cell(nn.Module):
+    """The cell of a memory as a module, so that it can be called with other tensors for its weights."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, terms_BK: Tensor, *state: Tensor) -> State:
+        return self.memory.cell(terms_BK, state)
+
+
 def states(memory: Memory, terms_BTK: Tensor) -> Tensor:
-    """States (B, T, H) by the memory's own cell, in a loop that stays a loop in a graph."""
+    """States (B, T, H) by the memory's own cell, in a loop that stays a loop in a graph.
+
+    It is the operator below torch's `scan`, which compiles what it is given and may then take the number of frames of
+    an earlier call for a constant. The operator wants all tensors that the loop reads as its inputs.
+    """
     if memory.memoryless:
         return terms_BTK
+    cell = _Cell(memory)
+    weights = dict(cell.named_parameters())
+    before = [part.clone() for part in memory.initial_state(terms_BTK[:, 0])]
 
-    def step(state: State, terms_BK: Tensor) -> tuple[State, Tensor]:
-        state = memory.cell(terms_BK, state)
-        return tuple(part.clone() for part in state), state[0].clone()  # No tensor may be two outputs.
+    def step(*tensors: Tensor) -> list[Tensor]:
+        state, (terms_BK, *values) = tensors[: len(before)], tensors[len(before) :]
+        after = functional_call(cell, dict(zip(weights, values, strict=True)), (terms_BK, *state))
+        return [*(part.clone() for part in after), after[0].clone()]  # No tensor may be two outputs.
 
-    before = tuple(part.clone() for part in memory.initial_state(terms_BTK[:, 0]))
-    _, h_TBH = scan(step, before, terms_BTK.transpose(0, 1))
+    *_, h_TBH = scan_op(step, before, [terms_BTK.transpose(0, 1)], tuple(weights.values()))
     return h_TBH.transpose(0, 1)
 
 

@@ -18,7 +18,7 @@ Kernel = Callable[[Tensor], Tensor]
 def shape_in_graph(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
     """What `Preprocessing.shape_frames` does: (N, height, width, 3) uint8 of any size -> (N, 3, crop, crop) uint8.
 
-    Sums in another order round one value in some hundred thousand to the next level; `docs/export.md` has counts.
+    Sums in another order round some tens of values in a million to the next level; `docs/export.md` has counts.
     """
     height, width = frames_NHWC.shape[1:3]
     # As tensors, since a comparison of sizes in Python would be answered once, at export.
