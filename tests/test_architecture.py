@@ -41,6 +41,9 @@ ONLY_IN = {
     "safetensors": {"features/store.py", "features/arrays.py", "model/folder.py", "model/stream.py"},
     "h5py": {"features/arrays.py"},
     "pyarrow": {"video/catalog.py"},
+    "onnx": {"model/onnx_export.py"},
+    "onnxruntime": {"model/onnx_export.py"},
+    "onnxscript": {"model/onnx_export.py"},
     "matplotlib": {
         "evaluation/plots.py",
         "report/drawing.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +13,54 @@ from videomem.commands.arguments import at_least, parser
 from videomem.commands.shuffle import chance, measure_checkpoint
 from videomem.errors import VideomemError, is_empty_or_absent
 from videomem.evaluation.shuffle import summarize
-from videomem.model.classifier import Classifier, model_of
+from videomem.model.classifier import Classifier, load, model_of
+from videomem.model.folder import write_card
+from videomem.model.graph_export import export_graphs, refuse_impossible, summary
+from videomem.model.graph_snippets import snippets
 from videomem.order.card import card_from_json
 from videomem.tracking import track_export
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Measure the model where its data is at hand, and write the folder with its model card."""
+    given = _parser(verb).parse_args(arguments)
+    if not is_empty_or_absent(given.out):
+        raise VideomemError(f"{given.out}: is not empty; choose a new folder for --out")
+    checkpoint = read_checkpoint(given.checkpoint, given.trust)
+    model = model_of(checkpoint)
+    graphs = (given.onnx, given.torch_export, given.preprocess)
+    refuse_impossible(*graphs, has_backbone=model.backbone is not None and not given.without_backbone)
+    if given.order is not None:
+        model.evidence["order_test"] = order_evidence(model, given.order)
+    if not given.no_evaluation:
+        moved = {name: value for name in ("catalog", "store") if (value := getattr(given, name))}
+        model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved)
+    model.save_pretrained(given.out, not given.without_backbone)
+    print(_evaluated(model.evidence.get("evaluation")))
+    print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
+    if given.onnx or given.torch_export:
+        report = export_graphs(load(given.out), given.out, *graphs)
+        write_card(given.out, snippets(report))
+        print("\n".join(summary(report)))
+    if given.wandb != "disabled":
+        found = model.evidence.get("evaluation", {})
+        metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
+        track_export(given.out, checkpoint, given.wandb, metrics)
+    return 0
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
     options = parser(verb, __doc__)
     options.add_argument("checkpoint", type=Path, help="a checkpoint of `videomem fit`")
     options.add_argument("--out", type=Path, required=True, help="new folder; load it with `videomem.load(folder)`")
     options.add_argument("--without-backbone", action="store_true", help="leave the backbone's weights out")
+    options.add_argument("--onnx", action="store_true", help="also as ONNX graphs of clips and of one step, checked")
+    options.add_argument("--torch-export", action="store_true", help="the same as files of torch.export (.pt2)")
+    options.add_argument(
+        "--preprocess",
+        action="store_true",
+        help="let the graphs take uint8 frames of any size, and resize and crop there",
+    )
     options.add_argument("--order", type=Path, default=None, help="`order.json` of an order test, for the model card")
     options.add_argument("--no-evaluation", action="store_true", help="leave accuracy and shuffling out of the card")
     options.add_argument("--permutations", type=at_least(1), default=20, help="shuffles of each test clip")
@@ -35,24 +73,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         help="mode of a W&B run that keeps the folder as an artifact of the checkpoint's group",
     )
     options.add_argument("--trust", action="store_true", help="let the checkpoint name classes of other packages")
-    given = options.parse_args(arguments)
-    if not is_empty_or_absent(given.out):
-        raise VideomemError(f"{given.out}: is not empty; choose a new folder for --out")
-    checkpoint = read_checkpoint(given.checkpoint, given.trust)
-    model = model_of(checkpoint)
-    if given.order is not None:
-        model.evidence["order_test"] = order_evidence(model, given.order)
-    if not given.no_evaluation:
-        moved = {name: value for name in ("catalog", "store") if (value := getattr(given, name))}
-        model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved)
-    model.save_pretrained(given.out, not given.without_backbone)
-    if given.wandb != "disabled":
-        found = model.evidence.get("evaluation", {})
-        metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
-        track_export(given.out, checkpoint, given.wandb, metrics)
-    print(_evaluated(model.evidence.get("evaluation")))
-    print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
-    return 0
+    return options
 
 
 def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str]) -> dict[str, Any]:

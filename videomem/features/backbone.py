@@ -88,7 +88,12 @@ class Preprocessing:
 
     def normalize(self, frames: Tensor) -> Tensor:
         """(N, 3, crop, crop) uint8 -> float32 with the network's mean and standard deviation."""
-        return F.normalize(F.convert_image_dtype(frames, torch.float32), list(self.mean), list(self.std))
+        # The bits of torchvision's `normalize`, which looks for a zero in std and so cannot be in an exported graph.
+        mean_311, std_311 = (
+            frames.new_tensor(row, dtype=torch.float32)[:, None, None] for row in (self.mean, self.std)
+        )
+        images = frames.float() / 255
+        return images.sub_(mean_311).div_(std_311)
 
 
 class Backbone(nn.Module):

@@ -87,7 +87,7 @@ class Memory(nn.Module, ABC):
 
     def initial_state(self, terms_BK: Tensor) -> State:
         """The state before the first frame: zeros."""
-        return (terms_BK.new_zeros(len(terms_BK), self.hidden_dim),)
+        return (terms_BK.new_zeros(terms_BK.shape[0], self.hidden_dim),)
 
     def fire(self, h: Tensor) -> Tensor:
         """phi: what the readout, the next layer and the echo see of a state."""

@@ -56,7 +56,7 @@ class LastReadout(Readout):
     """The logits of the last real frame."""
 
     def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
-        return logits_BTC[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
+        return logits_BTC[torch.arange(lengths_B.shape[0], device=lengths_B.device), lengths_B - 1]
 
     def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         return logits_BC, logits_BC

@@ -113,7 +113,7 @@ class LSTM(_TorchRecurrent):
         self._start_gate(1, forget_bias, max_time_frames)  # Rows are i, f, g, o.
 
     def initial_state(self, terms_BK: Tensor) -> State:
-        zeros = terms_BK.new_zeros(len(terms_BK), self.hidden_dim)
+        zeros = terms_BK.new_zeros(terms_BK.shape[0], self.hidden_dim)
         return zeros, zeros
 
     def update(self, terms_BK: Tensor, state: State) -> Update:

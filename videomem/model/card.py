@@ -16,13 +16,13 @@ def model_card(config: Mapping[str, Any], preprocessor: Mapping[str, Any], graph
     Args:
         config: The content of `config.json`.
         preprocessor: The content of `preprocessor_config.json`.
-        graphs: What there is to say of exported graphs.
+        graphs: How to run exported graphs, where there are any.
     """
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(config), sort_keys=False, allow_unicode=True)}---",
         f"# {config['label']} on {_below(config)}\n\n{_summary(config, preprocessor)}",
         f"## Use\n\n{_use(config)}",
-        *([graphs] if graphs else []),
+        *([f"## Use without videomem\n\n{graphs.strip()}"] if graphs else []),
         f"## Accuracy, and what order is to it\n\n{_evaluation(config)}",
         f"## Training\n\n{_table(_training(config))}",
         "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(config, preprocessor)),

@@ -73,7 +73,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
 
 
 def write_card(folder: Path, graphs: str = "") -> None:
-    """Write the model card of a folder; `graphs` is what there is to say of its exported graphs."""
+    """Write the model card of a folder; `graphs` is how to run its exported graphs, if any."""
     config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
     write_whole(folder / CARD, model_card(config, preprocessor, graphs).encode())
 

@@ -1,0 +1,183 @@
+"""How far an exported model is from the one that was trained: every memory, both readouts, every format.
+
+    python benchmarks/export.py                  # about 12 minutes on 2 cores
+    python benchmarks/export.py --preprocess     # the same with frames of the videos' own size going in
+
+Videos are synthesized, AlexNet is random, its features' statistics are those of the videos, and each head of
+configs/head is trained on them for fifty steps. A cell is the largest difference of a logit from the trained
+model's in memory, over clips of 1, 5, 16 and 24 frames in batches of 1 to 3 with padding; of steps, after every frame.
+
+Before it, what preprocessing in a graph does to single values, beside torchvision's on uint8: on noise, where
+neighbouring levels are as far apart as they can be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+
+import videomem
+from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
+from videomem.features.store import FRAME_BATCH, FeatureSettings
+from videomem.heads import MEMORIES, READOUTS, Head
+from videomem.model.classifier import Classifier
+from videomem.model.graph_export import export_graphs
+from videomem.model.graphs import Case, ClipGraph, Graph, StepGraph
+from videomem.model.onnx_export import run_onnx
+from videomem.model.pt2_export import run_pt2
+from videomem.model.resizing import shape_in_graph
+from videomem.plain import class_path
+from videomem.video.catalog import Catalog
+from videomem.video.decoding import decode_clip
+from videomem.video.sampling import Uniform
+from videomem.video.synthetic import SyntheticSettings, synthesize
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "head"
+LENGTHS = ((1,), (5, 2), (16, 1, 9), (24,))
+SIZES = ((240, 320), (360, 640), (720, 1280), (1920, 1080), (90, 61), (225, 300), (256, 256))
+STEPS = 50
+FORMATS = {"onnx/clip.onnx": run_onnx, "onnx/step.onnx": run_onnx,
+           "torch_export/clip.pt2": run_pt2, "torch_export/step.pt2": run_pt2}  # fmt: skip
+
+
+def print_rounding() -> None:
+    print("interpolation | size | values that differ, of a million | by at most, of 255 levels\n---|---|---|---")
+    for name in ("alexnet", "efficientnet_b0"):
+        for height, width in SIZES:
+            preprocessing = Preprocessing.of(name)
+            frames = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), dtype=np.uint8)
+            shaped = shape_in_graph(torch.from_numpy(frames), preprocessing).int()
+            differences = (shaped - preprocessing.shape_frames(frames).int()).abs()
+            share = 1e6 * float((differences > 0).double().mean())
+            print(
+                f"{preprocessing.interpolation} | {width}x{height} | {share:.1f} | {int(differences.max())}", flush=True
+            )
+
+
+def train(head: Head, x_NTD: Tensor, labels_N: Tensor) -> None:
+    """Fifty steps on all clips, with their statistics."""
+    rows = x_NTD.float().flatten(0, 1)
+    head.norm.set_statistics(rows.mean(0), rows.std(0))
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+    lengths_N = torch.full((len(x_NTD),), x_NTD.shape[1])
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(x_NTD, lengths_N), labels_N).backward()
+        optimizer.step()
+
+
+def build(
+    config: Path, readout: str, class_names: list[str], settings: FeatureSettings, backbone: Backbone
+) -> Classifier:
+    memory: dict[str, Any] = yaml.safe_load(config.read_text())["model"]["memory"]
+    kind = MEMORIES[memory["class_path"].rsplit(".", 1)[-1]]
+    torch.manual_seed(0)
+    head = Head(
+        lambda input_dim: kind(input_dim, **memory["init_args"]),
+        backbone.feature_dim,
+        len(class_names),
+        readout=READOUTS[readout](),
+    )
+    arguments = {
+        "memory": {"class_path": class_path(kind), "init_args": memory["init_args"]},
+        "readout": {"class_path": class_path(READOUTS[readout])},
+        "num_layers": 1,
+        "projection_dim": None,
+        "feature_dim": backbone.feature_dim,
+    }
+    return Classifier(head, class_names, settings, backbone, arguments)
+
+
+def frames_of(catalog: Catalog, lengths: tuple[int, ...]) -> tuple[NDArray[np.uint8], Tensor]:
+    """Test clips (B, T, height, width, 3), the shorter ones padded with their own last frame, and their lengths."""
+    clips = [clip for clip in catalog.clips if clip.split == "test"][: len(lengths)]
+    frames = [
+        decode_clip(clip.path, Uniform(24)).frames_THWC[:length] for clip, length in zip(clips, lengths, strict=True)
+    ]
+    padded = [np.concatenate([part, part[-1:].repeat(max(lengths) - len(part), axis=0)]) for part in frames]
+    return np.stack(padded), torch.tensor(lengths)
+
+
+@torch.no_grad()
+def case_of(model: Classifier, given: Tensor, x_BTD: Tensor, lengths_B: Tensor) -> Case:
+    full_B = torch.full_like(lengths_B, x_BTD.shape[1])
+    after_each_BTC = model.head.readout.after_each(model.head.frame_logits(x_BTD, full_B))
+    return Case(given, lengths_B, model.classify(x_BTD, lengths_B), after_each_BTC)
+
+
+def differences(model: Classifier, cases: list[Case], shaped: list[Tensor], preprocess: bool) -> list[float]:
+    """Of the folder, and of each format."""
+    graphs: dict[str, Graph] = {"clip": ClipGraph(model, preprocess), "step": StepGraph(model, preprocess)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "exported"
+        model.save_pretrained(folder)
+        loaded = videomem.load(folder)
+        found = [
+            max(float((loaded(frames, case.lengths_B) - case.logits_BC).abs().max())
+                for frames, case in zip(shaped, cases, strict=True))
+        ]  # fmt: skip
+        export_graphs(model, folder, preprocess=preprocess)
+        for file, reader in FORMATS.items():
+            run, graph = reader(folder / file), graphs[Path(file).stem]
+            found.append(max(graph.difference(run, case) for case in cases))
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    options.add_argument("--heads", nargs="+", choices=names, default=names, help="of configs/head")
+    options.add_argument("--preprocess", action="store_true", help="graphs that take frames of any size")
+    given = options.parse_args()
+    print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}\n")
+    print_rounding()
+    with tempfile.TemporaryDirectory() as temporary:
+        catalog = synthesize(
+            SyntheticSettings(train_pairs=4, val_pairs=0, test_pairs=1, num_frames=24, frame_size=96),
+            Path(temporary) / "v",
+        )
+        print_differences(catalog, given.heads, given.preprocess)
+
+
+def print_differences(catalog: Catalog, heads: list[str], preprocess: bool) -> None:
+    settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(16))
+    backbone = Backbone(settings.backbone)
+    class_names = sorted({clip.label for clip in catalog.clips})
+    train_clips = [clip for clip in catalog.clips if clip.split == "train"]
+    labels_N = torch.tensor([class_names.index(clip.label) for clip in train_clips])
+
+    def features(frames: Tensor) -> Tensor:
+        x_ND = extract_features(backbone, frames.flatten(0, 1), FRAME_BATCH).half()
+        return x_ND.unflatten(0, frames.shape[:2])
+
+    def shape(clips: Iterable[NDArray[np.uint8]]) -> Tensor:
+        return torch.stack([backbone.preprocessing.shape_frames(clip) for clip in clips])
+
+    x_NTD = features(shape(decode_clip(clip.path, settings.sampling).frames_THWC for clip in train_clips))
+    raw, lengths = zip(*(frames_of(catalog, lengths) for lengths in LENGTHS), strict=True)
+    shaped = [shape(clips) for clips in raw]
+    given = [torch.from_numpy(clips) for clips in raw] if preprocess else shaped
+    inputs = list(zip(given, map(features, shaped), lengths, strict=True))
+    print("\nmemory | readout | largest logit | folder | " + " | ".join(FORMATS) + "\n" + "|".join(["---"] * 8))
+    for name in heads:
+        for readout in READOUTS:
+            model = build(CONFIGS / f"{name}.yaml", readout, class_names, settings, backbone)
+            train(model.head, x_NTD, labels_N)
+            cases = [case_of(model, *part) for part in inputs]
+            largest = max(float(case.logits_BTC.abs().max()) for case in cases)
+            found = differences(model, cases, shaped, preprocess)
+            print(" | ".join([name, readout, f"{largest:.1f}", *(f"{value:.1e}" for value in found)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
