@@ -28,8 +28,8 @@ from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, Preprocessing
 from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FeatureSettings
-from videomem.heads import GRU, Head, LastReadout, MeanReadout, MemoryFactory
-from videomem.model import graph_export, onnx_export
+from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
+from videomem.model import graph_export
 from videomem.model.classifier import Classifier
 from videomem.model.graph_checks import check, make_cases
 from videomem.model.graph_export import export_graphs
@@ -412,9 +412,10 @@ def test_a_failed_check_ends_the_command_with_one_line_and_keeps_the_folder(
     assert videomem.load(out).backbone is None
 
 
-def test_the_page_on_export_shows_the_code_that_is_tested(tmp_path: Path) -> None:
+def test_the_page_on_export_shows_the_code_for_its_folder_and_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = export_graphs(tiny_model(MEMORIES["lstm"], backbone=True), tmp_path, preprocess=True)
     page = (ROOT / "docs" / "export.md").read_text()
-    shown = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    model = tiny_model(backbone=True)
-    model.backbone.preprocessing = Preprocessing.of("alexnet")  # type: ignore[union-attr]
-    assert onnx_export.WEIGHTS in page and GRU.__name__ in page and shown
+    assert snippets(report).strip() in page
+    assert run_code(page, tmp_path, monkeypatch) == 4
