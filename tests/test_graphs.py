@@ -317,6 +317,18 @@ def test_other_weights_in_the_file_are_noticed(tmp_path: Path) -> None:
         check(graph, run_onnx(path), cases, path.name)
 
 
+def test_what_onnxruntime_cannot_run_is_one_clear_error(tmp_path: Path) -> None:
+    model = tiny_model()
+    graph = ClipGraph(model)
+    (path,) = write_onnx({graph: trace(graph)}, tmp_path, model.class_names)
+    x_BTD, lengths_B = padded(2, 3, seed=0)
+    with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it .*Expected: 7"):
+        run_onnx(path)([x_BTD[..., 1:], lengths_B])
+    path.write_bytes(b"no graph")
+    with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it"):
+        run_onnx(path)
+
+
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(VideomemError, match=r'onnxruntime; run `pip install "videomem\[onnx\]"`'):
