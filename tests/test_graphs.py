@@ -300,6 +300,14 @@ def test_what_passed_before_a_failure_stays_with_its_report(tmp_path: Path, monk
     assert [graph["file"] for graph in report["graphs"]] == ["onnx/clip.onnx", "onnx/step.onnx"]
 
 
+def test_graphs_that_are_there_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "mine.txt").write_text("years of work")
+    with pytest.raises(VideomemError, match="onnx: is there already"):
+        export_graphs(tiny_model(), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "mine.txt"]
+
+
 def test_a_loop_in_python_is_not_traced_with_its_number_of_frames() -> None:
     with pytest.raises(VideomemError, match=r"torch\.export cannot make the clip graph .* time"):
         trace(Unrolled(tiny_model(MEMORIES["gated"])))

@@ -78,6 +78,8 @@ def export_graphs(
     kinds += [Kind("torch_export", write_pt2, run_pt2)] if torch_export else []
     if not kinds:
         return {}
+    if there := [kind.folder for kind in kinds if (folder / kind.folder).exists()]:
+        raise VideomemError(f"{folder / there[0]}: is there already; export into a new folder")
     graphs: list[Graph] = [ClipGraph(model, preprocess), StepGraph(model, preprocess)]
     programs = {graph: trace(graph) for graph in graphs}
     cases = make_cases(model, preprocess)
