@@ -2,8 +2,9 @@
 
     python benchmarks/export.py                  # about 12 minutes on 2 cores
     python benchmarks/export.py --preprocess     # the same with frames of the videos' own size going in
+    python benchmarks/export.py --heads gru --backbone resnet18 --layer layer4
 
-Videos are synthesized, AlexNet is random, its features' statistics are those of the videos, and each head of
+Videos are synthesized, the backbone is random, its features' statistics are those of the videos, and each head of
 configs/head is trained on them for fifty steps. A cell is the largest difference of a logit from the trained
 model's in memory, over clips of 1, 5, 16 and 24 frames in batches of 1 to 3 with padding; of steps, after every frame.
 
@@ -137,6 +138,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     options.add_argument("--heads", nargs="+", choices=names, default=names, help="of configs/head")
+    options.add_argument("--backbone", default="alexnet", help="a network of torchvision, with random weights")
+    options.add_argument("--layer", default="fc6", help="its layer")
     options.add_argument("--preprocess", action="store_true", help="graphs that take frames of any size")
     given = options.parse_args()
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}\n")
@@ -146,11 +149,13 @@ def main() -> None:
             SyntheticSettings(train_pairs=4, val_pairs=0, test_pairs=1, num_frames=24, frame_size=96),
             Path(temporary) / "v",
         )
-        print_differences(catalog, given.heads, given.preprocess)
+        print_differences(
+            catalog, given.heads, BackboneSettings(given.backbone, given.layer, "random"), given.preprocess
+        )
 
 
-def print_differences(catalog: Catalog, heads: list[str], preprocess: bool) -> None:
-    settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(16))
+def print_differences(catalog: Catalog, heads: list[str], network: BackboneSettings, preprocess: bool) -> None:
+    settings = FeatureSettings(network, Uniform(16))
     backbone = Backbone(settings.backbone)
     class_names = sorted({clip.label for clip in catalog.clips})
     train_clips = [clip for clip in catalog.clips if clip.split == "train"]

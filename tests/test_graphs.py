@@ -28,8 +28,8 @@ from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, Preprocessing
 from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FeatureSettings
-from videomem.heads import GRU, Head, LastReadout, MeanReadout, MemoryFactory
-from videomem.model import graph_export, onnx_export
+from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
+from videomem.model import graph_export
 from videomem.model.classifier import Classifier
 from videomem.model.graph_checks import check, make_cases
 from videomem.model.graph_export import export_graphs
@@ -300,6 +300,14 @@ def test_what_passed_before_a_failure_stays_with_its_report(tmp_path: Path, monk
     assert [graph["file"] for graph in report["graphs"]] == ["onnx/clip.onnx", "onnx/step.onnx"]
 
 
+def test_graphs_that_are_there_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "mine.txt").write_text("years of work")
+    with pytest.raises(VideomemError, match="onnx: is there already"):
+        export_graphs(tiny_model(), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "mine.txt"]
+
+
 def test_a_loop_in_python_is_not_traced_with_its_number_of_frames() -> None:
     with pytest.raises(VideomemError, match=r"torch\.export cannot make the clip graph .* time"):
         trace(Unrolled(tiny_model(MEMORIES["gated"])))
@@ -315,6 +323,18 @@ def test_other_weights_in_the_file_are_noticed(tmp_path: Path) -> None:
     (weights * 1.05).tofile(tmp_path / "weights.data")
     with pytest.raises(VideomemError, match="differ from the model's"):
         check(graph, run_onnx(path), cases, path.name)
+
+
+def test_what_onnxruntime_cannot_run_is_one_clear_error(tmp_path: Path) -> None:
+    model = tiny_model()
+    graph = ClipGraph(model)
+    (path,) = write_onnx({graph: trace(graph)}, tmp_path, model.class_names)
+    x_BTD, lengths_B = padded(2, 3, seed=0)
+    with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it .*Expected: 7"):
+        run_onnx(path)([x_BTD[..., 1:], lengths_B])
+    path.write_bytes(b"no graph")
+    with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it"):
+        run_onnx(path)
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,9 +432,10 @@ def test_a_failed_check_ends_the_command_with_one_line_and_keeps_the_folder(
     assert videomem.load(out).backbone is None
 
 
-def test_the_page_on_export_shows_the_code_that_is_tested(tmp_path: Path) -> None:
+def test_the_page_on_export_shows_the_code_for_its_folder_and_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = export_graphs(tiny_model(MEMORIES["lstm"], backbone=True), tmp_path, preprocess=True)
     page = (ROOT / "docs" / "export.md").read_text()
-    shown = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    model = tiny_model(backbone=True)
-    model.backbone.preprocessing = Preprocessing.of("alexnet")  # type: ignore[union-attr]
-    assert onnx_export.WEIGHTS in page and GRU.__name__ in page and shown
+    assert snippets(report).strip() in page
+    assert run_code(page, tmp_path, monkeypatch) == 4

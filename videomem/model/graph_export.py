@@ -1,8 +1,10 @@
 """Graphs of a model beside its folder: written, read again, held to the model's answers, and kept only if they agree.
 
-onnx/             what `onnx_export` writes
-torch_export/     what `pt2_export` writes
-checks.json       what each graph takes and gives, and how far its answers were from the model's
+    onnx/             what `onnx_export` writes
+    torch_export/     what `pt2_export` writes
+    checks.json       what each graph takes and gives, and how far its answers were from the model's
+
+`docs/export.md` is the page for those who use them.
 """
 
 from __future__ import annotations
@@ -70,10 +72,14 @@ def export_graphs(
         VideomemError: If a graph cannot be made, or answers otherwise than the model; its files are removed then.
     """
     refuse_impossible(onnx, torch_export, preprocess, model.backbone is not None)
+    if (device := model.head.norm.mean.device).type != "cpu":
+        raise VideomemError(f"the model is on {device}, but graphs are made on the CPU; call model.cpu() first")
     kinds = [Kind("onnx", partial(write_onnx, class_names=model.class_names), run_onnx)] if onnx else []
     kinds += [Kind("torch_export", write_pt2, run_pt2)] if torch_export else []
     if not kinds:
         return {}
+    if there := [kind.folder for kind in kinds if (folder / kind.folder).exists()]:
+        raise VideomemError(f"{folder / there[0]}: is there already; export into a new folder")
     graphs: list[Graph] = [ClipGraph(model, preprocess), StepGraph(model, preprocess)]
     programs = {graph: trace(graph) for graph in graphs}
     cases = make_cases(model, preprocess)

@@ -65,17 +65,10 @@ class FrameFeatures(nn.Module):
     Args:
         model: A trained model.
         preprocess: Take frames of any size, and resize and crop them here.
-    Raises:
-        VideomemError: If the model has no backbone to preprocess for.
     """
 
     def __init__(self, model: Classifier, preprocess: bool) -> None:
         super().__init__()
-        if preprocess and model.backbone is None:
-            raise VideomemError(
-                "preprocessing in the graph was asked for, but this model has no backbone, so features go in and no "
-                "frames; leave --preprocess out, or export the model with its backbone"
-            )
         self.backbone = model.backbone
         self.preprocess = preprocess
         self.dtype: torch.dtype = getattr(torch, model.settings.dtype)
@@ -231,11 +224,19 @@ def trace(graph: Graph) -> ExportedProgram:
 
 
 @contextmanager
-def no_graph_of(graph: Graph, exporter: str) -> Iterator[None]:
-    """A clear word where an exporter cannot."""
+def no_graph_of(graph: Graph, exporter: str, *its_errors: type[Exception]) -> Iterator[None]:
+    """A clear word where an exporter cannot; some have errors of their own kind."""
+    errors: tuple[type[Exception], ...] = (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        AssertionError,
+    )
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:
+    except errors + its_errors as error:
         raise VideomemError(
             f"{exporter} cannot make the {graph.name} graph of this model ({type(error).__name__}: {one_line(error)}); "
             "the exported folder without it is whole, and `videomem.load` reads it"

@@ -1,13 +1,16 @@
-"""Graphs as ONNX files, and what onnxruntime makes of them. onnx and onnxruntime are touched here alone.
+"""Graphs as ONNX files, and what onnxruntime makes of them.
 
-onnx/clip.onnx, onnx/step.onnx    the graphs
-onnx/weights.data                 the weights of both, which they refer to by name, so all three stay together
+    onnx/clip.onnx, onnx/step.onnx    the graphs
+    onnx/weights.data                 the weights of both, which they refer to by name
+
+The libraries come with the extra `onnx` and are imported when they are used.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line
 from videomem.model.graphs import Graph, Run, no_graph_of
 
 if TYPE_CHECKING:
@@ -71,7 +74,7 @@ def write_onnx(programs: Mapping[Graph, ExportedProgram], folder: Path, class_na
     for path, model in models.items():
         script.ir.save(model, path)
     for graph, path in zip(programs, models, strict=True):
-        with no_graph_of(graph, "onnx"):
+        with no_graph_of(graph, "onnx", onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
             onnx.checker.check_model(path, full_check=True)
     return list(models)
 
@@ -117,13 +120,31 @@ def _content(tensor: ir.TensorProtocol) -> tuple[str, str, bytes]:
 
 
 def run_onnx(path: Path) -> Run:
-    """Runs a graph in onnxruntime on the CPU."""
+    """Runs a graph in onnxruntime on the CPU.
+
+    Raises:
+        VideomemError: If onnxruntime cannot, here or when it runs.
+    """
     runtime = onnx_libraries().runtime
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with _refused_by(runtime, path):
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [put.name for put in session.get_inputs()]
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         given = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-        return [torch.from_numpy(array) for array in session.run(None, given)]
+        with _refused_by(runtime, path):
+            return [torch.from_numpy(array) for array in session.run(None, given)]
 
     return run
+
+
+@contextmanager
+def _refused_by(runtime: ModuleType, path: Path) -> Iterator[None]:
+    """onnxruntime's errors have no class in common but Exception."""
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
+             "RuntimeException")  # fmt: skip
+    known = runtime.capi.onnxruntime_pybind11_state
+    try:
+        yield
+    except tuple(getattr(known, name) for name in names) as error:
+        raise VideomemError(f"{path.name}: onnxruntime cannot run it ({one_line(error)})") from error

@@ -1,7 +1,4 @@
-"""Graphs as files of `torch.export`, which torch alone reads and runs.
-
-torch_export/clip.pt2, torch_export/step.pt2    graphs, each with its weights
-"""
+"""Graphs as files of `torch.export`, `torch_export/clip.pt2` and `step.pt2`, each with its weights, for torch alone."""
 
 from __future__ import annotations
 
