@@ -20,6 +20,7 @@ import wandb
 import yaml
 from conftest import CONFIGS, data_arguments, fit_arguments, logged_by, tracked_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 from wandb.sdk.lib.config_util import save_config_file_from_dict
 
@@ -121,6 +122,7 @@ def test_a_sweep_has_only_what_its_schema_knows() -> None:
     sweep = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
     assert set(sweep) == {"project", "name", "method", "metric", "parameters", "command"}
     assert sweep["method"] in ("bayes", "random", "grid")
+    assert _validate_config_and_fill_distribution(deepcopy(sweep))["parameters"].keys() == sweep["parameters"].keys()
     for given in sweep["parameters"].values():
         assert set(given) in ({"values"}, {"distribution", "min", "max"})
 
@@ -129,14 +131,15 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: 
     assert [claim_folder(tmp_path / "runs", "now").name for _ in range(3)] == ["now", "now-2", "now-3"]
 
 
+@pytest.mark.parametrize("wrong", [["--model.learning_rate", "-1"], ["--wandb", "online"]], ids=str)
 def test_a_run_that_cannot_be_set_up_leaves_no_folder(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, tmp_path: Path, wrong: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = fit_arguments(workspace, Path("unused"))
     place = arguments.index("--run_dir")
     with pytest.raises(VideomemError):
-        run("fit", [*arguments[:place], *arguments[place + 2 :], "--model.learning_rate", "-1"])
+        run("fit", [*arguments[:place], *arguments[place + 2 :], *wrong])
     assert not list(tmp_path.glob("runs/*"))
 
 

@@ -102,7 +102,7 @@ def test_checkpoints_are_artifacts_with_their_metrics(story: Story) -> None:
     run_id = story.run_id("second")
     versions = story.server.versions(f"model-{run_id}")
     assert [version.metadata["epoch"] for version in versions] == [0, 1]
-    assert versions[1].aliases == {"latest", "last"} and not versions[0].aliases
+    assert versions[1].aliases == {"latest", "last", "used"} and not versions[0].aliases
     assert {"val/accuracy", "val/loss", "train/loss", "step", "seed"} <= versions[1].metadata.keys()
     assert versions[1].metadata["memory"]["class_path"].endswith(".GRU")
     assert versions[1].files["model.ckpt"] == (story.folder / "second" / "checkpoints" / "last.ckpt").read_bytes()

@@ -66,21 +66,26 @@ class VideomemCLI(LightningCLI):
         self._verb = verb
         self.checkpoint = checkpoint
         self._claimed: Path | None = None
-        super().__init__(
-            LitClassifier,
-            VideoDataModule,
-            run=False,
-            args=list(arguments),
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={
-                "prog": f"videomem {verb}",
-                "description": DESCRIPTIONS[verb],
-                "exit_on_error": False,
-                "allow_abbrev": False,
-            },
-        )
+        try:
+            super().__init__(
+                LitClassifier,
+                VideoDataModule,
+                run=False,
+                args=list(arguments),
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={
+                    "prog": f"videomem {verb}",
+                    "description": DESCRIPTIONS[verb],
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                },
+            )
+        except BaseException:
+            if self._claimed is not None:
+                self._claimed.rmdir()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, default=None, help="Directory of this run (default: one of its own)")
@@ -134,14 +139,6 @@ class VideomemCLI(LightningCLI):
                 f"--wandb is {config.wandb}, but trainer.logger has no videomem.tracking.WandbLogger; "
                 "add it, as configs/base.yaml does, or leave --wandb out"
             )
-
-    def instantiate_classes(self) -> None:
-        try:
-            super().instantiate_classes()
-        except BaseException:
-            if self._claimed is not None:
-                self._claimed.rmdir()
-            raise
 
     def _default_run_dir(self) -> Path:
         if self._verb == "fit":

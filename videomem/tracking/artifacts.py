@@ -24,15 +24,23 @@ from videomem.video.catalog import Catalog, data_name, write_catalog
 Policy = Literal["mutable", "immutable"]
 
 
-def use_artifact(run: wandb.Run, artifact: wandb.Artifact) -> None:
+def use_artifact(run: wandb.Run, artifact: wandb.Artifact, alias: str = "latest") -> None:
     """Say that a run has used an artifact, which becomes its input in the lineage.
 
     `Run.use_artifact` is refused offline, and online it waits for the server. The same stands in the run's log without
     either: the artifact, to be used once it is there. W&B, or `wandb sync` later, uploads the content, unless a version
     of that name and content is there already, and joins it to the run.
+
+    Args:
+        alias: What the version is called from then on; W&B leaves none without one.
     """
     with files_beside(run):
-        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        run._log_artifact(artifact, aliases=[alias], is_user_created=True, use_after_commit=True)
+
+
+def use_checkpoint(run: wandb.Run, path: Path) -> None:
+    """Say that a run has used a checkpoint: `used`, and not `latest`, since training may have made later ones."""
+    use_artifact(run, checkpoint_artifact(path), alias="used")
 
 
 def log_artifact(run: wandb.Run, artifact: wandb.Artifact, aliases: Sequence[str] = ("latest",)) -> None:
@@ -92,7 +100,7 @@ def run_of_checkpoints(
         group=groups.pop() if len(groups) == 1 else None,
     )
     for checkpoint in checkpoints if not run.disabled else ():
-        use_artifact(run, checkpoint_artifact(checkpoint.path))
+        use_checkpoint(run, checkpoint.path)
     return run
 
 
@@ -117,7 +125,7 @@ def track_export(
     details = {"name": name, "job_type": "export", "group": group_of_checkpoint(checkpoint), "config": config}
     run = start_run(project_of(checkpoint), where or checkpoint.run_dir, mode, **details)
     if not run.disabled:
-        use_artifact(run, checkpoint_artifact(checkpoint.path))
+        use_checkpoint(run, checkpoint.path)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         found = dict(metrics if metrics is not None else checkpoint.run_record.get("metrics", {}))
         log_artifact(run, _artifact(name, "model", files, {**found, **config}))
