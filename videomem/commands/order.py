@@ -36,6 +36,7 @@ from videomem.tracking import (
     Memory,
     Mode,
     data_artifact,
+    group_of,
     log_card,
     log_strips,
     start_run,
@@ -105,7 +106,7 @@ def track_results(
     """W&B runs in a group of the plan's: one of the whole test, and one of each memory to compare them by."""
     # Paths of clips that failed, and of head configs, stay here.
     card = replace(tested.card, plan=without_paths(tested.card.plan), failures=())
-    group = f"order-{card.plan_sha256[:8]}"
+    group = group_of(f"order-{card.plan_sha256[:8]}")
     run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=card.plan)
     if not run.disabled:
         use_artifact(run, data_artifact(run, data))
