@@ -80,7 +80,6 @@ class MinLSTM(ParallelMemory):
 
     def gates(self, terms: Tensor) -> Update:
         new, forget, take = at_least_float32(terms).chunk(3, dim=-1)
-        # log(f / i), since log sigmoid(x) = -softplus(-x); the quotient of two sigmoids that both underflow would be
-        # 0 / 0, and ONNX has no logsigmoid but log(sigmoid), which underflows as well.
-        odds = nn.functional.softplus(-take) - nn.functional.softplus(-forget)
+        # log(f / i); the quotient of two sigmoids that both underflow would be 0 / 0.
+        odds = nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(take)
         return Update(torch.sigmoid(odds), torch.sigmoid(-odds) * new)
