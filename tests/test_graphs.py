@@ -205,6 +205,20 @@ def test_onnx_graphs_of_every_memory_pass_their_checks_and_others(name: str, tmp
         assert np.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
 
 
+def test_gates_that_are_all_but_shut_are_so_in_onnxruntime(tmp_path: Path) -> None:
+    model = tiny_model(MEMORIES["minlstm"])
+    memory: Any = model.head.layers[0]
+    graph = ClipGraph(model)
+    x_BTD, lengths_B = padded(3, 5, seed=0)
+    for number, (forget, take) in enumerate([(-200.0, -200.0), (-200.0, -198.0), (60.0, -60.0), (-1e4, 1e4)]):
+        memory.forget_gate.bias.data.fill_(forget)
+        memory.input_gate.bias.data.fill_(take)
+        (tmp_path / str(number)).mkdir()
+        (path,) = write_onnx({graph: trace(graph)}, tmp_path / str(number), model.class_names)
+        (logits_BC,) = run_onnx(path)([x_BTD, lengths_B])
+        assert torch.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
+
+
 def test_a_mean_over_frames_has_the_same_bits_in_onnxruntime_whatever_their_order(tmp_path: Path) -> None:
     export_graphs(tiny_model(MEMORIES["none"]), tmp_path, torch_export=False)
     session = session_of(tmp_path, "clip")

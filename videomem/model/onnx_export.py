@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,11 +90,18 @@ def _as_onnx(graph: Graph, program: ExportedProgram) -> ir.Model:
             input_names=names[0],
             output_names=names[1],
             opset_version=OPSET,
+            custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
             dynamic_shapes=named,
             verbose=False,
         )
     assert onnx_program is not None
     return onnx_program.model
+
+
+def _log_sigmoid(x: Any) -> Any:
+    """log(sigmoid(x)) where sigmoid(x) is 0 in float32, too; onnxscript's own gives minus infinity there."""
+    op = onnx_libraries().script.opset18  # What torch translates with, whatever the opset in the end.
+    return op.Neg(op.Softplus(op.Neg(x)))
 
 
 def _move_weights(models: Sequence[ir.Model], folder: Path, ir_module: ModuleType) -> None:
