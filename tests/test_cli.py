@@ -68,7 +68,7 @@ def test_an_error_is_one_line_on_stderr_and_a_status(tmp_path: Path) -> None:
 def test_an_unknown_verb_is_answered_with_those_there_are(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "is no verb of videomem; it has demo, catalog" in failed(capsys, *arguments)
+    assert "is no verb of videomem; it has demo, configs, catalog" in failed(capsys, *arguments)
 
 
 def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -406,9 +406,10 @@ def test_the_command_exports_alexnet_as_onnx_whose_snippets_run(
     out = tmp_path / "out"
     assert main(["export", str(checkpoints["gru"]), "--out", str(out), "--onnx", "--preprocess"]) == 0
     printed = capfd.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in printed[1:]] == ["onnx/clip.onnx", "onnx/step.onnx"]
+    assert [line.split(":")[0] for line in printed[-2:]] == ["onnx/clip.onnx", "onnx/step.onnx"]
     report = json.loads((out / "checks.json").read_text())
     assert run_code(snippets(report), out, monkeypatch) == 2
+    assert snippets(report).strip() in (out / "README.md").read_text()
     model = videomem.load(out)
     raw = np.random.default_rng(0).integers(0, 256, (2, 4, 120, 90, 3), dtype=np.uint8)
     frames = torch.stack([model.frame_network.preprocessing.shape_frames(video) for video in raw])
