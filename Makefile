@@ -8,8 +8,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/videomem demo --out runs/demo
 
+# Two processes side by side, in which threads would only contend.
 test: lint
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" tests
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" tests
 
 test-all: lint
 	$(BIN)/pytest -q tests

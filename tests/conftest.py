@@ -30,9 +30,6 @@ os.environ["WANDB_MODE"] = "disabled"
 _outside = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # What W&B keeps of its own, elsewhere than at home.
 os.environ |= {f"WANDB_{name}_DIR": f"{_outside.name}/{name}" for name in ("CACHE", "CONFIG")}
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-if "PYTEST_XDIST_WORKER" in os.environ:  # Processes side by side; threads within would only contend.
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # Of those that tests start.
 
 
 _LEFT_OUT = pytest.StashKey[int]()
