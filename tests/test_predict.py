@@ -140,6 +140,7 @@ def test_what_cannot_be_predicted_is_one_line(
     for model, message in (("headless", "without its backbone"), ("nowhere", "no such model")):
         assert main(["predict", str(films), "--model", str(tmp_path / model)]) == 2
         assert message in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "gone"), "--model", str(checkpoints["gru"]), "--workers", "0"]) == 2
     broken = load(checkpoints["gru"])
     broken.head.classify.bias.data.fill_(torch.nan)
     with pytest.raises(VideomemError, match="not finite"):

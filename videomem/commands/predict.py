@@ -24,14 +24,14 @@ _WIDEST = 60  # characters of a path, before columns are no longer aligned
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
-    """Print the most probable classes of each video; one that fails is an error line, and the status is 1."""
+    """Print the most probable classes of each video; one that fails is an error line. Status 1 if one did, 2 if all."""
     options = parser(verb, __doc__)
     options.add_argument(
         "videos",
         nargs="+",
         metavar="VIDEO",
         help="a video, a folder of videos or of numbered images, a pattern such as 'films/*.mp4', or - for paths on "
-        "standard input, a line each",
+        "standard input, a line each; a video that is named twice is answered once",
     )
     options.add_argument(
         "--model", type=Path, required=True, help="a folder of `videomem export`, or a checkpoint of `videomem fit`"
@@ -69,6 +69,8 @@ def main(verb: str, arguments: Sequence[str]) -> int:
             print("\n".join(_lines(answer, given.top, given.over_time, width)), flush=True)
     if num_failed:
         print(f"videomem: {num_failed} of {len(clips)} videos failed", file=sys.stderr)
+    if num_failed == len(clips):
+        return 2
     return 1 if num_failed else 0
 
 

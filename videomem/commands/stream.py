@@ -90,6 +90,8 @@ def _opened(given: Any) -> AbstractContextManager[BinaryIO | None]:
     if given.size is None:
         if given.source == "-":
             raise VideomemError("standard input has raw frames, so their size must be given: --size WIDTHxHEIGHT")
+        if given.rate is not None and Path(given.source).is_file():
+            raise VideomemError("--rate is of raw frames and of images, but a video has its own times; leave it out")
         return nullcontext()
     return nullcontext(sys.stdin.buffer) if given.source == "-" else Path(given.source).open("rb")
 

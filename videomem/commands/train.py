@@ -59,6 +59,9 @@ _ADVICE = (
 )
 
 
+_SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # of the last epoch, when training ends
+
+
 class VideomemCLI(LightningCLI):
     """LightningCLI without subcommands: one verb, one parser."""
 
@@ -171,7 +174,9 @@ def main(verb: str, arguments: Sequence[str]) -> int:
             for logger in cli.trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.experiment.finish()
-            print(f"videomem: run in {cli.config.run_dir}")
+            figures = cli.trainer.callback_metrics
+            shown = [f"{name} {float(figures[name]):.3f}" for name in _SHOWN if name in figures]
+            print(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
         else:
             _report(cli, verb)
             _track_evaluation(cli, verb)
@@ -208,6 +213,7 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
         )
     _say_what_is_left_out(cli.datamodule)
     if verb == "fit":
+        _refuse_what_is_done(cli, checkpoint)
         _prepare_tracking(cli, checkpoint)
     if checkpoint is not None:
         cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
@@ -231,6 +237,16 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
             f"{steps_before}; raise trainer.max_epochs"
         )
     return cli
+
+
+def _refuse_what_is_done(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
+    """Refuse to go on with a training that has all of its epochs, before anything is written or tracked."""
+    most, done = cli.trainer.max_epochs, checkpoint.training_facts()["epochs"] if checkpoint else 0
+    if most is not None and done >= most >= 0 and done:
+        raise VideomemError(
+            f"nothing was trained: trainer.max_epochs is {most}, and the checkpoint has {done} epochs; "
+            "raise trainer.max_epochs"
+        )
 
 
 def _prepare_tracking(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
