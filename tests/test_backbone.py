@@ -8,15 +8,23 @@ import torch
 import torchvision
 from conftest import shared_data
 
+from videomem.classifier import LitClassifier
 from videomem.errors import VideomemError
 from videomem.features.backbone import (
     ALEXNET_LAYERS,
     Backbone,
     BackboneSettings,
     Preprocessing,
+    backbone_identity,
+    exact_float32,
     extract_features,
     load_backbone,
 )
+from videomem.features.video_networks import load_video_network
+from videomem.heads import NoMemory
+from videomem.horizon.sensitivity import untrained
+from videomem.order.clips import clips_of_arrays
+from videomem.order.projection import projected
 
 
 def frames(num: int = 3, seed: int = 0) -> torch.Tensor:
@@ -34,7 +42,7 @@ def alexnet(seed: int = 0) -> torchvision.models.AlexNet:
 
 @pytest.mark.parametrize(("layer", "width"), [("pool5", 9 * 256), ("fc6", 4096), ("fc7", 4096), ("logits", 1000)])
 def test_layers_are_those_of_alexnet(layer: str, width: int) -> None:
-    backbone, net = load_backbone(settings(layer=layer))[0], alexnet()
+    backbone, net = load_backbone(settings(layer=layer)), alexnet()
     images = backbone.preprocessing.normalize(frames())
     with torch.no_grad():
         maps = net.features(images)
@@ -74,6 +82,43 @@ def test_random_weights_come_from_their_seed_and_leave_the_global_one() -> None:
     assert one.weights_hash() != Backbone(settings(seed=2)).weights_hash()
 
 
+def test_seeds_of_parts_leave_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("reseeds the GPUs' generators"))
+    Backbone(settings())
+    load_video_network("r3d_18", "random", ["a", "b"], 16)
+    clips = clips_of_arrays([np.eye(4, 6, dtype=np.float32)] * 3, ["a", "b", "a"], ["1", "2", "3"])
+    projected(clips, np.arange(2), 2)
+    untrained(LitClassifier(NoMemory, 6, ["a", "b"], [1, 1]))
+
+
+def test_a_backbone_on_another_device_is_a_copy() -> None:
+    here, there = load_backbone(settings()), load_backbone(settings(), torch.device("meta"))
+    assert {p.device.type for p in there.parameters()} == {"meta"}
+    assert {p.device.type for p in here.parameters()} == {"cpu"}
+    assert load_backbone(settings()) is here and load_backbone(settings(), "meta") is there
+    assert backbone_identity(settings()) == here.identity()
+
+
+def test_features_are_computed_in_float32_whatever_the_precision_of_products_is() -> None:
+    def precisions() -> tuple[str, str, bool]:
+        cudnn = torch.backends.cudnn
+        return torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic
+
+    seen, backbone = [], load_backbone(settings(layer="pool5"))
+    hook = backbone.network.register_forward_hook(lambda *_: seen.append(precisions()))
+    try:
+        torch.set_float32_matmul_precision("high")
+        relaxed = precisions()
+        extract_features(backbone, frames(1), 1)
+        assert seen == [("ieee", "ieee", True)] and precisions() == relaxed != seen[0]
+        with pytest.raises(ZeroDivisionError), exact_float32():
+            1 / 0  # noqa: B018 - raises
+        assert precisions() == relaxed
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        hook.remove()
+
+
 @pytest.mark.parametrize("size", [(300, 400), (480, 270), (64, 64), (256, 256)])
 def test_preprocessing_is_the_weights_own(size: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
@@ -84,7 +129,7 @@ def test_preprocessing_is_the_weights_own(size: tuple[int, int]) -> None:
 
 
 def test_a_frames_features_do_not_depend_on_its_batch_mates() -> None:
-    backbone = load_backbone(settings(layer="pool5"))[0]
+    backbone = load_backbone(settings(layer="pool5"))
     ours, others = frames(5), frames(20, seed=1)
     alone = extract_features(backbone, ours, 8)
     among = extract_features(backbone, torch.cat([others, ours]), 8)[20:]

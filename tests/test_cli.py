@@ -64,6 +64,26 @@ def test_an_error_is_one_line_on_stderr_and_a_status(tmp_path: Path) -> None:
     assert done.stderr == f"videomem: error: {tmp_path / 'none.ckpt'}: no such checkpoint\n"
 
 
+def test_memory_that_runs_out_on_a_gpu_is_one_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9")
+
+    monkeypatch.setattr("videomem.commands.extract.extract", full)
+    error = failed(capsys, "extract", *data_arguments(workspace))
+    assert error.startswith("videomem: error: CUDA out of memory. Tried to allocate 2.00 GiB; lower data.batch_size")
+
+
+def test_an_error_that_is_no_users_fault_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr("videomem.cli._main", broken)
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        main(["extract"])
+
+
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["Fit"], ["--frobnicate"]])
 def test_an_unknown_verb_is_answered_with_those_there_are(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

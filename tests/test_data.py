@@ -39,6 +39,12 @@ def test_padding_stands_behind_and_masks_are_derived() -> None:
     assert length_mask(batch.lengths, 3).tolist() == [[True, True, True], [True, False, False]]
 
 
+def test_loaders_of_features_on_the_device_carry_lengths_and_no_features(workspace: Path) -> None:
+    data = module(workspace, "--data.storage", "device")
+    for batch in data.train_dataloader():
+        assert batch.x.shape == (len(batch.labels), int(batch.lengths.max()), 0)
+
+
 @pytest.mark.parametrize("storage", ["mmap", "ram", "device"])
 @pytest.mark.parametrize("num_workers", ["0", "2"])
 def test_every_storage_gives_the_same_batches(workspace: Path, storage: str, num_workers: str) -> None:

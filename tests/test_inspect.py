@@ -93,12 +93,15 @@ def test_a_checkpoint_and_its_folder_give_the_same_model(
     assert not one.training
 
 
+def test_moving_a_model_leaves_the_backbone_of_others_where_it_is(checkpoints: dict[str, Path]) -> None:
+    load(checkpoints["gru"]).to("meta")
+    assert next(load(checkpoints["gru"]).frame_network.parameters()).device.type == "cpu"
+
+
 def test_a_checkpoint_is_refused_when_the_weights_of_its_backbone_changed(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "videomem.model.classifier.load_backbone", lambda settings: (None, {"weights_sha256": "another"})
-    )
+    monkeypatch.setattr("videomem.model.classifier.backbone_identity", lambda settings: {"weights_sha256": "another"})
     with pytest.raises(VideomemError, match="was trained on other weights than random has now"):
         load(checkpoints["gru"])
 

@@ -80,7 +80,7 @@ def test_features_composed_by_index_are_those_of_the_encoded_video(tmp_path: Pat
     write_video(tmp_path / "sequence.mp4", table.frames_NHWC[rows])
     settings = FeatureSettings(backbone, Uniform(len(rows)))
     frames, _ = decode_frames(Clip(str(tmp_path / "sequence.mp4"), "", "", ""), settings)
-    decoded = extract_features(load_backbone(backbone)[0], frames, FRAME_BATCH)
+    decoded = extract_features(load_backbone(backbone), frames, FRAME_BATCH)
     assert torch.equal(decoded, features_of(table, backbone)[rows])
 
 

@@ -132,7 +132,7 @@ def test_heads_without_memory_ignore_order_to_the_bit_and_all_others_do_not(
 def test_shuffling_pixels_is_shuffling_features(checkpoints: dict[str, Path], head: str) -> None:
     checkpoint = read_checkpoint(checkpoints[head])
     data, classifier = checkpoint.data_module(), checkpoint.classifier()
-    backbone = load_backbone(data.settings.backbone)[0]
+    backbone = load_backbone(data.settings.backbone)
     dtype = getattr(torch, data.settings.dtype)
     predictions: dict[str, list[Tensor]] = {"pixels": [], "features": []}
     for row in data.rows("test")[:8]:

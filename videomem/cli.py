@@ -64,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except UnicodeError as error:
         return _fail(f"text that is not UTF-8: {error}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's own class, without importing torch
+            raise
+        reason = str(error).split(". GPU")[0]
+        return _fail(f"{reason}; lower data.batch_size or --processes, set data.storage to ram, or run on the CPU")
 
 
 def _main(arguments: list[str]) -> int:

@@ -98,7 +98,7 @@ class VideoDataModule(LightningDataModule):
         self.seed = seed
         self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype, on_damage, imported)
         self.feature_store = FeatureStore(store, self.settings)
-        self._resident: tuple[Tensor, Tensor] | None = None
+        self._resident: Tensor | None = None
 
     # What is in the data: read once, when first asked for.
 
@@ -174,7 +174,8 @@ class VideoDataModule(LightningDataModule):
 
     def _live_features(self, row: int) -> Tensor:
         frames, _ = decode_frames(self.clips[row], self.settings)
-        return extract_features(load_backbone(self.settings.backbone)[0], frames, FRAME_BATCH)
+        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        return extract_features(load_backbone(self.settings.backbone, device), frames, FRAME_BATCH).cpu()
 
     # Lightning's hooks.
 
@@ -239,13 +240,11 @@ class VideoDataModule(LightningDataModule):
         """Bring what the loaders left out: features that lie on the device, or the backbone's of live frames."""
         if self._on_device:
             device = batch.labels.device
-            if self._resident is None or self._resident[0].device != device:
-                padded, lengths = pad_videos([self.features(row) for row in range(len(self.clips))])
-                self._resident = padded.to(device), lengths.to(device)
-            lengths = self._resident[1][batch.clip]
-            return batch._replace(x=self._resident[0][batch.clip, : int(lengths.max())], lengths=lengths)
+            if self._resident is None or self._resident.device != device:
+                self._resident = pad_videos([self.features(row) for row in range(len(self.clips))])[0].to(device)
+            return batch._replace(x=self._resident[batch.clip, : batch.x.shape[1]])
         if self.source == "video":
-            backbone = load_backbone(self.settings.backbone)[0].to(batch.x.device)
+            backbone = load_backbone(self.settings.backbone, batch.x.device)
             real_BT = length_mask(batch.lengths, batch.x.shape[1])
             x_BTD = torch.zeros(*real_BT.shape, self.feature_dim, device=batch.x.device)
             x_BTD[real_BT] = extract_features(backbone, batch.x[real_BT], FRAME_BATCH)

@@ -73,7 +73,8 @@ class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
             seed = mix_seed(self._seed, epoch, self._rows[number])
             return self._augmentation.apply(frames, torch.Generator().manual_seed(seed))
         if self._on_device:
-            return torch.empty(1, 0)
+            entry = self._entries[number]
+            return torch.empty(entry.stop_row - entry.start_row, 0)  # Only the length, so that the GPU is not asked.
         if self._memory is not None:
             return self._memory[self._rows[number]]
         return self._store.read(self._entries[number])

@@ -56,12 +56,18 @@ COLUMNS = tuple(field.name for field in fields(Measurement))
 
 @dataclass
 class _Sums:
-    clips: int = 0
-    right: int = 0
-    flipped: int = 0
-    change: float = 0.0
-    change_forward: float | None = None
-    divergence: float = 0.0
+    """Sums over batches, scalars on the head's device: a GPU is asked for them once, at the end."""
+
+    right: Tensor
+    flipped: Tensor
+    divergence: Tensor
+    change: Tensor
+    change_forward: Tensor | None = None
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> _Sums:
+        kinds = (torch.int64, torch.int64, torch.float64, torch.float32)
+        return cls(*(torch.zeros((), dtype=dtype, device=device) for dtype in kinds))
 
 
 @torch.inference_mode()
@@ -86,8 +92,10 @@ def measure_order(
         1 + K + 1 measurements: ordered, shuffled (one per permutation), reversed.
     """
     head.eval()
-    sums = [_Sums() for _ in range(num_permutations + 2)]
+    sums = [_Sums.zeros(head.norm.mean.device) for _ in range(num_permutations + 2)]
+    num_clips = 0
     for batch in batches:
+        num_clips += len(batch.labels)
         terms_BTK = head.project(batch.x)
         plain_BC = head.forward_projected(terms_BTK, batch.lengths)
         forward_BC = head(batch.x, batch.lengths)
@@ -100,10 +108,10 @@ def measure_order(
             _add(sums[k], plain_BC, logits_BC, batch.labels)
             if k in with_forward:
                 moved_BC = head(arrange(batch.x, indices_BT), batch.lengths)
-                change = float((moved_BC - forward_BC).abs().max())
-                sums[k].change_forward = max(sums[k].change_forward or 0.0, change)
+                change, before = (moved_BC - forward_BC).abs().max(), sums[k].change_forward
+                sums[k].change_forward = change if before is None else torch.maximum(before, change)
     names = [("ordered", 0), *(("shuffled", k) for k in range(num_permutations)), ("reversed", 0)]
-    return [_measurement(head.label, seed, *name, total) for name, total in zip(names, sums, strict=True)]
+    return [_measurement(head.label, seed, *name, total, num_clips) for name, total in zip(names, sums, strict=True)]
 
 
 def arrange(x_BTK: Tensor, indices_BT: Tensor) -> Tensor:
@@ -127,11 +135,10 @@ def _arrangements(batch: VideoBatch, num_permutations: int, seed: int) -> Tensor
 
 def _add(total: _Sums, plain_BC: Tensor, logits_BC: Tensor, labels_B: Tensor) -> None:
     predicted_B = logits_BC.argmax(1)
-    total.clips += len(labels_B)
-    total.right += int((predicted_B == labels_B).sum())
-    total.flipped += int((predicted_B != plain_BC.argmax(1)).sum())
-    total.change = max(total.change, float((logits_BC - plain_BC).abs().max()))
-    total.divergence += float(js_divergence(plain_BC, logits_BC).sum())
+    total.right += (predicted_B == labels_B).sum()
+    total.flipped += (predicted_B != plain_BC.argmax(1)).sum()
+    total.change = torch.maximum(total.change, (logits_BC - plain_BC).abs().max())
+    total.divergence += js_divergence(plain_BC, logits_BC).sum()
 
 
 def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
@@ -147,18 +154,18 @@ def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
     return ((kl_p + kl_q) / 2).clamp(min=0)
 
 
-def _measurement(head: str, seed: int, condition: str, permutation: int, total: _Sums) -> Measurement:
-    clips = max(total.clips, 1)
+def _measurement(head: str, seed: int, condition: str, permutation: int, total: _Sums, num_clips: int) -> Measurement:
+    clips = max(num_clips, 1)
     return Measurement(
         head,
         seed,
         condition,
         permutation,
-        total.right / clips,
-        total.flipped / clips,
-        total.change,
-        total.change_forward,
-        total.divergence / clips,
+        int(total.right) / clips,
+        int(total.flipped) / clips,
+        float(total.change),
+        None if total.change_forward is None else float(total.change_forward),
+        float(total.divergence) / clips,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -90,7 +93,7 @@ class Preprocessing:
         """(N, 3, crop, crop) uint8 -> float32 with the network's mean and standard deviation."""
         # The bits of torchvision's `normalize`, which looks for a zero in std and so cannot be in an exported graph.
         mean_311, std_311 = (
-            frames.new_tensor(row, dtype=torch.float32)[:, None, None] for row in (self.mean, self.std)
+            torch.tensor(row)[:, None, None].to(frames.device, non_blocking=True) for row in (self.mean, self.std)
         )
         images = frames.float() / 255
         return images.sub_(mean_311).div_(std_311)
@@ -124,7 +127,8 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        return self._features(self.preprocessing.normalize(frames))
+        with exact_float32():
+            return self._features(self.preprocessing.normalize(frames))
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
@@ -147,11 +151,40 @@ class Backbone(nn.Module):
         return {**settings, "weights_sha256": self.weights_hash(), "preprocessing": asdict(self.preprocessing)}
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Multiply float32 in float32 on a GPU too, by deterministic kernels.
+
+    By default cuDNN rounds the factors to TensorFloat-32, whose 10 bits of mantissa would make the features of a GPU
+    differ from those of a CPU by as much as float16 storage does, under the same key of the store.
+    """
+    cudnn: Any = torch.backends.cudnn  # Its type stubs lack `conv`.
+    matmul, convolution = torch.backends.cuda.matmul, cudnn.conv
+    before = matmul.fp32_precision, convolution.fp32_precision, cudnn.deterministic
+    matmul.fp32_precision, convolution.fp32_precision, cudnn.deterministic = "ieee", "ieee", True
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, convolution.fp32_precision, cudnn.deterministic = before
+
+
+def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:
+    """A backbone on a device, kept for the next call: building AlexNet takes a second.
+
+    It is shared by all callers: copy it before moving it to another device.
+    """
+    return _backbone_on(settings, str(device))
+
+
+@lru_cache(maxsize=4)
+def _backbone_on(settings: BackboneSettings, device: str) -> Backbone:
+    return Backbone(settings) if device == "cpu" else copy.deepcopy(load_backbone(settings)).to(device)
+
+
 @lru_cache(maxsize=2)
-def load_backbone(settings: BackboneSettings) -> tuple[Backbone, dict[str, Any]]:
-    """A backbone and its identity, kept for the next call: building and hashing AlexNet takes a second."""
-    backbone = Backbone(settings)
-    return backbone, backbone.identity()
+def backbone_identity(settings: BackboneSettings) -> dict[str, Any]:
+    """The identity of a backbone, kept for the next call: hashing AlexNet takes a second."""
+    return load_backbone(settings).identity()
 
 
 def extract_features(backbone: Backbone, frames: Tensor, batch_size: int) -> Tensor:
@@ -160,9 +193,10 @@ def extract_features(backbone: Backbone, frames: Tensor, batch_size: int) -> Ten
     The last batch is filled up with zeros: the same frame in a batch of another size gives other bits.
     """
     device = next(backbone.parameters()).device
+    pinned = device.type == "cuda" and not frames.is_cuda  # Only from pinned memory is a copy asynchronous.
     rows = []
     for part in frames.split(batch_size):
-        filled = torch.zeros(batch_size, *part.shape[1:], dtype=part.dtype, device=part.device)
+        filled = torch.zeros(batch_size, *part.shape[1:], dtype=part.dtype, device=part.device, pin_memory=pinned)
         filled[: len(part)] = part
         rows.append(backbone(filled.to(device, non_blocking=True))[: len(part)])
     return torch.cat(rows)
@@ -188,7 +222,7 @@ def _build(settings: BackboneSettings) -> nn.Module:
             ) from error
     if settings.weights == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            torch.default_generator.manual_seed(settings.seed)
             return torchvision.models.get_model(settings.name, weights=None)
     network = torchvision.models.get_model(settings.name, weights=None)
     load_state(network, read_state(Path(settings.weights), _OPTION), settings.weights, settings.name, _OPTION)

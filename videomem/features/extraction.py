@@ -108,7 +108,7 @@ def extract(
             failures = [*unreadable, *still_failing]
         missing = [n for n, shard in enumerate(plan) if not store.has_shard(n) and all(key in by_key for key in shard)]
         wanted = [by_key[key] for number in missing for key in plan[number]]
-        backbone = load_backbone(settings.backbone)[0].to(device)
+        backbone = load_backbone(settings.backbone, device)
         task, stream = progress.add_task("extracting", total=len(wanted), frames=0), decoded(wanted)
         for number in missing:
             failures += _extract_shard(store, number, plan[number], stream, backbone, progress, task)
@@ -194,11 +194,11 @@ class _FramePacker:
 
     def finish(self) -> Tensor:
         self._run()
-        return torch.cat(self._features) if self._features else torch.empty(0, self._backbone.feature_dim)
+        return torch.cat(self._features).cpu() if self._features else torch.empty(0, self._backbone.feature_dim)
 
     def _run(self) -> None:
         if self._waiting:
-            self._features.append(extract_features(self._backbone, torch.stack(self._waiting), FRAME_BATCH).cpu())
+            self._features.append(extract_features(self._backbone, torch.stack(self._waiting), FRAME_BATCH))
             self._waiting = []
 
 

@@ -28,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.features.backbone import BackboneSettings, load_backbone
+from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
 from videomem.features.imported import ImportedFeatures, ImportedKeys
 from videomem.features.keys import clip_keys
 from videomem.features.ledger import Failure, Ledger
@@ -64,7 +64,7 @@ class FeatureSettings:
         else:
             causes |= {
                 "frame_batch": FRAME_BATCH,
-                "backbone": load_backbone(self.backbone)[1],
+                "backbone": backbone_identity(self.backbone),
                 "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
                 "on_damage": self.on_damage,
             }
@@ -77,7 +77,7 @@ class FeatureSettings:
     @property
     def feature_dim(self) -> int:
         """D, features per frame."""
-        return load_backbone(self.backbone)[0].feature_dim if self.imported is None else self.imported.feature_dim
+        return load_backbone(self.backbone).feature_dim if self.imported is None else self.imported.feature_dim
 
     @property
     def made_by(self) -> str:

@@ -86,7 +86,7 @@ def load_video_network(
         return VideoNetwork(_downloaded(name, chosen)).eval(), chosen.transforms(), list(chosen.meta["categories"])
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             network = torchvision.models.get_model(name, weights=None, num_classes=len(class_names))
     else:
         network = _from_file(name, weights, class_names, list(known.__members__))

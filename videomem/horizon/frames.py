@@ -85,7 +85,7 @@ def recall_frames(table: FrameTable, features_ND: Tensor, num_test_variants: int
 
 def features_of(table: FrameTable, backbone: BackboneSettings) -> Tensor:
     """Features (N, D) of every frame, in batches as the feature store's."""
-    network, _ = load_backbone(backbone)
+    network = load_backbone(backbone)
     return extract_features(network, network.preprocessing.shape_frames(table.frames_NHWC), FRAME_BATCH)
 
 

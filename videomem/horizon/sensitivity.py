@@ -93,7 +93,7 @@ def untrained(classifier: LitClassifier, seed: int = 0) -> Head:
     It goes through the constructors, which set the biases of gates; the global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         fresh: Head = from_plain(LitClassifier, dict(classifier.hparams)).head
     fresh.norm.load_state_dict(classifier.head.norm.state_dict())
     return fresh.to(classifier.head.norm.mean.device).eval()

@@ -94,7 +94,7 @@ def amnesia(
     films = [
         render_clip(ACTIONS["move_right", "move_left"], settings, [number])[0] for number in range(num_train + num_test)
     ]
-    network, _ = load_backbone(backbone)
+    network = load_backbone(backbone)
     frames = torch.cat([network.preprocessing.shape_frames(np.stack(film)) for film in films])
     x_BTD = extract_features(network, frames, FRAME_BATCH).unflatten(0, (len(films), settings.num_frames))
     accuracy, right, change = {}, {}, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from videomem.batch import length_mask
 from videomem.checkpoint import Checkpoint, read_checkpoint
 from videomem.errors import VideomemError
-from videomem.features.backbone import Backbone, extract_features, load_backbone
+from videomem.features.backbone import Backbone, backbone_identity, extract_features, load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import Head
@@ -119,7 +120,7 @@ class Classifier(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, C) of frames (B, T, 3, crop, crop) uint8, preprocessed as `read` does."""
         lengths = torch.full((len(frames),), frames.shape[1], device=frames.device) if lengths is None else lengths
-        real_BT = length_mask(lengths, frames.shape[1])
+        real_BT = length_mask(lengths.to(frames.device), frames.shape[1])
         x_ND = self.features(frames[real_BT])
         x_BTD = x_ND.new_zeros(*real_BT.shape, x_ND.shape[1])
         x_BTD[real_BT.to(x_ND.device)] = x_ND
@@ -267,7 +268,6 @@ def model_of(checkpoint: Checkpoint) -> Classifier:
 
 
 def _backbone_in_training(checkpoint: Checkpoint, settings: FeatureSettings) -> Backbone:
-    backbone, identity = load_backbone(settings.backbone)
-    if checkpoint.features["backbone"] != json.loads(json.dumps(identity)):
+    if checkpoint.features["backbone"] != json.loads(json.dumps(backbone_identity(settings.backbone))):
         raise VideomemError(f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now")
-    return backbone
+    return copy.deepcopy(load_backbone(settings.backbone))  # The model is its user's, to be moved or changed.

@@ -203,7 +203,8 @@ def _test(
 ) -> Outcome:
     head, device, trained = classifier.head, classifier.device, time.perf_counter()
     parts: list[dict[str, NDArray[np.int32]]] = []
-    change, change_forward = [float("nan")], [float("nan")]
+    change: list[Tensor] = []
+    change_forward: list[Tensor] = []
     for batch in plain_batches(clips, split.test):
         batch = VideoBatch(*(part.to(device) for part in batch))
         terms_BTK = head.project(batch.x)
@@ -215,15 +216,14 @@ def _test(
             )
         predicted = {"ordered": logits_BC.argmax(1).unsqueeze(0)}
         for name, orders_KBT in _conditions(cell, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
-            answers = [
-                head.forward_projected(arrange(terms_BTK, order.to(device)), batch.lengths) for order in orders_KBT
-            ]
+            orders_KBT = orders_KBT.to(device)
+            answers = [head.forward_projected(arrange(terms_BTK, order), batch.lengths) for order in orders_KBT]
             predicted[name] = torch.stack([answer.argmax(1) for answer in answers])
             if name == "shuffle" and cell.arm == "O":
                 plain_BC = head(batch.x, batch.lengths)
-                change += [float((answer - logits_BC).abs().max()) for answer in answers]
+                change += [(answer - logits_BC).abs().max() for answer in answers]
                 change_forward += [
-                    float((head(arrange(batch.x, order.to(device)), batch.lengths) - plain_BC).abs().max())
+                    (head(arrange(batch.x, order), batch.lengths) - plain_BC).abs().max()
                     for order in orders_KBT[:NUM_FORWARD]
                 ]
         parts.append({name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()})
@@ -233,8 +233,8 @@ def _test(
         predicted={name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]},
         frame_right=_frame_right(classifier, clips, split.test) if averaging else None,
         best_position=_best_position(_frame_right(classifier, clips, split.train)) if averaging else -1,
-        max_logit_change=float(np.nanmax(change)) if len(change) > 1 else float("nan"),
-        max_logit_change_forward=float(np.nanmax(change_forward)) if len(change_forward) > 1 else float("nan"),
+        max_logit_change=_largest(change),
+        max_logit_change_forward=_largest(change_forward),
         num_parameters=sum(parameter.numel() for parameter in head.parameters()),
         label=head.label,
         memoryless=blind,
@@ -242,6 +242,10 @@ def _test(
         seconds=time.perf_counter() - started,
         seconds_testing=time.perf_counter() - trained,
     )
+
+
+def _largest(values: list[Tensor]) -> float:
+    return float(torch.stack(values).max()) if values else float("nan")
 
 
 def _conditions(

@@ -105,7 +105,7 @@ def clips_of_arrays(
     Raises:
         VideomemError: If lengths differ, an array is not (T, D), or a value is not finite.
     """
-    tensors = [torch.as_tensor(array) for array in features]
+    tensors = [torch.as_tensor(array).cpu() for array in features]
     tensors = [array if array.is_floating_point() else array.float() for array in tensors]
     labels, groups = [str(label) for label in labels], [str(group) for group in groups]
     splits = [""] * len(labels) if splits is None else [str(split) for split in splits]

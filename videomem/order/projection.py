@@ -59,7 +59,7 @@ def _project(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cli
     x_ND = torch.cat([standardised(row)[places] for row, places in taken.items()])
     dim = min(projection_dim, *x_ND.shape)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         components_DP = torch.pca_lowrank(x_ND, q=min(dim + 8, *x_ND.shape), center=False, niter=3)[2][:, :dim]
     features = [standardised(row) @ components_DP for row in range(len(clips))]
     return replace(clips, features=features.__getitem__, feature_dim=dim)

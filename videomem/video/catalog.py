@@ -21,9 +21,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from videomem.errors import VideomemError
 from videomem.video.files import is_url
 
@@ -135,6 +132,9 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _read_parquet(path: Path) -> list[dict[str, str]]:
+    import pyarrow as pa  # Only Parquet needs it, and its import takes longer than most catalogs.
+    import pyarrow.parquet as pq
+
     try:
         rows = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
@@ -177,6 +177,9 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
     names = [*COLUMNS, *(n for n in OPTIONAL_COLUMNS if any(getattr(row, n) is not None for row in rows))]
     with replacing(path) as temporary:
         if path.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
             types = [pa.string() if name in COLUMNS[:4] else pa.float64() for name in names]
             columns = {name: [getattr(row, name) for row in rows] for name in names}
             pq.write_table(pa.table(columns, schema=pa.schema(list(zip(names, types, strict=True)))), temporary)
