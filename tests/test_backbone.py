@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +92,14 @@ def test_seeds_of_parts_leave_the_generators_of_gpus_alone(monkeypatch: pytest.M
     clips = clips_of_arrays([np.eye(4, 6, dtype=np.float32)] * 3, ["a", "b", "a"], ["1", "2", "3"])
     projected(clips, np.arange(2), 2)
     untrained(LitClassifier(NoMemory, 6, ["a", "b"], [1, 1]))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda backbone: pickle.loads(pickle.dumps(backbone))])  # noqa: S301
+def test_a_copied_backbone_gives_the_same_features(copied: Callable[[Backbone], Backbone]) -> None:
+    backbone = load_backbone(settings())
+    there = copied(backbone)
+    assert not any(module.training for module in there.modules())
+    assert torch.equal(there(frames()), backbone(frames()))
 
 
 def test_a_backbone_on_another_device_is_a_copy() -> None:

@@ -125,6 +125,10 @@ class Backbone(nn.Module):
         """Stay in evaluation mode whatever is asked: the network is frozen."""
         return super().train(False)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.eval()  # A copied or unpickled `fx.GraphModule` is in training mode, with dropout.
+
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
         with exact_float32():
@@ -158,14 +162,18 @@ def exact_float32() -> Iterator[None]:
     By default cuDNN rounds the factors to TensorFloat-32, whose 10 bits of mantissa would make the features of a GPU
     differ from those of a CPU by as much as float16 storage does, under the same key of the store.
     """
-    cudnn: Any = torch.backends.cudnn  # Its type stubs lack `conv`.
-    matmul, convolution = torch.backends.cuda.matmul, cudnn.conv
-    before = matmul.fp32_precision, convolution.fp32_precision, cudnn.deterministic
-    matmul.fp32_precision, convolution.fp32_precision, cudnn.deterministic = "ieee", "ieee", True
+    cudnn: Any = torch.backends.cudnn  # Its type stubs lack `conv` and `rnn`.
+    operations = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    precisions, deterministic = [operation.fp32_precision for operation in operations], cudnn.deterministic
     try:
+        for operation in operations:
+            operation.fp32_precision = "ieee"
+        cudnn.deterministic = True
         yield
     finally:
-        matmul.fp32_precision, convolution.fp32_precision, cudnn.deterministic = before
+        for operation, precision in zip(operations, precisions, strict=True):
+            operation.fp32_precision = precision
+        cudnn.deterministic = deterministic
 
 
 def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:

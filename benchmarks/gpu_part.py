@@ -1,0 +1,92 @@
+"""What the parts of `benchmarks/gpu.py` have in common: a device, comparisons with the CPU, figures."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+PLANTED = 1.5  # factor on the parameters of what is moved to the device, where an error is planted
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part at work.
+
+    Attributes:
+        device: The device under test, `cuda` or `cpu`.
+        folder: An empty folder for files.
+        rows: File that every result is appended to at once, as a line of JSON, so that a killed part keeps its results.
+        planted: Make every comparison wrong on purpose, to show that it can fail.
+    """
+
+    device: str
+    folder: Path
+    rows: Path
+    planted: bool
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    def moved(self, module: Module) -> Module:
+        """A copy of a module on the device."""
+        there = copy.deepcopy(module).to(self.device)
+        if self.planted:
+            with torch.no_grad():
+                for parameter in there.parameters():
+                    parameter.mul_(PLANTED)
+        return there
+
+    def compare(
+        self, name: str, found: Tensor | Sequence[Tensor] | float, expected: Tensor | Sequence[Tensor] | float,
+        limit: float,
+    ) -> None:  # fmt: skip
+        """Record the relative error of the device's answers, and whether it is within the limit."""
+        error = relative_error(_tensors(found), _tensors(expected))
+        self._write(kind="comparison", name=name, error=error, limit=limit, ok=error <= limit)
+
+    def figure(self, name: str, value: float, unit: str) -> None:
+        """Record a measurement."""
+        self._write(kind="figure", name=name, value=value, unit=unit)
+
+    def note(self, text: str) -> None:
+        """Record what was left out."""
+        self._write(kind="note", name=text)
+
+    def skip(self, reason: str) -> None:
+        """Record that the part, or the rest of it, cannot run on this machine."""
+        self._write(kind="skipped", name=reason)
+
+    def _write(self, **row: Any) -> None:
+        with self.rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _tensors(answers: Tensor | Sequence[Tensor] | float) -> list[Tensor]:
+    if isinstance(answers, Tensor):
+        return [answers]
+    return [torch.as_tensor(answers)] if isinstance(answers, int | float) else list(answers)
+
+
+def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference of a pair of tensors relative to the largest magnitude expected of it, over all pairs.
+
+    It is infinite where shapes differ, and where an answer is not finite though a finite one is expected.
+    """
+    if [tuple(part.shape) for part in found] != [tuple(part.shape) for part in expected] or not found:
+        return math.inf
+    errors = []
+    for one, other in zip(found, expected, strict=True):
+        one, other = (part.detach().cpu().double() for part in (one, other))
+        scale = float(other.abs().max()) or 1.0
+        errors.append(float((one - other).abs().max()) / scale)
+    return math.inf if any(math.isnan(error) for error in errors) else max(errors)

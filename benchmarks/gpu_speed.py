@@ -1,0 +1,147 @@
+"""How fast a device is: the last parts of `benchmarks/gpu.py`. On a CPU the same at small size."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import scan
+import torch
+from gpu_checks import MEMORIES, C, noise, random_frames, stored, tf32
+from gpu_part import Part
+from torch import Tensor, autocast
+
+from videomem.batch import VideoBatch
+from videomem.features.backbone import BackboneSettings, exact_float32, load_backbone
+from videomem.heads import Head
+
+
+def seconds(part: Part, run: Callable[[], Any], turns: int = 3) -> float:
+    """The median time of a pass, after one to warm up."""
+    return statistics.median(scan.measure({"it": run}, turns, part.device)["it"])
+
+
+def backbone(part: Part) -> None:
+    """Frames per second of AlexNet up to fc6, by batch, precision and memory format."""
+    network = load_backbone(BackboneSettings(weights="random"), part.device)
+    precisions: dict[str, Any] = {"float32": exact_float32, "bfloat16": partial(autocast, part.device, torch.bfloat16)}
+    if part.is_gpu:
+        precisions |= {"TF32": tf32, "float16": partial(autocast, part.device, torch.float16)}
+    for batch_size in (16, 64, 256, 1024) if part.is_gpu else (4, 16):
+        images = network.preprocessing.normalize(random_frames(batch_size).to(part.device))
+        for layout in (torch.contiguous_format, torch.channels_last):
+            laid_out = images.to(memory_format=layout)
+            module = network.network.to(memory_format=layout)
+            for name, precision in precisions.items():
+                with precision(), torch.no_grad():
+                    rate = batch_size / seconds(part, partial(module, laid_out))
+                words = f"batch {batch_size}, {name}, {str(layout)[6:].removesuffix('_format')}"
+                part.figure(words, rate, "frames/s")
+
+
+def extraction(part: Part) -> None:
+    """Extraction from videos to a store, and the share of its time that is spent waiting for decoded frames."""
+    import videomem.features.extraction as extracting
+    from videomem.features.store import FeatureSettings
+    from videomem.video.sampling import Uniform
+    from videomem.video.synthetic import SyntheticSettings, synthesize
+
+    pairs = 20 if part.is_gpu else 1
+    drawn = SyntheticSettings(train_pairs=pairs, val_pairs=0, test_pairs=1, frame_size=224)
+    catalog = synthesize(drawn, part.folder / "videos")
+    settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(16))
+    waited, decode_each = [0.0], extracting.decode_each
+
+    def timed(*arguments: Any) -> Any:
+        answers = decode_each(*arguments)
+        try:
+            while True:
+                started = time.perf_counter()
+                try:
+                    answer = next(answers)
+                except StopIteration:
+                    return
+                waited[0] += time.perf_counter() - started
+                yield answer
+        finally:
+            answers.close()
+
+    extracting.decode_each = timed
+    load_backbone(settings.backbone, part.device)
+    workers, started = os.cpu_count() or 1, time.perf_counter()
+    report = extracting.extract(catalog.clips, settings, part.folder / "store", part.device, workers)
+    took = time.perf_counter() - started
+    part.figure(f"{workers} workers", report.num_extracted * 16 / took, "frames/s")
+    part.figure(f"{workers} workers, share of waiting", waited[0] / took, "")
+
+
+def epochs(part: Part) -> None:
+    """Epochs per second of `fit`, with features memory-mapped, in RAM and on the device."""
+    from pytorch_lightning import Callback, Trainer
+
+    from videomem.classifier import LitClassifier
+    from videomem.data import VideoDataModule
+
+    num_clips, dim = (2000, 4096) if part.is_gpu else (100, 256)
+    data = stored(part.folder, num_clips, feature_dim=dim)
+
+    class Clock(Callback):
+        def __init__(self) -> None:
+            self.ends: list[float] = []
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self.ends.append(time.perf_counter())
+
+    for storage in ("mmap", "ram", "device"):
+        module, clock = VideoDataModule(**data, storage=storage), Clock()
+        classifier = LitClassifier(MEMORIES["gru"], dim, module.class_names, module.class_counts, dropout=0.5)
+        Trainer(
+            max_epochs=5, accelerator="gpu" if part.is_gpu else "cpu", devices=1, deterministic=True, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
+        ).fit(classifier, datamodule=module)  # fmt: skip
+        rate = (len(clock.ends) - 1) / (clock.ends[-1] - clock.ends[0])
+        part.figure(f"{storage}, {num_clips} clips of 16 x {dim}", rate, "epochs/s")
+
+
+def memories(part: Part) -> None:
+    """Every memory, forward and with its gradients, as multiples of `nn.GRU`."""
+    torch.manual_seed(0)
+    batch_size, dim = (64, 256) if part.is_gpu else (16, 64)
+    found = scan.ways(dim, dim, part.device, torch.float32)
+    for num_frames in (16, 128, 1024, 4096) if part.is_gpu else (16, 128):
+        x_BTD = noise(batch_size, num_frames, dim).to(part.device)
+        lengths_B = torch.full((batch_size,), num_frames, device=part.device)
+        for name, one_pass in (("forward", scan.forward), ("forward and backward", scan.forward_and_backward)):
+            runs = {key: partial(one_pass, module, way, x_BTD, lengths_B) for key, (module, way) in found.items()}
+            turns = scan.measure(runs, 5 if num_frames <= 128 else 1, part.device)
+            words = f"T = {num_frames}, {name}"
+            part.figure(f"{words}, {scan.UNIT}", 1000 * statistics.median(turns[scan.UNIT]), "ms")
+            for key in turns:
+                if key != scan.UNIT:
+                    part.figure(f"{words}, {key}", float(scan.ratio(turns[key], turns[scan.UNIT])), f"x {scan.UNIT}")
+
+
+def permutations(part: Part) -> None:
+    """What 100 permutations of a shuffle evaluation cost, in plain passes over the same clips."""
+    from videomem.evaluation.shuffle import measure_order
+
+    num_clips, dim = (64, 4096) if part.is_gpu else (8, 512)
+    lengths_B = torch.full((num_clips,), 16)
+    parts = (noise(num_clips, 16, dim), lengths_B, torch.arange(num_clips) % C, torch.arange(num_clips))
+    batch = VideoBatch(*(tensor.to(part.device) for tensor in parts))
+    for name in ("none", "leaky", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"):
+        head = Head(MEMORIES[name], dim, C).to(part.device).eval()
+
+        def one_pass(head: Head = head) -> Tensor:
+            with torch.inference_mode():
+                return head(batch.x, batch.lengths)
+
+        whole = seconds(part, partial(measure_order, head, [batch], 0, 100, 0), turns=1)
+        part.figure(f"{name}, 100 permutations", whole / seconds(part, one_pass), "passes")
+
+
+SPEED = (backbone, extraction, epochs, memories, permutations)
