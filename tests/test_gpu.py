@@ -76,7 +76,7 @@ def run_out(*arguments: Any) -> None:
 
 @pytest.mark.slow
 def test_memory_that_runs_out_in_a_training_process_is_one_line() -> None:
-    with pytest.raises(VideomemError, match="memory was too small.*fewer --processes"):
+    with pytest.raises(VideomemError, match=r"memory was too small.*fewer --processes"):
         list(side_by_side(run_out, [(), ()], None, 2))
 
 
@@ -199,7 +199,8 @@ def test_reports_of_tests_are_read_one_by_one(tmp_path: Path) -> None:
         "<testcase classname='tests.test_a' name='good'/>"
         "<testcase classname='tests.test_a' name='bad'><failure>no</failure></testcase>"
         "<testcase classname='tests.test_a' name='left'><skipped>why</skipped></testcase>"
-        "<testcase classname='' name='tests.test_b'><error>ModuleNotFoundError: No module named 'wandb'</error></testcase>"
+        "<testcase classname='' name='tests.test_b'>"
+        "<error>ModuleNotFoundError: No module named 'wandb'</error></testcase>"
         "<testcase classname='tests.test_c' name='ill'><error>RuntimeError</error></testcase>"
         "</testsuite></testsuites>"
     )
