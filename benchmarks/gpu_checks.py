@@ -257,9 +257,10 @@ def fit(part: Part) -> None:
         with exact_float32():
             expected, found = trained("cpu", memory, data, rate), trained(part.device, memory, data, there)
         part.compare(f"{memory}, losses", found, expected, 1e-4)
-        for precision in ("bf16-mixed", "16-mixed") if part.is_gpu else ("bf16-mixed",):
+        # The scaling of 16-mixed may skip a step.
+        for precision, limit in (("bf16-mixed", 3e-2), ("16-mixed", 1e-1))[: 1 + part.is_gpu]:
             found = trained(part.device, memory, data, there, precision)
-            part.compare(f"{memory}, losses, {precision}", found, expected, 3e-2)
+            part.compare(f"{memory}, losses, {precision}", found, expected, limit)
 
 
 def storage(part: Part) -> None:
