@@ -17,10 +17,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from videomem.cli import main
-from videomem.order.card import card_from_json
-from videomem.plain import config_folder
-from videomem.report.tables import cells_table, contrasts_table, ladder_table, show
+from videomem.cli.main import main
+from videomem.experiments.order_test.order_tables import cells_table, contrasts_table, ladder_table
+from videomem.experiments.order_test.result import card_from_json
+from videomem.experiments.tables import show
+from videomem.utils.plain_data import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 

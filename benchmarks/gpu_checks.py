@@ -185,7 +185,7 @@ def streams(part: Part) -> None:
 def tiny_model(memory: str) -> Any:
     """An untrained model with its backbone, as `videomem.load` gives it."""
     from videomem.features.store import FeatureSettings
-    from videomem.model.classifier import Classifier
+    from videomem.inference.model import Classifier
     from videomem.video.sampling import Uniform
 
     settings = FeatureSettings(BackboneSettings("alexnet", "pool5", "random", grid=1), Uniform(8))
@@ -226,8 +226,8 @@ def trained(
     """Training losses (steps,) of a head, by the Trainer with `deterministic: true`, validation included."""
     from pytorch_lightning import Callback, Trainer
 
-    from videomem.classifier import LitClassifier
-    from videomem.data import VideoDataModule
+    from videomem.training.data_module import VideoDataModule
+    from videomem.training.lit_classifier import LitClassifier
 
     losses: list[Tensor] = []
 
@@ -267,7 +267,7 @@ def storage(part: Part) -> None:
     """Batches of `data.storage: ram` and `device` beside those of memory-mapped files."""
     from pytorch_lightning.utilities import move_data_to_device
 
-    from videomem.data import VideoDataModule
+    from videomem.training.data_module import VideoDataModule
 
     data = stored(part.folder, 40)
 
@@ -284,8 +284,8 @@ def storage(part: Part) -> None:
 
 def video(part: Part) -> None:
     """Real decoding: extraction, training from video, and predictions."""
-    from videomem.data import VideoDataModule
     from videomem.features.extraction import extract
+    from videomem.training.data_module import VideoDataModule
     from videomem.video.sampling import Uniform
     from videomem.video.synthetic import SyntheticSettings, synthesize
 
@@ -319,10 +319,10 @@ def order(part: Part) -> None:
     """A small order test: training jobs in this process and in two, their answers beside the CPU's."""
     from dataclasses import replace
 
-    from videomem.order.clips import clips_of_arrays
-    from videomem.order.memories import read_memories
-    from videomem.order.plan import OrderPlan, OrderSettings, Recipe
-    from videomem.order.running import run_cells
+    from videomem.experiments.clips import clips_of_arrays
+    from videomem.experiments.memories import read_memories
+    from videomem.experiments.order_test.execution import run_cells
+    from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 
     rng, trend = np.random.default_rng(0), np.linspace(-1, 1, 8)[:, None]
     signs = [1 if number % 2 else -1 for number in range(72)]
@@ -350,7 +350,7 @@ def order(part: Part) -> None:
 
 def shuffle(part: Part) -> None:
     """The shuffle evaluation, and order invariance to the bit of the head without memory."""
-    from videomem.evaluation.shuffle import measure_order
+    from videomem.experiments.shuffle.measurements import measure_order
 
     x_BTD, lengths_B = padded(16)
     batch = VideoBatch(x_BTD, lengths_B, torch.arange(B) % C, torch.arange(B))
@@ -372,8 +372,8 @@ def shuffle(part: Part) -> None:
 
 def inside(part: Part) -> None:
     """Gradients, time constants and Lyapunov exponents of trained heads, in float64."""
-    from videomem.horizon.retention import lyapunov, retention
-    from videomem.horizon.sensitivity import sensitivity
+    from videomem.experiments.memory_horizon.gradients import sensitivity
+    from videomem.experiments.memory_horizon.time_constants import lyapunov, retention
 
     x_BTD = noise(B, 12, D)
     for name in ("leaky", "gated", "gru", "lstm", "minlstm"):
@@ -389,7 +389,7 @@ def inside(part: Part) -> None:
 
 def network(part: Part) -> None:
     """A network that sees whole clips, asked as `videomem sensitivity` asks it."""
-    from videomem.evaluation.asking import Asking, ask, evaluating, with_shuffle
+    from videomem.experiments.model_sensitivity.asking import Asking, ask, evaluating, with_shuffle
     from videomem.features.video_networks import load_video_network
 
     r3d, _, _ = load_video_network("r3d_18", "random", [str(c) for c in range(C)], 8)
@@ -407,9 +407,9 @@ def graphs(part: Part) -> None:
     from torch.export import load
     from torch.export.passes import move_to_device_pass
 
-    from videomem.model.graph_checks import make_cases
-    from videomem.model.graphs import ClipGraph, StepGraph, trace
-    from videomem.model.pt2_export import write_pt2
+    from videomem.inference.graph_checks import make_cases
+    from videomem.inference.graphs import ClipGraph, StepGraph, trace
+    from videomem.inference.pt2_graphs import write_pt2
 
     for memory in ("gated", "lstm", "mingru"):
         model = tiny_model(memory)
@@ -437,9 +437,9 @@ def graphs(part: Part) -> None:
 
 def _onnx_on_cuda(part: Part) -> None:
     from videomem.errors import VideomemError
-    from videomem.model.graph_checks import make_cases
-    from videomem.model.graphs import ClipGraph, StepGraph, trace
-    from videomem.model.onnx_export import onnx_libraries, write_onnx
+    from videomem.inference.graph_checks import make_cases
+    from videomem.inference.graphs import ClipGraph, StepGraph, trace
+    from videomem.inference.onnx_graphs import onnx_libraries, write_onnx
 
     try:
         runtime = onnx_libraries().runtime

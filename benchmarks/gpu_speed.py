@@ -83,8 +83,8 @@ def epochs(part: Part) -> None:
     """Epochs per second of `fit`, with features memory-mapped, in RAM and on the device."""
     from pytorch_lightning import Callback, Trainer
 
-    from videomem.classifier import LitClassifier
-    from videomem.data import VideoDataModule
+    from videomem.training.data_module import VideoDataModule
+    from videomem.training.lit_classifier import LitClassifier
 
     num_clips, dim = (2000, 4096) if part.is_gpu else (100, 256)
     data = stored(part.folder, num_clips, feature_dim=dim)
@@ -127,7 +127,7 @@ def memories(part: Part) -> None:
 
 def permutations(part: Part) -> None:
     """What 100 permutations of a shuffle evaluation cost, in plain passes over the same clips."""
-    from videomem.evaluation.shuffle import measure_order
+    from videomem.experiments.shuffle.measurements import measure_order
 
     num_clips, dim = (64, 4096) if part.is_gpu else (8, 512)
     lengths_B = torch.full((num_clips,), 16)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from videomem.cli import main
-from videomem.order.card import card_from_json
-from videomem.order.cells import read_outcome
-from videomem.plain import config_folder
+from videomem.cli.main import main
+from videomem.experiments.order_test.jobs import read_outcome
+from videomem.experiments.order_test.result import card_from_json
+from videomem.utils.plain_data import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 CLASSES, FRAMES, DIM, PER_GROUP = 10, 16, 4096, 5

@@ -38,9 +38,9 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from videomem.statistics.contrasts import bootstrap_t, zero_bound
+from videomem.statistics.group_tables import Floats
 from videomem.statistics.planning import groups_for_equivalence
 from videomem.statistics.randomization import reliance_test
-from videomem.statistics.tables import Floats
 from videomem.statistics.variance import two_way, two_way_p
 
 RUNS, PERMUTATIONS, CLIPS_PER_GROUP = 10, 2, 5

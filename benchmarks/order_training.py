@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from videomem.order.clips import Clips, clips_of_arrays
-from videomem.order.plan import Arm, OrderSettings, Recipe
-from videomem.order.protocol import make_plan, run_order_test
+from videomem.experiments.clips import Clips, clips_of_arrays
+from videomem.experiments.order_test.plan import Arm, OrderSettings, Recipe
+from videomem.experiments.order_test.run import make_plan, run_order_test
 
 GROUPS, CLIPS, FRAMES, DIM = 40, 5, 8, 16
 APPEARANCE, TREND = 0.33, 1.3

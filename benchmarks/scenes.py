@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from videomem.model.stream import SCENE_CHANGE, cell_means, difference
+from videomem.inference.streaming import SCENE_CHANGE, cell_means, difference
 from videomem.video.live import frames_of_file
 from videomem.video.sources import videos_named
 

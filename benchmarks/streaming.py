@@ -29,11 +29,12 @@ import numpy as np
 import torch
 import torchvision
 
+from videomem.experiments.memories import read_memories
+from videomem.experiments.order_test.heads_of_plan import build_head
 from videomem.features.backbone import Backbone, BackboneSettings
 from videomem.features.store import FeatureSettings
-from videomem.model.classifier import Classifier
-from videomem.order.memories import build_head, read_memories
-from videomem.plain import config_folder
+from videomem.inference.model import Classifier
+from videomem.utils.plain_data import config_folder
 from videomem.video.sampling import Uniform
 
 WINDOW = 16

@@ -2,7 +2,7 @@
 
 import sys
 
-from videomem.cli import main
+from videomem.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["shuffle", *sys.argv[1:]]))

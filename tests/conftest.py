@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from videomem.cli import main
-from videomem.commands.extract import read_data_module
-from videomem.data import VideoDataModule
+from videomem.cli.extract import read_data_module
+from videomem.cli.main import main
+from videomem.training.data_module import VideoDataModule
 from videomem.video.catalog import Catalog, read_catalog
 from videomem.video.synthetic import SyntheticSettings, synthesize
 
@@ -127,7 +127,7 @@ def logged_by(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def checkpoints(workspace: Path) -> dict[str, Path]:
     """A checkpoint of every head in configs/head, trained for one epoch through the real command line."""
-    from videomem.commands.train import run  # Needs wandb, which a machine for GPU tests may lack.
+    from videomem.cli.train import run  # Needs wandb, which a machine for GPU tests may lack.
 
     paths = {}
     for head in HEADS:
@@ -135,3 +135,12 @@ def checkpoints(workspace: Path) -> dict[str, Path]:
         assert run("fit", fit_arguments(workspace, run_dir, head)) is not None
         paths[head] = run_dir / "checkpoints" / "last.ckpt"
     return paths
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 2) -> str:
+    """The error of a command that must fail with one line and no traceback."""
+    assert main([str(argument) for argument in arguments]) == status
+    captured = capsys.readouterr()
+    error = captured.err.strip().splitlines()[-1]
+    assert "Traceback" not in captured.err
+    return error

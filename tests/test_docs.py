@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 import videomem
-from videomem.model.classifier import load
+from videomem.inference.model import load
 from videomem.video.catalog import Catalog
 
 

@@ -13,28 +13,28 @@ __all__ = [
 
 if TYPE_CHECKING:
     from videomem.errors import VideomemError
-    from videomem.evaluation.sensitivity import OrderSensitivity, order_sensitivity
-    from videomem.model.classifier import Classifier, Prediction, load
-    from videomem.model.stream import Answer, Stream
-    from videomem.order.card import OrderCard
-    from videomem.order.plan import OrderSettings, Recipe
-    from videomem.order.protocol import order_test
+    from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, order_sensitivity
+    from videomem.experiments.order_test.plan import OrderSettings, Recipe
+    from videomem.experiments.order_test.result import OrderCard
+    from videomem.experiments.order_test.run import order_test
+    from videomem.inference.model import Classifier, Prediction, load
+    from videomem.inference.streaming import Answer, Stream
     from videomem.video.live import frames_of_file
 
 _HOMES = {
-    "Answer": "model.stream",
-    "Classifier": "model.classifier",
-    "OrderCard": "order.card",
-    "OrderSensitivity": "evaluation.sensitivity",
-    "OrderSettings": "order.plan",
-    "Prediction": "model.classifier",
-    "Recipe": "order.plan",
-    "Stream": "model.stream",
+    "Answer": "inference.streaming",
+    "Classifier": "inference.model",
+    "OrderCard": "experiments.order_test.result",
+    "OrderSensitivity": "experiments.model_sensitivity.order_sensitivity",
+    "OrderSettings": "experiments.order_test.plan",
+    "Prediction": "inference.model",
+    "Recipe": "experiments.order_test.plan",
+    "Stream": "inference.streaming",
     "VideomemError": "errors",
     "frames_of_file": "video.live",
-    "load": "model.classifier",
-    "order_sensitivity": "evaluation.sensitivity",
-    "order_test": "order.protocol",
+    "load": "inference.model",
+    "order_sensitivity": "experiments.model_sensitivity.order_sensitivity",
+    "order_test": "experiments.order_test.run",
 }
 
 
@@ -43,3 +43,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"videomem.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'videomem' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion in a notebook."""
+    return sorted(__all__)

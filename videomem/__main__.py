@@ -1,5 +1,5 @@
 import sys
 
-from videomem.cli import main
+from videomem.cli.main import main
 
 sys.exit(main())

@@ -25,10 +25,10 @@ from videomem.features.backbone import Backbone, Preprocessing, extract_features
 from videomem.features.keys import clip_keys
 from videomem.features.ledger import Failure
 from videomem.features.store import FRAME_BATCH, FeatureSettings, FeatureStore
+from videomem.utils.workers import TIME_LIMIT_S, Lost, isolated
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.files import file_problem, split_template
-from videomem.video.isolation import TIME_LIMIT_S, Lost, isolated
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.features.ledger import Failure, Ledger
+from videomem.utils.atomic import write_whole
 from videomem.video.catalog import Clip
-from videomem.whole_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videomem.errors import VideomemError
-from videomem.whole_files import write_whole
+from videomem.utils.atomic import write_whole
 
 COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
 

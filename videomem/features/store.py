@@ -32,10 +32,10 @@ from videomem.features.backbone import BackboneSettings, backbone_identity, load
 from videomem.features.imported import ImportedFeatures, ImportedKeys
 from videomem.features.keys import clip_keys
 from videomem.features.ledger import Failure, Ledger
+from videomem.utils.atomic import remove_if_orphan, write_whole
 from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
-from videomem.whole_files import remove_if_orphan, write_whole
 
 SCHEMA = 1
 SHARD_CLIPS = 256

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from videomem.errors import VideomemError
+from videomem.statistics.group_tables import Floats, Ints, codes, rows
 from videomem.statistics.results import ChiralPair, ChiralPairs
-from videomem.statistics.tables import Floats, Ints, codes, rows
 
 DRAW_CELLS = 2_000_000
 

@@ -12,9 +12,9 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from videomem.errors import VideomemError
 from videomem.statistics.contrasts import zero_bound
+from videomem.statistics.group_tables import Floats, Ints, group_by_run, rows
 from videomem.statistics.randomization import holm
 from videomem.statistics.results import ClassGain
-from videomem.statistics.tables import Floats, Ints, group_by_run, rows
 from videomem.statistics.variance import cr2
 
 ENUMERATED_GROUPS = 12

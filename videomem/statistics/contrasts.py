@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from videomem.errors import VideomemError
+from videomem.statistics.group_tables import Floats, group_by_run, rows
 from videomem.statistics.results import Estimate
-from videomem.statistics.tables import Floats, group_by_run, rows
 from videomem.statistics.variance import TwoWay, two_way, two_way_p
 
 BOOTSTRAP_CELLS = 4_000_000

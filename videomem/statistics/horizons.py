@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import t
 
 from videomem.errors import VideomemError
-from videomem.statistics.tables import Floats
+from videomem.statistics.group_tables import Floats
 
 LEVEL = 0.5  # of chance-corrected accuracy, at the horizon
 

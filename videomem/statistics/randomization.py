@@ -10,8 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from videomem.errors import VideomemError
+from videomem.statistics.group_tables import Floats, codes, rows
 from videomem.statistics.results import Randomization
-from videomem.statistics.tables import Floats, codes, rows
 
 DRAW_CELLS = 4_000_000
 

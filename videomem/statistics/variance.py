@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from videomem.statistics.tables import Floats
+from videomem.statistics.group_tables import Floats
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from videomem.tracking.artifacts import (
     use_artifact,
 )
 from videomem.tracking.lightning import LogConfusionMatrix, RunRecord, WandbLogger
-from videomem.tracking.results import (
+from videomem.tracking.logged_results import (
     Memory,
     log_card,
     log_confusion,

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 import wandb
 
-from videomem.checkpoint import RUN_RECORD, Checkpoint
-from videomem.data import VideoDataModule
 from videomem.tracking.runs import Mode, files_beside, folder_of, group_of, start_run, without_paths
+from videomem.training.checkpoint import RUN_RECORD, Checkpoint
+from videomem.training.data_module import VideoDataModule
 from videomem.video.catalog import Catalog, data_name, write_catalog
 
 Policy = Literal["mutable", "immutable"]

@@ -13,12 +13,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as _LightningWandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
-from videomem.checkpoint import RUN_RECORD
-from videomem.data import VideoDataModule
-from videomem.evaluation.plots import confusion_figure
 from videomem.tracking.artifacts import Policy, checkpoint_artifact, data_artifact, log_artifact, use_artifact
-from videomem.tracking.results import log_confusion
+from videomem.tracking.logged_results import log_confusion
 from videomem.tracking.runs import Mode, files_beside, run_settings, start_run, without_paths
+from videomem.training.checkpoint import RUN_RECORD
+from videomem.training.data_module import VideoDataModule
+from videomem.utils.plotting import confusion_figure
 
 
 class WandbLogger(_LightningWandbLogger):

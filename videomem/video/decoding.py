@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from videomem.errors import DecodingError, one_line
 from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
 from videomem.video.decoders.frame_folder import FrameFolder
-from videomem.video.decoders.stream import VideoStream, open_stream
+from videomem.video.decoders.video_stream import VideoStream, open_stream
 from videomem.video.files import file_problem, split_template
 from videomem.video.sampling import Sampling
 

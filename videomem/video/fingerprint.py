@@ -20,8 +20,8 @@ from videomem.video.sampling import Uniform
 # Symmetric in time: the reversal of a clip shows the same frames in turned order.
 SAMPLING = Uniform(4)
 BITS = 64 * SAMPLING.num_frames
-# tests/test_survey.py holds it to 97 real clips, many of one scene: of their copies, re-encoded at half the size, at
-# most 2 are missed; of the 4,656 pairs of different clips at most 1 is taken for a copy.
+# tests/video/test_survey.py holds it to 97 real clips, many of one scene: of their copies, re-encoded at half the size,
+# at most 2 are missed; of the 4,656 pairs of different clips at most 1 is taken for a copy.
 NEAR = 16
 
 _ROWS, _COLUMNS = 8, 9

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from videomem.errors import DecodingError, VideomemError
 from videomem.video.decoders.by_pyav import Converter
 from videomem.video.decoders.frame_folder import FrameFolder
-from videomem.video.decoders.stream import open_stream
+from videomem.video.decoders.video_stream import open_stream
 from videomem.video.files import file_problem, split_template
 
 _TOLERANCE_S = 1e-6  # as in `fixed_rate_indices`

@@ -6,8 +6,8 @@ import glob
 import os
 from collections.abc import Iterable, Sequence
 
+from videomem.video.datasets.common import VIDEO_SUFFIXES
 from videomem.video.files import images_in, split_template
-from videomem.video.layouts.common import VIDEO_SUFFIXES
 
 
 def videos_named(words: Sequence[str], listed: Iterable[str] = ()) -> list[str]:

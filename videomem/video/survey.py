@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
+from videomem.utils.workers import TIME_LIMIT_S, Lost, isolated
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.fingerprint import SAMPLING, fingerprint, is_reversal, near_pairs
-from videomem.video.isolation import TIME_LIMIT_S, Lost, isolated
 
 _MOST_LISTED = 6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from videomem.video.decoders.stream import VideoStream
+from videomem.video.decoders.video_stream import VideoStream
 
 _PIXEL_FORMATS = frozenset({"yuv420p", "gbrp"})
 

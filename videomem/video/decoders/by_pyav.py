@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
 from videomem.video.decoders.packets import frame_times
-from videomem.video.decoders.stream import VideoStream
+from videomem.video.decoders.video_stream import VideoStream
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from videomem.video.decoders.allow_list import first_failed, objection_to_frames
 from videomem.video.decoders.overhearing import overheard
-from videomem.video.decoders.stream import VideoStream
+from videomem.video.decoders.video_stream import VideoStream
 
 _CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
 _TIME_TOLERANCE_S = 1e-3

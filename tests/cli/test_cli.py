@@ -1,0 +1,297 @@
+"""The command line as a user meets it: help at once, one line for what is wrong, a status that says so."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIGS, data_arguments, failed, fit_arguments
+
+import videomem
+from videomem.cli.main import VERBS, main
+from videomem.video.catalog import Catalog, write_catalog
+
+
+def test_help_names_every_verb_there_is_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, time; started = time.perf_counter(); from videomem.cli.main import main; main(['--help']);"
+        "heavy = {'torch', 'av', 'decord', 'numpy', 'wandb', 'jsonargparse'} & set(sys.modules);"
+        "assert not heavy, heavy; print('seconds', time.perf_counter() - started)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    lines = printed.splitlines()
+    for name, verb in VERBS.items():
+        assert f"  {name:<{max(map(len, VERBS))}}  {verb.help}" in lines
+        assert callable(import_module(f"videomem.cli.{verb.module}").main)
+    assert float(lines[-1].removeprefix("seconds ")) <= 0.6
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert main([verb, "--help"]) == 0
+    except SystemExit as stop:
+        assert not stop.code
+    printed = capsys.readouterr().out
+    assert f"videomem {verb}" in printed and len(printed) > 200
+
+
+def test_the_installed_script_prints_its_version() -> None:
+    script = Path(sys.executable).parent / "videomem"
+    printed = subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
+    assert printed == f"videomem {videomem.__version__}\n"
+
+
+def test_an_error_is_one_line_on_stderr_and_a_status(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "videomem", "test", "--ckpt_path", str(tmp_path / "none.ckpt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"videomem: error: {tmp_path / 'none.ckpt'}: no such checkpoint\n"
+
+
+def test_memory_that_runs_out_on_a_gpu_is_one_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9")
+
+    monkeypatch.setattr("videomem.cli.extract.extract", full)
+    error = failed(capsys, "extract", *data_arguments(workspace))
+    assert error.startswith("videomem: error: CUDA out of memory. Tried to allocate 2.00 GiB; lower data.batch_size")
+
+
+def test_an_error_that_is_no_users_fault_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr("videomem.cli.main._main", broken)
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        main(["extract"])
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["Fit"], ["--frobnicate"]])
+def test_an_unknown_verb_is_answered_with_those_there_are(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is no verb of videomem; it has demo, configs, catalog" in failed(capsys, *arguments)
+
+
+def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: videomem VERB" in capsys.readouterr().out
+
+
+def test_options_of_verbs_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "see `videomem shuffle --help`" in failed(capsys, "shuffle")
+    assert "0 is below 1" in failed(capsys, "shuffle", "x.ckpt", "--permutations", "0")
+    assert "the following arguments are required: --out" in failed(capsys, "synthesize")
+    assert "num_frames is 15, but must be even" in failed(capsys, "synthesize", "--out", tmp_path, "--num-frames", 15)
+    assert "needs --ckpt_path" in failed(capsys, "test")
+
+
+def extract(workspace: Path, *options: object) -> list[object]:
+    return ["extract", *data_arguments(workspace), "--workers", "0", *options]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.backbone.layer", "fc9"], "backbone.layer is 'fc9', which alexnet does not have; try pool5, fc6"),
+        (["--data.backbone.name", "nonet"], "backbone.name is 'nonet'"),
+        (["--data.backbone.weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["--data.sampling.num_frames", "1"], "sampling.num_frames is 1, but order needs at least 2 frames"),
+        (["--data.catalog", "nowhere.csv"], "no such table"),
+        (["--data.decoder", "vlc"], "data.decoder"),
+        (["--data.batch_size", "0"], "data.batch_size is 0"),
+        (["--data.typo", "1"], "typo"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_wrong_setting_of_the_data_is_one_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in failed(capsys, *extract(workspace, *options))
+    assert message in failed(
+        capsys, "fit", *data_arguments(workspace), "--config", CONFIGS / "head" / "none.yaml", *options
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.memory.alpha", "2"], "memory.alpha is 2.0, but must be in [0, 1]"),
+        (["--model.memory", "Elephant"], "Elephant"),
+        (["--model.num_layers", "0"], "model.num_layers is 0"),
+        (["--model.learning_rate", "-1"], "model.learning_rate is -1.0"),
+        (["--trainer.max_epochs", "many"], "max_epochs"),
+    ],
+)
+def test_a_wrong_setting_of_the_model_is_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run", "leaky"), *options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_devices_and_workers_that_are_not_there_are_one_line(
+    workspace: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--workers is -1" in failed(capsys, *extract(workspace, "--workers", "-1"))
+    assert "--time-limit is 0.0, but must be above 0" in failed(capsys, *extract(workspace, "--time-limit", "0"))
+    assert "--device banana" in failed(capsys, *extract(workspace, "--device", "banana"))
+    assert "--device banana" in failed(capsys, "shuffle", checkpoints["gru"], "--device", "banana")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.accelerator", "banana"], "banana"),
+        (["--trainer.devices", "0"], "devices"),
+        (["--trainer.max_epochs", "0"], "nothing was trained: trainer.max_epochs is 0"),
+        (["--seed_everything", "-1"], "-1"),
+        (["--ckpt", "none.ckpt"], "ckpt"),
+        (["--run_dir", __file__], "test_cli.py"),
+    ],
+)
+def test_a_wrong_setting_of_the_training_is_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"), *options)
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run")]) == 0, "a failed run must not block its retry"
+
+
+def test_a_finished_run_has_nothing_to_resume_and_another_model_does_not_fit(
+    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--ckpt_path", checkpoints["gru"]]
+    assert "nothing was trained: trainer.max_epochs is 1" in failed(capsys, "fit", *arguments)
+    wider = ["--trainer.max_epochs", "2", "--model.memory.hidden_dim", "64"]
+    assert "its weights are of another model" in failed(capsys, "fit", *arguments, *wider)
+
+
+def test_a_file_where_a_folder_is_needed_is_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for arguments in (
+        ["synthesize", "--out", file],
+        ["synthesize", "--out", file / "below"],
+        ["demo", "--out", file],
+        ["export", checkpoints["gru"], "--out", file],
+        ["shuffle", checkpoints["gru"], "--out", file],
+        ["catalog", "check", tmp_path],
+    ):
+        assert failed(capsys, *arguments).startswith("videomem: error: ")
+
+
+def test_a_damaged_store_is_named(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(workspace / "features", tmp_path / "features")
+    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--data.store", tmp_path / "features"]
+    for shard in (tmp_path / "features").rglob("*.safetensors"):
+        shard.write_bytes(shard.read_bytes()[:100])
+    assert "a damaged shard" in failed(capsys, "fit", *arguments)
+    for plan in (tmp_path / "features").rglob("plan/*.json"):
+        plan.write_text("{")
+    assert "damaged" in failed(capsys, "fit", *arguments)
+
+
+def test_data_that_moved_can_be_named_anew_and_export_needs_none(
+    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    content = torch.load(checkpoints["gru"], weights_only=True)
+    content["datamodule_hyper_parameters"].update(catalog="/gone/catalog.csv", store="/gone/features")
+    torch.save(content, tmp_path / "moved.ckpt")
+    moved, out = str(tmp_path / "moved.ckpt"), str(tmp_path / "out")
+    now = ["--catalog", str(workspace / "videos" / "catalog.csv"), "--store", str(workspace / "features")]
+    assert main(["shuffle", moved, "--permutations", "1", "--out", out, "--wandb", "disabled", *now]) == 0
+    assert main(["export", moved, "--out", str(tmp_path / "exported")]) == 0
+
+
+def test_a_checkpoint_in_a_config_is_not_passed_over(
+    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "resume.yaml"
+    config.write_text(f"ckpt_path: {checkpoints['gru']}\n")
+    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", config]
+    assert "give it as --ckpt_path" in failed(capsys, "fit", *arguments)
+
+
+def test_a_runs_own_config_serves_extract(workspace: Path, checkpoints: dict[str, Path]) -> None:
+    assert main(["extract", "--config", str(checkpoints["gru"].parent.parent / "config.yaml"), "--workers", "0"]) == 0
+
+
+def test_features_that_were_not_extracted_are_asked_for(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(workspace, tmp_path / "run")
+    message = failed(capsys, "fit", *arguments, "--data.backbone.layer", "fc7")
+    assert "no features of these settings; one there has" in message and "run `videomem extract`" in message
+    assert "no features of these settings; run" in failed(capsys, "fit", *arguments, "--data.store", tmp_path / "empty")
+
+
+def test_videos_that_fail_are_named_and_the_status_says_so(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [clip for label in ("grow", "shrink") for clip in _clips(workspace) if clip.label == label]
+    copies = []
+    for number, clip in enumerate(clips):
+        path = tmp_path / f"{number}.mp4"
+        shutil.copy(clip.path, path)
+        copies.append(clip.__class__(str(path), clip.label, clip.split, clip.group))
+    (tmp_path / "0.mp4").write_bytes(b"not a video")
+    (tmp_path / "5.mp4").unlink()  # The partner of the first.
+    write_catalog(Catalog(tuple(copies)), tmp_path / "catalog.csv")
+    options = ["--data.catalog", tmp_path / "catalog.csv", "--data.store", tmp_path / "features"]
+    assert main([str(part) for part in extract(workspace, *options)]) == 1
+    captured = capsys.readouterr()
+    assert f"{len(clips) - 2} clips extracted" in captured.out and "2 failed" in captured.out
+    assert "0.mp4: not decodable" in captured.err and "5.mp4: No such file" in captured.err
+    assert main([str(part) for part in extract(workspace, *options, "--allow-failures")]) == 0
+    shutil.copy(clips[5].path, tmp_path / "5.mp4")
+    capsys.readouterr()
+    assert main([str(part) for part in extract(workspace, *options, "--retry-failed")]) == 1
+    assert "1 clips extracted" in capsys.readouterr().out
+    assert main([str(part) for part in ["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *options]]) == 0
+    assert "2 of 10 clips are in no batch" in capsys.readouterr().err
+
+
+def _clips(workspace: Path) -> list[object]:
+    from videomem.video.catalog import read_catalog
+
+    return list(read_catalog(workspace / "videos" / "catalog.csv").clips)
+
+
+def test_online_tracking_without_a_key_is_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    logger = '{"class_path": "videomem.tracking.WandbLogger", "init_args": {"mode": "online"}}'
+    arguments = fit_arguments(workspace, tmp_path / "run")
+    message = failed(capsys, "fit", *arguments, "--trainer.logger", logger)
+    assert "W&B mode is online" in message and "set the mode to offline" in message
+
+
+def test_help_of_fit_is_quick_enough_to_be_used() -> None:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "videomem", "fit", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--model.memory" in done.stdout and "--data.sampling" in done.stdout
+    assert time.perf_counter() - started < 120
+
+
+def test_the_script_is_a_door_to_the_verb() -> None:
+    script = CONFIGS.parent / "scripts" / "shuffle_ablation.py"
+    done = subprocess.run([sys.executable, script, "none.ckpt"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr == "videomem: error: none.ckpt: no such checkpoint\n"
+    assert len(script.read_text().splitlines()) <= 30

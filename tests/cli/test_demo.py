@@ -1,0 +1,78 @@
+"""The demo, small: everything once, the promises of its table, and nothing of the user's touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import logged_by
+
+from videomem.cli.main import main
+from videomem.experiments.order_test.result import OrderCard, card_from_json
+
+SMALL = ["--memories", "none", "gated", "--runs", "2", "--epochs", "2", "--permutations", "4", "--train-pairs", "2",
+         "--val-pairs", "1", "--test-pairs", "1", "--frame-size", "64", "--processes", "1"]  # fmt: skip
+
+
+def test_the_demo_makes_what_it_promises_and_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    cards = []
+    for folder in ("first", "second"):
+        assert main(["demo", "--out", str(out), *SMALL]) == 0
+        cards.append(card_from_json((out / "order.json").read_text()))
+        if folder == "first":  # The second time, all trainings are done anew.
+            for path in (out / "features" / "order_cells").glob("*.npz"):
+                path.unlink()
+    assert cards[0].memories == cards[1].memories and cards[0].plan_sha256 == cards[1].plan_sha256
+    none = cards[0].memories[0]
+    assert none.is_control and none.max_logit_change == 0
+    assert none.cells["OO"].value == none.cells["OS"].value == none.cells["OR"].value <= 0.5
+    page = (out / "report.html").read_text()
+    assert "random weights" in page and "move_right" in page
+    assert len(list((out / "wandb").glob("offline-run-*"))) == 2 * 3  # Of the test, and of each memory.
+    check_tracking(out, cards[1])
+    assert json.loads((out / "plan.json").read_text())["settings"]["runs"] == 2
+    assert "report.html" in capsys.readouterr().out
+
+
+def check_tracking(out: Path, card: OrderCard) -> None:
+    """The runs of a test are a group: one of the whole, and one of each memory with its accuracies."""
+    logged = [logged_by(path) for path in (out / "wandb").glob("offline-run-*")]
+    started = [next(record["run"] for record in records if record["type"] == "run") for records in logged]
+    assert {run["run_group"] for run in started} == {f"order-{card.plan_sha256[:8]}"}
+    kinds = sorted((run["job_type"], run["display_name"]) for run in started)
+    assert kinds == sorted(2 * [("memory", "none"), ("memory", "gated"), ("order", out.name)])
+    for run, records in zip(started, logged, strict=True):
+        summary = {
+            key: value for one in records if one["type"] == "summary" for key, value in one["summary"]["update"].items()
+        }
+        if run["job_type"] == "memory":
+            (one,) = [one for one in card.memories if one.name == run["display_name"]]
+            assert {cell: summary[cell] for cell in one.cells} == {cell: acc.value for cell, acc in one.cells.items()}
+            assert summary["value_of_order"] == one.value_of_order.value
+            assert sum(record["type"] == "history" for record in records) == card.num_runs
+        else:
+            tables = ("memories", "cells", "ladder", "confusions", "contrasts", "plan")
+            assert all(summary[f"order/{table}._type"] == "table-file" for table in tables)
+            assert "order/failures._type" not in summary  # It has paths.
+            assert summary["order/figures/ladder._type"] == "image-file" and summary["order/verdict"]
+            assert any(record["artifact"].get("name") == "data-videos" for record in records if "artifact" in record)
+
+
+def test_the_demo_deletes_nothing_before_it_knows_that_it_can_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "thesis.txt").write_text("years of work")
+    plan = tmp_path / "plan.json"
+    plan.write_text("hours of thinking")
+    assert main(["demo", "--out", str(tmp_path), *SMALL]) == 2
+    assert "holds something else already" in capsys.readouterr().err and plan.exists()
+
+
+def test_the_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "holds something else already" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""The tour: each step shows what it claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS, ROOT
+
+from videomem.cli import tour as command
+from videomem.cli.main import main
+from videomem.experiments.memory_horizon.horizon_run import measure_recall
+from videomem.experiments.memory_horizon.recall_training import Recipe
+from videomem.experiments.memory_horizon.tour import SECTIONS, amnesia, pulses, recall_plan
+from videomem.features.backbone import BackboneSettings
+
+
+def test_without_memory_films_and_their_reversals_are_told_apart_by_chance_only() -> None:
+    found = amnesia(BackboneSettings(weights="random"), ("none", "gru"), num_train=8, num_test=3)
+    assert found.accuracy["none"] == 0.5 and found.logit_change["none"] == 0
+    assert found.logit_change["gru"] > 0.01
+    in_order, backwards, shuffled = found.right_KT["none"]
+    assert in_order[-1] == pytest.approx(backwards[-1], abs=1e-6) == pytest.approx(shuffled[-1], abs=1e-6)
+
+
+def test_a_pulse_in_a_leaky_neuron_has_the_time_constant_of_its_alpha() -> None:
+    for pulse in pulses():
+        assert pulse.tau == pytest.approx(pulse.expected, rel=1e-4)
+
+
+def test_every_section_names_heads_that_there_are_and_stands_in_the_document() -> None:
+    text = (ROOT / "docs/memory.md").read_text()
+    for name, section in SECTIONS.items():
+        assert f"videomem tour {name}\n" in text and f"(memory/{name}.png)" in text
+        assert (ROOT / f"docs/memory/{name}.png").is_file()
+        assert all((CONFIGS / "head" / f"{head}.yaml").is_file() for head in section.memories)
+
+
+def test_sections_that_recall_draw_their_figure_and_share_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tiny(names: tuple[str, ...]) -> object:
+        plan = recall_plan(names)
+        return replace(plan, recipe=Recipe(2, 4, 4, hidden_dim=8), delays=(1, 2, 4, 8), num_test=4, num_measured=2)
+
+    monkeypatch.setattr(command, "recall_plan", tiny)
+    monkeypatch.setattr(command, "measure_recall", partial(measure_recall, num_drawings=10))
+    assert main(["tour", "gates", "residual", "valves", "--processes", "1", "--out", str(tmp_path)]) == 0
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("gates", "residual", "valves"))
+    # gates: leaky and gated; residual adds rnn; valves adds gru and lstm: each on two tasks with two seeds.
+    assert len(list((tmp_path / "trainings").iterdir())) == 5 * 2 * 2
+    assert "how far back" in capsys.readouterr().out
+
+
+def test_an_unknown_section_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tour", "gates", "nowhere"]) == 2
+    assert "no section 'nowhere'; there are amnesic, sums" in capsys.readouterr().err

@@ -1,0 +1,318 @@
+"""The report of an order test: the page, the card as JSON, its document, its tables, figures and methods paragraph."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import fields, replace
+from html import unescape
+from html.parser import HTMLParser
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, logged_by
+from helpers.order_results import MEMORIES, NASTY, estimate, examples, nasty_card, no_verdict_card, order_card
+from PIL import Image
+from rich.console import Console
+
+from videomem.errors import VideomemError
+from videomem.experiments import tables as formatting
+from videomem.experiments.drawing import png, shorten
+from videomem.experiments.frame_strips import write_strips
+from videomem.experiments.html import Picture
+from videomem.experiments.order_test import order_tables as tables
+from videomem.experiments.order_test.methods import REFERENCES, methods_paragraph
+from videomem.experiments.order_test.report import pictures, render, write_report
+from videomem.experiments.order_test.result import OrderCard, card_from_json, card_to_json
+from videomem.experiments.order_test.schema import KINDS, meanings, schema_document
+from videomem.statistics.results import Estimate
+from videomem.tracking import log_card, log_strips, start_run
+
+CARDS = {
+    "matters": order_card(),
+    "does not matter": order_card("does not matter", ["none", "gru", "lstm"], ["left", "right"]),
+    "hurts": order_card("hurts"),
+    "no verdict": no_verdict_card(),
+    "eight memories": order_card("matters", MEMORIES),
+    "many classes": order_card(
+        "matters", ["none", "gru"], [f"pushing thing {n} from left to right" for n in range(174)]
+    ),
+    "nasty": nasty_card(),
+}
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Tags in order, the text, and whether every tag is closed where it belongs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"{tag} closed at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.text += data
+
+
+@pytest.fixture(scope="module", params=CARDS)
+def card(request: pytest.FixtureRequest) -> OrderCard:
+    return CARDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def drawn(card: OrderCard) -> list[Picture]:
+    return pictures(card)
+
+
+@pytest.fixture(scope="module")
+def page(card: OrderCard) -> str:
+    names = card.data.class_names
+    return render(card, examples(names, [one.label for one in card.memories]) if len(names) > 3 else [])
+
+
+def test_the_page_is_well_formed_and_has_no_script(page: str) -> None:
+    parsed = Page(page)
+    assert not parsed.open and parsed.tags[0] == "html"
+    assert "script" not in parsed.tags and "figcaption" in parsed.tags and "svg" in parsed.tags
+    assert len(parsed.ids) == len(set(parsed.ids))
+
+
+def test_the_verdict_comes_first_and_headings_are_in_order(card: OrderCard, page: str) -> None:
+    levels = [int(tag[1]) for tag in Page(page).tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    first = re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)
+    assert first and unescape(first[1]) == card.verdict.sentence
+    assert page.index("<h1>") < page.index("<svg") and page.index("<h1>") < page.index("<table")
+
+
+def test_the_page_asks_no_network_and_runs_nothing(page: str) -> None:
+    bare = re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+    assert not re.search(r"https?://", bare)
+    assert not re.search(r"<(link|iframe|object|embed|base)\b|\son\w+=|@import|javascript:", bare)
+    assert all(address.startswith("#") for address in re.findall(r'href="([^"]*)"', re.sub(r"data:[^\"]*", "#", bare)))
+
+
+def test_every_number_of_the_tables_is_on_the_page(card: OrderCard, page: str) -> None:
+    text = " ".join(Page(page).text.split())
+    for table in tables.all_tables(card):
+        if table.name == "confusions":
+            continue
+        for row in table.rows:
+            for value, column in zip(row, table.columns, strict=True):
+                shown = formatting.show(value, column.kind).encode("utf-8", "replace").decode()
+                assert " ".join(shown.split()) in text, (table.name, column.name)
+                if isinstance(value, Estimate):
+                    assert formatting.interval(value, column.kind) in text, (table.name, column.name)
+    for fact in (card.plan_sha256, ", ".join(map(str, card.seeds)), " ".join(card.command.split())):
+        assert fact in text
+
+
+def test_every_picture_says_what_it_shows_and_follows_the_colour_of_the_text(drawn: list[Picture], page: str) -> None:
+    assert page.count('role="img" aria-label="') == page.count("<svg") == len(drawn)
+    assert "#010203" not in page and "currentColor" in page and "font-family: 'DejaVu" not in page
+
+
+def test_figures_render(drawn: list[Picture]) -> None:
+    for picture in drawn:
+        image = Image.open(BytesIO(png(picture.figure)))
+        assert image.width > 300 and image.height > 80
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_the_same_card_gives_the_same_page() -> None:
+    assert render(CARDS["matters"]) == render(CARDS["matters"])
+
+
+def test_nasty_names_are_text() -> None:
+    card = CARDS["nasty"]
+    parsed = Page(render(card, examples(card.data.class_names, [NASTY])))
+    assert "script" not in parsed.tags and parsed.text.count("<script>alert") > 10 and "手を振る" in parsed.text
+
+
+def test_a_card_is_the_same_after_json(card: OrderCard) -> None:
+    text = card_to_json(card)
+    assert repr(card_from_json(text)) == repr(card)
+    assert card_to_json(card_from_json(text)) == text
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content.update(schema_version=2), "schema version 2"),
+        (lambda content: content.pop("schema_version"), "no schema_version"),
+        (lambda content: content.pop("margin"), "margin is missing"),
+        (lambda content: content.update(surprise=1), "surprise is unknown"),
+        (lambda content: content.update(num_runs=True), "order card.num_runs: True"),
+        (lambda content: content["data"].update(num_clips="many"), "order card.data.num_clips: 'many'"),
+        (lambda content: content["memories"][1]["reliance"].update(p=None), r"memories\[1\].reliance.p: None"),
+        (lambda content: content["verdict"].update(kind="perhaps"), "order card.verdict.kind"),
+        (lambda content: content.update(memories={}), "order card.memories"),
+    ],
+)
+def test_a_damaged_card_is_refused_in_one_line(change: object, said: str) -> None:
+    content = json.loads(card_to_json(CARDS["matters"]))
+    change(content)  # type: ignore[operator]
+    with pytest.raises(VideomemError, match=said) as caught:
+        card_from_json(json.dumps(content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": NaN}', "\x00"])
+def test_a_file_that_is_no_card_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(VideomemError) as caught:
+        card_from_json(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_cut_files_are_refused() -> None:
+    text = card_to_json(CARDS["no verdict"])
+    for end in range(0, len(text) - 1, 97):
+        with pytest.raises(VideomemError):
+            card_from_json(text[:end])
+
+
+def test_numbers_too_large_for_a_float_are_refused() -> None:
+    text = card_to_json(CARDS["matters"])
+    for number in ("1e999", "1" * 400):
+        with pytest.raises(VideomemError, match="a number is needed"):
+            card_from_json(text.replace('"margin": 0.02,\n "num_runs"', f'"margin": {number},\n "num_runs"'))
+
+
+def test_a_plan_that_is_no_json_is_refused() -> None:
+    with pytest.raises(VideomemError, match="the plan cannot be written"):
+        card_to_json(replace(CARDS["matters"], plan={"margin": math.nan}))
+
+
+def test_the_document_of_the_card_is_up_to_date() -> None:
+    command = "python -m videomem.experiments.order_test.schema > docs/order_card.md"
+    assert (ROOT / "docs" / "order_card.md").read_text() == schema_document(), command
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_field_of_the_card_is_explained(kind: type) -> None:
+    assert list(meanings(kind)) == [item.name for item in fields(kind)]
+    assert all(f"| `{item.name}` | " in schema_document() for item in fields(kind))
+
+
+def test_the_paragraph_has_the_numbers_of_the_card(card: OrderCard) -> None:
+    text, _, references = methods_paragraph(card).partition("\n\nReferences\n\n")
+    assert "\n" not in text and card.plan_sha256 in text and f"{card.data.num_clips:,} clip" in text
+    for one in card.memories:
+        if one.is_control:
+            continue
+        assert f"the value of order was {formatting.points(one.value_of_order.value)} points" in text
+        if math.isfinite(one.value_of_order.low):
+            low, high = formatting.points(one.value_of_order.low), formatting.points(one.value_of_order.high)
+            assert f"[{low}, {high}]" in text
+    assert set(references.splitlines()) == {whole for name, whole in REFERENCES.items() if name in text}
+
+
+def test_the_paragraph_names_only_what_was_done() -> None:
+    assert "Nadeau" in methods_paragraph(CARDS["matters"]) and "McNemar" not in methods_paragraph(CARDS["matters"])
+    bare = methods_paragraph(CARDS["no verdict"])
+    assert not any(name in bare for name in ("Nadeau", "Holm", "Paule", "Westfall", "Phipson", "Cameron et al. 2008 "))
+    fixed = replace(CARDS["matters"], data=replace(CARDS["matters"].data, split="fixed"))
+    assert "Nadeau" not in methods_paragraph(fixed) and "the catalog's own split" in methods_paragraph(fixed)
+
+
+def test_tables_are_rectangles_of_plain_values(card: OrderCard) -> None:
+    for name, columns, rows in tables.card_tables(card):
+        assert len(set(columns)) == len(columns), name
+        assert all(len(row) == len(columns) for row in rows)
+        assert all(value is None or isinstance(value, str | int | float) for row in rows for value in row)
+
+
+def test_numbers_are_written_as_a_reader_expects() -> None:
+    assert [formatting.points(x) for x in (0.1234, -0.0301, -0.0001, 0.0, math.nan, None)] == [
+        *("+12.3", "\N{MINUS SIGN}3.0", "0.0", "0.0", formatting.NOTHING, formatting.NOTHING)
+    ]
+    assert [formatting.p_value(p) for p in (0.0004, 0.0123, 0.5, None)] == [
+        "< 0.001",
+        "0.012",
+        "0.50",
+        formatting.NOTHING,
+    ]
+    assert formatting.interval(estimate(0.1, 0.01)) == "+7.9 to +12.1"
+
+
+def test_names_are_cut_in_their_middle() -> None:
+    assert shorten("short") == "short" and shorten("two\nlines\x00\udcff") == "two lines?"
+    assert len(shorten("x" * 80, 30)) == 30 and shorten("pushing left to right", 12) == "pushin…right"
+
+
+def test_the_terminal_has_every_memory() -> None:
+    console = Console(width=200, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
+    console.print(tables.summary_table(CARDS["eight memories"]))
+    text = console.export_text()
+    assert all(f"{name}(hidden_dim=128)" in text for name in MEMORIES) and "+19.5 to +26.7" in text
+    console.print(tables.summary_table(CARDS["nasty"]))
+
+
+def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
+    card = CARDS["matters"]
+    figures = write_report(card, tmp_path / "out")
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert {"order.json", "report.html", "methods.txt", "tables/memories.csv", "tables/ladder.csv"} <= written
+    assert set(figures) == {picture.name for picture in pictures(card)} and all(map(Path.exists, figures.values()))
+    assert card_from_json((tmp_path / "out" / "order.json").read_text()) == card
+    run = start_run("test", tmp_path / "wandb", name="order")
+    log_card(run, "order", tables.card_tables(card), figures, tables.card_summary(card))
+    shown = examples(card.data.class_names, ["gru"])
+    strips = write_strips(shown, tmp_path / "out" / "figures")
+    log_strips(run, "order", strips)
+    run.finish()
+    assert len(strips) == sum(len(example.strips) for example in shown)
+    kept = {path.read_bytes() for path in (tmp_path / "wandb").rglob("media/images/**/*.jpg")}
+    assert kept == {path.read_bytes() for path, _ in strips}
+    said = next(json.dumps(line) for line in logged_by(tmp_path) if "captions" in json.dumps(line))
+    assert f"{shown[0].label}, reversed; gru: {shown[0].label}" in said
+    stored = {path.name.partition("_")[0] for path in (tmp_path / "wandb").rglob("*.table.json")}
+    assert {"memories", "cells", "ladder", "classes", "confusions"} <= stored
+    assert len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == len(figures)
+
+
+def test_text_stands_out_from_its_ground_in_light_and_dark() -> None:
+    css = (ROOT / "videomem" / "experiments" / "page.css").read_text()
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css))
+    for colors in (light, light | dark):
+        for name in ("ink", "quiet", "accent", "vermillion"):
+            assert _contrast(colors[name], colors["paper"]) >= 4.5, name
+        assert _contrast(colors["ink"], colors["wash"]) >= 4.5
+        assert _contrast(colors["blue"], colors["paper"]) >= 3
+
+
+def _contrast(first: str, second: str) -> float:
+    """Contrast ratio of WCAG 2."""
+    dark, light = sorted(_luminance(color) for color in (first, second))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: str) -> float:
+    shares = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

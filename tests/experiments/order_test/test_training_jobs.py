@@ -1,0 +1,305 @@
+"""The parts of the order test: splits, arms, cells and their cache, memories, projection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS
+from helpers.order_clips import SHORT, SMALL, drawn, planned
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from videomem.errors import VideomemError
+from videomem.experiments.memories import read_memories
+from videomem.experiments.order_test import execution as running
+from videomem.experiments.order_test.conditions import (
+    ArmData,
+    check_sizes,
+    common_order,
+    feature_statistics,
+    training_order,
+)
+from videomem.experiments.order_test.execution import cells_of, run_cells
+from videomem.experiments.order_test.folds import run_splits, training_share
+from videomem.experiments.order_test.heads_of_plan import build_head, with_parameters_of_largest
+from videomem.experiments.order_test.jobs import Cell, Outcome, cell_key, read_outcome, train_cell, write_outcome
+from videomem.experiments.order_test.plan import ARMS
+from videomem.experiments.projection import projected
+
+# Splits.
+
+
+@given(groups=st.integers(8, 30), per_group=st.integers(1, 4), folds=st.integers(2, 4), runs=st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_groups_are_in_one_part_of_a_run_and_tested_equally_often(
+    groups: int, per_group: int, folds: int, runs: int
+) -> None:
+    clips = drawn(groups, per_group)
+    splits = run_splits(clips, replace(SMALL, folds=folds, runs=runs, selection="validation" if folds > 2 else "last"))
+    for split in splits:
+        parts = [set(clips.groups[rows].tolist()) for rows in (split.train, split.val, split.test)]
+        assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+        assert len(split.train) + len(split.val) + len(split.test) == len(clips)
+    times = np.bincount(np.concatenate([split.test for split in splits]), minlength=len(clips))
+    assert times.max() - times.min() <= 1
+
+
+def test_a_fixed_split_is_the_catalogs_and_says_so() -> None:
+    clips = drawn()
+    names = tuple("test" if group % 4 == 0 else "train" for group in clips.groups.tolist())
+    fixed = replace(SMALL, split="fixed")
+    split = run_splits(replace(clips, splits=names), fixed)[1]
+    assert set(np.array(names)[split.test]) == {"test"} and set(np.array(names)[split.train]) == {"train"}
+    with pytest.raises(VideomemError, match="no clip in split 'train'"):
+        run_splits(clips, fixed)
+
+
+@given(share=st.floats(0.01, 0.9), more=st.floats(0.01, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_a_larger_share_of_training_holds_the_smaller_and_every_class(share: float, more: float) -> None:
+    clips = drawn()
+    train = run_splits(clips, SMALL)[0].train
+    small, large = (set(training_share(clips, train, size, 3).tolist()) for size in sorted((share, more)))
+    assert small <= large <= set(train.tolist())
+    assert set(clips.labels[list(small)]) == {0, 1}
+
+
+def test_folds_are_as_many_as_the_rarest_class_allows() -> None:
+    clips = drawn(groups=6, per_group=1)
+    assert planned(clips, replace(SMALL, folds=10)).settings.folds == 3
+    alone = replace(clips, labels=np.array([0, 1, 1, 1, 1, 1]))
+    with pytest.raises(VideomemError, match="clips of one group only"):
+        planned(alone)
+    with pytest.raises(VideomemError, match="class 'left' has no usable clip"):
+        planned(replace(clips, class_names=("down", "up", "left")))
+
+
+# Arms.
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_shows_every_frame_once_and_the_same_order_for_the_same_seed(arm: str) -> None:
+    clips = drawn(ragged=True)
+    for row in (0, 4, 8):
+        order = training_order(arm, clips, row, SMALL, 5, 2)
+        assert sorted(order.tolist()) == list(range(clips.lengths[row]))
+        assert np.array_equal(order, training_order(arm, clips, row, SMALL, 5, 2))
+
+
+def test_arms_are_what_they_are_called() -> None:
+    clips, protocol = drawn(frames=12, ragged=True), replace(SMALL, windows=4, blocks=4)
+    show = partial(training_order, clips=clips, settings=protocol, seed=1)
+    rows = range(len(clips))
+    assert all(np.array_equal(show("O", row=row, epoch=0), np.arange(clips.lengths[row])) for row in rows)
+    assert all(np.array_equal(show("F", row=row, epoch=0), show("F", row=row, epoch=9)) for row in rows)
+    assert not all(np.array_equal(show("S", row=row, epoch=0), show("S", row=row, epoch=1)) for row in rows)
+    assert len({show("F", row=row, epoch=0).tobytes() for row in rows}) > len(clips) // 2
+    common = {int(clips.lengths[row]): show("C", row=row, epoch=0) for row in rows}
+    for row in rows:
+        length = int(clips.lengths[row])
+        assert np.array_equal(show("C", row=row, epoch=3), common[length])
+        assert np.array_equal(common[12][common[12] < length], common[length])  # Shorter clips leave frames out.
+        assert np.array_equal(show("W", row=row, epoch=0) // 4, np.arange(length) // 4)
+        blocks = show("B", row=row, epoch=0)
+        assert np.all((np.diff(blocks) == 1) | (blocks[1:] % 4 == 0))
+    assert np.array_equal(common_order(12, 12, 1)[0], common[12])
+
+
+def test_a_clips_permutation_is_its_own_wherever_it_stands() -> None:
+    clips = drawn()
+    turned = replace(clips, features=lambda row: clips.features(len(clips) - 1 - row), ids=clips.ids[::-1])
+    assert np.array_equal(
+        training_order("F", clips, 0, SMALL, 0, 0), training_order("F", turned, len(clips) - 1, SMALL, 0, 0)
+    )
+
+
+def test_what_an_arm_trains_on_is_what_it_says(tmp_path: Path) -> None:
+    clips = drawn()
+    split = run_splits(clips, SMALL)[0]
+    for batch in ArmData(clips, split, "F", SMALL, 0, 16).train_dataloader():
+        for x_TD, row, label in zip(batch.x, batch.clip.tolist(), batch.labels.tolist(), strict=True):
+            order = training_order("F", clips, row, SMALL, 0, 0)
+            assert torch.equal(x_TD, clips.features(row)[torch.from_numpy(order)])
+            assert row in split.train and clips.labels[row] == label
+
+
+def test_windows_as_long_as_the_clip_are_refused() -> None:
+    with pytest.raises(VideomemError, match=r"order\.windows is 6, but clips have 6 frames"):
+        check_sizes(drawn(), replace(SMALL, windows=6))
+    check_sizes(drawn(), replace(SMALL, windows=6, arms=("O", "F")))
+
+
+# Cells and their cache.
+
+
+def test_a_cell_is_named_by_every_cause_and_by_nothing_else() -> None:
+    clips = drawn()
+    split, plan = run_splits(clips, SMALL)[0], planned(clips)
+    cell = cells_of(plan, clips)[0]
+    base = cell_key(cell, clips, split, SMALL, SHORT)
+    other_label = replace(clips, labels=1 - clips.labels)
+    other_clip = replace(clips, ids=("0" * 32, *clips.ids[1:]))
+    changed = [
+        cell_key(replace(cell, arm="F"), clips, split, SMALL, SHORT),
+        cell_key(replace(cell, run=1), clips, split, SMALL, SHORT),
+        cell_key(replace(cell, memory={**cell.memory, "init_args": {"hidden_dim": 9}}), clips, split, SMALL, SHORT),
+        cell_key(replace(cell, analysis="last"), clips, split, SMALL, SHORT),
+        cell_key(cell, other_label, split, SMALL, SHORT),
+        cell_key(cell, other_clip, split, SMALL, SHORT),
+        cell_key(cell, clips, replace(split, train=split.train[1:]), SMALL, SHORT),
+        cell_key(cell, clips, split, replace(SMALL, num_permutations=4), SHORT),
+        cell_key(cell, clips, split, replace(SMALL, projection="learned"), SHORT),
+        cell_key(cell, clips, split, replace(SMALL, selection="validation"), SHORT),
+        cell_key(cell, clips, split, SMALL, replace(SHORT, epochs=3)),
+        cell_key(cell, clips, split, SMALL, replace(SHORT, dropout=0.3)),
+    ]
+    assert len({base, *changed}) == 1 + len(changed)
+    assert base == cell_key(cell, clips, split, replace(SMALL, margin=0.1, runs=7, memories=("gru",)), SHORT)
+
+
+def test_outcomes_come_back_as_they_were_and_damage_is_one_line(tmp_path: Path) -> None:
+    clips = drawn()
+    plan = planned(clips)
+    outcome = train_cell(cells_of(plan, clips)[0], clips, run_splits(clips, SMALL)[0], SMALL, SHORT)
+    write_outcome(tmp_path / "a.npz", outcome)
+    again = read_outcome(tmp_path / "a.npz")
+    assert again.predicted.keys() == outcome.predicted.keys()
+    assert all(np.array_equal(again.predicted[name], value) for name, value in outcome.predicted.items())
+    assert again.frame_right is not None and np.array_equal(again.frame_right, outcome.frame_right)  # type: ignore[arg-type]
+    assert replace(again, predicted={}, frame_right=None) == replace(outcome, predicted={}, frame_right=None)
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
+    with pytest.raises(VideomemError, match="a damaged cell"):
+        read_outcome(tmp_path / "a.npz")
+
+
+def test_the_same_seed_gives_the_same_answers_and_another_seed_others() -> None:
+    clips = drawn()
+    split, plan = run_splits(clips, SMALL)[0], planned(clips)
+    cell = next(cell for cell in cells_of(plan, clips) if cell.name == "gru" and cell.arm == "S")
+    one, two = (train_cell(cell, clips, split, SMALL, SHORT) for _ in range(2))
+    other = train_cell(cell, clips, split, replace(SMALL, seed=1), SHORT)
+    assert np.array_equal(one.predicted["shuffle"], two.predicted["shuffle"])
+    assert not np.array_equal(one.predicted["shuffle"], other.predicted["shuffle"])
+
+
+def test_an_interrupted_test_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = drawn()
+    plan = planned(clips, replace(SMALL, arms=("O", "F"), memories=("gru",)))
+    trained: list[Cell] = []
+
+    def until_interrupted(cell: Cell, *rest: object) -> Outcome:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(cell)
+        return train_cell(cell, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "train_cell", until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(plan, clips, tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(running, "train_cell", train_cell)
+    resumed = run_cells(plan, clips, tmp_path, tell=lambda done, total: told.append((done, total)))
+    whole = run_cells(plan, clips, tmp_path / "other")
+    assert told == [(2, 4), (3, 4), (4, 4)]
+    assert all(np.array_equal(resumed[cell].predicted["shuffle"], whole[cell].predicted["shuffle"]) for cell in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_answers_of_one(tmp_path: Path) -> None:
+    clips = drawn()
+    plan = planned(clips, replace(SMALL, memories=("gru",)))
+    one, two = run_cells(plan, clips, tmp_path / "one"), run_cells(plan, clips, tmp_path / "two", num_processes=2)
+    assert len(one) == 12 and one.keys() == two.keys()
+    for cell, outcome in one.items():
+        assert all(np.array_equal(two[cell].predicted[name], value) for name, value in outcome.predicted.items())
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_answers_of_the_cpu(tmp_path: Path) -> None:
+    clips = drawn()
+    plan = planned(clips, replace(SMALL, memories=("gru",), arms=("O", "F")), replace(SHORT, dropout=0.0))
+    cpu, gpu = (run_cells(plan, clips, tmp_path / name, devices=[name]) for name in ("cpu", "cuda:0"))
+    same = [np.mean(gpu[cell].predicted["ordered"] == outcome.predicted["ordered"]) for cell, outcome in cpu.items()]
+    assert min(same) > 0.9
+
+
+def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
+    clips = drawn()
+    plan = planned(
+        clips, replace(SMALL, memories=("leaky",)), replace(SHORT, learning_rate=1e30, gradient_clip_val=None)
+    )
+    with pytest.raises(VideomemError, match=r"leaky, arm O, run 0: logits are not finite.*learning_rate"):
+        run_cells(plan, clips, tmp_path)
+
+
+# Memories.
+
+
+def test_memories_have_one_state_size_and_the_same_start() -> None:
+    memories = read_memories(("gru", str(CONFIGS / "head" / "lstm.yaml")), 7)
+    assert list(memories) == ["gru", "lstm"]
+    assert {memory["init_args"]["hidden_dim"] for memory in memories.values()} == {7}
+    heads = []
+    for memory in memories.values():
+        torch.manual_seed(0)
+        heads.append(build_head(memory, 5, 2, 1, 4))
+    weights = [head.projection.weight for head in heads]
+    assert weights[0].shape == (4, 5) and torch.equal(*weights)
+
+
+@pytest.mark.parametrize("name", ["gruu", "nowhere.yaml"])
+def test_an_unknown_memory_is_refused_with_those_that_there_are(name: str) -> None:
+    with pytest.raises(VideomemError, match=r"is no head; there are .*gru"):
+        read_memories((name,), 8)
+
+
+def test_a_head_file_that_names_another_packages_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text("model: {memory: {class_path: this.Zen}}")
+    with pytest.raises(VideomemError, match=r"names this\.Zen, which is no memory"):
+        read_memories((str(tmp_path / "evil.yaml"),), 8)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "gru.yaml"
+    other.write_text((CONFIGS / "head" / "rnn.yaml").read_text())
+    with pytest.raises(VideomemError, match=r"has the name 'gru' of another"):
+        read_memories(("gru", str(other)), 8)
+
+
+def test_equal_parameters_are_nearly_equal() -> None:
+    memories = read_memories(("none", "leaky", "gated", "lstm"), 16)
+    resized = with_parameters_of_largest(memories, lambda memory: build_head(memory, 20, 3, 1, 16))
+    counts = [sum(p.numel() for p in build_head(memory, 20, 3, 1, 16).parameters()) for memory in resized.values()]
+    assert max(counts) < 1.02 * min(counts)
+    assert resized["lstm"] == memories["lstm"]
+
+
+# The projection.
+
+
+def test_a_projection_is_not_taken_from_other_clips() -> None:
+    train = np.arange(40)
+    for seed in range(20):  # Clips that are gone may leave their id to others.
+        clips = drawn(seed=seed)
+        assert np.array_equal(projected(clips, train, 3).labels, clips.labels)
+        assert projected(clips, train, 3).ids == clips.ids
+        mean, _ = feature_statistics(clips, train)
+        assert torch.allclose(mean, torch.cat([clips.features(row) for row in train.tolist()]).mean(0), atol=1e-5)
+        del clips
+
+
+def test_the_projection_is_the_principal_components_of_training_frames_alone() -> None:
+    clips = drawn()
+    train = np.arange(30)
+    shown = projected(clips, train, 3)
+    frames = torch.cat([clips.features(row) for row in train.tolist()]).double()
+    mean, std = frames.mean(0), frames.std(0, correction=0)
+    axes = torch.linalg.svd((frames - mean) / std).Vh[:3]
+    expected = ((clips.features(50).double() - mean) / std) @ axes.T
+    assert torch.allclose(shown.features(50).double().abs(), expected.abs(), atol=1e-3)

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import csv
+import math
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import HEADS, fit_arguments
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from videomem.batch import VideoBatch, pad_videos
+from videomem.cli.main import main
+from videomem.cli.train import run
+from videomem.errors import VideomemError
+from videomem.experiments import perturbations
+from videomem.experiments.shuffle.measurements import (
+    COLUMNS,
+    Measurement,
+    arrange,
+    as_csv,
+    change_text,
+    js_divergence,
+    measure_order,
+    summarize,
+)
+from videomem.features.backbone import load_backbone
+from videomem.features.extraction import decode_frames
+from videomem.heads import GRU, LSTM, Head
+from videomem.training.checkpoint import read_checkpoint
+
+lengths_and_frames = st.integers(1, 20).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t)))
+
+
+@given(shape=lengths_and_frames, seed=st.integers(0, 1000), num=st.integers(1, 8))
+def test_every_arrangement_permutes_the_real_frames_and_leaves_padding(
+    shape: tuple[int, int], seed: int, num: int
+) -> None:
+    length, frames = shape
+    for arrangement in (
+        perturbations.ordered(length, frames),
+        perturbations.reversed_order(length, frames),
+        perturbations.shuffled(length, frames, num, (seed,)),
+    ):
+        assert np.array_equal(
+            np.sort(arrangement[:, :length], axis=1), np.broadcast_to(np.arange(length), (len(arrangement), length))
+        )
+        assert (arrangement[:, length:] == np.arange(length, frames)).all()
+
+
+def test_shuffles_are_uniform_and_those_of_their_seed() -> None:
+    drawn = perturbations.shuffled(3, 5, 6000, (0, 1))
+    assert np.array_equal(drawn, perturbations.shuffled(3, 5, 6000, (0, 1)))
+    assert not np.array_equal(drawn, perturbations.shuffled(3, 5, 6000, (0, 2)))
+    counts = np.unique(drawn, axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    # Chi-square with 5 degrees of freedom is above 20.5 once in a thousand.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 20.5
+
+
+def test_reversing_twice_is_the_order() -> None:
+    once = perturbations.reversed_order(5, 8)[0]
+    assert once.tolist() == [4, 3, 2, 1, 0, 5, 6, 7]
+    assert once[once].tolist() == list(range(8))
+
+
+def test_arrange_moves_frames_as_told() -> None:
+    x = torch.arange(6.0).view(1, 3, 2)
+    assert arrange(x, torch.tensor([[2, 0, 1]]))[0, :, 0].tolist() == [4, 0, 2]
+
+
+def test_js_divergence_is_between_nothing_and_log_two() -> None:
+    logits = torch.randn(50, 7) * 5
+    assert js_divergence(logits, logits).max() < 1e-12
+    apart = js_divergence(torch.tensor([[0.0, 100.0]]), torch.tensor([[100.0, 0.0]]))
+    assert float(apart) == pytest.approx(math.log(2))
+    other = torch.randn(50, 7) * 5
+    p, q = logits.double().softmax(1), other.double().softmax(1)
+    m = (p + q) / 2
+    expected = ((p * (p / m).log()).sum(1) + (q * (q / m).log()).sum(1)) / 2
+    assert torch.allclose(js_divergence(logits, other), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("memory", [GRU, LSTM])
+def test_projected_and_permuted_logits_are_those_of_torch(memory: type[GRU] | type[LSTM]) -> None:
+    head = Head(partial(memory, hidden_dim=16), 24, 5).eval()
+    x, lengths = pad_videos([torch.randn(length, 24) for length in (12, 7, 1)])
+    indices = torch.stack([torch.from_numpy(perturbations.shuffled(n, 12, 1, (n,))[0]) for n in lengths.tolist()])
+    ours = head.forward_projected(arrange(head.project(x), indices), lengths)
+    layer = head.memories[0]
+    assert isinstance(layer, GRU | LSTM)
+    states, _ = layer.forward_library(head.norm(arrange(x, indices)), lengths)
+    assert torch.allclose(ours, head.readout(head.classify(states), lengths), atol=1e-5)
+
+
+def by_condition(rows: list[Measurement], condition: str) -> list[Measurement]:
+    return [row for row in rows if row.condition == condition]
+
+
+def measured(path: Path, num_permutations: int = 5) -> list[Measurement]:
+    checkpoint = read_checkpoint(path)
+    data = checkpoint.data_module()
+    data.setup("test")
+    return measure_order(checkpoint.classifier().head, data.test_dataloader(), 0, num_permutations, 2)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_without_memory_ignore_order_to_the_bit_and_all_others_do_not(
+    checkpoints: dict[str, Path], head: str
+) -> None:
+    rows = measured(checkpoints[head])
+    assert len(rows) == 7
+    (ordered,) = by_condition(rows, "ordered")
+    assert ordered.flip_rate == ordered.max_logit_change == 0
+    moved = by_condition(rows, "shuffled") + by_condition(rows, "reversed")
+    forward = [row.max_logit_change_forward for row in moved if row.max_logit_change_forward is not None]
+    assert len(forward) == 3
+    if head in ("none", "leaky_zero"):
+        assert {row.accuracy for row in rows} == {ordered.accuracy} and ordered.accuracy <= 0.5
+        assert all(row.max_logit_change == 0 and row.flip_rate == 0 for row in moved)
+        assert max(forward) <= 1e-5
+    else:
+        assert min(row.max_logit_change for row in moved) > 1e-4 < min(forward)
+
+
+@pytest.mark.parametrize("head", ["none", "gated", "lstm"])
+def test_shuffling_pixels_is_shuffling_features(checkpoints: dict[str, Path], head: str) -> None:
+    checkpoint = read_checkpoint(checkpoints[head])
+    data, classifier = checkpoint.data_module(), checkpoint.classifier()
+    backbone = load_backbone(data.settings.backbone)
+    dtype = getattr(torch, data.settings.dtype)
+    predictions: dict[str, list[Tensor]] = {"pixels": [], "features": []}
+    for row in data.rows("test")[:8]:
+        frames, _ = decode_frames(data.clips[row], data.settings)
+        order = torch.from_numpy(perturbations.shuffled(len(frames), len(frames), 1, (row,))[0])
+        pixels = backbone(frames[order]).to(dtype)[None]
+        lengths = torch.tensor([len(frames)])
+        features = arrange(data.features(row)[None], order[None])
+        with torch.inference_mode():
+            predictions["pixels"].append(classifier(pixels, lengths)[0])
+            terms = classifier.head.project(data.features(row)[None])
+            predictions["features"].append(classifier.head.forward_projected(arrange(terms, order[None]), lengths)[0])
+            assert torch.allclose(classifier(features, lengths)[0], predictions["pixels"][-1], atol=1e-4)
+    pixels, features = (torch.stack(predictions[name]) for name in ("pixels", "features"))
+    assert torch.allclose(pixels, features, atol=1e-4)
+    assert torch.equal(pixels.argmax(1), features.argmax(1))
+
+
+def test_batches_and_their_mates_change_no_permutation(checkpoints: dict[str, Path]) -> None:
+    checkpoint = read_checkpoint(checkpoints["rnn"])
+    found = []
+    for batch_size in (20, 7):
+        data = checkpoint.data_module(batch_size=batch_size)
+        data.setup("test")
+        found.append(measure_order(checkpoint.classifier().head, data.test_dataloader(), 0, 4, 0))
+    for one, other in zip(*found, strict=True):
+        assert one.accuracy == other.accuracy and one.max_logit_change == pytest.approx(
+            other.max_logit_change, abs=1e-4
+        )
+        assert one.max_logit_change_forward is None or one.condition != "shuffled"
+
+
+def test_accuracy_flips_and_changes_are_those_of_a_plain_loop() -> None:
+    head = Head(partial(GRU, hidden_dim=8), 6, 4).eval()
+    x, lengths = pad_videos([torch.randn(n, 6) for n in (9, 9, 4, 6)])
+    batch = VideoBatch(x, lengths, torch.tensor([0, 1, 2, 3]), torch.tensor([10, 11, 12, 13]))
+    row = by_condition(measure_order(head, [batch], 0, 3, 3), "shuffled")[2]
+    right = flips = 0
+    change = 0.0
+    for b, length in enumerate(lengths.tolist()):
+        order = perturbations.shuffled(length, 9, 3, (0, int(batch.clip[b])))[2, :length].copy()
+        with torch.inference_mode():
+            plain = head(x[b : b + 1, :length], torch.tensor([length]))[0]
+            moved = head(x[b : b + 1, torch.from_numpy(order)], torch.tensor([length]))[0]
+        right += int(moved.argmax() == b)
+        flips += int(moved.argmax() != plain.argmax())
+        change = max(change, float((moved - plain).abs().max()))
+    assert (row.accuracy, row.flip_rate) == (right / 4, flips / 4)
+    assert row.max_logit_change == pytest.approx(change, abs=1e-5)
+    assert row.max_logit_change_forward == pytest.approx(change, abs=1e-5)
+
+
+def row(head: str, seed: int, condition: str, accuracy: float, forward: float | None = None) -> Measurement:
+    return Measurement(head, seed, condition, 0, accuracy, 0.5, 1.0, forward, 0.1)
+
+
+def test_a_summary_is_the_mean_over_seeds_of_the_means_over_permutations() -> None:
+    rows = [row("a", s, c, v) for s in (0, 1) for c, v in (("ordered", 0.8 + s * 0.2), ("reversed", 0.1))]
+    rows += [row("a", 0, "shuffled", 0.2, 0.3), row("a", 0, "shuffled", 0.4), row("a", 1, "shuffled", 0.5)]
+    (summary,) = summarize(rows)
+    assert summary.accuracy == pytest.approx({"ordered": 0.9, "shuffled": 0.4, "reversed": 0.1})
+    assert summary.deviation["ordered"] == pytest.approx(0.1)
+    assert summary.num_seeds == 2 and summary.max_logit_change_forward == 0.3
+
+
+def test_the_table_has_the_promised_columns_and_leaves_unmeasured_fields_empty() -> None:
+    (found,) = csv.DictReader(StringIO(as_csv([row("a", 0, "shuffled", 0.5)])))
+    assert tuple(found) == COLUMNS == (
+        "head", "seed", "condition", "permutation", "accuracy", "flip_rate", "max_logit_change",
+        "max_logit_change_forward", "js_divergence",
+    )  # fmt: skip
+    assert found["max_logit_change_forward"] == ""
+    assert [change_text(value) for value in (None, 0.0, 1e-9)] == ["", "0", "1e-09"]
+
+
+def test_a_head_that_diverged_is_not_called_order_invariant() -> None:
+    head = Head(partial(GRU, hidden_dim=8), 6, 4)
+    torch.nn.init.constant_(head.classify.bias, torch.nan)
+    batch = VideoBatch(torch.randn(2, 5, 6), torch.tensor([5, 5]), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    with pytest.raises(VideomemError, match="its training diverged"):
+        measure_order(head, [batch], 0, 2)
+
+
+def test_heads_that_differ_have_rows_of_their_own(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for width in ("4", "6"):
+        run("fit", [*fit_arguments(workspace, tmp_path / f"h{width}"), "--model.memory.hidden_dim", width])
+    paths = [f"h{width}/checkpoints/last.ckpt" for width in "46"]
+    assert main(["shuffle", *paths, "--permutations", "2", "--out", "out", "--wandb", "disabled"]) == 0
+    rows = list(csv.DictReader(Path("out/shuffle.csv").read_text().splitlines()))
+    assert [row["head"] for row in rows] == ["h4"] * 4 + ["h6"] * 4
+
+
+def test_shuffle_writes_table_and_figure_of_several_checkpoints(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [str(checkpoints[head]) for head in ("none", "gru")]
+    assert main(["shuffle", *paths, "--permutations", "4", "--out", "out", "--wandb", "disabled"]) == 0
+    rows = list(csv.DictReader(Path("out/shuffle.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 6 and {r["head"] for r in rows} == {"none", "gru"}
+    assert Path("out/shuffle.png").read_bytes().startswith(b"\x89PNG")
+    assert "gru" in capsys.readouterr().out

@@ -1,0 +1,510 @@
+"""The feature store: byte-equal however it came about, and keyed by every cause."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.barcodes import barcode, file_of
+from conftest import shared_data
+from PIL import Image
+
+from videomem.errors import DecodingError, VideomemError
+from videomem.features import extraction, store
+from videomem.features.backbone import BackboneSettings
+from videomem.features.extraction import decode_frames, extract
+from videomem.features.keys import clip_keys
+from videomem.features.store import FeatureSettings, FeatureStore
+from videomem.utils import atomic as whole_files
+from videomem.utils.atomic import write_whole
+from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.decoding import DecodedClip
+from videomem.video.sampling import FixedRate, Uniform
+
+SETTINGS = FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SHARD_CLIPS", 4)
+    monkeypatch.setattr(extraction, "FRAME_BATCH", 16)
+
+
+@pytest.fixture
+def clips(catalog: Catalog) -> list[Clip]:
+    return list(catalog.clips[:14])
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file of a store but the ledger and the cache of hashes, by its path."""
+    kept = [path for path in root.rglob("*") if path.is_file() and path.name not in ("ledger.csv", "hashes.sqlite")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in kept}
+
+
+def features(root: Path, clips: list[Clip], settings: FeatureSettings = SETTINGS) -> list[torch.Tensor]:
+    opened, keys = FeatureStore(root, settings), clip_keys(clips, root)[0]
+    index = opened.read_index()
+    return [opened.read(index[keys[clip]]) for clip in clips]
+
+
+def test_a_second_run_does_nothing(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert extract(clips, SETTINGS, tmp_path).num_extracted == 14
+    before = contents(tmp_path)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(extraction, "decode_frames", refuse)
+    report = extract(clips, SETTINGS, tmp_path)
+    assert (report.num_done_before, report.num_extracted, report.failures) == (14, 0, ())
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_change_no_byte(tmp_path: Path, clips: list[Clip], num_workers: int) -> None:
+    extract(clips, SETTINGS, tmp_path / "reference")
+    extract(clips, SETTINGS, tmp_path / "other", num_workers=num_workers)
+    assert contents(tmp_path / "reference") == contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize("stop_after", range(0, 14, 3))
+def test_an_interrupted_extraction_ends_with_the_same_bytes(
+    tmp_path: Path, clips: list[Clip], stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(clips, SETTINGS, tmp_path / "reference")
+    real, calls = extraction.decode_frames, iter(range(1000))
+
+    def interrupted(clip: Clip, settings: FeatureSettings) -> object:
+        if next(calls) == stop_after:
+            raise KeyboardInterrupt
+        return real(clip, settings)
+
+    monkeypatch.setattr(extraction, "decode_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(clips, SETTINGS, tmp_path / "other")
+    monkeypatch.setattr(extraction, "decode_frames", real)
+    report = extract(clips, SETTINGS, tmp_path / "other")
+    assert report.num_done_before == stop_after // 4 * 4
+    assert contents(tmp_path / "reference") == contents(tmp_path / "other")
+
+
+def test_new_videos_form_new_shards_and_change_no_old_one(tmp_path: Path, clips: list[Clip]) -> None:
+    extract(clips[:6], SETTINGS, tmp_path)
+    before = contents(tmp_path)
+    assert extract(clips, SETTINGS, tmp_path).num_extracted == 8
+    after = contents(tmp_path)
+    assert before.items() <= after.items() and len(after) > len(before)
+    assert len(features(tmp_path, clips)) == 14
+
+
+def test_another_catalog_left_unfinished_is_in_nobodys_way(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureStore(tmp_path, SETTINGS).create()
+    keys = clip_keys(clips, tmp_path)[0]
+    FeatureStore(tmp_path, SETTINGS).extend_plan(list(keys.values()))
+    assert extract(clips[:2], SETTINGS, tmp_path).num_extracted == 2
+    assert extract(clips, SETTINGS, tmp_path).num_extracted == 12
+
+
+def test_a_clip_and_its_reversal_have_the_same_rows(tmp_path: Path, clips: list[Clip]) -> None:
+    extract(clips, SETTINGS, tmp_path)
+    rows = features(tmp_path, clips)
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        assert torch.equal(one, other.flip(0))
+
+
+def test_features_are_stored_in_half_precision_unless_asked(tmp_path: Path, clips: list[Clip]) -> None:
+    full = replace(SETTINGS, dtype="float32")
+    for settings in (SETTINGS, full):
+        extract(clips[:2], settings, tmp_path)
+    half_rows, full_rows = features(tmp_path, clips[:2]), features(tmp_path, clips[:2], full)
+    assert half_rows[0].dtype == torch.float16 and full_rows[0].dtype == torch.float32
+    assert torch.equal(full_rows[0].half(), half_rows[0])
+
+
+OTHERS = {
+    "layer": replace(SETTINGS, backbone=replace(SETTINGS.backbone, layer="fc6")),
+    "seed of the weights": replace(SETTINGS, backbone=replace(SETTINGS.backbone, seed=1)),
+    "grid": replace(SETTINGS, backbone=replace(SETTINGS.backbone, grid=3)),
+    "network": replace(SETTINGS, backbone=BackboneSettings("squeezenet1_0", "features.12", "random")),
+    "number of frames": replace(SETTINGS, sampling=Uniform(6)),
+    "sampling": replace(SETTINGS, sampling=FixedRate()),
+    "decoder": replace(SETTINGS, decoder="pyav"),
+    "dtype": replace(SETTINGS, dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_another_setting_is_another_store(change: str) -> None:
+    assert OTHERS[change].key != SETTINGS.key
+    assert FeatureStore("x", SETTINGS).differences(OTHERS[change].identity)
+
+
+def test_another_version_of_a_decoder_is_another_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = replace(SETTINGS).key
+    monkeypatch.setattr(store, "decoder_versions", lambda decoder: {"av": "0"})
+    assert replace(SETTINGS).key != before
+
+
+def test_a_video_that_changes_is_another_clip(tmp_path: Path, clips: list[Clip]) -> None:
+    path = tmp_path / "video.mp4"
+    keys = []
+    for source in clips[:2]:
+        shutil.copy(source.path, path)
+        keys.append(clip_keys([replace(source, path=str(path))], tmp_path)[0])
+    assert [*keys[0].values()] != [*keys[1].values()]
+    same, moved = clip_keys(clips[:1], tmp_path)[0], tmp_path / "moved.mp4"
+    shutil.copy(clips[0].path, moved)
+    assert [*clip_keys([replace(clips[0], path=str(moved))], tmp_path)[0].values()] == [*same.values()]
+    trimmed = replace(clips[0], start_s=0.1)
+    assert [*clip_keys([trimmed], tmp_path)[0].values()] != [*same.values()]
+
+
+def test_features_serve_when_the_video_is_gone(tmp_path: Path, clips: list[Clip]) -> None:
+    path = tmp_path / "video.mp4"
+    shutil.copy(clips[0].path, path)
+    clip = replace(clips[0], path=str(path))
+    extract([clip], SETTINGS, tmp_path / "store")
+    path.unlink()
+    assert len(features(tmp_path / "store", [clip])) == 1
+
+
+def test_a_file_that_is_gone_for_now_has_not_failed_for_ever(tmp_path: Path, clips: list[Clip]) -> None:
+    path, aside = tmp_path / "video.mp4", tmp_path / "aside.mp4"
+    shutil.copy(clips[0].path, path)
+    clip, other = replace(clips[0], path=str(path)), replace(SETTINGS, decoder="pyav")
+    extract([clip], SETTINGS, tmp_path / "store")
+    path.rename(aside)
+    assert len(extract([clip], other, tmp_path / "store").failures) == 1
+    aside.rename(path)
+    report = extract([clip], other, tmp_path / "store")
+    assert (report.num_extracted, report.failures) == (1, ())
+
+
+def test_whatever_a_decoder_raises_costs_its_clip_only(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = extraction.decode_frames
+
+    def odd(clip: Clip, settings: FeatureSettings) -> object:
+        if clip == clips[1]:
+            raise AttributeError("odd file")
+        return real(clip, settings)
+
+    monkeypatch.setattr(extraction, "decode_frames", odd)
+    report = extract(clips, SETTINGS, tmp_path)
+    assert [f.error for f in report.failures] == ["AttributeError"] and report.num_extracted == len(clips) - 1
+
+
+@pytest.fixture
+def with_broken(tmp_path: Path, clips: list[Clip]) -> Iterator[list[Clip]]:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    yield [
+        *clips[:3],
+        replace(clips[3], path=str(broken)),
+        replace(clips[4], path=str(tmp_path / "none.mp4")),
+        *clips[5:],
+    ]
+
+
+def test_a_clip_that_fails_is_in_the_ledger_and_the_others_are_done(tmp_path: Path, with_broken: list[Clip]) -> None:
+    for attempt in range(2):
+        report = extract(with_broken, SETTINGS, tmp_path / "store")
+        assert report.num_done_before + report.num_extracted == len(with_broken) - 2
+        assert {Path(failure.path).name: failure.stage for failure in report.failures} == {
+            "broken.mp4": "decode",
+            "none.mp4": "hash",
+        }
+        ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
+        assert sum(failure.path.endswith("broken.mp4") for failure in ledger.values()) == 1, attempt
+    assert "broken.mp4: not decodable" in next(f.message for f in ledger.values() if f.path.endswith("broken.mp4"))
+
+
+def test_failures_change_no_byte_of_what_is_good(tmp_path: Path, with_broken: list[Clip]) -> None:
+    for name in ("one", "two"):
+        extract(with_broken, SETTINGS, tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_features_beyond_half_precision_are_refused(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "extract_features", lambda b, frames, size: torch.full((len(frames), 1024), 1e6))
+    with pytest.raises(VideomemError, match=r"set data\.feature_dtype to float32"):
+        extract(clips[:2], SETTINGS, tmp_path)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"first")
+    write_whole(path, b"second", exclusive=True)
+    assert path.read_bytes() == b"first"
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(VideomemError, match="No space left on device"):
+        write_whole(path, b"third")
+    assert path.read_bytes() == b"first" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    opened = FeatureStore(tmp_path, SETTINGS)
+    opened.create()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = whole_files._host()
+    orphan = opened.folder / "shards" / f".000000.safetensors.{host}.{gone.pid}.abc.tmp"
+    in_use = opened.folder / "shards" / f".000000.safetensors.{host}.{os.getpid()}.abc.tmp"
+    elsewhere = opened.folder / "shards" / f".000000.safetensors.other-host.{gone.pid}.abc.tmp"
+    for path in (orphan, in_use, elsewhere):
+        path.touch()
+    opened.create()
+    assert not orphan.exists() and in_use.exists() and elsewhere.exists()
+
+
+def test_decoding_errors_of_all_kinds_stay_with_their_clip(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(clip: Clip, settings: FeatureSettings) -> None:
+        raise DecodingError(f"{clip.path}: broken\nin two lines")
+
+    monkeypatch.setattr(extraction, "decode_frames", fail)
+    report = extract(clips, SETTINGS, tmp_path)
+    assert len(report.failures) == len(clips) and "\n" not in report.failures[0].message
+
+
+def decode_oddly(clip: Clip, settings: FeatureSettings) -> tuple[torch.Tensor, DecodedClip]:
+    """A decoder that hangs, dies or fails where the name of a file says so."""
+    name = Path(clip.path).name
+    if name.startswith("hangs"):
+        time.sleep(1000)
+    if name.startswith("aborts"):
+        os.abort()
+    if name.startswith("fails") and not Path(clip.path).with_suffix(".mended").exists():
+        raise DecodingError(f"{clip.path}: damaged")
+    return decode_frames(clip, settings)
+
+
+@pytest.fixture
+def with_odd(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
+    """Clips of which some make their decoder hang, abort and fail."""
+    monkeypatch.setattr(extraction, "decode_frames", decode_oddly)
+    odd = []
+    for number, name in enumerate(["hangs.mp4", "aborts.mp4", "fails.mp4"]):
+        shutil.copy(clips[10 + number].path, tmp_path / name)
+        odd.append(replace(clips[10 + number], path=str(tmp_path / name)))
+    return [*clips[:3], *odd, *clips[3:8]]
+
+
+def test_a_clip_that_hangs_or_kills_its_decoder_costs_nothing_but_itself(tmp_path: Path, with_odd: list[Clip]) -> None:
+    report = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
+    assert report.num_extracted == len(with_odd) - 3
+    assert {Path(f.path).name: (f.error, f.message.split(": ", 1)[1]) for f in report.failures} == {
+        "hangs.mp4": ("TimeLimit", "not decoded within 2 s"),
+        "aborts.mp4": ("WorkerDied", "its process was killed by SIGABRT"),
+        "fails.mp4": ("DecodingError", "damaged"),
+    }
+    ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
+    assert {Path(path).name for path, _, _ in ledger} == {"hangs.mp4", "aborts.mp4", "fails.mp4"}
+    assert 2 <= ledger[str(tmp_path / "hangs.mp4"), None, None].seconds < 60
+    again = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
+    assert again.num_extracted == 0 and again.failures == report.failures
+
+
+def test_failed_clips_alone_are_tried_again_when_asked(
+    tmp_path: Path, clips: list[Clip], with_odd: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = replace(with_odd[0], path=str(tmp_path / "later.mp4"))
+    with_odd = [*with_odd, gone]
+    extract(with_odd, SETTINGS, tmp_path / "store", num_workers=1, time_limit_s=1)
+    before = contents(tmp_path / "store")
+    (tmp_path / "fails.mended").touch()
+    shutil.copy(clips[13].path, gone.path)
+    never_seen = replace(with_odd[0], start_s=0.1)
+    tried = []
+
+    def note(clip: Clip, settings: FeatureSettings) -> object:
+        tried.append(Path(clip.path).name)
+        if clip.path.endswith(("hangs.mp4", "aborts.mp4")):
+            raise DecodingError(f"{clip.path}: still odd")
+        return decode_frames(clip, settings)
+
+    monkeypatch.setattr(extraction, "decode_frames", note)
+    report = extract([*with_odd, never_seen], SETTINGS, tmp_path / "store", retry_failed=True)
+    assert set(tried) == {"hangs.mp4", "aborts.mp4", "fails.mp4", "later.mp4"}
+    assert (report.num_done_before, report.num_extracted) == (8, 2)
+    assert sorted(Path(failure.path).name for failure in report.failures) == ["aborts.mp4", "hangs.mp4"]
+    assert before.items() <= contents(tmp_path / "store").items()
+    assert len(features(tmp_path / "store", [with_odd[5], gone])) == 2
+    ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
+    assert {Path(path).name: failure.message.split(": ")[1] for (path, _, _), failure in ledger.items()} == {
+        "aborts.mp4": "still odd", "hangs.mp4": "still odd",
+    }  # fmt: skip
+    tried.clear()
+    assert extract(with_odd, SETTINGS, tmp_path / "store").num_extracted == 0 and not tried
+
+
+def test_a_half_written_line_of_the_ledger_is_passed_over(tmp_path: Path, with_broken: list[Clip]) -> None:
+    extract(with_broken, SETTINGS, tmp_path / "store")
+    store_ = FeatureStore(tmp_path / "store", SETTINGS)
+    with (store_.folder / "ledger.csv").open("a") as file:
+        file.write("half a li")
+    assert len(store_.ledger.read()) == 2
+    assert extract(with_broken, SETTINGS, tmp_path / "store").num_extracted == 0
+
+
+def test_the_same_clip_fails_the_same_way_every_time(tmp_path: Path, clips: list[Clip]) -> None:
+    content = bytearray(Path(clips[0].path).read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 200] = bytes(200)
+    broken = replace(clips[0], path=str(tmp_path / "broken.mp4"))
+    Path(broken.path).write_bytes(content)
+    told = set()
+    for name in ("one", "two", "three"):
+        report = extract([broken, *clips[1:3]], SETTINGS, tmp_path / name, num_workers=1)
+        told |= {replace(failure, seconds=0.0) for failure in report.failures}
+    assert len(told) == 1
+
+
+def test_the_good_part_of_a_damaged_video_can_be_used(tmp_path: Path, clips: list[Clip]) -> None:
+    whole = file_of(tmp_path, "mpeg4 in avi")
+    damaged = tmp_path / "damaged.avi"
+    damaged.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    clip = replace(clips[0], path=str(damaged))
+    strict, lenient = SETTINGS, replace(SETTINGS, on_damage="prefix")
+    assert strict.key != lenient.key
+    assert "damaged after" in extract([clip], strict, tmp_path / "store").failures[0].message
+    assert extract([clip], lenient, tmp_path / "store").failures == ()
+    (entry,) = FeatureStore(tmp_path / "store", lenient).read_index().values()
+    assert 20 < entry.num_available < 60 and entry.damage == "marked as corrupt"
+
+
+def test_folders_of_frames_are_clips_like_others(tmp_path: Path, clips: list[Clip]) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(barcode(number)).save(folder / f"{number + 1:05}.png")
+    clip = replace(clips[0], path=str(folder), fps=12.0)
+    other_rate, part = replace(clip, fps=6.0), replace(clip, start_s=0.25, end_s=0.75)
+    report = extract([clip, other_rate, part], SETTINGS, tmp_path / "store", num_workers=1)
+    assert (report.num_extracted, report.failures) == (3, ())
+    entries = FeatureStore(tmp_path / "store", SETTINGS).read_index()
+    keys = clip_keys([clip, other_rate, part], tmp_path / "store")[0]
+    assert [entries[keys[c]].num_available for c in (clip, other_rate, part)] == [12, 12, 6]
+    assert entries[keys[clip]].decoder == "pillow" and entries[keys[clip]].indices == (0, 3, 8, 11)
+    os.utime(folder / "00003.png", ns=(1, 1))
+    assert clip_keys([clip], tmp_path / "store")[0][clip] == keys[clip]
+    Image.fromarray(barcode(99)).save(folder / "00003.png")
+    assert clip_keys([clip], tmp_path / "store")[0][clip] != keys[clip]
+
+
+EXTRACT = """
+import sys
+from videomem.features import store
+store.SHARD_CLIPS = 4
+from videomem.features.backbone import BackboneSettings
+from videomem.features.extraction import extract
+from videomem.video.catalog import read_catalog
+from videomem.video.sampling import Uniform
+if __name__ == "__main__":
+    settings = store.FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
+    print("ready", flush=True)
+    try:
+        extract(read_catalog(sys.argv[1]).clips, settings, sys.argv[2], num_workers=1)
+    except store.VideomemError as error:
+        sys.exit(f"videomem: {error}")
+"""
+
+
+def start(catalog: Path, root: Path) -> subprocess.Popen[str]:
+    """Extract in a process of its own; it says when its imports are done."""
+    command = [sys.executable, "-c", EXTRACT, str(catalog), str(root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+
+
+@pytest.fixture
+def real_catalog(tmp_path: Path) -> Path:
+    """A catalog of real clips, a damaged one among them."""
+    videos = sorted(shared_data("data/egogestar").glob("*.mp4"))[:60] + sorted(shared_data("data/clips").glob("*.avi"))
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(videos[0].read_bytes()[:-50_000])
+    clips = [Clip(str(path), f"label{n % 2}", "train", path.name) for n, path in enumerate([*videos, damaged])]
+    write_catalog(Catalog(tuple(clips)), tmp_path / "catalog.csv")
+    return tmp_path / "catalog.csv"
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_store_of_real_clips_ends_byte_equal(tmp_path: Path, real_catalog: Path) -> None:
+    began = time.monotonic()
+    finish(start(real_catalog, tmp_path / "reference"))
+    whole_s = time.monotonic() - began
+    rng, shards_at_kill, ran_through = random.Random(0), [], 0
+    while len(shards_at_kill) < 20:
+        process = start(real_catalog, tmp_path / "other")
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.6 * whole_s))
+        if process.poll() is None:
+            process.kill()
+            shards_at_kill.append(len(list((tmp_path / "other").rglob("*.safetensors"))))
+        process.communicate()
+        if process.returncode == 0:
+            assert contents(tmp_path / "reference") == contents(tmp_path / "other")
+            shutil.rmtree(tmp_path / "other")
+            ran_through += 1
+    print(
+        f"a whole run takes {whole_s:.0f} s; complete shards at each kill: {shards_at_kill}; {ran_through} ran through"
+    )
+    assert len(set(shards_at_kill)) > 5
+    finish(start(real_catalog, tmp_path / "other"))
+    assert contents(tmp_path / "reference") == contents(tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_write_the_same_bytes(tmp_path: Path, real_catalog: Path) -> None:
+    for process in [start(real_catalog, tmp_path / name) for name in ("one", "two", "two")]:
+        finish(process)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("room_kib", [0, 4, 40, 100])
+def test_a_full_disk_is_a_clear_error_and_the_store_goes_on_from_there(
+    tmp_path: Path, clips: list[Clip], small_disk: Path, room_kib: int
+) -> None:
+    extract(clips, SETTINGS, tmp_path / "reference")
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 1024 * room_kib))
+    with pytest.raises((VideomemError, OSError), match=r"No space left on device|disk is full"):
+        extract(clips, SETTINGS, small_disk / "store")
+    filler.unlink()
+    assert not list(small_disk.rglob("*.tmp"))
+    extract(clips, SETTINGS, small_disk / "store")
+    assert contents(tmp_path / "reference") == contents(small_disk / "store")

@@ -1,0 +1,319 @@
+"""The nesting of the memories, their invariances, and their agreement with torch.nn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers.small_heads import MEMORIES, C, D, H, clips, close, every_memory, every_readout, make, open_gate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from videomem.errors import VideomemError
+from videomem.heads import (
+    GRU,
+    LSTM,
+    RNN,
+    Gated,
+    Head,
+    LastReadout,
+    Leaky,
+    MeanReadout,
+    Memory,
+    NoMemory,
+)
+from videomem.heads.memory import set_forget_bias
+
+# One equation, one changed term.
+
+
+def test_rnn_without_echo_is_none() -> None:
+    x, lengths = clips()
+    none, rnn = NoMemory(D, H), RNN(D, H)
+    rnn.input.load_state_dict(none.input.state_dict())
+    nn.init.zeros_(rnn.echo.weight)
+    assert torch.equal(rnn(x, lengths)[0], none(x, lengths)[0])
+
+
+def test_leaky_that_keeps_nothing_is_none() -> None:
+    x, lengths = clips()
+    none, leaky = NoMemory(D, H), Leaky(D, H, alpha=0.0)
+    leaky.load_state_dict(none.state_dict())
+    assert torch.equal(leaky(x, lengths)[0], none(x, lengths)[0])
+
+
+def test_gated_that_forgets_all_is_none() -> None:
+    x, lengths = clips()
+    none, gated = NoMemory(D, H), Gated(D, H, coupled=False)
+    gated.input.load_state_dict(none.input.state_dict())
+    open_gate(gated, -torch.inf)
+    assert torch.equal(gated(x, lengths)[0], none(x, lengths)[0])
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@given(alpha=st.floats(0.01, 0.99))
+@settings(max_examples=20, deadline=None)
+def test_gated_with_one_constant_valve_is_leaky(coupled: bool, alpha: float) -> None:
+    x, lengths = clips()
+    leaky, gated = Leaky(D, H, alpha=alpha, coupled=coupled), Gated(D, H, coupled=coupled)
+    gated.input.load_state_dict(leaky.input.state_dict())
+    open_gate(gated, float(torch.logit(torch.tensor(alpha, dtype=torch.float64))))
+    assert close(gated(x, lengths)[0], leaky(x, lengths)[0])
+
+
+def test_leaky_that_keeps_all_is_a_running_sum() -> None:
+    x, _ = clips()
+    leaky = Leaky(D, H, alpha=1.0)
+    assert close(leaky(x, torch.full((len(x),), x.shape[1]))[0], leaky.input(x).cumsum(1))
+
+
+def test_leaky_learns_what_it_keeps_per_neuron() -> None:
+    x, lengths = clips()
+    leaky = Leaky(D, H, alpha=0.9, learned=True)
+    assert close(leaky(x, lengths)[0], _copy(Leaky(D, H, alpha=0.9), leaky)(x, lengths)[0])
+    leaky(x, lengths)[0].sum().backward()
+    assert leaky.logit_alpha is not None and leaky.logit_alpha.grad is not None
+    assert leaky.logit_alpha.shape == (H,) and (leaky.logit_alpha.grad != 0).all()
+
+
+def _copy(to: Leaky, source: Leaky) -> Leaky:
+    to.input.load_state_dict(source.input.state_dict())
+    return to
+
+
+# Against torch.nn.
+
+
+def test_fired_rnn_state_is_that_of_torch() -> None:
+    x, _ = clips()
+    lengths = torch.full((len(x),), x.shape[1])
+    ours, torchs = RNN(D, H), nn.RNN(D, H, batch_first=True)
+    torchs.weight_ih_l0.data, torchs.weight_hh_l0.data = ours.input.weight.data, ours.echo.weight.data
+    torchs.bias_ih_l0.data, torchs.bias_hh_l0.data = ours.input.bias.data, torch.zeros(H)
+    assert close(ours.fire(ours(x, lengths)[0]), torchs(x)[0])
+
+
+@pytest.mark.parametrize("memory", [GRU, LSTM])
+@pytest.mark.parametrize("carried", [False, True])
+def test_cells_are_those_of_torch(memory: type[GRU] | type[LSTM], carried: bool) -> None:
+    ours = memory(D, H)
+    x, lengths = clips()
+    state = ours(*clips(seed=1))[1] if carried else None
+    h, last = Memory.forward(ours, x, lengths, state)
+    expected_h, expected_last = ours.forward_library(x, lengths, state)
+    assert close(h, expected_h)
+    assert all(close(one, other) for one, other in zip(last, expected_last, strict=True))
+
+
+# Faces that agree.
+
+
+@every_memory
+def test_steps_give_what_forward_gives(name: str) -> None:
+    torch.manual_seed(0)
+    memory = MEMORIES[name](D)
+    x, _ = clips()
+    full = torch.full((len(x),), x.shape[1])
+    h, last = memory(x, full)
+    state = None
+    for t in range(x.shape[1]):
+        h_t, state = memory.step(x[:, t], state)
+        assert close(h_t, h[:, t])
+    assert state is not None and all(close(one, other) for one, other in zip(state, last, strict=True))
+
+
+@every_memory
+def test_a_clip_in_two_parts_is_the_clip(name: str) -> None:
+    torch.manual_seed(0)
+    memory = MEMORIES[name](D)
+    x, _ = clips()
+    full = torch.full((len(x),), x.shape[1])
+    whole, last = memory(x, full)
+    first, state = memory(x[:, :4], torch.full((len(x),), 4))
+    second, end = memory(x[:, 4:], full - 4, state)
+    assert close(torch.cat([first, second], 1), whole)
+    assert all(close(one, other) for one, other in zip(end, last, strict=True))
+
+
+@every_memory
+@every_readout
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_streaming_gives_the_answer_for_the_clip(name: str, readout: type[MeanReadout], num_layers: int) -> None:
+    head = make(name, readout, num_layers)
+    x, _ = clips()
+    state = None
+    for t in range(x.shape[1]):
+        logits, state = head.step(x[:, t], state)
+    assert close(logits, head(x, torch.full((len(x),), x.shape[1])))
+
+
+@every_memory
+@every_readout
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_projecting_first_changes_nothing(name: str, readout: type[MeanReadout], num_layers: int) -> None:
+    head = make(name, readout, num_layers)
+    x, lengths = clips()
+    assert close(head.forward_projected(head.project(x), lengths), head(x, lengths))
+
+
+@every_memory
+@every_readout
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_padding_and_batch_mates_change_nothing(name: str, readout: type[MeanReadout], num_layers: int) -> None:
+    head = make(name, readout, num_layers)
+    x, lengths = clips()
+    logits = head(x, lengths)
+    for number, length in enumerate(lengths.tolist()):
+        alone = head(x[number : number + 1, :length], lengths[number : number + 1])
+        assert close(alone[0], logits[number])
+    longer = torch.cat([x, torch.full((len(x), 5, D), 1e6)], dim=1)
+    assert close(head(longer, lengths), logits)
+
+
+@every_memory
+def test_padding_leaves_the_carried_state_alone(name: str) -> None:
+    torch.manual_seed(0)
+    memory = MEMORIES[name](D)
+    x, lengths = clips()
+    _, last = memory(x, lengths)
+    for number, length in enumerate(lengths.tolist()):
+        _, alone = memory(x[number : number + 1, :length], lengths[number : number + 1])
+        assert all(close(one[0], other[number]) for one, other in zip(alone, last, strict=True))
+
+
+# Order.
+
+
+def permuted(x: Tensor, lengths: Tensor, seed: int) -> Tensor:
+    out, generator = x.clone(), torch.Generator().manual_seed(seed)
+    for clip, length in enumerate(lengths.tolist()):
+        out[clip, :length] = x[clip, torch.randperm(length, generator=generator)]
+    return out
+
+
+@pytest.mark.parametrize("name", ["none", "leaky alpha=0"])
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_without_memory_the_mean_readout_ignores_order_to_the_bit(name: str, seed: int) -> None:
+    head = make(name)
+    x, lengths = clips(seed=seed)
+    terms = head.project(x)
+    assert torch.equal(
+        head.forward_projected(permuted(terms, lengths, seed), lengths), head.forward_projected(terms, lengths)
+    )
+    assert close(head(permuted(x, lengths, seed), lengths), head(x, lengths))
+
+
+@pytest.mark.parametrize("name", ["none", "leaky alpha=0"])
+def test_without_memory_the_last_readout_sees_the_last_frame_only(name: str) -> None:
+    head = make(name, LastReadout)
+    x, lengths = clips()
+    other = torch.randn_like(x)
+    at = torch.arange(len(x)), lengths - 1
+    other[at] = x[at]
+    assert close(head(other, lengths), head(x, lengths))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_a_running_sum_read_at_its_end_ignores_order_up_to_rounding(seed: int) -> None:
+    head = make("leaky alpha=1", LastReadout)
+    x, lengths = clips(seed=seed)
+    assert close(head(permuted(x, lengths, seed), lengths), head(x, lengths))
+
+
+@pytest.mark.parametrize(
+    ("name", "readout"),
+    [
+        (name, readout)
+        for name in MEMORIES
+        for readout in (MeanReadout, LastReadout)
+        if name not in ("none", "leaky alpha=0") and (name, readout) != ("leaky alpha=1", LastReadout)
+    ],
+)
+def test_every_memory_is_sensitive_to_order(name: str, readout: type[MeanReadout]) -> None:
+    head = make(name, readout)
+    x, _ = clips(frames=12)
+    full = torch.full((len(x),), 12)
+    assert (head(x.flip(1), full) - head(x, full)).abs().max() > 1e-3
+
+
+@given(seed=st.integers(0, 10**6), frames=st.integers(1, 40))
+@settings(max_examples=50, deadline=None)
+def test_mean_readout_is_a_mean_whose_bits_do_not_depend_on_order(seed: int, frames: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, frames, C, generator=generator) * 10
+    lengths = torch.randint(1, frames + 1, (3,), generator=generator)
+    answer = MeanReadout()(logits, lengths)
+    assert torch.equal(MeanReadout()(permuted(logits, lengths, seed), lengths), answer)
+    for clip, length in enumerate(lengths.tolist()):
+        assert close(logits[clip, :length].double().mean(0).float(), answer[clip], 1e-4)
+
+
+# Training.
+
+
+@every_memory
+@every_readout
+def test_gradients_are_finite_over_512_frames(name: str, readout: type[MeanReadout]) -> None:
+    head = make(name, readout, num_layers=2, dropout=0.5).train()
+    x = torch.randn(2, 512, D)
+    head(x, torch.tensor([512, 300])).square().sum().backward()
+    gradients = [p.grad for p in head.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_dropout_drops_the_same_units_in_all_frames_of_a_clip() -> None:
+    head = make("none", dropout=0.5).train()
+    dropped = head.dropout(torch.ones(2, 6, 50)) == 0
+    assert dropped.any() and not dropped.all()
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert not torch.equal(dropped[0], dropped[1])
+
+
+def test_feature_norm_standardises_and_silences_dead_units() -> None:
+    head = make("none")
+    x = torch.randn(200, D) * 3 + 5
+    x[:, 2] = 0.25
+    head.norm.set_statistics(x.mean(0), x.std(0))
+    normed = head.norm(x.half())
+    assert (normed[:, 2] == 0).all()
+    varying = [unit for unit in range(D) if unit != 2]
+    assert close(normed[:, varying].mean(0), torch.zeros(D - 1), 1e-2)
+    assert close(normed[:, varying].std(0), torch.ones(D - 1), 1e-2)
+
+
+def test_a_unit_that_hardly_fired_in_training_does_not_drown_the_others() -> None:
+    head = make("none")
+    x = torch.randn(200, D)
+    x[:, 3] = 0
+    x[0, 3] = 1e-6
+    head.norm.set_statistics(x.mean(0), x.std(0))
+    x[1, 3] = 1.0
+    normed = head.norm(x)
+    assert normed[1, 3] == 10 and close(normed[:, :3], (x[:, :3] - x[:, :3].mean(0)) / x[:, :3].std(0), 1e-4)
+
+
+def test_chrono_biases_spread_time_constants() -> None:
+    bias = torch.empty(10_000)
+    set_forget_bias(bias, "chrono", 64)
+    assert 0 <= bias.min() < 0.1 and 4.0 < bias.max() <= torch.log(torch.tensor(63.0))
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (lambda: Leaky(D, H, alpha=1.5), r"memory\.alpha is 1\.5, but must be in \[0, 1\]"),
+        (lambda: Leaky(D, H, alpha=1.0, learned=True), r"\(0, 1\) where it is learned"),
+        (lambda: NoMemory(D, 0), r"memory\.hidden_dim is 0"),
+        (lambda: Head(MEMORIES["none"], D, C, dropout=1.0), r"model\.dropout is 1\.0"),
+        (lambda: Head(MEMORIES["none"], D, C, num_layers=0), r"model\.num_layers is 0"),
+        (lambda: Gated(D, H, forget_bias="chrono", max_time_frames=2), "chrono needs at least 3"),
+        (lambda: make("none")(torch.zeros(2, 4, D + 1), torch.tensor([4, 4])), r"takes \(B, T, 7\)"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_limit(make_it: Callable[[], object], message: str) -> None:
+    with pytest.raises(VideomemError, match=message):
+        make_it()

@@ -1,0 +1,455 @@
+"""A model as graphs: they answer as it does at any batch and time, in torch and in onnxruntime, or are not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, failed
+from helpers.small_heads import MEMORIES, C, D, every_memory, every_readout
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision.transforms import functional as F
+
+import videomem
+from videomem.cli.main import main
+from videomem.errors import VideomemError
+from videomem.features.backbone import BackboneSettings, Preprocessing
+from videomem.features.imported import ImportedFeatures
+from videomem.features.store import FeatureSettings
+from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
+from videomem.inference import graph_export
+from videomem.inference.graph_checks import check, make_cases
+from videomem.inference.graph_export import export_graphs
+from videomem.inference.graph_snippets import snippets
+from videomem.inference.graphs import ClipGraph, Graph, StepGraph, trace
+from videomem.inference.model import Classifier
+from videomem.inference.onnx_graphs import run_onnx, write_onnx
+from videomem.inference.pt2_graphs import run_pt2
+from videomem.inference.resizing import shape_in_graph
+from videomem.video.sampling import Uniform
+
+logging.getLogger("torch.__trace").propagate = False  # Thousands of lines for each export.
+TINY = Preprocessing(12, 8, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+class TinyBackbone(nn.Module):
+    """Stands in for a network: one layer over small frames."""
+
+    feature_dim = D
+    preprocessing = TINY
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * TINY.crop_px**2, D)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.layer(TINY.normalize(frames).flatten(1))
+
+
+def tiny_model(
+    memory: MemoryFactory = MEMORIES["gru"],
+    readout: type[MeanReadout] | type[LastReadout] = MeanReadout,
+    num_layers: int = 1,
+    projection_dim: int | None = None,
+    backbone: bool = False,
+    dtype: Any = "float16",
+) -> Classifier:
+    torch.manual_seed(0)
+    head = Head(memory, D, C, num_layers, readout(), projection_dim=projection_dim)
+    head.norm.set_statistics(torch.randn(D), torch.rand(D) + 0.5)
+    imported = None if backbone else ImportedFeatures("elsewhere", D)
+    feature_settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(6), dtype=dtype, imported=imported)
+    network: Any = TinyBackbone() if backbone else None
+    return Classifier(head, ["left", "right", "up"], feature_settings, network)
+
+
+def padded(batch: int, num_frames: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features that float16 has, as if they were rounded already, and lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths_B = torch.randint(1, num_frames + 1, (batch,), generator=generator)
+    return torch.randn(batch, num_frames, D, generator=generator).half().float(), lengths_B
+
+
+# In torch.
+
+
+@every_readout
+@every_memory
+def test_a_clip_graph_answers_as_the_model_at_any_batch_time_and_length(
+    name: str, readout: type[MeanReadout] | type[LastReadout]
+) -> None:
+    mean = readout is MeanReadout
+    model = tiny_model(MEMORIES[name], readout, num_layers=2 if mean else 1, projection_dim=4 if mean else None)
+    graph = ClipGraph(model)
+
+    @settings(max_examples=6, deadline=None)
+    @given(batch=st.integers(1, 5), num_frames=st.integers(1, 9), seed=st.integers(0, 99))
+    def holds(batch: int, num_frames: int, seed: int) -> None:
+        x_BTD, lengths_B = padded(batch, num_frames, seed)
+        expected_BC = model.classify(x_BTD, lengths_B)
+        assert torch.allclose(graph(x_BTD, lengths_B), expected_BC, rtol=0, atol=2e-6)
+        behind_BT1 = (torch.arange(num_frames) >= lengths_B[:, None])[..., None]
+        assert torch.allclose(graph(x_BTD.masked_fill(behind_BT1, 60000), lengths_B), expected_BC, rtol=0, atol=2e-6)
+
+    with torch.no_grad():
+        holds()
+
+
+@every_readout
+@every_memory
+def test_a_step_graph_from_zeros_answers_as_the_model_after_every_frame(
+    name: str, readout: type[MeanReadout] | type[LastReadout]
+) -> None:
+    model = tiny_model(MEMORIES[name], readout, num_layers=2, projection_dim=4)
+    graph = StepGraph(model)
+    x_BTD, _ = padded(3, 7, seed=0)
+    state = [torch.zeros(port.at({"batch": 3})) for port in graph.inputs[1:]]
+    with torch.no_grad():
+        for number in range(7):
+            logits_BC, *state = graph(x_BTD[:, number], *state)
+            expected_BC = model.classify(x_BTD[:, : number + 1], torch.full((3,), number + 1))
+            assert torch.allclose(logits_BC, expected_BC, rtol=0, atol=2e-6)
+
+
+def test_ports_have_names_that_say_what_they_carry() -> None:
+    graph = StepGraph(tiny_model(MEMORIES["lstm"], num_layers=2, backbone=True))
+    names = ["layer0_h", "layer0_c", "layer1_h", "layer1_c", "readout"]
+    assert [port.name for port in graph.inputs] == ["frame", *names]
+    assert [port.name for port in graph.outputs] == ["logits", *(f"next_{name}" for name in names)]
+    assert graph.inputs[0].shape == ("batch", 3, 8, 8) and graph.inputs[-1].shape == ("batch", C + 1)
+    preprocessing = ClipGraph(tiny_model(backbone=True), preprocess=True)
+    assert preprocessing.inputs[0].shape == ("batch", "time", "height", "width", 3)
+    assert [port.name for port in ClipGraph(tiny_model()).inputs] == ["features", "lengths"]
+
+
+def test_graphs_round_features_as_in_training() -> None:
+    fine_BTD = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(0))
+    lengths_B = torch.tensor([5, 3])
+    for dtype in ("float16", "float32"):
+        model = tiny_model(dtype=dtype)
+        rounded_BTD = fine_BTD.to(getattr(torch, dtype)).float()
+        with torch.no_grad():
+            answer_BC = ClipGraph(model)(fine_BTD, lengths_B)
+        assert torch.allclose(answer_BC, model.classify(rounded_BTD, lengths_B), rtol=0, atol=1e-7)
+
+
+# Preprocessing.
+
+
+def level_differences(height: int, width: int, interpolation: str, seed: int) -> Tensor:
+    preprocessing = Preprocessing(64, 56, interpolation, (0.5,) * 3, (0.5,) * 3)
+    frames = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    expected = preprocessing.shape_frames(frames)
+    shaped = shape_in_graph(torch.from_numpy(frames), preprocessing)
+    assert shaped.shape == expected.shape and shaped.dtype == torch.uint8
+    return (shaped.int() - expected.int()).abs()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 400), width=st.integers(1, 400), seed=st.integers(0, 9))
+@example(height=64, width=64, seed=0)
+@example(height=1, width=1, seed=0)
+@example(height=400, width=3, seed=0)
+@example(height=720, width=1280, seed=0)
+def test_frames_of_any_size_are_shaped_as_torchvision_does_but_for_rounding(
+    interpolation: str, height: int, width: int, seed: int
+) -> None:
+    differences = level_differences(height, width, interpolation, seed)
+    assert differences.max() <= 1 and (differences > 0).float().mean() < 2e-3
+
+
+def test_a_frame_of_the_resized_size_is_only_cropped() -> None:
+    assert level_differences(64, 64, "bilinear", 0).max() == 0
+
+
+def test_normalizing_has_the_bits_of_torchvision() -> None:
+    frames = torch.randint(0, 256, (3, 3, 9, 9), dtype=torch.uint8)
+    for name in ("alexnet", "vit_b_16"):
+        preprocessing = Preprocessing.of(name)
+        images = F.convert_image_dtype(frames, torch.float32)
+        expected = F.normalize(images, list(preprocessing.mean), list(preprocessing.std))
+        assert torch.equal(preprocessing.normalize(frames), expected)
+
+
+# In onnxruntime.
+
+
+def session_of(folder: Path, name: str) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(folder / "onnx" / f"{name}.onnx")
+
+
+@pytest.mark.parametrize("name", ["none", "leaky learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"])
+def test_onnx_graphs_of_every_memory_pass_their_checks_and_others(name: str, tmp_path: Path) -> None:
+    number = list(MEMORIES).index(name)
+    readout = (MeanReadout, LastReadout)[number % 2]
+    model = tiny_model(MEMORIES[name], readout, 1 + number % 3 // 2, 4 if number % 2 else None)
+    report = export_graphs(model, tmp_path, torch_export=False)
+    assert all(graph["largest_difference"] < 2e-6 for graph in report["graphs"])
+    session = session_of(tmp_path, "clip")
+    for batch, num_frames in ((1, 1), (3, 40), (7, 2)):
+        x_BTD, lengths_B = padded(batch, num_frames, seed=num_frames)
+        (logits_BC,) = session.run(None, {"features": x_BTD.numpy(), "lengths": lengths_B.numpy()})
+        assert np.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
+
+
+def test_gates_that_are_all_but_shut_are_so_in_onnxruntime(tmp_path: Path) -> None:
+    model = tiny_model(MEMORIES["minlstm"])
+    memory: Any = model.head.layers[0]
+    graph = ClipGraph(model)
+    x_BTD, lengths_B = padded(3, 5, seed=0)
+    for number, (forget, take) in enumerate([(-200.0, -200.0), (-200.0, -198.0), (60.0, -60.0), (-1e4, 1e4)]):
+        memory.forget_gate.bias.data.fill_(forget)
+        memory.input_gate.bias.data.fill_(take)
+        (tmp_path / str(number)).mkdir()
+        (path,) = write_onnx({graph: trace(graph)}, tmp_path / str(number), model.class_names)
+        (logits_BC,) = run_onnx(path)([x_BTD, lengths_B])
+        assert torch.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
+
+
+def test_a_mean_over_frames_has_the_same_bits_in_onnxruntime_whatever_their_order(tmp_path: Path) -> None:
+    export_graphs(tiny_model(MEMORIES["none"]), tmp_path, torch_export=False)
+    session = session_of(tmp_path, "clip")
+    x_BTD, _ = padded(4, 11, seed=1)
+    shuffled_BTD = x_BTD[:, torch.randperm(11, generator=torch.Generator().manual_seed(2))]
+    lengths = np.full(4, 11)
+    one, other = (session.run(None, {"features": x.numpy(), "lengths": lengths})[0] for x in (x_BTD, shuffled_BTD))
+    assert np.array_equal(one, other)
+
+
+def test_both_onnx_graphs_share_one_file_of_weights_and_carry_class_names(tmp_path: Path) -> None:
+    model = tiny_model(backbone=True)
+    model.backbone.layer = nn.Linear(3 * TINY.crop_px**2, D)  # type: ignore[union-attr]
+    export_graphs(model, tmp_path, torch_export=False)
+    assert sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["clip.onnx", "step.onnx", "weights.data"]
+    once = 4 * sum(value.numel() for value in model.backbone.layer.parameters())  # type: ignore[union-attr]
+    assert once / 2 < (tmp_path / "onnx" / "weights.data").stat().st_size < 2 * once
+    words = session_of(tmp_path, "step").get_modelmeta().custom_metadata_map["class_names"]
+    assert json.loads(words) == model.class_names
+    (tmp_path / "onnx" / "weights.data").unlink()
+    with pytest.raises(Exception, match=r"weights\.data"):
+        session_of(tmp_path, "clip")
+
+
+def test_frames_of_any_size_go_into_a_graph_that_preprocesses(tmp_path: Path) -> None:
+    model = tiny_model(backbone=True)
+    export_graphs(model, tmp_path, torch_export=False, preprocess=True)
+    clip, step = session_of(tmp_path, "clip"), session_of(tmp_path, "step")
+    for height, width in ((8, 8), (90, 61)):
+        raw = np.random.default_rng(0).integers(0, 256, (2, 5, height, width, 3), dtype=np.uint8)
+        frames = torch.stack([TINY.shape_frames(video) for video in raw])
+        lengths = torch.tensor([5, 2])
+        (logits,) = clip.run(None, {"frames": raw, "lengths": lengths.numpy()})
+        assert np.allclose(logits, model(frames, lengths), rtol=0, atol=1e-3)
+        state = {port.name: np.zeros((2, port.shape[1]), np.float32) for port in step.get_inputs()[1:]}
+        for number in range(5):
+            logits, *after = step.run(None, {"frame": raw[:, number], **state})
+            state = dict(zip(state, after, strict=True))
+        assert np.allclose(logits, model(frames), rtol=0, atol=1e-3)
+
+
+# What must not pass.
+
+
+class FrozenClip(ClipGraph):
+    """What tracing a Python loop gives: the frames that there were at export, and no others."""
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        first = torch.arange(3).clamp(max=frames.shape[1] - 1)
+        return super().forward(frames[:, first], lengths.clamp(max=3))
+
+
+class Unrolled(ClipGraph):
+    """A loop in Python over the frames."""
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        return self.head(frames, lengths)
+
+
+class WrongWeights(StepGraph):
+    def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits_BC, *after = super().forward(frame, *state)
+        return 1.01 * logits_BC, *after
+
+
+class NotANumber(ClipGraph):
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(frames, lengths) * torch.nan
+
+
+class Broadcast(ClipGraph):
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(frames, lengths).unsqueeze(1)
+
+
+@pytest.mark.parametrize("kind", [FrozenClip, WrongWeights, NotANumber, Broadcast])
+def test_a_graph_that_answers_otherwise_is_refused_and_removed(
+    kind: type[Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_export, "ClipGraph" if issubclass(kind, ClipGraph) else "StepGraph", kind)
+    with pytest.raises(VideomemError, match=f"{kind.name}.onnx: its logits differ") as caught:
+        export_graphs(tiny_model(), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_passed_before_a_failure_stays_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_export, "write_pt2", lambda programs, folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_graphs(tiny_model(), tmp_path)
+    report = json.loads((tmp_path / "checks.json").read_text())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checks.json", "onnx"]
+    assert [graph["file"] for graph in report["graphs"]] == ["onnx/clip.onnx", "onnx/step.onnx"]
+
+
+def test_graphs_that_are_there_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "mine.txt").write_text("years of work")
+    with pytest.raises(VideomemError, match="onnx: is there already"):
+        export_graphs(tiny_model(), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "mine.txt"]
+
+
+def test_a_loop_in_python_is_not_traced_with_its_number_of_frames() -> None:
+    with pytest.raises(VideomemError, match=r"torch\.export cannot make the clip graph .* time"):
+        trace(Unrolled(tiny_model(MEMORIES["gated"])))
+
+
+def test_other_weights_in_the_file_are_noticed(tmp_path: Path) -> None:
+    model = tiny_model(backbone=True)
+    graph = ClipGraph(model)
+    (path,) = write_onnx({graph: trace(graph)}, tmp_path, model.class_names)
+    cases = make_cases(model, preprocess=False)
+    check(graph, run_onnx(path), cases, path.name)
+    weights = np.fromfile(tmp_path / "weights.data", np.float32)
+    (weights * 1.05).tofile(tmp_path / "weights.data")
+    with pytest.raises(VideomemError, match="differ from the model's"):
+        check(graph, run_onnx(path), cases, path.name)
+
+
+def test_what_onnxruntime_cannot_run_is_one_clear_error(tmp_path: Path) -> None:
+    model = tiny_model()
+    graph = ClipGraph(model)
+    (path,) = write_onnx({graph: trace(graph)}, tmp_path, model.class_names)
+    x_BTD, lengths_B = padded(2, 3, seed=0)
+    with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it .*Expected: 7"):
+        run_onnx(path)([x_BTD[..., 1:], lengths_B])
+    path.write_bytes(b"no graph")
+    with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it"):
+        run_onnx(path)
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(VideomemError, match=r'onnxruntime; run `pip install "videomem\[onnx\]"`'):
+        export_graphs(tiny_model(), tmp_path)
+    assert export_graphs(tiny_model(), tmp_path, onnx=False)["graphs"]
+
+
+def test_preprocessing_needs_a_backbone(tmp_path: Path) -> None:
+    with pytest.raises(VideomemError, match="--preprocess needs the backbone"):
+        export_graphs(tiny_model(), tmp_path, preprocess=True)
+
+
+# The files of torch, the command line, the documents.
+
+
+@pytest.mark.parametrize(("name", "readout"), [("lstm", MeanReadout), ("minlstm", LastReadout)])
+def test_pt2_files_answer_as_the_model_when_read_again(
+    name: str, readout: type[MeanReadout] | type[LastReadout], tmp_path: Path
+) -> None:
+    model = tiny_model(MEMORIES[name], readout)
+    report = export_graphs(model, tmp_path, onnx=False)
+    assert [graph["file"] for graph in report["graphs"]] == ["torch_export/clip.pt2", "torch_export/step.pt2"]
+    x_BTD, lengths_B = padded(4, 23, seed=0)
+    (logits_BC,) = run_pt2(tmp_path / "torch_export" / "clip.pt2")([x_BTD, lengths_B])
+    assert torch.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=2e-6)
+
+
+@pytest.mark.slow
+@every_readout
+@every_memory
+def test_every_memory_and_readout_in_every_format(
+    name: str, readout: type[MeanReadout] | type[LastReadout], tmp_path: Path
+) -> None:
+    model = tiny_model(MEMORIES[name], readout, num_layers=2, projection_dim=4, backbone=True)
+    for preprocess in (False, True):
+        report = export_graphs(model, tmp_path / str(preprocess), preprocess=preprocess)
+        assert len(report["graphs"]) == 4
+        assert all(graph["largest_difference"] < graph["tolerance"] / 5 for graph in report["graphs"])
+
+
+def run_code(markdown: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run each block of code in a folder; how many there were."""
+    monkeypatch.chdir(folder)
+    blocks = re.findall(r"```python\n(.*?)```", markdown, re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "snippet", "exec"), {})  # noqa: S102 - it is ours
+    return len(blocks)
+
+
+def test_the_command_exports_alexnet_as_onnx_whose_snippets_run(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", str(checkpoints["gru"]), "--out", str(out), "--onnx", "--preprocess"]) == 0
+    printed = capfd.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed[-2:]] == ["onnx/clip.onnx", "onnx/step.onnx"]
+    report = json.loads((out / "checks.json").read_text())
+    assert run_code(snippets(report), out, monkeypatch) == 2
+    assert snippets(report).strip() in (out / "README.md").read_text()
+    model = videomem.load(out)
+    raw = np.random.default_rng(0).integers(0, 256, (2, 4, 120, 90, 3), dtype=np.uint8)
+    frames = torch.stack([model.frame_network.preprocessing.shape_frames(video) for video in raw])
+    lengths = torch.tensor([4, 3])
+    (logits,) = session_of(out, "clip").run(None, {"frames": raw, "lengths": lengths.numpy()})
+    assert np.allclose(logits, model(frames, lengths), rtol=0, atol=report["graphs"][0]["tolerance"])
+
+
+def test_graphs_of_a_model_without_its_backbone_take_features(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["export", str(checkpoints["lstm"]), "--out", str(out), "--without-backbone", "--onnx"]
+    assert main([*arguments, "--torch-export"]) == 0
+    report = json.loads((out / "checks.json").read_text())
+    feature_dim = json.loads((out / "config.json").read_text())["feature_dim"]
+    expected = {"name": "features", "dtype": "float32", "shape": ["batch", "time", feature_dim]}
+    assert report["graphs"][0]["inputs"][0] == expected
+    assert run_code(snippets(report), out, monkeypatch) == 4
+    shutil.rmtree(out)
+    assert "--preprocess needs the backbone" in failed(capsys, *arguments, "--preprocess")
+    without_graphs = [word for word in arguments if word not in ("--onnx", "--without-backbone")]
+    assert "name them: --onnx" in failed(capsys, *without_graphs, "--preprocess")
+    assert not out.exists()
+
+
+def test_a_failed_check_ends_the_command_with_one_line_and_keeps_the_folder(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_export, "StepGraph", WrongWeights)
+    out = tmp_path / "out"
+    error = failed(capsys, "export", checkpoints["gru"], "--out", out, "--without-backbone", "--onnx")
+    assert "onnx/step.onnx: its logits differ" in error and "the folder without it is whole" in error
+    assert not (out / "onnx").exists() and not (out / "checks.json").exists()
+    assert videomem.load(out).backbone is None
+
+
+def test_the_page_on_export_shows_the_code_for_its_folder_and_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = export_graphs(tiny_model(MEMORIES["lstm"], backbone=True), tmp_path, preprocess=True)
+    page = (ROOT / "docs" / "export.md").read_text()
+    assert snippets(report).strip() in page
+    assert run_code(page, tmp_path, monkeypatch) == 4

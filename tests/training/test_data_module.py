@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import data_arguments
+
+from videomem.batch import VideoBatch, collate, length_mask
+from videomem.cli.extract import read_data_module
+from videomem.errors import VideomemError
+from videomem.features.augmentation import Augmentation
+from videomem.features.backbone import BackboneSettings
+from videomem.features.extraction import extract
+from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs
+from videomem.training.data_module import EpochSampler, VideoDataModule
+from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
+from videomem.video.sampling import FixedRate, Uniform
+
+RANDOM = BackboneSettings(weights="random", layer="pool5")
+
+
+def module(workspace: Path, *options: str) -> VideoDataModule:
+    return read_data_module([*data_arguments(workspace), *options])
+
+
+def batches(data: VideoDataModule, stage: str = "test") -> list[VideoBatch]:
+    data.setup(stage)
+    loader = data.test_dataloader() if stage == "test" else data.train_dataloader()
+    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
+
+
+def test_padding_stands_behind_and_masks_are_derived() -> None:
+    batch = collate([(torch.ones(3, 2), 0, 7), (torch.ones(1, 2), 1, 8)])
+    assert batch.x.shape == (2, 3, 2) and batch.lengths.tolist() == [3, 1]
+    assert batch.x[1, 1:].eq(0).all()
+    assert length_mask(batch.lengths, 3).tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_loaders_of_features_on_the_device_carry_lengths_and_no_features(workspace: Path) -> None:
+    data = module(workspace, "--data.storage", "device")
+    for batch in data.train_dataloader():
+        assert batch.x.shape == (len(batch.labels), int(batch.lengths.max()), 0)
+
+
+@pytest.mark.parametrize("storage", ["mmap", "ram", "device"])
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_every_storage_gives_the_same_batches(workspace: Path, storage: str, num_workers: str) -> None:
+    reference = batches(module(workspace, "--data.storage", "mmap"))
+    found = batches(module(workspace, "--data.storage", storage, "--data.num_workers", num_workers))
+    for one, other in zip(reference, found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_live_video_gives_the_features_of_the_store(workspace: Path) -> None:
+    options = ("--data.reversed_pairs", "false", "--data.batch_size", "5")
+    stored, live = batches(module(workspace, *options)), batches(module(workspace, *options, "--data.source", "video"))
+    for one, other in zip(stored, live, strict=True):
+        assert torch.equal(one.labels, other.labels) and torch.equal(one.lengths, other.lengths)
+        assert torch.equal(one.x, other.x)
+
+
+def test_variable_lengths_are_padded_alike_live_and_stored(workspace: Path, catalog: Catalog, tmp_path: Path) -> None:
+    clips = tuple(replace(clip, end_s=None if number % 3 else 0.5) for number, clip in enumerate(catalog.clips))
+    write_catalog(Catalog(clips), tmp_path / "catalog.csv")
+    modules = [
+        VideoDataModule(str(tmp_path / "catalog.csv"), FixedRate(8.0, 20), str(tmp_path / "s"), RANDOM, source=source)  # type: ignore[arg-type]
+        for source in ("features", "video")
+    ]
+    extract(clips, modules[0].settings, tmp_path / "s")
+    stored, live = (batches(data)[0] for data in modules)
+    assert sorted(set(stored.lengths.tolist())) == [4, 8]
+    assert torch.equal(stored.lengths, live.lengths) and torch.equal(stored.x, live.x)
+
+
+def test_statistics_are_those_of_the_training_frames(data: VideoDataModule) -> None:
+    rows = torch.cat([data.features(row) for row in data.rows("train")]).double()
+    mean, std = data.feature_statistics()
+    assert torch.allclose(mean.double(), rows.mean(0), atol=1e-6)
+    assert torch.allclose(std.double(), rows.std(0, correction=0), atol=1e-6)
+
+
+def test_order_of_training_depends_on_seed_and_epoch_alone() -> None:
+    epoch = 0
+    orders = {}
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            sampler = EpochSampler(50, seed, lambda: epoch)  # noqa: B023
+            torch.manual_seed(epoch * 7 + seed)
+            orders[seed, epoch] = list(sampler)
+            assert list(sampler) == orders[seed, epoch]
+            assert sorted(item for item, _ in orders[seed, epoch]) == list(range(50))
+    assert len({tuple(item for item, _ in order) for order in orders.values()}) == 4
+
+
+def test_balanced_sampling_draws_classes_alike() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    weights = 1 / torch.bincount(labels)[labels].double()
+    drawn = labels[torch.tensor([item for item, _ in EpochSampler(4000, 0, lambda: 0, weights.repeat(40))]) % 100]
+    assert abs(drawn.float().mean() - 0.5) < 0.05
+
+
+# Augmentation.
+
+
+def test_flips_are_refused_unless_the_classes_allow_them() -> None:
+    with pytest.raises(VideomemError, match=r"set augmentation\.classes_survive_flip"):
+        Augmentation(horizontal_flip=0.5)
+    assert Augmentation(horizontal_flip=0.5, classes_survive_flip=True).active
+
+
+def test_augmentation_draws_once_for_all_frames_of_a_clip() -> None:
+    frames = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8).repeat(5, 1, 1, 1)
+    augmentation = Augmentation(crop=True, horizontal_flip=0.5, classes_survive_flip=True)
+    results = [augmentation.apply(frames, torch.Generator().manual_seed(seed)) for seed in range(8)]
+    assert all(torch.equal(result, result[:1].expand_as(result)) for result in results)
+    assert len({result.float().mean().item() for result in results}) == 8
+
+
+def test_augmented_epochs_differ_and_repeat_by_seed(workspace: Path) -> None:
+    options = ("--data.reversed_pairs", "false", "--data.source", "video", "--data.augmentation.crop", "true")
+    one, two = module(workspace, *options), module(workspace, *options, "--data.num_workers", "1")
+    first, again = batches(one, "fit")[0].x, batches(two, "fit")[0].x
+    assert torch.equal(first, again)
+    plain = batches(module(workspace, *options[:-2]), "fit")[0].x
+    assert not torch.equal(first, plain)
+
+
+def test_augmenting_stored_features_is_refused(workspace: Path) -> None:
+    with pytest.raises(VideomemError, match=r"set data\.source to video"):
+        module(workspace, "--data.augmentation.crop", "true")
+
+
+# Time-reversed pairs.
+
+
+def pair(group: str, *labels: str) -> list[Clip]:
+    return [Clip(f"{group}{label}.mp4", label, "test", group) for label in labels]
+
+
+def test_a_pair_that_lost_a_member_is_dropped_whole() -> None:
+    assert whole_pairs([*pair("1", "a", "b"), *pair("2", "a")]) == pair("1", "a", "b")
+
+
+@pytest.mark.parametrize("labels", ["aa", "abc"])
+def test_a_group_that_is_no_pair_is_refused(labels: str) -> None:
+    with pytest.raises(VideomemError, match="is no time-reversed pair"):
+        whole_pairs(pair("1", *labels))
+
+
+def test_a_pair_across_splits_is_refused() -> None:
+    one, other = pair("1", "a", "b")
+    with pytest.raises(VideomemError, match="is a time-reversed pair in splits test, train"):
+        whole_pairs([one, replace(other, split="train")])
+
+
+def test_sampling_that_breaks_the_symmetry_is_refused(workspace: Path) -> None:
+    check_symmetric(Uniform(7), 15)
+    with pytest.raises(VideomemError, match="use an even number"):
+        check_symmetric(Uniform(7), 16)
+    with pytest.raises(VideomemError, match="use Uniform"):
+        check_symmetric(FixedRate(), 16)
+    assert {module(workspace).entry(row).num_available for row in range(4)} == {16}
+
+
+def test_clips_with_other_frames_are_no_pair() -> None:
+    x = torch.randn(6, 4)
+    check_same_bag("g", x, x.flip(0))
+    with pytest.raises(VideomemError, match="do not have the same frames"):
+        check_same_bag("g", x, x.flip(0) + 1e-6)
+
+
+def test_every_evaluated_pair_is_proved(
+    workspace: Path, data: VideoDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proved = []
+    monkeypatch.setattr("videomem.training.data_module.check_same_bag", lambda group, one, other: proved.append(group))
+    data.setup("test")
+    assert sorted(proved) == sorted({data.clips[row].group for row in data.rows("test")})
+
+
+def test_a_reversed_member_that_fails_takes_its_partner_along(
+    workspace: Path, catalog: Catalog, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    lost = catalog.split("test")[0]
+    clips = tuple(replace(clip, path=str(broken)) if clip == lost else clip for clip in catalog.clips)
+    write_catalog(Catalog(clips), tmp_path / "catalog.csv")
+    data = module(workspace, "--data.catalog", str(tmp_path / "catalog.csv"), "--data.store", str(tmp_path / "s"))
+    report = extract(data.catalog.clips, data.settings, tmp_path / "s")
+    assert len(report.failures) == 1 and data.num_unusable == 2
+    assert lost.group not in {clip.group for clip in data.clips}
+
+
+# What is asked for but not there.
+
+
+def test_a_store_of_other_settings_is_named(workspace: Path) -> None:
+    with pytest.raises(VideomemError, match=r"no features of these settings; one there has backbone\.node"):
+        _ = module(workspace, "--data.backbone.layer", "fc7").clips
+
+
+def test_clips_that_are_not_extracted_yet_are_named(workspace: Path, catalog: Catalog, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger.mp4"
+    shutil.copy(catalog.clips[0].path, stranger)
+    stranger.write_bytes(stranger.read_bytes() + b"x")
+    clips = (*catalog.clips, *(replace(clip, path=str(stranger), group="new") for clip in catalog.clips[:1]))
+    write_catalog(Catalog(clips), tmp_path / "catalog.csv")
+    data = module(workspace, "--data.catalog", str(tmp_path / "catalog.csv"), "--data.reversed_pairs", "false")
+    with pytest.raises(VideomemError, match=r"stranger\.mp4: not extracted yet \(1 of 51"):
+        _ = data.clips
+    assert len(read_catalog(tmp_path / "catalog.csv").clips) == 51
+
+
+def test_an_empty_split_is_named(workspace: Path) -> None:
+    with pytest.raises(VideomemError, match="no usable clip in split 'holdout'"):
+        module(workspace, "--data.test_split", "holdout").setup("test")
+
+
+@pytest.mark.gpu
+def test_features_can_lie_on_the_gpu(workspace: Path) -> None:
+    data = module(workspace, "--data.storage", "device")
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    on_gpu = data.on_after_batch_transfer(VideoBatch(*(part.cuda() for part in batch)), 0)
+    assert on_gpu.x.is_cuda and torch.equal(on_gpu.x.cpu(), batches(module(workspace))[0].x)

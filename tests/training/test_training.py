@@ -1,0 +1,252 @@
+"""Training through the real command line: every config, resuming, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import HEADS, data_arguments, fit_arguments
+
+from videomem.cli.main import main
+from videomem.cli.train import per_class_accuracy, run
+from videomem.errors import VideomemError
+from videomem.heads import GRU, LastReadout, Memory, NoMemory
+from videomem.training.checkpoint import read_checkpoint
+from videomem.training.lit_classifier import LitClassifier, balanced_weights
+from videomem.utils.plain_data import as_plain, from_plain
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_config_trains_and_its_checkpoint_is_plain_data(checkpoints: dict[str, Path], head: str) -> None:
+    content = torch.load(checkpoints[head], weights_only=True)
+    assert not any("network" in name or "features." in name for name in content["state_dict"])
+    features = content["VideoDataModule"]["features"]
+    assert features["backbone"]["name"] == "alexnet" and len(features["backbone"]["weights_sha256"]) == 64
+    json.dumps([content["hyper_parameters"], content["datamodule_hyper_parameters"], features])
+    checkpoint = read_checkpoint(checkpoints[head])
+    again = checkpoint.classifier()
+    assert as_plain(dict(again.hparams)) == checkpoint.model_arguments
+    assert all(torch.equal(value, content["state_dict"][name]) for name, value in again.state_dict().items())
+
+
+def test_a_run_has_its_own_directory_with_its_config(checkpoints: dict[str, Path], workspace: Path) -> None:
+    run_dir = checkpoints["gru"].parent.parent
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["model"]["memory"]["class_path"] == "videomem.heads.GRU"
+    assert (run_dir / "metrics.csv").read_text().startswith("epoch,")
+    with pytest.raises(VideomemError, match="holds a run already"):
+        run("fit", fit_arguments(workspace, run_dir))
+
+
+def test_learning_lowers_the_loss(workspace: Path, tmp_path: Path) -> None:
+    cli = run("fit", fit_arguments(workspace, tmp_path / "run", "gated", epochs=12))
+    assert cli is not None
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("train/loss")
+    losses = [float(cells[column]) for cells in (row.split(",") for row in rows[1:]) if cells[column]]
+    assert len(losses) == 12 and losses[-1] < 0.6 * losses[0]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(path, weights_only=True)
+    optimizer = content["optimizer_states"][0]["state"]
+    moments = {f"{number}.{name}": value for number, state in optimizer.items() for name, value in state.items()}
+    return {**content["state_dict"], **moments}
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(
+    workspace: Path, tmp_path: Path, num_workers: str
+) -> None:
+    options = ["--data.num_workers", num_workers, "--data.batch_size", "8", "--data.storage", "mmap"]
+    for name, epochs in (("whole", 3), ("first", 2)):
+        run("fit", [*fit_arguments(workspace, tmp_path / name, epochs=epochs), *options])
+    checkpoint = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    torch.manual_seed(99)
+    resumed = fit_arguments(workspace, tmp_path / "second", epochs=3)
+    run("fit", [*resumed, *options, "--ckpt_path", str(checkpoint)])
+    one, other = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "second"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(workspace: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", "3"), ("two", "3"), ("other", "4")):
+        run("fit", [*fit_arguments(workspace, tmp_path / name), "--seed_everything", seed])
+    one, two, other = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("one", "two", "other"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["head.classify.weight"], other["head.classify.weight"])
+
+
+def test_a_checkpoint_alone_finds_its_data(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for verb, split in (("test", "test"), ("validate", "val")):
+        assert main([verb, "--ckpt_path", str(checkpoints["gru"]), "--run_dir", verb]) == 0
+        figures = json.loads(Path(verb, "metrics.json").read_text())
+        assert figures["split"] == split and figures["num_clips"] == {"test": 20, "val": 10}[split]
+        assert 0 <= figures["accuracy"] <= figures["accuracy_top5"] <= 1
+        assert len(figures["accuracy_per_class"]) == 10
+        rows = Path(verb, "confusion.csv").read_text().splitlines()
+        assert sum(int(cell) for row in rows[1:] for cell in row.split(",")[1:]) == figures["num_clips"]
+
+
+def test_accuracy_is_that_of_a_plain_loop(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(checkpoints["lstm"])
+    main(["test", "--ckpt_path", str(checkpoints["lstm"]), "--run_dir", str(tmp_path)])
+    data, head = checkpoint.data_module(), checkpoint.classifier().head
+    right = 0
+    for row in data.rows("test"):
+        x = data.features(row)[None]
+        answer = data.class_names[int(head(x, torch.tensor([x.shape[1]])).argmax())]
+        right += answer == data.clips[row].label
+    assert json.loads((tmp_path / "metrics.json").read_text())["accuracy"] == pytest.approx(right / 20)
+
+
+def test_only_matrices_are_decayed_and_the_backbone_is_not_optimized(checkpoints: dict[str, Path]) -> None:
+    classifier = read_checkpoint(checkpoints["gated"]).classifier()
+    decayed, plain = classifier.configure_optimizers().param_groups
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in plain["params"])
+    assert plain["weight_decay"] == 0 < decayed["weight_decay"]
+    assert sum(len(group["params"]) for group in (decayed, plain)) == len(list(classifier.head.parameters()))
+
+
+def test_class_weights_are_inverse_frequencies() -> None:
+    assert balanced_weights([10, 10]).tolist() == [1, 1]
+    assert balanced_weights([30, 10]).tolist() == pytest.approx([2 / 3, 2])
+
+
+def test_per_class_accuracy_is_the_share_of_the_diagonal() -> None:
+    assert per_class_accuracy(torch.tensor([[3, 1], [0, 0]])) == [0.75, 0.0]
+
+
+def test_parts_survive_the_way_to_plain_data_and_back() -> None:
+    arguments: dict[str, Any] = {"memory": partial(GRU, hidden_dim=8), "feature_dim": 6, "class_names": ["a", "b"],
+                                 "class_counts": [1, 1], "readout": LastReadout(), "num_layers": 2}  # fmt: skip
+    classifier = LitClassifier(**arguments)
+    again = from_plain(LitClassifier, dict(classifier.hparams))
+    again.load_state_dict(classifier.state_dict())
+    assert isinstance(again.head.readout, LastReadout) and len(again.head.layers) == 2
+    assert from_plain(LitClassifier, dict(again.hparams)).hparams == again.hparams
+
+
+# Checkpoints that ask for more than they may.
+
+
+class Stranger(NoMemory):
+    """A memory of another package."""
+
+
+def altered(checkpoints: dict[str, Path], tmp_path: Path, change: Any) -> Path:
+    content = torch.load(checkpoints["none"], weights_only=True)
+    change(content)
+    path = tmp_path / "altered.ckpt"
+    torch.save(content, path)
+    return path
+
+
+STRANGER = {"class_path": f"{__name__}.Stranger", "init_args": {"hidden_dim": 128}}
+
+
+@pytest.mark.parametrize("verb", ["fit", "test", "validate", "shuffle", "export"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported(
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    verb: str,
+    as_text: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spy, mark = tmp_path / "spy_module.py", tmp_path / "imported"
+    spy.write_text(f"open({str(mark)!r}, 'w')\nclass Spy: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = "spy_module.Spy" if as_text else {"class_path": "spy_module.Spy", "init_args": {}}
+    path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(memory=named))
+    option = [] if verb in ("shuffle", "export") else ["--ckpt_path"]
+    out = ["--out", str(tmp_path / "out")] if verb in ("shuffle", "export") else ["--run_dir", str(tmp_path / "out")]
+    assert main([verb, *option, str(path), *out]) == 2
+    assert "names the class spy_module.Spy" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory": {"class_path": "videomem.features.store.os.mkdir", "init_args": {"path": "evil"}}},
+        {"memory": {"class_path": "videomem.cli.main.import_module", "init_args": {"name": "evil"}}},
+        {"memory.class_path": "spy_module.Spy"},
+        {"memory": {"class_path": "videomem.heads.GRU", "init_args": {"hidden_dim.class_path": "spy_module.Spy"}}},
+        {"memory": "{class_path: os.mkdir, init_args: {path: evil}}"},
+        {"readout": {"class_path": "videomem.heads.GRU"}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_may_name_only_what_is_on_the_list(
+    checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
+    with pytest.raises(VideomemError, match="pass --trust"):
+        read_checkpoint(path)
+    assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize("change", [{"hidden": 3}, {"num_layers": "many"}, {"memory": None}])
+def test_settings_that_fit_nothing_are_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
+    with pytest.raises(VideomemError, match="not the settings of a LitClassifier"):
+        read_checkpoint(path).classifier()
+
+
+def test_trust_lets_a_checkpoint_name_another_class(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(memory=STRANGER))
+    memory: Memory = read_checkpoint(path, trust=True).classifier().head.memories[0]
+    assert isinstance(memory, NoMemory)
+    assert main(["test", "--ckpt_path", str(path), "--run_dir", str(tmp_path / "out"), "--trust"]) == 0
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str, int]]:
+        return (os.mkdir, ("evil", 0o700))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: torch.save({"a": Evil()}, path), "not a checkpoint of plain data"),
+        (lambda path: torch.save({"a": 1}, path), "it lacks VideoDataModule"),
+        (lambda path: path.write_bytes(b"nothing"), "not a checkpoint of plain data"),
+        (lambda path: None, "no such checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, make: Any, message: str) -> None:
+    make(tmp_path / "x.ckpt")
+    with pytest.raises(VideomemError, match=message):
+        read_checkpoint(tmp_path / "x.ckpt")
+    assert not Path("evil").exists()
+
+
+def test_a_checkpoint_of_other_features_is_refused(
+    checkpoints: dict[str, Path], workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["test", "--ckpt_path", str(checkpoints["gru"]), "--run_dir", str(tmp_path / "out")]
+    assert main(["extract", *data_arguments(workspace), "--data.backbone.grid", "1", "--workers", "0"]) == 0
+    assert main([*arguments, "--data.backbone.grid", "1"]) == 2
+    assert "trained on other features: backbone.grid 3 not 1" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_a_head_trains_on_the_gpu_in_mixed_precision(workspace: Path, tmp_path: Path) -> None:
+    options = ["--trainer.accelerator", "gpu", "--trainer.precision", "bf16-mixed", "--data.storage", "device"]
+    cli = run("fit", [*fit_arguments(workspace, tmp_path / "run"), *options])
+    assert cli is not None and cli.trainer.global_step > 0

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from videomem.cli.main import main
+from videomem.errors import VideomemError
+from videomem.video.catalog import (
+    COLUMNS,
+    Catalog,
+    Clip,
+    catalog_warnings,
+    read_catalog,
+    read_table,
+    write_catalog,
+)
+from videomem.video.files import file_problem
+from videomem.video.splits import assign_splits
+
+HEADER = "path,label,split,group,start_s,end_s\n"
+GOOD = "a.mp4,x,train,1,,\nb.mp4,y,train,2,,\nc.mp4,x,test,3,,\nd.mp4,y,test,4,0.5,2\n"
+
+
+def written(tmp_path: Path, rows: str, header: str = HEADER) -> Path:
+    path = tmp_path / "catalog.csv"
+    path.write_text(header + rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_frames_per_second_are_a_column_only_where_a_clip_has_them(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"catalog.{suffix}"
+    plain = (Clip(str(tmp_path / "a"), "x", "train", "1"), Clip(str(tmp_path / "b"), "y", "train", "2"))
+    write_catalog(Catalog(plain), path)
+    assert set(read_table(path)[0]) == set(COLUMNS)
+    framed = (plain[0], replace(plain[1], fps=12.0))
+    write_catalog(Catalog(framed), path)
+    assert set(read_table(path)[0]) == {*COLUMNS, "fps"}
+    assert read_catalog(path).clips == framed
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_interrupted_catalog_leaves_the_old_one(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"catalog.{suffix}"
+    write_catalog(Catalog((Clip("a", "x", "train", "1"), Clip("b", "y", "train", "2"))), path)
+    before = path.read_bytes()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_catalog(Catalog((Clip("c", "x", "train", "1"),)), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_catalog_reads_back_as_written(tmp_path: Path, suffix: str) -> None:
+    names = ["plain.mp4", "with, comma.mp4", 'with "quotes".mp4', "with space.mp4", "ünïcode.mp4", "new\nline.mp4"]
+    clips = tuple(
+        Clip(str(tmp_path / name), f"label {number % 2}", "train", f"g{number}", 0.1 * number or None, None)
+        for number, name in enumerate(names)
+    )
+    path = tmp_path / f"catalog.{suffix}"
+    write_catalog(Catalog(clips), path)
+    assert read_catalog(path).clips == clips
+
+
+def test_paths_are_relative_to_the_catalog(tmp_path: Path) -> None:
+    catalog = read_catalog(written(tmp_path, GOOD))
+    assert catalog.clips[0].path == str(tmp_path / "a.mp4")
+    assert catalog.classes == ("x", "y")
+    assert catalog.splits == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("", "no videos in the table"),
+        (GOOD + "a.mp4,x,train,1,,\n", r"a\.mp4: listed 2 times"),
+        ("a.mp4,x,train,1,,\nb.mp4,x,test,2,,\n", "one class only"),
+        (GOOD + "e.mp4,z,test,5,,\n", "label 'z' is in split test, but not in train"),
+        (GOOD + "http://host/e.mp4,x,test,5,,\n", "a URL; videomem reads local files only"),
+        (GOOD + "e.mp4,,test,5,,\n", "the label is empty"),
+        (GOOD + "e.mp4,x,test,5,3,2\n", r"start_s 3\.0 is not before end_s 2\.0"),
+        (GOOD + "e.mp4,x,test,5,-1,2\n", "must be finite and not negative"),
+        (GOOD + "e.mp4,x,test,5,soon,2\n", "'soon', not a number of seconds"),
+        (GOOD + ",x,test,5,,\n", "the path is empty"),
+    ],
+)
+def test_a_rule_that_is_broken_is_named(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(VideomemError, match=message):
+        read_catalog(written(tmp_path, rows))
+
+
+@pytest.mark.parametrize(
+    ("fps", "message"),
+    [
+        ("0", "fps is 0, but must be above 0"),
+        ("-1", "not negative"),
+        ("inf", "finite"),
+        ("fast", "'fast', not a number"),
+    ],
+)
+def test_frames_per_second_are_held_to_their_limits(tmp_path: Path, fps: str, message: str) -> None:
+    with pytest.raises(VideomemError, match=message):
+        read_catalog(written(tmp_path, f"a,x,train,1,,,{fps}\n", HEADER.replace("end_s", "end_s,fps")))
+
+
+WARNED = [
+    (
+        GOOD + "e.mp4,x,test,1,,\n",
+        r"1 group\(s\) are in more than one split, the first '1' in train, test: clips of one",
+    ),
+    (GOOD + "e.mp4,z,train,5,,\n", r"1 label\(s\) of train are not in test, the first 'z'"),
+    (GOOD + "".join(f"{n}.mp4,x,train,{n},,\n" for n in range(10, 19)), "train has 10 clips of 'x', but 1 of 'y'; set"),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), WARNED)
+def test_what_can_be_used_is_warned_of(
+    tmp_path: Path, rows: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, rows)
+    warnings = catalog_warnings(read_catalog(path))
+    assert len(warnings) == 1 and re.search(message, warnings[0])
+    for clip in read_catalog(path).clips:
+        Path(clip.path).write_bytes(b"some bytes")
+    assert main(["catalog", "check", str(path), "--no-decode"]) == 0
+    assert re.search(f"warning: {message}", capsys.readouterr().err)
+
+
+def test_a_catalog_without_faults_has_no_warnings(tmp_path: Path) -> None:
+    assert catalog_warnings(read_catalog(written(tmp_path, GOOD))) == []
+
+
+def test_reading_logs_groups_across_splits_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_catalog(written(tmp_path, GOOD))
+    assert not caplog.records
+    read_catalog(written(tmp_path, GOOD + "e.mp4,x,test,1,,\nf.mp4,y,test,2,,\n"))
+    (record,) = caplog.records
+    assert record.name == "videomem" and "2 group(s) are in more than one split" in record.getMessage()
+
+
+def test_two_parts_of_one_file_are_two_clips(tmp_path: Path) -> None:
+    rows = GOOD + "d.mp4,y,test,4,2,3\n"
+    assert len(read_catalog(written(tmp_path, rows)).clips) == 5
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VideomemError, match="lacks the column group"):
+        read_catalog(written(tmp_path, "a.mp4,x,train\n", "path,label,split\n"))
+
+
+def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.parquet"
+    path.write_bytes(b"no parquet")
+    with pytest.raises(VideomemError, match="not readable as Parquet"):
+        read_catalog(path)
+
+
+labelled_groups = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=40, max_size=120)
+
+
+@given(pairs=labelled_groups, seed=st.integers(0, 100))
+@settings(max_examples=50, deadline=None)
+def test_splits_keep_groups_whole_and_are_the_same_for_a_seed(pairs: list[tuple[int, int]], seed: int) -> None:
+    clips = [Clip(f"{n}.mp4", f"l{label}", "", f"g{group}") for n, (label, group) in enumerate(pairs)]
+    groups_of = defaultdict(set)
+    for clip in clips:
+        groups_of[clip.label].add(clip.group)
+    if min(map(len, groups_of.values())) < 3:
+        with pytest.raises(VideomemError, match="3 splits need one each"):
+            assign_splits(clips, seed=seed)
+        return
+    split = assign_splits(clips, seed=seed)
+    assert split == assign_splits(clips, seed=seed)
+    splits_of = defaultdict(set)
+    for clip in split:
+        splits_of[clip.group].add(clip.split)
+    assert all(len(found) == 1 for found in splits_of.values())
+
+
+def test_splits_are_stratified() -> None:
+    clips = [Clip(f"{n}.mp4", "rare" if n < 20 else "common", "", f"g{n}") for n in range(200)]
+    split = assign_splits(clips)
+    for label, total in (("rare", 20), ("common", 180)):
+        for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+            count = sum(clip.label == label and clip.split == name for clip in split)
+            assert abs(count - share * total) <= 1.5
+
+
+def folder_of(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"some bytes")
+    return root
+
+
+def build(*arguments: object) -> int:
+    return main(["catalog", "build", *map(str, arguments)])
+
+
+def test_a_folder_per_class_becomes_a_catalog(tmp_path: Path) -> None:
+    names = [f"{label}/{n}.mp4" for label in ("wave", "jump") for n in range(10)]
+    root = folder_of(tmp_path / "videos", *names, "wave/notes.txt", ".hidden/a.mp4")
+    out = tmp_path / "catalog.csv"
+    assert build("folder", "--root", root, "--out", out) == 0
+    catalog = read_catalog(out)
+    assert len(catalog.clips) == 20 and catalog.classes == ("jump", "wave")
+    assert catalog.splits == ("train", "val", "test")
+    assert main(["catalog", "check", str(out), "--no-decode"]) == 0
+
+
+def test_split_folders_are_kept(tmp_path: Path) -> None:
+    names = [
+        f"{split}/{label}/{n}.avi" for split in ("train", "validation", "test") for label in "ab" for n in range(2)
+    ]
+    out = tmp_path / "catalog.parquet"
+    assert build("folder", "--root", folder_of(tmp_path / "videos", *names), "--out", out) == 0
+    assert {clip.split for clip in read_catalog(out).clips} == {"train", "val", "test"}
+
+
+def test_a_folder_that_is_no_split_beside_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder_of(tmp_path / "videos", "train/a/1.mp4", "test/a/1.mp4", "extra/a/1.mp4", "annotations/list.txt")
+    assert build("folder", "--root", root, "--out", tmp_path / "catalog.csv") == 2
+    assert "some folders are splits, but 'extra' is none" in capsys.readouterr().err
+
+
+def test_names_with_colons_are_no_addresses(tmp_path: Path) -> None:
+    names = [f"{label}/{n}.mp4" for label in ("re:zero", "a") for n in range(8)]
+    out = tmp_path / "catalog.csv"
+    assert build("folder", "--root", folder_of(tmp_path / "videos", *names), "--out", out) == 0
+    assert read_catalog(out).classes == ("a", "re:zero")
+
+
+def test_the_users_own_table_becomes_a_catalog(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "videos", *(f"{n}.mp4" for n in range(12)))
+    table = tmp_path / "mine.csv"
+    table.write_text("path,label,person\n" + "".join(f"{n}.mp4,{'ab'[n % 2]},p\n" for n in range(12)))
+    out = tmp_path / "catalog.csv"
+    assert build("csv", "--root", root, "--table", table, "--out", out, "--fractions", "0.5,0,0.5") == 0
+    assert read_catalog(out).splits == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["only/1.mp4", "only/2.mp4", "only/3.mp4"], "one class only"), (["a/readme.txt"], "no videos in it")],
+)
+def test_a_folder_that_is_no_data_set_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], message: str
+) -> None:
+    out = tmp_path / "catalog.csv"
+    assert build("folder", "--root", folder_of(tmp_path / "videos", *names), "--out", out) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_check_lists_what_is_wrong_with_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder_of(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "c.mp4").mkdir()
+    assert main(["catalog", "check", str(written(tmp_path, GOOD)), "--no-decode"]) == 2
+    printed = capsys.readouterr().err
+    assert "c.mp4: not a regular file" in printed and "d.mp4: no such file" in printed
+
+
+def test_a_folder_of_frames_passes_with_one_image(tmp_path: Path) -> None:
+    folder = tmp_path / "clip [1]"
+    folder.mkdir()
+    (folder / "notes.txt").write_bytes(b"x")
+    assert "nor a folder with images" in str(file_problem(str(folder)))
+    (folder / "img_00001.JPG").write_bytes(b"x")
+    assert file_problem(str(folder)) is None
+    assert file_problem(str(folder / "img_{:05}.JPG")) is None
+    assert "nor a folder with images of that name" in str(file_problem(str(folder / "flow_{:05}.JPG")))
+    assert "no such file" in str(file_problem(str(tmp_path / "gone" / "img_{:05}.jpg")))
+
+
+def test_a_file_may_be_named_like_a_template(tmp_path: Path) -> None:
+    odd = tmp_path / "a{}.jpg"
+    odd.write_bytes(b"x")
+    assert file_problem(str(odd)) is None

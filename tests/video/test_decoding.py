@@ -1,0 +1,438 @@
+"""Every kind of file gives the right frames, or an error; frames carry their own number, so there is no doubt which."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from conftest import shared_data
+from helpers.barcodes import KINDS, Kind, barcode, encode, file_of, read_barcode
+from numpy.typing import NDArray
+from PIL import Image
+
+from videomem.errors import DecodingError
+from videomem.video import decoding
+from videomem.video.decoders import by_pyav, by_torchcodec
+from videomem.video.decoders.overhearing import overheard
+from videomem.video.decoders.video_stream import open_stream
+from videomem.video.decoding import decode_clip
+from videomem.video.sampling import FixedRate, Uniform
+from videomem.video.writing import write_video
+
+SEEKING = ["decord", "torchcodec"]
+PLAIN, WITH_B_FRAMES, SHORT_GROUPS = "h264 without B-frames", "h264 with B-frames", "h264, key frame every 12"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+def needs(decoder: str) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    elif not by_torchcodec.versions():
+        pytest.skip("needs torchcodec and an FFmpeg that it can load")
+
+
+def numbers(name: str, frames_THWC: NDArray[np.uint8]) -> list[int]:
+    if name == "h264 rotated":
+        frames_THWC = np.rot90(frames_THWC, k=1, axes=(1, 2))
+    return [read_barcode(image) for image in frames_THWC]
+
+
+def assert_right(files: Path, name: str, decoder: decoding.Decoder) -> set[str]:
+    """Hold a kind of file to its numbers, for many choices of frames; what decoded it."""
+    expected, served = KINDS[name].expected, set()
+    for num_frames in sorted({2, 5, 16, max(len(expected), 2), len(expected) + 7}):
+        clip = decode_clip(file_of(files, name), Uniform(num_frames), decoder=decoder)
+        assert clip.num_available == len(expected)
+        assert numbers(name, clip.frames_THWC) == [expected[index] for index in clip.indices_T]
+        served.add(clip.decoder)
+    return served
+
+
+def test_there_are_kinds_enough() -> None:
+    assert len(KINDS) >= 60
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_every_frame_is_the_right_one(files: Path, name: str, decoder: decoding.Decoder) -> None:
+    served = assert_right(files, name, decoder)
+    assert decoder == "auto" or served == {"pyav"}
+
+
+@pytest.mark.parametrize("decoder", SEEKING)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_decoder_that_seeks_is_right_or_refused(files: Path, name: str, decoder: decoding.Decoder) -> None:
+    needs(decoder)
+    try:
+        served = assert_right(files, name, decoder)
+    except DecodingError as error:
+        assert f"{decoder} is not exact here" in str(error)
+        assert not (decoder == "decord" and KINDS[name].decord)
+    else:
+        assert served == {decoder}
+
+
+@pytest.mark.parametrize("decoder", SEEKING)
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.decord])
+def test_decoders_give_the_same_pixels(files: Path, name: str, decoder: decoding.Decoder) -> None:
+    needs(decoder)
+    path = file_of(files, name)
+    one, other = (decode_clip(path, Uniform(16), decoder=d).frames_THWC for d in (decoder, "pyav"))  # type: ignore[arg-type]
+    assert np.abs(one.astype(int) - other).max() <= 2
+
+
+def test_auto_does_without_torchcodec(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_torchcodec, "versions", dict)
+    assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
+    assert set(decoding.decoder_versions("auto")) == {"av", "pillow"}
+
+
+def test_auto_takes_torchcodec_where_that_spares_decoding(files: Path) -> None:
+    needs("torchcodec")
+    assert decode_clip(file_of(files, SHORT_GROUPS), Uniform(2)).decoder == "torchcodec"
+    assert decode_clip(file_of(files, SHORT_GROUPS), Uniform(60)).decoder == "pyav"
+    assert assert_right(files, "h264, one key frame", "auto") <= {"pyav", "torchcodec"}
+
+
+def test_a_decoder_in_doubt_is_not_believed(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubtful = {name: (why_not, lambda stream, wanted: "a doubt") for name, (why_not, _) in decoding._SEEKING.items()}
+    monkeypatch.setattr(decoding, "_SEEKING", doubtful)
+    assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
+    with pytest.raises(DecodingError, match="a doubt"):
+        decode_clip(file_of(files, PLAIN), Uniform(4), decoder="decord")
+
+
+ALONE = [SHORT_GROUPS, "hevc closed GOP", "h264, every frame a key frame"]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, name: str) -> None:
+    with open_stream(str(file_of(files, name))) as stream:
+        assert by_pyav.why_not_groups(stream) is None
+        wanted = np.array([1, 50])
+        frames = by_pyav.read_groups(stream, wanted)
+        assert not isinstance(frames, str) and numbers(name, frames) == [1, 50]
+        assert stream.share_needed(wanted) < 0.5 and stream.share_needed(np.arange(60)) == 1
+
+
+@pytest.mark.parametrize("name", ["h264 open GOP", "hevc open GOP", "h264 intra refresh", "mpeg4 in avi with B-frames",
+                                  "h264 cut between key frames", "h264 in mpegts"])  # fmt: skip
+def test_groups_that_may_refer_to_each_other_are_not_decoded_alone(files: Path, name: str) -> None:
+    with open_stream(str(file_of(files, name))) as stream:
+        assert by_pyav.why_not_groups(stream) is not None
+
+
+@pytest.mark.parametrize("name", [PLAIN, WITH_B_FRAMES, SHORT_GROUPS, "mpeg4 in avi with B-frames", "hevc open GOP"])
+@pytest.mark.parametrize(
+    ("interval", "first", "last"), [((1.0, 2.0), 25, 49), ((None, 0.5), 0, 12), ((2.0, None), 50, 59)]
+)
+def test_trimmed_clips_hold_their_own_frames(
+    files: Path, name: str, interval: decoding.Interval, first: int, last: int
+) -> None:
+    clip = decode_clip(file_of(files, name), Uniform(6), interval)
+    found = numbers(name, clip.frames_THWC)
+    assert found[0] == first and found[-1] == last
+    assert found == (first + clip.indices_T).tolist()
+    assert clip.num_available == last - first + 1
+
+
+def test_a_fixed_rate_takes_frames_by_their_times(files: Path) -> None:
+    clip = decode_clip(file_of(files, WITH_B_FRAMES), FixedRate(fps=5, max_frames=8))
+    assert numbers("", clip.frames_THWC) == [0, 5, 10, 15, 20, 25, 30, 35]
+    varying = decode_clip(file_of(files, "h264 variable frame rate"), FixedRate(fps=25 / 3, max_frames=8))
+    ticks = np.asarray(KINDS["h264 variable frame rate"].pts) - 1
+    assert numbers("", varying.frames_THWC) == [int(np.searchsorted(ticks, 3 * n, side="right")) - 1 for n in range(8)]
+
+
+def test_rotated_video_is_turned_upright(files: Path) -> None:
+    assert decode_clip(file_of(files, "h264 rotated"), Uniform(5)).frames_THWC.shape[1:3] == (160, 96)
+
+
+def test_frames_repeat_where_a_clip_is_short(files: Path) -> None:
+    clip = decode_clip(file_of(files, "h264 of two frames"), Uniform(6))
+    assert numbers("", clip.frames_THWC) == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav", *SEEKING])
+def test_lossless_video_is_bit_equal_and_so_is_its_reversal(tmp_path: Path, decoder: decoding.Decoder) -> None:
+    needs(decoder) if decoder in SEEKING else None
+    frames = np.random.default_rng(0).integers(0, 256, (12, 64, 80, 3), dtype=np.uint8)
+    for name, sequence in (("forwards", frames), ("backwards", frames[::-1])):
+        path = tmp_path / f"{name}.mp4"
+        write_video(path, sequence)
+        assert np.array_equal(decode_clip(path, Uniform(12), decoder=decoder).frames_THWC, sequence)
+
+
+ODD_NAMES = ["with space.mp4", "it's \"quoted\".mp4", "ünïcödé 视频.mp4", "new\nline.mp4", "-dash.mp4", "%d.mp4",
+             "a:b.mp4", "#x?y=1&z.mp4", "[x]*{1}.mp4", "back\\slash.mp4", "no suffix", "file:x.mp4", "pipe:0",
+             "x" * 200, os.fsdecode(b"not utf-8 \xff\xfe.mp4")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_names_of_files_may_be_odd(files: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    shutil.copy(file_of(files, PLAIN), path)
+    assert numbers("", decode_clip(path, Uniform(6)).frames_THWC) == [0, 11, 23, 36, 48, 59]
+
+
+def test_a_playlist_in_disguise_opens_nothing(files: Path, tmp_path: Path) -> None:
+    inside = file_of(files, PLAIN)
+    for name, text in {
+        "hls.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{inside}\n#EXT-X-ENDLIST\n",
+        "web.mp4": "#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n",
+        "concat.mp4": f"ffconcat version 1.0\nfile '{inside}'\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DecodingError, match=name):
+            decode_clip(tmp_path / name, Uniform(4))
+
+
+def no_video(path: Path, source: Path, kind: str) -> None:
+    content = source.read_bytes()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to(path.parent / "nothing")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "sound alone":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=16000, layout="mono")
+            for place in range(20):
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = 16000, 1024 * place
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    elif kind == "song with a cover":
+        with av.open(str(path), "w") as container:
+            cover = container.add_stream("mjpeg", options={"q:v": "3"})
+            cover.pix_fmt, cover.height, cover.width = "yuvj420p", 96, 160  # type: ignore[union-attr]
+            cover.disposition = Disposition.attached_pic
+            still = av.VideoFrame.from_ndarray(barcode(99), format="rgb24").reformat(format="yuvj420p")
+            container.mux([*cover.encode(still), *cover.encode()])  # type: ignore[arg-type, union-attr]
+    elif kind != "missing":
+        path.write_bytes({
+            "empty": b"", "text": b"not a video\n" * 50, "random": np.random.default_rng(0).bytes(5000),
+            "zeros": bytes(5000), "first bytes alone": content[:100], "without its index": content[: len(content) // 2],
+            "of an unknown codec": content.replace(b"avc1", b"zzzz"), "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        }[kind])  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe", "sound alone", "song with a cover", "missing",
+                                  "empty", "text", "random", "zeros", "first bytes alone", "without its index",
+                                  "of an unknown codec", "picture"])  # fmt: skip
+@pytest.mark.parametrize("decoder", ["auto", "pyav", "decord"])
+def test_what_is_no_video_is_an_error_that_names_the_file(
+    files: Path, tmp_path: Path, kind: str, decoder: decoding.Decoder
+) -> None:
+    path = tmp_path / "odd.mp4"
+    no_video(path, file_of(files, PLAIN), kind)
+    with pytest.raises(DecodingError, match=r"odd\.mp4"):
+        decode_clip(path, Uniform(4), decoder=decoder)
+
+
+def test_an_interval_without_frames_is_an_error(files: Path) -> None:
+    with pytest.raises(DecodingError, match=r"no frame between 50\.0 s"):
+        decode_clip(file_of(files, PLAIN), Uniform(4), (50.0, 60.0))
+
+
+def test_frames_that_would_fill_the_memory_are_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_MOST_BYTES", 10 * 96 * 160 * 3)
+    assert len(decode_clip(file_of(files, PLAIN), Uniform(10)).frames_THWC) == 10
+    with pytest.raises(DecodingError, match="11 frames of 160x96 need"):
+        decode_clip(file_of(files, PLAIN), Uniform(11))
+
+
+def test_a_size_that_changes_within_the_video_is_an_error(tmp_path: Path) -> None:
+    path, parts = tmp_path / "whole.h264", []
+    for height in (96, 112):
+        with av.open(str(tmp_path / "part.h264"), "w") as container:
+            encode(container, Kind("h264", "libx264", {"bf": "0"}, height=height, num_frames=20))
+        parts.append((tmp_path / "part.h264").read_bytes())
+    path.write_bytes(b"".join(parts))
+    with pytest.raises(DecodingError, match="the frame size changes"):
+        decode_clip(path, Uniform(16))
+
+
+def test_a_file_too_large_to_hold_is_read_again(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videomem.video.decoders.video_stream._MOST_HELD_BYTES", 1000)
+    for name in (WITH_B_FRAMES, SHORT_GROUPS, "mpegts from the middle", "hevc open GOP"):
+        assert_right(files, name, "pyav")
+
+
+def test_nothing_is_printed_and_no_setting_of_pyav_stays_changed(
+    files: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = av.logging.get_level(), av.logging.get_skip_repeated()
+    damaged = files / "chatter.mp4"
+    content = bytearray(file_of(files, PLAIN).read_bytes())
+    content[3000:3400] = bytes(400)
+    damaged.write_bytes(content)
+    for decoder in ("auto", "pyav", *SEEKING):
+        with pytest.raises(DecodingError):
+            decode_clip(damaged, Uniform(60), decoder=decoder)  # type: ignore[arg-type]
+    assert capfd.readouterr() == ("", "")
+    assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
+
+
+def healthy(path: Path, kind: str) -> list[int]:
+    """Write an unusual file with nothing wrong in it; the numbers of its frames."""
+    if kind == "avi with dropped frames":
+        dropped = Kind("avi", "mpeg4", {"q:v": "3"}, pts=[n + (n > 20) + (n > 40) for n in range(60)])
+        return dropped.write(path) and dropped.expected
+    if kind == "avi with sound":
+        return (sounding := Kind("avi", "mpeg4", {"q:v": "3", "bf": "2"}, beside="sound")).write(
+            path
+        ) and sounding.expected
+    if kind == "avi whose header promises one more":
+        content = bytearray(file_of(path.parent, "mpeg4 in avi").read_bytes())
+        for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):
+            content[place : place + 4] = struct.pack("<I", 61)
+        path.write_bytes(content)
+        return list(range(60))
+    if kind == "wmv with dropped frames":
+        dropped = Kind("wmv", "wmv2", {"q:v": "3"}, pts=[n + n // 20 for n in range(60)])
+        return dropped.write(path) and dropped.expected
+    assert kind == "mkv whose last frame is held"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.pix_fmt, stream.height, stream.width = "yuv420p", 96, 160  # type: ignore[union-attr]
+        for number in range(30):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(barcode(number), format="rgb24")):  # type: ignore[arg-type, union-attr]
+                container.mux(packet)
+        for packet in stream.encode():  # type: ignore[union-attr]
+            packet.duration = round(5 / packet.time_base) if packet.pts * packet.time_base > 1.1 else packet.duration
+            container.mux(packet)
+    return list(range(30))
+
+
+HEALTHY = {"avi with dropped frames": "avi", "avi with sound": "avi", "avi whose header promises one more": "avi",
+           "wmv with dropped frames": "wmv", "mkv whose last frame is held": "mkv"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_what_is_unusual_but_whole_is_not_taken_for_damage(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"odd.{HEALTHY[kind]}"
+    expected = healthy(path, kind)
+    clip = decode_clip(path, Uniform(len(expected)))
+    assert numbers("", clip.frames_THWC) == expected and clip.num_available == len(expected)
+
+
+def test_damage_before_an_interval_is_said_to_be_damage(files: Path, tmp_path: Path) -> None:
+    path, content = tmp_path / "cut.mkv", file_of(files, "h264 in mkv").read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DecodingError, match="damaged after"):
+        decode_clip(path, Uniform(4), (2.0, 2.3))
+
+
+def test_only_words_of_ffmpeg_are_heeded(capfd: pytest.CaptureFixture[str]) -> None:
+    with overheard() as heard:
+        os.write(2, b"50 % done\n")
+    assert not heard and capfd.readouterr().err == "50 % done\n"
+    with overheard() as heard:
+        os.write(2, b"[h264 @ 0x5597ab] error while decoding MB 3 4\n")
+    assert heard == ["[h264 @ 0x5597ab] error while decoding MB 3 4"] and capfd.readouterr().err == ""
+
+
+def frame_folder(folder: Path, names: Iterable[str]) -> Path:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.fromarray(barcode(number)).save(folder / name, quality=95)
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["{:05}.jpg", "img_{:06}.png", "frame {}.JPG", "ünï{:03}.jpeg"])
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_numbered_images_are_frames_in_the_order_of_their_numbers(tmp_path: Path, pattern: str, first: int) -> None:
+    folder = frame_folder(tmp_path / "frames", [pattern.format(first + n) for n in range(120)])
+    (folder / "notes.txt").write_text("no image")
+    clip = decode_clip(folder, Uniform(120))
+    assert numbers("", clip.frames_THWC) == list(range(120)) and clip.num_available == 120
+    assert (clip.decoder, clip.fps) == ("pillow", 0.0)
+    assert numbers("", decode_clip(folder, FixedRate(fps=5, max_frames=9), fps=10).frames_THWC) == list(range(0, 18, 2))
+    trimmed = decode_clip(folder, Uniform(3), (1.0, 2.0), fps=10)
+    assert numbers("", trimmed.frames_THWC) == [10, 14, 19] and trimmed.num_available == 10
+
+
+def test_a_template_names_one_of_several_series(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "frames", [f"{kind}_{n:05}.jpg" for n in range(20) for kind in ("img", "flow_x")])
+    with pytest.raises(DecodingError, match=r"holds 2 series of images .*name one by a template"):
+        decode_clip(folder, Uniform(4))
+    clip = decode_clip(folder / "img_{:05}.jpg", Uniform(20))
+    assert numbers("", clip.frames_THWC) == list(range(0, 40, 2))
+
+
+def test_images_without_a_rate_refuse_what_needs_times(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "frames", ["1.png", "2.png"])
+    for sampling, interval in ((FixedRate(), (None, None)), (Uniform(2), (0.0, 1.0))):
+        with pytest.raises(DecodingError, match="give the catalog a column fps"):
+            decode_clip(folder, sampling, interval)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "text", "cut", "zero tail", "size", "twice"])
+def test_a_frame_folder_that_is_damaged_is_refused_or_used_up_to_there(tmp_path: Path, wrong: str) -> None:
+    folder = frame_folder(tmp_path / "frames", [f"{n:03}.jpg" for n in range(20)])
+    image = folder / "012.jpg"
+    content = image.read_bytes()
+    if wrong == "missing":
+        image.unlink()
+    elif wrong == "size":
+        Image.fromarray(barcode(12, 64, 64)).save(image)
+    elif wrong == "twice":
+        shutil.copy(image, folder / "0012.jpg")
+    else:
+        image.write_bytes({"text": b"x" * 99, "cut": content[:-900], "zero tail": content[:-900] + bytes(900)}[wrong])
+    with pytest.raises(DecodingError, match="frames: ") as refused:
+        decode_clip(folder, Uniform(20))
+    assert ("damaged after 12 images" in str(refused.value)) == (wrong not in ("size", "twice"))
+    if wrong not in ("size", "twice"):
+        clip = decode_clip(folder, Uniform(20), on_damage="prefix")
+        assert numbers("", clip.frames_THWC) == clip.indices_T.tolist()
+        assert clip.num_available == 12 and clip.damage
+
+
+def test_images_of_every_depth_are_read_as_they_look(tmp_path: Path) -> None:
+    picture = Image.fromarray(barcode(37))
+    grey = np.asarray(picture.convert("L"))
+    depths = [picture, picture.convert("L"), picture.convert("P"), picture.convert("RGBA"), picture.convert("CMYK"),
+              Image.fromarray(grey.astype(np.uint16) * 257)]  # fmt: skip
+    for number, image in enumerate(depths):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for place in (1, 2):
+            image.save(folder / f"{place}.{'jpg' if image.mode == 'CMYK' else 'png'}")
+        assert numbers("", decode_clip(folder, Uniform(2)).frames_THWC) == [37, 37], image.mode
+
+
+def real_clips() -> list[Path]:
+    paths = [*shared_data("data/clips").glob("*.avi"), *shared_data("data/clips").glob("*.mp4")]
+    return paths + sorted(shared_data("data/egogestar").glob("*.mp4"))[::22]
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_real_clips_decode_to_the_frames_of_a_plain_forward_pass(decoder: decoding.Decoder) -> None:
+    assert len(real_clips()) > 9
+    for path in real_clips():
+        with av.open(str(path), metadata_errors="ignore") as container:
+            reference = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        for num_frames in (16, len(reference)):
+            clip = decode_clip(path, Uniform(num_frames), decoder=decoder)
+            assert clip.num_available == len(reference)
+            for image, index in zip(clip.frames_THWC, clip.indices_T, strict=True):
+                assert np.abs(image.astype(int) - reference[index]).max() <= 2
+
+
+def test_barcodes_can_be_read() -> None:
+    assert [read_barcode(barcode(number)) for number in range(256)] == list(range(256))
+    assert [read_barcode(barcode(number, 16, 16)) for number in range(256)] == list(range(256))

@@ -1,0 +1,228 @@
+"""`videomem catalog`: build or check the table of your videos."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from inspect import getdoc
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from videomem.cli.options import Parser, at_least, parser
+from videomem.errors import VideomemError
+from videomem.video.catalog import (
+    Catalog,
+    Clip,
+    absolute_clips,
+    catalog_problems,
+    catalog_warnings,
+    replacing,
+    write_catalog,
+)
+from videomem.video.datasets import LAYOUTS, Found, Layout
+from videomem.video.files import file_problem, is_url, split_template
+from videomem.video.splits import assign_splits, hold_out
+from videomem.video.survey import TIME_LIMIT_S, ClipFacts, near_duplicates, summary, survey
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Run `catalog build` or `catalog check`."""
+    options = parser(verb, __doc__)
+    actions = options.add_subparsers(dest="action", required=True, parser_class=Parser)
+    build = actions.add_parser("build", help="from a public data set, a folder of videos, or your own table")
+    layouts = build.add_subparsers(dest="layout", required=True, parser_class=Parser)
+    inputs = {name: _add_layout(layouts, name, layout) for name, layout in LAYOUTS.items()}
+    check = actions.add_parser("check", help="say what is wrong with a catalog, and what is in it")
+    check.add_argument("catalog", type=Path)
+    workers = "processes that decode (default: one per processor)"
+    check.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help=workers)
+    limit = f"seconds that one clip may take a worker (default: {TIME_LIMIT_S:g})"
+    check.add_argument("--time-limit", type=_seconds, default=TIME_LIMIT_S, help=limit)
+    check.add_argument(
+        "--no-decode", action="store_true", help="judge the table and the files' presence; open no video"
+    )
+    given = options.parse_args(arguments)
+    if given.action == "check":
+        return _check(given)
+    layout = LAYOUTS[given.layout]
+    found = layout.read(given.root, **{name: getattr(given, name) for name in inputs[given.layout]})
+    return _build(_with_splits(found, layout, given), given, getattr(given, "allow_missing", True))
+
+
+def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
+    """Add the subcommand of a layout; the names of what its reader takes besides the root."""
+    subparser = layouts.add_parser(
+        name,
+        help=layout.help,
+        description=getdoc(sys.modules[layout.read.__module__]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    own = [subparser.add_argument(f"--{flag.replace('_', '-')}", **how) for flag, how in layout.options.items()]
+    subparser.add_argument("--root", type=Path, required=True, help="folder that paths are relative to")
+    subparser.add_argument("--out", type=Path, required=True, help="catalog to write, .csv or .parquet")
+    if not layout.missing_is_normal:
+        missing = "leave out files that are listed but missing, and list them in OUT.missing.txt"
+        subparser.add_argument("--allow-missing", action="store_true", help=missing)
+    if not layout.has_splits:
+        shares = "train,val,test; 0 leaves a split out (default: 0.7,0.15,0.15)"
+        subparser.add_argument("--fractions", type=_fractions, default="0.7,0.15,0.15", help=shares)
+    if not layout.has_val:
+        share = "share of the training groups that becomes val (default: 0)"
+        subparser.add_argument("--val-share", type=_share, default=0.0, help=share)
+    if not (layout.has_splits and layout.has_val):
+        subparser.add_argument("--seed", type=at_least(0), default=0, help="seed of the split (default: 0)")
+    return [action.dest for action in own]
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def _fractions(text: str) -> dict[str, float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3 or not (min(values) >= 0 < values[0] and abs(sum(values) - 1) <= 1e-6):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three shares such as 0.7,0.15,0.15 that sum to 1")
+    return {split: value for split, value in zip(("train", "val", "test"), values, strict=True) if value}
+
+
+def _with_splits(found: Found, layout: Layout, given: argparse.Namespace) -> Found:
+    """Draw the splits that the data set lacks, before any file is looked for: what is missing changes no split."""
+    clips = found.clips
+    if not layout.has_splits:
+        known = {bool(clip.split) for clip in clips}
+        if known == {True, False}:
+            lacking = next(clip for clip in clips if not clip.split)
+            raise VideomemError(
+                f"{lacking}: the split is empty, but other rows have one; give all rows a split or none"
+            )
+        return found if known == {True} else found._replace(clips=[*assign_splits(clips, given.fractions, given.seed)])
+    if not layout.has_val and given.val_share:
+        return found._replace(clips=[*hold_out(clips, given.val_share, given.seed)])
+    return found
+
+
+def _build(found: Found, given: argparse.Namespace, missing_is_normal: bool) -> int:
+    problem_of = {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in found.clips)}
+    lacking = [path for path, problem in problem_of.items() if problem and not is_url(path)]
+    missing = [path for path in lacking if missing_is_normal or not os.path.exists(split_template(path)[0])]
+    if missing and (not missing_is_normal or len(missing) == len(problem_of)):
+        raise VideomemError(_what_is_missing(missing, len(problem_of), given.root))
+    left_out = frozenset(missing)
+    catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out), given.out)
+    of_files = [problem for path, problem in problem_of.items() if problem and path not in left_out]
+    problems = list(dict.fromkeys([*catalog_problems(catalog), *of_files]))
+    if problems:
+        _list(problems[1:])
+        raise VideomemError(f"{len(problems)} problem(s), so no catalog was written; the first: {problems[0]}")
+    write_catalog(catalog, given.out)
+    list_of_missing = given.out.with_name(f"{given.out.name}.missing.txt")
+    _write_missing(missing, list_of_missing)
+    _print_contents(catalog)
+    for note in found.notes:
+        print(note)
+    if missing:
+        print(f"{len(missing)} of {len(problem_of)} listed files are missing or empty; they are in {list_of_missing}")
+    _warn([*found.warnings, *catalog_warnings(catalog)])
+    print(f"catalog {given.out}")
+    return 0
+
+
+def _what_is_missing(missing: Sequence[str], num_listed: int, root: Path) -> str:
+    first = ", ".join(os.path.relpath(path, root) for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if len(missing) == num_listed:
+        return f"{root}: none of the {num_listed} listed files is there ({first}); is --root the right folder?"
+    return (
+        f"{root}: {len(missing)} of the {num_listed} listed files are missing ({first}); complete the data set, or "
+        "leave them out with --allow-missing"
+    )
+
+
+def _write_missing(missing: Sequence[str], path: Path) -> None:
+    """List the missing files a line each; a list of an earlier build does not stay."""
+    if not missing:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary:
+        text = "".join(f"{name}\n" for name in missing)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _check(given: argparse.Namespace) -> int:
+    catalog = absolute_clips(given.catalog)
+    problem_of = {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in catalog.clips)}
+    problems = [*catalog_problems(catalog), *(problem for problem in problem_of.values() if problem)]
+    _print_contents(catalog)
+    if not given.no_decode:
+        clips = [clip for clip in catalog.clips if problem_of[clip.path] is None]
+        problems += _survey(clips, given.workers, given.time_limit)
+    _warn(catalog_warnings(catalog))
+    problems = list(dict.fromkeys(problems))
+    if problems:
+        _list(problems[1:])
+        raise VideomemError(f"{given.catalog}: {len(problems)} problem(s); the first: {problems[0]}")
+    print(f"{given.catalog}: no problems")
+    return 0
+
+
+def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
+    """Open every clip and print what is in them; the problems of those that cannot be decoded."""
+    console = Console(stderr=True)
+    answers, hidden = survey(clips, num_workers, time_limit_s), not console.is_terminal
+    shown = track(answers, "decoding", len(clips), console=console, transient=True, disable=hidden)
+    answer_of = dict(zip(clips, shown, strict=True))
+    facts = {clip: answer for clip, answer in answer_of.items() if isinstance(answer, ClipFacts)}
+    for name, text in summary(list(facts.values())).items():
+        print(f"{name:<12} {text}")
+    num_pairs, pairs = near_duplicates(facts)
+    if pairs:
+        leak = f"the first {pairs[0]}: what was trained on is tested on"
+        _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, {leak}"])
+        _list(pairs[1:], num_pairs - 1)
+    return [answer for answer in answer_of.values() if isinstance(answer, str)]
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 20) -> None:
+    listed, total = problems[:most], len(problems) if num_problems is None else num_problems
+    for problem in listed:
+        print(problem, file=sys.stderr)
+    if total > len(listed):
+        print(f"... and {total - len(listed)} more", file=sys.stderr)
+
+
+def _print_contents(catalog: Catalog) -> None:
+    num_groups = len({clip.group for clip in catalog.clips})
+    print(f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
+    table = Table("label")
+    for split in catalog.splits:
+        table.add_column(escape(split or "(none)"), justify="right")
+    counts = Counter((clip.label, clip.split) for clip in catalog.clips)
+    for label in catalog.classes:
+        table.add_row(escape(label), *(str(counts[label, split]) for split in catalog.splits))
+    Console().print(table)

@@ -1,0 +1,31 @@
+"""`videomem configs`: put the configs that come with videomem into a folder of yours, to use and to edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from videomem.cli.options import parser
+from videomem.errors import VideomemError
+from videomem.utils.atomic import write_whole
+from videomem.utils.plain_data import config_folder
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Copy them; a file that is there already is left as it is, and named where it differs."""
+    options = parser(verb, __doc__)
+    options.add_argument("--out", type=Path, default=Path("configs"), help="folder for them")
+    out = options.parse_args(arguments).out
+    if out.exists() and not out.is_dir():
+        raise VideomemError(f"{out}: a file, but a folder is needed here")
+    source, num_new = config_folder(), 0
+    for path in sorted(source.rglob("*.yaml")):
+        target = out / path.relative_to(source)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, path.read_bytes())
+            num_new += 1
+        elif target.read_bytes() != path.read_bytes():
+            print(f"kept yours: {target}")
+    print(f"{num_new} configs written to {out}")
+    return 0

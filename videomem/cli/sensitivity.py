@@ -1,0 +1,152 @@
+"""`videomem sensitivity`: how much a network that sees whole clips relies on the order of their frames."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+from videomem.cli.options import at_least, parser, usable_device
+from videomem.errors import VideomemError, one_line
+from videomem.experiments import perturbations
+from videomem.experiments.model_sensitivity.asking import Asking, Outcome, ask, evaluating, with_shuffle
+from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, check_groups, summarize
+from videomem.experiments.perturbations import Perturbation
+from videomem.features.extraction import decode_each
+from videomem.features.ledger import Failure, Ledger
+from videomem.features.video_networks import VideoPreset, load_video_network, match_labels
+from videomem.utils.atomic import write_whole
+from videomem.utils.workers import TIME_LIMIT_S
+from videomem.video.catalog import Clip, read_catalog
+from videomem.video.sampling import Uniform
+
+SCHEMA_VERSION = 1
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Put the clips of a split to a network in every order and write `sensitivity.json` and `sensitivity.csv`."""
+    given = _parser(verb).parse_args(arguments)
+    device = usable_device(given.device)
+    catalog = read_catalog(given.catalog)
+    if not (clips := catalog.split(given.split)):
+        raise VideomemError(f"--split {given.split}: {given.catalog} has none; it has {', '.join(catalog.splits)}")
+    check_groups([clip.group for clip in clips])
+    network, transform, categories = load_video_network(
+        given.model, given.weights, catalog.classes, given.frames, given.seed
+    )
+    places = match_labels([clip.label for clip in clips], categories)
+    if given.weights == "random":
+        warning = f"videomem: {given.model} has random weights (seed {given.seed}): it was never trained"
+        Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
+    rungs = with_shuffle(perturbations.ladder(given.frames) if given.ladder else ())
+    asking = Asking(given.permutations, given.batch_size, given.seed, device, len(categories))
+    preset = VideoPreset(transform, Uniform(given.frames))
+    given.out.mkdir(parents=True, exist_ok=True)
+    outcomes, failures = _ask_all(
+        network.to(device), clips, [places[clip.label] for clip in clips], preset, rungs, asking, given.workers
+    )
+    Ledger(given.out / "ledger.csv").rewrite(failures)
+    if not outcomes:
+        raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
+    asked = [clips[place] for place in outcomes]
+    labels, groups = [places[clip.label] for clip in asked], [clip.group for clip in asked]
+    result = summarize(list(outcomes.values()), labels, groups, rungs, asking, categories)
+    settings = {name: str(getattr(given, name)) for name in ("model", "weights", "catalog", "split")}
+    _write(result, {**settings, "num_frames": given.frames}, failures, given.out)
+    _print(result, failures, given.out)
+    return 1 if failures else 0
+
+
+def _parser(verb: str) -> Any:
+    options = parser(verb, __doc__)
+    options.add_argument("--model", required=True, help="a video network of torchvision, such as r3d_18 or mvit_v2_s")
+    options.add_argument(
+        "--weights",
+        required=True,
+        help="a name of torchvision's weights, such as KINETICS400_V1; random; or the file of a state_dict for the "
+        "catalog's classes in sorted order",
+    )
+    options.add_argument("--catalog", required=True, help="catalog of the clips")
+    options.add_argument("--split", default="test", help="split to ask about")
+    options.add_argument("--frames", type=at_least(2), default=16, help="frames of each clip, spread evenly over it")
+    options.add_argument("--permutations", type=at_least(1), default=20, help="arrangements on each random rung")
+    options.add_argument(
+        "--no-ladder", dest="ladder", action="store_false", help="shuffle only: about a tenth the time"
+    )
+    options.add_argument("--batch-size", type=at_least(1), default=8, help="clips at once")
+    options.add_argument("--seed", type=at_least(0), default=0, help="seed of arrangements and of random weights")
+    options.add_argument("--workers", type=at_least(0), default=1, help="processes that decode; 0 decodes in this one")
+    options.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder of the results")
+    options.add_argument("--device", default="auto", help="where the network runs: auto, cpu, cuda, ...")
+    return options
+
+
+def _ask_all(
+    network: nn.Module,
+    clips: Sequence[Clip],
+    labels: Sequence[int],
+    preset: VideoPreset,
+    rungs: Sequence[Perturbation],
+    asking: Asking,
+    num_workers: int,
+) -> tuple[dict[int, list[Outcome]], list[Failure]]:
+    """What the network makes of each clip, by its place, and the clips that do not decode; a few are held at a time."""
+    outcomes, failures, console = {}, [], Console(stderr=True)
+    with evaluating(network), closing(decode_each(clips, preset.read, "auto", num_workers, TIME_LIMIT_S)) as answers:
+        shown = track(answers, "asking", len(clips), console=console, transient=True, disable=not console.is_terminal)
+        for place, answer in enumerate(shown):
+            if isinstance(answer, Failure):
+                failures.append(answer)
+                continue
+            try:
+                outcomes[place] = ask(network, answer.frames, labels[place], place, rungs, asking)
+            except (
+                RuntimeError,
+                ValueError,
+                AssertionError,
+            ) as error:  # what networks raise at a shape they do not take
+                raise VideomemError(
+                    f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
+                ) from error
+    return outcomes, failures
+
+
+def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequence[Failure], out: Path) -> None:
+    failed = [{"path": failure.path, "reason": failure.message} for failure in failures]
+    content = {"schema_version": SCHEMA_VERSION, **settings, **result.as_plain(), "failures": failed}
+    write_whole(out / "sensitivity.json", (json.dumps(content, indent=1) + "\n").encode())
+    text, rows = StringIO(), result.table()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)  # An empty field is a number that is not defined.
+    write_whole(out / "sensitivity.csv", text.getvalue().encode())
+
+
+def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
+    table = Table(title="accuracy under each order; what is lost, 95 % interval")
+    table.add_column("frames", no_wrap=True)
+    for name in ("accuracy", "lost", "interval", "flips", "tau", "adj."):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result.conditions:
+        lost = row.reliance
+        numbers = [f"{row.accuracy.value:.3f}", f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}"]
+        tau = "" if row.kendall_tau is None else f"{row.kendall_tau:.2f}"
+        lost_here = numbers if row.name != "order" else [numbers[0], "", ""]
+        table.add_row(row.label, *lost_here, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}")
+    Console().print(table)
+    print(result.sentence())
+    print(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")
+    console = Console(stderr=True, soft_wrap=True)
+    for failure in failures[:10]:
+        console.print(f"failed: {failure.message}", markup=False, highlight=False)
+    if failures:
+        console.print(f"{len(failures)} failed and are in no figure; see {out / 'ledger.csv'}", highlight=False)

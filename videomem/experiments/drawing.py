@@ -1,0 +1,131 @@
+"""How figures are drawn: small, in one ink that follows the page's text, with names shown as they are.
+
+Figures are drawn in `INK` on `PAPER`; in a page these become the colours of its text and its ground, light or dark.
+Text stays text: it is set in the page's own letters and can be searched.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from html import escape
+from io import BytesIO
+from typing import Any, ParamSpec
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from videomem.statistics.results import Estimate
+from videomem.utils.plotting import as_png
+
+INK, PAPER = "#010203", "#fefefd"
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+BLUE, VERMILLION, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
+WIDTH = 4.6  # inches: 331 units of an SVG, so on a phone a point is about a pixel
+SMALL = 10
+
+STYLE: dict[Any, Any] = {
+    "font.size": 11, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "videomem",
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
+    "axes.labelsize": SMALL, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
+}  # fmt: skip
+
+P = ParamSpec("P")
+
+
+@contextmanager
+def drawn() -> Iterator[None]:
+    """Within it, figures are made and written in our style."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # The letters at hand lack some scripts; a page has its reader's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def figure_function(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that makes a figure, run in our style."""
+
+    @wraps(function)
+    def styled(*arguments: P.args, **options: P.kwargs) -> Figure:
+        with drawn():
+            return function(*arguments, **options)
+
+    return styled
+
+
+def svg(figure: Figure, name: str, alt: str) -> str:
+    """SVG to put into a page: ink in the page's colour, ids that start with `name`, `alt` for who listens."""
+    buffer = BytesIO()
+    with drawn():
+        figure.savefig(buffer, format="svg", dpi=200, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue().decode()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)").replace(BLUE, f"var(--blue, {BLUE})")
+    text = re.sub(r"font-family: [^;\"]*; ?", "", re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text))
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
+
+
+def png(figure: Figure) -> bytes:
+    """PNG on white."""
+    figure.patch.set_facecolor("white")
+    with drawn(), matplotlib.rc_context({"savefig.facecolor": "white"}):
+        return as_png(figure)
+
+
+def shorten(name: str, limit: int = 30) -> str:
+    """A name on one line, cut in its middle if long, without what cannot be printed."""
+    line = " ".join(name.encode("utf-8", "replace").decode().split())
+    line = "".join(letter for letter in line if not unicodedata.category(letter).startswith("C"))
+    half = (limit - 1) // 2
+    return line if len(line) <= limit else f"{line[: limit - 1 - half].rstrip()}…{line[-half:].lstrip()}"
+
+
+def whisker(axes: Axes, place: float, estimate: Estimate, color: str, thick: bool = False, **marker: Any) -> None:
+    """A dot at (value, place) in percent or points with its 95 % interval, and thicker its 90 % interval."""
+    low, high = 100 * estimate.low, 100 * estimate.high
+    if is_drawable(estimate):
+        axes.hlines(place, low, high, color=color, linewidth=1.3, zorder=2)
+        if thick:
+            axes.hlines(place, 100 * estimate.low90, 100 * estimate.high90, color=color, linewidth=3.2, zorder=2)
+    axes.plot([100 * estimate.value], [place], color=color, linestyle="none", zorder=3,
+              **{"marker": "o", "markersize": 6, "markeredgewidth": 1.4, **marker})  # fmt: skip
+
+
+def is_drawable(estimate: Estimate) -> bool:
+    """Whether the interval has ends that can be drawn."""
+    return abs(estimate.low) < 1e4 and abs(estimate.high) < 1e4
+
+
+def row_axes(num_rows: float, row_height: float = 0.3, below: float = 0.55, above: float = 0.12) -> tuple[Figure, Axes]:
+    """A figure for rows of dots: places 0, 1, ... go downwards, values to the right, margins are fixed inches."""
+    height = row_height * num_rows + below + above
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0.01, below / height, 0.84, 1 - (below + above) / height))
+    axes.set_ylim(num_rows - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=INK, alpha=0.13, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def beside(axes: Axes, place: float, text: str, color: str = INK) -> None:
+    """A number in the margin right of its row."""
+    axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=color)
+
+
+def limits(values: Sequence[float], margin: float = 0.04) -> tuple[float, float]:
+    """Limits that hold all finite values, with some air."""
+    finite = [value for value in values if abs(value) < 1e6] or [0.0]
+    low, high = min(finite), max(finite)
+    air = margin * ((high - low) or 1.0)
+    return low - air, high + air

@@ -1,0 +1,70 @@
+"""Film strips: clips shown frame by frame, and what the heads take them for."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from videomem.utils.atomic import write_whole
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A clip as a film strip in one order of its frames, and what each head takes it for.
+
+    Attributes:
+        condition: `ordered`, `shuffled` or `reversed`.
+        frames_THWC: Frames in that order, (T, height, width, 3) uint8.
+        predictions: Class named by each head.
+    """
+
+    condition: str
+    frames_THWC: NDArray[np.uint8]
+    predictions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip of a class, whose reversal is a clip of its partner."""
+
+    label: str
+    partner: str
+    strips: Sequence[Strip]
+
+
+def strip_image(strip: Strip) -> str:
+    """The frames side by side as a data address of a JPEG."""
+    return f"data:image/jpeg;base64,{b64encode(strip_jpeg(strip)).decode()}"
+
+
+def strip_jpeg(strip: Strip) -> bytes:
+    """The frames side by side."""
+    buffer = BytesIO()
+    gap = np.full((strip.frames_THWC.shape[1], 3, 3), 255, np.uint8)
+    row = [part for frame in strip.frames_THWC for part in (frame, gap)][:-1]
+    Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def write_strips(examples: Sequence[Example], folder: Path) -> list[tuple[Path, str]]:
+    """Write each strip as a JPEG.
+
+    Returns:
+        Each file with its caption: class, order of the frames, and what each head takes it for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, example in enumerate(examples):
+        for strip in example.strips:
+            path = folder / f"strip-{number}-{strip.condition}.jpg"
+            write_whole(path, strip_jpeg(strip))
+            said = ", ".join(f"{head}: {answer}" for head, answer in strip.predictions.items())
+            written.append((path, f"{example.label}, {strip.condition}; {said}"))
+    return written

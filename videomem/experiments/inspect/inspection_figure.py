@@ -1,0 +1,316 @@
+"""The figure of `videomem inspect`: film, retention, answers and changes on one axis of time; then other orders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from numpy.typing import NDArray
+
+from videomem.experiments.drawing import BLUE, GREEN, INK, PAPER, PURPLE, SKY, VERMILLION, figure_function, shorten
+from videomem.experiments.inspect.inspection import Film, Inside, Matrix, Passage
+from videomem.experiments.inspect.inspection_words import digits, number_of_frames, title
+
+WIDTH = 11.0  # inches: shown 1100 pixels wide, a point is 1.4 of them
+LEFT, RIGHT, TOP, BOTTOM = 1.1, 2.6, 1.6, 0.5  # margins in inches; class names stand in the right one
+MOST_THUMBNAILS = 20
+THUMBNAIL_PX = 112
+MOST_CLASSES = 6
+LEAST_PROBABILITY = 0.03  # a class that never reaches it is among the others
+ORANGE = "#e69f00"
+CLASS_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+GREY = "#8a8a8a"
+TEXT, NAME = 9, 10
+
+KEPT = LinearSegmentedColormap.from_list("kept", ["#fff3e0", "#f6c27a", "#8fb8cf", "#2b78ad", "#08305c"])
+FIRED = LinearSegmentedColormap.from_list("fired", ["#a34100", "#f0b27a", "#fbfaf7", "#7db8dc", "#00446e"])
+
+
+@figure_function
+def inside_figure(film: Film, inside: Inside) -> Figure:
+    """Every column is one frame, from the film strip down to the change of the state; the other orders stand below."""
+    num_frames = len(film.frames_TCHW)
+    shown = Thumbnails(film)
+    rows = [
+        ("film", shown.height, 0.0), ("states", 2.7, 0.36), ("answers", 1.45, 0.36), ("change", 0.85, 0.36),
+        ("shuffled film", shown.small, 1.02), ("shuffled", 1.1, 0.12),
+        ("reversed film", shown.small, 0.82), ("reversed", 1.1, 0.12),
+    ]  # fmt: skip
+    figure, panels = _sheet(rows, num_frames)
+    colors = class_colors(inside)
+    first, mark = inside.in_order, inside.in_order.most_changed
+    shown.draw(panels["film"], first.frames_T, marked=mark)
+    _states(panels["states"], inside)
+    _answers(panels["answers"], inside, first, colors)
+    _change(panels["change"], first)
+    _time_axis(panels["change"], film, shown.places)
+    for name, passage in zip(("shuffled", "reversed"), inside.passages[1:], strict=True):
+        shown.draw(panels[f"{name} film"], passage.frames_T)
+        _answers(panels[name], inside, passage, colors)
+        _frame_axis(panels[name], [str(passage.frames_T[place] + 1) for place in shown.places], shown.places)
+    _headings(panels, inside)
+    for name in ("states", "answers", "change"):
+        _line_at(panels[name], mark + 1)
+    _title(figure, film, inside, colors)
+    return figure
+
+
+def class_colors(inside: Inside) -> dict[int, str]:
+    """The classes that are drawn on their own, with their colours: the answers, then the most probable at any time."""
+    most_C = np.max([one.probabilities_TC.max(axis=0) for one in inside.passages], axis=0)
+    answers = dict.fromkeys(one.answer for one in inside.passages)
+    others = [int(c) for c in np.argsort(-most_C, kind="stable") if most_C[c] >= LEAST_PROBABILITY]
+    return dict(zip(dict.fromkeys([*answers, *others]), CLASS_COLORS, strict=False))
+
+
+def _sheet(rows: Sequence[tuple[str, float, float]], num_frames: int) -> tuple[Figure, dict[str, Axes]]:
+    """A figure of panels one below the other, each (name, height, gap above) in inches, with one column per frame."""
+    height = TOP + BOTTOM + sum(high + gap for _, high, gap in rows)
+    figure = Figure(figsize=(WIDTH, height))
+    downs = accumulate((high + gap for _, high, gap in rows), initial=TOP)
+    panels = {}
+    for (name, high, gap), down in zip(rows, downs, strict=False):
+        box = (LEFT / WIDTH, 1 - (down + gap + high) / height, 1 - (LEFT + RIGHT) / WIDTH, high / height)
+        panels[name] = figure.add_axes(box)
+        panels[name].set_xlim(0.5, num_frames + 0.5)
+        panels[name].set_xticks([])
+    return figure, panels
+
+
+class Thumbnails:
+    """Frames of a film as small pictures, each over its own column; of many frames, one for every few columns.
+
+    Attributes:
+        places: Places from 0 whose frames are shown.
+        height: Height of the film in order, and `small` that of the others, in inches.
+    """
+
+    def __init__(self, film: Film) -> None:
+        num_frames, _, pixels_high, pixels_wide = film.frames_TCHW.shape
+        # An odd number, so that a picture stands in the middle of its columns.
+        self._every = math.ceil(num_frames / MOST_THUMBNAILS) // 2 * 2 + 1
+        self.places = list(range(self._every // 2, num_frames - self._every // 2, self._every))
+        self._column = (WIDTH - LEFT - RIGHT) / num_frames
+        step = max(1, min(pixels_high, pixels_wide) // THUMBNAIL_PX)
+        self._frames = film.frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()[:, ::step, ::step]
+        self._shape = pixels_wide / pixels_high
+        widest = 0.96 * self._every * self._column / self._shape
+        self.height, self.small = min(1.0, widest), min(0.62, widest)
+
+    def draw(self, axes: Axes, frames_T: NDArray[np.int64], marked: int | None = None) -> None:
+        """Draw the frames in their order into axes of the film's height; the frame at `marked` gets a border."""
+        axes.axis("off")
+        axes.set_ylim(0, 1)
+        places = self.places if marked is None else sorted({*self._without(marked), marked})
+        half = 0.5 * _inches_high(axes) * self._shape / self._column
+        for place in places:
+            extent = (place + 1 - half, place + 1 + half, 0, 1)
+            axes.imshow(
+                self._frames[int(frames_T[place])], extent=extent, aspect="auto", zorder=3 if place == marked else 2
+            )
+            if place == marked:
+                for color, width in ((PAPER, 5.5), (INK, 2.2)):
+                    axes.add_patch(Rectangle((extent[0], 0), 2 * half, 1, fill=False, edgecolor=color, linewidth=width,
+                                             clip_on=False, zorder=4))  # fmt: skip
+        axes.set_xlim(0.5, len(self._frames) + 0.5)
+
+    def _without(self, marked: int) -> list[int]:
+        """The places that leave room for the marked one, which takes the nearest one's."""
+        nearest = min(self.places, key=lambda place: abs(place - marked))
+        return [place for place in self.places if place != nearest]
+
+
+def _states(axes: Axes, inside: Inside) -> None:
+    """Retention of every neuron at every frame; where nothing is kept, the states as they are fired."""
+    first = inside.in_order
+    if inside.keeps:
+        ranks = np.argsort(-inside.tau_H, kind="stable")
+        values_HT, colors, low = first.keep_TH.T[ranks].copy(), KEPT, 0
+        values_HT[:, 0] = np.nan
+    else:
+        ranks = np.argsort(-_rise(first.fired_TH), kind="stable")
+        values_HT, colors, low = first.fired_TH.T[ranks], FIRED, -1
+    num_neurons, num_frames = values_HT.shape
+    image = axes.imshow(values_HT, cmap=colors, vmin=low, vmax=1, aspect="auto", interpolation="nearest",
+                        extent=(0.5, num_frames + 0.5, num_neurons, 0))  # fmt: skip
+    if inside.keeps:
+        axes.add_patch(Rectangle((0.5, 0), 1, num_neurons, facecolor="none", edgecolor=INK, alpha=0.25, hatch="///",
+                                 linewidth=0))  # fmt: skip
+        if num_frames <= 40:
+            axes.text(1, num_neurons / 2, "no past yet", rotation=90, ha="center", va="center", fontsize=8)
+    _neuron_axis(axes, inside, ranks)
+    bar = axes.inset_axes((1.03, 0.08, 0.02, 0.84))
+    said = "share of the past kept" if inside.keeps else "state as fired, φ(h)"
+    axes.figure.colorbar(image, cax=bar).set_label(said, fontsize=TEXT)
+    bar.tick_params(labelsize=TEXT, width=0.5)
+    bar.set_yticks([0, 0.5, 1] if inside.keeps else [-1, 0, 1])
+
+
+def _neuron_axis(axes: Axes, inside: Inside, ranks: NDArray[np.intp]) -> None:
+    """Time constants beside the rows, or what the order of the rows is where there are none."""
+    last, neurons = len(ranks) - 1, f"{len(ranks)} neuron{'s' if len(ranks) > 1 else ''}"
+    rows = sorted({round(last * share) for share in (0, 0.25, 0.5, 0.75, 1)})
+    if inside.keeps:
+        axes.set_yticks([row + 0.5 for row in rows], [number_of_frames(inside.tau_H[ranks[row]]) for row in rows])
+        axes.set_ylabel(f"{neurons}, slow at top:\ntime constant in frames", fontsize=TEXT)
+    else:
+        axes.set_yticks([0.5, last + 0.5], ["rising", "falling"])
+        axes.set_ylabel(neurons, fontsize=TEXT)
+    axes.tick_params(axis="y", labelsize=TEXT)
+
+
+def _rise(fired_TH: Matrix) -> Matrix:
+    """How much each neuron rises over the film: its correlation with time (H,)."""
+    time_T = np.arange(len(fired_TH)) - (len(fired_TH) - 1) / 2
+    spread_H = fired_TH.std(axis=0)
+    return np.asarray(time_T @ fired_TH / np.where(spread_H > 1e-9, spread_H, np.inf), dtype=np.float64)
+
+
+def _answers(axes: Axes, inside: Inside, passage: Passage, colors: dict[int, str]) -> None:
+    """Probabilities of the most probable classes over time, and of all others together, with their names beside."""
+    places = np.arange(1, len(passage.frames_T) + 1)
+    dot = 3.2 if len(places) <= 40 else 0
+    drawn = [c for c in colors if passage.probabilities_TC[:, c].max() >= LEAST_PROBABILITY]
+    lines = [(inside.class_names[c], passage.probabilities_TC[:, c], colors[c]) for c in drawn]
+    if num_others := len(inside.class_names) - len(drawn):
+        others_T = np.delete(passage.probabilities_TC, drawn, axis=1).sum(axis=1)
+        lines.append((f"{num_others} other{'s' if num_others > 1 else ''}", others_T, GREY))
+    for rank, (_, values, color) in enumerate(lines):
+        style = (0, (3, 2)) if color == GREY else "-"
+        axes.plot(places, values, color=color, linestyle=style, linewidth=1.8, marker="o", markersize=dot,
+                  zorder=20 - rank, clip_on=False)  # fmt: skip
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.5, 1])
+    axes.grid(axis="y", color=INK, alpha=0.13, linewidth=0.6)
+    axes.set_ylabel("probability", fontsize=TEXT)
+    axes.tick_params(axis="y", labelsize=TEXT)
+    _beside(axes, [(name, float(values[-1]), color) for name, values, color in lines], 0.165 / _inches_high(axes))
+
+
+def _inches_high(axes: Axes) -> float:
+    assert isinstance(axes.figure, Figure)
+    return float(axes.get_position().height * axes.figure.get_figheight())
+
+
+def _beside(axes: Axes, ends: Sequence[tuple[str, float, str]], room: float) -> None:
+    """Names and probabilities right of where their lines end, spread so that they stand `room` apart."""
+    ranked = sorted(ends, key=lambda end: -end[1])
+    heights = spread([value for _, value, _ in ranked], room)
+    for (name, value, color), height in zip(ranked, heights, strict=True):
+        axes.annotate("", (1.0, value), (1.022, height), "axes fraction", "axes fraction",
+                      arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8})  # fmt: skip
+        room_in = RIGHT - 0.1 - 0.03 * (WIDTH - LEFT - RIGHT)
+        said = _fitted(axes.figure, f"{digits(value)}  ", name, room_in, TEXT)
+        axes.text(1.03, height, said, transform=axes.transAxes, color=color, va="center", fontsize=TEXT,
+                  fontweight="normal" if color == GREY else "bold")  # fmt: skip
+
+
+def _fitted(figure: Any, before: str, name: str, room_in: float, points: float) -> str:
+    """Text and a name, cut in its middle until both fit into so many inches in bold."""
+    said = before
+    for limit in range(48, 5, -1):
+        said = before + shorten(name, limit)
+        text = Text(0, 0, said, fontsize=points, fontweight="bold", figure=figure)
+        if text.get_window_extent().width <= room_in * figure.dpi:
+            break
+    return said
+
+
+def spread(heights: Sequence[float], room: float) -> list[float]:
+    """Descending heights, moved to be `room` apart and not below 0; the topmost may then rise above 1."""
+    placed = list(heights)
+    for one in range(1, len(placed)):
+        placed[one] = min(placed[one], placed[one - 1] - room)
+    floor = 0.0
+    for one in reversed(range(len(placed))):
+        placed[one] = max(placed[one], floor)
+        floor = placed[one] + room
+    return placed
+
+
+def _change(axes: Axes, passage: Passage) -> None:
+    """How far each frame moved the state, the most marked; the first, which meets an empty state, is hollow."""
+    places, most = np.arange(1, len(passage.frames_T) + 1), passage.most_changed
+    colors = [GREY] * len(places)
+    colors[most] = INK
+    axes.vlines(places, 0, passage.change_T, colors=colors, linewidth=1.2)
+    axes.scatter(places, passage.change_T, c=[PAPER, *colors[1:]], edgecolors=colors, s=22, zorder=6, clip_on=False)
+    axes.set_ylim(0, 1.12 * float(passage.change_T.max()) or 1.0)
+    axes.set_ylabel("change", fontsize=TEXT)
+    axes.tick_params(axis="y", labelsize=TEXT)
+    axes.locator_params(axis="y", nbins=3)
+    axes.text(1.03, 0.5, f"frame {most + 1} moves it most\n(the first meets an empty one)", transform=axes.transAxes,
+              va="center", fontsize=TEXT, linespacing=1.5)  # fmt: skip
+
+
+def _time_axis(axes: Axes, film: Film, places: Sequence[int]) -> None:
+    """Numbers of frames, and below them their times in seconds, where they are known."""
+    labels = [str(place + 1) for place in places]
+    if film.times_s_T is None:
+        return _frame_axis(axes, labels, places)
+    digits = 2 if film.times_s_T[-1] < 10 else 1 if film.times_s_T[-1] < 100 else 0
+    seconds = [f"{film.times_s_T[place]:.{digits}f}" for place in places]
+    both = [f"{label}\n{second}" for label, second in zip(labels, seconds, strict=True)]
+    _frame_axis(axes, both, places, "frame\nseconds")
+
+
+def _frame_axis(axes: Axes, labels: Sequence[str], places: Sequence[int], said: str = "frame") -> None:
+    axes.set_xticks([place + 1 for place in places], labels, fontsize=TEXT)
+    axes.tick_params(axis="x", length=2.5, pad=3)
+    axes.annotate(said, (0, 0), (-9, -5.5), "axes fraction", "offset points", ha="right", va="top", fontsize=TEXT,
+                  color=GREY, linespacing=1.2)  # fmt: skip
+
+
+def _headings(panels: dict[str, Axes], inside: Inside) -> None:
+    layer = f" (layer {inside.layer} of {inside.num_layers})" if inside.num_layers > 1 else ""
+    texts = {
+        "film": "In order: what the model sees",
+        "states": states_heading(inside) + layer,
+        "answers": "What it would answer after each frame",
+        "change": "How far each frame moves the state, in units of the state's usual size" + layer,
+        "shuffled film": f"Shuffled: the same frames in another order (seed {inside.seed})",
+        "reversed film": "Reversed: the same frames backwards",
+    }
+    for name, text in texts.items():
+        panels[name].annotate(text, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=NAME, fontweight="bold")
+
+
+def states_heading(inside: Inside) -> str:
+    """What the heat map shows."""
+    label = shorten(inside.label, 24)
+    if inside.keeps:
+        return "How much of its past each neuron keeps at each frame"
+    if inside.is_memoryless:
+        return f"What each neuron says: {label} keeps nothing, it sees each frame alone"
+    return f"What each neuron says: {label} keeps nothing unprocessed, every step projects the fired past anew"
+
+
+def _line_at(axes: Axes, place: float) -> None:
+    """A dashed line at one place, with a halo that keeps it apart from what is below."""
+    axes.axvline(place, color=PAPER, linewidth=2.6, alpha=0.75, zorder=4)
+    axes.axvline(place, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
+
+
+def _title(figure: Figure, film: Film, inside: Inside, colors: dict[int, str]) -> None:
+    """File and head, and the answer for each of the three orders in the colour of its class."""
+    height, column_in = figure.get_figheight(), (WIDTH - LEFT - 0.2) / 3
+    figure.text(LEFT / WIDTH, 1 - 0.2 / height, title(film, inside), fontsize=15, fontweight="bold", va="top")
+    for place, passage in enumerate(inside.passages):
+        across, room_in = (LEFT + place * column_in) / WIDTH, column_in - 0.25
+        name, said = inside.class_names[passage.answer], f"{digits(passage.probability)}  "
+        figure.text(across, 1 - 0.62 / height, passage.order, fontsize=TEXT, va="top", color=GREY)
+        figure.text(across, 1 - 0.79 / height, _fitted(figure, said, name, room_in, 13), fontsize=13,
+                    fontweight="bold", va="top", color=colors[passage.answer])  # fmt: skip
+        if not inside.is_memoryless:
+            name = inside.class_names[int(passage.emptied_C.argmax())]
+            said = f"without memory: {digits(float(passage.emptied_C.max()))}  "
+            figure.text(across, 1 - 1.06 / height, _fitted(figure, said, name, room_in, TEXT), fontsize=TEXT, va="top",
+                        color=GREY)  # fmt: skip

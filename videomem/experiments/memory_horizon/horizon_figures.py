@@ -1,0 +1,199 @@
+"""Figures of how far back memories reach: recall, gradients, time constants, and valves at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function, shorten
+from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallCard
+from videomem.experiments.memory_horizon.own_clips import OwnReach
+from videomem.experiments.memory_horizon.recall_tasks import CHANCE
+from videomem.statistics.horizons import Curve
+
+TASK_COLORS = {"latch": BLUE, "update": VERMILLION}
+OWN_LABELS = {"swap": "change, relative to lag 0", "probe": "partial R²"}
+COLUMNS = 3
+Line = Literal["-", "--", ":"]
+
+
+@figure_function
+def recall_figure(card: RecallCard) -> Figure:
+    """Accuracy of each memory over the delay, with intervals over seeds; a tick where the horizon is."""
+    figure, panels = _panels(card.memories)
+    longest = card.plan["recipe"]["max_delay"]
+    for axes, one in zip(panels, card.memories, strict=False):
+        for task, result in one.tasks.items():
+            color = TASK_COLORS[task]
+            _band(axes, result.accuracy, color)
+            axes.plot(*_points(result.accuracy), color=color, linewidth=1.6)
+            joined = (*_last(result.accuracy), *_points(result.extrapolated)[1])
+            axes.plot([longest, *result.extrapolated.places], joined, color=color, linewidth=1.2, linestyle=":")
+            axes.plot(*_points(result.followed), color=color, linewidth=0.9, linestyle="--")
+            if result.horizon.kind == "crossed" and result.horizon.frames:
+                axes.plot([result.horizon.frames], [(1 + CHANCE) / 2], marker="o", markersize=5, color=color)
+        axes.axhline(CHANCE, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
+        axes.axhline((1 + CHANCE) / 2, color=INK, alpha=0.25, linewidth=0.8)
+        axes.axvspan(longest, card.plan["delays"][-1] * 1.3, color=INK, alpha=0.06, linewidth=0)
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(0.8, card.plan["delays"][-1] * 1.3)
+        axes.set_ylim(0, 1.05)
+        axes.set_xticks(*_powers(longest))
+        axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+    _label(figure, "delay in frames", "accuracy")
+    _key(figure, {task: (TASK_COLORS[task], "-") for task in card.plan["tasks"]})
+    return figure
+
+
+@figure_function
+def gradient_figure(memories: Sequence[MemoryReach | OwnReach]) -> Figure:
+    """What the answer owes to each lag, relative to the last frame, on logarithmic axes."""
+    figure, panels = _panels(memories)
+    floor = 1e-8
+    for axes, one in zip(panels, memories, strict=False):
+        for curve, color, line in (
+            (one.gradient_untrained, INK, ":"), (one.direct, GREEN, "--"), (one.gradient, BLUE, "-"),
+        ):  # fmt: skip
+            places, values = _points(curve)
+            kept = [(place, value) for place, value in zip(places, values, strict=True) if place > 0 and value > floor]
+            if kept:
+                axes.plot(*zip(*kept, strict=True), color=color, linestyle=line, linewidth=1.5)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlim(0.8, max(one.gradient.places) * 1.25)
+        axes.set_ylim(floor, 30)
+        axes.set_xticks(*_powers(max(one.gradient.places)))
+        axes.set_yticks([1e-8, 1e-4, 1], ["1e-8", "1e-4", "1"])
+        axes.minorticks_off()
+    _label(figure, "lag in frames", "relative gradient")
+    _key(figure, {"trained": (BLUE, "-"), "along the retention alone": (GREEN, "--"), "untrained": (INK, ":")})
+    return figure
+
+
+@figure_function
+def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at: int) -> Figure:
+    """Time constants of all neurons: the share that exceeds each, so a curve further right keeps longer."""
+    shown = [one for one in memories if max(one.tau, default=0) > 0]
+    figure, panels = _panels(shown)
+    for axes, one in zip(panels, shown, strict=False):
+        tau = np.sort(np.maximum(one.tau, 0.3))
+        axes.step([*tau, tau[-1]], 1 - np.arange(len(tau) + 1) / len(tau), where="pre", color=BLUE, linewidth=1.6)
+        if np.isfinite(one.lyapunov):
+            reach = -1 / one.lyapunov if one.lyapunov < 0 else censored_at
+            axes.axvline(min(reach, censored_at), color=VERMILLION, linewidth=1.3, linestyle="--")
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(0.25, censored_at * 1.5)
+        axes.set_ylim(0, 1.05)
+        axes.set_xticks(*_powers(censored_at))
+        axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+    _label(figure, "time constant in frames", "share of neurons above")
+    _key(figure, {"neurons": (BLUE, "-"), "-1 / Lyapunov exponent": (VERMILLION, "--")})
+    return figure
+
+
+@figure_function
+def valves_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
+    """Retention of every neuron at every frame of one sequence, its cues marked below."""
+    shown = [one for one in memories if np.ptp(np.array(one.valves)) > 0.01]
+    height = 0.85 * len(shown) + 0.75
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    rows = figure.subplots(max(len(shown), 1), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, one in zip(rows, shown, strict=False):
+        keep_HT = np.array(one.valves).T
+        image = axes.imshow(keep_HT, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        for cue in one.cues:
+            axes.plot([cue], [len(keep_HT) + 3], marker="^", color=VERMILLION, markersize=5, clip_on=False)
+        axes.set_yticks([])
+        axes.set_ylabel(shorten(one.label, 14), rotation=0, ha="right", va="center", fontsize=SMALL)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    if shown:
+        rows[-1].set_xlabel(f"frame ({task}; triangles: cues, the last frame asks)", labelpad=8)
+        bar = figure.colorbar(image, ax=list(rows), shrink=min(1.0, 2.2 / height), pad=0.02)
+        bar.set_label("share kept", fontsize=SMALL)
+        bar.outline.set_visible(False)
+    return figure
+
+
+@figure_function
+def frames_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
+    """Some frames side by side, each with a word below."""
+    figure = Figure(figsize=(WIDTH, WIDTH / len(images) + 0.25))
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        axes = figure.add_axes((place / len(images), 0.2, 0.96 / len(images), 0.78))
+        axes.imshow(image)
+        axes.set_axis_off()
+        axes.text(0.5, -0.06, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+    return figure
+
+
+def _powers(longest: int) -> tuple[list[int], list[str]]:
+    """Ticks on a logarithmic axis from 1, far enough apart to be read."""
+    step = 8 if longest > 64 else 4 if longest > 16 else 2
+    ticks = [step**power for power in range(12) if step**power <= longest]
+    return ticks, [str(tick) for tick in ticks]
+
+
+def _panels(memories: Sequence[MemoryReach | OwnReach]) -> tuple[Figure, list[Axes]]:
+    num_rows = max(1, -(-len(memories) // COLUMNS))
+    height = 1.2 * num_rows + 0.85
+    figure = Figure(figsize=(WIDTH, height))
+    grid = figure.subplots(num_rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    figure.subplots_adjust(0.15, 0.5 / height, 0.985, 1 - 0.52 / height, wspace=0.12, hspace=0.32)
+    panels: list[Axes] = list(grid.flat)
+    for axes, one in zip(panels, memories, strict=False):
+        axes.set_title(shorten(one.label, 18), fontsize=SMALL, pad=3)
+    for place, axes in enumerate(panels[len(memories) :], start=len(memories)):
+        axes.set_visible(False)
+        if place >= COLUMNS:
+            panels[place - COLUMNS].tick_params(labelbottom=True)
+    return figure, panels
+
+
+def _band(axes: Axes, curve: Curve, color: str) -> None:
+    axes.fill_between(curve.places, np.clip(curve.low, 0, 1), np.clip(curve.high, 0, 1), color=color, alpha=0.16,
+                      linewidth=0)  # fmt: skip
+
+
+def _points(curve: Curve) -> tuple[list[int], list[float]]:
+    return list(curve.places), list(curve.value)
+
+
+def _last(curve: Curve) -> list[float]:
+    return [curve.value[-1]]
+
+
+def _label(figure: Figure, below: str, left: str) -> None:
+    figure.supxlabel(below, fontsize=SMALL, y=0.01, va="bottom")
+    figure.supylabel(left, fontsize=SMALL, x=0.005, ha="left")
+
+
+def _key(figure: Figure, entries: dict[str, tuple[str, Line]]) -> None:
+    """What the lines are, in one row on top."""
+    handles = [Line2D([], [], color=color, linestyle=line, label=name) for name, (color, line) in entries.items()]
+    figure.legend(handles=handles, loc="upper center", ncols=len(handles), frameon=False, fontsize=SMALL,
+                  borderaxespad=0, handlelength=1.6, columnspacing=1.2)  # fmt: skip
+
+
+@figure_function
+def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
+    """`swap` or `probe` of each memory over the lag, with intervals, from zero to the largest of them."""
+    figure, panels = _panels(memories)
+    curves = [getattr(one, kind) for one in memories]
+    top = max([value for curve in curves for value in curve.value if np.isfinite(value)], default=1.0)
+    lowest = min([-0.05, *(max(value, -0.2) for curve in curves for value in curve.value if np.isfinite(value))])
+    for axes, curve in zip(panels, curves, strict=False):
+        axes.fill_between(curve.places, np.clip(curve.low, -0.2, 1.5 * top), np.clip(curve.high, -0.2, 1.5 * top),
+                          color=BLUE, alpha=0.16, linewidth=0)  # fmt: skip
+        axes.plot(*_points(curve), color=BLUE, linewidth=1.6, marker="o", markersize=2.5)
+        axes.axhline(0, color=INK, alpha=0.3, linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+        axes.set_ylim(lowest, 1.15 * max(top, 0.05))  # One for all: the panels share their axes.
+    _label(figure, "lag in frames", OWN_LABELS[kind])
+    return figure

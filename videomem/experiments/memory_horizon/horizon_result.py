@@ -1,0 +1,201 @@
+"""What a recall measurement found: curves over seeds, horizons, and what theory had led to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from videomem.experiments.memory_horizon.recall_jobs import RecallOutcome, RecallPlan
+from videomem.experiments.memory_horizon.recall_tasks import CHANCE
+from videomem.statistics.horizons import Curve, Horizon, curve_over_seeds, horizon
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One memory on one task.
+
+    Attributes:
+        accuracy: At each delay up to the longest that was trained.
+        extrapolated: At delays beyond it.
+        followed: How far the answer follows the cue alone, at all delays.
+        horizon: Of the mean over seeds.
+        horizons: Of each seed.
+    """
+
+    accuracy: Curve
+    extrapolated: Curve
+    followed: Curve
+    horizon: Horizon
+    horizons: tuple[Horizon, ...]
+
+
+@dataclass(frozen=True)
+class MemoryReach:
+    """How far back one memory reaches, by every measurement; gradients and time constants are of `measured_on`.
+
+    Attributes:
+        name: Name of the head config.
+        label: The memory with its parameters; the name where several have the same.
+        tasks: By the name of the task.
+        measured_on: Task whose heads the following are of.
+        gradient: RMS of d logits / d x at each lag, relative to lag 0; geometric means over seeds.
+        direct: Of it the part along the retention alone.
+        gradient_untrained: Of heads with fresh weights.
+        tau: Time constants of the neurons of all seeds, in frames, rising; 0 where nothing is kept.
+        lyapunov: Largest Lyapunov exponent per frame, mean over seeds; -inf where no state is carried.
+        valves: Retention (T, H) along one sequence, neurons by their mean.
+        cues: Places of the cues in it.
+        rows: Rows of its frames in the frame table.
+        seconds: Training time, all seeds and tasks.
+    """
+
+    name: str
+    label: str
+    tasks: dict[str, TaskResult]
+    measured_on: str
+    gradient: Curve
+    direct: Curve
+    gradient_untrained: Curve
+    tau: list[float]
+    lyapunov: float
+    valves: list[list[float]]
+    cues: list[int]
+    rows: list[int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What theory leads to expect, and what was found; `open` where longer delays would have to be asked."""
+
+    claim: str
+    found: Literal["confirmed", "refuted", "open"]
+    evidence: str
+
+
+@dataclass(frozen=True)
+class RecallCard:
+    """A recall measurement, complete.
+
+    Attributes:
+        schema_version: Of this card.
+        plan: What was trained and asked, plain.
+        features: What made the features of the frames.
+        memories: In the order of the plan.
+        expectations: What theory had led to expect, and what was found.
+        command: Command line.
+        versions: Of the libraries.
+        seconds: All together, with what was trained now only.
+    """
+
+    schema_version: int
+    plan: dict[str, Any]
+    features: str
+    memories: tuple[MemoryReach, ...]
+    expectations: tuple[Expectation, ...] = ()
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def reaches(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> tuple[MemoryReach, ...]:
+    """One result per memory, over its seeds."""
+    found = [_reach([one for one in outcomes if one.memory == name], plan) for name in plan.memories]
+    labels = [one.label for one in found]
+    # Not all that a config may set is in a label; a name is one head's alone.
+    return tuple(replace(one, label=one.name) if labels.count(one.label) > 1 else one for one in found)
+
+
+def _reach(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> MemoryReach:
+    tasks = {task: _task([one for one in outcomes if one.task == task], plan) for task in plan.tasks}
+    main = plan.tasks[-1]
+    measured = [one.inside for one in outcomes if one.inside is not None]
+    lags = measured[0].lags
+    valves = np.array(measured[0].keep_TH)
+    return MemoryReach(
+        name=outcomes[0].memory,
+        label=outcomes[0].label,
+        tasks=tasks,
+        measured_on=main,
+        gradient=curve_over_seeds(lags, [one.gradient for one in measured], log=True),
+        direct=curve_over_seeds(lags, [one.direct for one in measured], log=True),
+        gradient_untrained=curve_over_seeds(lags, [one.gradient_untrained for one in measured], log=True),
+        tau=sorted(value for one in measured for value in one.tau),
+        lyapunov=float(np.mean([one.lyapunov for one in measured])),
+        valves=valves[:, np.argsort(-valves.mean(0))].tolist(),
+        cues=measured[0].cues,
+        rows=measured[0].rows,
+        seconds=sum(one.seconds for one in outcomes),
+    )
+
+
+def _task(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> TaskResult:
+    delays, accuracy = np.array(plan.delays), np.array([one.accuracy for one in outcomes])
+    trained = delays <= plan.recipe.max_delay
+    tested = delays[trained]
+    return TaskResult(
+        accuracy=curve_over_seeds(tested, accuracy[:, trained]),
+        extrapolated=curve_over_seeds(delays[~trained], accuracy[:, ~trained]),
+        followed=curve_over_seeds(delays, [one.followed for one in outcomes]),
+        horizon=horizon(tested, accuracy[:, trained].mean(0), CHANCE),
+        horizons=tuple(horizon(tested, one[trained], CHANCE) for one in accuracy),
+    )
+
+
+def expectations(memories: Sequence[MemoryReach], plan: RecallPlan) -> tuple[Expectation, ...]:
+    """What theory leads to expect of the memories at hand, against the horizons that were found."""
+    by_name = {one.name: one for one in memories}
+    found = [_amnesic(by_name[name]) for name in ("none", "leaky_zero") if name in by_name]
+    if "leaky" in by_name:
+        found.append(_fades(by_name["leaky"]))
+    if "leaky_sum" in by_name and {"latch", "update"} <= set(plan.tasks):
+        found.append(_keeps_all(by_name["leaky_sum"]))
+    if "rnn" in by_name:
+        found.append(_within(by_name["rnn"], "rnn reaches some tens of frames", 10, 100))
+    for name in ("gated", "gru", "lstm", "mingru", "minlstm"):
+        if name in by_name:
+            found.append(_within(by_name[name], f"{name} reaches hundreds of frames", 100, np.inf))
+    return tuple(found)
+
+
+def _said(claim: str, holds: bool | None, one: MemoryReach) -> Expectation:
+    horizons = "; ".join(f"{task} {result.horizon}" for task, result in one.tasks.items())
+    found: Literal["confirmed", "refuted", "open"] = "open" if holds is None else "confirmed" if holds else "refuted"
+    return Expectation(claim, found, f"horizon in frames: {horizons}")
+
+
+def _amnesic(one: MemoryReach) -> Expectation:
+    holds = all(result.horizon.kind == "not learned" for result in one.tasks.values())
+    return _said(f"{one.label} forgets at once", holds, one)
+
+
+def _fades(one: MemoryReach) -> Expectation:
+    """A trace alpha^k is lost among the terms of the frames since, some time constants after the cue."""
+    tau = one.tau[-1]
+    return _within(one, f"{one.label} reaches one to five of its time constant, {tau:.3g} frames", tau, 5 * tau)
+
+
+def _keeps_all(one: MemoryReach) -> Expectation:
+    latch, update = one.tasks["latch"].horizon, one.tasks["update"].horizon
+    holds = latch.kind != "not learned" and update.kind == "not learned"
+    return _said(f"{one.label} keeps all and cannot tell what came last: it passes latch, fails update", holds, one)
+
+
+def _within(one: MemoryReach, claim: str, low: float, high: float) -> Expectation:
+    """Whether every horizon lies in a range; one beyond the longest delay may still turn out to."""
+    found = [result.horizon for result in one.tasks.values()]
+    if any(
+        here.frames is None or here.frames > high or (here.kind == "crossed" and here.frames < low) for here in found
+    ):
+        return _said(claim, False, one)
+    decided = all(here.frames is not None and low <= here.frames for here in found)
+    ended = all(here.kind == "crossed" for here in found) or high == np.inf
+    return _said(claim, True if decided and ended else None, one)

@@ -1,0 +1,160 @@
+"""The report of how far back trained heads reach on their own videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+from videomem.experiments.drawing import png
+from videomem.experiments.html import Picture, environment
+from videomem.experiments.inspect.inspection_report import Shown
+from videomem.experiments.memory_horizon.head_measures import MAX_CLIPS
+from videomem.experiments.memory_horizon.horizon_figures import gradient_figure, own_figure, time_constant_figure
+from videomem.experiments.memory_horizon.horizon_report import finite
+from videomem.experiments.memory_horizon.horizon_tables import lyapunov_text, time_text
+from videomem.experiments.memory_horizon.own_clips import OwnCard, OwnReach
+from videomem.experiments.tables import NOTHING, Cell, Column, Table, csv_text
+from videomem.statistics.horizons import Curve
+from videomem.utils.atomic import write_whole
+
+CURVES = ("gradient", "direct", "gradient_untrained", "swap", "probe")
+
+
+def reach_table(card: OwnCard) -> Table:
+    """One row per memory; what is at a lag is at half the clip."""
+    middle = _middle(card)
+    columns = (
+        Column("memory"), Column("heads", "count"), Column(f"gradient at {middle}"), Column(f"untrained at {middle}"),
+        Column(f"swap at {middle}"), Column(f"partial R² at {middle}"), Column("tau, median"), Column("tau, top tenth"),
+        Column("-1 / Lyapunov"),
+    )  # fmt: skip
+    return Table("memory", columns, tuple(_row(one, card, middle) for one in card.memories))
+
+
+def _middle(card: OwnCard) -> int:
+    """The measured lag nearest to half the clips."""
+    return min(card.memories[0].gradient.places, key=lambda lag: abs(lag - card.num_frames / 2))
+
+
+def _row(one: OwnReach, card: OwnCard, middle: int) -> tuple[str | int, ...]:
+    found = [_at(curve, middle) for curve in (one.gradient, one.gradient_untrained, one.swap, one.probe)]
+    taus = [float(np.quantile(one.tau, share)) for share in (0.5, 0.9)]
+    return (one.label, one.num_heads, *found, *(_time(frames, card) for frames in taus),
+            lyapunov_text(one.lyapunov, card.num_frames))  # fmt: skip
+
+
+def _at(curve: Curve, lag: int) -> str:
+    value = curve.value[curve.places.index(lag)]
+    return NOTHING if not np.isfinite(value) else f"{value:.2g}"
+
+
+def _time(frames: float, card: OwnCard) -> str:
+    """In frames, and in seconds where the rate is known."""
+    text = time_text(frames, card.num_frames)
+    if frames <= 0 or card.seconds_per_frame is None:
+        return text
+    return f"{text} ({min(frames, card.num_frames) * card.seconds_per_frame:.2g} s)"
+
+
+def layers_table(card: OwnCard) -> Table:
+    """Time constants of every layer of every memory, with quartiles over neurons."""
+    columns = (Column("memory"), Column("layer", "count"), Column("neurons", "count"), Column("tau, lower quarter"),
+               Column("median"), Column("upper quarter"), Column("longest"), Column("-1 / Lyapunov"))  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for one in card.memories:
+        for number, (taus, exponent) in enumerate(zip(one.taus, one.lyapunovs, strict=True), start=1):
+            times = [_time(float(np.quantile(taus, share)), card) for share in (0.25, 0.5, 0.75, 1)]
+            rows.append((one.label, number, len(taus), *times, lyapunov_text(exponent, card.num_frames)))
+    return Table("layers", columns, tuple(rows))
+
+
+def own_tables(card: OwnCard) -> list[Table]:
+    return [reach_table(card), layers_table(card), curves_table(card)]
+
+
+def own_summary(card: OwnCard) -> dict[str, float | str]:
+    """Finite numbers by memory, for W&B."""
+    found = {f"{one.label}/lyapunov": one.lyapunov for one in card.memories}
+    found |= {f"{one.label}/tau_median": float(np.median(one.tau)) for one in card.memories}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def curves_table(card: OwnCard) -> Table:
+    columns = (Column("memory"), Column("curve"), Column("lag", "count"), Column("value", "number"),
+               Column("low", "number"), Column("high", "number"))  # fmt: skip
+    rows = [
+        (one.label, name, *point)
+        for one in card.memories
+        for name in CURVES
+        for curve in [getattr(one, name)]
+        for point in zip(curve.places, curve.value, curve.low, curve.high, strict=True)
+    ]
+    return Table("curves", columns, tuple(rows))
+
+
+def pictures(card: OwnCard) -> list[Picture]:
+    found = [
+        Picture(
+            "probe", own_figure(card.memories, "probe"), "Partial R squared over lag; numbers in tables/curves.csv"
+        ),
+        Picture("swap", own_figure(card.memories, "swap"), "Effect of exchanged frames over lag"),
+        Picture("gradient", gradient_figure(card.memories), "Gradients over lag"),
+    ]
+    if any(max(one.tau, default=0) > 0 for one in card.memories):
+        figure = time_constant_figure(card.memories, card.num_frames)
+        found.append(Picture("time_constants", figure, "Time constants of neurons"))
+    return found
+
+
+def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -> Mapping[str, Path]:
+    """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
+
+    Args:
+        card: What was measured.
+        folder: Where to write.
+        films: Clips seen from the inside, as `videomem inspect` shows them.
+    Returns:
+        The PNG of each figure by its name.
+    """
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    shown = pictures(card)
+    template = environment().get_template("memory_horizon/own_clips.html.jinja")
+    page = template.render(
+        card=card,
+        reach=reach_table(card),
+        films=films,
+        layers=layers_table(card),
+        pictures={one.name: one for one in shown},
+        max_clips=MAX_CLIPS,
+    )
+    write_whole(folder / "report.html", page.encode("utf-8", "replace"))
+    write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
+    for table in own_tables(card):
+        write_whole(folder / f"tables/{table.name}.csv", csv_text(table).encode())
+    shown += [film.picture for film in films]
+    written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
+    for picture in shown:
+        write_whole(written[picture.name], png(picture.figure))
+    return written
+
+
+def terminal_table(card: OwnCard) -> RichTable:
+    """The table of the page with short words; times in frames."""
+    middle, rate = _middle(card), card.seconds_per_frame
+    on = f"{card.num_clips} clips of {card.num_groups} groups"
+    apart = "" if rate is None else f", a frame is {rate:.3g} s"
+    shown = RichTable(
+        box=SIMPLE_HEAD, pad_edge=False, title=f"how far back on {on}; lag {middle} of {card.num_frames}{apart}"
+    )
+    for name in ("memory", "gradient", "untrained", "swap", "R²", "tau", "top tenth", "-1/Lyap."):
+        shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
+    for one, row in zip(card.memories, reach_table(card).rows, strict=True):
+        taus = (time_text(float(np.quantile(one.tau, share)), card.num_frames) for share in (0.5, 0.9))
+        shown.add_row(*map(str, row[:1] + row[2:6]), *taus, str(row[-1]))
+    return shown

@@ -1,0 +1,160 @@
+"""Recall: heads trained to say a cue after a delay, and how long a delay they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from videomem.batch import VideoBatch
+from videomem.errors import VideomemError
+from videomem.experiments.memory_horizon.recall_frames import NUM_SYMBOLS, RecallFrames
+from videomem.experiments.memory_horizon.recall_tasks import TASKS, Sequences
+from videomem.heads import Head, LastReadout
+from videomem.training.lit_classifier import LitClassifier
+from videomem.training.seeds import mix_seed
+from videomem.utils.plain_data import class_path, from_plain
+
+NUM_SWAPPED = 64  # sequences of each delay in which the cue is exchanged
+_TRAIN, _TEST = range(2)  # kinds of randomness, so that no two draws share a seed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How heads learn to recall.
+
+    Attributes:
+        num_steps: Batches.
+        batch_size: Sequences of a batch, which all have one delay.
+        max_delay: Training delays are drawn log-uniformly from 1 to this, in frames.
+        learning_rate: Of AdamW.
+        hidden_dim: H.
+        projection_dim: P, the principal components of the frames that heads see.
+    """
+
+    num_steps: int = 600
+    batch_size: int = 64
+    max_delay: int = 512
+    learning_rate: float = 3e-3
+    hidden_dim: int = 64
+    projection_dim: int = 64
+
+
+def train_recall(task: str, memory: dict[str, Any], frames: RecallFrames, recipe: Recipe, seed: int) -> LitClassifier:
+    """A head trained on a task, read at the query alone.
+
+    Args:
+        task: One of `tasks.TASKS`.
+        memory: Plain description of the memory.
+        frames: The frames.
+        recipe: How it is trained.
+        seed: Of the start and of the training sequences.
+    Raises:
+        VideomemError: If training diverges.
+    """
+    torch.manual_seed(seed)
+    arguments = {
+        "memory": {**memory, "init_args": {**memory.get("init_args", {}), "hidden_dim": recipe.hidden_dim}},
+        "feature_dim": frames.x_ND.shape[1],
+        "class_names": [str(symbol) for symbol in range(NUM_SYMBOLS)],
+        "class_counts": [1] * NUM_SYMBOLS,
+        "readout": {"class_path": class_path(LastReadout)},
+        "learning_rate": recipe.learning_rate,
+        "seed": seed,
+    }
+    classifier = from_plain(LitClassifier, arguments)
+    assert isinstance(classifier, LitClassifier)
+    Trainer(
+        max_steps=recipe.num_steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, deterministic=True,
+        barebones=True,
+    ).fit(
+        classifier, datamodule=DrawnData(_Batches(task, frames, recipe, seed), frames.training_statistics())
+    )  # fmt: skip
+    if not all(torch.isfinite(value).all() for value in classifier.state_dict().values()):
+        raise VideomemError(f"{classifier.head.label}, {task}, seed {seed}: training diverged; lower --learning-rate")
+    return classifier.eval()
+
+
+class DrawnData(LightningDataModule):
+    """Training batches that are drawn one by one, not stored.
+
+    Args:
+        batches: Yields the batches.
+        statistics: Mean and standard deviation (D,) of the features.
+    """
+
+    def __init__(self, batches: IterableDataset[VideoBatch], statistics: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self._batches = batches
+        self._statistics = statistics
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self._batches, batch_size=None)
+
+    def feature_statistics(self) -> tuple[Tensor, Tensor]:
+        return self._statistics
+
+
+class _Batches(IterableDataset[VideoBatch]):
+    def __init__(self, task: str, frames: RecallFrames, recipe: Recipe, seed: int) -> None:
+        self._task, self._frames, self._recipe, self._seed = task, frames, recipe, seed
+
+    def __iter__(self) -> Iterator[VideoBatch]:
+        frames, recipe = self._frames, self._recipe
+        for step in range(recipe.num_steps):
+            rng = np.random.default_rng(mix_seed(_TRAIN, self._seed, step))
+            delay = int(np.exp(rng.uniform(0, np.log(recipe.max_delay + 1))))
+            yield as_batch(
+                TASKS[self._task](rng, frames.table, frames.train_variants, delay, recipe.batch_size), frames
+            )
+
+
+def as_batch(sequences: Sequences, frames: RecallFrames) -> VideoBatch:
+    """The features of sequences, composed by index."""
+    num, num_frames = sequences.rows_BT.shape
+    x_BTD = frames.x_ND[torch.from_numpy(sequences.rows_BT)]
+    return VideoBatch(x_BTD, torch.full((num,), num_frames), torch.from_numpy(sequences.labels_B), torch.arange(num))
+
+
+def unseen_sequences(task: str, frames: RecallFrames, delay: int, num: int) -> Sequences:
+    """Sequences of drawings that no head was trained on: the same ones for every head."""
+    rng = np.random.default_rng(mix_seed(_TEST, delay))
+    return TASKS[task](rng, frames.table, frames.test_variants, delay, num)
+
+
+@torch.inference_mode()
+def recall(head: Head, task: str, frames: RecallFrames, delays: Sequence[int], num: int) -> tuple[list[float], ...]:
+    """How well a head says the cue after each delay, and how far its answer follows the cue.
+
+    Args:
+        head: A trained head.
+        task: One of `tasks.TASKS`.
+        frames: The frames.
+        delays: In frames.
+        num: Sequences of each delay.
+    Returns:
+        Accuracy at each delay; and the effect of another cue in the same film: the RMS change of logits when the cue
+        alone is swapped for that of the next sequence, relative to their RMS difference between the two sequences.
+    """
+    accuracy, followed = [], []
+    for delay in delays:
+        sequences = unseen_sequences(task, frames, delay, num)
+        batch = as_batch(sequences, frames)
+        logits_BC = head(batch.x, batch.lengths)
+        accuracy.append(float((logits_BC.argmax(1) == batch.labels).float().mean()))
+        followed.append(_followed(head, batch.x[:NUM_SWAPPED], logits_BC[:NUM_SWAPPED], sequences.cues_BN[0, -1]))
+    return accuracy, followed
+
+
+def _followed(head: Head, x_BTD: Tensor, logits_BC: Tensor, place: int) -> float:
+    swapped_BTD = x_BTD.clone()
+    swapped_BTD[:, place] = x_BTD.roll(1, 0)[:, place]
+    changed_BC = head(swapped_BTD, torch.full((len(x_BTD),), x_BTD.shape[1])) - logits_BC
+    apart_BC = logits_BC.roll(1, 0) - logits_BC
+    return float(changed_BC.square().mean().sqrt() / apart_BC.square().mean().sqrt().clamp(min=1e-12))

@@ -1,0 +1,172 @@
+"""A walk from the amnesic classifier to gates: each section is one idea, and the smallest measurement that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from videomem.batch import VideoBatch
+from videomem.experiments import perturbations
+from videomem.experiments.memories import read_memories
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
+from videomem.experiments.memory_horizon.recall_training import DrawnData, Recipe
+from videomem.experiments.trace import trace
+from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
+from videomem.features.store import FRAME_BATCH
+from videomem.heads import Leaky
+from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.parallel_jobs import one_thread, quiet
+from videomem.utils.plain_data import from_plain
+from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip
+
+ALPHAS = (0.5, 0.9, 0.98)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One idea.
+
+    Attributes:
+        title: What it is about.
+        memories: Heads of `configs/head/` that recall; empty where the section measures something else.
+        figure: What is drawn: `recall`, `gradient` or `valves` of those; else the section's own.
+    """
+
+    title: str
+    memories: tuple[str, ...] = ()
+    figure: str = ""
+
+
+SECTIONS: dict[str, Section] = {
+    "amnesic": Section("A classifier without memory cannot tell a film from its reversal"),
+    "sums": Section("Keep nothing, or keep everything", ("leaky_zero", "leaky_sum"), "recall"),
+    "telephone": Section("Fired and projected anew at every step: the telephone game", ("rnn",), "recall"),
+    "residual": Section("A path that leaves the past alone", ("rnn", "leaky", "gated"), "gradient"),
+    "leaky": Section("A leaky neuron forgets at its own, fixed pace"),
+    "gates": Section("One valve per neuron and step", ("leaky", "gated"), "recall"),
+    "valves": Section("What the valves of gated, GRU and LSTM do when a cue comes", ("gated", "gru", "lstm"), "valves"),
+    "parallel": Section("Gates that see only the frame", ("mingru", "minlstm"), "recall"),
+}
+
+
+def recall_plan(names: Sequence[str]) -> RecallPlan:
+    """A short recall measurement: up to 64 frames, two seeds."""
+    recipe = Recipe(num_steps=400, max_delay=64)
+    delays = (1, 2, 4, 8, 16, 32, 64, 128)
+    return RecallPlan(read_memories(names, recipe.hidden_dim), num_seeds=2, recipe=recipe, delays=delays)
+
+
+@dataclass(frozen=True)
+class Amnesia:
+    """Two heads, trained to tell films from their reversals, on one test film.
+
+    Attributes:
+        accuracy: Share of right answers on test films and their reversals, by head.
+        right_KT: Probability that the film moves right after each frame (orders K, frames T), by head.
+        logit_change: Largest change of a logit when the test films are shuffled, by head.
+        orders: Names of the orders.
+    """
+
+    accuracy: Mapping[str, float]
+    right_KT: Mapping[str, np.ndarray]
+    logit_change: Mapping[str, float]
+    orders: tuple[str, ...] = ("in order", "reversed", "shuffled")
+
+
+def amnesia(
+    backbone: BackboneSettings, heads: Sequence[str] = ("none", "gru"), num_train: int = 60, num_test: int = 20
+) -> Amnesia:
+    """Films of an object that moves right, each beside its reversal, where it moves left.
+
+    Args:
+        backbone: What makes the features.
+        heads: Of `configs/head/`.
+        num_train: Films to train on.
+        num_test: Films to test on.
+    """
+    settings = SyntheticSettings(num_frames=16)
+    films = [
+        render_clip(ACTIONS["move_right", "move_left"], settings, [number])[0] for number in range(num_train + num_test)
+    ]
+    network = load_backbone(backbone)
+    frames = torch.cat([network.preprocessing.shape_frames(np.stack(film)) for film in films])
+    x_BTD = extract_features(network, frames, FRAME_BATCH).unflatten(0, (len(films), settings.num_frames))
+    accuracy, right, change = {}, {}, {}
+    for name in heads:
+        head = _tell_direction(name, x_BTD[:num_train]).head
+        test = x_BTD[num_train:]
+        order = torch.from_numpy(perturbations.shuffled(test.shape[1], test.shape[1], 1, (0,))[0])
+        full = torch.full((len(test),), test.shape[1])
+        with torch.inference_mode():
+            forward, backward = head(test, full).argmax(1), head(test.flip(1), full).argmax(1)
+            accuracy[name] = float(torch.cat([forward == 1, backward == 0]).float().mean())
+            terms = head.project(test)
+            moved = head.forward_projected(terms[:, order], full) - head.forward_projected(terms, full)
+            change[name] = float(moved.abs().max())
+            shown = torch.stack([test[0], test[0].flip(0), test[0, order]])
+            right[name] = trace(head, shown).answers_BTC.softmax(2)[:, :, 1].numpy()
+    return Amnesia(accuracy, right, change)
+
+
+def _tell_direction(name: str, x_BTD: Tensor) -> LitClassifier:
+    """A head trained on films (class 1) and their reversals (class 0)."""
+    arguments = {"memory": read_memories([name], 64)[name], "feature_dim": x_BTD.shape[2],
+                 "class_names": ["left", "right"], "class_counts": [1, 1], "projection_dim": 64}  # fmt: skip
+    torch.manual_seed(0)
+    classifier: LitClassifier = from_plain(LitClassifier, arguments)
+    frames_ND = x_BTD.flatten(0, 1)
+    data = DrawnData(_Directions(x_BTD), (frames_ND.mean(0), frames_ND.std(0)))
+    with quiet(), one_thread():
+        Trainer(max_epochs=1, accelerator="cpu", barebones=True, gradient_clip_val=1.0).fit(classifier, datamodule=data)
+    return classifier.eval()
+
+
+class _Directions(IterableDataset[VideoBatch]):
+    def __init__(self, x_BTD: Tensor, num_batches: int = 150, batch_size: int = 16) -> None:
+        self._x_BTD, self._num_batches, self._batch_size = x_BTD, num_batches, batch_size
+
+    def __iter__(self) -> Iterator[VideoBatch]:
+        generator, num = torch.Generator().manual_seed(0), self._batch_size
+        for _ in range(self._num_batches):
+            x = self._x_BTD[torch.randint(len(self._x_BTD), (num,), generator=generator)]
+            labels = torch.tensor([1, 0]).repeat_interleave(num)
+            yield VideoBatch(torch.cat([x, x.flip(1)]), torch.full((2 * num,), x.shape[1]), labels, labels)
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What is left of one bright frame in a leaky neuron.
+
+    Attributes:
+        alpha: Share kept at each frame.
+        left_T: Share of the pulse that is left after each frame.
+        tau: Time constant measured from it, in frames.
+        expected: -1 / log alpha.
+    """
+
+    alpha: float
+    left_T: np.ndarray
+    tau: float
+    expected: float
+
+
+def pulses(num_frames: int = 64) -> list[Pulse]:
+    """A pulse at the first frame, and nothing after it."""
+    x_BTD = torch.zeros(1, num_frames, 1)
+    x_BTD[0, 0] = 1
+    found = []
+    for alpha in ALPHAS:
+        memory = Leaky(1, 1, alpha=alpha)
+        with torch.no_grad():
+            memory.input.weight.fill_(1)
+            memory.input.bias.zero_()
+            left_T = memory(x_BTD, torch.tensor([num_frames]))[0][0, :, 0].double().numpy()
+        tau = -1 / np.polyfit(np.arange(num_frames), np.log(left_T), 1)[0]
+        found.append(Pulse(alpha, left_T, float(tau), float(-1 / np.log(alpha))))
+    return found

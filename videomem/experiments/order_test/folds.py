@@ -1,0 +1,127 @@
+"""Runs of an order test: which clips train, which validate, which are tested."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomem.errors import VideomemError
+from videomem.experiments.clips import Clips
+from videomem.experiments.order_test.plan import OrderSettings
+from videomem.video.catalog import Clip
+from videomem.video.splits import assign_splits
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RunSplit:
+    """Rows of one run; groups are in one of them only, unless the catalog's own split says otherwise."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+
+
+def possible_folds(clips: Clips, settings: OrderSettings) -> int:
+    """The plan's folds, or as many as the class with the fewest groups has groups.
+
+    Raises:
+        VideomemError: If a class has one group only.
+    """
+    if settings.split == "fixed":
+        return settings.folds
+    num_groups = {int(label): len(np.unique(clips.groups[clips.labels == label])) for label in np.unique(clips.labels)}
+    rarest = min(num_groups, key=lambda label: num_groups[label])
+    if num_groups[rarest] < 2:
+        raise VideomemError(
+            f"class {clips.class_names[rarest]!r} has clips of one group only, so it cannot be trained and tested on "
+            "different groups; leave it out, add videos of it, or give `group` a finer meaning"
+        )
+    return min(settings.folds, num_groups[rarest])
+
+
+def run_splits(clips: Clips, settings: OrderSettings) -> list[RunSplit]:
+    """The split of every run.
+
+    Random: groups are dealt into folds, labels in proportion; run r tests on fold r modulo the number of folds, and
+    a new deal begins when all folds were tested, so every group is tested equally often. With `selection: validation`
+    the next fold is held out of training. Fixed: the catalog's train and test splits; validation clips are its `val`.
+
+    Raises:
+        VideomemError: If a class has fewer groups than folds, or the catalog lacks a split.
+    """
+    validate = settings.selection == "validation"
+    if settings.split == "fixed":
+        return [_fixed(clips, validate)] * settings.runs
+    return [_fold(clips, settings, run, validate) for run in range(settings.runs)]
+
+
+def _fixed(clips: Clips, validate: bool) -> RunSplit:
+    rows = {name: np.flatnonzero(np.array(clips.splits) == name) for name in ("train", "val", "test")}
+    for name in ("train", "test", *(("val",) if validate else ())):
+        if not len(rows[name]):
+            has = ", ".join(sorted(set(clips.splits) - {""})) or "none"
+            raise VideomemError(f"{clips.source}: no clip in split {name!r} (it has {has}); set order.split to random")
+    return RunSplit(rows["train"], rows["val"] if validate else rows["val"][:0], rows["test"])
+
+
+def _fold(clips: Clips, settings: OrderSettings, run: int, validate: bool) -> RunSplit:
+    deal, fold = divmod(run, settings.folds)
+    fold_N = _deal(tuple(clips.labels), tuple(clips.groups), clips.class_names, settings.folds, settings.seed + deal)
+    test = fold_N == fold
+    val = (fold_N == (fold + 1) % settings.folds) & ~test if validate else np.zeros(len(fold_N), dtype=bool)
+    train = ~test & ~val
+    if missing := set(range(len(clips.class_names))) - set(clips.labels[train].tolist()):
+        name = clips.class_names[min(missing)]
+        raise VideomemError(
+            f"class {name!r} is in no training clip of run {run}; lower order.folds or add videos of it"
+        )
+    return RunSplit(*(np.flatnonzero(part) for part in (train, val, test)))
+
+
+@lru_cache(maxsize=8)
+def _deal(
+    labels: tuple[int, ...], groups: tuple[int, ...], names: tuple[str, ...], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """The fold of each clip (N,)."""
+    # A group number of fixed width, so that groups sort alike whatever their number.
+    rows = [Clip("", names[label], "", f"{group:09d}") for label, group in zip(labels, groups, strict=True)]
+    try:
+        dealt = assign_splits(rows, {str(fold): 1 / folds for fold in range(folds)}, seed)
+    except VideomemError as error:
+        raise VideomemError(f"{error}; or lower order.folds, which is {folds}") from error
+    return np.array([int(clip.split) for clip in dealt])
+
+
+def training_share(clips: Clips, train: Rows, share: float, seed: int) -> Rows:
+    """A share of the training groups: nested, larger shares hold the smaller, and no class is lost.
+
+    Args:
+        clips: The clips.
+        train: Rows of the whole training split.
+        share: Of its groups, in (0, 1].
+        seed: Seed of the order in which groups come in.
+    """
+    order = np.random.default_rng((seed, 7)).permutation(np.unique(clips.groups[train]))
+    classes_of = {group: set(clips.labels[train][clips.groups[train] == group].tolist()) for group in order.tolist()}
+    needed: list[int] = []
+    covered: set[int] = set()
+    for group in order.tolist():
+        if not classes_of[group] <= covered:
+            needed.append(group)
+            covered |= classes_of[group]
+    first = needed + [group for group in order.tolist() if group not in set(needed)]
+    taken = first[: max(len(needed), math.ceil(share * len(first)))]
+    return train[np.isin(clips.groups[train], taken)]
+
+
+def overlap(splits: list[RunSplit], fixed: bool) -> float:
+    """n_test / n_train of runs whose training sets overlap; 0 where all runs share one training set."""
+    if fixed:
+        return 0.0
+    return float(np.mean([len(split.test) / len(split.train) for split in splits]))

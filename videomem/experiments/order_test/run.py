@@ -1,0 +1,209 @@
+"""The order test from beginning to end: plan, freeze, train, analyse, and the card."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from videomem.errors import VideomemError
+from videomem.experiments.clips import Clips, clips_of_arrays
+from videomem.experiments.memories import read_memories
+from videomem.experiments.order_test.analysis import analyse, controls_of, overall
+from videomem.experiments.order_test.conditions import check_sizes
+from videomem.experiments.order_test.execution import num_cached, run_cells
+from videomem.experiments.order_test.folds import RunSplit, overlap, possible_folds, run_splits
+from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderCard
+from videomem.experiments.order_test.scores import Scores, scores_of
+from videomem.utils.atomic import write_whole
+
+LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
+
+
+class OrderTest(NamedTuple):
+    """The card, and the answers that it was made from."""
+
+    card: OrderCard
+    scores: Scores
+    splits: list[RunSplit]
+
+
+def order_test(
+    features: Sequence[NDArray[np.floating] | Tensor],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    splits: Sequence[str] | None = None,
+    settings: OrderSettings = OrderSettings(),
+    recipe: Recipe = Recipe(),
+    cache: Path | str = "order_cells",
+    num_processes: int = 1,
+    name: str = "arrays",
+) -> OrderCard:
+    """`videomem order` on features in memory: was order worth anything to learners trained on them?
+
+    Args:
+        features: One array (T, D) per clip; T may differ.
+        labels: Class of each clip.
+        groups: What each clip was cut from; groups are never split, and statistics count groups, not clips.
+        splits: `train` and `test`, for `settings.split: fixed`.
+        settings: The protocol.
+        recipe: How heads are trained.
+        cache: Folder of trainings; what it holds is not trained again.
+        num_processes: Trainings side by side.
+        name: What to call the data in the report.
+    Raises:
+        VideomemError: If the data cannot bear the plan.
+    """
+    clips = clips_of_arrays(features, labels, groups, splits, name)
+    return run_order_test(clips, make_plan(clips, settings, recipe), Path(cache), num_processes).card
+
+
+def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPlan:
+    """Everything that is decided before the first training.
+
+    Raises:
+        VideomemError: If the data cannot bear the plan: too short clips, too few groups, an unknown memory.
+    """
+    if lost := [name for number, name in enumerate(clips.class_names) if number not in clips.labels]:
+        raise VideomemError(f"class {lost[0]!r} has no usable clip, see the ledger; mend its videos or leave it out")
+    check_sizes(clips, settings)
+    settings = replace(settings, folds=possible_folds(clips, settings))
+    if (num_groups := min(len(np.unique(clips.groups[split.test])) for split in run_splits(clips, settings))) < 2:
+        raise VideomemError(
+            f"{clips.source}: a run tests {num_groups} group, but a standard error needs 2 at least, and a verdict 20; "
+            "lower order.folds, add videos, or give `group` a finer meaning"
+        )
+    return OrderPlan(
+        contrast="OO - FS: trained and tested in order, minus trained on one fixed permutation per clip and tested on "
+        "shuffled clips",
+        settings=settings,
+        recipe=recipe,
+        memories=read_memories(settings.memories, settings.hidden_dim),
+        num_clips=len(clips),
+        data_sha256=_data_hash(clips),
+    )
+
+
+def _data_hash(clips: Clips) -> str:
+    rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
+    return sha256(json.dumps([list(clips.class_names), *rows]).encode()).hexdigest()
+
+
+def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
+    """Write `plan.json`, which comes before the first training and is never changed.
+
+    Args:
+        plan: The plan.
+        out: Folder of the test.
+        num_trained_before: Trainings that the cache holds now; kept beside the plan, in `frozen.json`.
+    Returns:
+        The trainings that the cache held when the plan was first frozen here.
+    Raises:
+        VideomemError: If the folder holds another plan.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {"plan_sha256": plan.sha256, "trained_before": num_trained_before}
+    write_whole(out / "frozen.json", (json.dumps(facts) + "\n").encode(), exclusive=True)
+    write_whole(out / "plan.json", plan.as_json().encode(), exclusive=True)
+    there = (out / "plan.json").read_text(encoding="utf-8")
+    if there != plan.as_json():
+        raise VideomemError(
+            f"{out / 'plan.json'}: another plan is frozen here (sha256 {sha256(there.encode()).hexdigest()[:12]}, now "
+            f"{plan.sha256[:12]}); choose another --out, the trainings that both need are not repeated"
+        )
+    return int(json.loads((out / "frozen.json").read_text(encoding="utf-8"))["trained_before"])
+
+
+def run_order_test(
+    clips: Clips,
+    plan: OrderPlan,
+    cache: Path,
+    num_processes: int = 1,
+    devices: Sequence[str] = ("cpu",),
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    command: str = "",
+    failures: Sequence[tuple[str, str]] = (),
+    num_trained_before: int | None = None,
+) -> OrderTest:
+    """Train what the cache lacks, analyse by the plan, and give the card.
+
+    Args:
+        clips: The clips that the plan was made for.
+        plan: The frozen plan.
+        cache: Folder of trained cells, shared by all plans.
+        num_processes: Trainings side by side.
+        devices: Where trainings run, in turn.
+        tell: Called with the number of cells done and of all.
+        command: Command line, for the card.
+        failures: Clips that could not be used, (path, reason), for the card.
+        num_trained_before: What `freeze` gave; by default what the cache holds now.
+    """
+    started = time.perf_counter()
+    if num_trained_before is None:
+        num_trained_before = num_cached(plan, clips, cache, devices[0])
+    outcomes = run_cells(plan, clips, cache, num_processes, devices, tell)
+    splits = run_splits(clips, plan.settings)
+    scores = scores_of(outcomes, clips, splits, overlap(splits, plan.settings.split == "fixed"))
+    results = analyse(plan, clips, splits, scores)
+    control = next((result for result in results if result.is_control), None)
+    settings = plan.settings
+    card = OrderCard(
+        schema_version=SCHEMA_VERSION,
+        plan=plan.as_plain(),
+        plan_sha256=plan.sha256,
+        data=_facts(clips, splits, settings, len(failures)),
+        verdict=overall(results, settings),
+        memories=results,
+        controls=controls_of(plan, clips, splits, scores),
+        noise_floor=control.value_of_order if control else None,
+        margin=settings.margin,
+        num_runs=settings.runs,
+        seeds=tuple(settings.seed + run for run in range(settings.runs)),
+        num_permutations=settings.num_permutations,
+        failures=tuple(failures),
+        command=command,
+        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        device=_devices(devices),
+        seconds=time.perf_counter() - started,
+        seconds_training=sum(outcome.seconds for outcome in outcomes.values()),
+        num_trainings=len(outcomes),
+        num_trained_before=num_trained_before,
+    )
+    return OrderTest(card, scores, splits)
+
+
+def _facts(clips: Clips, splits: Sequence[RunSplit], settings: OrderSettings, num_failed: int) -> DataFacts:
+    tested = np.unique(np.concatenate([split.test for split in splits]))
+    shortest, longest = int(clips.lengths.min()), clips.max_frames
+    return DataFacts(
+        catalog=clips.source,
+        class_names=clips.class_names,
+        num_clips=len(clips),
+        num_groups=len(np.unique(clips.groups)),
+        num_train_clips=round(float(np.mean([len(split.train) for split in splits]))),
+        num_test_clips=round(float(np.mean([len(split.test) for split in splits]))),
+        num_test_groups=len(np.unique(clips.groups[tested])),
+        split=settings.split,
+        num_frames=str(longest) if shortest == longest else f"{shortest} to {longest}",
+        feature_dim=clips.feature_dim,
+        features=clips.made_of,
+        num_failed=num_failed,
+        num_straddling=len(np.intersect1d(clips.groups[splits[0].train], clips.groups[splits[0].test])),
+    )
+
+
+def _devices(devices: Sequence[str]) -> str:
+    names = [torch.cuda.get_device_name(name) if name.startswith("cuda") else "CPU" for name in dict.fromkeys(devices)]
+    return ", ".join(names)

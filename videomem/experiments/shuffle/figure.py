@@ -1,0 +1,40 @@
+"""The figure of a shuffle evaluation, made from plain numbers; nothing is shown or saved here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from videomem.experiments.shuffle.measurements import CONDITIONS, Summary
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLORS = {"ordered": "#0072B2", "shuffled": "#E69F00", "reversed": "#CC79A7"}
+
+
+def accuracy_figure(summaries: Sequence[Summary], chance: float, ceiling: float | None = None) -> Figure:
+    """Bars of accuracy in each condition per head, with the spread over seeds; lines at chance and ceiling.
+
+    Args:
+        summaries: One per head, in the order of the bars.
+        chance: Accuracy of the most frequent class.
+        ceiling: The most that an order-blind classifier can reach, where it is known.
+    """
+    figure = Figure(figsize=(max(6.4, 1.15 * len(summaries) + 1.5), 3.6), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(summaries))
+    for number, condition in enumerate(CONDITIONS):
+        heights = [summary.accuracy[condition] for summary in summaries]
+        spread = [summary.deviation[condition] for summary in summaries]
+        axes.bar(places + 0.27 * (number - 1), heights, 0.25, yerr=spread, capsize=2, label=condition,
+                 color=COLORS[condition], error_kw={"elinewidth": 1})  # fmt: skip
+    axes.axhline(chance, color="0.35", linestyle=":", linewidth=1.2, label="chance")
+    if ceiling is not None:
+        axes.axhline(ceiling, color="0.35", linestyle="--", linewidth=1.2, label="order-blind ceiling")
+    axes.set_xticks(places, [summary.head for summary in summaries], rotation=20, ha="right", rotation_mode="anchor")
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(0, 1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=1, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

@@ -1,0 +1,113 @@
+"""Tables of results as plain values, once for pages, for CSV and for W&B; and how their numbers are written."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from io import StringIO
+from typing import Literal
+
+from videomem.statistics.results import Estimate
+
+Kind = Literal["text", "share", "gain", "p", "count", "number"]
+
+Cell = str | float | int | None | Estimate
+
+Plain = str | float | int | None
+
+NOTHING = "–"  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `share` is written in percent, `gain` in points with a sign; an Estimate with its interval below."""
+
+    name: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values, and how to write them."""
+
+    name: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def percent(share: float | None) -> str:
+    """0.8431 as `84.3`."""
+    return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.1f}"
+
+
+def points(gain: float | None) -> str:
+    """0.1234 as `+12.3`, with a true minus sign; what rounds to nothing has no sign."""
+    if gain is None or not math.isfinite(gain):
+        return NOTHING
+    text = f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text[1:] == "0.0" else text
+
+
+def p_value(p: float | None) -> str:
+    if p is None or not math.isfinite(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval(estimate: Estimate | None, kind: Kind = "gain") -> str:
+    """The 95 % interval as `+10.1 to +14.5`."""
+    if estimate is None or not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return "no interval"
+    write = percent if kind == "share" else points
+    return f"{write(estimate.low)} to {write(estimate.high)}"
+
+
+def show(value: Cell, kind: Kind) -> str:
+    """A value as a reader sees it; an Estimate without its interval."""
+    if isinstance(value, Estimate):
+        value = value.value
+    if value is None or isinstance(value, str):
+        return value or NOTHING
+    if kind == "count":
+        return f"{value:,}"
+    return {"share": percent, "gain": points, "p": p_value}.get(kind, number)(value)
+
+
+def flat(table: Table) -> tuple[list[str], list[list[Plain]]]:
+    """Columns and rows of plain values: an Estimate becomes value, both ends of its 95 % interval, and p if a gain."""
+    ends = [_ends(table, place) for place in range(len(table.columns))]
+    columns: list[str] = []
+    for column, parts in zip(table.columns, ends, strict=True):
+        columns += [column.name, *(f"{column.name}: {part}" for part in parts)]
+    rows = [
+        [part for value, parts in zip(row, ends, strict=True) for part in _spread(value, parts)] for row in table.rows
+    ]
+    return columns, rows
+
+
+def csv_text(table: Table) -> str:
+    buffer = StringIO()
+    columns, rows = flat(table)
+    csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
+    return buffer.getvalue()
+
+
+def _ends(table: Table, place: int) -> tuple[str, ...]:
+    if not any(isinstance(row[place], Estimate) for row in table.rows):
+        return ()
+    return ("low", "high") if table.columns[place].kind == "share" else ("low", "high", "p")
+
+
+def _spread(value: Cell, parts: tuple[str, ...]) -> list[Plain]:
+    if isinstance(value, Estimate):
+        return [value.value, *(getattr(value, part) for part in parts)]
+    return [value, *(None for _ in parts)]

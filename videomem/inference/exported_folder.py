@@ -1,0 +1,273 @@
+"""A model as a folder, in the layout of model hubs: safetensors and JSON, no pickle, nothing that runs.
+
+    README.md                  the model card
+    config.json                what the head is built of, its classes, its backbone, how it was trained
+    preprocessor_config.json   how videos become frames, and frames become what the backbone takes
+    model.safetensors          `head.*` and `backbone.*`
+
+A folder may come from anywhere, so it is held to its own words before anything is built: what it names is looked up in
+fixed tables, and its tensors must have the shapes that its config implies before memory is taken for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+import videomem
+from videomem.errors import VideomemError, is_empty_or_absent, one_line
+from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
+from videomem.features.imported import ImportedFeatures
+from videomem.features.store import FeatureSettings
+from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
+from videomem.inference.model_card import model_card
+from videomem.utils.atomic import write_whole
+from videomem.utils.plain_data import checked_arguments, class_path, from_plain
+from videomem.video.sampling import SAMPLINGS, Sampling
+
+FORMAT = 2
+CONFIG, PREPROCESSOR, WEIGHTS, CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
+FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
+_MOST_JSON_BYTES = 16 * 2**20
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+
+
+class Parts(NamedTuple):
+    """What a `Classifier` is made of; its arguments say what each is."""
+
+    head: Head
+    class_names: list[str]
+    settings: FeatureSettings
+    backbone: Backbone | None
+    arguments: dict[str, Any]
+    training: dict[str, Any]
+    evidence: dict[str, Any]
+
+
+def write_folder(parts: Parts, folder: Path) -> None:
+    """Write the four files of a model.
+
+    Raises:
+        VideomemError: If the folder is not empty, cannot be written, or the model has parts that are not videomem's.
+    """
+    if not is_empty_or_absent(folder):
+        raise VideomemError(f"{folder}: is not empty; choose a new folder")
+    config, preprocessor = config_of(parts), _preprocessor(parts.settings)
+    tensors = {f"head.{name}": value for name, value in parts.head.state_dict().items()}
+    if parts.backbone is not None:
+        tensors |= {f"backbone.{name}": value for name, value in parts.backbone.network.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+    write_json(folder / PREPROCESSOR, preprocessor)
+    write_json(folder / CONFIG, config)
+    write_card(folder)
+
+
+def write_card(folder: Path, graphs: str = "") -> None:
+    """Write the model card of a folder; `graphs` is how to run its exported graphs, if any."""
+    config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
+    write_whole(folder / CARD, model_card(config, preprocessor, graphs).encode())
+
+
+def config_of(parts: Parts) -> dict[str, Any]:
+    """The content of `config.json`."""
+    names, arguments, settings = parts.class_names, parts.arguments, parts.settings
+    readout = arguments["readout"] or {"class_path": class_path(MeanReadout)}
+    return {
+        "model_type": "videomem",
+        "format": FORMAT,
+        "made_with": f"videomem {videomem.__version__}",
+        "label": parts.head.label,
+        "memory": _named(arguments["memory"], MEMORIES),
+        "readout": _named(readout, READOUTS)["name"],
+        "num_layers": arguments["num_layers"],
+        "projection_dim": arguments.get("projection_dim"),
+        "feature_dim": arguments["feature_dim"],
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "backbone": {
+            **asdict(settings.backbone),
+            "weights": "left out" if parts.backbone is None else "exported",
+        },
+        "imported": None if settings.imported is None else asdict(settings.imported),
+        "training": parts.training,
+        "evidence": parts.evidence,
+    }
+
+
+def _preprocessor(settings: FeatureSettings) -> dict[str, Any]:
+    return {
+        **asdict(Preprocessing.of(settings.backbone.name)),
+        "sampling": {"name": type(settings.sampling).__name__, **asdict(settings.sampling)},  # type: ignore[call-overload]
+        "decoder": settings.decoder,
+        "feature_dtype": settings.dtype,
+        "on_damage": settings.on_damage,
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_folder(folder: Path) -> Parts:
+    """Read a folder, whoever made it; nothing in it is run.
+
+    Raises:
+        VideomemError: If a file is missing, damaged, too large, or does not fit the others.
+    """
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise VideomemError(f"{folder}: lacks {name}, so it is no folder of `videomem export`")
+    config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
+    if (made_for := config.get("model_type")) != "videomem":
+        raise VideomemError(f"{folder / CONFIG}: of another library's model (model_type {made_for!r:.40})")
+    if config.get("format") != FORMAT:
+        raise VideomemError(
+            f"{folder / CONFIG}: format {config.get('format')!r:.40}, but this videomem reads format {FORMAT}; "
+            "export it again"
+        )
+    try:
+        return _assemble(config, preprocessor, folder / WEIGHTS)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, VideomemError) as error:
+        kind = "" if isinstance(error, VideomemError) else f"{type(error).__name__}: "
+        raise VideomemError(
+            f"{folder}: its files do not fit together ({kind}{one_line(error)}); export it again"
+        ) from error
+
+
+def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Path) -> Parts:
+    class_names, arguments, settings = _class_names(config["id2label"]), _arguments(config), _settings(
+        config, preprocessor
+    )  # fmt: skip
+    exported = {"exported": True, "left out": False}[config["backbone"]["weights"]]
+    found = _tensors_in(weights)
+    if arguments["num_layers"] > len(found):
+        raise ValueError(f"{arguments['num_layers']} layers, but {weights.name} has {len(found)} tensors")
+    with torch.device("meta"):  # Shapes without memory: a config may name any size.
+        expected = _tensors_of(*_build(arguments, settings, class_names, exported))
+    _check_fit({name: (tuple(value.shape), _DTYPES.get(value.dtype)) for name, value in expected.items()}, found)
+    tensors = load_file(weights)
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} has values that are not finite")
+    head, backbone = _build(arguments, settings, class_names, exported)
+    head.load_state_dict(_below("head.", tensors))
+    if backbone is not None:
+        backbone.network.load_state_dict(_below("backbone.", tensors))
+    told = [config["training"], config["evidence"]]
+    if not all(isinstance(part, dict) for part in told):
+        raise TypeError("`training` or `evidence` is no object")
+    return Parts(head, class_names, settings, backbone, arguments, *told)
+
+
+def _build(
+    arguments: Mapping[str, Any], settings: FeatureSettings, class_names: Sequence[str], exported: bool
+) -> tuple[Head, Backbone | None]:
+    memory, readout = arguments["memory"], arguments["readout"]["class_path"].rsplit(".", 1)[-1]
+    kind = MEMORIES[memory["class_path"].rsplit(".", 1)[-1]]
+    head = Head(
+        partial(kind, **memory["init_args"]),
+        arguments["feature_dim"],
+        len(class_names),
+        num_layers=arguments["num_layers"],
+        readout=READOUTS[readout](),
+        projection_dim=arguments["projection_dim"],
+    )
+    return head.eval(), Backbone(settings.backbone, load_weights=False) if exported else None
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """What the head is built with, as a checkpoint has it; names are looked up, never imported."""
+    name, readout = config["memory"]["name"], config["readout"]
+    sizes = {name: config[name] for name in ("num_layers", "projection_dim", "feature_dim")}
+    for key, value in sizes.items():
+        if type(value) is not int and not (key == "projection_dim" and value is None):
+            raise TypeError(f"{key} is {value!r:.40}, no whole number")
+    init_args = checked_arguments(MEMORIES[name], config["memory"]["arguments"], without="input_dim")
+    return {
+        "memory": {"class_path": class_path(MEMORIES[name]), "init_args": init_args},
+        "readout": {"class_path": class_path(READOUTS[readout])},
+        **sizes,
+    }
+
+
+def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSettings:
+    """How videos become features; the network's weights are those of the folder."""
+    backbone = from_plain(BackboneSettings, {**config["backbone"], "weights": "random"})
+    ours = json.loads(json.dumps(asdict(Preprocessing.of(backbone.name))))
+    if differing := [name for name, value in ours.items() if preprocessor[name] != value]:
+        raise ValueError(f"this torchvision preprocesses in another way: {differing[0]}")
+    sampling = dict(preprocessor["sampling"])
+    chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling)
+    imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"])
+    rest = {"decoder": preprocessor["decoder"], "dtype": preprocessor["feature_dtype"]}
+    checked = checked_arguments(FeatureSettings, {**rest, "on_damage": preprocessor["on_damage"]},
+                                without=("backbone", "sampling", "imported"))  # fmt: skip
+    return FeatureSettings(backbone, chosen, imported=imported, **checked)
+
+
+def _class_names(id2label: dict[str, str]) -> list[str]:
+    names = [id2label[str(number)] for number in range(len(id2label))]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"{len(names)} classes, of which {len(set(names))} differ")
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable():  # A terminal would obey its escapes.
+            raise ValueError(f"a class is called {name!r:.40}, which cannot be printed")
+    return names
+
+
+def _tensors_in(weights: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each tensor of a file, from its header."""
+    try:
+        with safe_open(weights, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise VideomemError(f"{weights.name} is damaged, or no safetensors file: {one_line(error)}") from error
+
+
+def _tensors_of(head: Head, backbone: Backbone | None) -> dict[str, Tensor]:
+    parts: list[tuple[str, nn.Module]] = [("head", head)]
+    parts += [] if backbone is None else [("backbone", backbone.network)]
+    return {f"{prefix}.{name}": value for prefix, part in parts for name, value in part.state_dict().items()}
+
+
+def _check_fit(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            words = ["absent" if part is None else f"{part[1]} {part[0]}"
+                     for part in (found.get(name), expected.get(name))]  # fmt: skip
+            raise ValueError(f"tensor {name!r:.80} is {words[0]} in {WEIGHTS}, {words[1]} by {CONFIG}")
+
+
+def _named(part: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a checkpoint by its short name, which is looked up in a fixed table when it is read."""
+    name = part["class_path"].rsplit(".", 1)[-1]
+    if name not in known or not part["class_path"].startswith("videomem."):
+        raise VideomemError(f"{part['class_path']} is not videomem's; an exported folder can hold {', '.join(known)}")
+    return {"name": name, "arguments": part.get("init_args", {})}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if (num_bytes := path.stat().st_size) > _MOST_JSON_BYTES:
+        raise VideomemError(f"{path}: {num_bytes} bytes, above the limit of {_MOST_JSON_BYTES}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VideomemError(f"{path}: not readable as JSON ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise VideomemError(f"{path}: holds no JSON object")
+    return content

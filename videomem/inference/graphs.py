@@ -1,0 +1,243 @@
+"""A model as graphs of tensors that other runtimes run: one over whole clips, one over a single frame with its state.
+
+Both are `nn.Module`s without a loop or a choice in Python over anything that varies, which tracing would freeze: batch,
+time, height and width are axes of any size. `docs/export.md` says what goes in and out.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan_op
+from torch.export import Dim, ExportedProgram
+from torch.func import functional_call
+
+from videomem.errors import VideomemError, one_line
+from videomem.heads import HeadState, Memory, State
+from videomem.inference.model import Classifier
+from videomem.inference.resizing import shape_in_graph
+
+# Runs a graph, wherever it is: its inputs in order -> its outputs in order.
+Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+BATCH, TIME, HEIGHT, WIDTH = "batch", "time", "height", "width"
+# Sizes that a graph is traced at; it holds at others.
+_TRACED = {BATCH: 2, TIME: 3, HEIGHT: 40, WIDTH: 52}
+
+
+class Port(NamedTuple):
+    """An input or output of a graph; axes of any size have a name in place of their length."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | str, ...]
+
+    def at(self, sizes: Mapping[str, int]) -> list[int]:
+        """The shape where axes have these sizes."""
+        return [sizes[axis] if isinstance(axis, str) else axis for axis in self.shape]
+
+
+class Case(NamedTuple):
+    """Clips, and what the model in memory answers to them.
+
+    Attributes:
+        x: What a graph takes: frames or features (B, T, ...).
+        lengths_B: Real frames of each clip.
+        logits_BC: The model's answer.
+        logits_BTC: Its answer after each frame, padding taken for frames.
+    """
+
+    x: Tensor
+    lengths_B: Tensor
+    logits_BC: Tensor
+    logits_BTC: Tensor
+
+
+class FrameFeatures(nn.Module):
+    """Frames to features, rounded as in training; without a backbone features come in, and are rounded only.
+
+    Args:
+        model: A trained model.
+        preprocess: Take frames of any size, and resize and crop them here.
+    """
+
+    def __init__(self, model: Classifier, preprocess: bool) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.preprocess = preprocess
+        self.dtype: torch.dtype = getattr(torch, model.settings.dtype)
+        self.feature_dim = model.head.feature_dim
+
+    def port(self, name: str, *axes: str) -> Port:
+        """What goes in, called `name` where it is frames."""
+        if self.backbone is None:
+            return Port("features", torch.float32, (*axes, self.feature_dim))
+        crop_px = self.backbone.preprocessing.crop_px
+        return Port(name, torch.uint8, (*axes, *((HEIGHT, WIDTH, 3) if self.preprocess else (3, crop_px, crop_px))))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        if self.backbone is not None:
+            frames = shape_in_graph(frames, self.backbone.preprocessing) if self.preprocess else frames
+            frames = self.backbone(frames)
+        return frames.to(self.dtype)
+
+
+class Graph(nn.Module, ABC):
+    """What is exported: tensors in, tensors out.
+
+    Args:
+        model: A trained model.
+        preprocess: Take frames of any size.
+    """
+
+    name: str
+    inputs: list[Port]
+    outputs: list[Port]
+
+    def __init__(self, model: Classifier, preprocess: bool = False) -> None:
+        super().__init__()
+        self.features = FrameFeatures(model, preprocess)
+        self.head = model.head
+        self.logits = Port("logits", model.head.norm.mean.dtype, (BATCH, len(model.class_names)))
+        self.eval()
+
+    @abstractmethod
+    def difference(self, run: Run, case: Case) -> float:
+        """Largest difference of logits between what a runtime of this graph answers and what the model does."""
+
+
+class ClipGraph(Graph):
+    """Whole clips: frames (B, T, ...), lengths (B,) -> logits (B, C). Nothing behind the end of a clip is seen."""
+
+    name = "clip"
+
+    def __init__(self, model: Classifier, preprocess: bool = False) -> None:
+        super().__init__(model, preprocess)
+        self.inputs = [self.features.port("frames", BATCH, TIME), Port("lengths", torch.int64, (BATCH,))]
+        self.outputs = [self.logits]
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        y = self.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        y = self.head.projection(self.head.norm(y))
+        for memory in self.head.memories:
+            y = memory.fire(states(memory, memory.project(y)))
+        return self.head.readout(self.head.classify(y), lengths)
+
+    def difference(self, run: Run, case: Case) -> float:
+        (logits_BC,) = run([case.x, case.lengths_B])
+        return largest_difference(logits_BC, case.logits_BC)
+
+
+class StepGraph(Graph):
+    """One frame of a stream: frame (B, ...), state -> logits (B, C), next state. A state of zeros has seen no frame."""
+
+    name = "step"
+
+    def __init__(self, model: Classifier, preprocess: bool = False) -> None:
+        super().__init__(model, preprocess)
+        with torch.no_grad():
+            _, state = self.head.step(self.head.norm.mean.unsqueeze(0))
+        self.parts_of_layers = [len(layer) for layer in state.layers]
+        # The parts of a state are (h,) or, of an LSTM, (h, c).
+        names = [f"layer{n}_{part}" for n, parts in enumerate(self.parts_of_layers) for part in "hc"[:parts]]
+        ports = [
+            Port(name, value.dtype, (BATCH, value.shape[1]))
+            for name, value in zip([*names, "readout"], flat(state), strict=True)
+        ]
+        self.inputs = [self.features.port("frame", BATCH), *ports]
+        self.outputs = [self.logits, *(port._replace(name=f"next_{port.name}") for port in ports)]
+
+    def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        parts = iter(state)
+        layers = tuple(tuple(islice(parts, number)) for number in self.parts_of_layers)
+        logits_BC, after = self.head.step(self.features(frame), HeadState(layers, next(parts)))
+        return logits_BC, *flat(after)
+
+    def difference(self, run: Run, case: Case) -> float:
+        state = [torch.zeros(port.at({BATCH: len(case.x)}), dtype=port.dtype) for port in self.inputs[1:]]
+        differences = []
+        for frame, expected_BC in zip(case.x.unbind(1), case.logits_BTC.unbind(1), strict=True):
+            logits_BC, *state = run([frame, *state])
+            differences.append(largest_difference(logits_BC, expected_BC))
+        return max(differences, key=lambda value: math.inf if math.isnan(value) else value)
+
+
+def flat(state: HeadState) -> list[Tensor]:
+    return [*(part for layer in state.layers for part in layer), state.readout]
+
+
+def largest_difference(answer: Tensor, expected: Tensor) -> float:
+    """The largest difference; infinity where shapes differ, which broadcasting would hide."""
+    return float((answer - expected).abs().max()) if answer.shape == expected.shape else math.inf
+
+
+class _Cell(nn.Module):
+    """The cell of a memory as a module, so that it can be called with other tensors for its weights."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, terms_BK: Tensor, *state: Tensor) -> State:
+        return self.memory.cell(terms_BK, state)
+
+
+def states(memory: Memory, terms_BTK: Tensor) -> Tensor:
+    """States (B, T, H) by the memory's own cell, in a loop that stays a loop in a graph.
+
+    It is the operator below torch's `scan`, which compiles what it is given and may then take the number of frames of
+    an earlier call for a constant. The operator wants all tensors that the loop reads as its inputs.
+    """
+    if memory.memoryless:
+        return terms_BTK
+    cell = _Cell(memory)
+    weights = dict(cell.named_parameters())
+    before = [part.clone() for part in memory.initial_state(terms_BTK[:, 0])]
+
+    def step(*tensors: Tensor) -> list[Tensor]:
+        state, (terms_BK, *values) = tensors[: len(before)], tensors[len(before) :]
+        after = functional_call(cell, dict(zip(weights, values, strict=True)), (terms_BK, *state))
+        return [*(part.clone() for part in after), after[0].clone()]  # No tensor may be two outputs.
+
+    *_, h_TBH = scan_op(step, before, [terms_BTK.transpose(0, 1)], tuple(weights.values()))
+    return h_TBH.transpose(0, 1)
+
+
+def trace(graph: Graph) -> ExportedProgram:
+    """The graph as operations of torch, for any size of the axes that have names.
+
+    Raises:
+        VideomemError: If torch cannot, or an axis has only the size that was traced.
+    """
+    dims = {axis: Dim(axis) for axis in _TRACED}
+    example = [torch.ones(port.at(_TRACED), dtype=port.dtype) for port in graph.inputs]
+    axes = [{n: dims[axis] for n, axis in enumerate(port.shape) if isinstance(axis, str)} for port in graph.inputs]
+    varying = tuple(axes) if isinstance(graph, ClipGraph) else (axes[0], tuple(axes[1:]))
+    with torch.no_grad(), no_graph_of(graph, "torch.export"):
+        return torch.export.export(graph, tuple(example), dynamic_shapes=varying)
+
+
+@contextmanager
+def no_graph_of(graph: Graph, exporter: str, *its_errors: type[Exception]) -> Iterator[None]:
+    """A clear word where an exporter cannot; some have errors of their own kind."""
+    errors: tuple[type[Exception], ...] = (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        AssertionError,
+    )
+    try:
+        yield
+    except errors + its_errors as error:
+        raise VideomemError(
+            f"{exporter} cannot make the {graph.name} graph of this model ({type(error).__name__}: {one_line(error)}); "
+            "the exported folder without it is whole, and `videomem.load` reads it"
+        ) from error

@@ -1,0 +1,260 @@
+"""A trained model as a thing to use: a head with the network below it, which answers to videos, clips and streams."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from videomem.batch import length_mask
+from videomem.errors import VideomemError
+from videomem.features.backbone import Backbone, backbone_identity, extract_features, load_backbone
+from videomem.features.extraction import decode_frames
+from videomem.features.store import FRAME_BATCH, FeatureSettings
+from videomem.heads import Head
+from videomem.inference.exported_folder import Parts, read_folder, write_folder
+from videomem.inference.probabilities import probabilities
+from videomem.inference.streaming import Stream
+from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.video.catalog import Clip
+from videomem.video.decoding import DecodedClip
+from videomem.video.sampling import Sampling
+
+
+class Prediction(NamedTuple):
+    """What a model takes a video for.
+
+    Attributes:
+        path: The video.
+        class_names: Names of the C classes.
+        probabilities_C: Probability of each class.
+        probabilities_TC: The same after each of the T frames; the last are those of the answer.
+        indices_T: Place of each frame in the video, from 0.
+        times_s_T: Seconds from the video's first frame; None for images whose rate is not known.
+    """
+
+    path: str
+    class_names: list[str]
+    probabilities_C: Tensor
+    probabilities_TC: Tensor
+    indices_T: list[int]
+    times_s_T: list[float] | None
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.class_names[int(self.probabilities_C.argmax())]
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The k most probable classes with their probabilities, the most probable first."""
+        return top_classes(self.class_names, self.probabilities_C, k)
+
+
+def top_classes(class_names: Sequence[str], probabilities_C: Tensor, k: int) -> list[tuple[str, float]]:
+    """The k most probable classes with their probabilities, the most probable first."""
+    best = probabilities_C.topk(min(k, len(class_names)))
+    return [(class_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+class Classifier(nn.Module):
+    """A trained head with the backbone below it, as `videomem.load` gives it.
+
+    Args:
+        head: The head.
+        class_names: Names of its classes.
+        settings: How videos become features.
+        backbone: The frozen network; None where it was left out.
+        arguments: What the head was built with, as a checkpoint has it; without it the model cannot be saved.
+        training: Facts of its training, for the model card.
+        evidence: What was measured of it, for the model card: `evaluation` and `order_test`.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        class_names: Sequence[str],
+        settings: FeatureSettings,
+        backbone: Backbone | None,
+        arguments: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+        evidence: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.class_names = list(class_names)
+        self.settings = settings
+        self.backbone = backbone
+        self.arguments = arguments
+        self.training_facts = training or {}
+        self.evidence = evidence or {}
+        self.eval()
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Classifier:
+        """The model of an exported folder; see `videomem.load`."""
+        return cls(*read_folder(Path(folder)))
+
+    def save_pretrained(self, folder: Path | str, with_backbone: bool = True) -> None:
+        """Write a folder that `videomem.load` and `from_pretrained` read, in the layout of model hubs.
+
+        Args:
+            folder: A new or empty folder.
+            with_backbone: Put the network's weights in, up to the layer used; imported features have no network.
+        Raises:
+            VideomemError: If the folder is not empty, or the model has parts that are not videomem's.
+        """
+        if self.arguments is None:
+            raise VideomemError("this model was put together by hand, so nothing says what its head was built with")
+        backbone = self.backbone if with_backbone else None
+        about = self.arguments, self.training_facts, self.evidence
+        write_folder(Parts(self.head, self.class_names, self.settings, backbone, *about), Path(folder))
+
+    @torch.inference_mode()
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, C) of frames (B, T, 3, crop, crop) uint8, preprocessed as `read` does."""
+        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device) if lengths is None else lengths
+        real_BT = length_mask(lengths.to(frames.device), frames.shape[1])
+        x_ND = self.features(frames[real_BT])
+        x_BTD = x_ND.new_zeros(*real_BT.shape, x_ND.shape[1])
+        x_BTD[real_BT.to(x_ND.device)] = x_ND
+        return self.classify(x_BTD, lengths.to(x_BTD.device))
+
+    @torch.inference_mode()
+    def features(self, frames: Tensor) -> Tensor:
+        """Features (N, D) of frames (N, 3, crop, crop) uint8, rounded as in training, where the backbone is.
+
+        Raises:
+            VideomemError: If the model has no backbone.
+        """
+        return extract_features(self.frame_network, frames, FRAME_BATCH).to(getattr(torch, self.settings.dtype))
+
+    @property
+    def frame_network(self) -> Backbone:
+        """The backbone.
+
+        Raises:
+            VideomemError: If the model has none.
+        """
+        if self.backbone is None:
+            self._refuse_imported()
+            raise VideomemError(
+                "this model was exported without its backbone; export it again with it, or call `classify` on features"
+            )
+        return self.backbone
+
+    @torch.inference_mode()
+    def classify(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, T, D)."""
+        return self.head(x_BTD, lengths_B)
+
+    @torch.inference_mode()
+    def predict(self, video: Path | str | Clip) -> Prediction:
+        """What a video is taken for, its frames sampled as in training.
+
+        Args:
+            video: A video file, a folder of numbered images, or a clip of a catalog.
+        Raises:
+            VideomemError: If the video cannot be decoded exactly, or the model has no backbone.
+        """
+        clip = video if isinstance(video, Clip) else Clip(str(video), "", "", "")
+        frames_TCHW, decoded = self.decode(clip)
+        times_s_T = None if decoded.times_s_T is None else decoded.times_s_T.tolist()
+        return self.predict_features(self.features(frames_TCHW), str(clip), decoded.indices_T.tolist(), times_s_T)
+
+    @torch.inference_mode()
+    def predict_features(
+        self,
+        x_TD: Tensor,
+        path: str = "",
+        indices_T: Sequence[int] | None = None,
+        times_s_T: Sequence[float] | None = None,
+    ) -> Prediction:
+        """What a clip of features (T, D) is taken for; for features that were made elsewhere, too.
+
+        Args:
+            x_TD: Features, as `features` gives them.
+            path: Name of the clip, for the answer.
+            indices_T: Place of each frame in the video.
+            times_s_T: Time of each frame, in seconds from the video's first.
+        """
+        x_1TD, lengths_B = x_TD[None], torch.tensor([len(x_TD)], device=x_TD.device)
+        logits_1TC = self.head.frame_logits(x_1TD, lengths_B)
+        answers_TC = self.head.readout.after_each(logits_1TC)[0]
+        answers_TC[-1] = self.head.readout(logits_1TC, lengths_B)[0]  # To the bit what `forward` gives.
+        probabilities_TC = probabilities(answers_TC).cpu()
+        places = list(range(len(x_TD)) if indices_T is None else indices_T)
+        times_s = None if times_s_T is None else list(times_s_T)
+        return Prediction(path, self.class_names, probabilities_TC[-1], probabilities_TC, places, times_s)
+
+    def stream(self, scene_change: float | None = None) -> Stream:
+        """A stream that takes one frame at a time and carries the memory's state from frame to frame.
+
+        Args:
+            scene_change: Forget everything where a frame differs from the one before by more than so many of the 255
+                levels, on average; None never does.
+        Raises:
+            VideomemError: If the model has no backbone.
+        """
+        dtype = getattr(torch, self.settings.dtype)
+        return Stream(self.head, self.frame_network, dtype, self.class_names, scene_change)
+
+    def read(self, path: Path | str) -> Tensor:
+        """Frames (T, 3, crop, crop) uint8 of a video, sampled and cropped as in training."""
+        return self.decode(Clip(str(path), "", "", ""))[0]
+
+    def decode(self, clip: Clip, sampling: Sampling | None = None) -> tuple[Tensor, DecodedClip]:
+        """The same of a clip, with how it was decoded; `sampling` takes the place of the one in training."""
+        self._refuse_imported()
+        settings = self.settings if sampling is None else replace(self.settings, sampling=sampling)
+        return decode_frames(clip, settings)
+
+    def _refuse_imported(self) -> None:
+        if (imported := self.settings.imported) is not None:
+            raise VideomemError(
+                f"the features of this model ({imported.name}) were made elsewhere, not from videos by videomem; make "
+                f"them as there, (B, T, {imported.feature_dim}), and call `classify` on them"
+            )
+
+
+def load(path: Path | str, trust: bool = False) -> Classifier:
+    """A trained model, wherever it is: in an exported folder or in a checkpoint.
+
+    Of a folder nothing is unpickled, downloaded, or imported because a file names it. A checkpoint may name classes of
+    videomem only, and its backbone's weights come from where they came from in training.
+
+    Args:
+        path: A folder of `videomem export`, or a checkpoint of `videomem fit`.
+        trust: Allow a checkpoint to name classes of other packages, whose code then runs.
+    Raises:
+        VideomemError: If it is neither, is damaged, names a class that is not trusted, or was trained on other weights
+            of the backbone than are there now.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Classifier.from_pretrained(path)
+    if not path.exists():
+        raise VideomemError(
+            f"{path}: no such model; name a folder of `videomem export` or a checkpoint of `videomem fit`"
+        )
+    return model_of(read_checkpoint(path, trust))
+
+
+def model_of(checkpoint: Checkpoint) -> Classifier:
+    """The model of a checkpoint, with the backbone that its features were made with."""
+    classifier, settings = checkpoint.classifier(), checkpoint.feature_settings()
+    backbone = _backbone_in_training(checkpoint, settings) if settings.imported is None else None
+    training = checkpoint.training_facts()
+    arguments = checkpoint.model_arguments
+    return Classifier(classifier.head, classifier.class_names, settings, backbone, arguments, training)
+
+
+def _backbone_in_training(checkpoint: Checkpoint, settings: FeatureSettings) -> Backbone:
+    if checkpoint.features["backbone"] != json.loads(json.dumps(backbone_identity(settings.backbone))):
+        raise VideomemError(f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now")
+    return copy.deepcopy(load_backbone(settings.backbone))  # The model is its user's, to be moved or changed.

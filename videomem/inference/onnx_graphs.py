@@ -1,0 +1,157 @@
+"""Graphs as ONNX files, and what onnxruntime makes of them.
+
+    onnx/clip.onnx, onnx/step.onnx    the graphs
+    onnx/weights.data                 the weights of both, which they refer to by name
+
+The libraries come with the extra `onnx` and are imported when they are used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from videomem.errors import VideomemError, one_line
+from videomem.inference.graphs import Graph, Run, no_graph_of
+
+if TYPE_CHECKING:
+    from onnxscript import ir
+
+WEIGHTS = "weights.data"
+OPSET = 20
+_LEAST_BYTES = 1024  # Smaller tensors stay in the graph.
+
+
+class Onnx(NamedTuple):
+    """The libraries of the extra `onnx`."""
+
+    onnx: ModuleType
+    runtime: ModuleType
+    script: ModuleType
+
+
+def onnx_libraries() -> Onnx:
+    """The libraries.
+
+    Raises:
+        VideomemError: If one is missing.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript
+    except ImportError as error:
+        raise VideomemError(f'ONNX needs {error.name}; run `pip install "videomem[onnx]"`') from error
+    return Onnx(onnx, onnxruntime, onnxscript)
+
+
+def onnx_versions() -> dict[str, str]:
+    return {module.__name__: module.__version__ for module in onnx_libraries()} | {"opset": str(OPSET)}
+
+
+def write_onnx(programs: Mapping[Graph, ExportedProgram], folder: Path, class_names: Sequence[str]) -> list[Path]:
+    """Write graphs into a folder, each as `<name>.onnx`, with one file of weights beside them.
+
+    Raises:
+        VideomemError: If torch or onnx cannot.
+    """
+    onnx, _, script = onnx_libraries()
+    models: dict[Path, ir.Model] = {}
+    for graph, program in programs.items():
+        model = _as_onnx(graph, program)
+        model.metadata_props["class_names"] = json.dumps(list(class_names))
+        models[folder / f"{graph.name}.onnx"] = model
+    _move_weights(list(models.values()), folder, script.ir)
+    for path, model in models.items():
+        script.ir.save(model, path)
+    for graph, path in zip(programs, models, strict=True):
+        with no_graph_of(graph, "onnx", onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+            onnx.checker.check_model(path, full_check=True)
+    return list(models)
+
+
+def _as_onnx(graph: Graph, program: ExportedProgram) -> ir.Model:
+    names = [[port.name for port in ports] for ports in (graph.inputs, graph.outputs)]
+    # The first input has all axes of any size; named there, they have their names everywhere.
+    axes = {number: axis for number, axis in enumerate(graph.inputs[0].shape) if isinstance(axis, str)}
+    named = (axes, *({} for _ in graph.inputs[1:]))
+    with no_graph_of(graph, "torch.onnx"):
+        onnx_program = torch.onnx.export(
+            program,
+            input_names=names[0],
+            output_names=names[1],
+            opset_version=OPSET,
+            custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
+            dynamic_shapes=named,
+            verbose=False,
+        )
+    assert onnx_program is not None
+    return onnx_program.model
+
+
+def _log_sigmoid(x: Any) -> Any:
+    """log(sigmoid(x)) where sigmoid(x) is 0 in float32, too; onnxscript's own gives minus infinity there."""
+    op = onnx_libraries().script.opset18  # What torch translates with, whatever the opset in the end.
+    return op.Neg(op.Softplus(op.Neg(x)))
+
+
+def _move_weights(models: Sequence[ir.Model], folder: Path, ir_module: ModuleType) -> None:
+    """Write the large tensors of all models into one file, each once, and let the models refer to them there."""
+    large = [
+        (value, tensor, _content(tensor))
+        for model in models
+        for value in model.graph.initializers.values()
+        if (tensor := value.const_value) is not None and tensor.nbytes >= _LEAST_BYTES
+    ]
+    unique = {content: tensor for _, tensor, content in large}
+    outside = ir_module.external_data.convert_tensors_to_external(list(unique.values()), folder, WEIGHTS)
+    placed = dict(zip(unique, outside, strict=True))
+    for value, _, content in large:
+        there = placed[content]
+        value.const_value = ir_module.ExternalTensor(
+            there.location, there.offset, there.length, there.dtype, shape=there.shape, name=value.name, base_dir=folder
+        )
+
+
+def _content(tensor: ir.TensorProtocol) -> tuple[str, str, bytes]:
+    return str(tensor.dtype), str(tensor.shape), sha256(tensor.tobytes()).digest()
+
+
+def run_onnx(path: Path) -> Run:
+    """Runs a graph in onnxruntime on the CPU.
+
+    Raises:
+        VideomemError: If onnxruntime cannot, here or when it runs.
+    """
+    runtime = onnx_libraries().runtime
+    with _refused_by(runtime, path):
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [put.name for put in session.get_inputs()]
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        given = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        with _refused_by(runtime, path):
+            return [torch.from_numpy(array) for array in session.run(None, given)]
+
+    return run
+
+
+@contextmanager
+def _refused_by(runtime: ModuleType, path: Path) -> Iterator[None]:
+    """onnxruntime's errors have no class in common but Exception."""
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
+             "RuntimeException")  # fmt: skip
+    known = runtime.capi.onnxruntime_pybind11_state
+    try:
+        yield
+    except tuple(getattr(known, name) for name in names) as error:
+        raise VideomemError(f"{path.name}: onnxruntime cannot run it ({one_line(error)})") from error

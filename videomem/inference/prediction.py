@@ -1,0 +1,54 @@
+"""Many videos to a model: decoded in processes of their own, so that a broken one costs itself only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+
+import torch
+
+from videomem.features.extraction import Decoded, decode_each, decode_frames
+from videomem.features.ledger import Failure
+from videomem.features.store import FRAME_BATCH
+from videomem.inference.model import Classifier, Prediction
+from videomem.utils.workers import TIME_LIMIT_S
+from videomem.video.catalog import Clip
+
+
+def predict_each(
+    model: Classifier, clips: Sequence[Clip], num_workers: int = 1, time_limit_s: float = TIME_LIMIT_S
+) -> Iterator[Prediction | Failure]:
+    """What each video is taken for, in order; one that cannot be decoded gives a `Failure`.
+
+    Frames of several videos share a batch of the backbone, so a few answers come at once.
+
+    Args:
+        model: A model with its backbone.
+        clips: The videos; label, split and group are not looked at.
+        num_workers: Processes that decode; 0 decodes in this one, without a time limit and without shelter.
+        time_limit_s: A video that takes its worker longer to decode has failed.
+    Raises:
+        VideomemError: If the model has no backbone, workers cannot start, or an answer is not finite.
+    """
+    model.frame_network  # noqa: B018 - refuses before anything is decoded
+    decode = partial(decode_frames, settings=model.settings)
+    waiting: list[tuple[Clip, Decoded | Failure]] = []
+    answers = decode_each(clips, decode, model.settings.decoder, num_workers, time_limit_s)
+    with closing(answers):
+        for clip, answer in zip(clips, answers, strict=True):
+            waiting.append((clip, answer))
+            if sum(len(one.frames) for _, one in waiting if isinstance(one, Decoded)) >= FRAME_BATCH:
+                yield from _answer(model, waiting)
+                waiting = []
+    yield from _answer(model, waiting)
+
+
+def _answer(model: Classifier, waiting: Sequence[tuple[Clip, Decoded | Failure]]) -> Iterator[Prediction | Failure]:
+    frames = [torch.from_numpy(one.frames) for _, one in waiting if isinstance(one, Decoded)]
+    features = iter(model.features(torch.cat(frames)).split([len(part) for part in frames]) if frames else ())
+    for clip, one in waiting:
+        if isinstance(one, Failure):
+            yield one
+        else:
+            yield model.predict_features(next(features), str(clip), one.fields["indices"], one.times_s)

@@ -1,0 +1,169 @@
+"""A head run on a live stream: one frame in, one answer out, and a state of constant size between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from videomem.errors import VideomemError, one_line
+from videomem.features.backbone import Backbone
+from videomem.heads import Head, HeadState
+from videomem.inference.probabilities import probabilities
+from videomem.utils.atomic import write_whole
+
+# Mean difference in levels of 255 from which on a frame starts a new scene; `benchmarks/scenes.py` shows what it tells.
+SCENE_CHANGE = 27.0
+_CELLS, _POINTS = 8, 8  # frames are compared as means of 8x8 cells, each of 8x8 points
+
+
+class Answer(NamedTuple):
+    """What the model says after one more frame.
+
+    Attributes:
+        probabilities_C: Probability of each class, after the frames since the last reset.
+        logits_C: Their logits.
+        num_frames: Frames since the last reset, this one included.
+        is_new_scene: The state was emptied before this frame, since it differs so much from the one before.
+    """
+
+    probabilities_C: Tensor
+    logits_C: Tensor
+    num_frames: int
+    is_new_scene: bool
+
+
+class Stream:
+    """Takes a video frame by frame; memory and time for each frame do not grow with the frames that went before.
+
+    After frames x_1 .. x_t the answer is that of `Classifier.forward` on a clip of the same frames, up to rounding: the
+    backbone runs on one frame at a time, which gives other last bits than a batch.
+
+    Args:
+        head: A trained head.
+        backbone: The network that makes its features.
+        feature_dtype: Type that features are rounded to in training.
+        class_names: Names of the classes.
+        scene_change: Empty the state before a frame that differs from the one before by more than so many of the 255
+            levels, on average over the means of 8x8 cells; None never does.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        backbone: Backbone,
+        feature_dtype: torch.dtype,
+        class_names: Sequence[str],
+        scene_change: float | None = None,
+    ) -> None:
+        if scene_change is not None and not 0 < scene_change <= 255:
+            raise VideomemError(f"scene_change is {scene_change}, but must be above 0 and at most 255 levels")
+        self._head, self._backbone, self._feature_dtype = head, backbone, feature_dtype
+        self.class_names = list(class_names)
+        self._scene_change = scene_change
+        self.state: HeadState | None = None
+        self.num_frames = 0
+        self._last_cells: NDArray[np.float64] | None = None
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self.state, self.num_frames = None, 0
+
+    def is_new_scene(self, frame_HWC: NDArray[np.uint8]) -> bool:
+        """Whether a frame (height, width, 3) starts a new scene; it is then the one that the next is compared with."""
+        before, self._last_cells = self._last_cells, cell_means(frame_HWC)
+        return before is not None and difference(before, self._last_cells) > (self._scene_change or np.inf)
+
+    @torch.inference_mode()
+    def step(self, frame_HWC: NDArray[np.uint8]) -> Answer:
+        """The answer after one more frame (height, width, 3), uint8 RGB of any size.
+
+        Raises:
+            VideomemError: If the frame has another shape or type, or the answer is not finite.
+        """
+        if frame_HWC.ndim != 3 or frame_HWC.shape[2] != 3 or frame_HWC.dtype != np.uint8 or not frame_HWC.size:
+            raise VideomemError(
+                f"a frame of shape {frame_HWC.shape} and type {frame_HWC.dtype}, but a stream takes (height, width, 3) "
+                "uint8"
+            )
+        is_new_scene = self._scene_change is not None and self.is_new_scene(frame_HWC)
+        if is_new_scene:
+            self.reset()
+        shaped = self._backbone.preprocessing.shape_frames(frame_HWC[None])
+        return self.step_shaped(shaped)._replace(is_new_scene=is_new_scene)
+
+    @torch.inference_mode()
+    def step_shaped(self, frame_1CHW: Tensor) -> Answer:
+        """The same for a frame (1, 3, crop, crop) that is resized and cropped already; it starts no new scene."""
+        x_1D = self._backbone(frame_1CHW.to(self._head.norm.mean.device)).to(self._feature_dtype)
+        logits_1C, self.state = self._head.step(x_1D, self.state)
+        self.num_frames += 1
+        return Answer(probabilities(logits_1C[0]), logits_1C[0], self.num_frames, False)
+
+    def save_state(self, path: Path) -> None:
+        """Write the state, so that another process goes on where this one was.
+
+        Raises:
+            VideomemError: If there is no frame yet, or the file cannot be written.
+        """
+        if self.state is None:
+            raise VideomemError("a stream has no state before its first frame")
+        tensors = {name: part.cpu().contiguous() for name, part in _named(self.state).items()}
+        about = json.dumps({"class_names": self.class_names, "num_frames": self.num_frames})
+        write_whole(path, save(tensors, metadata={"stream": about}))
+
+    def load_state(self, path: Path) -> None:
+        """Go on from a state that `save_state` wrote.
+
+        Raises:
+            VideomemError: If the file is damaged, or is of a model with other classes or other states.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["stream"])
+                class_names, num_frames = about["class_names"], int(about["num_frames"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            raise VideomemError(f"{path}: no state of a stream ({one_line(error)})") from error
+        device = self._head.norm.mean.device
+        with torch.inference_mode():
+            _, fresh = self._head.step(torch.zeros(1, self._head.feature_dim, device=device))
+        shapes = {name: part.shape for name, part in _named(fresh).items()}
+        if shapes != {name: part.shape for name, part in tensors.items()} or class_names != self.class_names:
+            raise VideomemError(f"{path}: the state of another model's stream; name another file, or delete it")
+        if not all(torch.isfinite(part).all() for part in tensors.values()):
+            raise VideomemError(f"{path}: has values that are not finite; delete it to start anew")
+        parts = {name: part.to(device) for name, part in tensors.items()}
+        layers = tuple(
+            tuple(parts[f"layer{number}.{place}"] for place in range(len(layer)))
+            for number, layer in enumerate(fresh.layers)
+        )
+        self.state, self.num_frames = HeadState(layers, parts["readout"]), num_frames
+
+
+def cell_means(frame_HWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean colours (8, 8, 3) of the cells of a frame of any size: blind to texture, noise and small motion."""
+    side = _CELLS * _POINTS
+    rows, columns = (np.arange(side) * size // side for size in frame_HWC.shape[:2])
+    points = frame_HWC[rows[:, None], columns].reshape(_CELLS, _POINTS, _CELLS, _POINTS, 3)
+    return np.asarray(points.mean(axis=(1, 3)), dtype=np.float64)
+
+
+def difference(cells: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Mean difference of two frames' cells, in levels of 255."""
+    return float(np.abs(cells - others).mean())
+
+
+def _named(state: HeadState) -> dict[str, Tensor]:
+    layers = {
+        f"layer{number}.{place}": part for number, layer in enumerate(state.layers) for place, part in enumerate(layer)
+    }
+    return {**layers, "readout": state.readout}

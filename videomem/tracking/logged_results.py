@@ -1,0 +1,103 @@
+"""Results as W&B shows them: tables, figures, film strips, and the memories of an order test as runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import wandb
+
+from videomem.tracking.runs import Mode, files_beside, start_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One memory of an order test as a run of its own.
+
+    Attributes:
+        name: Name of the run.
+        config: What was trained, and how.
+        summary: Accuracies and contrasts by name.
+        runs: The same for each run of the test, by name.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, float]
+    runs: Sequence[Mapping[str, float]]
+
+
+def log_confusion(
+    run: wandb.Run, split: str, counts: list[list[int]], class_names: Sequence[str], figure: Figure
+) -> None:
+    """The confusion matrix of a split as a table, rows true and columns predicted, and as a figure."""
+    rows = [[name, *row] for name, row in zip(class_names, counts, strict=True)]
+    table = wandb.Table(columns=["true class", *class_names], data=rows)
+    with files_beside(run):
+        run.log({f"{split}/confusion_matrix": table, f"{split}/confusion_figure": wandb.Image(figure)})
+
+
+def log_table(run: wandb.Run, name: str, columns: Sequence[str | int], rows: Sequence[Row]) -> None:
+    table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+    with files_beside(run):
+        run.log({name: table})
+
+
+def log_order_results(
+    run: wandb.Run,
+    card_tables: Mapping[str, tuple[Sequence[str], Sequence[Row]]],
+    summary: Mapping[str, float],
+    figures: Mapping[str, Path],
+) -> None:
+    """Log an evaluation of order: its tables, one number per head and condition, figures."""
+    for name, (columns, rows) in card_tables.items():
+        log_table(run, name, columns, rows)
+    run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
+    run.summary.update(dict(summary))
+
+
+def log_card(
+    run: wandb.Run,
+    name: str,
+    card_tables: Sequence[tuple[str, Sequence[str], Sequence[Row]]],
+    figures: Mapping[str, Path],
+    summary: Mapping[str, float | str],
+) -> None:
+    """Log a card below its name: its tables as tables, its figures as images, its numbers as the summary.
+
+    Args:
+        name: `order` or `memory`.
+        card_tables: Name, columns and rows of each, as `order_test.order_tables.card_tables` gives them.
+        figures: A PNG by the name of each figure, as `order_test.report.write_report` gives them.
+        summary: Numbers and words by name, as `order_test.order_tables.card_summary` gives them.
+    """
+    for table_name, columns, rows in card_tables:
+        log_table(run, f"{name}/{table_name}", columns, rows)
+    if figures:
+        run.log({f"{name}/figures/{figure}": wandb.Image(str(path)) for figure, path in figures.items()})
+    run.summary.update({f"{name}/{key}": value for key, value in summary.items()})
+
+
+def log_strips(run: wandb.Run, name: str, strips: Sequence[tuple[Path, str]]) -> None:
+    """Film strips, image files with their captions, as one panel."""
+    if strips:
+        run.log({f"{name}/film_strips": [wandb.Image(str(path), caption=caption) for path, caption in strips]})
+
+
+def track_memories(project: str, folder: Path, mode: Mode, group: str, memories: Sequence[Memory]) -> None:
+    """A run for each memory, so that they can be compared as runs: over its runs as history, over all as summary."""
+    for memory in memories:
+        details = {"name": memory.name, "group": group, "job_type": "memory", "config": dict(memory.config)}
+        run = start_run(project, folder, mode, **details)
+        run.define_metric("*", step_metric="run")
+        for number, numbers in enumerate(memory.runs):
+            run.log({"run": number, **numbers})
+        run.summary.update(dict(memory.summary))
+        run.finish()

@@ -1,0 +1,250 @@
+"""The DataModule: clips of a catalog as batches, from the feature store or decoded live."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from videomem.batch import VideoBatch, collate
+from videomem.errors import VideomemError
+from videomem.features.augmentation import Augmentation
+from videomem.features.backbone import BackboneSettings
+from videomem.features.imported import ImportedFeatures
+from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs
+from videomem.features.store import Entry, FeatureDtype, FeatureSettings, FeatureStore
+from videomem.training.datasets import ClipDataset, EpochSampler, frame_statistics
+from videomem.training.feature_sources import FeatureSource, LiveVideo, Storage, StoredFeatures
+from videomem.utils.plain_data import as_plain
+from videomem.video.catalog import Catalog, Clip, read_catalog
+from videomem.video.decoding import Decoder, OnDamage
+from videomem.video.sampling import Sampling
+
+
+class VideoDataModule(LightningDataModule):
+    """Clips of a catalog for training and evaluation.
+
+    Args:
+        catalog: Path of the catalog.
+        sampling: Which frames of a clip are looked at.
+        store: Folder of feature stores.
+        backbone: The frozen network that makes the features.
+        decoder: `auto` takes the fastest decoder that is exact for a file.
+        on_damage: `ledger` leaves damaged videos out; `prefix` takes the frames before the damage.
+        feature_dtype: Type that features are stored in.
+        source: `features` reads the store; `video` decodes and runs the backbone at every visit.
+        storage: Where stored features are read from: `mmap` (files, as needed), `ram`, or `device` (wholly on the GPU).
+        batch_size: Videos per batch.
+        num_workers: Processes that read or decode.
+        balanced_sampling: Draw training clips so that classes are equally frequent.
+        augmentation: Changes of the pixels in training, with `source: video`.
+        reversed_pairs: The groups are time-reversed pairs: keep whole pairs only, and prove their frames the same.
+        imported: Features of `videomem import-features`, which take the place of the backbone's.
+        test_split: The split that `test` and `shuffle` evaluate.
+        seed: Seed of the order of training clips and of augmentation.
+    """
+
+    def __init__(
+        self,
+        catalog: str,
+        sampling: Sampling,
+        store: str = "features",
+        backbone: BackboneSettings = BackboneSettings(),
+        decoder: Decoder = "auto",
+        on_damage: OnDamage = "ledger",
+        feature_dtype: FeatureDtype = "float16",
+        source: Literal["features", "video"] = "features",
+        storage: Literal["mmap", "ram", "device"] = "mmap",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        balanced_sampling: bool = False,
+        augmentation: Augmentation = Augmentation(),
+        reversed_pairs: bool = False,
+        imported: ImportedFeatures | None = None,
+        test_split: str = "test",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(as_plain(locals()), logger=False)
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise VideomemError(f"data.{name} is {value}, but must be at least {least}")
+        if reversed_pairs:
+            check_symmetric(sampling, num_available=1)  # The kind of sampling; the numbers when the clips are known.
+        if reversed_pairs and source == "video":
+            raise VideomemError("data.reversed_pairs is proved on stored features; set data.source to features")
+        if imported is not None and source == "video":
+            raise VideomemError(
+                "data.imported are features, made elsewhere, of no video here; set data.source to features"
+            )
+        if augmentation.active and source != "video":
+            raise VideomemError(
+                "data.augmentation changes pixels, which stored features have not; set data.source to video"
+            )
+        self.catalog_path = catalog
+        self.source = source
+        self.storage: Storage = storage
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.balanced_sampling = balanced_sampling
+        self.augmentation = augmentation
+        self.reversed_pairs = reversed_pairs
+        self.test_split = test_split
+        self.seed = seed
+        self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype, on_damage, imported)
+        self.feature_store = FeatureStore(store, self.settings)
+
+    # What is in the data: read once, when first asked for.
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return read_catalog(self.catalog_path)
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.catalog.classes)
+
+    @property
+    def feature_dim(self) -> int:
+        return self.settings.feature_dim
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training clips of each class."""
+        counts = Counter(self.clips[row].label for row in self.rows("train"))
+        return [counts[name] for name in self.class_names]
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        """The clips that can be used: in no batch is one that failed; of a reversed pair, both or none."""
+        usable = list(self.catalog.clips) if self.source == "video" else list(self._entries)
+        if self.reversed_pairs:
+            usable = whole_pairs(usable)
+            for clip in usable:
+                check_symmetric(self.settings.sampling, self._entries[clip].num_available)
+        return usable
+
+    @cached_property
+    def num_unusable(self) -> int:
+        """Clips of the catalog that are in no batch."""
+        return len(self.catalog.clips) - len(self.clips)
+
+    def rows(self, split: str) -> list[int]:
+        """Rows of a split among the clips."""
+        return [row for row, clip in enumerate(self.clips) if clip.split == split]
+
+    @cached_property
+    def _entries(self) -> dict[Clip, Entry]:
+        if not self.feature_store.exists():
+            others = self.feature_store.others()
+            found = f"; one there has {others[0]}" if others else ""
+            raise VideomemError(
+                f"{self.feature_store.root}: no features of these settings{found}; run {self.settings.made_by}"
+            )
+        keys, unreadable = self.feature_store.clip_keys(self.catalog.clips)
+        index, planned = self.feature_store.read_index(), self.feature_store.settled_clips()
+        if absent := [clip for clip in self.catalog.clips if clip in keys and keys[clip] not in planned]:
+            raise VideomemError(
+                f"{absent[0]}: not extracted yet ({len(absent)} of {len(self.catalog.clips)} clips are not); "
+                f"run {self.settings.made_by}"
+            )
+        entries = {clip: index[key] for clip, key in keys.items() if key in index}
+        if not entries:
+            reason = f" ({unreadable[0].message})" if unreadable else ""
+            raise VideomemError(f"{self.catalog_path}: no clip of it could be extracted{reason}; see the ledger")
+        return entries
+
+    def features(self, row: int) -> Tensor:
+        """Features (T, D) of a clip, from the store."""
+        return self.feature_source.features(row)
+
+    @cached_property
+    def feature_source(self) -> FeatureSource:
+        """The store, or live video."""
+        if self.source == "video":
+            return LiveVideo(self.clips, self.settings, self.augmentation, self.seed)
+        return StoredFeatures(self.feature_store, [self._entries[clip] for clip in self.clips], self.storage)
+
+    def entry(self, row: int) -> Entry:
+        return self._entries[self.clips[row]]
+
+    def feature_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) over all real training frames, without augmentation."""
+        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        features = (self.feature_source.features(row, device) for row in self.rows("train"))
+        return frame_statistics(features, self.feature_dim)
+
+    # Lightning's hooks.
+
+    def setup(self, stage: str) -> None:
+        split = {"fit": "train", "validate": "val", "test": self.test_split}[stage]
+        if not self.rows(split):
+            raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self.catalog.splits}")
+        if self.reversed_pairs:
+            self.prove_pairs("val" if stage == "fit" else split)
+
+    def prove_pairs(self, split: str) -> None:
+        """Prove for each pair of a split that both members have the same stored rows."""
+        first: dict[str, int] = {}
+        for row in self.rows(split):
+            group = self.clips[row].group
+            if group in first:
+                check_same_bag(group, self.features(first[group]), self.features(row))
+            first.setdefault(group, row)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rows = self.rows("train")
+        weights = None
+        if self.balanced_sampling:
+            counts = Counter(self.clips[row].label for row in rows)
+            weights = torch.tensor([1 / counts[self.clips[row].label] for row in rows], dtype=torch.float64)
+        return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights))
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        rows = self.rows("val")
+        return self._loader(rows) if rows else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.rows(self.test_split))
+
+    def _epoch(self) -> int:
+        """The epoch that is trained now; with workers this is read before Lightning's `set_epoch`."""
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
+
+    def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
+        if isinstance(self.feature_source, StoredFeatures):
+            self.feature_source.load()
+        index = {name: number for number, name in enumerate(self.class_names)}
+        dataset = ClipDataset(rows, [index[self.clips[row].label] for row in rows], self.feature_source)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=0 if self.source == "features" and self.storage == "device" else self.num_workers,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(self.seed),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
+        """Bring what the loaders left out: features that lie on the device, or the backbone's of live frames."""
+        return self.feature_source.features_of_batch(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the features of a checkpoint were made of: the backbone by name and hash, not its weights."""
+        return {"features": self.settings.identity, "class_names": self.class_names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hold the data to what a checkpoint was trained on."""
+        if differing := self.feature_store.differences(state_dict["features"]):
+            raise VideomemError(f"the checkpoint was trained on other features: {differing}; leave `data` as it was")
+        if state_dict["class_names"] != self.class_names:
+            raise VideomemError(
+                f"the checkpoint's classes are {', '.join(state_dict['class_names'])}, but the catalog's are "
+                f"{', '.join(self.class_names)}"
+            )

@@ -1,0 +1,140 @@
+"""The LightningModule: trains a head on features. It knows neither videos nor where features come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import ConfusionMatrix, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from videomem.batch import VideoBatch
+from videomem.errors import VideomemError
+from videomem.heads import Head, MemoryFactory, Readout
+from videomem.utils.plain_data import as_plain
+
+
+class LitClassifier(LightningModule):
+    """A head, its loss and its metrics.
+
+    Args:
+        memory: The memory: a class of `videomem.heads` and its arguments but the input size.
+        feature_dim: D; taken from the data.
+        class_names: Names of the C classes; taken from the data.
+        class_counts: Training clips of each class; taken from the data.
+        num_layers: Layers of memory.
+        readout: How the frames' logits become the clip's: `MeanReadout` (default) or `LastReadout`.
+        dropout: Share of values dropped in training, before each layer and before the classes.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW, on matrices only.
+        class_weighting: `balanced` weighs each clip's loss by the inverse frequency of its class.
+        projection_dim: Size of a linear map of the features before the memory; null has none.
+        seed: Seed of dropout; the order of clips has the data's.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryFactory,
+        feature_dim: int,
+        class_names: list[str],
+        class_counts: list[int],
+        num_layers: int = 1,
+        readout: Readout | None = None,
+        dropout: float = 0.0,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        class_weighting: Literal["none", "balanced"] = "none",
+        projection_dim: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(as_plain(locals()))
+        num_classes = len(class_names)
+        if num_classes < 2:
+            raise VideomemError(f"{num_classes} class(es), but a classifier needs at least 2")
+        for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+            if not 0 <= value < float("inf"):
+                raise VideomemError(f"model.{name} is {value}, but must be finite and not negative")
+        self.head = Head(memory, feature_dim, num_classes, num_layers, readout, dropout, projection_dim)
+        self.class_names = list(class_names)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.seed = seed
+        weights = balanced_weights(class_counts) if class_weighting == "balanced" else torch.ones(num_classes)
+        self.loss = nn.CrossEntropyLoss(weights)
+        metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "accuracy_top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
+                "accuracy_macro": MulticlassAccuracy(num_classes, average="macro"),
+            }
+        )
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+        self.confusion = ConfusionMatrix(task="multiclass", num_classes=num_classes)
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits (B, C) of features."""
+        return self.head(x_BTD, lengths_B)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.head.norm.set_statistics(*self.trainer.datamodule.feature_statistics())  # type: ignore[attr-defined]
+
+    def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
+        # Dropout draws from the global generator: a resumed run must find it where the first one had it.
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        logits_BC = self(batch.x, batch.lengths)
+        loss: Tensor = self.loss(logits_BC, batch.labels)
+        if not self.trainer.barebones:  # Such a trainer keeps no metrics, and would say so at every step.
+            accuracy = (logits_BC.argmax(1) == batch.labels).float().mean()
+            self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, on_epoch=True, on_step=False,
+                          batch_size=len(batch.labels))  # fmt: skip
+        return loss
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        self._evaluate(batch, self.val_metrics, "val/loss")
+
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        self._evaluate(batch, self.test_metrics, "test/loss")
+
+    def _evaluate(self, batch: VideoBatch, metrics: MetricCollection, loss_name: str) -> None:
+        logits_BC = self(batch.x, batch.lengths)
+        metrics.update(logits_BC, batch.labels)
+        self.confusion.update(logits_BC, batch.labels)
+        self.log(loss_name, self.loss(logits_BC, batch.labels), on_epoch=True, batch_size=len(batch.labels))
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_metrics.compute())
+        self.val_metrics.reset()
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_metrics.compute())
+        self.test_metrics.reset()
+
+    def confusion_counts(self) -> Tensor:
+        """Clips of the last evaluation (C, C): rows are the true classes, columns the predicted ones."""
+        return self.confusion.compute()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+
+def balanced_weights(class_counts: Sequence[int]) -> Tensor:
+    """Loss weights (C,): the inverse frequency of each class, 1 where classes are equally frequent."""
+    counts = torch.tensor(class_counts, dtype=torch.float32)
+    return counts.sum() / (len(counts) * counts.clamp(min=1))

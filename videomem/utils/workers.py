@@ -1,0 +1,239 @@
+"""Work in processes that may hang or die: what happens to one costs its item only, and another takes its place.
+
+Each worker has a pipe of its own, so that none can be left holding what the others wait for; the pools of the standard
+library stop as a whole when a worker dies, and know no time limit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from queue import Empty, Full, Queue
+from typing import Any, Generic, TypeVar
+
+from videomem.errors import VideomemError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+# Far more than any clip needs to be decoded: only a decoder that hangs should reach it.
+TIME_LIMIT_S = 300.0
+# A fork of this process could inherit locks that its threads hold; a server forks workers from a process without any.
+_START_METHODS = multiprocessing.get_all_start_methods()
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if "forkserver" in _START_METHODS else "spawn")
+_START_LIMIT_S = 300.0
+_LOOK_EVERY_S = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An item whose worker hung or died.
+
+    Attributes:
+        error: `TimeLimit` or `WorkerDied`.
+        reason: What happened, such as `its process was killed by SIGABRT`.
+    """
+
+    error: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An exception of the function itself, which ends the whole work."""
+
+    message: str
+
+
+class _Worker(Generic[Item, Answer]):
+    def __init__(self, function: Callable[[Item], Answer]) -> None:
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=_serve, args=(theirs, function), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.is_ready = False
+        self.place: int | None = None
+        self.since_s = time.monotonic()
+
+    def give(self, place: int, item: Item) -> None:
+        self.place, self.since_s = place, time.monotonic()
+        self.pipe.send(item)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    @property
+    def how_it_died(self) -> str:
+        self.process.join(5)
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            known = -code in {known.value for known in signal.Signals}
+            return f"its process was killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
+        return f"its process ended with status {code}"
+
+
+def isolated(
+    function: Callable[[Item], Answer],
+    items: Sequence[Item],
+    num_workers: int,
+    time_limit_s: float,
+    preload: str = "videomem.utils.workers",
+) -> Iterator[Answer | Lost]:
+    """Yield `function(item)` of each item in order, computed in other processes.
+
+    Args:
+        function: Can be pickled, and so can what it gives.
+        items: What to work on.
+        num_workers: Processes at work.
+        time_limit_s: An item that takes longer is lost, and its worker is killed.
+        preload: Module that workers find imported when they start.
+    Raises:
+        VideomemError: If workers cannot start, or the function raises.
+    """
+    if _CONTEXT.get_start_method() == "forkserver":
+        _CONTEXT.set_forkserver_preload([preload])
+    answers: Queue[Any] = Queue(maxsize=2 * num_workers)
+    stop = threading.Event()
+    work = threading.Thread(target=_work, args=(function, items, num_workers, time_limit_s, answers, stop), daemon=True)
+    work.start()
+    try:
+        for _ in items:
+            answer = answers.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+    finally:
+        stop.set()
+        while work.is_alive():  # It may wait for room to leave an answer.
+            try:
+                answers.get(timeout=_LOOK_EVERY_S)
+            except Empty:
+                work.join(_LOOK_EVERY_S)
+
+
+def _work(
+    function: Callable[[Item], Answer],
+    items: Sequence[Item],
+    num_workers: int,
+    time_limit_s: float,
+    answers: Queue[Any],
+    stop: threading.Event,
+) -> None:
+    """Keep workers busy and leave their answers in order."""
+    done: dict[int, Any] = {}
+    given = left = 0
+    workers: list[_Worker[Item, Answer]] = []
+    try:
+        while left < len(items) and not stop.is_set():
+            busy = sum(worker.place is not None or not worker.is_ready for worker in workers)
+            while len(workers) < min(num_workers, len(items) - given + busy):
+                workers.append(_Worker(function))
+                busy += 1
+            for worker in workers:
+                if worker.is_ready and worker.place is None and given < len(items) and given < left + 4 * num_workers:
+                    try:
+                        worker.give(given, items[given])
+                    except ConnectionError:  # It died while it had nothing to do; its end is seen below.
+                        worker.place = None
+                    else:
+                        given += 1
+            wait([thing for w in workers for thing in (w.pipe, w.process.sentinel)], _LOOK_EVERY_S)
+            for worker in list(workers):
+                if (answer := _answer(worker, time_limit_s)) is None:
+                    continue
+                if isinstance(answer, Lost):
+                    worker.end()
+                    workers.remove(worker)
+                if worker.place is not None:
+                    done[worker.place] = answer
+                    worker.place = None
+            while left in done and not stop.is_set():
+                try:
+                    answers.put(done[left], timeout=_LOOK_EVERY_S)
+                except Full:
+                    continue
+                del done[left]
+                left += 1
+    except BaseException as error:  # noqa: BLE001 - raised where the answers are awaited
+        answers.put(error)
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def _answer(worker: _Worker[Item, Answer], time_limit_s: float) -> Any:
+    """What a worker says, or that it is lost; None while it is at work."""
+    seconds = time.monotonic() - worker.since_s
+    try:
+        if worker.pipe.poll():
+            answer = worker.pipe.recv()
+            if isinstance(answer, _Raised):
+                raise VideomemError(answer.message)
+            if worker.is_ready:
+                return answer
+            worker.is_ready = True
+            return None
+        died = not worker.process.is_alive()
+    except (EOFError, OSError):  # Killed before its answer, or in the middle of it.
+        died = True
+    if not worker.is_ready and (died or seconds > _START_LIMIT_S):
+        what = worker.how_it_died if died else f"it said nothing for {_START_LIMIT_S:.0f} s"
+        raise VideomemError(
+            f"a process for decoding cannot start: {what}; a script that calls videomem needs "
+            '`if __name__ == "__main__":`, or decode in this process with 0 workers'
+        )
+    if died:
+        return Lost("WorkerDied", worker.how_it_died, seconds)
+    if worker.place is not None and seconds > time_limit_s:
+        return Lost("TimeLimit", f"not decoded within {time_limit_s:g} s", seconds)
+    return None
+
+
+def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
+    """The life of a worker: answer until nobody asks."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides what an interruption ends.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # What decoders print concerns nobody.
+        os.dup2(nowhere, descriptor)
+    pipe.send("ready")
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(function(item))
+        except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+            pipe.send(_Raised(f"{type(error).__name__}: {error}"))
+
+
+def die_with_parent() -> None:
+    """End when the process that started the work does, even if it is killed, even within a decoder that hangs."""
+    if sys.platform == "linux":
+        # The worker's own parent is the server, which ends when nobody holds its lifeline: so not the worker either.
+        server = multiprocessing.forkserver._forkserver
+        if (lifeline := getattr(server, "_forkserver_alive_fd", None)) is not None:
+            os.close(lifeline)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch(sentinel: int) -> None:
+            wait([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

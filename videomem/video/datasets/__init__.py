@@ -1,0 +1,20 @@
+"""From a data set as it lies on disk to the clips of a catalog: a module per family, and the table of them all."""
+
+from videomem.video.datasets import diving48, hmdb51, kinetics, lists, own, something, ucf101
+from videomem.video.datasets.common import Found, Layout
+
+# `videomem catalog build` has a subcommand for each.
+LAYOUTS: dict[str, Layout] = {
+    "folder": own.FOLDER,
+    "csv": own.CSV,
+    "list": lists.LAYOUT,
+    "ucf101": ucf101.LAYOUT,
+    "hmdb51": hmdb51.LAYOUT,
+    "kinetics": kinetics.LAYOUT,
+    "ssv1": something.SSV1,
+    "ssv2": something.SSV2,
+    "jester": something.JESTER,
+    "diving48": diving48.LAYOUT,
+}
+
+__all__ = ["LAYOUTS", "Found", "Layout"]

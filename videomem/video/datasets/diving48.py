@@ -1,0 +1,77 @@
+"""Diving48: 48 dives of competitions, which no scene and no object tells apart (svcl.ucsd.edu/projects/resound).
+
+    Diving48_V2_train.json   [{"vid_name": "_8Vy3dlHg2w_00000", "label": 3, "start_frame": 0, "end_frame": 91}, ...]
+    Diving48_V2_test.json    the same
+    Diving48_vocab.json      [["Back", "15som", "05Twis", "FREE"], ...]     takeoff, somersaults, twists, position
+    root/_8Vy3dlHg2w_00000.mp4
+
+The files are cut already; start_frame and end_frame are places in the video they were cut from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from videomem.errors import VideomemError
+from videomem.video.catalog import Clip
+from videomem.video.datasets.common import (
+    Found,
+    Layout,
+    annotation_file,
+    annotation_folder,
+    existing_folder,
+    field,
+    needed_file,
+    read_json,
+    read_records,
+    whole_number,
+)
+
+
+def from_diving48(root: Path | str, annotations: Path) -> Found:
+    """Clips of the official split; a group is the video of a competition that dives were cut from."""
+    root, annotations = existing_folder(root), existing_folder(annotations)
+    vocabulary = annotation_file(annotations, "vocab.json")
+    names = _names(vocabulary) if vocabulary else None
+    clips = []
+    for split in ("train", "test"):
+        for record, where in read_records(needed_file(annotations, f"{split}.json")):
+            video = field(record, "vid_name", where)
+            if "/" in video:
+                raise VideomemError(f"{where}: vid_name {video!r} is no name of a file")
+            label = _label(field(record, "label", where), names, where)
+            clips.append(Clip(os.path.join(root, f"{video}.mp4"), label, split, re.sub(r"_\d+$", "", video)))
+    return Found(clips, () if vocabulary else ("no Diving48_vocab.json: labels are numbers",))
+
+
+def _label(text: str, names: list[str] | None, where: str) -> str:
+    number = whole_number(text)
+    if number is None:
+        raise VideomemError(f"{where}: label is {text!r}, not a whole number from 0")
+    if names is None:
+        return f"dive {number:02}"
+    if number >= len(names):
+        raise VideomemError(f"{where}: label {number}, but the vocabulary has {len(names)} dives (0..{len(names) - 1})")
+    return names[number]
+
+
+def _names(path: Path) -> list[str]:
+    content = read_json(path)
+    if not isinstance(content, list) or not all(
+        isinstance(dive, list) and dive and all(isinstance(part, str) for part in dive) for dive in content
+    ):
+        raise VideomemError(f"{path}: a list of lists of text is needed, one list a dive")
+    names = [" / ".join(dive) for dive in content]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise VideomemError(f"{path}: {sorted(doubled)[0]!r} is there twice; each dive needs its own name")
+    return names
+
+
+LAYOUT = Layout(
+    from_diving48,
+    "Diving48: ROOT/VID_NAME.mp4 and Diving48_V2_train.json, Diving48_V2_test.json, Diving48_vocab.json",
+    annotation_folder("folder with the JSON files of one version"),
+    has_val=False,
+)

@@ -1,0 +1,111 @@
+"""Kinetics-400, -600 and -700: clips of 10 s of YouTube videos, many of them gone (github.com/cvdfoundation).
+
+train.csv   label,youtube_id,time_start,time_end,split[,is_cc]
+            "air drumming",-3B32lodo2M,59,69,train,0
+test.csv    youtube_id,time_start,time_end,split                     where the labels are withheld
+root/[<split>/][<class>/]-3B32lodo2M_000059_000069.mp4
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from videomem.errors import VideomemError
+from videomem.video.catalog import Clip, read_table
+from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, whole_number
+
+_COLUMNS = ("youtube_id", "time_start", "time_end", "split")
+
+
+def from_kinetics(root: Path | str, annotations: Sequence[Path]) -> Found:
+    """Clips of all the tables, wherever below the root their files lie; a group is a YouTube video.
+
+    Rows without a label are left out and counted. A clip whose file is nowhere has the path that it would have flat.
+    """
+    root = existing_folder(root)
+    files = _videos_below(root)
+    clips, notes = [], []
+    for path in annotations:
+        rows = read_table(path, _COLUMNS)
+        unlabelled = 0
+        for line, row in enumerate(rows, start=2):
+            where = f"{path.name}:{line}"
+            name, split = _file_stem(row, where), row["split"].strip()
+            if not split:
+                raise VideomemError(f"{where}: the split is empty")
+            if not (label := row.get("label", "").strip()):
+                unlabelled += 1
+                continue
+            file = _file(files.get(name, []), label, split) or os.path.join(root, f"{name}.mp4")
+            clips.append(Clip(file, label, SPLIT_NAMES.get(split.lower(), split), row["youtube_id"]))
+        if unlabelled:
+            notes.append(f"{path.name}: {unlabelled} of {len(rows)} rows have no label and are left out")
+    if not clips:
+        raise VideomemError(f"{', '.join(map(str, annotations))}: no row has a label; give train.csv and val.csv")
+    return Found(clips, tuple(notes))
+
+
+def _file_stem(row: Mapping[str, str], where: str) -> str:
+    start_s, end_s = (_whole_seconds(row[name], name, where) for name in ("time_start", "time_end"))
+    if not row["youtube_id"] or "/" in row["youtube_id"]:
+        raise VideomemError(f"{where}: youtube_id is {row['youtube_id']!r}, which names no video")
+    return f"{row['youtube_id']}_{start_s:06}_{end_s:06}"
+
+
+def _whole_seconds(text: str, name: str, where: str) -> int:
+    whole, _, part = text.strip().partition(".")
+    seconds = None if part.strip("0") else whole_number(whole)
+    if seconds is None:
+        raise VideomemError(f"{where}: {name} is {text!r}, not a whole number of seconds")
+    return seconds
+
+
+def _videos_below(root: Path) -> dict[str, list[str]]:
+    """All videos below a folder by the stem of their name; linked folders are followed, each once."""
+
+    def refuse(error: OSError) -> None:
+        raise VideomemError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    files: dict[str, list[str]] = defaultdict(list)
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        for name in names:
+            start, suffix = os.path.splitext(name)
+            if suffix.lower() in VIDEO_SUFFIXES:
+                files[start].append(os.path.join(folder, name))
+    return files
+
+
+def _file(files: Sequence[str], label: str, split: str) -> str | None:
+    """The file among those of one name that lies in the folders of its split and class."""
+    if len(files) < 2:
+        return files[0] if files else None
+    own = {split, SPLIT_NAMES.get(split.lower(), split), label, label.replace(" ", "_")}
+    matches = [len(own & set(Path(file).parts)) for file in files]
+    if matches.count(max(matches)) > 1:
+        raise VideomemError(f"{files[0]}: there is another file of that name, {files[1]}; keep one below --root")
+    return files[matches.index(max(matches))]
+
+
+LAYOUT = Layout(
+    from_kinetics,
+    "Kinetics: YOUTUBEID_START_END.mp4 anywhere below ROOT and the tables train.csv, val.csv, test.csv",
+    {
+        "annotations": {
+            "type": Path,
+            "required": True,
+            "action": "append",
+            "help": "a table; may be given several times",
+        }
+    },
+    missing_is_normal=True,
+)

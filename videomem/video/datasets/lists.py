@@ -1,0 +1,171 @@
+"""Lists of videos or frame folders, as mmaction2, TSN, TRN, TSM and SlowFast read them.
+
+    some/video.mp4 7            a video and its class; with a comma or a tab instead of the space as well
+    some/folder 163 7           a folder of frames, their number, and the class
+    classes.txt                 a name a line, class 0 first; or `0 name`
+
+The numbers are the last columns, so that paths may have spaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from videomem.errors import VideomemError
+from videomem.video.catalog import Clip
+from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, read_lines
+from videomem.video.files import images_in, split_template
+
+_LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")
+_FRACTION = re.compile(r"-?\d*\.\d+")
+
+
+class Row(NamedTuple):
+    """A line of a list: where it stands, a path, how many frames it says are there, and a class."""
+
+    where: str
+    path: str
+    num_frames: int | None
+    label: int
+
+
+def from_lists(
+    root: Path | str,
+    lists: Sequence[tuple[str, Path]],
+    classes: Path | None = None,
+    template: str | None = None,
+    fps: float | None = None,
+) -> Found:
+    """Clips of lists, each with its split; each clip is its own group, since lists name no sources.
+
+    Args:
+        root: Folder that paths are relative to.
+        lists: Pairs of split and list.
+        classes: Names of the classes; without it they are `class 07`.
+        template: How images of frame folders are named, such as `img_{:05}.jpg`.
+        fps: Frames per second of frame folders.
+    """
+    root = existing_folder(root)
+    rows = [(split, row) for split, path in lists for row in _rows(path, root)]
+    if not rows:
+        raise VideomemError(f"{', '.join(str(path) for _, path in lists)}: no videos in the lists")
+    names = _class_names(classes) if classes else None
+    width = max(2, len(str(max(row.label for _, row in rows))))
+    clips, counted, wrong = [], 0, []
+    for split, row in rows:
+        if names is not None and row.label >= len(names):
+            raise VideomemError(f"{row.where}: class {row.label}, but {classes} has {len(names)} (0..{len(names) - 1})")
+        is_video = _is_video(row.path)
+        path = os.path.join(root, row.path) if is_video else os.path.join(root, row.path, template or "").rstrip("/")
+        label = f"class {row.label:0{width}}" if names is None else names[row.label]
+        clips.append(Clip(path, label, split, row.path, fps=None if is_video else fps))
+        if row.num_frames is not None and (found := _count(path)) is not None:
+            counted += 1
+            if found != row.num_frames:
+                wrong.append(f"{row.path}: {row.num_frames} listed, {found} there")
+    return Found(clips, warnings=_disagreement(wrong, counted, template))
+
+
+def _disagreement(wrong: Sequence[str], counted: int, template: str | None) -> tuple[str, ...]:
+    if not wrong:
+        return ()
+    hint = "" if template else "; where a folder holds several series, name one by --template img_{:05}.jpg"
+    return (
+        f"{len(wrong)} of {counted} folders have another number of frames than their list says, the first {wrong[0]}; "
+        f"what is there counts{hint}",
+    )
+
+
+def _rows(path: Path, root: Path) -> list[Row]:
+    return [_row(line, where, root) for line, where in read_lines(path)]
+
+
+def _row(line: str, where: str, root: Path) -> Row:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise VideomemError(f"{where}: {line!r} is neither `video.mp4 label` nor `folder num_frames label`")
+    path, numbers = match[1], [int(text) for text in re.findall(r"-?\d+", match[2])]
+    starts = [match.start(2) + found.start() for found in re.finditer(r"[\s,]+", match[2])]
+    expected = 1 if _is_video(path) else 2
+    if len(numbers) > expected:
+        # Numbers that belong to the path: only the disk can tell `P 01` with a label from `P` with two.
+        path = line[: starts[-expected]]
+        if not os.path.exists(os.path.join(root, path)):
+            raise _refusal(line, where)
+    elif any(map(_FRACTION.fullmatch, re.split(r"[\s,]+", path)[1:])) and not os.path.exists(os.path.join(root, path)):
+        raise _refusal(line, where)
+    label, num_frames = numbers[-1], numbers[-2] if expected == 2 and len(numbers) > 1 else None
+    if label < 0:
+        raise VideomemError(f"{where}: class {label}, but the first is 0; leave out lists without labels")
+    return Row(where, path, num_frames, label)
+
+
+def _refusal(line: str, where: str) -> VideomemError:
+    return VideomemError(
+        f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are not "
+        "supported: one label a video; nor are detection lists and lists with offsets"
+    )
+
+
+def _is_video(path: str) -> bool:
+    return path.lower().endswith(tuple(VIDEO_SUFFIXES))
+
+
+def _count(path: str) -> int | None:
+    folder, pattern = split_template(path)
+    return sum(1 for _ in images_in(folder, pattern)) if os.path.isdir(folder) else None
+
+
+def _class_names(path: Path) -> list[str]:
+    names = [line for line, _ in read_lines(path)]
+    numbered = [re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name) for name in names]
+    if names and all(numbered):
+        numbers = [int(match[1]) for match in numbered if match]
+        if numbers != list(range(len(names))):
+            odd = next(n for n, number in enumerate(numbers) if number != n)
+            raise VideomemError(f"{path}: class {odd} is numbered {numbers[odd]}; number the names from 0 in order")
+        names = [match[2] for match in numbered if match]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise VideomemError(f"{path}: {sorted(doubled)[0]!r} is there twice; each class needs its own name")
+    return names
+
+
+def _split_and_file(text: str) -> tuple[str, Path]:
+    split, _, path = text.partition("=")
+    if not (split and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form train=train.txt")
+    return SPLIT_NAMES.get(split.lower(), split), Path(path)
+
+
+def _template(text: str) -> str:
+    if "/" in text or split_template(os.path.join("folder", text))[1] is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of images with one field, such as img_{{:05}}.jpg")
+    return text
+
+
+def _fps(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} must be finite and above 0")
+    return value
+
+
+LAYOUT = Layout(
+    from_lists,
+    "lists of `video label` or `folder num_frames label`, as of mmaction2, TSN, TSM, SlowFast",
+    {
+        "list": {
+            **{"dest": "lists", "type": _split_and_file, "required": True, "action": "append"},
+            **{"metavar": "SPLIT=FILE", "help": "a list and its split, as train=train.txt; may be given several times"},
+        },
+        "classes": {"type": Path, "help": "names of the classes, one a line; else they are `class 07`"},
+        "template": {"type": _template, "help": "names of the images in frame folders, such as img_{:05}.jpg"},
+        "fps": {"type": _fps, "help": "frames per second of frame folders"},
+    },
+)

@@ -1,0 +1,119 @@
+"""The user's own videos: a folder per class, or a table.
+
+root/[train|val|test/]<class>/**/<video>
+
+path,label[,split,group,start_s,end_s,fps]
+a.mp4,wave,train,anna,,,
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from videomem.errors import VideomemError
+from videomem.video.catalog import Clip, clip_of_row, read_table
+from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder
+from videomem.video.files import is_url
+
+_BOXES = ({"x1", "y1", "x2", "y2"}, {"xmin", "ymin", "xmax", "ymax"})
+
+
+def from_folder(root: Path | str) -> Found:
+    """Clips of `root/[split/]class/**/video`; the split is empty where no split folders are there.
+
+    Each file is its own group; give groups with the `csv` layout where several clips come from one source.
+    """
+    root = existing_folder(root)
+    folders = [folder for folder in _subfolders(root) if next(_videos_below(folder), None)]
+    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
+    if any(splits.values()) and not all(splits.values()):
+        odd = next(folder.name for folder, split in splits.items() if split is None)
+        raise VideomemError(
+            f"{root}: some folders are splits, but {odd!r} is none; rename it to train, val or test, "
+            "or give your own table with the csv layout"
+        )
+    if folders and all(splits.values()):
+        classes = [(folder, str(split)) for top, split in splits.items() for folder in _subfolders(top)]
+    else:
+        classes = [(folder, "") for folder in folders]
+    clips = [
+        Clip(str(path), folder.name, split, os.path.relpath(path, root))
+        for folder, split in classes
+        for path in _videos_below(folder)
+    ]
+    if not clips:
+        raise VideomemError(f"{root}: no videos in it; expected {root.name}/[train|val|test/]<class>/<video>.mp4")
+    return Found(clips)
+
+
+def from_csv(root: Path | str, table: Path | str) -> Found:
+    """Clips of the user's own table with at least `path,label`; paths are relative to `root`.
+
+    Without a `group` column each file is its own group, so that trimmed parts of one file share one.
+    """
+    root, table = existing_folder(root), Path(table)
+    rows = read_table(table)
+    if not rows:
+        raise VideomemError(f"{table}: no videos in the table")
+    _refuse_other_tasks(table.name, rows)
+    if missing := [name for name in ("path", "label") if name not in rows[0]]:
+        raise VideomemError(f"{table.name}: lacks the column {', '.join(missing)}; it has {', '.join(rows[0])}")
+    clips = []
+    for number, row in enumerate(rows, start=1):
+        clip = clip_of_row(row, f"{table.name}: row {number}")
+        path = clip.path if is_url(clip.path) else os.path.join(root, clip.path)
+        split = SPLIT_NAMES.get(clip.split.lower(), clip.split)
+        clips.append(replace(clip, path=path, group=clip.group or clip.path, split=split))
+    return Found(clips)
+
+
+def _refuse_other_tasks(table: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Refuse tables of detection and of several labels a video, which have another meaning in the same columns."""
+    columns = {name.lower().strip() for name in rows[0]}
+    if any(boxes <= columns for boxes in _BOXES) or sum(map(_is_fraction, rows[0])) >= 4:
+        raise VideomemError(f"{table}: has bounding boxes; detection is not supported: one label a video, no boxes")
+    for number, row in enumerate(rows, start=1):
+        labels = row.get("labels", "")
+        if _is_json_list(row.get("label", "")) or _is_json_list(labels) or "|" in labels or ";" in labels:
+            raise VideomemError(
+                f"{table}: row {number} has several labels ({row.get('label') or labels}); multi-label tables are not "
+                "supported: one label a video, in a column `label`"
+            )
+
+
+def _is_fraction(text: str) -> bool:
+    """Whether a text is a number with a point, as in the rows of a detection list that has no header."""
+    whole, point, part = text.partition(".")
+    return bool(point) and whole.lstrip("-").isdigit() and part.isdigit()
+
+
+def _is_json_list(text: str) -> bool:
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        return isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _subfolders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _videos_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
+            yield path
+
+
+FOLDER = Layout(from_folder, "ROOT/[train|val|test/]CLASS/VIDEO", has_splits=False)
+CSV = Layout(
+    from_csv,
+    "your own table: path,label and, as you have them, split,group,start_s,end_s,fps",
+    {"table": {"type": Path, "required": True, "help": "your CSV or Parquet file"}},
+    has_splits=False,
+)

@@ -1,0 +1,70 @@
+"""UCF101: 101 classes of actions, clips of YouTube videos, three official splits (crcv.ucf.edu/data/UCF101.php).
+
+    ucfTrainTestlist/classInd.txt      1 ApplyEyeMakeup
+    ucfTrainTestlist/trainlist01.txt   ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
+    ucfTrainTestlist/testlist01.txt    ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi
+    UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi
+
+The clips of one class with the same gNN are cut from one video. The class is the folder's name: files of
+HandstandPushups are named v_HandStandPushups.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from videomem.errors import VideomemError
+from videomem.video.catalog import Clip
+from videomem.video.datasets.common import (
+    OFFICIAL_SPLIT,
+    Found,
+    Layout,
+    annotation_folder,
+    existing_folder,
+    read_lines,
+)
+
+_VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<name>[^/]+_(?P<group>g\d+)_c\d+\.avi)(?:\s+(?P<index>\d{1,9}))?")
+
+
+def from_ucf101(root: Path | str, annotations: Path, split: int = 1) -> Found:
+    """Clips of one official split; a group is a class and the gNN of the file's name."""
+    root, annotations = existing_folder(root), existing_folder(annotations)
+    index_of = _class_indices(annotations / "classInd.txt")
+    clips = []
+    for name in ("train", "test"):
+        for line, where in read_lines(annotations / f"{name}list{split:02}.txt"):
+            match = _VIDEO.fullmatch(line)
+            if match is None:
+                raise VideomemError(f"{where}: {line!r} is not of the form Class/v_Class_g01_c01.avi 1")
+            label, index = match["label"], match["index"]
+            if label not in index_of:
+                raise VideomemError(f"{where}: class {label!r} is not in classInd.txt")
+            if name == "train" and index is None:
+                raise VideomemError(f"{where}: {line!r} lacks the class index that training lists have")
+            if index is not None and int(index) != index_of[label]:
+                raise VideomemError(
+                    f"{where}: class index {index} of {label!r}, but classInd.txt says {index_of[label]}; "
+                    "take both from one download"
+                )
+            clips.append(Clip(str(root / label / match["name"]), label, name, f"{label}_{match['group']}"))
+    return Found(clips)
+
+
+def _class_indices(path: Path) -> dict[str, int]:
+    indices: dict[str, int] = {}
+    for line, where in read_lines(path):
+        match = re.fullmatch(r"(\d{1,9})\s+(\S+)", line)
+        if match is None or match[2] in indices:
+            raise VideomemError(f"{where}: {line!r} is not a class of its own of the form `1 ApplyEyeMakeup`")
+        indices[match[2]] = int(match[1])
+    return indices
+
+
+LAYOUT = Layout(
+    from_ucf101,
+    "UCF101: ROOT/CLASS/v_CLASS_gNN_cNN.avi and the folder ucfTrainTestlist",
+    {**annotation_folder("folder with classInd.txt, trainlist01.txt ..."), "split": OFFICIAL_SPLIT},
+    has_val=False,
+)
