@@ -8,7 +8,7 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/videomem demo --out runs/demo
 
-# Two processes side by side, in which threads would only contend.
+# Two processes in parallel, in which threads would only contend.
 test: lint
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" tests
 
@@ -30,7 +30,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "videomem needs Python >= 3.11; name one: make PYTHON=python3.12"; exit 1; }
+	  { recurrent term "videomem needs Python >= 3.11; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)

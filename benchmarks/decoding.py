@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.video.decoders import by_decord, by_torchcodec
-from videomem.video.decoders.overhearing import overheard
+from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform, uniform_indices
 from videomem.video.writing import write_video
@@ -101,7 +101,7 @@ def measure(path: str, wanted: NDArray[np.int64], repeats: int) -> tuple[dict[st
         for name, read in ways.items():
             started = time.perf_counter()
             try:
-                with overheard():
+                with ffmpeg_messages():
                     frames = read(path, wanted)
             except RuntimeError:  # A decoder that cannot read this file.
                 continue

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from videomem.cli.main import main
-from videomem.experiments.order_test.order_tables import cells_table, contrasts_table, ladder_table
+from videomem.experiments.order_test.order_tables import cells_table, contrasts_table, suite_table
 from videomem.experiments.order_test.result import card_from_json
 from videomem.experiments.tables import show
 from videomem.utils.plain_data import config_folder
@@ -59,7 +59,7 @@ if __name__ == "__main__":
             raise SystemExit(1)
     card = card_from_json((folder / "order.json").read_text())
     console = Console(width=160)
-    for table in (cells_table(card), contrasts_table(card), ladder_table(card)):
+    for table in (cells_table(card), contrasts_table(card), suite_table(card)):
         console.print(table.name, style="bold")
         for row in table.rows:
             console.print("  ".join(show(value, column.kind) for value, column in zip(row, table.columns, strict=True)))

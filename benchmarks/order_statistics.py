@@ -17,7 +17,7 @@ Both arms share group and clip effects to `ARM_SHARE` of their variance, so a gr
 as its outcomes are. Sizes of groups say nothing about their effects; they are lognormal quantiles with
 sigma 0 (5 clips each), 0.7 (`unequal`, the largest 4 times the mean) or 1 (`very unequal`, 6 times), of the same total.
 
-Two designs: `fixed`, every run tests the same clips; `random`, each run tests a quarter of the pool, drawn anew
+Two designs: `fixed`, every run tests the same clips; `random`, each run tests a quarter of the pool, drawn again
 for every `CHUNK` simulations. There, run effects of any two runs correlate by rho = n_test / (n_test + n_train), as
 Nadeau & Bengio (2003) assume of trainings on overlapping sets, and the analysis is told n_test / n_train = 1/3.
 """
@@ -118,7 +118,7 @@ def simulate(
 ) -> Iterator[tuple[int, np.ndarray, list]]:
     """For each run: its number, the groups tested, and sums of right clips (num, groups) of O and of each permutation.
 
-    With `null`, F has the same latent variables as O but for the remainder: an arrangement like any other.
+    With `null`, F has the same latent variables as O but for the remainder: an frame order like any other.
     """
     sizes = group_sizes(cell.groups, SIGMA[cell.sizes])
     splits = draw_splits(cell, rng)

@@ -72,7 +72,7 @@ def by_memory(memory: Memory, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def by_loop(memory: Memory, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-    return Memory.recur(memory, memory.project(x_BTD), lengths_B)[0]
+    return Memory.unroll(memory, memory.project(x_BTD), lengths_B)[0]
 
 
 def by_torch(module: nn.GRU | nn.LSTM, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:

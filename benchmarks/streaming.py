@@ -10,7 +10,7 @@ over frames of the ratio to the bare AlexNet, less one; `without resizing` is th
 cropped (`Stream.step_shaped`), measured on every other frame. All streams run through without a reset.
 `AlexNet, all layers` is torchvision's network up to its 1000 logits.
 
-A model of clips that is asked anew at every frame sees the last 16: `window, AlexNet + gru` is the same network on 16
+A model of clips that is asked again at every frame sees the last 16: `window, AlexNet + gru` is the same network on 16
 frames, `window, features kept` keeps the features of the last 15 frames and runs the head alone over 16, and r3d_18 and
 mvit_v2_s are torchvision's video networks on 16 frames in the size of their preset, resized before. Weights are random;
 they do not change the time.

@@ -19,7 +19,7 @@ def test_the_examples_of_the_python_interface_run(
     checkpoints: dict[str, Path], catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(checkpoints["gru"]).save_pretrained(tmp_path / "exported")
-    shutil.copy(catalog.clips[0].path, tmp_path / "film.mp4")
+    shutil.copy(catalog.clips[0].path, tmp_path / "video.mp4")
     monkeypatch.chdir(tmp_path)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed, tried = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False, optionflags=flags)

@@ -1,4 +1,4 @@
-"""The errors that a user can mend."""
+"""The errors that a user can fix."""
 
 from pathlib import Path
 
@@ -32,4 +32,4 @@ def one_line(text: object) -> str:
 
 
 class DecodingError(VideomemError):
-    """A video that cannot be decoded exactly; it goes into the ledger with this reason."""
+    """A video that cannot be decoded exactly; it goes into the failure table with this reason."""

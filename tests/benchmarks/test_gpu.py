@@ -24,7 +24,7 @@ from videomem.cli.options import usable_device
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_arrays
 from videomem.experiments.order_test import run as protocol
-from videomem.utils.parallel_jobs import side_by_side
+from videomem.utils.parallel_jobs import run_parallel
 
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -77,7 +77,7 @@ def run_out(*arguments: Any) -> None:
 @pytest.mark.slow
 def test_memory_that_runs_out_in_a_training_process_is_one_line() -> None:
     with pytest.raises(VideomemError, match=r"memory was too small.*fewer --processes"):
-        list(side_by_side(run_out, [(), ()], None, 2))
+        list(run_parallel(run_out, [(), ()], None, 2))
 
 
 @pytest.mark.gpu

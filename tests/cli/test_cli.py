@@ -14,11 +14,11 @@ import torch
 from conftest import CONFIGS, data_arguments, failed, fit_arguments
 
 import videomem
-from videomem.cli.main import VERBS, main
+from videomem.cli.main import COMMANDS, main
 from videomem.video.catalog import Catalog, write_catalog
 
 
-def test_help_names_every_verb_there_is_and_imports_nothing_heavy() -> None:
+def test_help_names_every_command_there_is_and_imports_nothing_heavy() -> None:
     code = (
         "import sys, time; started = time.perf_counter(); from videomem.cli.main import main; main(['--help']);"
         "heavy = {'torch', 'av', 'decord', 'numpy', 'wandb', 'jsonargparse'} & set(sys.modules);"
@@ -26,20 +26,20 @@ def test_help_names_every_verb_there_is_and_imports_nothing_heavy() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     lines = printed.splitlines()
-    for name, verb in VERBS.items():
-        assert f"  {name:<{max(map(len, VERBS))}}  {verb.help}" in lines
-        assert callable(import_module(f"videomem.cli.{verb.module}").main)
+    for name, command in COMMANDS.items():
+        assert f"  {name:<{max(map(len, COMMANDS))}}  {command.help}" in lines
+        assert callable(import_module(f"videomem.cli.{command.module}").main)
     assert float(lines[-1].removeprefix("seconds ")) <= 0.6
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        assert main([verb, "--help"]) == 0
+        assert main([command, "--help"]) == 0
     except SystemExit as stop:
         assert not stop.code
     printed = capsys.readouterr().out
-    assert f"videomem {verb}" in printed and len(printed) > 200
+    assert f"videomem {command}" in printed and len(printed) > 200
 
 
 def test_the_installed_script_prints_its_version() -> None:
@@ -76,18 +76,18 @@ def test_an_error_that_is_no_users_fault_keeps_its_traceback(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["Fit"], ["--frobnicate"]])
-def test_an_unknown_verb_is_answered_with_those_there_are(
+def test_an_unknown_command_is_answered_with_those_there_are(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "is no verb of videomem; it has demo, configs, catalog" in failed(capsys, *arguments)
+    assert "is no command of videomem; it has demo, configs, catalog" in failed(capsys, *arguments)
 
 
-def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "usage: videomem VERB" in capsys.readouterr().out
+    assert "usage: videomem COMMAND" in capsys.readouterr().out
 
 
-def test_options_of_verbs_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_options_of_commands_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "see `videomem shuffle --help`" in failed(capsys, "shuffle")
     assert "0 is below 1" in failed(capsys, "shuffle", "x.ckpt", "--permutations", "0")
     assert "the following arguments are required: --out" in failed(capsys, "synthesize")
@@ -202,7 +202,7 @@ def test_a_damaged_store_is_named(workspace: Path, tmp_path: Path, capsys: pytes
     assert "damaged" in failed(capsys, "fit", *arguments)
 
 
-def test_data_that_moved_can_be_named_anew_and_export_needs_none(
+def test_data_that_moved_can_be_named_again_and_export_needs_none(
     workspace: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     content = torch.load(checkpoints["gru"], weights_only=True)
@@ -290,7 +290,7 @@ def test_help_of_fit_is_quick_enough_to_be_used() -> None:
     assert time.perf_counter() - started < 120
 
 
-def test_the_script_is_a_door_to_the_verb() -> None:
+def test_the_script_is_a_door_to_the_command() -> None:
     script = CONFIGS.parent / "scripts" / "shuffle_ablation.py"
     done = subprocess.run([sys.executable, script, "none.ckpt"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr == "videomem: error: none.ckpt: no such checkpoint\n"

@@ -21,7 +21,7 @@ def test_the_demo_makes_what_it_promises_and_twice_the_same(tmp_path: Path, caps
     for folder in ("first", "second"):
         assert main(["demo", "--out", str(out), *SMALL]) == 0
         cards.append(card_from_json((out / "order.json").read_text()))
-        if folder == "first":  # The second time, all trainings are done anew.
+        if folder == "first":  # The second time, all trainings are done again.
             for path in (out / "features" / "order_cells").glob("*.npz"):
                 path.unlink()
     assert cards[0].memories == cards[1].memories and cards[0].plan_sha256 == cards[1].plan_sha256
@@ -53,10 +53,10 @@ def check_tracking(out: Path, card: OrderCard) -> None:
             assert summary["value_of_order"] == one.value_of_order.value
             assert sum(record["type"] == "history" for record in records) == card.num_runs
         else:
-            tables = ("memories", "cells", "ladder", "confusions", "contrasts", "plan")
+            tables = ("memories", "cells", "suite", "confusions", "contrasts", "plan")
             assert all(summary[f"order/{table}._type"] == "table-file" for table in tables)
             assert "order/failures._type" not in summary  # It has paths.
-            assert summary["order/figures/ladder._type"] == "image-file" and summary["order/verdict"]
+            assert summary["order/figures/suite._type"] == "image-file" and summary["order/verdict"]
             assert any(record["artifact"].get("name") == "data-videos" for record in records if "artifact" in record)
 
 

@@ -171,7 +171,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("writer", ["npy", "hdf5"])
-def test_a_bad_array_costs_its_clip_only_and_the_ledger_says_why(tmp_path: Path, writer: str, bad: str) -> None:
+def test_a_bad_array_costs_its_clip_only_and_the_failure_table_says_why(tmp_path: Path, writer: str, bad: str) -> None:
     write_catalog(tmp_path)
     array, message = BAD[bad]
     report = imported(tmp_path, WRITERS[writer](arrays() | {VIDEOS[1]: array}, tmp_path))
@@ -180,11 +180,11 @@ def test_a_bad_array_costs_its_clip_only_and_the_ledger_says_why(tmp_path: Path,
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(failure.message)
     assert VIDEOS[1] not in stored(tmp_path) and "\n" not in failure.message
-    assert VIDEOS[1] in (report.folder / "ledger.csv").read_text()
+    assert VIDEOS[1] in (report.folder / "failures.csv").read_text()
     (tmp_path / "good").mkdir()
     again = imported(tmp_path, WRITERS[writer](arrays(), tmp_path / "good"))
     assert (again.num_imported, again.num_done_before, again.failures) == (1, len(VIDEOS) - 1, ())
-    assert VIDEOS[1] in stored(tmp_path) and VIDEOS[1] not in (report.folder / "ledger.csv").read_text()
+    assert VIDEOS[1] in stored(tmp_path) and VIDEOS[1] not in (report.folder / "failures.csv").read_text()
 
 
 def test_files_that_are_no_arrays_cost_their_clips_only(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_links_and_storage_outside_of_an_hdf5_file_are_not_followed(tmp_path: Pa
     assert len(reasons) == 3
 
 
-def test_importing_again_writes_nothing_and_a_changed_array_is_imported_anew(tmp_path: Path) -> None:
+def test_importing_again_writes_nothing_and_a_changed_array_is_imported_again(tmp_path: Path) -> None:
     write_catalog(tmp_path)
     made = arrays()
     folder = imported(tmp_path, as_npy(made, tmp_path)).folder
@@ -383,16 +383,16 @@ def test_every_command_works_on_imported_features(
     assert "set data.source to features" in one_line(capsys, "fit", *data, *head, *short, "--data.source", "video")
     assert main(["fit", *data, *head, *short]) == 0
     checkpoint = "run/checkpoints/last.ckpt"
-    for verb in ("validate", "test"):
-        assert main([verb, "--ckpt_path", checkpoint]) == 0
+    for command in ("validate", "test"):
+        assert main([command, "--ckpt_path", checkpoint]) == 0
     assert main(["shuffle", checkpoint, "--permutations", "3", "--out", "shuffle", "--wandb", "disabled"]) == 0
     assert len(Path("shuffle/shuffle.csv").read_text().splitlines()) == 6
     assert main(["export", checkpoint, "--out", "exported"]) == 0
     for model in (checkpoint, "exported"):
-        assert "(clip) were made elsewhere" in one_line(capsys, "inspect", "film.mp4", "--model", model)
+        assert "(clip) were made elsewhere" in one_line(capsys, "inspect", "video.mp4", "--model", model)
     model = videomem.load("exported")
     assert model.classify(torch.zeros(1, FRAMES, D), torch.tensor([FRAMES])).shape == (1, 2)
-    for call in (lambda: model.read("film.mp4"), lambda: model(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8))):
+    for call in (lambda: model.read("video.mp4"), lambda: model(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8))):
         with pytest.raises(VideomemError, match=r"\(clip\) were made elsewhere"):
             call()
     assert "clip" in Path("exported/README.md").read_text() and "alexnet" not in Path("exported/README.md").read_text()

@@ -25,7 +25,7 @@ from videomem.features.extraction import decode_frames, extract
 from videomem.features.keys import clip_keys
 from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.utils import atomic as whole_files
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import FixedRate, Uniform
@@ -45,8 +45,8 @@ def clips(catalog: Catalog) -> list[Clip]:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Every file of a store but the ledger and the cache of hashes, by its path."""
-    kept = [path for path in root.rglob("*") if path.is_file() and path.name not in ("ledger.csv", "hashes.sqlite")]
+    """Every file of a store but the failure table and the cache of hashes, by its path."""
+    kept = [path for path in root.rglob("*") if path.is_file() and path.name not in ("failures.csv", "hashes.sqlite")]
     return {str(path.relative_to(root)): path.read_bytes() for path in kept}
 
 
@@ -218,7 +218,7 @@ def with_broken(tmp_path: Path, clips: list[Clip]) -> Iterator[list[Clip]]:
     ]
 
 
-def test_a_clip_that_fails_is_in_the_ledger_and_the_others_are_done(tmp_path: Path, with_broken: list[Clip]) -> None:
+def test_a_clip_that_fails_is_in_the_failure_table_and_the_others_are_done(tmp_path: Path, with_broken: list[Clip]) -> None:
     for attempt in range(2):
         report = extract(with_broken, SETTINGS, tmp_path / "store")
         assert report.num_done_before + report.num_extracted == len(with_broken) - 2
@@ -226,9 +226,9 @@ def test_a_clip_that_fails_is_in_the_ledger_and_the_others_are_done(tmp_path: Pa
             "broken.mp4": "decode",
             "none.mp4": "hash",
         }
-        ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
-        assert sum(failure.path.endswith("broken.mp4") for failure in ledger.values()) == 1, attempt
-    assert "broken.mp4: not decodable" in next(f.message for f in ledger.values() if f.path.endswith("broken.mp4"))
+        failure_table = FeatureStore(tmp_path / "store", SETTINGS).failure_table.read()
+        assert sum(failure.path.endswith("broken.mp4") for failure in failure_table.values()) == 1, attempt
+    assert "broken.mp4: not decodable" in next(f.message for f in failure_table.values() if f.path.endswith("broken.mp4"))
 
 
 def test_failures_change_no_byte_of_what_is_good(tmp_path: Path, with_broken: list[Clip]) -> None:
@@ -247,8 +247,8 @@ def test_features_beyond_half_precision_are_refused(
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"first")
-    write_whole(path, b"second", exclusive=True)
+    write_atomic(path, b"first")
+    write_atomic(path, b"second", exclusive=True)
     assert path.read_bytes() == b"first"
 
     def full(descriptor: int) -> None:
@@ -256,7 +256,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(VideomemError, match="No space left on device"):
-        write_whole(path, b"third")
+        write_atomic(path, b"third")
     assert path.read_bytes() == b"first" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -293,7 +293,7 @@ def decode_oddly(clip: Clip, settings: FeatureSettings) -> tuple[torch.Tensor, D
         time.sleep(1000)
     if name.startswith("aborts"):
         os.abort()
-    if name.startswith("fails") and not Path(clip.path).with_suffix(".mended").exists():
+    if name.startswith("fails") and not Path(clip.path).with_suffix(".fixed").exists():
         raise DecodingError(f"{clip.path}: damaged")
     return decode_frames(clip, settings)
 
@@ -317,9 +317,9 @@ def test_a_clip_that_hangs_or_kills_its_decoder_costs_nothing_but_itself(tmp_pat
         "aborts.mp4": ("WorkerDied", "its process was killed by SIGABRT"),
         "fails.mp4": ("DecodingError", "damaged"),
     }
-    ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
-    assert {Path(path).name for path, _, _ in ledger} == {"hangs.mp4", "aborts.mp4", "fails.mp4"}
-    assert 2 <= ledger[str(tmp_path / "hangs.mp4"), None, None].seconds < 60
+    failure_table = FeatureStore(tmp_path / "store", SETTINGS).failure_table.read()
+    assert {Path(path).name for path, _, _ in failure_table} == {"hangs.mp4", "aborts.mp4", "fails.mp4"}
+    assert 2 <= failure_table[str(tmp_path / "hangs.mp4"), None, None].seconds < 60
     again = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
     assert again.num_extracted == 0 and again.failures == report.failures
 
@@ -331,7 +331,7 @@ def test_failed_clips_alone_are_tried_again_when_asked(
     with_odd = [*with_odd, gone]
     extract(with_odd, SETTINGS, tmp_path / "store", num_workers=1, time_limit_s=1)
     before = contents(tmp_path / "store")
-    (tmp_path / "fails.mended").touch()
+    (tmp_path / "fails.fixed").touch()
     shutil.copy(clips[13].path, gone.path)
     never_seen = replace(with_odd[0], start_s=0.1)
     tried = []
@@ -349,20 +349,20 @@ def test_failed_clips_alone_are_tried_again_when_asked(
     assert sorted(Path(failure.path).name for failure in report.failures) == ["aborts.mp4", "hangs.mp4"]
     assert before.items() <= contents(tmp_path / "store").items()
     assert len(features(tmp_path / "store", [with_odd[5], gone])) == 2
-    ledger = FeatureStore(tmp_path / "store", SETTINGS).ledger.read()
-    assert {Path(path).name: failure.message.split(": ")[1] for (path, _, _), failure in ledger.items()} == {
+    failure_table = FeatureStore(tmp_path / "store", SETTINGS).failure_table.read()
+    assert {Path(path).name: failure.message.split(": ")[1] for (path, _, _), failure in failure_table.items()} == {
         "aborts.mp4": "still odd", "hangs.mp4": "still odd",
     }  # fmt: skip
     tried.clear()
     assert extract(with_odd, SETTINGS, tmp_path / "store").num_extracted == 0 and not tried
 
 
-def test_a_half_written_line_of_the_ledger_is_passed_over(tmp_path: Path, with_broken: list[Clip]) -> None:
+def test_a_half_written_line_of_the_failure_table_is_passed_over(tmp_path: Path, with_broken: list[Clip]) -> None:
     extract(with_broken, SETTINGS, tmp_path / "store")
     store_ = FeatureStore(tmp_path / "store", SETTINGS)
-    with (store_.folder / "ledger.csv").open("a") as file:
+    with (store_.folder / "failures.csv").open("a") as file:
         file.write("half a li")
-    assert len(store_.ledger.read()) == 2
+    assert len(store_.failure_table.read()) == 2
     assert extract(with_broken, SETTINGS, tmp_path / "store").num_extracted == 0
 
 
@@ -495,13 +495,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("room_kib", [0, 4, 40, 100])
+@pytest.mark.parametrize("free_kib", [0, 4, 40, 100])
 def test_a_full_disk_is_a_clear_error_and_the_store_goes_on_from_there(
-    tmp_path: Path, clips: list[Clip], small_disk: Path, room_kib: int
+    tmp_path: Path, clips: list[Clip], small_disk: Path, free_kib: int
 ) -> None:
     extract(clips, SETTINGS, tmp_path / "reference")
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 1024 * room_kib))
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 1024 * free_kib))
     with pytest.raises((VideomemError, OSError), match=r"No space left on device|disk is full"):
         extract(clips, SETTINGS, small_disk / "store")
     filler.unlink()

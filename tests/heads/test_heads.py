@@ -29,11 +29,11 @@ from videomem.heads.memory import set_forget_bias
 # One equation, one changed term.
 
 
-def test_rnn_without_echo_is_none() -> None:
+def test_rnn_without_recurrent_is_none() -> None:
     x, lengths = clips()
     none, rnn = NoMemory(D, H), RNN(D, H)
     rnn.input.load_state_dict(none.input.state_dict())
-    nn.init.zeros_(rnn.echo.weight)
+    nn.init.zeros_(rnn.recurrent.weight)
     assert torch.equal(rnn(x, lengths)[0], none(x, lengths)[0])
 
 
@@ -55,7 +55,7 @@ def test_gated_that_forgets_all_is_none() -> None:
 @pytest.mark.parametrize("coupled", [False, True])
 @given(alpha=st.floats(0.01, 0.99))
 @settings(max_examples=20, deadline=None)
-def test_gated_with_one_constant_valve_is_leaky(coupled: bool, alpha: float) -> None:
+def test_gated_with_one_constant_gate_is_leaky(coupled: bool, alpha: float) -> None:
     x, lengths = clips()
     leaky, gated = Leaky(D, H, alpha=alpha, coupled=coupled), Gated(D, H, coupled=coupled)
     gated.input.load_state_dict(leaky.input.state_dict())
@@ -86,13 +86,13 @@ def _copy(to: Leaky, source: Leaky) -> Leaky:
 # Against torch.nn.
 
 
-def test_fired_rnn_state_is_that_of_torch() -> None:
+def test_activations_rnn_state_is_that_of_torch() -> None:
     x, _ = clips()
     lengths = torch.full((len(x),), x.shape[1])
     ours, torchs = RNN(D, H), nn.RNN(D, H, batch_first=True)
-    torchs.weight_ih_l0.data, torchs.weight_hh_l0.data = ours.input.weight.data, ours.echo.weight.data
+    torchs.weight_ih_l0.data, torchs.weight_hh_l0.data = ours.input.weight.data, ours.recurrent.weight.data
     torchs.bias_ih_l0.data, torchs.bias_hh_l0.data = ours.input.bias.data, torch.zeros(H)
-    assert close(ours.fire(ours(x, lengths)[0]), torchs(x)[0])
+    assert close(ours.activation(ours(x, lengths)[0]), torchs(x)[0])
 
 
 @pytest.mark.parametrize("memory", [GRU, LSTM])
@@ -285,7 +285,7 @@ def test_feature_norm_standardises_and_silences_dead_units() -> None:
     assert close(normed[:, varying].std(0), torch.ones(D - 1), 1e-2)
 
 
-def test_a_unit_that_hardly_fired_in_training_does_not_drown_the_others() -> None:
+def test_a_unit_that_hardly_activations_in_training_does_not_drown_the_others() -> None:
     head = make("none")
     x = torch.randn(200, D)
     x[:, 3] = 0

@@ -155,8 +155,8 @@ def outcome(memory: Memory, frames: int, carried: bool, loop: bool = False) -> l
     dtype = next(memory.parameters()).dtype
     x, lengths, state = clip(frames)
     inputs = [part.to(dtype).requires_grad_() for part in (x, state)[: 1 + carried]]
-    recur = partial(Memory.recur, memory) if loop else memory.recur
-    h, last = recur(memory.project(inputs[0]), lengths, tuple(inputs[1:]) or None)
+    unroll = partial(Memory.unroll, memory) if loop else memory.unroll
+    h, last = unroll(memory.project(inputs[0]), lengths, tuple(inputs[1:]) or None)
     weights = torch.randn(h.shape, generator=torch.Generator().manual_seed(3)).bfloat16()
     loss = (h * weights.to(h)).double().sum() + last[-1].double().sum()
     return [h, last[-1], *torch.autograd.grad(loss, [*inputs, *memory.parameters()])]
@@ -214,9 +214,9 @@ def test_a_head_in_bfloat16_steps_through_a_clip(name: str, num_layers: int) -> 
 # What they promise.
 
 
-def test_mingru_is_gated_without_its_echo() -> None:
+def test_mingru_is_gated_without_its_recurrent() -> None:
     gated, mingru = Gated(D, H), MinGRU(D, H)
-    nn.init.zeros_(gated.forget_echo.weight)
+    nn.init.zeros_(gated.forget_recurrent.weight)
     mingru.input.load_state_dict(gated.input.state_dict())
     mingru.update_gate.load_state_dict({k: -v for k, v in gated.forget_input.state_dict().items()})
     x, lengths, state = clip(40)
@@ -242,7 +242,7 @@ def test_minlstm_halves_where_both_gates_saturate(logit: float, dtype: torch.dty
     projected[..., :H] = 1
     projected.requires_grad_()
     memory = MinLSTM(D, H)
-    h, _ = memory.recur(projected, torch.full((B,), 50))
+    h, _ = memory.unroll(projected, torch.full((B,), 50))
     assert torch.allclose(h, 1 - 0.5 ** torch.arange(1, 51)[:, None].to(dtype).expand(50, H), atol=1e-2)
     (gradient,) = torch.autograd.grad(h.sum(), projected)
     assert torch.isfinite(gradient).all()

@@ -46,7 +46,7 @@ class Kind:
 
     Attributes:
         pts: Presentation time of each frame in ticks of 1/fps; by default 0, 1, 2, ...
-        beside: What else is in the file: "sound", "second film" (all of it number 0), or "cover" (a still).
+        beside: What else is in the file: "sound", "second video" (all of it number 0), or "cover" (a still).
         cut_at: Copy the packets from the key frame before this frame on, and hide what comes before it (an edit list).
         after: Changes the finished file's bytes.
         shown: Numbers of the frames that a viewer sees; by default all.
@@ -90,9 +90,9 @@ class Kind:
 
 
 def encode(container: OutputContainer, kind: Kind) -> None:
-    streams = [_film(container, kind)]
-    if kind.beside == "second film":
-        streams.append(_film(container, kind))
+    streams = [_video(container, kind)]
+    if kind.beside == "second video":
+        streams.append(_video(container, kind))
     elif kind.beside == "sound":
         sound = container.add_stream("aac", rate=16000, layout="mono")
     elif kind.beside == "cover":
@@ -118,7 +118,7 @@ def encode(container: OutputContainer, kind: Kind) -> None:
         container.mux(stream.encode())
 
 
-def _film(container: OutputContainer, kind: Kind) -> VideoStream:
+def _video(container: OutputContainer, kind: Kind) -> VideoStream:
     stream = container.add_stream(kind.codec, rate=kind.fps, options=dict(kind.options))
     assert isinstance(stream, VideoStream)
     stream.codec_context.thread_count = 1
@@ -128,7 +128,7 @@ def _film(container: OutputContainer, kind: Kind) -> VideoStream:
 
 
 def copy_from(source: Path, target: Path, number: int) -> None:
-    """Cut without encoding anew, as editors do: what comes before frame `number` stays, hidden by an edit list."""
+    """Cut without encoding again, as editors do: what comes before frame `number` stays, hidden by an edit list."""
     with av.open(os.fspath(source)) as whole, av.open(
         os.fspath(target), "w", options={"avoid_negative_ts": "disabled", "movflags": "use_metadata_tags"}
     ) as cut:  # fmt: skip
@@ -198,7 +198,7 @@ KINDS: dict[str, Kind] = {
     "h264 cut between key frames": Kind("mp4", "libx264", X264 | {"g": "12"}, cut_at=31, shown=range(31, 60)),
     "h264 with B-frames cut between key frames": Kind("mp4", "libx264", {"g": "12"}, cut_at=31, shown=range(31, 60)),
     "h264 with sound": Kind("mp4", "libx264", X264, beside="sound", decord=True),
-    "h264 before a second film": Kind("mp4", "libx264", X264, beside="second film"),
+    "h264 before a second video": Kind("mp4", "libx264", X264, beside="second video"),
     "h264 with a cover picture": Kind("mp4", "libx264", X264, beside="cover"),
     "h264 rotated": Kind("mp4", "libx264", X264, after=quarter_turn),
     "h264 small": Kind("mp4", "libx264", LOSSLESS, height=16, width=16),

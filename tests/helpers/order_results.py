@@ -16,7 +16,7 @@ from videomem.experiments.order_test.result import (
     DataFacts,
     MemoryResult,
     OrderCard,
-    Rung,
+    PerturbationResult,
     SizePoint,
 )
 from videomem.statistics.results import (
@@ -32,7 +32,7 @@ from videomem.statistics.results import (
 NASTY = "<script>alert('x')</script> & \"$\\frac{1}{2}$\" 手を振る naïve\nsecond line " + "w" * 40
 MEMORIES = ("none", "gru", "leaky", "rnn", "gated", "lstm", "mingru", "minlstm")
 GAIN = {"gru": 0.231, "leaky": 0.094, "rnn": 0.141, "gated": 0.214, "lstm": 0.219, "mingru": 0.187, "minlstm": 0.192}
-RUNGS = (
+PERTURBATIONS = (
     *(("windows", "windows of 2", 0.031, 0.94, 0.75), ("windows", "windows of 4", 0.078, 0.84, 0.41)),
     *(("windows", "windows of 8", 0.164, 0.64, 0.24), ("blocks", "blocks of 8", 0.25, 0.12, 0.93)),
     *(("blocks", "blocks of 4", 0.31, 0.04, 0.82), ("blocks", "blocks of 2", 0.33, 0.01, 0.57)),
@@ -76,7 +76,7 @@ def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind
         best_order_blind="SS",
         common=estimate(oo - cells["CC"]),
         normalized=None if control else gain / (oo - 0.12),
-        ladder=tuple(_rung(rung, oo, 0.0 if control else gain) for rung in RUNGS),
+        suite=tuple(_perturbation(perturbation, oo, 0.0 if control else gain) for perturbation in PERTURBATIONS),
         classes=_classes(class_names, gain, seed),
         chiral=None if control or len(class_names) < 4 else _chiral(class_names),
         confusion_ordered=_confusion(len(class_names), oo, seed),
@@ -124,7 +124,7 @@ def order_card(
     return OrderCard(
         schema_version=SCHEMA_VERSION,
         plan={"catalog": "gestures", "memories": list(names), "margin": 0.02, "runs": 5, "seeds": [0, 1, 2, 3, 4],
-              "perturbations": {"windows": [2, 4, 8], "blocks": [8, 4, 2]}, "alpha": 0.05, "note": None},
+              "permutations": {"windows": [2, 4, 8], "blocks": [8, 4, 2]}, "alpha": 0.05, "note": None},
         plan_sha256="5f1c0e3a9b7d44e2a1c6f8d09b3e7a55c2d1f0e9b8a7968574635241f0e1d2c3",
         data=DataFacts("gestures", tuple(class_names), 720, 240, 480, 120, 40, "random", "16", 9216,
                        "AlexNet fc6, ImageNet weights", 2),
@@ -154,7 +154,7 @@ def no_verdict_card() -> OrderCard:
     bare = replace(
         replace(one, p_holm=None, value_of_order=nothing, augmentation=None, reliance_test=None, shift=None),
         **dict.fromkeys(("practical_gain", "common", "normalized", "chiral", "max_logit_change")),
-        **dict.fromkeys(("ladder", "classes", "confusion_ordered", "confusion_shuffled", "sizes"), ()),
+        **dict.fromkeys(("suite", "classes", "confusion_ordered", "confusion_shuffled", "sizes"), ()),
         best_order_blind="",
         sensitivity={},
         max_logit_change_forward=None,
@@ -203,11 +203,13 @@ def _remedy(kind: VerdictKind) -> str:
     return "About 31 groups of test clips would decide." if kind in ("undetermined", "no verdict") else ""
 
 
-def _rung(rung: tuple[str, str, float, float | None, float], oo: float, gain: float) -> Rung:
-    name, label, displacement, tau, adjacency = rung
+def _perturbation(
+    perturbation: tuple[str, str, float, float | None, float], oo: float, gain: float
+) -> PerturbationResult:
+    name, label, displacement, tau, adjacency = perturbation
     lost = 1.3 * gain * SHARE.get(label, SHARE.get(name, 1.2))
     retrained = estimate(0.6 * lost) if label in ("windows of 4", "blocks of 4") else None
-    return Rung(name, label, displacement, tau, adjacency, estimate(oo - lost), estimate(lost), retrained)
+    return PerturbationResult(name, label, displacement, tau, adjacency, estimate(oo - lost), estimate(lost), retrained)
 
 
 def _classes(names: Sequence[str], gain: float, seed: int) -> tuple[ClassGain, ...]:

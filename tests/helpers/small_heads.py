@@ -65,6 +65,6 @@ def close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
 
 
 def open_gate(gated: Gated, bias: float) -> None:
-    for module in (gated.forget_input, gated.forget_echo):
+    for module in (gated.forget_input, gated.forget_recurrent):
         nn.init.zeros_(module.weight)
     nn.init.constant_(gated.forget_input.bias, bias)

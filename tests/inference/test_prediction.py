@@ -27,14 +27,14 @@ def model(checkpoints: dict[str, Path]) -> Classifier:
 
 
 @pytest.fixture
-def films(catalog: Catalog, tmp_path: Path) -> Path:
+def videos(catalog: Catalog, tmp_path: Path) -> Path:
     """Two videos at two depths, a broken one, a folder of images, and what is no video."""
-    (tmp_path / "films" / "deep").mkdir(parents=True)
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
     (tmp_path / "images").mkdir()
-    shutil.copy(catalog.clips[0].path, tmp_path / "films" / "one.mp4")
-    shutil.copy(catalog.clips[1].path, tmp_path / "films" / "deep" / "two.MP4")
-    (tmp_path / "films" / "broken.mp4").write_bytes(b"no video")
-    (tmp_path / "films" / "notes.txt").write_text("not a video")
+    shutil.copy(catalog.clips[0].path, tmp_path / "videos" / "one.mp4")
+    shutil.copy(catalog.clips[1].path, tmp_path / "videos" / "deep" / "two.MP4")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "videos" / "notes.txt").write_text("not a video")
     for number in range(4):
         pixels = np.full((40, 60, 3), 60 * number, np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
@@ -47,14 +47,14 @@ def records(capsys: pytest.CaptureFixture[str], *arguments: object, status: int 
     return [json.loads(line) for line in captured.out.splitlines()], captured.err
 
 
-def test_words_name_files_folders_patterns_and_lists(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(films)
-    below = ["films/broken.mp4", "films/deep/two.MP4", "films/one.mp4"]
-    assert videos_named(["films"]) == below
-    assert videos_named(["films/*.mp4"]) == ["films/broken.mp4", "films/one.mp4"]
-    assert videos_named(["films/**/*.MP4", "films/one.mp4"]) == ["films/deep/two.MP4", "films/one.mp4"]
-    assert videos_named(["-"], ["films/one.mp4\r\n", "\n", "gone.mp4\n"]) == ["films/one.mp4", "gone.mp4"]
-    assert videos_named(["films", "films/one.mp4", "films/*"]) == [*below, "films/notes.txt"]
+def test_words_name_files_folders_patterns_and_lists(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(videos)
+    below = ["videos/broken.mp4", "videos/deep/two.MP4", "videos/one.mp4"]
+    assert videos_named(["videos"]) == below
+    assert videos_named(["videos/*.mp4"]) == ["videos/broken.mp4", "videos/one.mp4"]
+    assert videos_named(["videos/**/*.MP4", "videos/one.mp4"]) == ["videos/deep/two.MP4", "videos/one.mp4"]
+    assert videos_named(["-"], ["videos/one.mp4\r\n", "\n", "gone.mp4\n"]) == ["videos/one.mp4", "gone.mp4"]
+    assert videos_named(["videos", "videos/one.mp4", "videos/*"]) == [*below, "videos/notes.txt"]
     assert videos_named(["images", "images/{}.png", "no*.mp4", "gone"]) == [
         "images", "images/{}.png", "no*.mp4", "gone",
     ]  # fmt: skip
@@ -84,9 +84,9 @@ def test_answers_over_time_are_those_of_shorter_clips(model: Classifier, catalog
 
 
 def test_a_broken_video_costs_itself_only(
-    films: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    videos: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, errors = records(capsys, films / "films", films / "gone.mp4", "--model", checkpoints["gru"], status=1)
+    found, errors = records(capsys, videos / "videos", videos / "gone.mp4", "--model", checkpoints["gru"], status=1)
     assert [Path(one["path"]).name for one in found] == ["broken.mp4", "two.MP4", "one.mp4", "gone.mp4"]
     assert ["error" in one for one in found] == [True, False, False, True]
     assert "broken.mp4: not decodable" in errors and "gone.mp4: no such file" in errors and "2 of 4 videos" in errors
@@ -95,10 +95,10 @@ def test_a_broken_video_costs_itself_only(
 
 
 def test_folder_and_checkpoint_give_the_same_answers_in_a_table_too(
-    films: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    videos: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(checkpoints["gru"]).save_pretrained(tmp_path / "exported")
-    video = films / "films" / "one.mp4"
+    video = videos / "videos" / "one.mp4"
     (one,), _ = records(capsys, video, "--model", checkpoints["gru"], "--over-time", "--top", 2)
     (other,), _ = records(capsys, video, "--model", tmp_path / "exported", "--over-time", "--top", 2)
     assert one == other and len(one["over_time"]) == 8 and one["over_time"][-1]["top"] == one["top"]
@@ -109,9 +109,9 @@ def test_folder_and_checkpoint_give_the_same_answers_in_a_table_too(
 
 
 def test_a_list_on_standard_input_and_a_folder_of_images(
-    films: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    videos: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{films / 'images'}\n".encode() + b"\xff\n")))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{videos / 'images'}\n".encode() + b"\xff\n")))
     (found, lost), errors = records(capsys, "-", "--model", checkpoints["gru"], "--over-time", status=1)
     assert "no such file" in lost["error"] and r"\udcff: no such file" in errors
     assert found["num_frames"] == 8 and found["over_time"][0]["time_s"] is None
@@ -121,12 +121,12 @@ def test_a_list_on_standard_input_and_a_folder_of_images(
 
 
 def test_names_cannot_write_to_the_terminal(
-    films: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    videos: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    odd = films / "a\x1b[2Jb\nc.mp4"
-    shutil.copy(films / "films" / "one.mp4", odd)
+    odd = videos / "a\x1b[2Jb\nc.mp4"
+    shutil.copy(videos / "videos" / "one.mp4", odd)
     assert (
-        main(["predict", str(odd), str(films / "\x1bgone"), "--model", str(checkpoints["gru"]), "--workers", "0"]) == 1
+        main(["predict", str(odd), str(videos / "\x1bgone"), "--model", str(checkpoints["gru"]), "--workers", "0"]) == 1
     )
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err and len(captured.out.splitlines()) == 1
@@ -134,16 +134,16 @@ def test_names_cannot_write_to_the_terminal(
 
 
 def test_what_cannot_be_predicted_is_one_line(
-    films: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    videos: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(checkpoints["gru"]).save_pretrained(tmp_path / "headless", with_backbone=False)
     for model, message in (("headless", "without its backbone"), ("nowhere", "no such model")):
-        assert main(["predict", str(films), "--model", str(tmp_path / model)]) == 2
+        assert main(["predict", str(videos), "--model", str(tmp_path / model)]) == 2
         assert message in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "gone"), "--model", str(checkpoints["gru"]), "--workers", "0"]) == 2
     broken = load(checkpoints["gru"])
     broken.head.classify.bias.data.fill_(torch.nan)
     with pytest.raises(VideomemError, match="not finite"):
-        broken.predict(films / "films" / "one.mp4")
+        broken.predict(videos / "videos" / "one.mp4")
     with pytest.raises(videomem.VideomemError, match="no such file"):
         broken.predict("gone.mp4")

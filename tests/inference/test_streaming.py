@@ -136,8 +136,8 @@ class Trickle(io.RawIOBase):
     def __init__(self, content: bytes) -> None:
         self._content = io.BytesIO(content)
 
-    def readinto(self, room: Any) -> int:
-        return self._content.readinto(memoryview(room)[:7])
+    def readinto(self, buffer: Any) -> int:
+        return self._content.readinto(memoryview(buffer)[:7])
 
 
 def test_frames_that_come_in_pieces_are_put_together_and_a_part_is_refused() -> None:
@@ -148,7 +148,7 @@ def test_frames_that_come_in_pieces_are_put_together_and_a_part_is_refused() -> 
         list(frames_of_pipe(Trickle(content[:-1]), (5, 4)))  # type: ignore[arg-type]
 
 
-def test_a_scene_change_empties_the_memory_and_a_moving_film_does_not(catalog: Catalog) -> None:
+def test_a_scene_change_empties_the_memory_and_a_moving_video_does_not(catalog: Catalog) -> None:
     model = tiny_model("gru")
     one, other = (decode_clip(clip.path, Uniform(16)).frames_THWC for clip in (catalog.clips[0], catalog.clips[8]))
     stream = model.stream(scene_change=30)
@@ -227,7 +227,7 @@ def test_a_folder_of_images_is_streamed_and_a_gap_ends_it(
     assert [line["frame"] for line in lines(capsys, tmp_path, "--model", checkpoints["none"])] == [0, 1, 2]
 
 
-def test_a_damaged_film_keeps_its_answers_and_ends_with_status_1(
+def test_a_damaged_video_keeps_its_answers_and_ends_with_status_1(
     checkpoints: dict[str, Path], catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(catalog.clips[0].path, tmp_path / "whole.mp4")

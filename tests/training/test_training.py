@@ -88,13 +88,13 @@ def test_a_checkpoint_alone_finds_its_data(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for verb, split in (("test", "test"), ("validate", "val")):
-        assert main([verb, "--ckpt_path", str(checkpoints["gru"]), "--run_dir", verb]) == 0
-        figures = json.loads(Path(verb, "metrics.json").read_text())
+    for command, split in (("test", "test"), ("validate", "val")):
+        assert main([command, "--ckpt_path", str(checkpoints["gru"]), "--run_dir", command]) == 0
+        figures = json.loads(Path(command, "metrics.json").read_text())
         assert figures["split"] == split and figures["num_clips"] == {"test": 20, "val": 10}[split]
         assert 0 <= figures["accuracy"] <= figures["accuracy_top5"] <= 1
         assert len(figures["accuracy_per_class"]) == 10
-        rows = Path(verb, "confusion.csv").read_text().splitlines()
+        rows = Path(command, "confusion.csv").read_text().splitlines()
         assert sum(int(cell) for row in rows[1:] for cell in row.split(",")[1:]) == figures["num_clips"]
 
 
@@ -155,12 +155,12 @@ def altered(checkpoints: dict[str, Path], tmp_path: Path, change: Any) -> Path:
 STRANGER = {"class_path": f"{__name__}.Stranger", "init_args": {"hidden_dim": 128}}
 
 
-@pytest.mark.parametrize("verb", ["fit", "test", "validate", "shuffle", "export"])
+@pytest.mark.parametrize("command", ["fit", "test", "validate", "shuffle", "export"])
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported(
     checkpoints: dict[str, Path],
     tmp_path: Path,
-    verb: str,
+    command: str,
     as_text: bool,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -170,9 +170,9 @@ def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported
     monkeypatch.syspath_prepend(tmp_path)
     named = "spy_module.Spy" if as_text else {"class_path": "spy_module.Spy", "init_args": {}}
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(memory=named))
-    option = [] if verb in ("shuffle", "export") else ["--ckpt_path"]
-    out = ["--out", str(tmp_path / "out")] if verb in ("shuffle", "export") else ["--run_dir", str(tmp_path / "out")]
-    assert main([verb, *option, str(path), *out]) == 2
+    option = [] if command in ("shuffle", "export") else ["--ckpt_path"]
+    out = ["--out", str(tmp_path / "out")] if command in ("shuffle", "export") else ["--run_dir", str(tmp_path / "out")]
+    assert main([command, *option, str(path), *out]) == 2
     assert "names the class spy_module.Spy" in capsys.readouterr().err
     assert not mark.exists()
 

@@ -120,15 +120,15 @@ SOME = [
 ]
 
 
-@pytest.mark.parametrize("mode", ["ledger", "prefix"])
+@pytest.mark.parametrize("mode", ["exclude", "prefix"])
 def test_damage_of_common_kinds_is_refused_or_does_no_harm(tmp_path: Path, mode: OnDamage) -> None:
     counts = run(tmp_path, SOME, (mode,))
     assert_reliable(counts)
-    assert counts[True, "refused" if mode == "ledger" else "right"] >= 20
+    assert counts[True, "refused" if mode == "exclude" else "right"] >= 20
 
 
 @pytest.mark.slow
 def test_damage_of_every_kind_is_refused_or_does_no_harm(tmp_path: Path) -> None:
-    for mode in ("ledger", "prefix"):
+    for mode in ("exclude", "prefix"):
         print(f"\non_damage: {mode}")
         assert_reliable(run(tmp_path, list(KINDS), (mode,)))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from PIL import Image
 from videomem.errors import DecodingError
 from videomem.video import decoding
 from videomem.video.decoders import by_pyav, by_torchcodec
-from videomem.video.decoders.overhearing import overheard
+from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
 from videomem.video.decoders.video_stream import open_stream
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import FixedRate, Uniform
@@ -337,10 +337,10 @@ def test_damage_before_an_interval_is_said_to_be_damage(files: Path, tmp_path: P
 
 
 def test_only_words_of_ffmpeg_are_heeded(capfd: pytest.CaptureFixture[str]) -> None:
-    with overheard() as heard:
+    with ffmpeg_messages() as heard:
         os.write(2, b"50 % done\n")
     assert not heard and capfd.readouterr().err == "50 % done\n"
-    with overheard() as heard:
+    with ffmpeg_messages() as heard:
         os.write(2, b"[h264 @ 0x5597ab] error while decoding MB 3 4\n")
     assert heard == ["[h264 @ 0x5597ab] error while decoding MB 3 4"] and capfd.readouterr().err == ""
 

@@ -175,8 +175,8 @@ def line(printed: str, name: str) -> str:
 @pytest.fixture
 def copies(tmp_path: Path) -> Path:
     """A scene, its small copy, its reversal, and another scene."""
-    films = {"a": scene(0), "copy": halved(scene(0)), "turned": scene(0)[::-1], "other": scene(1)}
-    for name, frames in films.items():
+    videos = {"a": scene(0), "copy": halved(scene(0)), "turned": scene(0)[::-1], "other": scene(1)}
+    for name, frames in videos.items():
         write_video(tmp_path / f"{name}.avi", frames, **MPEG4)
     return tmp_path
 

@@ -33,9 +33,9 @@ from videomem.video.splits import assign_splits, hold_out
 from videomem.video.survey import TIME_LIMIT_S, ClipFacts, near_duplicates, summary, survey
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Run `catalog build` or `catalog check`."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     actions = options.add_subparsers(dest="action", required=True, parser_class=Parser)
     build = actions.add_parser("build", help="from a public data set, a folder of videos, or your own table")
     layouts = build.add_subparsers(dest="layout", required=True, parser_class=Parser)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from videomem.cli.options import parser
 from videomem.errors import VideomemError
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.utils.plain_data import config_folder
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Copy them; a file that is there already is left as it is, and named where it differs."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     options.add_argument("--out", type=Path, default=Path("configs"), help="folder for them")
     out = options.parse_args(arguments).out
     if out.exists() and not out.is_dir():
@@ -23,7 +23,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         target = out / path.relative_to(source)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, path.read_bytes())
+            write_atomic(target, path.read_bytes())
             num_new += 1
         elif target.read_bytes() != path.read_bytes():
             print(f"kept yours: {target}")

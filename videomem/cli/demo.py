@@ -16,20 +16,20 @@ from videomem.cli.extract import extract_data, read_data_module
 from videomem.cli.options import add_fields, at_least, parser, usable_device
 from videomem.cli.synthesize import HELPS
 from videomem.errors import VideomemError, is_empty_or_absent
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.utils.plain_data import config_folder
 from videomem.video.synthetic import SyntheticSettings, synthesize
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Run the whole of videomem once: videos, features, heads with and without order, verdict, report."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     options.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of everything that is made")
     options.add_argument("--memories", nargs="+", default=None, help="heads, configs/head/<name>.yaml (default: all)")
     options.add_argument("--runs", type=at_least(1), default=None, help="runs, a split and a seed each")
     options.add_argument("--epochs", type=at_least(1), default=None, help="epochs of training")
     options.add_argument("--permutations", type=at_least(1), default=None, help="permutations of each test clip")
-    options.add_argument("--processes", type=at_least(1), default=os.cpu_count(), help="trainings side by side")
+    options.add_argument("--processes", type=at_least(1), default=os.cpu_count(), help="trainings in parallel")
     options.add_argument(
         "--wandb", choices=("offline", "online", "disabled"), default="offline", help="mode of the W&B run"
     )
@@ -57,7 +57,7 @@ def _claim(out: Path) -> None:
     if not is_empty_or_absent(out) and not mark.is_file():
         raise VideomemError(f"{out}: holds something else already; choose an empty folder for --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(mark, (json.dumps({"made_by": "videomem demo"}) + "\n").encode())
+    write_atomic(mark, (json.dumps({"made_by": "videomem demo"}) + "\n").encode())
 
 
 def _data_arguments(out: Path) -> list[str]:

@@ -21,9 +21,9 @@ from videomem.tracking import track_export
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Measure the model where its data is at hand, and write the folder with its model card."""
-    given = _parser(verb).parse_args(arguments)
+    given = _parser(command).parse_args(arguments)
     if not is_empty_or_absent(given.out):
         raise VideomemError(f"{given.out}: is not empty; choose a new folder for --out")
     checkpoint = read_checkpoint(given.checkpoint, given.trust)
@@ -49,8 +49,8 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
-    options = parser(verb, __doc__)
+def _parser(command: str) -> argparse.ArgumentParser:
+    options = parser(command, __doc__)
     options.add_argument("checkpoint", type=Path, help="a checkpoint of `videomem fit`")
     options.add_argument("--out", type=Path, required=True, help="new folder; load it with `videomem.load(folder)`")
     options.add_argument("--without-backbone", action="store_true", help="leave the backbone's weights out")

@@ -16,9 +16,9 @@ from videomem.training.data_module import VideoDataModule
 from videomem.utils.workers import TIME_LIMIT_S
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Extract what the `data` section of the configs describes; the sections of `fit` may stand beside it."""
-    options = _parser(f"videomem {verb}")
+    options = _parser(f"videomem {command}")
     options.add_argument(
         "--workers", type=int, default=1, help="processes that decode; 0 decodes in this one, unsheltered"
     )
@@ -97,4 +97,4 @@ def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:
     for failure in report.failures[:10]:
         console.print(f"failed: {failure.message}", markup=False, highlight=False)
     if report.failures:
-        console.print(f"all failures are in {report.folder / 'ledger.csv'}", highlight=False)
+        console.print(f"all failures are in {report.folder / 'failure_table.csv'}", highlight=False)

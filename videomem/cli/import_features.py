@@ -19,9 +19,9 @@ from videomem.features.importing import Importing, ImportReport, import_features
 from videomem.video.sampling import FixedRate, Sampling, Uniform
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Import, and say what a config must say to use it."""
-    given = _parser(verb).parse_args(arguments)
+    given = _parser(command).parse_args(arguments)
     importing = Importing(given.name, _sampling(given), given.dtype, given.fps)
     report = import_features(given.catalog, given.features, given.store, importing)
     print(
@@ -33,12 +33,12 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     for failure in report.failures[:10]:
         console.print(f"failed: {failure.message}", markup=False, highlight=False)
     if report.failures:
-        console.print(f"all failures are in {report.folder / 'ledger.csv'}", highlight=False)
+        console.print(f"all failures are in {report.folder / 'failure_table.csv'}", highlight=False)
     return 1 if report.failures and not given.allow_failures else 0
 
 
-def _parser(verb: str) -> Any:
-    options = parser(verb, __doc__)
+def _parser(command: str) -> Any:
+    options = parser(command, __doc__)
     options.add_argument("--catalog", required=True, help="catalog of the videos, which need not exist themselves")
     options.add_argument("--features", type=Path, required=True, help="folder or file of arrays")
     options.add_argument("--name", required=True, help="name of the features, such as clip-vit-b32")

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomem.cli.options import above_zero, at_least, parser, usable_device
-from videomem.experiments.inspect.inspection import Film, Inside, look_inside, read_film
+from videomem.experiments.inspect.inspection import Inside, Video, look_inside, read_video
 from videomem.experiments.inspect.inspection_report import write_inside
 from videomem.experiments.inspect.inspection_words import digits, frames, moment, quantiles, title
 from videomem.inference.model import load
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Show a video to a head in order, shuffled and reversed; write `inspect.html`, `inspect.png`, `inspect.json`."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     options.add_argument("video", metavar="VIDEO", help="a video file, or a folder of numbered images")
     options.add_argument(
         "--model", type=Path, required=True, help="a folder of `videomem export`, or a checkpoint of `videomem fit`"
@@ -33,29 +33,29 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     options.add_argument("--trust", action="store_true", help="let a checkpoint name classes of other packages")
     given = options.parse_args(arguments)
     model = load(given.model, given.trust).to(usable_device(given.device))
-    film = read_film(model, given.video, given.frames, given.fps)
-    inside = look_inside(model, film.frames_TCHW, given.seed, given.layer)
-    written = write_inside(film, inside, given.out)
-    print("\n".join(_lines(film, inside)))
+    video = read_video(model, given.video, given.frames, given.fps)
+    inside = look_inside(model, video.frames_TCHW, given.seed, given.layer)
+    written = write_inside(video, inside, given.out)
+    print("\n".join(_lines(video, inside)))
     print(", ".join(map(str, written.values())))
     return 0
 
 
-def _lines(film: Film, inside: Inside) -> list[str]:
+def _lines(video: Video, inside: Inside) -> list[str]:
     """The answers, the time constants, and which frame moved the state most."""
     layer = f", layer {inside.layer} of {inside.num_layers}" if inside.num_layers > 1 else ""
-    num_seen, num_there = len(set(film.places_T.tolist())), film.num_available
-    again = f", shown as {len(film.places_T)}" if num_seen < len(film.places_T) else ""
-    lines = [f"{title(film, inside)}{layer}: {num_seen} of its {num_there} frames{again}"]
+    num_seen, num_there = len(set(video.places_T.tolist())), video.num_available
+    again = f", shown as {len(video.places_T)}" if num_seen < len(video.places_T) else ""
+    lines = [f"{title(video, inside)}{layer}: {num_seen} of its {num_there} frames{again}"]
     for one in inside.passages:
         alone = f"{inside.class_names[int(one.emptied_C.argmax())]}  {digits(float(one.emptied_C.max()))}"
         without = "" if inside.is_memoryless else f"  (without memory: {alone})"
         lines.append(f"  {one.order:<8}  {inside.class_names[one.answer]}  {digits(one.probability)}{without}")
     if inside.keeps:
-        of = {name: frames(tau, film.step_s) for name, tau in quantiles(inside).items()}
+        of = {name: frames(tau, video.step_s) for name, tau in quantiles(inside).items()}
         parts = [f"{name} {of[name]}" for name in ("shortest", "quarter", "half", "three quarters", "longest")]
         lines.append(f"time constants: {', '.join(parts)}")
     else:
         lines.append("time constants: none, nothing is kept unprocessed")
-    lines.append(f"the state changed most at {moment(film, inside.in_order.most_changed)}")
+    lines.append(f"the state changed most at {moment(video, inside.in_order.most_changed)}")
     return lines

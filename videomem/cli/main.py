@@ -1,4 +1,4 @@
-"""The `videomem` command: a table of verbs, each a module of `videomem.cli` that is imported when it is called.
+"""The `videomem` command: a table of commands, each a module of `videomem.cli` that is imported when it is called.
 
 Nothing heavy is imported here, so that `videomem --help` answers at once.
 """
@@ -15,41 +15,43 @@ from videomem import __version__
 from videomem.errors import VideomemError
 
 
-class Verb(NamedTuple):
-    """A verb of the command line: the module of `videomem.cli` with its `main(verb, arguments)`, and its help."""
+class Command(NamedTuple):
+    """A command of the command line: the module of `videomem.cli` with its `main(command, arguments)`, and its help."""
 
     module: str
     help: str
 
 
-VERBS = {
-    "demo": Verb("demo", "make videos, train every memory on them, and report what order was worth"),
-    "configs": Verb("configs", "put the configs that come with videomem into a folder of yours"),
-    "catalog": Verb("catalog", "build or check the table of your videos"),
-    "synthesize": Verb("synthesize", "make synthetic videos whose class order alone tells, or looks alone"),
-    "extract": Verb("extract", "run the frozen backbone over a catalog, once, into the feature store"),
-    "import-features": Verb("import_features", "bring features that were made elsewhere into the feature store"),
-    "fit": Verb("train", "train a head on the features of a catalog"),
-    "validate": Verb("train", "evaluate a checkpoint on the validation split"),
-    "test": Verb("train", "evaluate a checkpoint on the test split"),
-    "order": Verb("order", "train with and without order, and judge what order is worth: the verdict, with its report"),
-    "shuffle": Verb("shuffle", "take the order of the frames away from trained heads and measure what is lost"),
-    "sensitivity": Verb(
+COMMANDS = {
+    "demo": Command("demo", "make videos, train every memory on them, and report what order was worth"),
+    "configs": Command("configs", "put the configs that come with videomem into a folder of yours"),
+    "catalog": Command("catalog", "build or check the table of your videos"),
+    "synthesize": Command("synthesize", "make synthetic videos whose class order alone tells, or looks alone"),
+    "extract": Command("extract", "run the frozen backbone over a catalog, once, into the feature store"),
+    "import-features": Command("import_features", "bring features that were made elsewhere into the feature store"),
+    "fit": Command("train", "train a head on the features of a catalog"),
+    "validate": Command("train", "evaluate a checkpoint on the validation split"),
+    "test": Command("train", "evaluate a checkpoint on the test split"),
+    "order": Command(
+        "order", "train with and without order, and judge what order is worth: the verdict, with its report"
+    ),
+    "shuffle": Command("shuffle", "take the order of the frames away from trained heads and measure what is lost"),
+    "sensitivity": Command(
         "sensitivity", "measure how much a network that sees whole clips relies on the order of frames"
     ),
-    "memory": Verb("memory", "measure how far back memories reach: recall, gradients, time constants"),
-    "tour": Verb("tour", "play the idea through: from the amnesic classifier to gates, a figure for each step"),
-    "inspect": Verb(
+    "memory": Command("memory", "measure how far back memories reach: recall, gradients, time constants"),
+    "tour": Command("tour", "play the idea through: from the memoryless classifier to gates, a figure for each step"),
+    "inspect": Command(
         "inspect", "show the inside of a trained head on one video: what it keeps, what it answers, and when"
     ),
-    "predict": Verb("predict", "say what videos show, by a trained model"),
-    "stream": Verb("stream", "run a trained model over a video frame by frame, as it comes"),
-    "export": Verb("export", "turn a checkpoint into a folder that others can load"),
+    "predict": Command("predict", "say what videos show, by a trained model"),
+    "stream": Command("stream", "run a trained model over a video frame by frame, as it comes"),
+    "export": Command("export", "turn a checkpoint into a folder that others can load"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit status: 0 done, 1 done but something failed, 2 not done."""
+    """Run one command and return its exit status: 0 done, 1 done but something failed, 2 not done."""
     try:
         return _main(list(sys.argv[1:] if arguments is None else arguments))
     except VideomemError as error:
@@ -78,18 +80,19 @@ def _main(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"videomem {__version__}")
         return 0
-    verb = VERBS.get(arguments[0])
-    if verb is None:
-        return _fail(f"{arguments[0]!r} is no verb of videomem; it has {', '.join(VERBS)}")
-    return int(import_module(f"videomem.cli.{verb.module}").main(arguments[0], arguments[1:]) or 0)
+    command = COMMANDS.get(arguments[0])
+    if command is None:
+        return _fail(f"{arguments[0]!r} is no command of videomem; it has {', '.join(COMMANDS)}")
+    return int(import_module(f"videomem.cli.{command.module}").main(arguments[0], arguments[1:]) or 0)
 
 
 def _help() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
-        ["usage: videomem VERB [...]", "", "Does the order of the frames matter, in your videos and to your model?", "",
-         *lines, "", "videomem VERB --help says more of one."]
+        ["usage: videomem COMMAND [...]", "",
+         "Does the order of the frames matter, in your videos and to your model?", "",
+         *lines, "", "videomem COMMAND --help says more of one."]
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from videomem.cli.options import at_least, parser
 from videomem.cli.order import told
 from videomem.cli.shuffle import check_same_test
 from videomem.errors import VideomemError
-from videomem.experiments.inspect.inspection import look_inside, read_film
+from videomem.experiments.inspect.inspection import look_inside, read_video
 from videomem.experiments.inspect.inspection_report import Shown, show_inside
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.horizon_report import write_recall_report
@@ -34,15 +34,15 @@ from videomem.inference.model import model_of
 from videomem.tracking import log_card, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 
-OF_CHECKPOINTS = ("films", "catalog", "store", "split", "trust")  # options that only measuring checkpoints has
+OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that only measuring checkpoints has
 OF_BOTH = ("checkpoints", "out", "wandb")
-LADDER = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"]
+SUITE = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"]
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Train every memory to recall, and write `report.html` and `memory.json`."""
-    options = _parser(verb)
-    given, command_line = options.parse_args(arguments), shlex.join(["videomem", verb, *arguments])
+    options = _parser(command)
+    given, command_line = options.parse_args(arguments), shlex.join(["videomem", command, *arguments])
     _check_used(options, given)
     if given.checkpoints:
         return _measure_own(given, command_line)
@@ -63,12 +63,12 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser(verb: str) -> Any:
-    options, recipe, backbone = parser(verb, __doc__), Recipe(), BackboneSettings(weights="random")
+def _parser(command: str) -> Any:
+    options, recipe, backbone = parser(command, __doc__), Recipe(), BackboneSettings(weights="random")
     options.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
                          help="of `videomem fit`, to measure on the test split of their own data, with the options "
                          "from --catalog on; where none is named, memories are trained to recall")  # fmt: skip
-    options.add_argument("--memories", nargs="+", default=LADDER, metavar="HEAD",
+    options.add_argument("--memories", nargs="+", default=SUITE, metavar="HEAD",
                          help="of configs/head/, or paths of such files")  # fmt: skip
     options.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS), help="recall tasks")
     options.add_argument("--seeds", type=at_least(1), default=3, help="trainings of each memory on each task")
@@ -84,11 +84,11 @@ def _parser(verb: str) -> Any:
     options.add_argument("--backbone", default=backbone.name, help="the frozen network")
     options.add_argument("--layer", default=backbone.layer, help="its layer")
     options.add_argument("--weights", default=backbone.weights, help="imagenet, random, or the file of a state_dict")
-    options.add_argument("--processes", type=at_least(1), default=None, help="trainings side by side (one a core)")
+    options.add_argument("--processes", type=at_least(1), default=None, help="trainings in parallel (one a core)")
     options.add_argument("--catalog", default=None, help="where the catalog is now, if it moved since training")
     options.add_argument("--store", default=None, help="where the feature stores are now, if they moved")
     options.add_argument("--split", default=None, help="split to measure on (default: the data's test_split)")
-    options.add_argument("--films", type=at_least(0), default=1,
+    options.add_argument("--videos", type=at_least(0), default=1,
                          help="clips of the split that the report shows from inside each memory")  # fmt: skip
     options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
     options.add_argument("--out", type=Path, default=Path("runs/memory"), help="folder of trainings and results")
@@ -116,7 +116,7 @@ def _measure_own(given: Any, command_line: str) -> int:
     changes = {name: value for name, value in changes.items() if value}
     card = measure_checkpoints(checkpoints, changes)
     card = replace(card, command=command_line, versions=versions())
-    figures = write_own_report(card, given.out, _films(checkpoints, changes, given.films))
+    figures = write_own_report(card, given.out, _videos(checkpoints, changes, given.videos))
     tables = [(table.name, *flat(table)) for table in own_tables(card)]
     run = run_of_checkpoints(given.out.name, given.out, given.wandb, checkpoints, job_type="memory-horizon")
     log_card(run, "memory", tables, figures, own_summary(card))
@@ -126,7 +126,7 @@ def _measure_own(given: Any, command_line: str) -> int:
     return 0
 
 
-def _films(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[Shown]:
+def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[Shown]:
     """The first clips of the split, seen from inside each memory's first head; the videos must be at hand."""
     shown: dict[str, list[Shown]] = {}
     for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
@@ -134,12 +134,12 @@ def _films(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips
         if label in shown or data.settings.imported is not None:
             continue
         model, clips = model_of(checkpoint), [data.clips[row] for row in data.rows(data.test_split)[:num_clips]]
-        films = [read_film(model, clip) for clip in clips if Path(clip.path).exists()]
+        videos = [read_video(model, clip) for clip in clips if Path(clip.path).exists()]
         shown[label] = [
-            show_inside(film, look_inside(model, film.frames_TCHW), f"inside-{len(shown)}-{number}")
-            for number, film in enumerate(films)
+            show_inside(video, look_inside(model, video.frames_TCHW), f"inside-{len(shown)}-{number}")
+            for number, video in enumerate(videos)
         ]
-    return [one for films in shown.values() for one in films]
+    return [one for videos in shown.values() for one in videos]
 
 
 def _plan(given: Any) -> RecallPlan:

@@ -1,4 +1,4 @@
-"""What the verbs' parsers have in common."""
+"""What the commands' parsers have in common."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Parser(argparse.ArgumentParser):
         raise VideomemError(f"{message}; see `{self.prog} --help`")
 
 
-def parser(verb: str, description: str | None) -> Parser:
+def parser(command: str, description: str | None) -> Parser:
     return Parser(
-        f"videomem {verb}",
+        f"videomem {command}",
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
@@ -52,7 +52,7 @@ def printable(text: str) -> str:
 
 def usable_device(name: str) -> str:
     """A device that torch can compute on; `auto` is the GPU where there is one."""
-    import torch  # Help of the verbs that need no torch must not wait for it.
+    import torch  # Help of the commands that need no torch must not wait for it.
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

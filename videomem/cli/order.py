@@ -52,9 +52,9 @@ _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "proje
 FEW_STEPS = 200  # below which heads of these sizes are mostly still learning
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Train every memory in order and without it, and judge what order was worth."""
-    options = _parser(f"videomem {verb}")
+    options = _parser(f"videomem {command}")
     try:
         config = options.parse_args(list(arguments))
     except ArgumentError as error:
@@ -70,7 +70,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         return 0
     out, cache = Path(config.out), Path(config.cells or data.feature_store.root / "order_cells")
     before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
-    command_line = shlex.join(["videomem", verb, *arguments])
+    command_line = shlex.join(["videomem", command, *arguments])
     with told(Console(stderr=True)) as tell:
         tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data), before)
     write_results(tested, data, clips, plan, out, config.wandb)
@@ -136,7 +136,7 @@ def _parser(program: str) -> ArgumentParser:
     options.add_argument("--out", type=str, default="runs/order", help="folder of the plan, the card and the report")
     options.add_argument("--cells", default=None, help="folder of trainings, for all plans (default: in the store)")
     options.add_argument(
-        "--processes", type=int, default=None, help="trainings side by side (default: one a core, 2 a GPU)"
+        "--processes", type=int, default=None, help="trainings in parallel (default: one a core, 2 a GPU)"
     )
     options.add_argument("--devices", type=str, default="auto", help="auto, cpu, or GPUs such as cuda:0,cuda:1")
     options.add_argument("--wandb", type=str, default="offline", choices=("offline", "online", "disabled"),
@@ -186,10 +186,12 @@ def _processes(wanted: int | None, devices: Sequence[str]) -> int:
 
 def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
     """Clips of the catalog that are in no run, and why."""
-    usable, ledger = set(data.clips), data.feature_store.ledger.read()
+    usable, failure_table = set(data.clips), data.feature_store.failure_table.read()
     lost = [clip for clip in data.catalog.clips if clip not in usable]
     reasons = {
-        clip: ledger[clip.path, *clip.interval].message for clip in lost if (clip.path, *clip.interval) in ledger
+        clip: failure_table[clip.path, *clip.interval].message
+        for clip in lost
+        if (clip.path, *clip.interval) in failure_table
     }
     return [
         (

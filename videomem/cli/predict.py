@@ -13,7 +13,7 @@ from rich.progress import track
 
 from videomem.cli.options import above_zero, at_least, parser, printable, usable_device
 from videomem.errors import VideomemError
-from videomem.features.ledger import Failure
+from videomem.features.failures import Failure
 from videomem.inference.model import Prediction, load, top_classes
 from videomem.inference.prediction import predict_each
 from videomem.utils.workers import TIME_LIMIT_S
@@ -23,14 +23,14 @@ from videomem.video.sources import videos_named
 _WIDEST = 60  # characters of a path, before columns are no longer aligned
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Print the most probable classes of each video; one that fails is an error line. Status 1 if one did, 2 if all."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     options.add_argument(
         "videos",
         nargs="+",
         metavar="VIDEO",
-        help="a video, a folder of videos or of numbered images, a pattern such as 'films/*.mp4', or - for paths on "
+        help="a video, a folder of videos or of numbered images, a pattern such as 'videos/*.mp4', or - for paths on "
         "standard input, a line each; a video that is named twice is answered once",
     )
     options.add_argument(

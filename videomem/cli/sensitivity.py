@@ -17,14 +17,14 @@ from torch import nn
 
 from videomem.cli.options import at_least, parser, usable_device
 from videomem.errors import VideomemError, one_line
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.asking import Asking, Outcome, ask, evaluating, with_shuffle
 from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, check_groups, summarize
-from videomem.experiments.perturbations import Perturbation
+from videomem.experiments.permutations import Perturbation
 from videomem.features.extraction import decode_each
-from videomem.features.ledger import Failure, Ledger
+from videomem.features.failures import Failure, FailureTable
 from videomem.features.video_networks import VideoPreset, load_video_network, match_labels
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.catalog import Clip, read_catalog
 from videomem.video.sampling import Uniform
@@ -32,9 +32,9 @@ from videomem.video.sampling import Uniform
 SCHEMA_VERSION = 1
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Put the clips of a split to a network in every order and write `sensitivity.json` and `sensitivity.csv`."""
-    given = _parser(verb).parse_args(arguments)
+    given = _parser(command).parse_args(arguments)
     device = usable_device(given.device)
     catalog = read_catalog(given.catalog)
     if not (clips := catalog.split(given.split)):
@@ -47,27 +47,27 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     if given.weights == "random":
         warning = f"videomem: {given.model} has random weights (seed {given.seed}): it was never trained"
         Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
-    rungs = with_shuffle(perturbations.ladder(given.frames) if given.ladder else ())
+    perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
     asking = Asking(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
     given.out.mkdir(parents=True, exist_ok=True)
     outcomes, failures = _ask_all(
-        network.to(device), clips, [places[clip.label] for clip in clips], preset, rungs, asking, given.workers
+        network.to(device), clips, [places[clip.label] for clip in clips], preset, perturbations, asking, given.workers
     )
-    Ledger(given.out / "ledger.csv").rewrite(failures)
+    FailureTable(given.out / "failures.csv").rewrite(failures)
     if not outcomes:
         raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
     asked = [clips[place] for place in outcomes]
     labels, groups = [places[clip.label] for clip in asked], [clip.group for clip in asked]
-    result = summarize(list(outcomes.values()), labels, groups, rungs, asking, categories)
+    result = summarize(list(outcomes.values()), labels, groups, perturbations, asking, categories)
     settings = {name: str(getattr(given, name)) for name in ("model", "weights", "catalog", "split")}
     _write(result, {**settings, "num_frames": given.frames}, failures, given.out)
     _print(result, failures, given.out)
     return 1 if failures else 0
 
 
-def _parser(verb: str) -> Any:
-    options = parser(verb, __doc__)
+def _parser(command: str) -> Any:
+    options = parser(command, __doc__)
     options.add_argument("--model", required=True, help="a video network of torchvision, such as r3d_18 or mvit_v2_s")
     options.add_argument(
         "--weights",
@@ -78,12 +78,12 @@ def _parser(verb: str) -> Any:
     options.add_argument("--catalog", required=True, help="catalog of the clips")
     options.add_argument("--split", default="test", help="split to ask about")
     options.add_argument("--frames", type=at_least(2), default=16, help="frames of each clip, spread evenly over it")
-    options.add_argument("--permutations", type=at_least(1), default=20, help="arrangements on each random rung")
     options.add_argument(
-        "--no-ladder", dest="ladder", action="store_false", help="shuffle only: about a tenth the time"
+        "--permutations", type=at_least(1), default=20, help="frame orders on each random perturbation"
     )
+    options.add_argument("--no-suite", dest="suite", action="store_false", help="shuffle only: about a tenth the time")
     options.add_argument("--batch-size", type=at_least(1), default=8, help="clips at once")
-    options.add_argument("--seed", type=at_least(0), default=0, help="seed of arrangements and of random weights")
+    options.add_argument("--seed", type=at_least(0), default=0, help="seed of frame orders and of random weights")
     options.add_argument("--workers", type=at_least(0), default=1, help="processes that decode; 0 decodes in this one")
     options.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder of the results")
     options.add_argument("--device", default="auto", help="where the network runs: auto, cpu, cuda, ...")
@@ -95,7 +95,7 @@ def _ask_all(
     clips: Sequence[Clip],
     labels: Sequence[int],
     preset: VideoPreset,
-    rungs: Sequence[Perturbation],
+    perturbations: Sequence[Perturbation],
     asking: Asking,
     num_workers: int,
 ) -> tuple[dict[int, list[Outcome]], list[Failure]]:
@@ -108,7 +108,7 @@ def _ask_all(
                 failures.append(answer)
                 continue
             try:
-                outcomes[place] = ask(network, answer.frames, labels[place], place, rungs, asking)
+                outcomes[place] = ask(network, answer.frames, labels[place], place, perturbations, asking)
             except (
                 RuntimeError,
                 ValueError,
@@ -123,12 +123,12 @@ def _ask_all(
 def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequence[Failure], out: Path) -> None:
     failed = [{"path": failure.path, "reason": failure.message} for failure in failures]
     content = {"schema_version": SCHEMA_VERSION, **settings, **result.as_plain(), "failures": failed}
-    write_whole(out / "sensitivity.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(out / "sensitivity.json", (json.dumps(content, indent=1) + "\n").encode())
     text, rows = StringIO(), result.table()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)  # An empty field is a number that is not defined.
-    write_whole(out / "sensitivity.csv", text.getvalue().encode())
+    write_atomic(out / "sensitivity.csv", text.getvalue().encode())
 
 
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
@@ -149,4 +149,4 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
     for failure in failures[:10]:
         console.print(f"failed: {failure.message}", markup=False, highlight=False)
     if failures:
-        console.print(f"{len(failures)} failed and are in no figure; see {out / 'ledger.csv'}", highlight=False)
+        console.print(f"{len(failures)} failed and are in no figure; see {out / 'failure_table.csv'}", highlight=False)

@@ -30,13 +30,13 @@ from videomem.experiments.shuffle.measurements import (
 from videomem.tracking import Mode, log_order_results, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.utils.plotting import as_png
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Evaluate checkpoints and write `shuffle.csv` and `shuffle.png`."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     options.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints of `videomem fit`")
     options.add_argument("--permutations", type=at_least(1), default=100, help="permutations of each clip")
     options.add_argument("--forward", type=at_least(0), default=3, help="permutations checked with a plain forward")
@@ -120,8 +120,8 @@ def chance(data: VideoDataModule) -> float:
 
 def write_results(measurements: Sequence[Measurement], out: Path, chance: float, ceiling: float | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "shuffle.csv", as_csv(measurements).encode())
-    write_whole(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
+    write_atomic(out / "shuffle.csv", as_csv(measurements).encode())
+    write_atomic(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
 
 
 def track_results(

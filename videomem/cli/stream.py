@@ -23,9 +23,9 @@ from videomem.video.sampling import FixedRate
 _MOST_PX = 2**15  # a side of a frame
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Print a line of JSON for each frame: the most probable classes after it."""
-    given = _parser(verb).parse_args(arguments)
+    given = _parser(command).parse_args(arguments)
     model = load(given.model, given.trust).to(usable_device(given.device))
     stream = model.stream(given.reset_on_scene_change)
     if given.state is not None and given.state.exists():
@@ -39,8 +39,8 @@ def main(verb: str, arguments: Sequence[str]) -> int:
             stream.save_state(given.state)
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
-    options = parser(verb, __doc__)
+def _parser(command: str) -> argparse.ArgumentParser:
+    options = parser(command, __doc__)
     options.add_argument(
         "source",
         metavar="SOURCE",

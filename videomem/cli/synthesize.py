@@ -20,9 +20,9 @@ HELPS = {
 }
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Write lossless clips and their catalog."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     options.add_argument("--out", type=Path, required=True, help="folder for clips/ and catalog.csv")
     add_fields(options, SyntheticSettings(), HELPS)
     given = vars(options.parse_args(arguments))

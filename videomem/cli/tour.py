@@ -1,4 +1,4 @@
-"""`videomem tour`: from the amnesic classifier to gates, one small measurement and one figure for each idea."""
+"""`videomem tour`: from the memoryless classifier to gates, one small measurement and one figure for each idea."""
 
 from __future__ import annotations
 
@@ -12,25 +12,33 @@ from rich.console import Console
 from videomem.cli.options import at_least, parser
 from videomem.cli.order import told
 from videomem.experiments.drawing import png
-from videomem.experiments.memory_horizon.horizon_figures import gradient_figure, recall_figure, valves_figure
+from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
 from videomem.experiments.memory_horizon.horizon_run import measure_recall
 from videomem.experiments.memory_horizon.horizon_tables import terminal_table
-from videomem.experiments.memory_horizon.tour import SECTIONS, Amnesia, Pulse, Section, amnesia, pulses, recall_plan
-from videomem.experiments.memory_horizon.tour_figures import amnesia_figure, pulse_figure
+from videomem.experiments.memory_horizon.tour import (
+    SECTIONS,
+    Memoryless,
+    Pulse,
+    Section,
+    memoryless,
+    pulses,
+    recall_plan,
+)
+from videomem.experiments.memory_horizon.tour_figures import memoryless_figure, pulse_figure
 from videomem.features.backbone import BackboneSettings
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Measure sections and write one PNG for each."""
-    options = parser(verb, __doc__)
+    options = parser(command, __doc__)
     options.add_argument("sections", nargs="*", metavar="SECTION",
                          help=f"of {', '.join(SECTIONS)}; all of them where none is named")  # fmt: skip
     options.add_argument("--weights", default="random", help="AlexNet's: imagenet, random, or the file of a state_dict")
-    options.add_argument("--processes", type=at_least(1), default=None, help="trainings side by side (one a core)")
+    options.add_argument("--processes", type=at_least(1), default=None, help="trainings in parallel (one a core)")
     options.add_argument("--out", type=Path, default=Path("runs/tour"), help="folder of figures and trainings")
     given = options.parse_args(arguments)
     if unknown := [name for name in given.sections if name not in SECTIONS]:
@@ -39,16 +47,16 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     for name in given.sections or SECTIONS:
         figure = _figure(name, SECTIONS[name], backbone, given.out, given.processes or os.cpu_count() or 1)
         given.out.mkdir(parents=True, exist_ok=True)
-        write_whole(given.out / f"{name}.png", png(figure))
+        write_atomic(given.out / f"{name}.png", png(figure))
         print(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}\n")
     return 0
 
 
 def _figure(name: str, section: Section, backbone: BackboneSettings, out: Path, num_processes: int) -> Figure:
-    if name == "amnesic":
-        found = amnesia(backbone)
-        print(_amnesia_words(found))
-        return amnesia_figure(found)
+    if name == "memoryless":
+        found = memoryless(backbone)
+        print(_memoryless_words(found))
+        return memoryless_figure(found)
     if name == "leaky":
         left = pulses()
         print(_pulse_words(left))
@@ -61,14 +69,14 @@ def _figure(name: str, section: Section, backbone: BackboneSettings, out: Path, 
     Console().print(terminal_table(card))
     if section.figure == "gradient":
         return gradient_figure(card.memories)
-    if section.figure == "valves":
-        return valves_figure(card.memories, card.memories[0].measured_on)
+    if section.figure == "gates":
+        return gates_figure(card.memories, card.memories[0].measured_on)
     return recall_figure(card)
 
 
-def _amnesia_words(found: Amnesia) -> str:
+def _memoryless_words(found: Memoryless) -> str:
     return "\n".join(
-        f"{name}: {100 * found.accuracy[name]:.1f} % of test films and their reversals told apart; "
+        f"{name}: {100 * found.accuracy[name]:.1f} % of test videos and their reversals told apart; "
         f"largest change of a logit by shuffling {found.logit_change[name]:.3g}"
         for name in found.accuracy
     )

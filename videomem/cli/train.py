@@ -35,7 +35,7 @@ from videomem.tracking import (
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.utils.plotting import confusion_figure
 from videomem.video.catalog import data_name
 
@@ -63,10 +63,10 @@ _SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # of the 
 
 
 class VideomemCLI(LightningCLI):
-    """LightningCLI without subcommands: one verb, one parser."""
+    """LightningCLI without subcommands: one command, one parser."""
 
-    def __init__(self, verb: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> None:
-        self._verb = verb
+    def __init__(self, command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> None:
+        self._command = command
         self.checkpoint = checkpoint
         self._claimed: Path | None = None
         try:
@@ -79,8 +79,8 @@ class VideomemCLI(LightningCLI):
                 auto_configure_optimizers=False,
                 save_config_kwargs={"overwrite": True},
                 parser_kwargs={
-                    "prog": f"videomem {verb}",
-                    "description": DESCRIPTIONS[verb],
+                    "prog": f"videomem {command}",
+                    "description": DESCRIPTIONS[command],
                     "exit_on_error": False,
                     "allow_abbrev": False,
                 },
@@ -113,10 +113,10 @@ class VideomemCLI(LightningCLI):
         if weights not in ("imagenet", "random"):
             config.data.backbone.weights = str(Path(weights).absolute())
         config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
-        if self._verb == "fit" and any((Path(config.run_dir) / "checkpoints").glob("*")):
+        if self._command == "fit" and any((Path(config.run_dir) / "checkpoints").glob("*")):
             raise VideomemError(f"{config.run_dir}: holds a run already; choose another --run_dir")
         config.trainer.default_root_dir = config.run_dir
-        if self._verb != "fit":
+        if self._command != "fit":
             config.trainer.logger = False
             config.trainer.callbacks = None
             config.trainer.enable_checkpointing = False
@@ -137,21 +137,21 @@ class VideomemCLI(LightningCLI):
                     f"trainer.logger has {logger.class_path}, but the package tensorboard is not installed; "
                     'run `pip install "videomem[tensorboard]"`, or leave the logger out'
                 )
-        if self._verb == "fit" and config.wandb in ("offline", "online") and not of_wandb:
+        if self._command == "fit" and config.wandb in ("offline", "online") and not of_wandb:
             raise VideomemError(
                 f"--wandb is {config.wandb}, but trainer.logger has no videomem.tracking.WandbLogger; "
                 "add it, as configs/base.yaml does, or leave --wandb out"
             )
 
     def _default_run_dir(self) -> Path:
-        if self._verb == "fit":
+        if self._command == "fit":
             memory = self.config.model.memory
             name = (memory if isinstance(memory, str) else memory.class_path).rsplit(".", 1)[-1].lower()
             stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{self.config.seed_everything}"
             self._claimed = claim_folder(Path("runs").absolute(), stem)
             return self._claimed
         assert self.checkpoint is not None
-        return self.checkpoint.run_dir / self._verb
+        return self.checkpoint.run_dir / self._command
 
 
 def claim_folder(above: Path, stem: str) -> Path:
@@ -166,11 +166,11 @@ def claim_folder(above: Path, stem: str) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def main(verb: str, arguments: Sequence[str]) -> int:
+def main(command: str, arguments: Sequence[str]) -> int:
     """Run `fit`, `validate` or `test`."""
-    cli = run(verb, arguments)
+    cli = run(command, arguments)
     if cli is not None:
-        if verb == "fit":
+        if command == "fit":
             for logger in cli.trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.experiment.finish()
@@ -178,13 +178,13 @@ def main(verb: str, arguments: Sequence[str]) -> int:
             shown = [f"{name} {float(figures[name]):.3f}" for name in _SHOWN if name in figures]
             print(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
         else:
-            _report(cli, verb)
-            _track_evaluation(cli, verb)
+            _report(cli, command)
+            _track_evaluation(cli, command)
     return 0
 
 
-def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
-    """Run a verb with its command-line arguments; None where it only printed its help or a config.
+def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
+    """Run a command with its command-line arguments; None where it only printed its help or a config.
 
     Raises:
         VideomemError: If an argument, a config, the data or the checkpoint is not usable.
@@ -192,36 +192,36 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
     _quieten()
     path = _option(arguments, "--ckpt_path")
     checkpoint = read_checkpoint(path, trust="--trust" in arguments) if path else None
-    if verb != "fit" and checkpoint is None and not {"-h", "--help"} & set(arguments):
-        raise VideomemError(f"`videomem {verb}` needs --ckpt_path, a checkpoint of `videomem fit`")
+    if command != "fit" and checkpoint is None and not {"-h", "--help"} & set(arguments):
+        raise VideomemError(f"`videomem {command}` needs --ckpt_path, a checkpoint of `videomem fit`")
     with tempfile.TemporaryDirectory() as folder:
         if checkpoint is not None:  # Its own settings come first, so that what is typed overrides them.
             settings = Path(folder) / "checkpoint.json"
             settings.write_text(json.dumps(checkpoint.config()))
             arguments = ["--config", str(settings), *arguments]
         try:
-            cli = VideomemCLI(verb, arguments, checkpoint)
+            cli = VideomemCLI(command, arguments, checkpoint)
         except (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError) as error:
             raise VideomemError(one_line_reason(error)) from error
         except SystemExit as stop:
             if stop.code:
-                raise VideomemError(f"`videomem {verb}` could not be set up") from stop
+                raise VideomemError(f"`videomem {command}` could not be set up") from stop
             return None
     if cli.config.ckpt_path != path:
         raise VideomemError(
             f"ckpt_path {cli.config.ckpt_path} stands in a config; give it as --ckpt_path, to be checked first"
         )
     _say_what_is_left_out(cli.datamodule)
-    if verb == "fit":
+    if command == "fit":
         _refuse_what_is_done(cli, checkpoint)
         _prepare_tracking(cli, checkpoint)
     if checkpoint is not None:
         cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
     keywords: dict[str, Any] = {"datamodule": cli.datamodule, "weights_only": True}
-    if verb != "fit":
+    if command != "fit":
         keywords["verbose"] = False
     try:
-        getattr(cli.trainer, verb)(cli.model, ckpt_path=path, **keywords)
+        getattr(cli.trainer, command)(cli.model, ckpt_path=path, **keywords)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stop
     except MisconfigurationException as error:
@@ -231,7 +231,7 @@ def run(verb: str, arguments: Sequence[str]) -> VideomemCLI | None:
             raise VideomemError(f"{path}: its weights are of another model; leave `model` as it was") from error
         raise
     steps_before = checkpoint.content["global_step"] if checkpoint else 0
-    if verb == "fit" and cli.trainer.global_step <= steps_before:
+    if command == "fit" and cli.trainer.global_step <= steps_before:
         raise VideomemError(
             f"nothing was trained: trainer.max_epochs is {cli.trainer.max_epochs}, the checkpoint is at step "
             f"{steps_before}; raise trainer.max_epochs"
@@ -275,7 +275,7 @@ def _say_what_is_left_out(data: VideoDataModule) -> None:
     if data.num_unusable:
         Console(stderr=True, soft_wrap=True).print(
             f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are in no batch; "
-            f"see {data.feature_store.folder / 'ledger.csv'}"
+            f"see {data.feature_store.folder / 'failure_table.csv'}"
         )
 
 
@@ -287,9 +287,9 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _report(cli: VideomemCLI, verb: str) -> None:
+def _report(cli: VideomemCLI, command: str) -> None:
     """Print the figures of an evaluation and write them beside the run."""
-    split = "val" if verb == "validate" else cli.datamodule.test_split
+    split = "val" if command == "validate" else cli.datamodule.test_split
     figures = {name.split("/")[1]: float(value) for name, value in cli.trainer.callback_metrics.items()}
     counts = cli.model.confusion_counts()
     per_class = per_class_accuracy(counts)
@@ -298,12 +298,12 @@ def _report(cli: VideomemCLI, verb: str) -> None:
     names = cli.model.class_names
     summary = {"split": split, "num_clips": int(counts.sum()), **figures,
                "accuracy_per_class": dict(zip(names, per_class, strict=True))}  # fmt: skip
-    write_whole(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
+    write_atomic(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
     text = StringIO()
     csv.writer(text, lineterminator="\n").writerows(
         [["true class", *names], *([name, *row] for name, row in zip(names, counts.tolist(), strict=True))]
     )
-    write_whole(folder / "confusion.csv", text.getvalue().encode())
+    write_atomic(folder / "confusion.csv", text.getvalue().encode())
     console = Console()
     table = Table(title=f"{cli.model.head.label}: {int(counts.sum())} clips of split {split}")
     table.add_column("figure")
@@ -316,14 +316,14 @@ def _report(cli: VideomemCLI, verb: str) -> None:
     print(f"confusion matrix and figures in {folder}")
 
 
-def _track_evaluation(cli: VideomemCLI, verb: str) -> None:
+def _track_evaluation(cli: VideomemCLI, command: str) -> None:
     """A W&B run of an evaluation, where one is asked for."""
     checkpoint, mode = cli.checkpoint, cast(Mode, cli.config.wandb or "disabled")
     if checkpoint is None or mode == "disabled":
         return
-    name = f"{verb}-{checkpoint.run_dir.name}"
-    run = run_of_checkpoints(name, Path(cli.config.run_dir), mode, [checkpoint], job_type=verb)
-    split = "val" if verb == "validate" else cli.datamodule.test_split
+    name = f"{command}-{checkpoint.run_dir.name}"
+    run = run_of_checkpoints(name, Path(cli.config.run_dir), mode, [checkpoint], job_type=command)
+    split = "val" if command == "validate" else cli.datamodule.test_split
     counts, names = cli.model.confusion_counts().cpu().numpy(), cli.model.class_names
     log_confusion(run, split, counts.tolist(), names, confusion_figure(counts, names, split))
     run.summary.update({name: float(value) for name, value in cli.trainer.callback_metrics.items()})

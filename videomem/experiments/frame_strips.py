@@ -1,4 +1,4 @@
-"""Film strips: clips shown frame by frame, and what the heads take them for."""
+"""Video strips: clips shown frame by frame, and what the heads take them for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A clip as a film strip in one order of its frames, and what each head takes it for.
+    """A clip as a video strip in one order of its frames, and what each head takes it for.
 
     Attributes:
         condition: `ordered`, `shuffled` or `reversed`.
@@ -40,12 +40,12 @@ class Example:
 
 
 def strip_image(strip: Strip) -> str:
-    """The frames side by side as a data address of a JPEG."""
+    """The frames in parallel as a data address of a JPEG."""
     return f"data:image/jpeg;base64,{b64encode(strip_jpeg(strip)).decode()}"
 
 
 def strip_jpeg(strip: Strip) -> bytes:
-    """The frames side by side."""
+    """The frames in parallel."""
     buffer = BytesIO()
     gap = np.full((strip.frames_THWC.shape[1], 3, 3), 255, np.uint8)
     row = [part for frame in strip.frames_THWC for part in (frame, gap)][:-1]
@@ -64,7 +64,7 @@ def write_strips(examples: Sequence[Example], folder: Path) -> list[tuple[Path, 
     for number, example in enumerate(examples):
         for strip in example.strips:
             path = folder / f"strip-{number}-{strip.condition}.jpg"
-            write_whole(path, strip_jpeg(strip))
+            write_atomic(path, strip_jpeg(strip))
             said = ", ".join(f"{head}: {answer}" for head, answer in strip.predictions.items())
             written.append((path, f"{example.label}, {strip.condition}; {said}"))
     return written

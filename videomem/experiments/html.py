@@ -29,7 +29,7 @@ class Picture:
 
 
 def environment() -> Environment:
-    """The templates of this room; whatever they are filled with is escaped."""
+    """The templates of this package; whatever they are filled with is escaped."""
     templates = Environment(
         loader=PackageLoader("videomem.experiments", "."),
         autoescape=select_autoescape(["html", "jinja"]),

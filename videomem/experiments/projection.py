@@ -23,7 +23,7 @@ def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cl
     """The clips with their frames in the first principal components of the training frames, held in memory.
 
     Frames are standardised by the training frames, as `FeatureNorm` does. Labels and order play no part, so the
-    projection is blind to both; it is fitted anew for each training set. The last ones are kept, since the arms and
+    projection is blind to both; it is fitted again for each training set. The last ones are kept, since the arms and
     memories of a run share theirs.
 
     Args:

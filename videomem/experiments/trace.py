@@ -47,7 +47,7 @@ def trace(head: Head, x_BTD: Tensor, direct: bool = False) -> Trace:
         head: The head; dropout is left out.
         x_BTD: Features.
         direct: Let gradients flow back in time along the retention alone, as along a residual connection: gates and
-            echoes take the past as a constant. The values are the same.
+            recurrent terms take the past as a constant. The values are the same.
     """
     return trace_normed(head, head.norm(x_BTD), direct)
 
@@ -61,10 +61,10 @@ def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trac
     """The same from the projected terms of the first layer, which are narrower than wide features."""
     first, *above = head.memories
     layers = [_trace_terms(first, terms_BTK, None, direct)]
-    y = first.fire(layers[0].h_BTH)
+    y = first.activation(layers[0].h_BTH)
     for memory in above:
         layers.append(trace_layer(memory, y, direct=direct))
-        y = memory.fire(layers[-1].h_BTH)
+        y = memory.activation(layers[-1].h_BTH)
     logits_BTC = head.classify(y)
     return Trace(tuple(layers), logits_BTC, head.readout.after_each(logits_BTC))
 

@@ -30,7 +30,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 class ArrayProblem(VideomemError):
-    """Why a clip has no features: it goes into the ledger with this reason."""
+    """Why a clip has no features: it goes into the failure table with this reason."""
 
 
 class ArraySource:
@@ -85,7 +85,7 @@ class ArraySource:
         if len(array) < 2:
             raise ArrayProblem(f"array {name} has {len(array)} frame(s), but order needs at least 2")
         if not np.isfinite(array).all():
-            raise ArrayProblem(f"array {name} has values that are not finite; mend it where it was made")
+            raise ArrayProblem(f"array {name} has values that are not finite; fix it where it was made")
         return array
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from videomem.errors import DecodingError, VideomemError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
+from videomem.features.failures import Failure
 from videomem.features.keys import clip_keys
-from videomem.features.ledger import Failure
 from videomem.features.store import FRAME_BATCH, FeatureSettings, FeatureStore
 from videomem.utils.workers import TIME_LIMIT_S, Lost, isolated
 from videomem.video.catalog import Clip
@@ -60,7 +60,7 @@ def extract(
     """Extract the features of clips into the store below `root`; what is there already is left as it is.
 
     An interrupted extraction goes on where it was and ends with the bytes of one that ran through. A clip that fails is
-    in the ledger, and the others are extracted all the same.
+    in the failure table, and the others are extracted all the same.
 
     Args:
         clips: Clips of a catalog.
@@ -77,7 +77,7 @@ def extract(
     keys, unreadable = clip_keys(clips, root)
     store = FeatureStore(root, settings)
     store.create()
-    done, settled, ledger = set(store.read_index()), store.settled_clips(), store.ledger.read()
+    done, settled, failure_table = set(store.read_index()), store.settled_clips(), store.failure_table.read()
     by_key = {key: clip for clip, key in keys.items()}
     for key, clip in list(by_key.items()):
         # A file that is gone for now must not be settled as one that failed for ever.
@@ -85,8 +85,8 @@ def extract(
             unreadable.append(Failure(clip.path, "open", "", "FileNotFoundError", problem, 0.0, *clip.interval))
             del by_key[key]
     for failure in unreadable:
-        if (known := ledger.get(failure.clip)) is None or known.message != failure.message:
-            store.ledger.add(failure)
+        if (known := failure_table.get(failure.clip)) is None or known.message != failure.message:
+            store.failure_table.add(failure)
     failed = {key: clip for key, clip in by_key.items() if key in settled and key not in done}
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(console))
@@ -99,9 +99,11 @@ def extract(
 
         if not retry_failed:
             plan = store.extend_plan(list(by_key))
-            failures = [*unreadable, *_earlier_failures(failed.values(), ledger)]
+            failures = [*unreadable, *_earlier_failures(failed.values(), failure_table)]
         else:
-            never_read = {key: c for key, c in by_key.items() if key not in settled and (c.path, *c.interval) in ledger}
+            never_read = {
+                key: c for key, c in by_key.items() if key not in settled and (c.path, *c.interval) in failure_table
+            }
             again, still_failing = _that_decode_now(failed, decoded, progress)
             by_key = never_read | again
             plan = store.extend_plan(list(by_key), again)
@@ -116,8 +118,8 @@ def extract(
     done_now = {(clip.path, *clip.interval) for clip, key in keys.items() if key in now}
     failures = [failure for failure in failures if failure.clip not in done_now]
     if retry_failed:
-        latest = ledger | store.ledger.read() | {failure.clip: failure for failure in failures}
-        store.ledger.rewrite(failure for clip, failure in latest.items() if clip not in done_now)
+        latest = failure_table | store.failure_table.read() | {failure.clip: failure for failure in failures}
+        store.failure_table.rewrite(failure for clip, failure in latest.items() if clip not in done_now)
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
     return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
 
@@ -154,8 +156,8 @@ def _extract_shard(
         item = next(stream)
         if isinstance(item, Failure):
             if not os.path.lexists(split_template(item.path)[0]):
-                raise VideomemError(f"{item.path}: was there at the start, but is gone now; mend that and run again")
-            store.ledger.add(item)
+                raise VideomemError(f"{item.path}: was there at the start, but is gone now; fix that and run again")
+            store.failure_table.add(item)
             failures.append(item)
         else:
             clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
@@ -219,7 +221,7 @@ def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failu
     try:
         frames, decoded = decode(clip)
     except OSError:
-        raise  # The machine's fault, not the clip's: stop, and go on from here when it is mended.
+        raise  # The machine's fault, not the clip's: stop, and go on from here when it is fixed.
     except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
         reason = one_line(error)
         if not isinstance(error, DecodingError):
@@ -236,7 +238,7 @@ def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failu
 
 
 def _on_one_thread(decode: Callable[[Clip], Decoded | Failure], clip: Clip) -> Decoded | Failure:
-    torch.set_num_threads(1)  # Workers stand side by side; threads within would only contend.
+    torch.set_num_threads(1)  # Workers stand in parallel; threads within would only contend.
     return decode(clip)
 
 
@@ -271,10 +273,10 @@ def decode_each(
             yield answer
 
 
-def _earlier_failures(clips: Iterable[Clip], ledger: Mapping[Any, Failure]) -> list[Failure]:
-    """The ledger's last word on clips that failed in an earlier run."""
+def _earlier_failures(clips: Iterable[Clip], failure_table: Mapping[Any, Failure]) -> list[Failure]:
+    """The failure table's last word on clips that failed in an earlier run."""
     unknown = ("decode", "", "unknown", "failed in an earlier run", 0.0)
-    return [ledger.get((c.path, *c.interval), Failure(c.path, *unknown, *c.interval)) for c in clips]
+    return [failure_table.get((c.path, *c.interval), Failure(c.path, *unknown, *c.interval)) for c in clips]
 
 
 def _progress(console: Console | None) -> Progress:

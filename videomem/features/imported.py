@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomem.errors import VideomemError
-from videomem.features.ledger import Failure, Ledger
-from videomem.utils.atomic import write_whole
+from videomem.features.failures import Failure, FailureTable
+from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import Clip
 
 
@@ -53,9 +53,9 @@ class ImportedKeys:
     def add(self, keys: Mapping[Clip, str | None]) -> None:
         """Set the keys of clips; others keep theirs."""
         rows = self.read() | {_name(clip): key for clip, key in keys.items()}
-        write_whole(self.path, (json.dumps(rows, sort_keys=True, indent=0) + "\n").encode())
+        write_atomic(self.path, (json.dumps(rows, sort_keys=True, indent=0) + "\n").encode())
 
-    def of(self, clips: Sequence[Clip], ledger: Ledger) -> tuple[dict[Clip, str], list[Failure]]:
+    def of(self, clips: Sequence[Clip], failure_table: FailureTable) -> tuple[dict[Clip, str], list[Failure]]:
         """Keys of clips, and the failures of those whose import failed.
 
         Raises:
@@ -68,7 +68,7 @@ class ImportedKeys:
                 "run `videomem import-features` with this catalog"
             )
         keys = {clip: key for clip in clips if (key := known[_name(clip)]) is not None}
-        reasons = ledger.read()
+        reasons = failure_table.read()
         failures = [reasons.get((c.path, *c.interval), failure_of(c, "unknown", "failed")) for c in clips]
         return keys, [failure for clip, failure in zip(clips, failures, strict=True) if clip not in keys]
 

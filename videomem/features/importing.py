@@ -18,8 +18,8 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.features.arrays import ArrayProblem, ArraySource, FloatArray, open_source
 from videomem.features.backbone import BackboneSettings
+from videomem.features.failures import Failure
 from videomem.features.imported import ImportedFeatures, failure_of
-from videomem.features.ledger import Failure
 from videomem.features.store import FeatureDtype, FeatureSettings, FeatureStore
 from videomem.video.catalog import Catalog, Clip, read_catalog, read_rows
 from videomem.video.sampling import Sampling
@@ -65,8 +65,8 @@ class _Found:
 def import_features(catalog_path: Path | str, features: Path, root: Path | str, importing: Importing) -> ImportReport:
     """Import an array (T, D) of each clip of a catalog; the videos need not exist.
 
-    A clip whose array is missing or bad is in the ledger, and the others are imported all the same. What is there
-    already is left as it is; an array that changed since is imported anew.
+    A clip whose array is missing or bad is in the failure table; the others are imported. What is there
+    already is left as it is; an array that changed since is imported again.
 
     Args:
         catalog_path: The catalog.
@@ -187,11 +187,11 @@ def _settle(
     failures: dict[Clip, Failure],
     done: set[str],
 ) -> ImportReport:
-    """Say of each clip which features are its own, or that it has none; strike those off the ledger that have now."""
+    """Record which features each clip has, or that it has none; clips that have some now leave the failure table."""
     store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
-    ledger = store.ledger.read() | {failure.clip: failure for failure in failures.values()}
+    failure_table = store.failure_table.read() | {failure.clip: failure for failure in failures.values()}
     good = {(clip.path, *clip.interval) for clip in found}
-    store.ledger.rewrite(failure for clip, failure in ledger.items() if clip not in good)
+    store.failure_table.rewrite(failure for clip, failure in failure_table.items() if clip not in good)
     num_before = sum(item.key in done for item in found.values())
     in_order: Sequence[Failure] = [failures[clip] for clip in catalog.clips if clip in failures]
     assert store.settings.imported is not None

@@ -10,7 +10,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from videomem.errors import VideomemError
-from videomem.features.ledger import Failure
+from videomem.features.failures import Failure
 from videomem.video.catalog import Clip
 from videomem.video.files import images_in, split_template
 

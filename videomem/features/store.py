@@ -5,7 +5,7 @@
     <root>/<key>/plan/000000.json     which clips are in which shards; new clips add a plan, none is ever changed
     <root>/<key>/shards/000000.safetensors    features (R, D) of its clips, row under row; in its header the index: the
                                       rows, frames and decoder of each clip
-    <root>/<key>/ledger.csv           clips that failed, with the reason
+    <root>/<key>/failures.csv           clips that failed, with the reason
     <root>/<key>/clips.json           of imported features only: which are which clip's
 
 Files are written whole under another name, synced and renamed, so a file that is there is complete. Another setting is
@@ -29,10 +29,10 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
+from videomem.features.failures import Failure, FailureTable
 from videomem.features.imported import ImportedFeatures, ImportedKeys
 from videomem.features.keys import clip_keys
-from videomem.features.ledger import Failure, Ledger
-from videomem.utils.atomic import remove_if_orphan, write_whole
+from videomem.utils.atomic import remove_if_orphan, write_atomic
 from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
@@ -51,7 +51,7 @@ class FeatureSettings:
     sampling: Sampling
     decoder: Decoder = "auto"
     dtype: FeatureDtype = "float16"
-    on_damage: OnDamage = "ledger"
+    on_damage: OnDamage = "exclude"
     imported: ImportedFeatures | None = None
 
     @cached_property
@@ -121,7 +121,7 @@ class FeatureStore:
             for path in folder.glob(".*.tmp"):
                 remove_if_orphan(path)
         if not self.exists():
-            write_whole(self.folder / "settings.json", _json(self.settings.identity))
+            write_atomic(self.folder / "settings.json", _json(self.settings.identity))
 
     @property
     def imported_keys(self) -> ImportedKeys:
@@ -130,7 +130,9 @@ class FeatureStore:
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
         """A key of each clip, and the clips that have none: their files could not be read, or their import failed."""
         return (
-            clip_keys(clips, self.root) if self.settings.imported is None else self.imported_keys.of(clips, self.ledger)
+            clip_keys(clips, self.root)
+            if self.settings.imported is None
+            else self.imported_keys.of(clips, self.failure_table)
         )
 
     def read_index(self) -> dict[str, Entry]:
@@ -158,7 +160,7 @@ class FeatureStore:
         """Plan new shards for clips that no shard will hold yet, and return the whole plan.
 
         A shard counts if it is complete or can be made of these clips, not if another catalog left it unfinished. Clips
-        to be tried `again` are planned anew though a complete shard lacks them for ever.
+        to be tried `again` are planned again though a complete shard lacks them for ever.
         Two processes may try at once: the name of the next plan can be taken only once, and the other tries again.
         """
         wanted = dict.fromkeys(clip_keys)
@@ -176,7 +178,7 @@ class FeatureStore:
                 return plan
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
             number = max((int(path.stem) + 1 for path in (self.folder / "plan").glob("*.json")), default=0)
-            write_whole(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
+            write_atomic(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
 
     def settled_clips(self) -> set[str]:
         """Clips of complete shards: each is in the index, or failed."""
@@ -201,7 +203,7 @@ class FeatureStore:
             )
         # One file, so that no index can belong to the rows of another writer; one key, since more change their order.
         index = json.dumps(rows, sort_keys=True)
-        write_whole(self._shard_path(number), save({"features": stored}, metadata={"index": index}))
+        write_atomic(self._shard_path(number), save({"features": stored}, metadata={"index": index}))
 
     def read(self, entry: Entry) -> Tensor:
         """Features (T, D) of a clip, in the type that they are stored in."""
@@ -212,8 +214,8 @@ class FeatureStore:
         return rows
 
     @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.folder / "ledger.csv")
+    def failure_table(self) -> FailureTable:
+        return FailureTable(self.folder / "failures.csv")
 
     def differences(self, identity: dict[str, Any]) -> str:
         """How other settings differ from these, such as `backbone.node classifier.5 not classifier.2`."""

@@ -142,7 +142,7 @@ class Head(nn.Module):
         y = self.projection(self.dropout(self.norm(x_BTD)))
         for memory in self.memories:
             h_BTH, _ = memory(y, lengths_B)
-            y = self.dropout(memory.fire(h_BTH))
+            y = self.dropout(memory.activation(h_BTH))
         return self.classify(y)
 
     def step(self, x_BD: Tensor, state: HeadState | None = None) -> tuple[Tensor, HeadState]:
@@ -152,7 +152,7 @@ class Head(nn.Module):
         for number, memory in enumerate(self.memories):
             h_BH, carried = memory.step(y, None if state is None else state.layers[number])
             layers.append(carried)
-            y = memory.fire(h_BH)
+            y = memory.activation(h_BH)
         logits_BC, read = self.readout.step(self.classify(y), None if state is None else state.readout)
         return logits_BC, HeadState(tuple(layers), read)
 
@@ -166,7 +166,7 @@ class Head(nn.Module):
             terms = memory.project(y)
             if not memory.memoryless:
                 return terms
-            y = memory.fire(terms)
+            y = memory.activation(terms)
         return self.classify(y)
 
     def forward_projected(self, terms_BTK: Tensor, lengths_B: Tensor) -> Tensor:
@@ -176,11 +176,11 @@ class Head(nn.Module):
             remaining = remaining[1:]
         if not remaining:
             return self.readout(terms_BTK, lengths_B)
-        h_BTH, _ = remaining[0].recur(terms_BTK, lengths_B)
-        y = remaining[0].fire(h_BTH)
+        h_BTH, _ = remaining[0].unroll(terms_BTK, lengths_B)
+        y = remaining[0].activation(h_BTH)
         for memory in remaining[1:]:
             h_BTH, _ = memory(y, lengths_B)
-            y = memory.fire(h_BTH)
+            y = memory.activation(h_BTH)
         return self.readout(self.classify(y), lengths_B)
 
     def _check(self, x_BTD: Tensor, lengths_B: Tensor) -> None:

@@ -1,9 +1,10 @@
 """Memories: one equation, one changed term.
 
-    h_t = echo(h_{t-1}, x_t) + W x_t
+    h_t = recurrent term(h_{t-1}, x_t) + W x_t
 
-Only the echo differs. Every memory has three faces that agree: `forward` over whole clips, `step` over a live stream,
-and `project` followed by `recur`, which computes what depends on one frame only apart from the recurrence.
+Only the recurrent term differs. Every memory has three interfaces that agree: `forward` over whole clips, `step` over
+a live stream, and `project` followed by `unroll`, which computes what depends on one frame only apart from the
+recurrence.
 
 A step is written down as what it keeps and what it takes, kept_t = keep_t * kept_{t-1} + take_t. `keep`, the retention,
 is the share of each neuron's past that flows on unprocessed, as along a residual connection.
@@ -30,7 +31,7 @@ class Update(NamedTuple):
 
     Attributes:
         keep: Retention in [0, 1]: the share of the past that flows on unprocessed; None where nothing does.
-        take: What the step adds: from the frame and, in most memories, from an echo of the past.
+        take: What the step adds: from the frame and, in most memories, from an recurrent term of the past.
         show: Output gate, for a memory that has one.
     """
 
@@ -89,11 +90,11 @@ class Memory(nn.Module, ABC):
         """The state before the first frame: zeros."""
         return (terms_BK.new_zeros(terms_BK.shape[0], self.hidden_dim),)
 
-    def fire(self, h: Tensor) -> Tensor:
-        """phi: what the readout, the next layer and the echo see of a state."""
+    def activation(self, h: Tensor) -> Tensor:
+        """phi: what the readout, the next layer and the recurrent term see of a state."""
         return torch.tanh(h)
 
-    def recur(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The recurrence over projected terms; padding has states of zero and leaves the carried state as it is."""
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
         real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
@@ -108,7 +109,7 @@ class Memory(nn.Module, ABC):
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States (B, T, H) of whole clips and the state after each clip's last real frame."""
-        return self.recur(self.project(x_BTD), lengths_B, state)
+        return self.unroll(self.project(x_BTD), lengths_B, state)
 
     def step(self, x_BD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One frame of a stream: h_t (B, H) and the state to hand to the next step."""
@@ -130,7 +131,7 @@ class ParallelMemory(Memory):
     def update(self, terms_BK: Tensor, state: State) -> Update:
         return self.gates(terms_BK)
 
-    def recur(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
         keep, take_BTH, _ = self.gates(terms_BTK)
         assert keep is not None
@@ -141,7 +142,7 @@ class ParallelMemory(Memory):
 
 
 class NoMemory(Memory):
-    """Amnesic: h_t = W x_t. With a mean readout this is the frame-averaging classifier.
+    """Memoryless: h_t = W x_t. With a mean readout this is the frame-averaging classifier.
 
     Args:
         input_dim: D.
@@ -223,7 +224,7 @@ class Leaky(ParallelMemory):
 class RNN(Memory):
     """Vanilla recurrent network: h_t = U phi(h_{t-1}) + W x_t, phi = tanh.
 
-    The past is fired and projected anew at every step. phi(h_t) is the state of `torch.nn.RNN`.
+    The past is fired and projected again at every step. phi(h_t) is the state of `torch.nn.RNN`.
 
     Args:
         input_dim: D.
@@ -235,21 +236,21 @@ class RNN(Memory):
     def __init__(self, input_dim: int, hidden_dim: int = 128) -> None:
         super().__init__(input_dim, hidden_dim)
         self.input = nn.Linear(input_dim, hidden_dim)
-        self.echo = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        nn.init.orthogonal_(self.echo.weight)
+        self.recurrent = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        nn.init.orthogonal_(self.recurrent.weight)
 
     def project(self, x: Tensor) -> Tensor:
         return self.input(x)
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
-        return Update(None, self.echo(self.fire(state[0])) + terms_BK)
+        return Update(None, self.recurrent(self.activation(state[0])) + terms_BK)
 
 
 class Gated(Memory):
     """Forget gate alone: h_t = f_t * h_{t-1} + (1 - f_t) * W x_t, f_t = sigmoid(W_f x_t + U_f phi(h_{t-1}) + b_f).
 
-    One valve per neuron and step. The past flows through unprocessed, as along a residual connection, and is dropped
-    selectively. Uncoupled, the input is not scaled by 1 - f_t.
+    One forget gate per neuron and step. The past flows through unprocessed, as along a residual connection, and is
+    dropped selectively. Uncoupled, the input is not scaled by 1 - f_t.
 
     Args:
         input_dim: D.
@@ -274,7 +275,7 @@ class Gated(Memory):
         self.coupled = coupled
         self.input = nn.Linear(input_dim, hidden_dim)
         self.forget_input = nn.Linear(input_dim, hidden_dim)
-        self.forget_echo = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.forget_recurrent = nn.Linear(hidden_dim, hidden_dim, bias=False)
         set_forget_bias(self.forget_input.bias, forget_bias, max_time_frames)
 
     def project(self, x: Tensor) -> Tensor:
@@ -282,7 +283,7 @@ class Gated(Memory):
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
         new, gate = terms_BK.chunk(2, dim=-1)
-        forget = torch.sigmoid(gate + self.forget_echo(self.fire(state[0])))
+        forget = torch.sigmoid(gate + self.forget_recurrent(self.activation(state[0])))
         return Update(forget, (1 - forget) * new if self.coupled else new)
 
 

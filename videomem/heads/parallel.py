@@ -14,8 +14,8 @@ from videomem.heads.scan import at_least_float32
 class MinGRU(ParallelMemory):
     """Minimal gated recurrent unit: h_t = (1 - z_t) * h_{t-1} + z_t * W x_t, z_t = sigmoid(W_z x_t + b_z).
 
-    It is `Gated`, coupled, without the echo in its gate: f_t = 1 - z_t sees x_t only. The paper's own log-space form
-    needs positive candidates and so puts W x_t through a positive function; the scan here takes either sign.
+    It is `Gated`, coupled, without the recurrent term in its gate: f_t = 1 - z_t sees x_t only. The paper's log-space
+    form needs positive candidates and so puts W x_t through a positive function; the scan here takes either sign.
 
     Args:
         input_dim: D.

@@ -20,14 +20,14 @@ class _TorchRecurrent(Memory):
 
     rnn: nn.GRU | nn.LSTM
 
-    def fire(self, h: Tensor) -> Tensor:
+    def activation(self, h: Tensor) -> Tensor:
         return h
 
     def project(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, *self.weights("ih"))
 
     def weights(self, side: Literal["ih", "hh"]) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the input (`ih`) or of the echo (`hh`), by torch.nn's names."""
+        """Weight and bias of the input (`ih`) or of the recurrent term (`hh`), by torch.nn's names."""
         return getattr(self.rnn, f"weight_{side}_l0"), getattr(self.rnn, f"bias_{side}_l0")
 
     def _start_gate(self, gate: int, start: float | Literal["chrono"], max_time_frames: int) -> None:
@@ -75,8 +75,8 @@ class GRU(_TorchRecurrent):
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
         reset_x, keep_x, new_x = terms_BK.chunk(3, dim=-1)
-        echo = nn.functional.linear(state[0], *self.weights("hh"))
-        reset_h, keep_h, new_h = echo.chunk(3, dim=-1)
+        recurrent = nn.functional.linear(state[0], *self.weights("hh"))
+        reset_h, keep_h, new_h = recurrent.chunk(3, dim=-1)
         keep = torch.sigmoid(keep_x + keep_h)
         new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
         return Update(keep, (1 - keep) * new)
@@ -117,8 +117,8 @@ class LSTM(_TorchRecurrent):
         return zeros, zeros
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
-        echo = nn.functional.linear(state[0], *self.weights("hh"))
-        take, forget, new, out = (terms_BK + echo).chunk(4, dim=-1)
+        recurrent = nn.functional.linear(state[0], *self.weights("hh"))
+        take, forget, new, out = (terms_BK + recurrent).chunk(4, dim=-1)
         return Update(torch.sigmoid(forget), torch.sigmoid(take) * torch.tanh(new), torch.sigmoid(out))
 
     def settle(self, kept_BH: Tensor, update: Update) -> State:

@@ -30,7 +30,7 @@ from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.utils.plain_data import checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
@@ -66,7 +66,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
     if parts.backbone is not None:
         tensors |= {f"backbone.{name}": value for name, value in parts.backbone.network.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+    write_atomic(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
     write_json(folder / PREPROCESSOR, preprocessor)
     write_json(folder / CONFIG, config)
     write_card(folder)
@@ -75,7 +75,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
 def write_card(folder: Path, graphs: str = "") -> None:
     """Write the model card of a folder; `graphs` is how to run its exported graphs, if any."""
     config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
-    write_whole(folder / CARD, model_card(config, preprocessor, graphs).encode())
+    write_atomic(folder / CARD, model_card(config, preprocessor, graphs).encode())
 
 
 def config_of(parts: Parts) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _preprocessor(settings: FeatureSettings) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_folder(folder: Path) -> Parts:

@@ -126,7 +126,7 @@ class ClipGraph(Graph):
         y = self.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         y = self.head.projection(self.head.norm(y))
         for memory in self.head.memories:
-            y = memory.fire(states(memory, memory.project(y)))
+            y = memory.activation(states(memory, memory.project(y)))
         return self.head.readout(self.head.classify(y), lengths)
 
     def difference(self, run: Run, case: Case) -> float:

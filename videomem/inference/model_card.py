@@ -87,17 +87,17 @@ print(model.class_names[logits.argmax()])
 import videomem
 
 model = videomem.load(".")  # this folder; nothing is downloaded, and nothing in it is run
-print(model.predict("film.mp4").top(3))
+print(model.predict("video.mp4").top(3))
 
 stream = model.stream()  # one frame in, one answer out, a state of constant size between
-for live in videomem.frames_of_file("film.mp4"):  # or any frames (height, width, 3) uint8 RGB, as they come
+for live in videomem.frames_of_file("video.mp4"):  # or any frames (height, width, 3) uint8 RGB, as they come
     answer = stream.step(live.frame_HWC)
 print(model.class_names[answer.probabilities_C.argmax()])
 ```
 
 ```sh
-videomem predict films/*.mp4 --model .
-ffmpeg -i film.mp4 -f rawvideo -pix_fmt rgb24 - | videomem stream - --size 640x480 --model .
+videomem predict videos/*.mp4 --model .
+ffmpeg -i video.mp4 -f rawvideo -pix_fmt rgb24 - | videomem stream - --size 640x480 --model .
 ```"""
 
 
@@ -122,7 +122,7 @@ def _evaluation(config: Mapping[str, Any]) -> str:
         )
     if verdict:
         text += (
-            f"\n\nOrder test of `{verdict['label']}` on this data (trained anew, with and without order; plan "
+            f"\n\nOrder test of `{verdict['label']}` on this data (trained again, with and without order; plan "
             f"{verdict['plan_sha256'][:16]}): order is worth {100 * verdict['value']:.1f} points (95 % interval "
             f"{100 * verdict['low']:.1f} to {100 * verdict['high']:.1f}), verdict *{verdict['verdict']}*."
         )

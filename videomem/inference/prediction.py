@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from videomem.features.extraction import Decoded, decode_each, decode_frames
-from videomem.features.ledger import Failure
+from videomem.features.failures import Failure
 from videomem.features.store import FRAME_BATCH
 from videomem.inference.model import Classifier, Prediction
 from videomem.utils.workers import TIME_LIMIT_S

@@ -18,7 +18,7 @@ from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone
 from videomem.heads import Head, HeadState
 from videomem.inference.probabilities import probabilities
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 # Mean difference in levels of 255 from which on a frame starts a new scene; `benchmarks/scenes.py` shows what it tells.
 SCENE_CHANGE = 27.0
@@ -118,7 +118,7 @@ class Stream:
             raise VideomemError("a stream has no state before its first frame")
         tensors = {name: part.cpu().contiguous() for name, part in _named(self.state).items()}
         about = json.dumps({"class_names": self.class_names, "num_frames": self.num_frames})
-        write_whole(path, save(tensors, metadata={"stream": about}))
+        write_atomic(path, save(tensors, metadata={"stream": about}))
 
     def load_state(self, path: Path) -> None:
         """Go on from a state that `save_state` wrote.
@@ -140,7 +140,7 @@ class Stream:
         if shapes != {name: part.shape for name, part in tensors.items()} or class_names != self.class_names:
             raise VideomemError(f"{path}: the state of another model's stream; name another file, or delete it")
         if not all(torch.isfinite(part).all() for part in tensors.values()):
-            raise VideomemError(f"{path}: has values that are not finite; delete it to start anew")
+            raise VideomemError(f"{path}: has values that are not finite; delete it to start again")
         parts = {name: part.to(device) for name, part in tensors.items()}
         layers = tuple(
             tuple(parts[f"layer{number}.{place}"] for place in range(len(layer)))

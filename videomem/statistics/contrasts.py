@@ -25,7 +25,7 @@ def estimate_mean(
     """Mean of d over all (run, clip): value +- t(df) * se, by `two_way` of `variance.py`, which has the equations.
 
     With one run only, what a run gives to all its clips cannot be seen: the interval then speaks of these trainings,
-    not of training anew. Where the variance is 0 (no clip differs, or all differ alike) the interval is not of
+    not of training again. Where the variance is 0 (no clip differs, or all differ alike) the interval is not of
     zero width: it is value -+ b, cut to [-1, 1], with `zero_bound` for b; p is 1 for a value of 0, and else 2^(1 - G),
     that of G groups with the same sign.
 

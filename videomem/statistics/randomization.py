@@ -1,4 +1,4 @@
-"""Exact and randomisation tests: whether the ordered arrangement is special, McNemar, Holm."""
+"""Exact and randomisation tests: whether the ordered frame order is special, McNemar, Holm."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ DRAW_CELLS = 4_000_000
 
 
 def reliance_test(correct_NA: ArrayLike, groups_N: ArrayLike, num_draws: int = 9999, seed: int = 0) -> Randomization:
-    """Whether the ordered arrangement is special to models trained in order.
+    """Whether the ordered frame order is special to models trained in order.
 
-    The statistic is T = sum over rows of c_0 - mean(c_1 .. c_K). Under the null any of the K + 1 arrangements could as
+    The statistic is T = sum over rows of c_0 - mean(c_1 .. c_K). Under the null any of the K + 1 frame orders could as
     well be the ordered one, so each draw names one per group, uniformly and the same for all its clips and runs; the
     ordered one may be drawn. p = (b + 1) / (m + 1), b of m draws with |T*| >= |T| (Phipson & Smyth 2010). It is
     two-sided: a model that does worse in order relies on order as well.
 
     Args:
-        correct_NA: Correct (0 or 1) in each arrangement; arrangement 0 is in order, the others are permutations.
+        correct_NA: Correct (0 or 1) in each frame order; frame order 0 is in order, the others are permutations.
         groups_N: Id of the clip's group.
     Shape:
         correct (N, K + 1), a row per run and clip
     Raises:
-        VideomemError: If there are fewer than two arrangements or rows do not fit together.
+        VideomemError: If there are fewer than two frame orders or rows do not fit together.
     """
     correct, groups = rows(correct_NA, groups_N)
     if correct.ndim != 2 or correct.shape[1] < 2:
-        raise VideomemError(f"arrangements have shape {correct.shape}, (rows, at least 2) is needed; add a permutation")
+        raise VideomemError(f"frame orders have shape {correct.shape}, (rows, at least 2) is needed; add a permutation")
     if num_draws < 1:
         raise VideomemError(f"num_draws is {num_draws}, at least 1 is needed")
     group_codes, num_groups = codes(groups)
@@ -48,17 +48,17 @@ def reliance_test(correct_NA: ArrayLike, groups_N: ArrayLike, num_draws: int = 9
 
 
 def _advantage(sums_GA: Floats) -> Floats:
-    """What each group adds to T if an arrangement were the ordered one: c_a - mean of the others."""
+    """What each group adds to T if an frame order were the ordered one: c_a - mean of the others."""
     num_others = sums_GA.shape[1] - 1
     return (sums_GA * (num_others + 1) - sums_GA.sum(1, keepdims=True)) / num_others
 
 
 def _num_extreme(advantage_GA: Floats, num_draws: int, rng: np.random.Generator) -> int:
-    num_groups, num_arrangements = advantage_GA.shape
+    num_groups, num_frame_orders = advantage_GA.shape
     observed = abs(advantage_GA[:, 0].sum()) - 1e-9
     chunk, found = max(1, DRAW_CELLS // num_groups), 0
     for start in range(0, num_draws, chunk):
-        drawn_BG = rng.integers(num_arrangements, size=(min(chunk, num_draws - start), num_groups))
+        drawn_BG = rng.integers(num_frame_orders, size=(min(chunk, num_draws - start), num_groups))
         found += int((np.abs(advantage_GA[np.arange(num_groups), drawn_BG].sum(1)) >= observed).sum())
     return found
 

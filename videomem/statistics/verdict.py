@@ -40,7 +40,7 @@ def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
     remedy = {"no verdict": _remedy_groups, "undetermined": _remedy}.get(kind)
     words = f"{name}: {_words(kind, estimate, margin)}"
     if estimate.num_runs == 1:
-        words += "; from one run, so training anew may differ by more than the interval says"
+        words += "; from one run, so training again may differ by more than the interval says"
     return Verdict(kind, words, remedy(estimate, margin) if remedy else "")
 
 
@@ -186,13 +186,13 @@ def judge_data_set(
 def _led_by(
     kind: VerdictKind, name: str, names: list[str], estimates: Mapping[str, Estimate], holm_p: Mapping[str, float]
 ) -> Verdict:
-    verb = "Order matters to" if kind == "matters" else "Training in order hurts"
+    command = "Order matters to" if kind == "matters" else "Training in order hurts"
     others = [other for other in names if other != name]
     also = f", and also to {', '.join(others)}" if others and kind == "matters" else ""
     also = f", and also {', '.join(others)}" if others and kind == "hurts" else also
     return Verdict(
         kind,
-        f"{verb} {name} at this training size{also}: {_points(estimates[name].value)} "
+        f"{command} {name} at this training size{also}: {_points(estimates[name].value)} "
         f"({_interval(estimates[name])}; over all learners {_p(holm_p[name])})",
     )
 

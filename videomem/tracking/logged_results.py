@@ -1,4 +1,4 @@
-"""Results as W&B shows them: tables, figures, film strips, and the memories of an order test as runs side by side."""
+"""Results as W&B shows them: tables, figures, video strips, and the memories of an order test as runs in parallel."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def log_card(
 
 
 def log_strips(run: wandb.Run, name: str, strips: Sequence[tuple[Path, str]]) -> None:
-    """Film strips, image files with their captions, as one panel."""
+    """Video strips, image files with their captions, as one panel."""
     if strips:
-        run.log({f"{name}/film_strips": [wandb.Image(str(path), caption=caption) for path, caption in strips]})
+        run.log({f"{name}/video_strips": [wandb.Image(str(path), caption=caption) for path, caption in strips]})
 
 
 def track_memories(project: str, folder: Path, mode: Mode, group: str, memories: Sequence[Memory]) -> None:

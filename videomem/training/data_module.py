@@ -35,7 +35,7 @@ class VideoDataModule(LightningDataModule):
         store: Folder of feature stores.
         backbone: The frozen network that makes the features.
         decoder: `auto` takes the fastest decoder that is exact for a file.
-        on_damage: `ledger` leaves damaged videos out; `prefix` takes the frames before the damage.
+        on_damage: `failure_table` leaves damaged videos out; `prefix` takes the frames before the damage.
         feature_dtype: Type that features are stored in.
         source: `features` reads the store; `video` decodes and runs the backbone at every visit.
         storage: Where stored features are read from: `mmap` (files, as needed), `ram`, or `device` (wholly on the GPU).
@@ -56,7 +56,7 @@ class VideoDataModule(LightningDataModule):
         store: str = "features",
         backbone: BackboneSettings = BackboneSettings(),
         decoder: Decoder = "auto",
-        on_damage: OnDamage = "ledger",
+        on_damage: OnDamage = "exclude",
         feature_dtype: FeatureDtype = "float16",
         source: Literal["features", "video"] = "features",
         storage: Literal["mmap", "ram", "device"] = "mmap",
@@ -156,7 +156,7 @@ class VideoDataModule(LightningDataModule):
         entries = {clip: index[key] for clip, key in keys.items() if key in index}
         if not entries:
             reason = f" ({unreadable[0].message})" if unreadable else ""
-            raise VideomemError(f"{self.catalog_path}: no clip of it could be extracted{reason}; see the ledger")
+            raise VideomemError(f"{self.catalog_path}: no clip of it could be extracted{reason}; see the failure table")
         return entries
 
     def features(self, row: int) -> Tensor:

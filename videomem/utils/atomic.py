@@ -10,7 +10,7 @@ from uuid import uuid4
 from videomem.errors import VideomemError
 
 
-def write_whole(path: Path, content: bytes, exclusive: bool = False) -> None:
+def write_atomic(path: Path, content: bytes, exclusive: bool = False) -> None:
     """Write a file so that it is there complete or not at all; `exclusive` keeps one that is there already."""
     temporary = path.parent / f".{path.name}.{_host()}.{os.getpid()}.{uuid4().hex}.tmp"
     try:
@@ -41,7 +41,7 @@ def _host() -> str:
 
 
 def remove_if_orphan(path: Path) -> None:
-    """Remove a temporary file of `write_whole` whose writer on this machine is gone."""
+    """Remove a temporary file of `write_atomic` whose writer on this machine is gone."""
     host, pid = path.name.split(".")[-4:-2]
     if host == _host() and not _is_alive(int(pid)):
         path.unlink(missing_ok=True)

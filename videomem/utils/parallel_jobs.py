@@ -1,4 +1,4 @@
-"""Many small trainings: in processes side by side, one thread each, without Lightning's advice about each."""
+"""Many small trainings: in processes in parallel, one thread each, without Lightning's advice about each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videomem.errors import VideomemError
 from videomem.utils.workers import die_with_parent
 
 
-def side_by_side(
+def run_parallel(
     job: Callable[..., None], calls: Sequence[tuple[Any, ...]], shared: Any, num_processes: int
 ) -> Iterator[int]:
     """Call `job(*call, shared)` for every call, and yield 1 for each that is done.

@@ -26,7 +26,7 @@ from videomem.video.files import file_problem, split_template
 from videomem.video.sampling import Sampling
 
 Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
-OnDamage = Literal["ledger", "prefix"]
+OnDamage = Literal["exclude", "prefix"]
 Interval = tuple[float | None, float | None]
 
 # What decodes without decoding all: the first objection to a stream, and frames or a reason for doubt.
@@ -83,7 +83,7 @@ def decode_clip(
     interval: Interval = (None, None),
     decoder: Decoder = "auto",
     fps: float | None = None,
-    on_damage: OnDamage = "ledger",
+    on_damage: OnDamage = "exclude",
 ) -> DecodedClip:
     """Decode the frames of a clip that `sampling` chooses.
 
@@ -93,7 +93,7 @@ def decode_clip(
         interval: Start and end of the clip in seconds from the file's first frame, start <= time < end.
         decoder: `auto` takes the fastest that is exact for the stream; a name refuses streams where that one is not.
         fps: Frames per second of a folder of images; videos have their own times.
-        on_damage: `ledger` refuses a damaged file; `prefix` takes the frames before the damage as the clip.
+        on_damage: `failure_table` refuses a damaged file; `prefix` takes the frames before the damage as the clip.
     Raises:
         DecodingError: If the file is damaged, is not a video, or cannot be decoded exactly.
     """
@@ -148,7 +148,7 @@ def _decode_forwards(
     chosen = _within(assumed_s, interval)
     indices = _choose(stream.path, sampling, assumed_s[chosen], interval)
     done = by_pyav.read_forward(stream, chosen[indices], assumed_s, interval[1])
-    if done.damage and (on_damage == "ledger" or not len(done.times_s)):
+    if done.damage and (on_damage == "exclude" or not len(done.times_s)):
         raise DecodingError(f"{stream.path}: damaged after {len(done.times_s)} frames: {done.damage}")
     if done.frames_THWC is None or not _agree(done.times_s, assumed_s, interval[1]):
         return done.times_s
@@ -172,7 +172,7 @@ def _decode_folder(
     folder = FrameFolder(path)
     num_images, damage = len(folder.images), folder.damage
     while True:
-        if damage and (on_damage == "ledger" or not num_images):
+        if damage and (on_damage == "exclude" or not num_images):
             raise DecodingError(f"{path}: damaged after {num_images} images: {damage}")
         times_s = np.arange(num_images) / (fps or 1.0)
         chosen = _within(times_s, interval)
@@ -200,7 +200,7 @@ def _within(times_s: NDArray[np.float64], interval: Interval) -> NDArray[np.int6
 
 def _choose(path: str, sampling: Sampling, times_s: NDArray[np.float64], interval: Interval) -> NDArray[np.int64]:
     if len(times_s) == 0:
-        raise DecodingError(f"{path}: no frame between {interval[0] or 0.0} s and {interval[1]} s; mend the catalog")
+        raise DecodingError(f"{path}: no frame between {interval[0] or 0.0} s and {interval[1]} s; fix the catalog")
     return sampling.indices(times_s - times_s[0])
 
 

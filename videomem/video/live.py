@@ -95,10 +95,10 @@ def frames_of_pipe(pipe: BinaryIO, size: tuple[int, int], rate: float | None = N
         yield LiveFrame(place, None if rate is None else place / rate, frame_HWC)
 
 
-def _fill(pipe: BinaryIO, room: memoryview) -> int:
-    """Bytes read; fewer than there is room for only at the end. A pipe gives them in pieces."""
+def _fill(pipe: BinaryIO, package: memoryview) -> int:
+    """Bytes read; fewer than there is package for only at the end. A pipe gives them in pieces."""
     filled = 0
-    while filled < len(room) and (num_bytes := pipe.readinto(room[filled:])):  # type: ignore[attr-defined]
+    while filled < len(package) and (num_bytes := pipe.readinto(package[filled:])):  # type: ignore[attr-defined]
         filled += num_bytes
     return filled
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
 
-MOST_FRAMES = 100_000  # of one clip, an hour of film; a folder from anywhere may ask for more than there is memory
+MOST_FRAMES = 100_000  # of one clip, an hour of video; a folder from anywhere may ask for more than there is memory
 
 
 def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ def videos_named(words: Sequence[str], listed: Iterable[str] = ()) -> list[str]:
 
     Args:
         words: A file; a folder of videos, at any depth; a folder of numbered images, which is one video; a pattern such
-            as `films/**/*.mp4`; or `-`, the lines of `listed`, each a path.
+            as `videos/**/*.mp4`; or `-`, the lines of `listed`, each a path.
         listed: Lines, such as those of standard input.
     """
     paths: list[str] = []

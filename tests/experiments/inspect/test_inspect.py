@@ -27,12 +27,12 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.drawing import drawn
 from videomem.experiments.inspect.inspection import (
-    Film,
     Inside,
     Passage,
+    Video,
     changes,
     look_inside,
-    read_film,
+    read_video,
     state_size,
     time_constants,
 )
@@ -49,14 +49,14 @@ from videomem.video.writing import write_video
 D = 7
 
 
-def tiny_film(num_frames: int = 6, path: str = "film.mp4", fps: float | None = 10.0) -> Film:
+def tiny_video(num_frames: int = 6, path: str = "video.mp4", fps: float | None = 10.0) -> Video:
     frames = torch.randint(0, 256, (num_frames, 3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     places = np.arange(num_frames)
-    return Film(path, frames, places, num_frames, None if fps is None else places / fps)
+    return Video(path, frames, places, num_frames, None if fps is None else places / fps)
 
 
 @pytest.fixture
-def film(catalog: Catalog) -> str:
+def video(catalog: Catalog) -> str:
     return next(clip.path for clip in catalog.clips if clip.split == "test")
 
 
@@ -64,12 +64,12 @@ def film(catalog: Catalog) -> str:
 
 
 def test_a_checkpoint_and_its_folder_give_the_same_model(
-    checkpoints: dict[str, Path], tmp_path: Path, film: str
+    checkpoints: dict[str, Path], tmp_path: Path, video: str
 ) -> None:
     model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path / "out")
     one, other = load(checkpoints["gru"]), load(tmp_path / "out")
-    frames = one.read(film)[None]
-    assert torch.equal(frames[0], other.read(film)) and torch.equal(one(frames), other(frames))
+    frames = one.read(video)[None]
+    assert torch.equal(frames[0], other.read(video)) and torch.equal(one(frames), other(frames))
     assert one.class_names == other.class_names == videomem.load(tmp_path / "out").class_names
     assert not one.training
 
@@ -96,16 +96,16 @@ def test_a_checkpoint_is_refused_when_the_weights_of_its_backbone_changed(
 def test_the_answers_are_those_of_the_head_in_every_order(
     name: str, readout: type[MeanReadout] | type[LastReadout], layer: int
 ) -> None:
-    model, film = tiny_model(MEMORIES[name], readout(), num_layers=2), tiny_film()
-    inside = look_inside(model, film.frames_TCHW, seed=3, layer=layer)
+    model, video = tiny_model(MEMORIES[name], readout(), num_layers=2), tiny_video()
+    inside = look_inside(model, video.frames_TCHW, seed=3, layer=layer)
     assert [one.order for one in inside.passages] == ["in order", "shuffled", "reversed"]
     for one in inside.passages:
         assert sorted(one.frames_T) == list(range(6))
-        logits = model(film.frames_TCHW[torch.from_numpy(one.frames_T)][None])
+        logits = model(video.frames_TCHW[torch.from_numpy(one.frames_T)][None])
         assert np.allclose(one.probabilities_TC[-1], logits[0].double().softmax(0), atol=1e-5)
         assert np.allclose(one.probabilities_TC.sum(axis=1), 1)
         assert ((one.keep_TH >= 0) & (one.keep_TH <= 1)).all() and (one.change_T >= 0).all()
-        assert one.keep_TH.shape == one.fired_TH.shape == (6, len(inside.tau_H))
+        assert one.keep_TH.shape == one.activations_TH.shape == (6, len(inside.tau_H))
     assert list(inside.passages[2].frames_T) == [5, 4, 3, 2, 1, 0]
     assert inside.keeps == (name not in ("none", "leaky alpha=0", "rnn"))
     assert inside.keeps_evenly == (not inside.keeps or name.startswith("leaky"))
@@ -113,20 +113,20 @@ def test_the_answers_are_those_of_the_head_in_every_order(
 
 @pytest.mark.parametrize("name", ["none", "leaky alpha=0"])
 def test_no_bit_of_an_answer_without_memory_moves_with_the_frames(name: str) -> None:
-    first, shuffled, backwards = look_inside(tiny_model(MEMORIES[name]), tiny_film(33).frames_TCHW).passages
+    first, shuffled, backwards = look_inside(tiny_model(MEMORIES[name]), tiny_video(33).frames_TCHW).passages
     assert np.array_equal(first.probabilities_TC[-1], shuffled.probabilities_TC[-1])
     assert np.array_equal(first.probabilities_TC[-1], backwards.probabilities_TC[-1])
     assert not np.allclose(first.probabilities_TC[0], backwards.probabilities_TC[0])
 
 
 def test_the_same_seed_gives_the_same_shuffle_and_another_seed_another() -> None:
-    model, frames = tiny_model(MEMORIES["gru"]), tiny_film(12).frames_TCHW
+    model, frames = tiny_model(MEMORIES["gru"]), tiny_video(12).frames_TCHW
     orders = [look_inside(model, frames, seed).passages[1].frames_T.tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_an_emptied_head_with_a_mean_readout_ignores_order_and_with_a_last_one_sees_the_last_frame() -> None:
-    frames = tiny_film().frames_TCHW
+    frames = tiny_video().frames_TCHW
     mean = look_inside(tiny_model(MEMORIES["gru"]), frames)
     assert np.array_equal(mean.passages[0].emptied_C, mean.passages[2].emptied_C)
     model = tiny_model(MEMORIES["gru"], LastReadout())
@@ -136,9 +136,9 @@ def test_an_emptied_head_with_a_mean_readout_ignores_order_and_with_a_last_one_s
 
 
 def test_time_constants_are_those_of_the_leaky_integrator() -> None:
-    tau_H = look_inside(tiny_model(partial(Leaky, hidden_dim=4, alpha=0.8)), tiny_film().frames_TCHW).tau_H
+    tau_H = look_inside(tiny_model(partial(Leaky, hidden_dim=4, alpha=0.8)), tiny_video().frames_TCHW).tau_H
     assert np.allclose(tau_H, -1 / math.log(0.8), rtol=1e-5)
-    # The first step has no past; a valve that closes once forgets all; one that never does keeps for ever.
+    # The first step has no past; a forget gate that closes once forgets all; one that never does keeps for ever.
     keep_TH = np.array([[0.0, 1.0, 1.0], [0.5, 0.0, 1.0], [0.5, 1.0, 1.0]])
     assert np.allclose(time_constants(keep_TH), [1 / math.log(2), 0, np.inf])
 
@@ -164,20 +164,20 @@ def test_a_head_that_diverged_has_no_inside_to_show() -> None:
     model = tiny_model(MEMORIES["gru"])
     nn.init.constant_(model.head.classify.bias, torch.nan)
     with pytest.raises(VideomemError, match="its training diverged"):
-        look_inside(model, tiny_film().frames_TCHW)
+        look_inside(model, tiny_video().frames_TCHW)
 
 
 def test_frames_have_the_times_at_which_they_are_shown(tmp_path: Path) -> None:
     images = [np.full((8, 8, 3), 20 * number, np.uint8) for number in range(11)]
-    write_video(tmp_path / "film.mp4", images, fps=5)
-    film = read_film(tiny_model(MEMORIES["gru"]), tmp_path / "film.mp4")
-    assert film.times_s_T is not None and np.allclose(film.times_s_T, film.places_T / 5)
-    assert film.places_T.tolist() == [0, 2, 4, 6, 8, 10] and film.step_s == pytest.approx(0.4)
+    write_video(tmp_path / "video.mp4", images, fps=5)
+    video = read_video(tiny_model(MEMORIES["gru"]), tmp_path / "video.mp4")
+    assert video.times_s_T is not None and np.allclose(video.times_s_T, video.places_T / 5)
+    assert video.places_T.tolist() == [0, 2, 4, 6, 8, 10] and video.step_s == pytest.approx(0.4)
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "images" / f"{number:03}.png")
-    assert read_film(tiny_model(MEMORIES["gru"]), tmp_path / "images").times_s_T is None
-    known = read_film(tiny_model(MEMORIES["gru"]), tmp_path / "images", num_frames=3, fps=5).times_s_T
+    assert read_video(tiny_model(MEMORIES["gru"]), tmp_path / "images").times_s_T is None
+    known = read_video(tiny_model(MEMORIES["gru"]), tmp_path / "images", num_frames=3, fps=5).times_s_T
     assert known is not None and np.allclose(known, [0, 1, 2])
 
 
@@ -185,7 +185,7 @@ def test_frames_have_the_times_at_which_they_are_shown(tmp_path: Path) -> None:
 
 
 def inside_of(name: str, readout: MeanReadout | LastReadout | None = None, num_frames: int = 6) -> Inside:
-    return look_inside(tiny_model(MEMORIES[name], readout), tiny_film(num_frames).frames_TCHW)
+    return look_inside(tiny_model(MEMORIES[name], readout), tiny_video(num_frames).frames_TCHW)
 
 
 NASTY = ("$x^2$ & <b>bold</b>", "W" * 60, "\\frac{1}{2} $", "left\nright", "слева направо", "")
@@ -196,10 +196,10 @@ def test_every_text_of_the_figure_lies_within_it(num_classes: int, num_frames: i
     names = tuple(
         (NASTY[c] if c < len(NASTY) else f"pushing something {c} from left to right") for c in range(num_classes)
     )
-    film = tiny_film(num_frames, "$a_1$ <i>very</i> long name " * 4 + ".mp4")
-    inside = look_inside(tiny_model(partial(GRU, hidden_dim=5), class_names=names), film.frames_TCHW)
+    video = tiny_video(num_frames, "$a_1$ <i>very</i> long name " * 4 + ".mp4")
+    inside = look_inside(tiny_model(partial(GRU, hidden_dim=5), class_names=names), video.frames_TCHW)
     with drawn():
-        figure = inside_figure(film, inside)
+        figure = inside_figure(video, inside)
         FigureCanvasAgg(figure).draw()
         shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
         boxes = [text.get_window_extent() for text in shown]
@@ -209,7 +209,7 @@ def test_every_text_of_the_figure_lies_within_it(num_classes: int, num_frames: i
     labels = [box for text, box in zip(shown, boxes, strict=True) if text.get_position()[0] == 1.03]
     ranked = sorted(labels, key=lambda box: box.y0)
     assert len(ranked) >= min(num_classes, 3) and all(below.y1 <= above.y0 + 0.5 for below, above in pairwise(ranked))
-    page = render(film, inside, show_inside(film, inside))
+    page = render(video, inside, show_inside(video, inside))
     assert "<b>bold" not in page and "<i>very" not in page and page.count("<svg") == 1
 
 
@@ -221,25 +221,25 @@ def test_labels_are_spread_without_changing_their_order() -> None:
 
 @pytest.mark.parametrize("num_frames", [2, 16, 20, 21, 64, 300])
 def test_pictures_stand_over_the_middle_of_their_columns(num_frames: int) -> None:
-    places = Thumbnails(tiny_film(num_frames)).places
+    places = Thumbnails(tiny_video(num_frames)).places
     assert len(places) <= 20 and len({b - a for a, b in pairwise(places)}) <= 1
     every = places[1] - places[0]
     assert places[0] - (every - 1) / 2 == 0 and places[-1] + (every - 1) / 2 <= num_frames - 1
 
 
 def test_words_say_what_each_kind_of_memory_does() -> None:
-    film = tiny_film()
-    said = {name: inside_words(film, inside_of(name)) for name in ("none", "rnn", "leaky alpha=0.9", "gru", "mingru")}
+    video = tiny_video()
+    said = {name: inside_words(video, inside_of(name)) for name in ("none", "rnn", "leaky alpha=0.9", "gru", "mingru")}
     assert "to the bit" in said["none"].answers and "no other" in said["none"].keeping
     assert "telephone game" in said["rnn"].keeping and "Half of" not in said["rnn"].keeping
     assert (
         "fades, it does not choose" in said["leaky alpha=0.9"].keeping
         and "9.5 frames (0.95 s)" in said["leaky alpha=0.9"].keeping
     )
-    assert "valves close most at frame" in said["gru"].keeping and "frame alone" not in said["gru"].keeping
+    assert "forget gates close most at frame" in said["gru"].keeping and "frame alone" not in said["gru"].keeping
     assert "the same columns stand in the other order" in said["mingru"].keeping
-    assert "nothing in it ever fades" in inside_words(film, inside_of("leaky alpha=1")).keeping
-    assert "another last frame" in inside_words(film, inside_of("none", LastReadout())).answers
+    assert "nothing in it ever fades" in inside_words(video, inside_of("leaky alpha=1")).keeping
+    assert "another last frame" in inside_words(video, inside_of("none", LastReadout())).answers
     assert all("Emptied before every frame" in said[name].answers for name in ("rnn", "gru", "mingru"))
 
 
@@ -254,7 +254,7 @@ def with_answers(emptied: list[int], answers: list[int], averages: bool) -> Insi
 
 def test_an_answer_that_the_last_frame_gives_alone_is_not_called_memory() -> None:
     def said(emptied: list[int], answers: list[int], averages: bool) -> str:
-        return inside_words(tiny_film(), with_answers(emptied, answers, averages)).answers
+        return inside_words(tiny_video(), with_answers(emptied, answers, averages)).answers
 
     assert "need no memory" in said([0, 0, 1], [0, 0, 1], False)
     assert "some names need memory" in said([0, 0, 0], [0, 0, 1], False)
@@ -264,14 +264,14 @@ def test_an_answer_that_the_last_frame_gives_alone_is_not_called_memory() -> Non
 
 
 def test_words_without_times_speak_of_frames_alone() -> None:
-    film = tiny_film(fps=None)
-    words = inside_words(film, inside_of("gru"))
+    video = tiny_video(fps=None)
+    words = inside_words(video, inside_of("gru"))
     assert " s)" not in "".join(words.paragraphs) and "at frame" in words.moments
-    assert as_plain(film, inside_of("gru"))["frames"][0] == {"frame": 1, "frame_of_video": 0, "time_s": None}
+    assert as_plain(video, inside_of("gru"))["frames"][0] == {"frame": 1, "frame_of_video": 0, "time_s": None}
 
 
 def test_numbers_are_json_though_a_time_constant_is_infinite() -> None:
-    plain = as_plain(tiny_film(), inside_of("leaky alpha=1"))
+    plain = as_plain(tiny_video(), inside_of("leaky alpha=1"))
     assert set(plain["time_constants_frames"]) == {None}
     json.dumps(plain, allow_nan=False)
 
@@ -281,13 +281,13 @@ def test_numbers_are_json_though_a_time_constant_is_infinite() -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_command_writes_figure_page_and_numbers(
-    checkpoints: dict[str, Path], tmp_path: Path, film: str, head: str, capsys: pytest.CaptureFixture[str]
+    checkpoints: dict[str, Path], tmp_path: Path, video: str, head: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", film, "--model", str(checkpoints[head]), "--out", str(tmp_path / "out")]) == 0
+    assert main(["inspect", video, "--model", str(checkpoints[head]), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "inspect.json").read_text())
     model = load(checkpoints[head])
-    (logits,) = model(model.read(film)[None])
+    (logits,) = model(model.read(video)[None])
     first = content["orders"]["in_order"]
     assert first["answer"] == model.class_names[int(logits.argmax())] and content["schema_version"] == 1
     assert np.allclose(first["probabilities"][-1], logits.double().softmax(0), atol=1e-4)
@@ -302,21 +302,21 @@ def test_the_command_writes_figure_page_and_numbers(
 
 
 def test_frames_that_are_shown_again_are_counted_once(
-    checkpoints: dict[str, Path], tmp_path: Path, film: str, capsys: pytest.CaptureFixture[str]
+    checkpoints: dict[str, Path], tmp_path: Path, video: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["inspect", film, "--model", str(checkpoints["none"]), "--frames", "40", "--out", str(out)]) == 0
+    assert main(["inspect", video, "--model", str(checkpoints["none"]), "--frames", "40", "--out", str(out)]) == 0
     num = json.loads((out / "inspect.json").read_text())["num_frames_of_video"]
     assert f"{num} of its {num} frames, shown as 40" in capsys.readouterr().out
 
 
 def test_the_command_takes_a_folder_and_gives_the_same_numbers_again(
-    checkpoints: dict[str, Path], tmp_path: Path, film: str
+    checkpoints: dict[str, Path], tmp_path: Path, video: str
 ) -> None:
     model_of(read_checkpoint(checkpoints["gated"])).save_pretrained(tmp_path / "exported")
     written = []
     for model in (checkpoints["gated"], tmp_path / "exported", tmp_path / "exported"):
-        assert main(["inspect", film, "--model", str(model), "--out", str(tmp_path), "--frames", "5"]) == 0
+        assert main(["inspect", video, "--model", str(model), "--out", str(tmp_path), "--frames", "5"]) == 0
         written.append((tmp_path / "inspect.json").read_bytes())
     assert written[0] == written[1] == written[2] and len(json.loads(written[0])["frames"]) == 5
 
@@ -351,9 +351,9 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
     ],
 )
 def test_what_cannot_be_inspected_is_one_line(
-    bad: SimpleNamespace, film: str, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
+    bad: SimpleNamespace, video: str, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
 ) -> None:
-    given: dict[str, Any] = {"video": film, "--model": bad.good, "--out": bad.root / "out"}
+    given: dict[str, Any] = {"video": video, "--model": bad.good, "--out": bad.root / "out"}
     for name, value in changes.items():
         given[name] = bad.root / value if name in ("video", "--model", "--out") else value
     options = [part for name, value in given.items() for part in ((name, value) if name != "video" else (value,))]
@@ -366,5 +366,5 @@ def test_a_video_too_short_for_the_rate_of_training_is_told_what_helps(tmp_path:
     model = tiny_model(MEMORIES["gru"])
     model.settings = replace(model.settings, sampling=FixedRate(5.0))
     with pytest.raises(VideomemError, match="takes one frame of it; give --frames"):
-        read_film(model, tmp_path / "short.mp4")
-    assert len(read_film(model, tmp_path / "short.mp4", num_frames=3).frames_TCHW) == 3
+        read_video(model, tmp_path / "short.mp4")
+    assert len(read_video(model, tmp_path / "short.mp4", num_frames=3).frames_TCHW) == 3

@@ -105,7 +105,7 @@ def test_what_has_no_memory_owes_nothing_to_earlier_frames() -> None:
     assert found.gradient_at_zero > 0 and found.swap_at_zero > 0
 
 
-def test_the_direct_path_of_gated_is_the_product_of_its_valves() -> None:
+def test_the_direct_path_of_gated_is_the_product_of_its_gates() -> None:
     head = one_layer(Gated(D, 1, coupled=False))  # One neuron, so that every gradient is a multiple of the same row.
     nn.init.zeros_(head.memories[0].forget_input.weight)  # type: ignore[arg-type]
     x = frames(num=1).repeat(2, 1, 1)

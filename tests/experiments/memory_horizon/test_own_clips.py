@@ -30,7 +30,7 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
 ) -> None:
     out = tmp_path / "own"
     given = [str(checkpoints[name]) for name in ("leaky_zero", "gated")]
-    assert main(["memory", *given, "--films", "0", "--out", str(out)]) == 0
+    assert main(["memory", *given, "--videos", "0", "--out", str(out)]) == 0
     card = json.loads((out / "memory.json").read_text())
     zero, gated = card["memories"]
     assert (card["num_clips"], card["num_groups"], card["num_frames"]) == (20, 10, 8)
@@ -42,7 +42,7 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
     assert page.count("<svg") == 4 and ">nan" not in page and "how far back on 20 clips" in capsys.readouterr().out
 
 
-def test_the_report_shows_a_film_from_inside(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_the_report_shows_a_video_from_inside(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     assert main(["memory", str(checkpoints["gated"]), "--out", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "seen from the inside" in page and page.count("<svg") == 5

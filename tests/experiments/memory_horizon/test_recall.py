@@ -209,11 +209,11 @@ def test_a_gate_learns_to_recall_and_no_memory_does_not(found: tuple[MemoryReach
     assert mingru.tasks["latch"].followed.value[0] > 0.5 and max(none.tasks["latch"].followed.value) == 0
 
 
-def test_valves_let_go_at_the_cues(found: tuple[MemoryReach, ...]) -> None:
-    valves_TH = np.array(found[2].valves)
+def test_gates_let_go_at_the_cues(found: tuple[MemoryReach, ...]) -> None:
+    gates_TH = np.array(found[2].gates)
     cues = np.array(found[2].cues)
-    others = np.setdiff1d(np.arange(len(valves_TH) - 1), cues)
-    assert valves_TH[cues].mean() < valves_TH[others].mean() - 0.1
+    others = np.setdiff1d(np.arange(len(gates_TH) - 1), cues)
+    assert gates_TH[cues].mean() < gates_TH[others].mean() - 0.1
 
 
 def test_expectations_are_told_either_way(found: tuple[MemoryReach, ...]) -> None:

@@ -64,7 +64,7 @@ def test_time_constants_are_those_of_the_traced_retention(name: str) -> None:
         assert np.exp(-1 / np.maximum(found.tau_H, 1e-9)) == pytest.approx(np.minimum(kept_H, np.exp(-1 / T)), rel=1e-5)
 
 
-def test_one_closed_valve_cuts_the_past_off() -> None:
+def test_one_closed_gate_cuts_the_past_off() -> None:
     memory = Gated(D, H)
     nn.init.constant_(memory.forget_input.bias, -1e4)
     (found,) = retention(one_layer(memory), frames())
@@ -126,14 +126,14 @@ def test_the_slowest_neuron_of_a_learned_leak_gives_the_exponent() -> None:
     assert lyapunov(one_layer(memory), frames()) == pytest.approx([math.log(0.8)], abs=1e-6)
 
 
-def test_an_rnn_of_small_states_shrinks_differences_by_its_echo() -> None:
+def test_an_rnn_of_small_states_shrinks_differences_by_its_recurrent() -> None:
     memory = RNN(D, H)
-    memory.echo.weight.data *= 0.7
+    memory.recurrent.weight.data *= 0.7
     nn.init.zeros_(memory.input.bias)
     assert lyapunov(one_layer(memory), frames(scale=1e-4)) == pytest.approx([math.log(0.7)], abs=1e-5)
 
 
-def test_a_constant_valve_gives_its_logarithm() -> None:
+def test_a_constant_gate_gives_its_logarithm() -> None:
     memory = Gated(D, H)
     open_gate(memory, math.log(0.6 / 0.4))
     assert lyapunov(one_layer(memory), frames()) == pytest.approx([math.log(0.6)], abs=1e-6)

@@ -13,12 +13,12 @@ from videomem.cli import tour as command
 from videomem.cli.main import main
 from videomem.experiments.memory_horizon.horizon_run import measure_recall
 from videomem.experiments.memory_horizon.recall_training import Recipe
-from videomem.experiments.memory_horizon.tour import SECTIONS, amnesia, pulses, recall_plan
+from videomem.experiments.memory_horizon.tour import SECTIONS, memoryless, pulses, recall_plan
 from videomem.features.backbone import BackboneSettings
 
 
-def test_without_memory_films_and_their_reversals_are_told_apart_by_chance_only() -> None:
-    found = amnesia(BackboneSettings(weights="random"), ("none", "gru"), num_train=8, num_test=3)
+def test_without_memory_videos_and_their_reversals_are_told_apart_by_chance_only() -> None:
+    found = memoryless(BackboneSettings(weights="random"), ("none", "gru"), num_train=8, num_test=3)
     assert found.accuracy["none"] == 0.5 and found.logit_change["none"] == 0
     assert found.logit_change["gru"] > 0.01
     in_order, backwards, shuffled = found.right_KT["none"]
@@ -47,13 +47,13 @@ def test_sections_that_recall_draw_their_figure_and_share_trainings(
 
     monkeypatch.setattr(command, "recall_plan", tiny)
     monkeypatch.setattr(command, "measure_recall", partial(measure_recall, num_drawings=10))
-    assert main(["tour", "gates", "residual", "valves", "--processes", "1", "--out", str(tmp_path)]) == 0
-    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("gates", "residual", "valves"))
-    # gates: leaky and gated; residual adds rnn; valves adds gru and lstm: each on two tasks with two seeds.
+    assert main(["tour", "gates", "residual", "retention", "--processes", "1", "--out", str(tmp_path)]) == 0
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("gates", "residual", "retention"))
+    # gates: leaky and gated; residual adds rnn; retention adds gru and lstm: each on two tasks with two seeds.
     assert len(list((tmp_path / "trainings").iterdir())) == 5 * 2 * 2
     assert "how far back" in capsys.readouterr().out
 
 
 def test_an_unknown_section_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tour", "gates", "nowhere"]) == 2
-    assert "no section 'nowhere'; there are amnesic, sums" in capsys.readouterr().err
+    assert "no section 'nowhere'; there are memoryless, sums" in capsys.readouterr().err

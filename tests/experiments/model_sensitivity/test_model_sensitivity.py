@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity
-from videomem.experiments.perturbations import ladder
+from videomem.experiments.permutations import suite
 from videomem.features import video_networks
 from videomem.features.video_networks import load_video_network, match_labels
 from videomem.video.catalog import Catalog, read_catalog, write_catalog
@@ -87,7 +87,7 @@ def test_accuracies_are_those_of_a_plain_loop_with_the_promised_seeds() -> None:
     right = [
         int(clip[int(row[0])].argmax()) == label
         for place, (clip, label) in enumerate(zip(clips, labels, strict=True))
-        for row in perturbations.shuffled(len(clip), len(clip), 4, (7, place))
+        for row in permutations.shuffled(len(clip), len(clip), 4, (7, place))
     ]
     assert found.shuffled.accuracy.value == pytest.approx(np.mean(right))
     assert found.accuracy.value == np.mean([int(c[0].argmax()) == b for c, b in zip(clips, labels, strict=True)])
@@ -127,17 +127,17 @@ def test_clips_may_be_arrays_or_read_when_asked_for_and_each_is_asked_for_once()
     assert asked == list(range(8))
 
 
-def test_a_ladder_can_be_given_and_names_of_classes_too() -> None:
+def test_a_suite_can_be_given_and_names_of_classes_too() -> None:
     clips, labels, groups = made(8)
     names = ["up", "down", "left", "right"]
     named = [names[label] for label in labels]
     found = videomem.order_sensitivity(
-        first_frame, clips, named, groups, num_permutations=2, ladder=(), class_names=names
+        first_frame, clips, named, groups, num_permutations=2, suite=(), class_names=names
     )
     assert [row.name for row in found.conditions] == ["order", "shuffle"]
     assert [row.name for row in found.classes] == names and all(row.accuracy == 1 for row in found.classes)
-    rungs = [rung for rung in ladder(FRAMES) if rung.name in ("reverse", "shuffle")]
-    found = videomem.order_sensitivity(first_frame, clips, labels, groups, num_permutations=2, ladder=rungs)
+    perturbations = [perturbation for perturbation in suite(FRAMES) if perturbation.name in ("reverse", "shuffle")]
+    found = videomem.order_sensitivity(first_frame, clips, labels, groups, num_permutations=2, suite=perturbations)
     assert [row.name for row in found.conditions] == ["order", "shuffle", "reverse"]
     plain = json.loads(json.dumps(found.as_plain(), allow_nan=False))
     assert plain["conditions"][1]["accuracy"]["value"] == found.table()[1]["accuracy"]
@@ -162,7 +162,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nothing at all": ({"clips": [], "labels": [], "groups": []}, "0 clips of 0 group"),
     "an empty clip": ({"clips": [torch.zeros(0, 4)] * 4}, r"of shape \(0, 4\)"),
     "a scalar": ({"clips": [torch.tensor(1.0)] * 4}, r"of shape \(\)"),
-    "no tensor": ({"clips": ["film.mp4"] * 4}, "clip 0 is a str"),
+    "no tensor": ({"clips": ["video.mp4"] * 4}, "clip 0 is a str"),
     "objects": ({"clips": [np.array([{}, {}])] * 4}, "clip 0 is of shape"),
     "no permutation": ({"num_permutations": 0}, "num_permutations is 0"),
     "no batch": ({"batch_size": 0}, "batch_size is 0"),
@@ -232,13 +232,13 @@ def test_the_command_writes_numbers_a_table_and_one_sentence(
     assert rows[0]["reliance"] == "0.0" and content["num_frames"] == 6 and content["failures"] == []
     assert float(rows[1]["max_logit_change"]) > 0
     shuffle_only = tmp_path / "other"
-    assert main(arguments(workspace, shuffle_only, "--no-ladder")) == 0
+    assert main(arguments(workspace, shuffle_only, "--no-suite")) == 0
     fewer = json.loads((shuffle_only / "sensitivity.json").read_text())["conditions"]
     assert [row["accuracy"] for row in fewer] == [row["accuracy"] for row in content["conditions"][:2]]
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_clip_that_does_not_decode_is_in_the_ledger_and_in_no_figure(
+def test_a_clip_that_does_not_decode_is_in_the_failure_table_and_in_no_figure(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clips = list(read_catalog(workspace / "videos" / "catalog.csv").clips)
@@ -251,7 +251,7 @@ def test_a_clip_that_does_not_decode_is_in_the_ledger_and_in_no_figure(
     assert main(arguments(workspace, out, "--catalog", str(tmp_path / "catalog.csv"))) == 1
     content = json.loads((out / "sensitivity.json").read_text())
     assert content["num_clips"] == len(test) - 1 and [f["path"] for f in content["failures"]] == [str(broken)]
-    assert "broken.mp4" in (out / "ledger.csv").read_text() and "in no figure" in capsys.readouterr().err
+    assert "broken.mp4" in (out / "failures.csv").read_text() and "in no figure" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")
@@ -261,7 +261,7 @@ def test_weights_of_a_file_must_be_for_the_classes_of_the_catalog(
     num_classes = len(read_catalog(workspace / "videos" / "catalog.csv").classes)
     torch.save(TinyNetwork(num_classes).state_dict(), tmp_path / "right.pth")
     torch.save(TinyNetwork(num_classes + 1).state_dict(), tmp_path / "wrong.pth")
-    assert main(arguments(workspace, tmp_path, "--weights", str(tmp_path / "right.pth"), "--no-ladder")) == 0
+    assert main(arguments(workspace, tmp_path, "--weights", str(tmp_path / "right.pth"), "--no-suite")) == 0
     assert main(arguments(workspace, tmp_path, "--weights", str(tmp_path / "wrong.pth"))) == 2
     assert f"{num_classes + 1} outputs, but the catalog has {num_classes} classes" in capsys.readouterr().err
 

@@ -277,7 +277,7 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
     written = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
-    assert {"order.json", "report.html", "methods.txt", "tables/memories.csv", "tables/ladder.csv"} <= written
+    assert {"order.json", "report.html", "methods.txt", "tables/memories.csv", "tables/suite.csv"} <= written
     assert set(figures) == {picture.name for picture in pictures(card)} and all(map(Path.exists, figures.values()))
     assert card_from_json((tmp_path / "out" / "order.json").read_text()) == card
     run = start_run("test", tmp_path / "wandb", name="order")
@@ -292,7 +292,7 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
     said = next(json.dumps(line) for line in logged_by(tmp_path) if "captions" in json.dumps(line))
     assert f"{shown[0].label}, reversed; gru: {shown[0].label}" in said
     stored = {path.name.partition("_")[0] for path in (tmp_path / "wandb").rglob("*.table.json")}
-    assert {"memories", "cells", "ladder", "classes", "confusions"} <= stored
+    assert {"memories", "cells", "suite", "classes", "confusions"} <= stored
     assert len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == len(figures)
 
 

@@ -63,7 +63,7 @@ def test_the_parts_of_reliance_add_up(tested: tuple[Clips, OrderPlan, Path, Orde
         cell = {name: estimate.value for name, estimate in one.cells.items()}
         assert one.value_of_order.value == pytest.approx(cell["OO"] - cell["FS"])
         assert one.reliance.value == pytest.approx(cell["OO"] - cell["OS"])
-        shuffle = next(rung for rung in one.ladder if rung.label == "shuffle")
+        shuffle = next(perturbation for perturbation in one.suite if perturbation.label == "shuffle")
         assert shuffle.reliance == one.reliance
         if one.is_control:
             continue
@@ -71,7 +71,11 @@ def test_the_parts_of_reliance_add_up(tested: tuple[Clips, OrderPlan, Path, Orde
         assert one.augmentation.value == pytest.approx(cell["SS"] - cell["FS"])
         assert one.reliance.value == pytest.approx(cell["OO"] - cell["SS"] + one.shift.value)
         assert one.practical_gain.value <= one.value_of_order.value + 1e-12
-        retrained = {rung.label: rung.retrained for rung in one.ladder if rung.retrained is not None}
+        retrained = {
+            perturbation.label: perturbation.retrained
+            for perturbation in one.suite
+            if perturbation.retrained is not None
+        }
         assert retrained.keys() == {"shuffle", "windows of 4", "blocks of 4"}
         assert retrained["windows of 4"].value == pytest.approx(cell["OO"] - cell["WW"])
         assert [point.fraction for point in one.sizes] == [0.5, 1.0]
@@ -112,7 +116,7 @@ def test_a_control_relies_on_nothing_to_the_bit(tested: tuple[Clips, OrderPlan, 
     assert none.is_control and none.verdict is None and none.reliance.value == 0 and none.max_logit_change == 0
     assert none.cells["OO"].value == none.cells["OR"].value == none.cells["OS"].value
     assert none.confusion_ordered == none.confusion_shuffled
-    assert card.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained anew, with another seed.
+    assert card.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained again, with another seed.
     assert card.memories[2].max_logit_change > 0
     controls = card.controls
     assert controls is not None and controls.oracle_frame >= controls.best_frame
@@ -259,14 +263,14 @@ def test_the_command_judges_and_writes_everything(
     assert [one.name for one in card.memories] == ["none", "leaky", "rnn", "gated", "gru", "lstm"]
     assert card.command.startswith("videomem order --config") and card.data.feature_dim == 2304
     assert set(card.memories[1].cells) == {"OO", "OS", "OR", "FS", "FO", "SS", "SO", "CC", "WW", "BB"}
-    for name in ("plan.json", "report.html", "methods.txt", "figures/arms.png", "tables/ladder.csv"):
+    for name in ("plan.json", "report.html", "methods.txt", "figures/arms.png", "tables/suite.csv"):
         assert (tmp_path / "order" / name).stat().st_size > 100
     assert card.verdict.sentence in " ".join(capsys.readouterr().out.split())
     assert card.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
     assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()
 
 
-def test_film_strips_show_the_frames_in_the_orders_that_were_judged(workspace: Path, tmp_path: Path) -> None:
+def test_video_strips_show_the_frames_in_the_orders_that_were_judged(workspace: Path, tmp_path: Path) -> None:
     data = read_data_module(data_arguments(workspace))
     clips = clips_of_data(data)
     plan = planned(clips, replace(SMALL, memories=("gru",), arms=("O", "F"), runs=1, folds=2), replace(SHORT, epochs=1))

@@ -18,15 +18,15 @@ from videomem.batch import VideoBatch, pad_videos
 from videomem.cli.main import main
 from videomem.cli.train import run
 from videomem.errors import VideomemError
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
     Measurement,
-    arrange,
     as_csv,
     change_text,
     js_divergence,
     measure_order,
+    permute_frames,
     summarize,
 )
 from videomem.features.backbone import load_backbone
@@ -38,25 +38,25 @@ lengths_and_frames = st.integers(1, 20).flatmap(lambda t: st.tuples(st.integers(
 
 
 @given(shape=lengths_and_frames, seed=st.integers(0, 1000), num=st.integers(1, 8))
-def test_every_arrangement_permutes_the_real_frames_and_leaves_padding(
+def test_every_frame_order_permutes_the_real_frames_and_leaves_padding(
     shape: tuple[int, int], seed: int, num: int
 ) -> None:
     length, frames = shape
-    for arrangement in (
-        perturbations.ordered(length, frames),
-        perturbations.reversed_order(length, frames),
-        perturbations.shuffled(length, frames, num, (seed,)),
+    for frame_order in (
+        permutations.ordered(length, frames),
+        permutations.reversed_order(length, frames),
+        permutations.shuffled(length, frames, num, (seed,)),
     ):
         assert np.array_equal(
-            np.sort(arrangement[:, :length], axis=1), np.broadcast_to(np.arange(length), (len(arrangement), length))
+            np.sort(frame_order[:, :length], axis=1), np.broadcast_to(np.arange(length), (len(frame_order), length))
         )
-        assert (arrangement[:, length:] == np.arange(length, frames)).all()
+        assert (frame_order[:, length:] == np.arange(length, frames)).all()
 
 
 def test_shuffles_are_uniform_and_those_of_their_seed() -> None:
-    drawn = perturbations.shuffled(3, 5, 6000, (0, 1))
-    assert np.array_equal(drawn, perturbations.shuffled(3, 5, 6000, (0, 1)))
-    assert not np.array_equal(drawn, perturbations.shuffled(3, 5, 6000, (0, 2)))
+    drawn = permutations.shuffled(3, 5, 6000, (0, 1))
+    assert np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 1)))
+    assert not np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 2)))
     counts = np.unique(drawn, axis=0, return_counts=True)[1]
     assert len(counts) == 6
     # Chi-square with 5 degrees of freedom is above 20.5 once in a thousand.
@@ -64,14 +64,14 @@ def test_shuffles_are_uniform_and_those_of_their_seed() -> None:
 
 
 def test_reversing_twice_is_the_order() -> None:
-    once = perturbations.reversed_order(5, 8)[0]
+    once = permutations.reversed_order(5, 8)[0]
     assert once.tolist() == [4, 3, 2, 1, 0, 5, 6, 7]
     assert once[once].tolist() == list(range(8))
 
 
-def test_arrange_moves_frames_as_told() -> None:
+def test_permute_moves_frames_as_told() -> None:
     x = torch.arange(6.0).view(1, 3, 2)
-    assert arrange(x, torch.tensor([[2, 0, 1]]))[0, :, 0].tolist() == [4, 0, 2]
+    assert permute_frames(x, torch.tensor([[2, 0, 1]]))[0, :, 0].tolist() == [4, 0, 2]
 
 
 def test_js_divergence_is_between_nothing_and_log_two() -> None:
@@ -90,11 +90,11 @@ def test_js_divergence_is_between_nothing_and_log_two() -> None:
 def test_projected_and_permuted_logits_are_those_of_torch(memory: type[GRU] | type[LSTM]) -> None:
     head = Head(partial(memory, hidden_dim=16), 24, 5).eval()
     x, lengths = pad_videos([torch.randn(length, 24) for length in (12, 7, 1)])
-    indices = torch.stack([torch.from_numpy(perturbations.shuffled(n, 12, 1, (n,))[0]) for n in lengths.tolist()])
-    ours = head.forward_projected(arrange(head.project(x), indices), lengths)
+    indices = torch.stack([torch.from_numpy(permutations.shuffled(n, 12, 1, (n,))[0]) for n in lengths.tolist()])
+    ours = head.forward_projected(permute_frames(head.project(x), indices), lengths)
     layer = head.memories[0]
     assert isinstance(layer, GRU | LSTM)
-    states, _ = layer.forward_library(head.norm(arrange(x, indices)), lengths)
+    states, _ = layer.forward_library(head.norm(permute_frames(x, indices)), lengths)
     assert torch.allclose(ours, head.readout(head.classify(states), lengths), atol=1e-5)
 
 
@@ -137,14 +137,16 @@ def test_shuffling_pixels_is_shuffling_features(checkpoints: dict[str, Path], he
     predictions: dict[str, list[Tensor]] = {"pixels": [], "features": []}
     for row in data.rows("test")[:8]:
         frames, _ = decode_frames(data.clips[row], data.settings)
-        order = torch.from_numpy(perturbations.shuffled(len(frames), len(frames), 1, (row,))[0])
+        order = torch.from_numpy(permutations.shuffled(len(frames), len(frames), 1, (row,))[0])
         pixels = backbone(frames[order]).to(dtype)[None]
         lengths = torch.tensor([len(frames)])
-        features = arrange(data.features(row)[None], order[None])
+        features = permute_frames(data.features(row)[None], order[None])
         with torch.inference_mode():
             predictions["pixels"].append(classifier(pixels, lengths)[0])
             terms = classifier.head.project(data.features(row)[None])
-            predictions["features"].append(classifier.head.forward_projected(arrange(terms, order[None]), lengths)[0])
+            predictions["features"].append(
+                classifier.head.forward_projected(permute_frames(terms, order[None]), lengths)[0]
+            )
             assert torch.allclose(classifier(features, lengths)[0], predictions["pixels"][-1], atol=1e-4)
     pixels, features = (torch.stack(predictions[name]) for name in ("pixels", "features"))
     assert torch.allclose(pixels, features, atol=1e-4)
@@ -173,7 +175,7 @@ def test_accuracy_flips_and_changes_are_those_of_a_plain_loop() -> None:
     right = flips = 0
     change = 0.0
     for b, length in enumerate(lengths.tolist()):
-        order = perturbations.shuffled(length, 9, 3, (0, int(batch.clip[b])))[2, :length].copy()
+        order = permutations.shuffled(length, 9, 3, (0, int(batch.clip[b])))[2, :length].copy()
         with torch.inference_mode():
             plain = head(x[b : b + 1, :length], torch.tensor([length]))[0]
             moved = head(x[b : b + 1, torch.from_numpy(order)], torch.tensor([length]))[0]

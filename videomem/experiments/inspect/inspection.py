@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import DecodingError, VideomemError
-from videomem.experiments import perturbations
-from videomem.experiments.shuffle.measurements import arrange
+from videomem.experiments import permutations
+from videomem.experiments.shuffle.measurements import permute_frames
 from videomem.experiments.trace import trace
 from videomem.heads import Head, MeanReadout, ParallelMemory
 from videomem.inference.model import Classifier
@@ -28,7 +28,7 @@ Order = Literal["in order", "shuffled", "reversed"]
 ORDERS: tuple[Order, ...] = ("in order", "shuffled", "reversed")
 
 
-class Film(NamedTuple):
+class Video(NamedTuple):
     """The frames of a video that a model sees.
 
     Attributes:
@@ -56,9 +56,9 @@ class Passage(NamedTuple):
 
     Attributes:
         order: Which of the three.
-        frames_T: Which frame of the film is shown at each place.
+        frames_T: Which frame of the video is shown at each place.
         keep_TH: Retention: the share of the past that each step keeps unprocessed. The first step has no past.
-        fired_TH: phi(h): what the readout, or the next layer, sees of the states.
+        activations_TH: phi(h): what the readout, or the next layer, sees of the states.
         probabilities_TC: Probability of each class, from the readout's answer after each frame; the last is the answer.
         change_T: How much each frame moved the state; see `changes`.
         emptied_C: The answer's probabilities where the head is emptied before every frame, so that it has no memory.
@@ -67,7 +67,7 @@ class Passage(NamedTuple):
     order: Order
     frames_T: NDArray[np.int64]
     keep_TH: Matrix
-    fired_TH: Matrix
+    activations_TH: Matrix
     probabilities_TC: Matrix
     change_T: Matrix
     emptied_C: Matrix
@@ -94,7 +94,7 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True)
 class Inside:
-    """What one head makes of one film.
+    """What one head makes of one video.
 
     Attributes:
         label: The head's name, such as `gru`.
@@ -137,9 +137,9 @@ class Inside:
         return bool(np.ptp(self.in_order.keep_TH, axis=0).max() < 1e-6)
 
 
-def read_film(
+def read_video(
     model: Classifier, video: Path | str | Clip, num_frames: int | None = None, fps: float | None = None
-) -> Film:
+) -> Video:
     """The frames that a model sees of a video.
 
     Args:
@@ -159,7 +159,7 @@ def read_film(
         raise DecodingError(
             f"{path}: so short that the sampling of training takes one frame of it; give --frames, at least 2"
         )
-    return Film(path, frames_TCHW, decoded.indices_T, decoded.num_available, decoded.times_s_T)
+    return Video(path, frames_TCHW, decoded.indices_T, decoded.num_available, decoded.times_s_T)
 
 
 @torch.inference_mode()
@@ -181,9 +181,9 @@ def look_inside(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: in
         )
     x_1TD = model.features(frames_TCHW)[None]
     orders = {
-        "in order": perturbations.ordered(num_frames, num_frames)[0],
-        "shuffled": perturbations.shuffled(num_frames, num_frames, 1, (seed,))[0],
-        "reversed": perturbations.reversed_order(num_frames, num_frames)[0],
+        "in order": permutations.ordered(num_frames, num_frames)[0],
+        "shuffled": permutations.shuffled(num_frames, num_frames, 1, (seed,))[0],
+        "reversed": permutations.reversed_order(num_frames, num_frames)[0],
     }
     frames_BT = np.stack([orders[name] for name in ORDERS])
     emptied_BC = _numpy(_emptied(head, x_1TD, frames_BT).double().softmax(dim=1))
@@ -193,10 +193,14 @@ def look_inside(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: in
     if not answers_BTC.isfinite().all():
         raise VideomemError(f"{head.label} gives logits that are not finite; its training diverged")
     shown, memory = traced.layers[layer - 1], head.memories[layer - 1]
-    keep, fired, kept = (_numpy(part) for part in (shown.keep_BTH, memory.fire(shown.h_BTH), shown.kept_BTH))
+    keep, activations, kept = (
+        _numpy(part) for part in (shown.keep_BTH, memory.activation(shown.h_BTH), shown.kept_BTH)
+    )
     probabilities_BTC, size = _numpy(answers_BTC.double().softmax(dim=2)), state_size(kept[0])
     passages = tuple(
-        Passage(name, frames_BT[b], keep[b], fired[b], probabilities_BTC[b], changes(kept[b], size), emptied_BC[b])
+        Passage(
+            name, frames_BT[b], keep[b], activations[b], probabilities_BTC[b], changes(kept[b], size), emptied_BC[b]
+        )
         for b, name in enumerate(ORDERS)
     )
     sampling = model.settings.sampling
@@ -217,7 +221,7 @@ def look_inside(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: in
 
 
 def _answers(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
-    """Logits (B, C) of the film in each order, projected once and permuted: of a head without memory the same bits."""
+    """Logits (B, C) of the video in each order, projected once and permuted: of a head without memory the same bits."""
     return head.forward_projected(*_in_orders(head.project(x_1TD), frames_BT))
 
 
@@ -233,10 +237,10 @@ def _emptied(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
 
 
 def _in_orders(x_1TK: Tensor, frames_BT: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """The film's frames in each order (B, T, K), and their lengths (B,)."""
+    """The video's frames in each order (B, T, K), and their lengths (B,)."""
     indices_BT = torch.from_numpy(frames_BT).to(x_1TK.device)
     lengths_B = torch.full((len(frames_BT),), frames_BT.shape[1], device=x_1TK.device)
-    return arrange(x_1TK.expand(len(frames_BT), -1, -1), indices_BT), lengths_B
+    return permute_frames(x_1TK.expand(len(frames_BT), -1, -1), indices_BT), lengths_B
 
 
 def time_constants(keep_TH: Matrix) -> Matrix:

@@ -1,4 +1,4 @@
-"""The figure of `videomem inspect`: film, retention, answers and changes on one axis of time; then other orders."""
+"""The figure of `videomem inspect`: video, retention, answers and changes on one axis of time; then other orders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, PAPER, PURPLE, SKY, VERMILLION, figure_function, shorten
-from videomem.experiments.inspect.inspection import Film, Inside, Matrix, Passage
+from videomem.experiments.inspect.inspection import Inside, Matrix, Passage, Video
 from videomem.experiments.inspect.inspection_words import digits, number_of_frames, title
 
 WIDTH = 11.0  # inches: shown 1100 pixels wide, a point is 1.4 of them
@@ -31,35 +31,35 @@ GREY = "#8a8a8a"
 TEXT, NAME = 9, 10
 
 KEPT = LinearSegmentedColormap.from_list("kept", ["#fff3e0", "#f6c27a", "#8fb8cf", "#2b78ad", "#08305c"])
-FIRED = LinearSegmentedColormap.from_list("fired", ["#a34100", "#f0b27a", "#fbfaf7", "#7db8dc", "#00446e"])
+FIRED = LinearSegmentedColormap.from_list("activations", ["#a34100", "#f0b27a", "#fbfaf7", "#7db8dc", "#00446e"])
 
 
 @figure_function
-def inside_figure(film: Film, inside: Inside) -> Figure:
-    """Every column is one frame, from the film strip down to the change of the state; the other orders stand below."""
-    num_frames = len(film.frames_TCHW)
-    shown = Thumbnails(film)
+def inside_figure(video: Video, inside: Inside) -> Figure:
+    """Every column is one frame, from the video strip down to the change of the state; the other orders stand below."""
+    num_frames = len(video.frames_TCHW)
+    shown = Thumbnails(video)
     rows = [
-        ("film", shown.height, 0.0), ("states", 2.7, 0.36), ("answers", 1.45, 0.36), ("change", 0.85, 0.36),
-        ("shuffled film", shown.small, 1.02), ("shuffled", 1.1, 0.12),
-        ("reversed film", shown.small, 0.82), ("reversed", 1.1, 0.12),
+        ("video", shown.height, 0.0), ("states", 2.7, 0.36), ("answers", 1.45, 0.36), ("change", 0.85, 0.36),
+        ("shuffled video", shown.small, 1.02), ("shuffled", 1.1, 0.12),
+        ("reversed video", shown.small, 0.82), ("reversed", 1.1, 0.12),
     ]  # fmt: skip
     figure, panels = _sheet(rows, num_frames)
     colors = class_colors(inside)
     first, mark = inside.in_order, inside.in_order.most_changed
-    shown.draw(panels["film"], first.frames_T, marked=mark)
+    shown.draw(panels["video"], first.frames_T, marked=mark)
     _states(panels["states"], inside)
     _answers(panels["answers"], inside, first, colors)
     _change(panels["change"], first)
-    _time_axis(panels["change"], film, shown.places)
+    _time_axis(panels["change"], video, shown.places)
     for name, passage in zip(("shuffled", "reversed"), inside.passages[1:], strict=True):
-        shown.draw(panels[f"{name} film"], passage.frames_T)
+        shown.draw(panels[f"{name} video"], passage.frames_T)
         _answers(panels[name], inside, passage, colors)
         _frame_axis(panels[name], [str(passage.frames_T[place] + 1) for place in shown.places], shown.places)
     _headings(panels, inside)
     for name in ("states", "answers", "change"):
         _line_at(panels[name], mark + 1)
-    _title(figure, film, inside, colors)
+    _title(figure, video, inside, colors)
     return figure
 
 
@@ -86,27 +86,27 @@ def _sheet(rows: Sequence[tuple[str, float, float]], num_frames: int) -> tuple[F
 
 
 class Thumbnails:
-    """Frames of a film as small pictures, each over its own column; of many frames, one for every few columns.
+    """Frames of a video as small pictures, each over its own column; of many frames, one for every few columns.
 
     Attributes:
         places: Places from 0 whose frames are shown.
-        height: Height of the film in order, and `small` that of the others, in inches.
+        height: Height of the video in order, and `small` that of the others, in inches.
     """
 
-    def __init__(self, film: Film) -> None:
-        num_frames, _, pixels_high, pixels_wide = film.frames_TCHW.shape
+    def __init__(self, video: Video) -> None:
+        num_frames, _, pixels_high, pixels_wide = video.frames_TCHW.shape
         # An odd number, so that a picture stands in the middle of its columns.
         self._every = math.ceil(num_frames / MOST_THUMBNAILS) // 2 * 2 + 1
         self.places = list(range(self._every // 2, num_frames - self._every // 2, self._every))
         self._column = (WIDTH - LEFT - RIGHT) / num_frames
         step = max(1, min(pixels_high, pixels_wide) // THUMBNAIL_PX)
-        self._frames = film.frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()[:, ::step, ::step]
+        self._frames = video.frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()[:, ::step, ::step]
         self._shape = pixels_wide / pixels_high
         widest = 0.96 * self._every * self._column / self._shape
         self.height, self.small = min(1.0, widest), min(0.62, widest)
 
     def draw(self, axes: Axes, frames_T: NDArray[np.int64], marked: int | None = None) -> None:
-        """Draw the frames in their order into axes of the film's height; the frame at `marked` gets a border."""
+        """Draw the frames in their order into axes of the video's height; the frame at `marked` gets a border."""
         axes.axis("off")
         axes.set_ylim(0, 1)
         places = self.places if marked is None else sorted({*self._without(marked), marked})
@@ -136,8 +136,8 @@ def _states(axes: Axes, inside: Inside) -> None:
         values_HT, colors, low = first.keep_TH.T[ranks].copy(), KEPT, 0
         values_HT[:, 0] = np.nan
     else:
-        ranks = np.argsort(-_rise(first.fired_TH), kind="stable")
-        values_HT, colors, low = first.fired_TH.T[ranks], FIRED, -1
+        ranks = np.argsort(-_rise(first.activations_TH), kind="stable")
+        values_HT, colors, low = first.activations_TH.T[ranks], FIRED, -1
     num_neurons, num_frames = values_HT.shape
     image = axes.imshow(values_HT, cmap=colors, vmin=low, vmax=1, aspect="auto", interpolation="nearest",
                         extent=(0.5, num_frames + 0.5, num_neurons, 0))  # fmt: skip
@@ -167,11 +167,11 @@ def _neuron_axis(axes: Axes, inside: Inside, ranks: NDArray[np.intp]) -> None:
     axes.tick_params(axis="y", labelsize=TEXT)
 
 
-def _rise(fired_TH: Matrix) -> Matrix:
-    """How much each neuron rises over the film: its correlation with time (H,)."""
-    time_T = np.arange(len(fired_TH)) - (len(fired_TH) - 1) / 2
-    spread_H = fired_TH.std(axis=0)
-    return np.asarray(time_T @ fired_TH / np.where(spread_H > 1e-9, spread_H, np.inf), dtype=np.float64)
+def _rise(activations_TH: Matrix) -> Matrix:
+    """How much each neuron rises over the video: its correlation with time (H,)."""
+    time_T = np.arange(len(activations_TH)) - (len(activations_TH) - 1) / 2
+    spread_H = activations_TH.std(axis=0)
+    return np.asarray(time_T @ activations_TH / np.where(spread_H > 1e-9, spread_H, np.inf), dtype=np.float64)
 
 
 def _answers(axes: Axes, inside: Inside, passage: Passage, colors: dict[int, str]) -> None:
@@ -200,39 +200,39 @@ def _inches_high(axes: Axes) -> float:
     return float(axes.get_position().height * axes.figure.get_figheight())
 
 
-def _beside(axes: Axes, ends: Sequence[tuple[str, float, str]], room: float) -> None:
-    """Names and probabilities right of where their lines end, spread so that they stand `room` apart."""
+def _beside(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float) -> None:
+    """Names and probabilities right of where their lines end, spread so that they stand `gap` apart."""
     ranked = sorted(ends, key=lambda end: -end[1])
-    heights = spread([value for _, value, _ in ranked], room)
+    heights = spread([value for _, value, _ in ranked], gap)
     for (name, value, color), height in zip(ranked, heights, strict=True):
         axes.annotate("", (1.0, value), (1.022, height), "axes fraction", "axes fraction",
                       arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8})  # fmt: skip
-        room_in = RIGHT - 0.1 - 0.03 * (WIDTH - LEFT - RIGHT)
-        said = _fitted(axes.figure, f"{digits(value)}  ", name, room_in, TEXT)
+        gap_in = RIGHT - 0.1 - 0.03 * (WIDTH - LEFT - RIGHT)
+        said = _fitted(axes.figure, f"{digits(value)}  ", name, gap_in, TEXT)
         axes.text(1.03, height, said, transform=axes.transAxes, color=color, va="center", fontsize=TEXT,
                   fontweight="normal" if color == GREY else "bold")  # fmt: skip
 
 
-def _fitted(figure: Any, before: str, name: str, room_in: float, points: float) -> str:
+def _fitted(figure: Any, before: str, name: str, gap_in: float, points: float) -> str:
     """Text and a name, cut in its middle until both fit into so many inches in bold."""
     said = before
     for limit in range(48, 5, -1):
         said = before + shorten(name, limit)
         text = Text(0, 0, said, fontsize=points, fontweight="bold", figure=figure)
-        if text.get_window_extent().width <= room_in * figure.dpi:
+        if text.get_window_extent().width <= gap_in * figure.dpi:
             break
     return said
 
 
-def spread(heights: Sequence[float], room: float) -> list[float]:
-    """Descending heights, moved to be `room` apart and not below 0; the topmost may then rise above 1."""
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Descending heights, moved to be `gap` apart and not below 0; the topmost may then rise above 1."""
     placed = list(heights)
     for one in range(1, len(placed)):
-        placed[one] = min(placed[one], placed[one - 1] - room)
+        placed[one] = min(placed[one], placed[one - 1] - gap)
     floor = 0.0
     for one in reversed(range(len(placed))):
         placed[one] = max(placed[one], floor)
-        floor = placed[one] + room
+        floor = placed[one] + gap
     return placed
 
 
@@ -251,13 +251,13 @@ def _change(axes: Axes, passage: Passage) -> None:
               va="center", fontsize=TEXT, linespacing=1.5)  # fmt: skip
 
 
-def _time_axis(axes: Axes, film: Film, places: Sequence[int]) -> None:
+def _time_axis(axes: Axes, video: Video, places: Sequence[int]) -> None:
     """Numbers of frames, and below them their times in seconds, where they are known."""
     labels = [str(place + 1) for place in places]
-    if film.times_s_T is None:
+    if video.times_s_T is None:
         return _frame_axis(axes, labels, places)
-    digits = 2 if film.times_s_T[-1] < 10 else 1 if film.times_s_T[-1] < 100 else 0
-    seconds = [f"{film.times_s_T[place]:.{digits}f}" for place in places]
+    digits = 2 if video.times_s_T[-1] < 10 else 1 if video.times_s_T[-1] < 100 else 0
+    seconds = [f"{video.times_s_T[place]:.{digits}f}" for place in places]
     both = [f"{label}\n{second}" for label, second in zip(labels, seconds, strict=True)]
     _frame_axis(axes, both, places, "frame\nseconds")
 
@@ -272,12 +272,12 @@ def _frame_axis(axes: Axes, labels: Sequence[str], places: Sequence[int], said: 
 def _headings(panels: dict[str, Axes], inside: Inside) -> None:
     layer = f" (layer {inside.layer} of {inside.num_layers})" if inside.num_layers > 1 else ""
     texts = {
-        "film": "In order: what the model sees",
+        "video": "In order: what the model sees",
         "states": states_heading(inside) + layer,
         "answers": "What it would answer after each frame",
         "change": "How far each frame moves the state, in units of the state's usual size" + layer,
-        "shuffled film": f"Shuffled: the same frames in another order (seed {inside.seed})",
-        "reversed film": "Reversed: the same frames backwards",
+        "shuffled video": f"Shuffled: the same frames in another order (seed {inside.seed})",
+        "reversed video": "Reversed: the same frames backwards",
     }
     for name, text in texts.items():
         panels[name].annotate(text, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=NAME, fontweight="bold")
@@ -290,7 +290,7 @@ def states_heading(inside: Inside) -> str:
         return "How much of its past each neuron keeps at each frame"
     if inside.is_memoryless:
         return f"What each neuron says: {label} keeps nothing, it sees each frame alone"
-    return f"What each neuron says: {label} keeps nothing unprocessed, every step projects the fired past anew"
+    return f"What each neuron says: {label} keeps nothing unprocessed, every step projects the fired past again"
 
 
 def _line_at(axes: Axes, place: float) -> None:
@@ -299,18 +299,18 @@ def _line_at(axes: Axes, place: float) -> None:
     axes.axvline(place, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
 
 
-def _title(figure: Figure, film: Film, inside: Inside, colors: dict[int, str]) -> None:
+def _title(figure: Figure, video: Video, inside: Inside, colors: dict[int, str]) -> None:
     """File and head, and the answer for each of the three orders in the colour of its class."""
     height, column_in = figure.get_figheight(), (WIDTH - LEFT - 0.2) / 3
-    figure.text(LEFT / WIDTH, 1 - 0.2 / height, title(film, inside), fontsize=15, fontweight="bold", va="top")
+    figure.text(LEFT / WIDTH, 1 - 0.2 / height, title(video, inside), fontsize=15, fontweight="bold", va="top")
     for place, passage in enumerate(inside.passages):
-        across, room_in = (LEFT + place * column_in) / WIDTH, column_in - 0.25
+        across, gap_in = (LEFT + place * column_in) / WIDTH, column_in - 0.25
         name, said = inside.class_names[passage.answer], f"{digits(passage.probability)}  "
         figure.text(across, 1 - 0.62 / height, passage.order, fontsize=TEXT, va="top", color=GREY)
-        figure.text(across, 1 - 0.79 / height, _fitted(figure, said, name, room_in, 13), fontsize=13,
+        figure.text(across, 1 - 0.79 / height, _fitted(figure, said, name, gap_in, 13), fontsize=13,
                     fontweight="bold", va="top", color=colors[passage.answer])  # fmt: skip
         if not inside.is_memoryless:
             name = inside.class_names[int(passage.emptied_C.argmax())]
             said = f"without memory: {digits(float(passage.emptied_C.max()))}  "
-            figure.text(across, 1 - 1.06 / height, _fitted(figure, said, name, room_in, TEXT), fontsize=TEXT, va="top",
-                        color=GREY)  # fmt: skip
+            fitted = _fitted(figure, said, name, gap_in, TEXT)
+            figure.text(across, 1 - 1.06 / height, fitted, fontsize=TEXT, va="top", color=GREY)

@@ -12,63 +12,63 @@ from numpy.typing import NDArray
 
 from videomem.experiments.drawing import png
 from videomem.experiments.html import Picture, environment
-from videomem.experiments.inspect.inspection import Film, Inside, Passage
+from videomem.experiments.inspect.inspection import Inside, Passage, Video
 from videomem.experiments.inspect.inspection_figure import inside_figure
 from videomem.experiments.inspect.inspection_words import Words, inside_words, title
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 SCHEMA_VERSION = 1
 
 
 class Shown(NamedTuple):
-    """The inside of a head on a film, ready for a page."""
+    """The inside of a head on a video, ready for a page."""
 
     picture: Picture
     words: Words
 
 
-def show_inside(film: Film, inside: Inside, name: str = "inside") -> Shown:
+def show_inside(video: Video, inside: Inside, name: str = "inside") -> Shown:
     """The figure, named so that several fit on one page, and the words that explain it."""
-    words = inside_words(film, inside)
-    return Shown(Picture(name, inside_figure(film, inside), f"{title(film, inside)}. {words.headline}."), words)
+    words = inside_words(video, inside)
+    return Shown(Picture(name, inside_figure(video, inside), f"{title(video, inside)}. {words.headline}."), words)
 
 
-def write_inside(film: Film, inside: Inside, folder: Path) -> Mapping[str, Path]:
+def write_inside(video: Video, inside: Inside, folder: Path) -> Mapping[str, Path]:
     """Write `inspect.html`, `inspect.png` and `inspect.json` into a folder, and say where they are.
 
     Raises:
         VideomemError: If something cannot be written.
     """
-    shown = show_inside(film, inside)
-    numbers = json.dumps(as_plain(film, inside), indent=1, allow_nan=False)
+    shown = show_inside(video, inside)
+    numbers = json.dumps(as_plain(video, inside), indent=1, allow_nan=False)
     contents = {
-        "inspect.html": render(film, inside, shown).encode("utf-8", "replace"),
+        "inspect.html": render(video, inside, shown).encode("utf-8", "replace"),
         "inspect.png": png(shown.picture.figure),
         "inspect.json": f"{numbers}\n".encode("utf-8", "replace"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        write_whole(folder / name, content)
+        write_atomic(folder / name, content)
     return {name: folder / name for name in contents}
 
 
-def render(film: Film, inside: Inside, shown: Shown) -> str:
+def render(video: Video, inside: Inside, shown: Shown) -> str:
     """The page as HTML; whatever comes from data is escaped."""
     page = environment().get_template("inspect/inspection.html.jinja")
-    return page.render(film=film, inside=inside, shown=shown, title=title(film, inside))
+    return page.render(video=video, inside=inside, shown=shown, title=title(video, inside))
 
 
-def as_plain(film: Film, inside: Inside) -> dict[str, Any]:
+def as_plain(video: Video, inside: Inside) -> dict[str, Any]:
     """The numbers of the figure; a time constant of null is infinite, times of null are not known."""
-    times_s = [None] * len(film.places_T) if film.times_s_T is None else _rounded(film.times_s_T)
+    times_s = [None] * len(video.places_T) if video.times_s_T is None else _rounded(video.times_s_T)
     most = inside.in_order.most_changed
     return {
         "schema_version": SCHEMA_VERSION,
-        "video": film.path,
-        "num_frames_of_video": film.num_available,
+        "video": video.path,
+        "num_frames_of_video": video.num_available,
         "frames": [
             {"frame": number + 1, "frame_of_video": int(place), "time_s": time_s}
-            for number, (place, time_s) in enumerate(zip(film.places_T, times_s, strict=True))
+            for number, (place, time_s) in enumerate(zip(video.places_T, times_s, strict=True))
         ],
         "head": inside.label,
         "layer": inside.layer,
@@ -76,7 +76,7 @@ def as_plain(film: Film, inside: Inside) -> dict[str, Any]:
         "seed": inside.seed,
         "class_names": list(inside.class_names),
         "time_constants_frames": [None if math.isinf(tau) else round(float(tau), 4) for tau in inside.tau_H],
-        "seconds_per_frame": film.step_s,
+        "seconds_per_frame": video.step_s,
         "changed_most": {"frame": most + 1, "time_s": times_s[most], "change": float(inside.in_order.change_T[most])},
         "orders": {one.order.replace(" ", "_"): _passage(inside, one) for one in inside.passages},
     }

@@ -1,4 +1,4 @@
-"""What the figure of `videomem inspect` shows, in words, with the numbers of this film and this head."""
+"""What the figure of `videomem inspect` shows, in words, with the numbers of this video and this head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from videomem.experiments.drawing import shorten
-from videomem.experiments.inspect.inspection import Film, Inside, Matrix, Passage
+from videomem.experiments.inspect.inspection import Inside, Matrix, Passage, Video
 
 SAME = 0.02  # probabilities that differ by less are called the same
 
@@ -37,14 +37,14 @@ class Words:
         return self.answers, self.moments, self.keeping, self.limits
 
 
-def inside_words(film: Film, inside: Inside) -> Words:
-    """Every paragraph about a film and the inside of a head."""
+def inside_words(video: Video, inside: Inside) -> Words:
+    """Every paragraph about a video and the inside of a head."""
     return Words(
         _headline(inside),
         _answers(inside),
-        _moments(film, inside),
-        _keeping(film, inside),
-        _limits(film, inside),
+        _moments(video, inside),
+        _keeping(video, inside),
+        _limits(video, inside),
     )
 
 
@@ -72,9 +72,9 @@ def _digits(value: float) -> str:
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
 
 
-def moment(film: Film, place: int) -> str:
-    """`0.66 s (frame 7)` of the film in order."""
-    return f"frame {place + 1}" if film.times_s_T is None else f"frame {place + 1} ({film.times_s_T[place]:.2f} s)"
+def moment(video: Video, place: int) -> str:
+    """`0.66 s (frame 7)` of the video in order."""
+    return f"frame {place + 1}" if video.times_s_T is None else f"frame {place + 1} ({video.times_s_T[place]:.2f} s)"
 
 
 def quantiles(inside: Inside) -> dict[str, float]:
@@ -108,14 +108,14 @@ def _answers(inside: Inside) -> str:
     if inside.is_memoryless and inside.averages:
         return said + (
             "Shuffled and reversed the answer is the same, to the bit: it sees each frame alone and averages what it "
-            "says of them, so it cannot tell a film from its own frames in a hat. Only the way to the answer differs."
+            "says of them, so it cannot tell a video from its own frames in a hat. Only the way to the answer differs."
         )
     said += f"Shuffled, the same frames are {_answer(inside, shuffled)}; reversed, {_answer(inside, backwards)}. "
     if inside.is_memoryless:
         return said + "It sees each frame alone and only the last one counts: another order is another last frame."
     moved = max(_moved(first, other) for other in (shuffled, backwards))
     if moved < SAME:
-        said += "On this film, order makes no difference to it."
+        said += "On this video, order makes no difference to it."
     elif len({one.answer for one in inside.passages}) == 1:
         said += f"The name stays, and no class gains or loses more than {moved:.2f} by the order."
     else:
@@ -156,53 +156,53 @@ def _moved(one: Passage, other: Passage) -> float:
     return float(np.abs(one.probabilities_TC[-1] - other.probabilities_TC[-1]).max())
 
 
-def _moments(film: Film, inside: Inside) -> str:
+def _moments(video: Video, inside: Inside) -> str:
     first = inside.in_order
     if first.settled == 0:
         said = "The answer in order stands from the first frame on. "
     else:
         before = _class(inside, int(first.probabilities_TC[first.settled - 1].argmax()))
         said = (
-            f"In order, the answer is settled from {moment(film, first.settled)} on; a frame before, it was {before}. "
+            f"In order, the answer is settled from {moment(video, first.settled)} on; a frame before, it was {before}. "
         )
     rises_T = np.diff(first.probabilities_TC[:, first.answer])
     if rises_T.max() > 0.05:
-        said += f"Its probability rose most at {moment(film, 1 + int(rises_T.argmax()))}, by {rises_T.max():.2f}. "
+        said += f"Its probability rose most at {moment(video, 1 + int(rises_T.argmax()))}, by {rises_T.max():.2f}. "
     what = "What the neurons say" if inside.is_memoryless else "The state"
     size, usual = first.change_T[first.most_changed], float(np.median(first.change_T[1:]))
     return said + (
-        f"{what} changed most at {moment(film, first.most_changed)}, by {size:.2f} of its usual size; half of the "
+        f"{what} changed most at {moment(video, first.most_changed)}, by {size:.2f} of its usual size; half of the "
         f"frames change it by less than {usual:.2f}."
     )
 
 
-def _keeping(film: Film, inside: Inside) -> str:
+def _keeping(video: Video, inside: Inside) -> str:
     if not inside.keeps:
         return _not_keeping(inside)
     if inside.keeps_evenly:
-        return f"{_time_constants(film, inside)} {_fading(inside)}"
+        return f"{_time_constants(video, inside)} {_fading(inside)}"
     keep_T, spans_H = inside.in_order.keep_TH.mean(axis=1), np.ptp(inside.in_order.keep_TH[1:], axis=0)
     closed, open_ = 1 + int(keep_T[1:].argmin()), 1 + int(keep_T[1:].argmax())
-    valves = (
-        f"Its valves close most at {moment(film, closed)}, where neurons keep {keep_T[closed]:.2f} of their past on "
-        f"average, and are widest open at {moment(film, open_)}, {keep_T[open_]:.2f}. In half of the "
-        f"neurons that share moves by more than {np.median(spans_H):.2f} over the film."
+    gates = (
+        f"Its forget gates close most at {moment(video, closed)}, where neurons keep {keep_T[closed]:.2f} of their "
+        f"past on average, and are widest open at {moment(video, open_)}, {keep_T[open_]:.2f}. In half of the "
+        f"neurons that share moves by more than {np.median(spans_H):.2f} over the video."
     )
     if inside.sees_frame_only:
-        valves += " They see the frame alone: shown backwards, the same columns stand in the other order."
-    return f"{_time_constants(film, inside)} {valves}"
+        gates += " They see the frame alone: shown backwards, the same columns stand in the other order."
+    return f"{_time_constants(video, inside)} {gates}"
 
 
-def _time_constants(film: Film, inside: Inside) -> str:
-    of, num_frames = quantiles(inside), len(film.frames_TCHW)
+def _time_constants(video: Video, inside: Inside) -> str:
+    of, num_frames = quantiles(inside), len(video.frames_TCHW)
     beyond, num_neurons = int((inside.tau_H > num_frames).sum()), len(inside.tau_H)
     meaning = "A time constant is how long a neuron takes to lose 63 % of what it holds."
     if of["shortest"] == of["longest"]:
-        return f"{meaning} All {num_neurons} neurons have the same, {frames(of['longest'], film.step_s)}."
-    half, most, longest = (frames(of[name], film.step_s) for name in ("half", "nine tenths", "longest"))
+        return f"{meaning} All {num_neurons} neurons have the same, {frames(of['longest'], video.step_s)}."
+    half, most, longest = (frames(of[name], video.step_s) for name in ("half", "nine tenths", "longest"))
     return (
         f"{meaning} Half of the {num_neurons} neurons keep less than {half}, a tenth more than {most}, the slowest "
-        f"{longest}; {beyond or 'none'} keep longer than this film of {num_frames} frames lasts."
+        f"{longest}; {beyond or 'none'} keep longer than this video of {num_frames} frames lasts."
     )
 
 
@@ -217,27 +217,27 @@ def _fading(inside: Inside) -> str:
 
 
 def _not_keeping(inside: Inside) -> str:
-    fired_TH = inside.in_order.fired_TH
-    turned = int((np.sign(fired_TH[0]) != np.sign(fired_TH[-1])).sum())
+    activations_TH = inside.in_order.activations_TH
+    turned = int((np.sign(activations_TH[0]) != np.sign(activations_TH[-1])).sum())
     why = (
         f"{inside.label} keeps nothing: each column is made from its own frame and from no other."
         if inside.is_memoryless
-        else f"{inside.label} keeps nothing unprocessed: every step fires the whole past and projects it anew, as in "
+        else f"{inside.label} keeps nothing unprocessed: every step fires the whole past and projects it again, as in "
         "the telephone game, so there is no share that is kept and no time constant."
     )
     return (
-        f"{why} The map shows what the neurons say instead, those that rise over the film on top; {turned} of "
-        f"{fired_TH.shape[1]} have another sign at the last frame than at the first."
+        f"{why} The map shows what the neurons say instead, those that rise over the video on top; {turned} of "
+        f"{activations_TH.shape[1]} have another sign at the last frame than at the first."
     )
 
 
-def _limits(film: Film, inside: Inside) -> str:
-    said = "This is one film and one training: it shows how this head answers, not how often it is right."
-    trained, num_frames = inside.num_frames_trained, len(film.frames_TCHW)
+def _limits(video: Video, inside: Inside) -> str:
+    said = "This is one video and one training: it shows how this head answers, not how often it is right."
+    trained, num_frames = inside.num_frames_trained, len(video.frames_TCHW)
     if trained is not None and trained != num_frames:
         said += f" It was trained on {trained} frames of a clip, and sees {num_frames} of this one."
     return f"{said} What order is worth over many clips, videomem shuffle and videomem order measure."
 
 
-def title(film: Film, inside: Inside) -> str:
-    return f"{shorten(Path(film.path).name, 60)}, seen by {inside.label}"
+def title(video: Video, inside: Inside) -> str:
+    return f"{shorten(Path(video.path).name, 60)}, seen by {inside.label}"

@@ -191,9 +191,9 @@ def _last_logits(head: Head, terms_BTK: Tensor) -> Tensor:
     """Logits (B, C) of the last frame from the projected terms of the first layer."""
     lengths_B = torch.full((len(terms_BTK),), terms_BTK.shape[1], device=terms_BTK.device)
     first, *above = head.memories
-    y = first.fire(first.recur(terms_BTK, lengths_B)[0])
+    y = first.activation(first.unroll(terms_BTK, lengths_B)[0])
     for memory in above:
-        y = memory.fire(memory(y, lengths_B)[0])
+        y = memory.activation(memory(y, lengths_B)[0])
     logits_BC: Tensor = head.classify(y[:, -1])
     return logits_BC
 

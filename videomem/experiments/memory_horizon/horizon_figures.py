@@ -1,4 +1,4 @@
-"""Figures of how far back memories reach: recall, gradients, time constants, and valves at work."""
+"""Figures of how far back memories reach: recall, gradients, time constants, and forget gates at work."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at
 
 
 @figure_function
-def valves_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
+def gates_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
     """Retention of every neuron at every frame of one sequence, its cues marked below."""
-    shown = [one for one in memories if np.ptp(np.array(one.valves)) > 0.01]
+    shown = [one for one in memories if np.ptp(np.array(one.gates)) > 0.01]
     height = 0.85 * len(shown) + 0.75
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     rows = figure.subplots(max(len(shown), 1), 1, sharex=True, squeeze=False)[:, 0]
     for axes, one in zip(rows, shown, strict=False):
-        keep_HT = np.array(one.valves).T
+        keep_HT = np.array(one.gates).T
         image = axes.imshow(keep_HT, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         for cue in one.cues:
             axes.plot([cue], [len(keep_HT) + 3], marker="^", color=VERMILLION, markersize=5, clip_on=False)
@@ -123,7 +123,7 @@ def valves_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
 
 @figure_function
 def frames_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
-    """Some frames side by side, each with a word below."""
+    """Some frames in parallel, each with a word below."""
     figure = Figure(figsize=(WIDTH, WIDTH / len(images) + 0.25))
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_axes((place / len(images), 0.2, 0.96 / len(images), 0.78))

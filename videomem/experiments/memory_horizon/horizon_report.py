@@ -14,10 +14,10 @@ from videomem.experiments.drawing import png
 from videomem.experiments.html import Picture, environment
 from videomem.experiments.memory_horizon.horizon_figures import (
     frames_figure,
+    gates_figure,
     gradient_figure,
     recall_figure,
     time_constant_figure,
-    valves_figure,
 )
 from videomem.experiments.memory_horizon.horizon_result import RecallCard
 from videomem.experiments.memory_horizon.horizon_tables import (
@@ -29,7 +29,7 @@ from videomem.experiments.memory_horizon.horizon_tables import (
 from videomem.experiments.memory_horizon.recall_frames import FrameTable
 from videomem.experiments.tables import csv_text
 from videomem.statistics.horizons import whole_or_three_digits
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 
 def headline(card: RecallCard) -> str:
@@ -65,13 +65,13 @@ def pictures(card: RecallCard, table: FrameTable) -> list[Picture]:
     if any(max(one.tau, default=0) > 0 for one in card.memories):
         figure = time_constant_figure(card.memories, card.plan["measured_frames"])
         found.append(Picture("time_constants", figure, "Time constants of neurons; numbers in the table of horizons"))
-    if any(np.ptp(np.array(one.valves)) > 0.01 for one in card.memories):
-        found.append(Picture("valves", valves_figure(card.memories, task), "Retention of every neuron over a sequence"))
+    if any(np.ptp(np.array(one.gates)) > 0.01 for one in card.memories):
+        found.append(Picture("gates", gates_figure(card.memories, task), "Retention of every neuron over a sequence"))
     return found
 
 
 def _task_figure(card: RecallCard, table: FrameTable) -> Any:
-    """The frames around the last cue of the sequence whose valves are shown, and the query."""
+    """The frames around the last cue of the sequence whose forget gates are shown, and the query."""
     one = card.memories[0]
     cue = one.cues[-1]
     places = [cue - 2, cue - 1, cue, cue + 1, cue + 2, len(one.rows) - 1]
@@ -96,13 +96,13 @@ def write_recall_report(card: RecallCard, table: FrameTable, folder: Path) -> Ma
         expectations=expectations_table(card),
         num_points=len(curves_table(card).rows),
     )  # fmt: skip
-    write_whole(folder / "report.html", page.encode("utf-8", "replace"))
-    write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
+    write_atomic(folder / "report.html", page.encode("utf-8", "replace"))
+    write_atomic(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
     for one in recall_tables(card):
-        write_whole(folder / f"tables/{one.name}.csv", csv_text(one).encode())
+        write_atomic(folder / f"tables/{one.name}.csv", csv_text(one).encode())
     written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
     for picture in shown:
-        write_whole(written[picture.name], png(picture.figure))
+        write_atomic(written[picture.name], png(picture.figure))
     return written
 
 

@@ -48,7 +48,7 @@ class MemoryReach:
         gradient_untrained: Of heads with fresh weights.
         tau: Time constants of the neurons of all seeds, in frames, rising; 0 where nothing is kept.
         lyapunov: Largest Lyapunov exponent per frame, mean over seeds; -inf where no state is carried.
-        valves: Retention (T, H) along one sequence, neurons by their mean.
+        gates: Retention (T, H) along one sequence, neurons by their mean.
         cues: Places of the cues in it.
         rows: Rows of its frames in the frame table.
         seconds: Training time, all seeds and tasks.
@@ -63,7 +63,7 @@ class MemoryReach:
     gradient_untrained: Curve
     tau: list[float]
     lyapunov: float
-    valves: list[list[float]]
+    gates: list[list[float]]
     cues: list[int]
     rows: list[int]
     seconds: float
@@ -119,7 +119,7 @@ def _reach(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> MemoryReach:
     main = plan.tasks[-1]
     measured = [one.inside for one in outcomes if one.inside is not None]
     lags = measured[0].lags
-    valves = np.array(measured[0].keep_TH)
+    gates = np.array(measured[0].keep_TH)
     return MemoryReach(
         name=outcomes[0].memory,
         label=outcomes[0].label,
@@ -130,7 +130,7 @@ def _reach(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> MemoryReach:
         gradient_untrained=curve_over_seeds(lags, [one.gradient_untrained for one in measured], log=True),
         tau=sorted(value for one in measured for value in one.tau),
         lyapunov=float(np.mean([one.lyapunov for one in measured])),
-        valves=valves[:, np.argsort(-valves.mean(0))].tolist(),
+        gates=gates[:, np.argsort(-gates.mean(0))].tolist(),
         cues=measured[0].cues,
         rows=measured[0].rows,
         seconds=sum(one.seconds for one in outcomes),
@@ -153,7 +153,7 @@ def _task(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> TaskResult:
 def expectations(memories: Sequence[MemoryReach], plan: RecallPlan) -> tuple[Expectation, ...]:
     """What theory leads to expect of the memories at hand, against the horizons that were found."""
     by_name = {one.name: one for one in memories}
-    found = [_amnesic(by_name[name]) for name in ("none", "leaky_zero") if name in by_name]
+    found = [_memoryless(by_name[name]) for name in ("none", "leaky_zero") if name in by_name]
     if "leaky" in by_name:
         found.append(_fades(by_name["leaky"]))
     if "leaky_sum" in by_name and {"latch", "update"} <= set(plan.tasks):
@@ -172,7 +172,7 @@ def _said(claim: str, holds: bool | None, one: MemoryReach) -> Expectation:
     return Expectation(claim, found, f"horizon in frames: {horizons}")
 
 
-def _amnesic(one: MemoryReach) -> Expectation:
+def _memoryless(one: MemoryReach) -> Expectation:
     holds = all(result.horizon.kind == "not learned" for result in one.tasks.values())
     return _said(f"{one.label} forgets at once", holds, one)
 

@@ -39,7 +39,7 @@ def measure_recall(
         backbone: What makes the features.
         cache: Folder of trainings, shared by all plans.
         num_drawings: Drawings of each frame, `NUM_TEST_DRAWINGS` of which are kept for testing.
-        num_processes: Trainings side by side.
+        num_processes: Trainings in parallel.
         tell: Called with the number of trainings done and of all.
         command: Command line, for the card.
     """

@@ -20,7 +20,7 @@ from videomem.experiments.memory_horizon.horizon_tables import lyapunov_text, ti
 from videomem.experiments.memory_horizon.own_clips import OwnCard, OwnReach
 from videomem.experiments.tables import NOTHING, Cell, Column, Table, csv_text
 from videomem.statistics.horizons import Curve
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 CURVES = ("gradient", "direct", "gradient_untrained", "swap", "probe")
 
@@ -111,13 +111,13 @@ def pictures(card: OwnCard) -> list[Picture]:
     return found
 
 
-def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -> Mapping[str, Path]:
+def write_own_report(card: OwnCard, folder: Path, videos: Sequence[Shown] = ()) -> Mapping[str, Path]:
     """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
     Args:
         card: What was measured.
         folder: Where to write.
-        films: Clips seen from the inside, as `videomem inspect` shows them.
+        videos: Clips seen from the inside, as `videomem inspect` shows them.
     Returns:
         The PNG of each figure by its name.
     """
@@ -128,19 +128,19 @@ def write_own_report(card: OwnCard, folder: Path, films: Sequence[Shown] = ()) -
     page = template.render(
         card=card,
         reach=reach_table(card),
-        films=films,
+        videos=videos,
         layers=layers_table(card),
         pictures={one.name: one for one in shown},
         max_clips=MAX_CLIPS,
     )
-    write_whole(folder / "report.html", page.encode("utf-8", "replace"))
-    write_whole(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
+    write_atomic(folder / "report.html", page.encode("utf-8", "replace"))
+    write_atomic(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
     for table in own_tables(card):
-        write_whole(folder / f"tables/{table.name}.csv", csv_text(table).encode())
-    shown += [film.picture for film in films]
+        write_atomic(folder / f"tables/{table.name}.csv", csv_text(table).encode())
+    shown += [video.picture for video in videos]
     written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
     for picture in shown:
-        write_whole(written[picture.name], png(picture.figure))
+        write_atomic(written[picture.name], png(picture.figure))
     return written
 
 

@@ -104,7 +104,7 @@ def probe(
         VideomemError: If there are fewer than 2 groups, a lag is below 1, or states and features do not fit together.
     Reference:
         Alain and Bengio 2017, "Understanding intermediate layers using linear classifier probes"; Jaeger 2001, "Short
-        term memory in echo state networks" (memory curves); Bell and McCaffrey 2002 (the interval).
+        term memory in recurrent term state networks" (memory curves); Bell and McCaffrey 2002 (the interval).
     """
     alone_by_clip = [states[:, :0] for states in states_by_clip] if alone_by_clip is None else alone_by_clip
     _check(states_by_clip, alone_by_clip, features_by_clip, groups, lags)
@@ -133,7 +133,7 @@ def states_of(head: Head, clips: Sequence[Tensor], alone: bool = False) -> list[
         y = head.projection(head.norm(x_TD.to(device).unsqueeze(1 if alone else 0)))
         lengths_B = torch.full((len(y),), y.shape[1], device=device)
         for memory in head.memories:
-            y = memory.fire(memory(y, lengths_B)[0])
+            y = memory.activation(memory(y, lengths_B)[0])
         states.append(y.flatten(0, 1).cpu())
     return states
 

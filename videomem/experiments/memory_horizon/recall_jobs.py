@@ -20,11 +20,11 @@ from videomem.experiments.memory_horizon.recall_training import Recipe, as_batch
 from videomem.experiments.memory_horizon.time_constants import lyapunov, retention
 from videomem.experiments.trace import trace
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.atomic import write_whole
-from videomem.utils.parallel_jobs import side_by_side
+from videomem.utils.atomic import write_atomic
+from videomem.utils.parallel_jobs import run_parallel
 
 SCHEMA = 2  # Raise it when a change of code changes what an outcome is.
-VALVE_DELAY = 32  # of the sequence whose retention is kept as a picture
+GATE_DELAY = 32  # of the sequence whose retention is kept as a picture
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def run_recall(
         plan: What to train.
         frames: The frames.
         cache: Folder of outcomes, named by their causes; each is written when it is done.
-        num_processes: Trainings side by side.
+        num_processes: Trainings in parallel.
         tell: Called with the number of trainings done and of all.
     Raises:
         VideomemError: If training diverges, or the file of an outcome is damaged.
@@ -132,7 +132,7 @@ def run_recall(
     done = len(calls) - len(todo)
     tell(done, len(calls))
     cache.mkdir(parents=True, exist_ok=True)
-    for finished in side_by_side(_train_and_keep, todo, (plan, frames), min(num_processes, len(todo))):
+    for finished in run_parallel(_train_and_keep, todo, (plan, frames), min(num_processes, len(todo))):
         done += finished
         tell(done, len(calls))
     return [_read_outcome(call[3]) for call in calls]
@@ -161,7 +161,7 @@ def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int
 
 def _train_and_keep(task: str, name: str, seed: int, path: Path, shared: tuple[RecallPlan, RecallFrames]) -> None:
     outcome = train_and_measure(*shared, task, name, seed)
-    write_whole(path, (json.dumps(asdict(outcome)) + "\n").encode())
+    write_atomic(path, (json.dumps(asdict(outcome)) + "\n").encode())
 
 
 def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: str, seed: int) -> RecallOutcome:
@@ -188,7 +188,7 @@ def _look_inside(plan: RecallPlan, frames: RecallFrames, classifier: LitClassifi
     lags = [0, *(delay for delay in plan.delays if delay <= plan.recipe.max_delay)]
     trained = sensitivity(head, longest, lags, seed, plan.num_probes)
     fresh = sensitivity(untrained(classifier, seed), longest, lags, seed, plan.num_probes)
-    shown = unseen_sequences(task, frames, VALVE_DELAY, 1)
+    shown = unseen_sequences(task, frames, GATE_DELAY, 1)
     with torch.inference_mode():
         keep_TH = trace(head, as_batch(shown, frames).x).layers[-1].keep_BTH[0]
     return Inside(

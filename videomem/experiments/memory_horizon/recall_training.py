@@ -139,7 +139,7 @@ def recall(head: Head, task: str, frames: RecallFrames, delays: Sequence[int], n
         delays: In frames.
         num: Sequences of each delay.
     Returns:
-        Accuracy at each delay; and the effect of another cue in the same film: the RMS change of logits when the cue
+        Accuracy at each delay; and the effect of another cue in the same video: the RMS change of logits when the cue
         alone is swapped for that of the next sequence, relative to their RMS difference between the two sequences.
     """
     accuracy, followed = [], []

@@ -43,7 +43,7 @@ def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
 
     Through k frames there flows keep_1 * ... * keep_k = exp(-k / tau) of what was there, so the mean is of logarithms.
     The first frame of a clip has no past to keep and does not count, unless it is the only one.
-    It is the share kept unprocessed; what an echo brings back is not in it (see `lyapunov`). What `keep` is:
+    It is the share kept unprocessed; what an recurrent term brings back is not in it (see `lyapunov`). What `keep` is:
 
     | memory | keep |
     |---|---|
@@ -102,11 +102,11 @@ def lyapunov(head: Head, x_BTD: Tensor, num_discarded: int | None = None, seed: 
     """Largest Lyapunov exponent of each layer's update, per frame, as the clips drive it.
 
     A small difference in a layer's state grows as exp(lambda k) over k frames of the same input. Unlike the retention
-    it counts all ways from a state to the next, echoes and gates too. A random tangent of the whole state, (h, c) of an
-    LSTM, is pushed through the derivative of `Memory.cell` and brought back to length 1 before every step; lambda is
-    the mean logarithm of its growth, over frames and clips. Clips are short, so it is a finite-time exponent: it
-    settles as fast as the second exponent is below the first. Layers above do not act on those below, so the exponents
-    of a head are those of its layers, each driven by the one below.
+    it counts all ways from a state to the next, recurrent terms and gates too. A random tangent of the whole state,
+    (h, c) of an LSTM, is pushed through the derivative of `Memory.cell` and brought back to length 1 before every
+    step; lambda is the mean logarithm of its growth, over frames and clips. Clips are short, so it is a finite-time
+    exponent: it settles as fast as the second exponent is below the first. Layers above do not act on those below, so
+    the exponents of a head are those of its layers, each driven by the one below.
 
     Args:
         head: A head, trained or not; it is left as it was.

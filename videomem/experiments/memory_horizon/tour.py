@@ -1,4 +1,4 @@
-"""A walk from the amnesic classifier to gates: each section is one idea, and the smallest measurement that shows it."""
+"""A walk from the memoryless classifier to gates: each section is one idea, and a small measurement that shows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from videomem.batch import VideoBatch
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
 from videomem.experiments.memory_horizon.recall_training import DrawnData, Recipe
@@ -35,7 +35,7 @@ class Section:
     Attributes:
         title: What it is about.
         memories: Heads of `configs/head/` that recall; empty where the section measures something else.
-        figure: What is drawn: `recall`, `gradient` or `valves` of those; else the section's own.
+        figure: What is drawn: `recall`, `gradient` or `gates` of those; else the section's own.
     """
 
     title: str
@@ -44,13 +44,15 @@ class Section:
 
 
 SECTIONS: dict[str, Section] = {
-    "amnesic": Section("A classifier without memory cannot tell a film from its reversal"),
+    "memoryless": Section("A classifier without memory cannot tell a video from its reversal"),
     "sums": Section("Keep nothing, or keep everything", ("leaky_zero", "leaky_sum"), "recall"),
-    "telephone": Section("Fired and projected anew at every step: the telephone game", ("rnn",), "recall"),
+    "telephone": Section("Fired and projected again at every step: the telephone game", ("rnn",), "recall"),
     "residual": Section("A path that leaves the past alone", ("rnn", "leaky", "gated"), "gradient"),
     "leaky": Section("A leaky neuron forgets at its own, fixed pace"),
-    "gates": Section("One valve per neuron and step", ("leaky", "gated"), "recall"),
-    "valves": Section("What the valves of gated, GRU and LSTM do when a cue comes", ("gated", "gru", "lstm"), "valves"),
+    "gates": Section("One forget gate per neuron and step", ("leaky", "gated"), "recall"),
+    "retention": Section(
+        "What the forget gates of gated, GRU and LSTM do when a cue comes", ("gated", "gru", "lstm"), "gates"
+    ),
     "parallel": Section("Gates that see only the frame", ("mingru", "minlstm"), "recall"),
 }
 
@@ -63,13 +65,13 @@ def recall_plan(names: Sequence[str]) -> RecallPlan:
 
 
 @dataclass(frozen=True)
-class Amnesia:
-    """Two heads, trained to tell films from their reversals, on one test film.
+class Memoryless:
+    """Two heads, trained to tell videos from their reversals, on one test video.
 
     Attributes:
-        accuracy: Share of right answers on test films and their reversals, by head.
-        right_KT: Probability that the film moves right after each frame (orders K, frames T), by head.
-        logit_change: Largest change of a logit when the test films are shuffled, by head.
+        accuracy: Share of right answers on test videos and their reversals, by head.
+        right_KT: Probability that the video moves right after each frame (orders K, frames T), by head.
+        logit_change: Largest change of a logit when the test videos are shuffled, by head.
         orders: Names of the orders.
     """
 
@@ -79,29 +81,29 @@ class Amnesia:
     orders: tuple[str, ...] = ("in order", "reversed", "shuffled")
 
 
-def amnesia(
+def memoryless(
     backbone: BackboneSettings, heads: Sequence[str] = ("none", "gru"), num_train: int = 60, num_test: int = 20
-) -> Amnesia:
-    """Films of an object that moves right, each beside its reversal, where it moves left.
+) -> Memoryless:
+    """Videos of an object that moves right, each beside its reversal, where it moves left.
 
     Args:
         backbone: What makes the features.
         heads: Of `configs/head/`.
-        num_train: Films to train on.
-        num_test: Films to test on.
+        num_train: Videos to train on.
+        num_test: Videos to test on.
     """
     settings = SyntheticSettings(num_frames=16)
-    films = [
+    videos = [
         render_clip(ACTIONS["move_right", "move_left"], settings, [number])[0] for number in range(num_train + num_test)
     ]
     network = load_backbone(backbone)
-    frames = torch.cat([network.preprocessing.shape_frames(np.stack(film)) for film in films])
-    x_BTD = extract_features(network, frames, FRAME_BATCH).unflatten(0, (len(films), settings.num_frames))
+    frames = torch.cat([network.preprocessing.shape_frames(np.stack(video)) for video in videos])
+    x_BTD = extract_features(network, frames, FRAME_BATCH).unflatten(0, (len(videos), settings.num_frames))
     accuracy, right, change = {}, {}, {}
     for name in heads:
         head = _tell_direction(name, x_BTD[:num_train]).head
         test = x_BTD[num_train:]
-        order = torch.from_numpy(perturbations.shuffled(test.shape[1], test.shape[1], 1, (0,))[0])
+        order = torch.from_numpy(permutations.shuffled(test.shape[1], test.shape[1], 1, (0,))[0])
         full = torch.full((len(test),), test.shape[1])
         with torch.inference_mode():
             forward, backward = head(test, full).argmax(1), head(test.flip(1), full).argmax(1)
@@ -111,11 +113,11 @@ def amnesia(
             change[name] = float(moved.abs().max())
             shown = torch.stack([test[0], test[0].flip(0), test[0, order]])
             right[name] = trace(head, shown).answers_BTC.softmax(2)[:, :, 1].numpy()
-    return Amnesia(accuracy, right, change)
+    return Memoryless(accuracy, right, change)
 
 
 def _tell_direction(name: str, x_BTD: Tensor) -> LitClassifier:
-    """A head trained on films (class 1) and their reversals (class 0)."""
+    """A head trained on videos (class 1) and their reversals (class 0)."""
     arguments = {"memory": read_memories([name], 64)[name], "feature_dim": x_BTD.shape[2],
                  "class_names": ["left", "right"], "class_counts": [1, 1], "projection_dim": 64}  # fmt: skip
     torch.manual_seed(0)

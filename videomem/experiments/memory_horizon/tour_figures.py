@@ -1,4 +1,4 @@
-"""Figures of the tour that only it has: an amnesic head beside one that remembers, and a pulse in leaky neurons."""
+"""Figures of the tour that only it has: an memoryless head beside one that remembers, and a pulse in leaky neurons."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function
-from videomem.experiments.memory_horizon.tour import Amnesia, Pulse
+from videomem.experiments.memory_horizon.tour import Memoryless, Pulse
 
 ORDER_COLORS = (BLUE, VERMILLION, GREEN)
 
 
 @figure_function
-def amnesia_figure(found: Amnesia) -> Figure:
-    """The answer after each frame, for the same film in three orders, by each head."""
+def memoryless_figure(found: Memoryless) -> Figure:
+    """The answer after each frame, for the same video in three orders, by each head."""
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     panels = figure.subplots(1, len(found.right_KT), sharey=True)
     for axes, (name, right_KT) in zip(panels, found.right_KT.items(), strict=True):

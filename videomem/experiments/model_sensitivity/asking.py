@@ -1,4 +1,4 @@
-"""Putting one clip to a model in many arrangements of its frames: any model that gives logits of a batch of clips."""
+"""Putting one clip to a model in many frame orders of its frames: any model that gives logits of a batch of clips."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.experiments import perturbations
-from videomem.experiments.perturbations import Arrangements, Perturbation
+from videomem.experiments import permutations
+from videomem.experiments.permutations import FrameOrders, Perturbation
 
 Model = Callable[[Tensor], Tensor]
 _ORDER = Perturbation(
     "order",
     "in order",
-    lambda length, num_frames, num, seed: perturbations.ordered(length, num_frames),
+    lambda length, num_frames, num, seed: permutations.ordered(length, num_frames),
     is_random=False,
 )
-_SHUFFLE = perturbations.ladder(1)[0]
+_SHUFFLE = permutations.suite(1)[0]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One clip under one perturbation, arrangements (K,): what was shown, and whether the answers were right."""
+    """One clip under one perturbation, frame orders (K,): what was shown, and whether the answers were right."""
 
     right_K: NDArray[np.float64]
     flipped: float
@@ -56,9 +56,13 @@ class Outcome:
     adjacency: float
 
 
-def with_shuffle(ladder: Sequence[Perturbation]) -> tuple[Perturbation, ...]:
-    """In order, shuffled, and the other rungs of a ladder."""
-    return (_ORDER, _SHUFFLE, *(rung for rung in ladder if rung.name not in (_ORDER.name, _SHUFFLE.name)))
+def with_shuffle(suite: Sequence[Perturbation]) -> tuple[Perturbation, ...]:
+    """In order, shuffled, and the other perturbations of a perturbation suite."""
+    return (
+        _ORDER,
+        _SHUFFLE,
+        *(perturbation for perturbation in suite if perturbation.name not in (_ORDER.name, _SHUFFLE.name)),
+    )
 
 
 @contextmanager
@@ -80,26 +84,26 @@ def ask(
     clip: Tensor | NDArray[Any],
     label: int,
     place: int,
-    rungs: Sequence[Perturbation],
+    perturbations: Sequence[Perturbation],
     asking: Asking,
 ) -> list[Outcome]:
-    """What a model makes of clip number `place` on each rung; the first rung is the order."""
+    """What a model makes of clip number `place` on each perturbation; the first perturbation is the order."""
     x_T = as_tensor(clip, place)
     length, seed = len(x_T), (asking.seed, place)
-    shown = [rung.arrangements(length, length, asking.num_permutations, seed) for rung in rungs]
+    shown = [perturbation.frame_orders(length, length, asking.num_permutations, seed) for perturbation in perturbations]
     distinct, which = np.unique(np.concatenate(shown), axis=0, return_inverse=True)
     device = _device_of(model) if asking.device is None else asking.device
     logits_AC = _logits(model, x_T.to(device), distinct, asking, place)[which.reshape(-1)]
     if not label < logits_AC.shape[1]:
         raise VideomemError(f"clip {place} is of class {label}, but the model has {logits_AC.shape[1]} (from 0)")
-    parts = np.split(logits_AC, np.cumsum([len(arrangements) for arrangements in shown])[:-1])
-    return [_outcome(part, parts[0][0], label, arrangements) for part, arrangements in zip(parts, shown, strict=True)]
+    parts = np.split(logits_AC, np.cumsum([len(frame_orders) for frame_orders in shown])[:-1])
+    return [_outcome(part, parts[0][0], label, frame_orders) for part, frame_orders in zip(parts, shown, strict=True)]
 
 
-def _logits(model: Model, x_T: Tensor, arrangements: Arrangements, asking: Asking, place: int) -> NDArray[np.float64]:
-    """Logits (A, C) of arrangements (A, T), in batches that all have as many rows: others may give other bits."""
-    num, size = len(arrangements), min(asking.batch_size, len(arrangements))
-    filled = np.concatenate([arrangements, np.repeat(arrangements[:1], -num % size, axis=0)])
+def _logits(model: Model, x_T: Tensor, frame_orders: FrameOrders, asking: Asking, place: int) -> NDArray[np.float64]:
+    """Logits (A, C) of frame orders (A, T), in batches that all have as many rows: others may give other bits."""
+    num, size = len(frame_orders), min(asking.batch_size, len(frame_orders))
+    filled = np.concatenate([frame_orders, np.repeat(frame_orders[:1], -num % size, axis=0)])
     found = []
     for indices_BT in torch.from_numpy(filled).to(x_T.device).split(size):
         logits_BC = model(x_T[indices_BT])
@@ -119,21 +123,19 @@ def _check_logits(logits_BC: Any, batch_size: int, num_classes: int | None, plac
             f"({batch_size}, {num_classes or 'C'}) are needed"
         )
     if not torch.isfinite(logits_BC).all():
-        raise VideomemError(f"clip {place}: the model's logits are not finite; mend the model or leave the clip out")
+        raise VideomemError(f"clip {place}: the model's logits are not finite; fix the model or leave the clip out")
 
 
-def _outcome(
-    logits_KC: NDArray[np.float64], ordered_C: NDArray[np.float64], label: int, shown: Arrangements
-) -> Outcome:
+def _outcome(logits_KC: NDArray[np.float64], ordered_C: NDArray[np.float64], label: int, shown: FrameOrders) -> Outcome:
     answers_K, length = logits_KC.argmax(1), shown.shape[1]
-    taus = [tau for row in shown if (tau := perturbations.kendall_tau(row, length)) is not None]
+    taus = [tau for row in shown if (tau := permutations.kendall_tau(row, length)) is not None]
     return Outcome(
         right_K=(answers_K == label).astype(np.float64),
         flipped=float((answers_K != ordered_C.argmax()).mean()),
         max_logit_change=float(np.abs(logits_KC - ordered_C).max()),
-        displacement=float(np.mean([perturbations.displacement(row, length) for row in shown])),
+        displacement=float(np.mean([permutations.displacement(row, length) for row in shown])),
         kendall_tau=float(np.mean(taus)) if taus else None,
-        adjacency=float(np.mean([perturbations.adjacency(row, length) for row in shown])),
+        adjacency=float(np.mean([permutations.adjacency(row, length) for row in shown])),
     )
 
 

@@ -1,6 +1,6 @@
 """How much any classifier of clips relies on the order of their frames, whatever it is made of.
 
-A model that was trained once is asked again and again: in order, shuffled, and on every rung of the ladder of
+A trained model is evaluated on clips in order, shuffled, and under every perturbation of a suite of
 perturbations. That measures what the trained model relies on, not what order was worth in training.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.asking import (
     Asking,
     Model,
@@ -26,7 +26,7 @@ from videomem.experiments.model_sensitivity.asking import (
     evaluating,
     with_shuffle,
 )
-from videomem.experiments.perturbations import Perturbation
+from videomem.experiments.permutations import Perturbation
 from videomem.statistics.contrasts import estimate_mean
 from videomem.statistics.randomization import reliance_test
 from videomem.statistics.results import Estimate, Randomization
@@ -50,7 +50,7 @@ class Condition:
         displacement: Mean |i - pi(i)| / T.
         kendall_tau: Kendall's tau-b between shown place and true place; None where it is never defined.
         adjacency: Share of adjacent pairs of frames that stay adjacent, in either direction.
-        accuracy: Share of clips classified rightly, mean over the arrangements of each.
+        accuracy: Share of clips classified rightly, mean over the frame orders of each.
         reliance: Accuracy in order minus accuracy here.
         flip_rate: Share of answers that are another class than in order.
         max_logit_change: Largest change of any logit against the clip in order.
@@ -82,12 +82,12 @@ class OrderSensitivity:
     """What `order_sensitivity` found.
 
     Attributes:
-        conditions: In order, shuffled, and the other rungs of the ladder.
+        conditions: In order, shuffled, and the other perturbations of the perturbation suite.
         reliance_test: Randomisation test of shuffled against in order.
         classes: The classes that have clips.
         majority: Accuracy of always answering the most frequent class of these clips.
-        num_permutations: Arrangements of each clip on each random rung.
-        seed: Seed of the arrangements.
+        num_permutations: Frame orders of each clip on each random perturbation.
+        seed: Seed of the frame orders.
     """
 
     conditions: tuple[Condition, ...]
@@ -143,11 +143,11 @@ class OrderSensitivity:
     def sentence(self) -> str:
         """One plain sentence with the effect, its interval and p."""
         points = [100 * value for value in (self.reliance.value, self.reliance.low, self.reliance.high)]
-        verb = "changes" if points[0] == 0 else "lowers" if points[0] > 0 else "raises"
+        command = "changes" if points[0] == 0 else "lowers" if points[0] > 0 else "raises"
         sign = 1 if points[0] >= 0 else -1
         low, high = sorted(sign * end for end in points[1:])
         return (
-            f"Shuffling the frames {verb} accuracy by {sign * points[0]:.1f} points (95 % interval {low:.1f} to "
+            f"Shuffling the frames {command} accuracy by {sign * points[0]:.1f} points (95 % interval {low:.1f} to "
             f"{high:.1f}, p = {self.reliance_test.p:.2g}): from {self.accuracy.value:.3f} to "
             f"{self.shuffled.accuracy.value:.3f} on {self.num_clips} clips of {self.num_groups} groups."
         )
@@ -163,12 +163,12 @@ def order_sensitivity(
     batch_size: int = 8,
     seed: int = 0,
     device: str | torch.device | None = None,
-    ladder: Sequence[Perturbation] | None = None,
+    suite: Sequence[Perturbation] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> OrderSensitivity:
     """Measure how much a model relies on the order of frames.
 
-    One clip is in memory at a time, and each is asked for once. A batch holds arrangements of one clip, those that are
+    One clip is in memory at a time, and each is asked for once. A batch holds frame orders of one clip, those that are
     the same once only, so clips may differ in length and shape. A module is put into evaluation mode meanwhile; one
     that a function hides cannot be.
 
@@ -176,12 +176,12 @@ def order_sensitivity(
         model: Anything that gives logits (B, C) of clips (B, T, ...); softmax or not, the largest is the answer.
         clips: Gives clip i (T_i, ...), a tensor or an array, when asked for `clips[i]`. Axis 0 is time.
         labels: Class of each clip, 0 to C - 1; or its name, with `class_names`.
-        groups: Source of each clip, such as the film it was cut from: clips of one source are not independent.
-        num_permutations: Arrangements of each clip on each random rung.
-        batch_size: Arrangements at once.
-        seed: Seed of the arrangements; clip i has those of (seed, i).
+        groups: Source of each clip, such as the video it was cut from: clips of one source are not independent.
+        num_permutations: Frame orders of each clip on each random perturbation.
+        batch_size: Frame orders at once.
+        seed: Seed of the frame orders; clip i has those of (seed, i).
         device: Where clips are put; by default where the module's parameters are.
-        ladder: Perturbations beside the shuffle; by default `perturbations.ladder` of the first clip's length. Empty:
+        suite: Perturbations beside the shuffle; by default `permutations.suite` of the first clip's length. Empty:
             none.
         class_names: Names of the model's outputs.
     Raises:
@@ -195,14 +195,14 @@ def order_sensitivity(
         )
     check_groups(groups)
     first = [as_tensor(clips[0], 0)]
-    rungs = with_shuffle(perturbations.ladder(len(first[0])) if ladder is None else ladder)
+    perturbations = with_shuffle(permutations.suite(len(first[0])) if suite is None else suite)
     asking = Asking(num_permutations, batch_size, seed, device, None if class_names is None else len(class_names))
     with evaluating(model):
         outcomes = [
-            ask(model, first.pop() if place == 0 else clips[place], label, place, rungs, asking)
+            ask(model, first.pop() if place == 0 else clips[place], label, place, perturbations, asking)
             for place, label in enumerate(places)
         ]
-    return summarize(outcomes, places, groups, rungs, asking, class_names)
+    return summarize(outcomes, places, groups, perturbations, asking, class_names)
 
 
 def check_groups(groups: Sequence[Hashable]) -> None:
@@ -221,19 +221,19 @@ def summarize(
     outcomes: Sequence[Sequence[Outcome]],
     labels: Sequence[int],
     groups: Sequence[Hashable],
-    rungs: Sequence[Perturbation],
+    perturbations: Sequence[Perturbation],
     asking: Asking,
     class_names: Sequence[str] | None = None,
 ) -> OrderSensitivity:
-    """All clips together: `outcomes` has those of each clip, one for each rung."""
+    """All clips together: `outcomes` has those of each clip, one for each perturbation."""
     number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     groups_N = np.array([number[group] for group in groups])
-    by_rung = list(zip(*outcomes, strict=True))
-    right = [np.array([outcome.right_K.mean() for outcome in rung]) for rung in by_rung]
-    correct_NA = np.stack([np.concatenate([o.right_K, s.right_K]) for o, s in zip(*by_rung[:2], strict=True)])
+    by_perturbation = list(zip(*outcomes, strict=True))
+    right = [np.array([outcome.right_K.mean() for outcome in perturbation]) for perturbation in by_perturbation]
+    correct_NA = np.stack([np.concatenate([o.right_K, s.right_K]) for o, s in zip(*by_perturbation[:2], strict=True)])
     conditions = [
-        _condition(rung, found, right_N, right[0] - right_N, groups_N)
-        for rung, found, right_N in zip(rungs, by_rung, right, strict=True)
+        _condition(perturbation, found, right_N, right[0] - right_N, groups_N)
+        for perturbation, found, right_N in zip(perturbations, by_perturbation, right, strict=True)
     ]
     counts = np.bincount(labels)
     classes = [
@@ -257,7 +257,7 @@ def summarize(
 
 
 def _condition(
-    rung: Perturbation,
+    perturbation: Perturbation,
     found: Sequence[Outcome],
     right_N: NDArray[np.float64],
     lost_N: NDArray[np.float64],
@@ -266,8 +266,8 @@ def _condition(
     runs_N = np.zeros_like(groups_N)
     taus = [outcome.kendall_tau for outcome in found if outcome.kendall_tau is not None]
     return Condition(
-        name=rung.name,
-        label=rung.label,
+        name=perturbation.name,
+        label=perturbation.label,
         displacement=float(np.mean([outcome.displacement for outcome in found])),
         kendall_tau=float(np.mean(taus)) if taus else None,
         adjacency=float(np.mean([outcome.adjacency for outcome in found])),

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.conditions import condition_of, rungs, test_orders
+from videomem.experiments.order_test.conditions import condition_of, perturbations, test_orders
 from videomem.experiments.order_test.folds import RunSplit, overlap, training_share
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings
-from videomem.experiments.order_test.result import Controls, MemoryResult, Rung, SizePoint
+from videomem.experiments.order_test.result import Controls, MemoryResult, PerturbationResult, SizePoint
 from videomem.experiments.order_test.scores import BOOTSTRAP, Scores, within_0_and_1
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
@@ -20,7 +20,7 @@ from videomem.statistics.randomization import holm, mcnemar_p, reliance_test
 from videomem.statistics.results import ChiralPairs, Estimate, Randomization, Verdict
 from videomem.statistics.verdict import judge, judge_data_set
 
-LADDER_CLIPS = 200  # whose arrangements a rung's displacement, tau and adjacency are means of
+SUITE_CLIPS = 200  # whose frame orders a perturbation's displacement, tau and adjacency are means of
 
 
 def analyse(plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: Scores) -> tuple[MemoryResult, ...]:
@@ -87,7 +87,7 @@ def _memory(name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit]
         best_order_blind=blind_name,
         common=difference("OO", "CC"),
         normalized=value.value / (accuracy["OO"].value - majority) if accuracy["OO"].low > majority else None,
-        ladder=_ladder(name, clips, splits, scores, cells, plan.settings),
+        suite=_suite(name, clips, splits, scores, cells, plan.settings),
         classes=class_gains(gain, scores.groups, scores.runs, scores.labels, clips.class_names),
         chiral=None if is_control else _chiral(name, clips, scores),
         confusion_ordered=_confusion(scores, ordered[None], len(clips.class_names)),
@@ -167,37 +167,38 @@ def _mcnemar(scores: Scores, ordered_N: np.ndarray, shuffled_N: np.ndarray) -> f
     return mcnemar_p(ordered_N[first] == labels, shuffled_N[first] == labels, scores.groups[first])
 
 
-def _ladder(
+def _suite(
     name: str,
     clips: Clips,
     splits: Sequence[RunSplit],
     scores: Scores,
     cells: Mapping[str, np.ndarray],
     settings: OrderSettings,
-) -> tuple[Rung, ...]:
+) -> tuple[PerturbationResult, ...]:
     retrained = {condition_of(arm, clips.max_frames, settings).label: cells["OO"] - cells[arm + arm]
                  for arm in "WB" if arm + arm in cells}  # fmt: skip
     retrained["shuffle"] = cells["OO"] - cells["FS"]
-    ladder = []
-    for rung in rungs(clips.max_frames, settings):
-        right = scores.right(name, "O", rung.label)
-        measures = _measures(rung, clips, splits[0].test[:LADDER_CLIPS], settings)
-        ladder.append(
-            Rung(rung.name, rung.label, *measures, within_0_and_1(scores.mean(right)), scores.mean(cells["OO"] - right),
-                 scores.mean(retrained[rung.label]) if rung.label in retrained else None)
+    suite = []
+    for perturbation in perturbations(clips.max_frames, settings):
+        right = scores.right(name, "O", perturbation.label)
+        measures = _measures(perturbation, clips, splits[0].test[:SUITE_CLIPS], settings)
+        suite.append(
+            PerturbationResult(perturbation.name, perturbation.label, *measures, within_0_and_1(scores.mean(right)), 
+                 scores.mean(cells["OO"] - right),
+                 scores.mean(retrained[perturbation.label]) if perturbation.label in retrained else None)
         )  # fmt: skip
-    return tuple(ladder)
+    return tuple(suite)
 
 
 def _measures(
-    rung: perturbations.Perturbation, clips: Clips, rows: np.ndarray, settings: OrderSettings
+    perturbation: permutations.Perturbation, clips: Clips, rows: np.ndarray, settings: OrderSettings
 ) -> tuple[float, float | None, float]:
-    """Mean displacement, Kendall's tau and adjacency of a rung's arrangements of some test clips."""
+    """Mean displacement, Kendall's tau and adjacency of a perturbation's frame orders of some test clips."""
     orders = [(order, int(clips.lengths[row])) for row in rows.tolist()
-              for order in test_orders(clips, row, rung, settings.num_permutations)]  # fmt: skip
-    taus = [tau for order, length in orders if (tau := perturbations.kendall_tau(order, length)) is not None]
-    displacement = float(np.mean([perturbations.displacement(order, length) for order, length in orders]))
-    adjacency = float(np.mean([perturbations.adjacency(order, length) for order, length in orders]))
+              for order in test_orders(clips, row, perturbation, settings.num_permutations)]  # fmt: skip
+    taus = [tau for order, length in orders if (tau := permutations.kendall_tau(order, length)) is not None]
+    displacement = float(np.mean([permutations.displacement(order, length) for order, length in orders]))
+    adjacency = float(np.mean([permutations.adjacency(order, length) for order, length in orders]))
     return displacement, float(np.mean(taus)) if taus else None, adjacency
 
 
@@ -207,7 +208,7 @@ def _chiral(name: str, clips: Clips, scores: Scores) -> ChiralPairs:
 
 
 def _confusion(scores: Scores, predicted_KN: np.ndarray, num_classes: int) -> tuple[tuple[float, ...], ...]:
-    """Clips (C, C) of all runs, mean over arrangements: rows true, columns named."""
+    """Clips (C, C) of all runs, mean over frame orders: rows true, columns named."""
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (np.broadcast_to(scores.labels, predicted_KN.shape), predicted_KN), 1 / len(predicted_KN))
     return tuple(tuple(round(float(value), 6) for value in row) for row in counts)

@@ -14,16 +14,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from videomem.batch import VideoBatch, collate
 from videomem.errors import VideomemError
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.plan import OrderSettings
-from videomem.experiments.perturbations import Arrangements, Perturbation
+from videomem.experiments.permutations import FrameOrders, Perturbation
 from videomem.training.datasets import EpochSampler, frame_statistics
 
 # Kinds of randomness, so that no two draws share a seed.
 _FIXED, _EPOCH, _COMMON, _TEST = range(4)
-RUNG_ARRANGEMENTS = 5  # of each random rung but the shuffle, whose number is a setting
+PERTURBATION_FRAME_ORDERS = 5  # of each random perturbation but the shuffle, whose number is a setting
 
 
 def clip_seed(clips: Clips, row: int) -> int:
@@ -46,29 +46,29 @@ def training_order(
     """
     length = int(clips.lengths[row])
     if arm == "O":
-        return perturbations.ordered(length, length)[0]
+        return permutations.ordered(length, length)[0]
     if arm == "C":
         return common_order(length, length, seed)[0]
     if arm == "S":
-        return perturbations.fixed(length, length, (_EPOCH, seed, epoch, clip_seed(clips, row)))[0]
+        return permutations.fixed(length, length, (_EPOCH, seed, epoch, clip_seed(clips, row)))[0]
     drawn = (_FIXED, seed, clip_seed(clips, row))
-    return condition_of(arm, clips.max_frames, settings).arrangements(length, length, 1, drawn)[0]
+    return condition_of(arm, clips.max_frames, settings).frame_orders(length, length, 1, drawn)[0]
 
 
-def common_order(length: int, num_frames: int, seed: int) -> Arrangements:
+def common_order(length: int, num_frames: int, seed: int) -> FrameOrders:
     """The one permutation (1, T) of arm C in the run of a seed."""
-    return perturbations.common(length, num_frames, (_COMMON, seed))
+    return permutations.common(length, num_frames, (_COMMON, seed))
 
 
 def condition_of(arm: str, max_frames: int, settings: OrderSettings) -> Perturbation:
-    """The rung of the ladder that an arm is tested on, which is also how it is trained but for S and C."""
+    """The perturbation that an arm is tested on, which is also how it is trained but for S and C."""
     label = {"W": f"windows of {settings.windows}", "B": f"blocks of {settings.blocks}"}.get(arm, "shuffle")
-    return next(rung for rung in rungs(max_frames, settings) if rung.label == label)
+    return next(perturbation for perturbation in perturbations(max_frames, settings) if perturbation.label == label)
 
 
-def rungs(max_frames: int, settings: OrderSettings) -> tuple[Perturbation, ...]:
-    """The ladder, with the sizes of arms W and B in it."""
-    return perturbations.ladder(max_frames, (settings.windows, settings.blocks))
+def perturbations(max_frames: int, settings: OrderSettings) -> tuple[Perturbation, ...]:
+    """The perturbation suite, with the sizes of arms W and B in it."""
+    return permutations.suite(max_frames, (settings.windows, settings.blocks))
 
 
 def check_sizes(clips: Clips, settings: OrderSettings) -> None:
@@ -84,10 +84,10 @@ def check_sizes(clips: Clips, settings: OrderSettings) -> None:
             )
 
 
-def test_orders(clips: Clips, row: int, rung: Perturbation, num_permutations: int) -> Arrangements:
-    """The arrangements (K, T_max) in which a test clip is shown on one rung: the same in all runs and to all heads."""
-    number = num_permutations if rung.name == "shuffle" else min(RUNG_ARRANGEMENTS, num_permutations)
-    return rung.arrangements(int(clips.lengths[row]), clips.max_frames, number, (_TEST, clip_seed(clips, row)))
+def test_orders(clips: Clips, row: int, perturbation: Perturbation, num_permutations: int) -> FrameOrders:
+    """Frame orders (K, T_max) of a test clip under one perturbation: the same in all runs and for all heads."""
+    number = num_permutations if perturbation.name == "shuffle" else min(PERTURBATION_FRAME_ORDERS, num_permutations)
+    return perturbation.frame_orders(int(clips.lengths[row]), clips.max_frames, number, (_TEST, clip_seed(clips, row)))
 
 
 class ArmData(LightningDataModule):

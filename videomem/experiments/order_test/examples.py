@@ -1,4 +1,4 @@
-"""Clips of chiral pairs as film strips: in order, shuffled and reversed, with what each memory takes them for."""
+"""Clips of chiral pairs as video strips: in order, shuffled and reversed, with what each memory takes them for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, VideomemError
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
 from videomem.experiments.frame_strips import Example, Strip
 from videomem.experiments.order_test.conditions import condition_of, test_orders
@@ -77,14 +77,14 @@ def _frames(data: VideoDataModule, row: int) -> NDArray[np.uint8] | None:
     if settings.imported is not None:
         return None
     if problem := file_problem(clip.path):
-        _log.info("no film strip: %s", problem)
+        _log.info("no video strip: %s", problem)
         return None
     try:
         decoded = decode_clip(
             clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage
         )
     except (DecodingError, VideomemError) as error:
-        _log.warning("no film strip: %s", error)
+        _log.warning("no video strip: %s", error)
         return None
     step = max(1, decoded.frames_THWC.shape[1] // HEIGHT_PX)
     return decoded.frames_THWC[:, ::step, ::step]
@@ -102,9 +102,9 @@ def _strips(
     length = len(frames_THWC)
     shuffle = condition_of("F", clips.max_frames, plan.settings)
     orders = {
-        "ordered": perturbations.ordered(length, length)[0],
+        "ordered": permutations.ordered(length, length)[0],
         "shuffle": test_orders(clips, row, shuffle, plan.settings.num_permutations)[0][:length],
-        "reverse": perturbations.reversed_order(length, length)[0],
+        "reverse": permutations.reversed_order(length, length)[0],
     }
     words = {"ordered": "ordered", "shuffle": "shuffled", "reverse": "reversed"}
     return [

@@ -1,4 +1,4 @@
-"""All cells of an order test: in processes side by side, and never one that the cache holds."""
+"""All cells of an order test: in processes in parallel, and never one that the cache holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from videomem.experiments.order_test.folds import RunSplit, run_splits, training
 from videomem.experiments.order_test.heads_of_plan import build_head, is_control, with_parameters_of_largest
 from videomem.experiments.order_test.jobs import Cell, Outcome, cell_key, read_outcome, train_cell, write_outcome
 from videomem.experiments.order_test.plan import PRIMARY, OrderPlan, OrderSettings, Recipe
-from videomem.utils.parallel_jobs import side_by_side
+from videomem.utils.parallel_jobs import run_parallel
 
 
 def cells_of(plan: OrderPlan, clips: Clips) -> list[Cell]:
@@ -65,7 +65,7 @@ def run_cells(
         plan: The plan.
         clips: Its clips.
         cache: Folder of cells; each is written when it is done, so what is interrupted goes on where it was.
-        num_processes: Trainings side by side; 1 trains in this process.
+        num_processes: Trainings in parallel; 1 trains in this process.
         devices: Where trainings run, in turn.
         tell: Called with the number of cells done and of all.
     Raises:
@@ -77,7 +77,7 @@ def run_cells(
     tell(done, len(paths))
     job = partial(_train_and_keep, settings=plan.settings, recipe=plan.recipe)
     calls = [(cell, split[cell], paths[cell], devices[n % len(devices)]) for n, cell in enumerate(todo)]
-    for finished in side_by_side(job, calls, clips, min(num_processes, len(todo))):
+    for finished in run_parallel(job, calls, clips, min(num_processes, len(todo))):
         done += finished
         tell(done, len(paths))
     return {cell: read_outcome(path) for cell, path in paths.items()}

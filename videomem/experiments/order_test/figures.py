@@ -1,4 +1,4 @@
-"""The figures of an order card, from plain numbers: arms, value of order, ladder, training size."""
+"""The figures of an order card, from plain numbers: arms, value of order, perturbation suite, training size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from videomem.experiments.drawing import (
     whisker,
 )
 from videomem.experiments.order_test.order_tables import CELLS
-from videomem.experiments.order_test.result import MemoryResult, OrderCard, Rung
+from videomem.experiments.order_test.result import MemoryResult, OrderCard, PerturbationResult
 from videomem.experiments.tables import percent, points
 from videomem.statistics.results import Estimate
 
@@ -116,20 +116,33 @@ def value_figure(card: OrderCard) -> Figure:
 
 
 @figure_function
-def ladder_figure(card: OrderCard) -> Figure:
+def suite_figure(card: OrderCard) -> Figure:
     """Reliance of each memory as windows, and as blocks, are shuffled with more damage up to a whole shuffle."""
-    memories = [one for one in card.memories if one.ladder and not one.is_control]
-    paths = [(one, (rungs_towards_shuffle(one, "windows"), rungs_towards_shuffle(one, "blocks"))) for one in memories]
-    drawn = [rung for _, both in paths for path in both for rung in path]
-    ends = [100 * e for rung in drawn for e in (rung.reliance.low, rung.reliance.high, *_retrained(rung))]
+    memories = [one for one in card.memories if one.suite and not one.is_control]
+    paths = [
+        (one, (perturbations_towards_shuffle(one, "windows"), perturbations_towards_shuffle(one, "blocks")))
+        for one in memories
+    ]
+    drawn = [perturbation for _, both in paths for path in both for perturbation in path]
+    ends = [
+        100 * e
+        for perturbation in drawn
+        for e in (perturbation.reliance.low, perturbation.reliance.high, *_retrained(perturbation))
+    ]
     figure, panels = _panels(len(memories), 2)
     for row, (one, both) in enumerate(paths):
         for column, path in enumerate(both):
             axes = panels[row][column]
-            _lines(axes, [short_rung(rung) for rung in path], [rung.reliance for rung in path], BLUE)
-            for place, rung in enumerate(path):
-                if rung.retrained is not None:
-                    axes.plot([place], [100 * rung.retrained.value], marker="D", markersize=5.5, color=VERMILLION,
+            _lines(
+                axes,
+                [short_perturbation(perturbation) for perturbation in path],
+                [perturbation.reliance for perturbation in path],
+                BLUE,
+            )
+            for place, perturbation in enumerate(path):
+                if perturbation.retrained is not None:
+                    axes.plot([place], [100 * perturbation.retrained.value], marker="D", markersize=5.5,
+                              color=VERMILLION,
                               markerfacecolor=PAPER, markeredgewidth=1.4, zorder=4)  # fmt: skip
             axes.set_ylim(*limits([0.0, *ends], 0.08))
         panels[row][0].set_title(shorten(one.label, 40), loc="left", fontsize=SMALL, fontweight="bold")
@@ -139,20 +152,26 @@ def ladder_figure(card: OrderCard) -> Figure:
     return figure
 
 
-def rungs_towards_shuffle(one: MemoryResult, kind: str) -> list[Rung]:
-    """The rungs of a kind in order of damage, and at the end the whole shuffle; none if there is no such rung."""
-    order: Callable[[Rung], float] = {"windows": lambda rung: rung.displacement}.get(kind, lambda rung: -rung.adjacency)
-    rungs = sorted((rung for rung in one.ladder if rung.name == kind), key=order)
-    return [*rungs, *(rung for rung in one.ladder if rung.name == "shuffle")] if rungs else []
+def perturbations_towards_shuffle(one: MemoryResult, kind: str) -> list[PerturbationResult]:
+    """The perturbations of a kind in order of damage, and at the end the whole shuffle; none if the kind is absent."""
+    order: Callable[[PerturbationResult], float] = {"windows": lambda perturbation: perturbation.displacement}.get(
+        kind, lambda perturbation: -perturbation.adjacency
+    )
+    perturbations = sorted((perturbation for perturbation in one.suite if perturbation.name == kind), key=order)
+    return (
+        [*perturbations, *(perturbation for perturbation in one.suite if perturbation.name == "shuffle")]
+        if perturbations
+        else []
+    )
 
 
-def short_rung(rung: Rung) -> str:
+def short_perturbation(perturbation: PerturbationResult) -> str:
     """`4` of `windows of 4`, `all` of `shuffle`."""
-    return "all" if rung.name == "shuffle" else shorten(rung.label.rpartition(" ")[2], 8)
+    return "all" if perturbation.name == "shuffle" else shorten(perturbation.label.rpartition(" ")[2], 8)
 
 
-def _retrained(rung: Rung) -> list[float]:
-    return [] if rung.retrained is None else [rung.retrained.value]
+def _retrained(perturbation: PerturbationResult) -> list[float]:
+    return [] if perturbation.retrained is None else [perturbation.retrained.value]
 
 
 @figure_function

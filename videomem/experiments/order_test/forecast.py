@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.conditions import RUNG_ARRANGEMENTS, ArmData, plain_batches, rungs
+from videomem.experiments.order_test.conditions import PERTURBATION_FRAME_ORDERS, ArmData, perturbations, plain_batches
 from videomem.experiments.order_test.execution import cells_of, split_of
 from videomem.experiments.order_test.folds import overlap, run_splits
 from videomem.experiments.order_test.jobs import Cell, new_classifier
@@ -96,12 +96,12 @@ def _seconds(cells: Sequence[Cell], plan: OrderPlan, clips: Clips, device: str) 
             timed[key] = _time_of(cell, plan, clips, device)
         step_s, clip_pass_s = timed[key]
         steps = plan.recipe.epochs * -(-len(split.train) // plan.recipe.batch_size)
-        ladder = (
-            len(rungs(clips.max_frames, plan.settings)) * RUNG_ARRANGEMENTS
+        suite = (
+            len(perturbations(clips.max_frames, plan.settings)) * PERTURBATION_FRAME_ORDERS
             if cell.arm == "O" and cell.is_primary
             else 0
         )
-        total += steps * step_s + (plan.settings.num_permutations + ladder) * len(split.test) * clip_pass_s
+        total += steps * step_s + (plan.settings.num_permutations + suite) * len(split.test) * clip_pass_s
     return total
 
 

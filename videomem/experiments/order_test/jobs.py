@@ -24,18 +24,18 @@ from videomem.experiments.order_test.conditions import (
     ArmData,
     common_order,
     condition_of,
+    perturbations,
     plain_batches,
-    rungs,
     test_orders,
 )
 from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.heads_of_plan import is_control
 from videomem.experiments.order_test.plan import OrderSettings, Recipe
 from videomem.experiments.projection import projected
-from videomem.experiments.shuffle.measurements import arrange
+from videomem.experiments.shuffle.measurements import permute_frames
 from videomem.heads import LastReadout, MeanReadout
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 from videomem.utils.plain_data import class_path, from_plain
 
 SCHEMA = 2  # Raise it when a change of code changes what a cell is.
@@ -74,7 +74,7 @@ class Outcome:
     """What a trained head says of its run's test clips, N of them.
 
     Attributes:
-        predicted: Classes named, (K, N), by condition: `ordered`, `common`, or a label of the ladder.
+        predicted: Classes named, (K, N), by condition: `ordered`, `common`, or a label of the perturbation suite.
         frame_right: Whether each frame alone gives the right class, (N, T), for an averaging head trained in order.
         best_position: The frame position that alone is right most often on the training clips; -1 where not asked.
         max_logit_change: Largest change of a logit by a shuffle, terms permuted by index; nan where not measured.
@@ -122,10 +122,10 @@ def cell_seed(cell: Cell, settings: OrderSettings, recipe: Recipe) -> int:
     """Seed of start, dropout and order of clips: the same for all arms of a run.
 
     But a control's arm F has another: with the same seed it would be the same training, and would not show what
-    training anew does.
+    training again does.
     """
-    anew = cell.arm == "F" and is_control(cell.memory, recipe)
-    return settings.seed + cell.run + (CONTROL_SEED if anew else 0)
+    again = cell.arm == "F" and is_control(cell.memory, recipe)
+    return settings.seed + cell.run + (CONTROL_SEED if again else 0)
 
 
 def train_cell(
@@ -224,13 +224,13 @@ def _test(
         predicted = {"ordered": logits_BC.argmax(1).unsqueeze(0)}
         for name, orders_KBT in _conditions(cell, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
             orders_KBT = orders_KBT.to(device)
-            answers = [head.forward_projected(arrange(terms_BTK, order), batch.lengths) for order in orders_KBT]
+            answers = [head.forward_projected(permute_frames(terms_BTK, order), batch.lengths) for order in orders_KBT]
             predicted[name] = torch.stack([answer.argmax(1) for answer in answers])
             if name == "shuffle" and cell.arm == "O":
                 plain_BC = head(batch.x, batch.lengths)
                 change += [(answer - logits_BC).abs().max() for answer in answers]
                 change_forward += [
-                    (head(arrange(batch.x, order), batch.lengths) - plain_BC).abs().max()
+                    (head(permute_frames(batch.x, order), batch.lengths) - plain_BC).abs().max()
                     for order in orders_KBT[:NUM_FORWARD]
                 ]
         parts.append({name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()})
@@ -258,17 +258,19 @@ def _largest(values: list[Tensor]) -> float:
 def _conditions(
     cell: Cell, clips: Clips, rows: list[int], num_frames: int, settings: OrderSettings
 ) -> dict[str, Tensor]:
-    """Arrangements (K, B, T) of each condition that an arm is tested in, beside the clips in order."""
+    """Frame orders (K, B, T) of each condition that an arm is tested in, beside the clips in order."""
     if cell.arm == "C":
         seed = settings.seed + cell.run
         orders = [common_order(int(clips.lengths[row]), num_frames, seed) for row in rows]
         return {"common": torch.from_numpy(np.stack(orders, axis=1))}
     if cell.arm == "O" and cell.is_primary:
-        wanted = rungs(clips.max_frames, settings)
+        wanted = perturbations(clips.max_frames, settings)
     else:
         wanted = (condition_of(cell.arm, clips.max_frames, settings),)
-    orders_of = {rung.label: [test_orders(clips, row, rung, settings.num_permutations)[:, :num_frames] for row in rows]
-                 for rung in wanted}  # fmt: skip
+    orders_of = {
+        one.label: [test_orders(clips, row, one, settings.num_permutations)[:, :num_frames] for row in rows]
+        for one in wanted
+    }
     return {label: torch.from_numpy(np.stack(orders, axis=1)) for label, orders in orders_of.items()}
 
 
@@ -299,7 +301,7 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
         arrays["frame_right"] = outcome.frame_right
     np.savez_compressed(buffer, facts=np.array(json.dumps(facts)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def read_outcome(path: Path) -> Outcome:

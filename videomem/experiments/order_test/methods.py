@@ -138,7 +138,7 @@ def _control(card: OrderCard) -> str:
     if card.noise_floor is None:
         return ""
     floor = _effect(card.noise_floor)
-    return f" The noise floor is OO - FS of a control without memory, trained anew with another seed: {floor}."
+    return f" The noise floor is OO - FS of a control without memory, trained again with another seed: {floor}."
 
 
 def _uncertainty(card: OrderCard) -> str:

@@ -49,7 +49,7 @@ def card_summary(card: OrderCard) -> dict[str, float | str]:
 
 def all_tables(card: OrderCard) -> list[Table]:
     return [
-        *(memories_table(card), cells_table(card), contrasts_table(card), ladder_table(card), controls_table(card)),
+        *(memories_table(card), cells_table(card), contrasts_table(card), suite_table(card), controls_table(card)),
         *(classes_table(card), chiral_table(card), confusion_table(card), sizes_table(card)),
         *(sensitivity_table(card), failures_table(card), plan_table(card)),
     ]
@@ -95,17 +95,18 @@ def contrasts_table(card: OrderCard) -> Table:
     return Table("contrasts", columns, rows)
 
 
-def ladder_table(card: OrderCard) -> Table:
+def suite_table(card: OrderCard) -> Table:
     columns = (Column("memory"), Column("perturbation"), Column("displacement", "number"),
                Column("Kendall's tau", "number"), Column("adjacency kept", "number"), Column("accuracy", "share"),
                Column("reliance", "gain"), Column("retrained", "gain"))  # fmt: skip
     rows = tuple(
-        (one.label, rung.label, rung.displacement, rung.kendall_tau, rung.adjacency, rung.accuracy, rung.reliance,
-         rung.retrained)
+        (one.label, perturbation.label, perturbation.displacement, perturbation.kendall_tau, perturbation.adjacency,
+         perturbation.accuracy, perturbation.reliance,
+         perturbation.retrained)
         for one in card.memories
-        for rung in one.ladder
+        for perturbation in one.suite
     )  # fmt: skip
-    return Table("ladder", columns, rows)
+    return Table("suite", columns, rows)
 
 
 def controls_table(card: OrderCard) -> Table:

@@ -20,7 +20,7 @@ ARMS: dict[str, str] = {
 }
 PRIMARY = ("O", "F")
 SENSITIVITY = ("last", "equal_parameters")
-READOUTS = tuple(f"videomem.heads{room}.{kind}Readout" for room in ("", ".readout") for kind in ("Mean", "Last"))
+READOUTS = tuple(f"videomem.heads{module}.{kind}Readout" for module in ("", ".readout") for kind in ("Mean", "Last"))
 
 
 @dataclass(frozen=True)

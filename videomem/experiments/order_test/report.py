@@ -14,10 +14,10 @@ from videomem.experiments.html import Picture, environment
 from videomem.experiments.order_test import order_tables as tables
 from videomem.experiments.order_test.figures import (
     arms_figure,
-    ladder_figure,
+    perturbations_towards_shuffle,
     pictured_cells,
-    rungs_towards_shuffle,
     sizes_figure,
+    suite_figure,
     value_figure,
 )
 from videomem.experiments.order_test.figures_by_class import (
@@ -29,7 +29,7 @@ from videomem.experiments.order_test.figures_by_class import (
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
 from videomem.experiments.order_test.result import MemoryResult, OrderCard, card_to_json
 from videomem.experiments.tables import Table, csv_text, points
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +41,7 @@ def render(card: OrderCard, examples: Sequence[Example] = ()) -> str:
     """The page as HTML; whatever comes from data is escaped.
 
     Args:
-        examples: Clips of chiral pairs as film strips, with the class that each memory names.
+        examples: Clips of chiral pairs as video strips, with the class that each memory names.
     """
     methods = methods_text(card)
     page = (
@@ -77,8 +77,8 @@ def _pictures_of_all(card: OrderCard) -> Iterator[Picture]:
     yield Picture("value", value_figure(card), f"Value of order in points, with intervals: {values}")
     yield Picture("arms", arms_figure(card), "Accuracy of each cell of each memory; numbers in the table below")
     learners = [one for one in card.memories if not one.is_control]
-    if any(rungs_towards_shuffle(one, kind) for one in learners for kind in ("windows", "blocks")):
-        yield Picture("ladder", ladder_figure(card), "Reliance under growing damage; numbers in the table below")
+    if any(perturbations_towards_shuffle(one, kind) for one in learners for kind in ("windows", "blocks")):
+        yield Picture("suite", suite_figure(card), "Reliance under growing damage; numbers in the table below")
     if card.controls is not None:
         yield Picture("controls", controls_figure(card), "Accuracy of the controls; numbers in the table below")
     if any(one.sizes for one in card.memories):
@@ -118,9 +118,9 @@ def write_report(card: OrderCard, folder: Path, examples: Sequence[Example] = ()
     }
     texts |= {f"tables/{one.name}.csv": csv_text(one) for one in tables.all_tables(card) if one.rows}
     for name, text in texts.items():
-        write_whole(folder / name, text.encode("utf-8", "replace"))
+        write_atomic(folder / name, text.encode("utf-8", "replace"))
     written = {}
     for picture in pictures(card):
         written[picture.name] = folder / "figures" / f"{picture.name}.png"
-        write_whole(written[picture.name], png(picture.figure))
+        write_atomic(written[picture.name], png(picture.figure))
     return written

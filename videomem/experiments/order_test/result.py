@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Rung:
+class PerturbationResult:
     """One perturbation of the test clips, applied to models trained in order.
 
     Attributes:
@@ -81,7 +81,7 @@ class MemoryResult:
         best_order_blind: Which arm that is, such as `SS` or `none OO`.
         common: OO - CC: smoothness without order taken away.
         normalized: (OO - FS) / (OO - chance); None unless the lower end of OO is above chance.
-        ladder: Reliance under each perturbation.
+        suite: Reliance under each perturbation.
         classes: Gain (OO - FS) of each class.
         chiral: Pairs of classes that time reversal turns into each other.
         confusion_ordered: Clips (C, C) of all runs, OO: rows true, columns named.
@@ -109,7 +109,7 @@ class MemoryResult:
     best_order_blind: str
     common: Estimate | None
     normalized: float | None
-    ladder: tuple[Rung, ...]
+    suite: tuple[PerturbationResult, ...]
     classes: tuple[ClassGain, ...]
     chiral: ChiralPairs | None
     confusion_ordered: tuple[tuple[float, ...], ...]
@@ -158,7 +158,7 @@ class DataFacts:
         num_frames: Frames per clip, as `16` or `8 to 64`.
         feature_dim: Numbers per frame.
         features: Network, weights and layer that gave them.
-        num_failed: Clips that are in the ledger and in no batch.
+        num_failed: Clips that are in the failure table and in no batch.
         num_straddling: Groups with clips in training and in test, which only a fixed split can have.
     """
 
@@ -194,7 +194,7 @@ class OrderCard:
         num_runs: Trainings of each arm, each with a split and a seed of its own.
         seeds: Their seeds.
         num_permutations: Shuffles of each test clip.
-        failures: Rows of the ledger: (path, reason).
+        failures: Rows of the failure table: (path, reason).
         command: The command line that made it.
         versions: Of the libraries.
         device: What it was trained on.
@@ -251,13 +251,13 @@ def card_from_json(text: str) -> OrderCard:
     try:
         content = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise VideomemError(f"order card: not JSON: {one_line(error)}; make the card anew") from error
+        raise VideomemError(f"order card: not JSON: {one_line(error)}; make the card again") from error
     if not isinstance(content, dict) or "schema_version" not in content:
         raise VideomemError("order card: no schema_version; this is not an order.json, or it is damaged")
     if content["schema_version"] != SCHEMA_VERSION:
         raise VideomemError(
             f"order card: schema version {one_line(repr(content['schema_version']))}, but this videomem reads "
-            f"{SCHEMA_VERSION}; install the videomem that wrote it, or make the card anew"
+            f"{SCHEMA_VERSION}; install the videomem that wrote it, or make the card again"
         )
     card = read(OrderCard, content, "order card")
     assert isinstance(card, OrderCard)

@@ -27,7 +27,7 @@ from videomem.experiments.order_test.folds import RunSplit, overlap, possible_fo
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderCard
 from videomem.experiments.order_test.scores import Scores, scores_of
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
 
@@ -61,7 +61,7 @@ def order_test(
         settings: The protocol.
         recipe: How heads are trained.
         cache: Folder of trainings; what it holds is not trained again.
-        num_processes: Trainings side by side.
+        num_processes: Trainings in parallel.
         name: What to call the data in the report.
     Raises:
         VideomemError: If the data cannot bear the plan.
@@ -77,7 +77,9 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
         VideomemError: If the data cannot bear the plan: too short clips, too few groups, an unknown memory.
     """
     if lost := [name for number, name in enumerate(clips.class_names) if number not in clips.labels]:
-        raise VideomemError(f"class {lost[0]!r} has no usable clip, see the ledger; mend its videos or leave it out")
+        raise VideomemError(
+            f"class {lost[0]!r} has no usable clip, see the failure table; fix its videos or leave it out"
+        )
     check_sizes(clips, settings)
     settings = replace(settings, folds=possible_folds(clips, settings))
     if (num_groups := min(len(np.unique(clips.groups[split.test])) for split in run_splits(clips, settings))) < 2:
@@ -115,8 +117,8 @@ def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
     """
     out.mkdir(parents=True, exist_ok=True)
     facts = {"plan_sha256": plan.sha256, "trained_before": num_trained_before}
-    write_whole(out / "frozen.json", (json.dumps(facts) + "\n").encode(), exclusive=True)
-    write_whole(out / "plan.json", plan.as_json().encode(), exclusive=True)
+    write_atomic(out / "frozen.json", (json.dumps(facts) + "\n").encode(), exclusive=True)
+    write_atomic(out / "plan.json", plan.as_json().encode(), exclusive=True)
     there = (out / "plan.json").read_text(encoding="utf-8")
     if there != plan.as_json():
         raise VideomemError(
@@ -143,7 +145,7 @@ def run_order_test(
         clips: The clips that the plan was made for.
         plan: The frozen plan.
         cache: Folder of trained cells, shared by all plans.
-        num_processes: Trainings side by side.
+        num_processes: Trainings in parallel.
         devices: Where trainings run, in turn.
         tell: Called with the number of cells done and of all.
         command: Command line, for the card.

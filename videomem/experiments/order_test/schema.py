@@ -14,7 +14,7 @@ from videomem.experiments.order_test import result as card
 from videomem.statistics import results
 
 KINDS = (
-    *(card.OrderCard, card.DataFacts, card.MemoryResult, card.Rung, card.SizePoint, card.Controls),
+    *(card.OrderCard, card.DataFacts, card.MemoryResult, card.PerturbationResult, card.SizePoint, card.Controls),
     *(results.Estimate, results.Randomization, results.Verdict),
     *(results.ClassGain, results.ChiralPairs, results.ChiralPair),
 )
@@ -30,9 +30,9 @@ UNITS = {
     **dict.fromkeys(("Estimate.num_runs", "OrderCard.num_runs"), "runs"),
     "Estimate.p": "probability",
     "Estimate.df": "degrees of freedom",
-    **dict.fromkeys(("Rung.displacement", "SizePoint.fraction", "MemoryResult.normalized"), "share of 1"),
-    "Rung.adjacency": "share of pairs, 0 to 1",
-    "Rung.kendall_tau": "-1 to 1",
+    **dict.fromkeys(("PerturbationResult.displacement", "SizePoint.fraction", "MemoryResult.normalized"), "share of 1"),
+    "PerturbationResult.adjacency": "share of pairs, 0 to 1",
+    "PerturbationResult.kendall_tau": "-1 to 1",
     **dict.fromkeys(("MemoryResult.confusion_ordered", "MemoryResult.confusion_shuffled"), "clips"),
     **dict.fromkeys(("MemoryResult.max_logit_change", "MemoryResult.max_logit_change_forward"), "logits"),
 }
@@ -43,7 +43,7 @@ HEAD = """# The order card
 `Infinity` and `-Infinity`. Dataclasses are
 objects, tuples are lists, None is null. A reader refuses another `schema_version`, a field that is not listed here and
 a field of another type. Accuracies, differences and margins are shares of 1: 0.02 is 2 points. A cell XY was trained in
-arm X and tested in condition Y: O in order, S shuffled anew at every epoch, F one fixed permutation per clip, C one
+arm X and tested in condition Y: O in order, S shuffled again at every epoch, F one fixed permutation per clip, C one
 permutation common to all clips, R reversed, W frames shuffled within windows, B blocks of frames shuffled.
 
 This page is made by `python -m videomem.experiments.order_test.schema > docs/order_card.md`; a test holds that it is

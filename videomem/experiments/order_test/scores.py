@@ -45,7 +45,7 @@ class Scores:
         return np.concatenate(parts, axis=1).astype(np.int64)
 
     def right(self, memory: str, arm: str, condition: str, analysis: str = "primary") -> Values:
-        """Share of arrangements in which a clip's class is named, (N,)."""
+        """Share of frame orders in which a clip's class is named, (N,)."""
         right: Values = (self.predicted(memory, arm, condition, analysis) == self.labels).mean(0)
         return right
 
@@ -62,7 +62,7 @@ def within_0_and_1(accuracy: Estimate) -> Estimate:
 
 
 def scores_of(outcomes: Mapping[Cell, Outcome], clips: Clips, splits: list[RunSplit], overlap: float) -> Scores:
-    """Outcomes side by side."""
+    """Outcomes in parallel."""
     by_cell: dict[tuple[str, str, str], list[Outcome]] = {}
     for cell in sorted(outcomes, key=lambda cell: cell.run):
         by_cell.setdefault((cell.name, cell.arm, cell.analysis), []).append(outcomes[cell])

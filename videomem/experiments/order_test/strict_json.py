@@ -83,13 +83,13 @@ def _read_fields(kind: Any, value: dict[str, Any], place: str) -> object:
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     if wrong := sorted(value.keys() - known) + sorted(needed - value.keys()):
         what = "is missing" if wrong[0] in known else "is unknown here"
-        raise VideomemError(f"{one_line(place)}: the field {one_line(wrong[0])} {what}; make the card anew")
+        raise VideomemError(f"{one_line(place)}: the field {one_line(wrong[0])} {what}; make the card again")
     return kind(**{name: read(_hints(kind)[name], part, f"{place}.{name}") for name, part in value.items()})
 
 
 def _must(right: bool, value: Any, place: str, needed: str) -> Any:
     if not right:
         raise VideomemError(
-            f"{one_line(place)}: {one_line(repr(value))[:60]}, but {needed} is needed; make the card anew"
+            f"{one_line(place)}: {one_line(repr(value))[:60]}, but {needed} is needed; make the card again"
         )
     return value

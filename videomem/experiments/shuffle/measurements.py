@@ -18,7 +18,7 @@ from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.experiments import perturbations
+from videomem.experiments import permutations
 from videomem.heads import Head
 
 CONDITIONS = ("ordered", "shuffled", "reversed")
@@ -26,13 +26,13 @@ CONDITIONS = ("ordered", "shuffled", "reversed")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One head under one arrangement of the frames, over all clips; a row of `shuffle.csv`.
+    """One head under one frame order of the frames, over all clips; a row of `shuffle.csv`.
 
     Attributes:
         head: The memory's name.
         seed: Seed that the head was trained with.
         condition: `ordered`, `shuffled` or `reversed`.
-        permutation: Number of the arrangement within its condition.
+        permutation: Number of the frame order within its condition.
         accuracy: Share of clips classified rightly.
         flip_rate: Share of clips whose predicted class is another than in order.
         max_logit_change: Largest change of any logit against the ordered clip, frames' terms permuted by index.
@@ -101,33 +101,33 @@ def measure_order(
         forward_BC = head(batch.x, batch.lengths)
         if not torch.isfinite(forward_BC).all():
             raise VideomemError(f"{head.label} (seed {seed}) gives logits that are not finite; its training diverged")
-        arrangements_KBT = _arrangements(batch, num_permutations, permutation_seed)
+        frame_orders_KBT = _frame_orders(batch, num_permutations, permutation_seed)
         with_forward = {0, *range(1, 1 + num_forward), num_permutations + 1}
-        for k, indices_BT in enumerate(arrangements_KBT):
-            logits_BC = head.forward_projected(arrange(terms_BTK, indices_BT), batch.lengths)
+        for k, indices_BT in enumerate(frame_orders_KBT):
+            logits_BC = head.forward_projected(permute_frames(terms_BTK, indices_BT), batch.lengths)
             _add(sums[k], plain_BC, logits_BC, batch.labels)
             if k in with_forward:
-                moved_BC = head(arrange(batch.x, indices_BT), batch.lengths)
+                moved_BC = head(permute_frames(batch.x, indices_BT), batch.lengths)
                 change, before = (moved_BC - forward_BC).abs().max(), sums[k].change_forward
                 sums[k].change_forward = change if before is None else torch.maximum(before, change)
     names = [("ordered", 0), *(("shuffled", k) for k in range(num_permutations)), ("reversed", 0)]
     return [_measurement(head.label, seed, *name, total, num_clips) for name, total in zip(names, sums, strict=True)]
 
 
-def arrange(x_BTK: Tensor, indices_BT: Tensor) -> Tensor:
+def permute_frames(x_BTK: Tensor, indices_BT: Tensor) -> Tensor:
     """Frames of each clip in the given order: out[b, t] = x[b, indices[b, t]]."""
     return x_BTK.gather(1, indices_BT.unsqueeze(2).expand(-1, -1, x_BTK.shape[2]))
 
 
-def _arrangements(batch: VideoBatch, num_permutations: int, seed: int) -> Tensor:
-    """Arrangements (K + 2, B, T) of a batch: ordered, K permutations, reversed."""
+def _frame_orders(batch: VideoBatch, num_permutations: int, seed: int) -> Tensor:
+    """Frame orders (K + 2, B, T) of a batch: ordered, K permutations, reversed."""
     num_frames = batch.x.shape[1]
     of_clip = []
     for clip, length in zip(batch.clip.tolist(), batch.lengths.tolist(), strict=True):
         rows = (
-            perturbations.ordered(length, num_frames),
-            perturbations.shuffled(length, num_frames, num_permutations, (seed, clip)),
-            perturbations.reversed_order(length, num_frames),
+            permutations.ordered(length, num_frames),
+            permutations.shuffled(length, num_frames, num_permutations, (seed, clip)),
+            permutations.reversed_order(length, num_frames),
         )
         of_clip.append(np.concatenate(rows))
     return torch.from_numpy(np.stack(of_clip, axis=1)).to(batch.x.device)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.video.decoders.allow_list import first_failed, objection_to_frames
-from videomem.video.decoders.overhearing import overheard
+from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
 from videomem.video.decoders.video_stream import VideoStream
 
 
@@ -41,7 +41,7 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
     import decord
 
     decord.logging.set_level(decord.logging.ERROR)
-    with overheard() as heard:
+    with ffmpeg_messages() as heard:
         try:
             # A reader made before a fork hangs its workers, so each call opens its own; 0 threads fail on some codecs.
             reader = decord.VideoReader(stream.path, num_threads=1)

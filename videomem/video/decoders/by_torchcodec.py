@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.video.decoders.allow_list import first_failed, objection_to_frames
-from videomem.video.decoders.overhearing import overheard
+from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
 from videomem.video.decoders.video_stream import VideoStream
 
 _CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
@@ -57,7 +57,7 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
     """Frames (T, height, width, 3) at ascending indices, or the reason to distrust torchcodec here."""
     from torchcodec.decoders import VideoDecoder
 
-    with overheard() as heard:
+    with ffmpeg_messages() as heard:
         try:
             decoder = VideoDecoder(stream.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             if len(decoder) != len(stream.times_s):

@@ -23,7 +23,7 @@ from av.video.stream import VideoStream as AvStream
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
-from videomem.video.decoders.overhearing import logged_errors
+from videomem.video.decoders.ffmpeg_messages import logged_errors
 from videomem.video.decoders.packets import (
     PacketInfo,
     first_hole,
@@ -72,9 +72,9 @@ class VideoStream:
     def __init__(self, path: str, opened: InputContainer, complaints: list[Any]) -> None:
         self.path = path
         self._opened, self._complaints = opened, complaints
-        self._stream = _film(path, opened)
+        self._stream = _video(path, opened)
         self._context = self._stream.codec_context
-        self._context.thread_count = 1  # Workers decode side by side; threads within would only contend.
+        self._context.thread_count = 1  # Workers decode in parallel; threads within would only contend.
         self._context.options = {"err_detect": "explode"}
         self.container = opened.format.name
         self.codec = self._context.codec.canonical_name
@@ -215,7 +215,7 @@ class VideoStream:
             yield from self._held[start:stop]
             return
         with _open(self.path) as opened:
-            stream = _film(self.path, opened)
+            stream = _video(self.path, opened)
             self._complaints.clear()
             packets = (packet for packet in opened.demux(stream) if packet.size)
             for place, packet in enumerate(packets):
@@ -281,7 +281,7 @@ class VideoStream:
         return sorted((packet.pts for packet in self.packets[start:stop]), key=lambda pts: pts or 0)
 
 
-def _film(path: str, opened: InputContainer) -> AvStream:
+def _video(path: str, opened: InputContainer) -> AvStream:
     """The first video stream that is no cover picture of a song."""
     streams = [stream for stream in opened.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:

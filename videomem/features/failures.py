@@ -1,4 +1,4 @@
-"""The ledger: a table of the clips that no features could be made of, and why."""
+"""The failure table: a table of the clips that no features could be made of, and why."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from videomem.errors import VideomemError
-from videomem.utils.atomic import write_whole
+from videomem.utils.atomic import write_atomic
 
 COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A line of the ledger: a clip that no features could be made of, and why."""
+    """A line of the failure table: a clip that no features could be made of, and why."""
 
     path: str
     stage: str
@@ -36,13 +36,13 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class FailureTable:
     """The table at `path`, which need not be there."""
 
     path: Path
 
     def add(self, failure: Failure) -> None:
-        """Add a line to the ledger at once, so that nothing is lost in an interruption."""
+        """Add a line to the failure table at once, so that nothing is lost in an interruption."""
         try:
             with self.path.open("ab+") as file:
                 if file.tell() == 0:
@@ -64,7 +64,7 @@ class Ledger:
     def rewrite(self, failures: Iterable[Failure]) -> None:
         """Keep only these failures, a line each."""
         lines = [_csv_lines(COLUMNS), *(_csv_lines(asdict(failure).values()) for failure in failures)]
-        write_whole(self.path, b"".join(lines))
+        write_atomic(self.path, b"".join(lines))
 
 
 def _csv_lines(values: Iterable[Any]) -> bytes:
@@ -76,7 +76,7 @@ def _csv_lines(values: Iterable[Any]) -> bytes:
 
 
 def _failure_of_line(line: str) -> Failure | None:
-    """A line of the ledger, or None where a kill or another program left half a line."""
+    """A line of the failure table, or None where a kill or another program left half a line."""
     try:
         row = dict(zip(COLUMNS, next(csv.reader([line])), strict=True))
         times = {name: float(row[name]) if row[name] else None for name in ("start_s", "end_s")}

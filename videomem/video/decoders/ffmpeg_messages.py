@@ -20,7 +20,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
-def overheard() -> Iterator[list[str]]:
+def ffmpeg_messages() -> Iterator[list[str]]:
     """Catch what FFmpeg writes to the standard error of this process; it is in the list at the end, if there was any.
 
     decord and torchcodec hand out damaged pictures as if nothing were wrong: only FFmpeg's words there tell.

@@ -8,37 +8,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from videomem.experiments import perturbations
-from videomem.experiments.perturbations import Arrangements, Perturbation, ladder
+from videomem.experiments import permutations
+from videomem.experiments.permutations import FrameOrders, Perturbation, suite
 
 shapes = st.integers(1, 20).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t)))
 seeds = st.integers(0, 1000)
 sizes = st.integers(1, 24)
 
 
-def is_permutation(arrangements: Arrangements, length: int) -> bool:
-    return bool((np.sort(arrangements[:, :length], axis=1) == np.arange(length)).all())
+def is_permutation(frame_orders: FrameOrders, length: int) -> bool:
+    return bool((np.sort(frame_orders[:, :length], axis=1) == np.arange(length)).all())
 
 
 @given(shape=shapes, seed=seeds, num=st.integers(1, 5))
-def test_every_rung_leaves_padding_and_shows_real_frames_only(shape: tuple[int, int], seed: int, num: int) -> None:
+def test_every_perturbation_leaves_padding_and_shows_real_frames_only(
+    shape: tuple[int, int], seed: int, num: int
+) -> None:
     length, frames = shape
-    for rung in ladder(frames):
-        found = rung.arrangements(length, frames, num, (seed, 3))
-        assert found.dtype == np.int64 and found.shape == (num if rung.is_random else 1, frames)
+    for perturbation in suite(frames):
+        found = perturbation.frame_orders(length, frames, num, (seed, 3))
+        assert found.dtype == np.int64 and found.shape == (num if perturbation.is_random else 1, frames)
         assert (found[:, length:] == np.arange(length, frames)).all()
         assert ((found[:, :length] >= 0) & (found[:, :length] < length)).all()
-        assert is_permutation(found, length) or rung.name in ("frozen", "subsample")
-        assert np.array_equal(found, rung.arrangements(length, frames, num, (seed, 3)))
+        assert is_permutation(found, length) or perturbation.name in ("frozen", "subsample")
+        assert np.array_equal(found, perturbation.frame_orders(length, frames, num, (seed, 3)))
 
 
 @given(shape=shapes, seed=seeds, size=sizes)
 def test_windows_keep_frames_at_home_and_blocks_keep_their_inside(shape: tuple[int, int], seed: int, size: int) -> None:
     length, frames = shape
-    for row in perturbations.within_windows(length, frames, size, 3, (seed,))[:, :length]:
+    for row in permutations.within_windows(length, frames, size, 3, (seed,))[:, :length]:
         assert np.array_equal(row // size, np.arange(length) // size)
     expected = sorted(tuple(range(start, min(start + size, length))) for start in range(0, length, size))
-    for row in perturbations.blocks(length, frames, size, 3, (seed,))[:, :length]:
+    for row in permutations.blocks(length, frames, size, 3, (seed,))[:, :length]:
         starts = [place for place, frame in enumerate(row) if frame % size == 0]
         assert sorted(tuple(part.tolist()) for part in np.split(row, starts[1:])) == expected
 
@@ -46,21 +48,21 @@ def test_windows_keep_frames_at_home_and_blocks_keep_their_inside(shape: tuple[i
 @given(shape=shapes, seed=seeds)
 def test_windows_and_blocks_have_their_limits(shape: tuple[int, int], seed: int) -> None:
     length, frames = shape
-    in_order = np.repeat(perturbations.ordered(length, frames), 2, axis=0)
-    assert np.array_equal(perturbations.within_windows(length, frames, 1, 2, (seed,)), in_order)
-    assert np.array_equal(perturbations.blocks(length, frames, length, 2, (seed,)), in_order)
-    whole = perturbations.within_windows(length, frames, length + 1, 2, (seed,))
-    assert np.array_equal(whole, perturbations.shuffled(length, frames, 2, (seed,)))
-    assert np.array_equal(perturbations.subsampled(length, frames, 1), in_order[:1])
+    in_order = np.repeat(permutations.ordered(length, frames), 2, axis=0)
+    assert np.array_equal(permutations.within_windows(length, frames, 1, 2, (seed,)), in_order)
+    assert np.array_equal(permutations.blocks(length, frames, length, 2, (seed,)), in_order)
+    whole = permutations.within_windows(length, frames, length + 1, 2, (seed,))
+    assert np.array_equal(whole, permutations.shuffled(length, frames, 2, (seed,)))
+    assert np.array_equal(permutations.subsampled(length, frames, 1), in_order[:1])
     assert np.array_equal(
-        perturbations.fixed(length, frames, (seed,)), perturbations.shuffled(length, frames, 1, (seed,))
+        permutations.fixed(length, frames, (seed,)), permutations.shuffled(length, frames, 1, (seed,))
     )
 
 
 @given(shape=shapes, seed=seeds)
 def test_rotations_move_every_frame_by_the_same_offset(shape: tuple[int, int], seed: int) -> None:
     length, frames = shape
-    for row in perturbations.rotated(length, frames, 4, (seed,))[:, :length]:
+    for row in permutations.rotated(length, frames, 4, (seed,))[:, :length]:
         offsets = (row - np.arange(length)) % length
         assert len(set(offsets.tolist())) == 1 and (offsets[0] > 0 or length == 1)
 
@@ -70,29 +72,29 @@ def test_frozen_clips_show_one_frame_and_subsampled_ones_hold_theirs(
     shape: tuple[int, int], seed: int, step: int
 ) -> None:
     length, frames = shape
-    assert all(len(set(row.tolist())) == 1 for row in perturbations.frozen(length, frames, 4, (seed,))[:, :length])
-    held = perturbations.subsampled(length, frames, step)[0, :length].tolist()
+    assert all(len(set(row.tolist())) == 1 for row in permutations.frozen(length, frames, 4, (seed,))[:, :length])
+    held = permutations.subsampled(length, frames, step)[0, :length].tolist()
     assert held == [place - place % step for place in range(length)]
 
 
 @given(length=st.integers(1, 20), more=st.integers(0, 10), seed=seeds)
 def test_the_common_permutation_is_the_same_for_clips_of_all_lengths(length: int, more: int, seed: int) -> None:
-    longest = perturbations.common(length + more, length + more, (seed,))[0]
+    longest = permutations.common(length + more, length + more, (seed,))[0]
     for frames in (length, length + more):
-        assert perturbations.common(length, frames, (seed,))[0, :length].tolist() == longest[longest < length].tolist()
+        assert permutations.common(length, frames, (seed,))[0, :length].tolist() == longest[longest < length].tolist()
 
 
 @given(shape=shapes, seed=seeds)
 def test_measures_are_those_counted_by_hand(shape: tuple[int, int], seed: int) -> None:
     length, frames = shape
-    for rung in ladder(frames):
-        row = rung.arrangements(length, frames, 1, (seed,))[0]
+    for perturbation in suite(frames):
+        row = perturbation.frame_orders(length, frames, 1, (seed,))[0]
         shown = row[:length].tolist()
         moved = [abs(place - frame) for place, frame in enumerate(shown)]
-        assert perturbations.displacement(row, length) == pytest.approx(sum(moved) / length / length)
+        assert permutations.displacement(row, length) == pytest.approx(sum(moved) / length / length)
         kept = [abs(a - b) == 1 for a, b in pairwise(shown)]
-        assert perturbations.adjacency(row, length) == pytest.approx(sum(kept) / len(kept) if kept else 1)
-        tau = perturbations.kendall_tau(row, length)
+        assert permutations.adjacency(row, length) == pytest.approx(sum(kept) / len(kept) if kept else 1)
+        tau = permutations.kendall_tau(row, length)
         if len(set(shown)) == 1:
             assert tau is None
         else:
@@ -104,45 +106,45 @@ def test_measures_are_those_counted_by_hand(shape: tuple[int, int], seed: int) -
 
 @given(length=st.integers(2, 20), padding=st.integers(0, 5))
 def test_reversal_keeps_every_neighbour_and_turns_every_pair(length: int, padding: int) -> None:
-    row = perturbations.reversed_order(length, length + padding)[0]
-    assert perturbations.adjacency(row, length) == 1 and perturbations.kendall_tau(row, length) == pytest.approx(-1)
-    in_order = perturbations.ordered(length, length + padding)[0]
-    assert perturbations.displacement(in_order, length) == 0 and perturbations.kendall_tau(
+    row = permutations.reversed_order(length, length + padding)[0]
+    assert permutations.adjacency(row, length) == 1 and permutations.kendall_tau(row, length) == pytest.approx(-1)
+    in_order = permutations.ordered(length, length + padding)[0]
+    assert permutations.displacement(in_order, length) == 0 and permutations.kendall_tau(
         in_order, length
     ) == pytest.approx(1)
 
 
 def test_rotations_and_blocks_are_drawn_uniformly() -> None:
     for drawn, kinds in (
-        (perturbations.rotated(5, 6, 4000, (0,)), 4),
-        (perturbations.frozen(4, 6, 4000, (0,)), 4),
-        (perturbations.blocks(6, 6, 2, 6000, (0,)), 6),
-        (perturbations.within_windows(4, 4, 2, 4000, (0,)), 4),
+        (permutations.rotated(5, 6, 4000, (0,)), 4),
+        (permutations.frozen(4, 6, 4000, (0,)), 4),
+        (permutations.blocks(6, 6, 2, 6000, (0,)), 6),
+        (permutations.within_windows(4, 4, 2, 4000, (0,)), 4),
     ):
         counts = np.unique(drawn, axis=0, return_counts=True)[1]
         # Chi-square with at most 5 degrees of freedom is above 20.5 once in a thousand.
         assert len(counts) == kinds and ((counts - 1000) ** 2 / 1000).sum() < 20.5
 
 
-def test_the_ladder_names_each_rung_once_and_shortens_for_short_clips() -> None:
-    def labels(rungs: tuple[Perturbation, ...]) -> list[str]:
-        return [rung.label for rung in rungs]
+def test_the_suite_names_each_perturbation_once_and_shortens_for_short_clips() -> None:
+    def labels(perturbations: tuple[Perturbation, ...]) -> list[str]:
+        return [perturbation.label for perturbation in perturbations]
 
-    assert labels(ladder(16)) == [
+    assert labels(suite(16)) == [
         "shuffle", "windows of 2", "windows of 4", "windows of 8", "blocks of 2", "blocks of 4", "blocks of 8",
         "reverse", "rotate", "frozen", "every 2 frames", "every 4 frames",
     ]  # fmt: skip
-    assert labels(ladder(2)) == labels(ladder(1)) == ["shuffle", "reverse", "rotate", "frozen"]
-    assert "windows of 16" in labels(ladder(64))
+    assert labels(suite(2)) == labels(suite(1)) == ["shuffle", "reverse", "rotate", "frozen"]
+    assert "windows of 16" in labels(suite(64))
     for frames in range(1, 70):
-        assert len(set(labels(ladder(frames)))) == len(ladder(frames))
+        assert len(set(labels(suite(frames)))) == len(suite(frames))
 
 
 @pytest.mark.parametrize("size", [0, -2])
 def test_sizes_below_one_frame_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        perturbations.within_windows(4, 4, size, 1, (0,))
+        permutations.within_windows(4, 4, size, 1, (0,))
     with pytest.raises(ValueError, match="at least 1"):
-        perturbations.blocks(4, 4, size, 1, (0,))
+        permutations.blocks(4, 4, size, 1, (0,))
     with pytest.raises(ValueError, match="at least 1"):
-        perturbations.subsampled(4, 4, size)
+        permutations.subsampled(4, 4, size)
