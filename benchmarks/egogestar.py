@@ -3,7 +3,7 @@
     python benchmarks/egogestar.py --root FOLDER --squeezenet WEIGHTS.pth --out runs/egogestar
 
 FOLDER holds testvideo_<class>_<serial>.mp4 (github.com/varunj/EgoGestAR); WEIGHTS a state_dict of torchvision's
-squeezenet1_0 trained on ImageNet; without them AlexNet with random weights is run. Clips of one serial number are
+squeezenet1_0 trained on ImageNet; without them, AlexNet with random weights. Clips of one serial number are
 mostly one scene, so groups are serial numbers. Nothing was tuned: the settings are those of `configs/base.yaml` and
 `configs/order.yaml`.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 
 from videomem.cli.main import main
-from videomem.experiments.order_test.order_tables import cells_table, contrasts_table, suite_table
-from videomem.experiments.order_test.result import card_from_json
+from videomem.experiments.order_test.order_tables import accuracies_table, contrasts_table, suite_table
+from videomem.experiments.order_test.result import from_json
 from videomem.experiments.tables import show
 from videomem.utils.plain_data import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
@@ -38,7 +38,7 @@ def write_groups(root: Path, path: Path) -> None:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--root", type=Path, required=True)
-    options.add_argument("--squeezenet", type=Path, help="weights; without them AlexNet with random ones is run")
+    options.add_argument("--squeezenet", type=Path, help="weights; default: AlexNet with random weights")
     options.add_argument("--out", type=Path, default=Path("runs/egogestar"))
     given, further = options.parse_known_args()
     out = given.out.absolute()
@@ -57,10 +57,10 @@ if __name__ == "__main__":
     for arguments in ([*order, "--plan"], [*order, "--out", str(folder)]):
         if main(arguments):
             raise SystemExit(1)
-    card = card_from_json((folder / "order.json").read_text())
+    result = from_json((folder / "order.json").read_text())
     console = Console(width=160)
-    for table in (cells_table(card), contrasts_table(card), suite_table(card)):
+    for table in (accuracies_table(result), contrasts_table(result), suite_table(result)):
         console.print(table.name, style="bold")
         for row in table.rows:
             console.print("  ".join(show(value, column.kind) for value, column in zip(row, table.columns, strict=True)))
-    print(f"{card.seconds:.0f} s, of trainings {card.seconds_training:.0f} s on one process each")
+    print(f"{result.seconds:.0f} s in total; training jobs {result.seconds_training:.0f} s on one process each")

@@ -321,20 +321,20 @@ def order(part: Part) -> None:
 
     from videomem.experiments.clips import clips_of_arrays
     from videomem.experiments.memories import read_memories
-    from videomem.experiments.order_test.execution import run_cells
+    from videomem.experiments.order_test.execution import run_jobs
     from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 
     rng, trend = np.random.default_rng(0), np.linspace(-1, 1, 8)[:, None]
     signs = [1 if number % 2 else -1 for number in range(72)]
     arrays = [(rng.normal(0, 1, (8, D)) + sign * trend).astype(np.float32) for sign in signs]
     clips = clips_of_arrays(arrays, [str(sign) for sign in signs], [f"group{number // 3}" for number in range(72)])
-    settings = OrderSettings(memories=("none", "gru", "mingru"), arms=("O", "F"), runs=2, folds=4, num_permutations=3,
-                             hidden_dim=H, projection_dim=8)  # fmt: skip
+    settings = OrderSettings(memories=("none", "gru", "mingru"), training_conditions=("ordered", "fixed_permutation"),
+                             runs=2, folds=4, num_permutations=3, hidden_dim=H, projection_dim=8)  # fmt: skip
     recipe = Recipe(epochs=4, batch_size=16, learning_rate=1e-2, dropout=0.0)
     plan = OrderPlan("", settings, recipe, read_memories(settings.memories, H), len(clips), "")
-    here, device = run_cells(plan, clips, part.folder / "cpu"), "cuda:0" if part.is_gpu else "cpu"
+    here, device = run_jobs(plan, clips, part.folder / "cpu"), "cuda:0" if part.is_gpu else "cpu"
     plan = replace(plan, recipe=replace(recipe, learning_rate=0.0)) if part.planted else plan
-    one, two = (run_cells(plan, clips, part.folder / f"there{n}", n, [device]) for n in (1, 2))
+    one, two = (run_jobs(plan, clips, part.folder / f"there{n}", n, [device]) for n in (1, 2))
     for name in settings.memories:
         predicted = [
             np.concatenate([outcome.predicted["ordered"].ravel() for cell, outcome in run.items() if cell.name == name])

@@ -1,10 +1,10 @@
-"""What a whole `videomem order` costs on stored features, and where the time goes.
+"""Time of a complete `videomem order` on stored features, by part.
 
     python benchmarks/order_cost.py --clips 2000 --out runs/order_cost
 
 Features are noise of AlexNet fc6 size, 16 frames x 4096 in float16, in 10 classes and groups of 5; the time does not
-depend on what they say. They are imported, planned and tested by the command line with `configs/base.yaml` and
-`configs/order.yaml` as they are. Further arguments go to `videomem order`.
+depend on their values. They are imported, planned and tested by the command line with `configs/base.yaml` and
+`configs/order.yaml` unchanged. Further arguments are passed to `videomem order`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from videomem.cli.main import main
-from videomem.experiments.order_test.jobs import read_outcome
-from videomem.experiments.order_test.result import card_from_json
+from videomem.experiments.order_test.jobs import read_training_result
+from videomem.experiments.order_test.result import from_json
 from videomem.utils.plain_data import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
@@ -56,11 +56,11 @@ if __name__ == "__main__":
         if main(arguments):
             raise SystemExit(1)
         wall = time.perf_counter() - started
-    outcomes = [read_outcome(path) for path in (out / "features" / "order_cells").glob("*.npz")]
-    whole, testing = sum(one.seconds for one in outcomes), sum(one.seconds_testing for one in outcomes)
-    card = card_from_json((out / "order" / "order.json").read_text())
-    print(f"{len(outcomes)} trainings: {wall:.0f} s wall, report and all; {card.seconds:.0f} s to the card")
-    print(f"sum over trainings {whole:.0f} s: training {whole - testing:.0f} s, testing {testing:.0f} s")
-    for label in dict.fromkeys(one.label for one in outcomes):
-        mine = [one.seconds for one in outcomes if one.label == label]
-        print(f"  {label}: {len(mine)} trainings of {np.mean(mine):.1f} s")
+    results = [read_training_result(path) for path in (out / "features" / "order_cells").glob("*.npz")]
+    whole, testing = sum(one.seconds for one in results), sum(one.seconds_testing for one in results)
+    result = from_json((out / "order" / "order.json").read_text())
+    print(f"{len(results)} training jobs: {wall:.0f} s wall time with the report; {result.seconds:.0f} s to the result")
+    print(f"sum over training jobs {whole:.0f} s: training {whole - testing:.0f} s, testing {testing:.0f} s")
+    for label in dict.fromkeys(one.label for one in results):
+        mine = [one.seconds for one in results if one.label == label]
+        print(f"  {label}: {len(mine)} training jobs of {np.mean(mine):.1f} s")

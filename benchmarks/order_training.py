@@ -1,11 +1,15 @@
-"""The order test held to data whose answer is known, with real training: how often is it wrong, how often does it find?
+"""Error rate and power of the order test on data with a known answer, with real training.
 
     python benchmarks/order_training.py --nulls 200 --planted 20
 
-Every data set is drawn from its seed: 40 groups of 5 clips of 8 frames of 16 features, two classes. In a null the
-frames of a clip are exchangeable given its class (a class mean, a group effect, a clip effect and independent noise),
-so order is worth nothing to any learner. In a planted set the first feature also rises or falls over the clip by class.
-On each, GRU heads are trained by the whole protocol: 10 runs on group-disjoint folds, arms O and F (--arms adds S).
+Each data set is generated from a seed: two classes, 40 groups of 5 clips, 8 frames per clip, 16 features per frame. In
+a null data set, the frames of a clip are exchangeable given its class (a class mean, a group effect, a clip effect and
+independent noise), so order has no value to any learner. In a planted data set, the first feature also rises or falls
+over the clip, depending on the class. GRU heads are trained on each data set by the complete protocol: 10 runs on
+group-disjoint folds, in the training conditions `ordered` and `fixed_permutation` (`--conditions` adds others).
+
+OO: trained and tested in order. OS: trained in order, tested shuffled. FS: trained on one fixed permutation per clip,
+tested shuffled. SS: trained on a new permutation in every epoch, tested shuffled.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ import torch
 from scipy import stats
 
 from videomem.experiments.clips import Clips, clips_of_arrays
-from videomem.experiments.order_test.plan import Arm, OrderSettings, Recipe
+from videomem.experiments.order_test.conditions import TrainingCondition
+from videomem.experiments.order_test.plan import OrderSettings, Recipe
 from videomem.experiments.order_test.run import make_plan, run_order_test
 
 GROUPS, CLIPS, FRAMES, DIM = 40, 5, 8, 16
@@ -50,14 +55,14 @@ def draw(seed: int, planted: bool) -> Clips:
     return clips_of_arrays(features, labels, groups, name=f"{'planted' if planted else 'null'} {seed}")
 
 
-def judge(job: tuple[int, bool], arms: tuple[Arm, ...], out: Path) -> list[object]:
-    """Kind, seed, verdict and figures of one data set."""
+def judge(job: tuple[int, bool], conditions: tuple[TrainingCondition, ...], out: Path) -> list[object]:
+    """Kind, seed, verdict and numbers of one data set."""
     seed, planted = job
     torch.set_num_threads(1)
     clips = draw(seed, planted)
     settings = OrderSettings(
         memories=("gru",),
-        arms=arms,
+        training_conditions=conditions,
         runs=10,
         folds=10,
         hidden_dim=16,
@@ -65,13 +70,24 @@ def judge(job: tuple[int, bool], arms: tuple[Arm, ...], out: Path) -> list[objec
         num_permutations=10,
         seed=seed,
     )
-    card = run_order_test(clips, make_plan(clips, settings, RECIPE), out / "cells").card
-    gru = card.memories[0]
-    value, biased = gru.value_of_order, gru.cells["OO"].value - gru.cells["SS"].value if "S" in arms else ""
+    result = run_order_test(clips, make_plan(clips, settings, RECIPE), out / "jobs").result
+    gru = result.memories[0]
+    value, biased = (
+        gru.value_of_order,
+        gru.accuracies["ordered/ordered"].value - gru.accuracies["reshuffled/shuffled"].value
+        if "reshuffled" in conditions
+        else "",
+    )
     assert gru.verdict is not None
     kind = "planted" if planted else "null"
     row = [kind, seed, gru.verdict.kind, value.value, value.low, value.high, value.p, value.low90, value.high90]
-    return [*row, gru.cells["OO"].value, gru.reliance.value, gru.reliance_test.p if gru.reliance_test else "", biased]
+    return [
+        *row,
+        gru.accuracies["ordered/ordered"].value,
+        gru.reliance.value,
+        gru.reliance_test.p if gru.reliance_test else "",
+        biased,
+    ]
 
 
 COLUMNS = ("kind", "seed", "verdict", "OO - FS", "low", "high", "p", "low90", "high90", "OO", "OO - OS",
@@ -103,12 +119,12 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--nulls", type=int, default=200)
     options.add_argument("--planted", type=int, default=20)
-    options.add_argument("--arms", nargs="+", default=["O", "F"])
+    options.add_argument("--conditions", nargs="+", default=["ordered", "fixed_permutation"])
     options.add_argument("--processes", type=int, default=os.cpu_count())
     options.add_argument("--out", type=Path, default=Path("runs/order_training"))
     given = options.parse_args()
     jobs = [(seed, False) for seed in range(given.nulls)] + [(seed, True) for seed in range(given.planted)]
-    work = partial(judge, arms=tuple(given.arms), out=given.out)
+    work = partial(judge, conditions=tuple(given.conditions), out=given.out)
     given.out.mkdir(parents=True, exist_ok=True)
     with (
         ProcessPoolExecutor(given.processes, get_context("spawn")) as pool,

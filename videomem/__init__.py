@@ -7,15 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Answer", "Classifier", "OrderCard", "OrderSensitivity", "OrderSettings", "Prediction", "Recipe", "Stream",
-    "VideomemError", "__version__", "frames_of_file", "load", "order_sensitivity", "order_test",
+    "Answer",
+    "Classifier",
+    "OrderSensitivity",
+    "OrderSettings",
+    "OrderTestResult",
+    "Prediction",
+    "Recipe",
+    "Stream",
+    "VideomemError",
+    "__version__",
+    "frames_of_file",
+    "load",
+    "order_sensitivity",
+    "order_test",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from videomem.errors import VideomemError
     from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, order_sensitivity
     from videomem.experiments.order_test.plan import OrderSettings, Recipe
-    from videomem.experiments.order_test.result import OrderCard
+    from videomem.experiments.order_test.result import OrderTestResult
     from videomem.experiments.order_test.run import order_test
     from videomem.inference.model import Classifier, Prediction, load
     from videomem.inference.streaming import Answer, Stream
@@ -24,7 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "inference.streaming",
     "Classifier": "inference.model",
-    "OrderCard": "experiments.order_test.result",
+    "OrderTestResult": "experiments.order_test.result",
     "OrderSensitivity": "experiments.model_sensitivity.order_sensitivity",
     "OrderSettings": "experiments.order_test.plan",
     "Prediction": "inference.model",

@@ -9,7 +9,7 @@ import pytest
 from conftest import logged_by
 
 from videomem.cli.main import main
-from videomem.experiments.order_test.result import OrderCard, card_from_json
+from videomem.experiments.order_test.result import OrderTestResult, from_json
 
 SMALL = ["--memories", "none", "gated", "--runs", "2", "--epochs", "2", "--permutations", "4", "--train-pairs", "2",
          "--val-pairs", "1", "--test-pairs", "1", "--frame-size", "64", "--processes", "1"]  # fmt: skip
@@ -17,30 +17,35 @@ SMALL = ["--memories", "none", "gated", "--runs", "2", "--epochs", "2", "--permu
 
 def test_the_demo_makes_what_it_promises_and_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
-    cards = []
+    results = []
     for folder in ("first", "second"):
         assert main(["demo", "--out", str(out), *SMALL]) == 0
-        cards.append(card_from_json((out / "order.json").read_text()))
+        results.append(from_json((out / "order.json").read_text()))
         if folder == "first":  # The second time, all trainings are done again.
             for path in (out / "features" / "order_cells").glob("*.npz"):
                 path.unlink()
-    assert cards[0].memories == cards[1].memories and cards[0].plan_sha256 == cards[1].plan_sha256
-    none = cards[0].memories[0]
+    assert results[0].memories == results[1].memories and results[0].plan_sha256 == results[1].plan_sha256
+    none = results[0].memories[0]
     assert none.is_control and none.max_logit_change == 0
-    assert none.cells["OO"].value == none.cells["OS"].value == none.cells["OR"].value <= 0.5
+    assert (
+        none.accuracies["ordered/ordered"].value
+        == none.accuracies["ordered/shuffled"].value
+        == none.accuracies["ordered/reversed"].value
+        <= 0.5
+    )
     page = (out / "report.html").read_text()
     assert "random weights" in page and "move_right" in page
     assert len(list((out / "wandb").glob("offline-run-*"))) == 2 * 3  # Of the test, and of each memory.
-    check_tracking(out, cards[1])
+    check_tracking(out, results[1])
     assert json.loads((out / "plan.json").read_text())["settings"]["runs"] == 2
     assert "report.html" in capsys.readouterr().out
 
 
-def check_tracking(out: Path, card: OrderCard) -> None:
+def check_tracking(out: Path, result: OrderTestResult) -> None:
     """The runs of a test are a group: one of the whole, and one of each memory with its accuracies."""
     logged = [logged_by(path) for path in (out / "wandb").glob("offline-run-*")]
     started = [next(record["run"] for record in records if record["type"] == "run") for records in logged]
-    assert {run["run_group"] for run in started} == {f"order-{card.plan_sha256[:8]}"}
+    assert {run["run_group"] for run in started} == {f"order-{result.plan_sha256[:8]}"}
     kinds = sorted((run["job_type"], run["display_name"]) for run in started)
     assert kinds == sorted(2 * [("memory", "none"), ("memory", "gated"), ("order", out.name)])
     for run, records in zip(started, logged, strict=True):
@@ -48,12 +53,14 @@ def check_tracking(out: Path, card: OrderCard) -> None:
             key: value for one in records if one["type"] == "summary" for key, value in one["summary"]["update"].items()
         }
         if run["job_type"] == "memory":
-            (one,) = [one for one in card.memories if one.name == run["display_name"]]
-            assert {cell: summary[cell] for cell in one.cells} == {cell: acc.value for cell, acc in one.cells.items()}
+            (one,) = [one for one in result.memories if one.name == run["display_name"]]
+            assert {pair: summary[pair] for pair in one.accuracies} == {
+                pair: accuracy.value for pair, accuracy in one.accuracies.items()
+            }
             assert summary["value_of_order"] == one.value_of_order.value
-            assert sum(record["type"] == "history" for record in records) == card.num_runs
+            assert sum(record["type"] == "history" for record in records) == result.num_runs
         else:
-            tables = ("memories", "cells", "suite", "confusions", "contrasts", "plan")
+            tables = ("memories", "accuracies", "suite", "confusions", "contrasts", "plan")
             assert all(summary[f"order/{table}._type"] == "table-file" for table in tables)
             assert "order/failures._type" not in summary  # It has paths.
             assert summary["order/figures/suite._type"] == "image-file" and summary["order/verdict"]

@@ -1,4 +1,4 @@
-"""Order cards built in code: one for each verdict, and some that are hard to show."""
+"""Order results built in code: one for each verdict, and some that are hard to show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from videomem.experiments.order_test.result import (
     Controls,
     DataFacts,
     MemoryResult,
-    OrderCard,
+    OrderTestResult,
     PerturbationResult,
     SizePoint,
 )
@@ -55,32 +55,41 @@ def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind
     """A memory whose value of order is `gain`; a control where `kind` is None."""
     control = kind is None
     oo, fs = 0.612 + gain, 0.612
-    cells = {"OO": oo, "OS": oo if control else oo - 1.3 * gain, "OR": oo if control else oo - 2.1 * gain, "FS": fs,
-             "FO": fs + 0.1 * gain, "SS": fs + 0.021, "SO": fs + 0.024, "CC": fs + 0.4 * gain, "WW": oo - 0.2 * gain,
-             "BB": oo - 0.7 * gain}  # fmt: skip
+    accuracies = {
+        "ordered/ordered": oo,
+        "ordered/shuffled": oo if control else oo - 1.3 * gain,
+        "ordered/reversed": oo if control else oo - 2.1 * gain,
+        "fixed_permutation/shuffled": fs,
+        "fixed_permutation/ordered": fs + 0.1 * gain,
+        "reshuffled/shuffled": fs + 0.021,
+        "reshuffled/ordered": fs + 0.024,
+        "common_permutation/common_permutation": fs + 0.4 * gain,
+        "windows/windows": oo - 0.2 * gain,
+        "blocks/blocks": oo - 0.7 * gain,
+    }
     value = estimate(gain, SE.get(kind or "control", 0.017))
     return MemoryResult(
         name=name,
         label=f"{name}(hidden_dim=128)",
         is_control=control,
         num_parameters=66_314 + 1000 * seed,
-        cells={cell: estimate(share) for cell, share in cells.items()},
+        accuracies={pair: estimate(share) for pair, share in accuracies.items()},
         value_of_order=value,
         p_holm=None if control else min(1.0, 7 * value.p),
         verdict=None if kind is None else Verdict(kind, sentence(name, gain, kind), _remedy(kind)),
         augmentation=estimate(0.021),
-        reliance=estimate(oo - cells["OS"]) if not control else estimate(0.0, 0.0, 1.0),
+        reliance=estimate(oo - accuracies["ordered/shuffled"]) if not control else estimate(0.0, 0.0, 1.0),
         reliance_test=None if control else Randomization(1 / 1001, 1000, 1 / 1001),
-        shift=estimate(cells["SS"] - cells["OS"]),
-        practical_gain=estimate(oo - cells["SS"]),
-        best_order_blind="SS",
-        common=estimate(oo - cells["CC"]),
+        shift=estimate(accuracies["reshuffled/shuffled"] - accuracies["ordered/shuffled"]),
+        practical_gain=estimate(oo - accuracies["reshuffled/shuffled"]),
+        best_order_blind="reshuffled/shuffled",
+        common=estimate(oo - accuracies["common_permutation/common_permutation"]),
         normalized=None if control else gain / (oo - 0.12),
         suite=tuple(_perturbation(perturbation, oo, 0.0 if control else gain) for perturbation in PERTURBATIONS),
         classes=_classes(class_names, gain, seed),
         chiral=None if control or len(class_names) < 4 else _chiral(class_names),
         confusion_ordered=_confusion(len(class_names), oo, seed),
-        confusion_shuffled=_confusion(len(class_names), cells["OS"], seed + 1),
+        confusion_shuffled=_confusion(len(class_names), accuracies["ordered/shuffled"], seed + 1),
         mcnemar_p=None,
         sizes=tuple(
             SizePoint(share, int(480 * share), estimate(oo - 0.1 * (1 - share)), estimate(gain * share**0.5, 0.02))
@@ -108,10 +117,10 @@ def sentence(name: str, gain: float, kind: VerdictKind) -> str:
     }[kind]
 
 
-def order_card(
+def order_result(
     kind: VerdictKind = "matters", names: Sequence[str] = MEMORIES[:2], class_names: Sequence[str] = ()
-) -> OrderCard:
-    """A realistic card; the first memory is the control if it is called none."""
+) -> OrderTestResult:
+    """A realistic result; the first memory is the control if it is called none."""
     class_names = class_names or ("finger left", "finger right", "finger up", "finger down", "open hand", "close hand")
     scale = {"matters": 1.0, "hurts": -0.3, "negligible": 0.05, "undetermined": 0.1}.get(kind, 0.012)
     memories = tuple(
@@ -121,7 +130,7 @@ def order_card(
     )  # fmt: skip
     control = next((one for one in memories if one.is_control), None)
     lead = max(memories, key=lambda one: one.value_of_order.value)
-    return OrderCard(
+    return OrderTestResult(
         schema_version=SCHEMA_VERSION,
         plan={"catalog": "gestures", "memories": list(names), "margin": 0.02, "runs": 5, "seeds": [0, 1, 2, 3, 4],
               "permutations": {"windows": [2, 4, 8], "blocks": [8, 4, 2]}, "alpha": 0.05, "note": None},
@@ -130,7 +139,9 @@ def order_card(
                        "AlexNet fc6, ImageNet weights", 2),
         verdict=Verdict(kind, sentence(lead.name, lead.value_of_order.value, kind), _remedy(kind)),
         memories=memories,
-        controls=Controls(0.183, 0.402, 0.447, 9, 0.861, control.cells["OO"].value) if control else None,
+        controls=Controls(0.183, 0.402, 0.447, 9, 0.861, control.accuracies["ordered/ordered"].value)
+        if control
+        else None,
         noise_floor=control.value_of_order if control else None,
         margin=0.02,
         num_runs=5,
@@ -146,11 +157,11 @@ def order_card(
     )  # fmt: skip
 
 
-def no_verdict_card() -> OrderCard:
+def no_verdict_result() -> OrderTestResult:
     """Few groups, one memory, and everything that may be absent is."""
-    card = order_card("no verdict", ["gru"], ["a", "b"])
+    result = order_result("no verdict", ["gru"], ["a", "b"])
     nothing = Estimate(0.03, math.nan, math.inf, -math.inf, math.inf, math.nan, math.nan, math.nan, 12, 1)
-    (one,) = card.memories
+    (one,) = result.memories
     bare = replace(
         replace(one, p_holm=None, value_of_order=nothing, augmentation=None, reliance_test=None, shift=None),
         **dict.fromkeys(("practical_gain", "common", "normalized", "chiral", "max_logit_change")),
@@ -158,21 +169,25 @@ def no_verdict_card() -> OrderCard:
         best_order_blind="",
         sensitivity={},
         max_logit_change_forward=None,
-        cells={"OO": estimate(0.6), "OS": nothing, "FS": estimate(0.57)},
+        accuracies={
+            "ordered/ordered": estimate(0.6),
+            "ordered/shuffled": nothing,
+            "fixed_permutation/shuffled": estimate(0.57),
+        },
     )
-    return replace(card, memories=(bare,), controls=None, noise_floor=None, failures=(), num_runs=1, seeds=(7,))
+    return replace(result, memories=(bare,), controls=None, noise_floor=None, failures=(), num_runs=1, seeds=(7,))
 
 
-def nasty_card() -> OrderCard:
+def nasty_result() -> OrderTestResult:
     """Names that are markup, mathematics, long, in other scripts, and on two lines."""
-    card = order_card("matters", ["none", NASTY], [f"{NASTY} {number}" for number in range(5)])
+    result = order_result("matters", ["none", NASTY], [f"{NASTY} {number}" for number in range(5)])
     return replace(
-        card,
+        result,
         failures=(("</table><script>\udcff", NASTY),),
         command=NASTY,
         versions={NASTY: NASTY},
         plan={NASTY: [NASTY, {NASTY: 1}]},
-        data=replace(card.data, catalog=NASTY, features=NASTY),
+        data=replace(result.data, catalog=NASTY, features=NASTY),
         verdict=Verdict("matters", NASTY, NASTY),
     )
 

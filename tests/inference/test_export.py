@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import HEADS, logged_by
-from helpers.order_results import order_card
+from helpers.order_results import order_result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -23,7 +23,7 @@ from torch import Tensor
 import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.experiments.order_test.result import card_to_json
+from videomem.experiments.order_test.result import to_json
 from videomem.inference.exported_folder import FILES
 from videomem.inference.model import model_of
 from videomem.training.checkpoint import read_checkpoint
@@ -325,14 +325,14 @@ def test_the_verdict_of_an_order_test_is_in_the_card(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = videomem.load(checkpoints["gru"]).class_names
-    card = order_card()
+    card = order_result()
     result = replace(card.memories[-1], label="gru")
-    (tmp_path / "order.json").write_text(card_to_json(replace(card, memories=(result,))))
+    (tmp_path / "order.json").write_text(to_json(replace(card, memories=(result,))))
     command = ["export", str(checkpoints["gru"]), "--out", str(tmp_path / "out"), "--order"]
     assert main([*command, str(tmp_path / "order.json")]) == 2
     assert "a test on other classes" in capsys.readouterr().err
     data = replace(card.data, class_names=tuple(names))
-    (tmp_path / "order.json").write_text(card_to_json(replace(card, memories=(result,), data=data)))
+    (tmp_path / "order.json").write_text(to_json(replace(card, memories=(result,), data=data)))
     assert main([*command, str(tmp_path / "order.json")]) == 0
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"order is worth {100 * result.value_of_order.value:.1f} points" in text and "verdict *" in text

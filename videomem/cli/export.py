@@ -11,7 +11,7 @@ from typing import Any
 from videomem.cli.options import at_least, parser
 from videomem.cli.shuffle import chance, measure_checkpoint
 from videomem.errors import VideomemError, is_empty_or_absent
-from videomem.experiments.order_test.result import card_from_json
+from videomem.experiments.order_test.result import from_json
 from videomem.experiments.shuffle.measurements import summarize
 from videomem.inference.exported_folder import write_card
 from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
@@ -107,7 +107,7 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
         VideomemError: If the card is unreadable, of other classes, or has no such memory.
     """
     try:
-        card = card_from_json(path.read_text(encoding="utf-8"))
+        card = from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise VideomemError(f"--order {path}: {error.strerror}; name `order.json` of an order test") from error
     if sorted(card.data.class_names) != sorted(model.class_names):

@@ -31,7 +31,7 @@ from videomem.experiments.memory_horizon.recall_training import Recipe
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
-from videomem.tracking import log_card, run_of_checkpoints, start_run
+from videomem.tracking import log_result, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 
 OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that only measuring checkpoints has
@@ -57,7 +57,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     run = start_run(
         "videomem", given.out, given.wandb, name=given.out.name, job_type="memory-horizon", config=card.plan
     )
-    log_card(run, "memory", [(one.name, *flat(one)) for one in recall_tables(card)], figures, recall_summary(card))
+    log_result(run, "memory", [(one.name, *flat(one)) for one in recall_tables(card)], figures, recall_summary(card))
     run.finish()
     _print(card, given.out)
     return 0
@@ -119,7 +119,7 @@ def _measure_own(given: Any, command_line: str) -> int:
     figures = write_own_report(card, given.out, _videos(checkpoints, changes, given.videos))
     tables = [(table.name, *flat(table)) for table in own_tables(card)]
     run = run_of_checkpoints(given.out.name, given.out, given.wandb, checkpoints, job_type="memory-horizon")
-    log_card(run, "memory", tables, figures, own_summary(card))
+    log_result(run, "memory", tables, figures, own_summary(card))
     run.finish()
     Console(soft_wrap=True).print(own_table(card))
     print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")

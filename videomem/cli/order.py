@@ -20,11 +20,11 @@ from videomem.cli.options import usable_device
 from videomem.errors import VideomemError, one_line_reason
 from videomem.experiments.clips import Clips, clips_of_data
 from videomem.experiments.frame_strips import write_strips
-from videomem.experiments.order_test.analysis import cells_by_run
+from videomem.experiments.order_test.analysis import accuracies_by_run
 from videomem.experiments.order_test.examples import examples_of
 from videomem.experiments.order_test.execution import num_cached
 from videomem.experiments.order_test.forecast import Forecast, forecast
-from videomem.experiments.order_test.order_tables import card_summary, card_tables, summary_table
+from videomem.experiments.order_test.order_tables import result_summary, result_tables, summary_table
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.report import write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
@@ -34,7 +34,7 @@ from videomem.tracking import (
     Mode,
     data_artifact,
     group_of,
-    log_card,
+    log_result,
     log_strips,
     start_run,
     track_memories,
@@ -81,15 +81,15 @@ def write_results(
     tested: OrderTest, data: VideoDataModule, clips: Clips, plan: OrderPlan, out: Path, mode: Mode
 ) -> None:
     """The report and all that goes with it, into a folder and to W&B; the verdict on the terminal."""
-    card = tested.card
-    examples = examples_of(data, clips, plan, tested.splits[0], tested.scores, card)
-    figures, strips = write_report(card, out, examples), write_strips(examples, out / "figures")
+    result = tested.result
+    examples = examples_of(data, clips, plan, tested.splits[0], tested.scores, result)
+    figures, strips = write_report(result, out, examples), write_strips(examples, out / "figures")
     track_results(tested, data, clips, plan, out, mode, figures, strips)
     console = Console(soft_wrap=True)
-    console.print(summary_table(card))
-    console.print(card.verdict.sentence, markup=False, highlight=False)
-    if card.verdict.remedy:
-        console.print(card.verdict.remedy, markup=False, highlight=False)
+    console.print(summary_table(result))
+    console.print(result.verdict.sentence, markup=False, highlight=False)
+    if result.verdict.remedy:
+        console.print(result.verdict.remedy, markup=False, highlight=False)
     print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
 
 
@@ -105,21 +105,27 @@ def track_results(
 ) -> None:
     """W&B runs in a group of the plan's: one of the whole test, and one of each memory to compare them by."""
     # Paths of clips that failed, and of head configs, stay here.
-    card = replace(tested.card, plan=without_paths(tested.card.plan), failures=())
-    group = group_of(f"order-{card.plan_sha256[:8]}")
-    run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=card.plan)
+    result = replace(tested.result, plan=without_paths(tested.result.plan), failures=())
+    group = group_of(f"order-{result.plan_sha256[:8]}")
+    run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=result.plan)
     if not run.disabled:
         use_artifact(run, data_artifact(run, data))
-    log_card(run, "order", card_tables(card), figures, card_summary(card))
+    log_result(run, "order", result_tables(result), figures, result_summary(result))
     log_strips(run, "order", strips)
     run.finish()
     memories = []
-    for one in card.memories:
-        config = {"memory": plan.memories[one.name], "arms": plan.settings.arms, "recipe": asdict(plan.recipe),
-                  "label": one.label, "num_parameters": one.num_parameters, "plan": card.plan_sha256}  # fmt: skip
-        own = {cell: accuracy.value for cell, accuracy in one.cells.items()}
+    for one in result.memories:
+        config = {
+            "memory": plan.memories[one.name],
+            "training_conditions": plan.settings.training_conditions,
+            "recipe": asdict(plan.recipe),
+            "label": one.label,
+            "num_parameters": one.num_parameters,
+            "plan": result.plan_sha256,
+        }
+        own = {pair: accuracy.value for pair, accuracy in one.accuracies.items()}
         own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value}
-        memories.append(Memory(one.name, config, own, cells_by_run(one.name, plan, clips, tested.scores)))
+        memories.append(Memory(one.name, config, own, accuracies_by_run(one.name, plan, clips, tested.scores)))
     track_memories("videomem", out, mode, group, memories)
 
 
@@ -133,7 +139,7 @@ def _parser(program: str) -> ArgumentParser:
     options.add_class_arguments(Assumptions, "assume", instantiate=False, skip=_OF_PLAN)
     options.add_argument("--seed_everything", type=int, default=0, help="ignored here; see order.seed")
     options.add_argument("--plan", action="store_true", help="say what to expect, and what it costs; train nothing")
-    options.add_argument("--out", type=str, default="runs/order", help="folder of the plan, the card and the report")
+    options.add_argument("--out", type=str, default="runs/order", help="folder of the plan, the result and the report")
     options.add_argument("--cells", default=None, help="folder of trainings, for all plans (default: in the store)")
     options.add_argument(
         "--processes", type=int, default=None, help="trainings in parallel (default: one a core, 2 a GPU)"
@@ -226,16 +232,16 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
         "data": f"{plan.num_clips} clips; {expected.num_groups} groups of {expected.clips_per_group:.1f} are tested",
-        "memories": f"{', '.join(plan.memories)}; arms {', '.join(settings.arms)}",
+        "memories": f"{', '.join(plan.memories)}; trained {', '.join(settings.training_conditions)}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
         "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps"
         + ("" if expected.num_steps >= FEW_STEPS else ": few, raise trainer.max_epochs unless heads learn as fast"),
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
-        f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .arm_correlation)",
+        f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are found "
         "with power 0.8",
         "margin": f"{100 * settings.margin:g} points; {_needed(expected)}",
-        "cost": f"{expected.num_cells} trainings, {minutes(expected.seconds_training)} on one process, "
+        "cost": f"{expected.num_jobs} trainings, {minutes(expected.seconds_training)} on one process, "
         f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())

@@ -12,9 +12,9 @@ from videomem.tracking.artifacts import (
 from videomem.tracking.lightning import LogConfusionMatrix, RunRecord, WandbLogger
 from videomem.tracking.logged_results import (
     Memory,
-    log_card,
     log_confusion,
     log_order_results,
+    log_result,
     log_strips,
     track_memories,
 )
@@ -30,9 +30,9 @@ __all__ = [
     "data_artifact",
     "group_of",
     "group_of_checkpoint",
-    "log_card",
     "log_confusion",
     "log_order_results",
+    "log_result",
     "log_strips",
     "project_of",
     "run_of_checkpoints",

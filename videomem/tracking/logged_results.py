@@ -1,4 +1,4 @@
-"""Results as W&B shows them: tables, figures, video strips, and the memories of an order test as runs in parallel."""
+"""Log results to W&B: tables, figures, video strips, and each memory of an order test as a run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Row = Sequence[Any]
 
 @dataclass(frozen=True)
 class Memory:
-    """One memory of an order test as a run of its own.
+    """One memory of an order test, logged as a separate run.
 
     Attributes:
         name: Name of the run.
-        config: What was trained, and how.
-        summary: Accuracies and contrasts by name.
-        runs: The same for each run of the test, by name.
+        config: The memory and how it was trained.
+        summary: Accuracies and contrasts over all runs of the test, by name.
+        runs: Accuracies of each run of the test, by name.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Memory:
 def log_confusion(
     run: wandb.Run, split: str, counts: list[list[int]], class_names: Sequence[str], figure: Figure
 ) -> None:
-    """The confusion matrix of a split as a table, rows true and columns predicted, and as a figure."""
+    """Log the confusion matrix of a split as a figure and as a table; rows are true classes, columns predicted ones."""
     rows = [[name, *row] for name, row in zip(class_names, counts, strict=True)]
     table = wandb.Table(columns=["true class", *class_names], data=rows)
     with files_beside(run):
@@ -52,33 +52,34 @@ def log_table(run: wandb.Run, name: str, columns: Sequence[str | int], rows: Seq
 
 def log_order_results(
     run: wandb.Run,
-    card_tables: Mapping[str, tuple[Sequence[str], Sequence[Row]]],
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Row]]],
     summary: Mapping[str, float],
     figures: Mapping[str, Path],
 ) -> None:
-    """Log an evaluation of order: its tables, one number per head and condition, figures."""
-    for name, (columns, rows) in card_tables.items():
+    """Log an evaluation on permuted frames: tables, figures, and one number per head and condition."""
+    for name, (columns, rows) in tables.items():
         log_table(run, name, columns, rows)
     run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
     run.summary.update(dict(summary))
 
 
-def log_card(
+def log_result(
     run: wandb.Run,
     name: str,
-    card_tables: Sequence[tuple[str, Sequence[str], Sequence[Row]]],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Row]]],
     figures: Mapping[str, Path],
     summary: Mapping[str, float | str],
 ) -> None:
-    """Log a card below its name: its tables as tables, its figures as images, its numbers as the summary.
+    """Log a result under a name: its tables, its figures as images, and its numbers as summary.
 
     Args:
-        name: `order` or `memory`.
-        card_tables: Name, columns and rows of each, as `order_test.order_tables.card_tables` gives them.
-        figures: A PNG by the name of each figure, as `order_test.report.write_report` gives them.
-        summary: Numbers and words by name, as `order_test.order_tables.card_summary` gives them.
+        run: The W&B run.
+        name: Prefix of all keys: `order` or `memory`.
+        tables: Name, columns and rows of each table, such as from `order_test.order_tables.result_tables`.
+        figures: Path of the PNG of each figure by name, such as from `order_test.report.write_report`.
+        summary: Numbers and words by name, such as from `order_test.order_tables.result_summary`.
     """
-    for table_name, columns, rows in card_tables:
+    for table_name, columns, rows in tables:
         log_table(run, f"{name}/{table_name}", columns, rows)
     if figures:
         run.log({f"{name}/figures/{figure}": wandb.Image(str(path)) for figure, path in figures.items()})
@@ -86,13 +87,13 @@ def log_card(
 
 
 def log_strips(run: wandb.Run, name: str, strips: Sequence[tuple[Path, str]]) -> None:
-    """Video strips, image files with their captions, as one panel."""
+    """Log video strips, image files with captions, as one panel."""
     if strips:
         run.log({f"{name}/video_strips": [wandb.Image(str(path), caption=caption) for path, caption in strips]})
 
 
 def track_memories(project: str, folder: Path, mode: Mode, group: str, memories: Sequence[Memory]) -> None:
-    """A run for each memory, so that they can be compared as runs: over its runs as history, over all as summary."""
+    """Log one W&B run per memory, with the runs of the test as history and the totals as summary."""
     for memory in memories:
         details = {"name": memory.name, "group": group, "job_type": "memory", "config": dict(memory.config)}
         run = start_run(project, folder, mode, **details)

@@ -1,4 +1,4 @@
-"""The report of an order test: the page, the card as JSON, its document, its tables, figures and methods paragraph."""
+"""The report of an order test: the page, the result as JSON, its document, tables, figures and methods paragraph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, logged_by
-from helpers.order_results import MEMORIES, NASTY, estimate, examples, nasty_card, no_verdict_card, order_card
+from helpers.order_results import MEMORIES, NASTY, estimate, examples, nasty_result, no_verdict_result, order_result
 from PIL import Image
 from rich.console import Console
 
@@ -26,21 +26,21 @@ from videomem.experiments.html import Picture
 from videomem.experiments.order_test import order_tables as tables
 from videomem.experiments.order_test.methods import REFERENCES, methods_paragraph
 from videomem.experiments.order_test.report import pictures, render, write_report
-from videomem.experiments.order_test.result import OrderCard, card_from_json, card_to_json
-from videomem.experiments.order_test.schema import KINDS, meanings, schema_document
+from videomem.experiments.order_test.result import OrderTestResult, from_json, to_json
+from videomem.experiments.order_test.schema import MODELS, meanings, schema_document, schema_json
 from videomem.statistics.results import Estimate
-from videomem.tracking import log_card, log_strips, start_run
+from videomem.tracking import log_result, log_strips, start_run
 
-CARDS = {
-    "matters": order_card(),
-    "does not matter": order_card("does not matter", ["none", "gru", "lstm"], ["left", "right"]),
-    "hurts": order_card("hurts"),
-    "no verdict": no_verdict_card(),
-    "eight memories": order_card("matters", MEMORIES),
-    "many classes": order_card(
+RESULTS = {
+    "matters": order_result(),
+    "does not matter": order_result("does not matter", ["none", "gru", "lstm"], ["left", "right"]),
+    "hurts": order_result("hurts"),
+    "no verdict": no_verdict_result(),
+    "eight memories": order_result("matters", MEMORIES),
+    "many classes": order_result(
         "matters", ["none", "gru"], [f"pushing thing {n} from left to right" for n in range(174)]
     ),
-    "nasty": nasty_card(),
+    "nasty": nasty_result(),
 }
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -75,20 +75,20 @@ class Page(HTMLParser):
             self.text += data
 
 
-@pytest.fixture(scope="module", params=CARDS)
-def card(request: pytest.FixtureRequest) -> OrderCard:
-    return CARDS[request.param]
+@pytest.fixture(scope="module", params=RESULTS)
+def result(request: pytest.FixtureRequest) -> OrderTestResult:
+    return RESULTS[request.param]
 
 
 @pytest.fixture(scope="module")
-def drawn(card: OrderCard) -> list[Picture]:
-    return pictures(card)
+def drawn(result: OrderTestResult) -> list[Picture]:
+    return pictures(result)
 
 
 @pytest.fixture(scope="module")
-def page(card: OrderCard) -> str:
-    names = card.data.class_names
-    return render(card, examples(names, [one.label for one in card.memories]) if len(names) > 3 else [])
+def page(result: OrderTestResult) -> str:
+    names = result.data.class_names
+    return render(result, examples(names, [one.label for one in result.memories]) if len(names) > 3 else [])
 
 
 def test_the_page_is_well_formed_and_has_no_script(page: str) -> None:
@@ -98,12 +98,12 @@ def test_the_page_is_well_formed_and_has_no_script(page: str) -> None:
     assert len(parsed.ids) == len(set(parsed.ids))
 
 
-def test_the_verdict_comes_first_and_headings_are_in_order(card: OrderCard, page: str) -> None:
+def test_the_verdict_comes_first_and_headings_are_in_order(result: OrderTestResult, page: str) -> None:
     levels = [int(tag[1]) for tag in Page(page).tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     first = re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)
-    assert first and unescape(first[1]) == card.verdict.sentence
+    assert first and unescape(first[1]) == result.verdict.sentence
     assert page.index("<h1>") < page.index("<svg") and page.index("<h1>") < page.index("<table")
 
 
@@ -114,9 +114,9 @@ def test_the_page_asks_no_network_and_runs_nothing(page: str) -> None:
     assert all(address.startswith("#") for address in re.findall(r'href="([^"]*)"', re.sub(r"data:[^\"]*", "#", bare)))
 
 
-def test_every_number_of_the_tables_is_on_the_page(card: OrderCard, page: str) -> None:
+def test_every_number_of_the_tables_is_on_the_page(result: OrderTestResult, page: str) -> None:
     text = " ".join(Page(page).text.split())
-    for table in tables.all_tables(card):
+    for table in tables.all_tables(result):
         if table.name == "confusions":
             continue
         for row in table.rows:
@@ -125,7 +125,7 @@ def test_every_number_of_the_tables_is_on_the_page(card: OrderCard, page: str) -
                 assert " ".join(shown.split()) in text, (table.name, column.name)
                 if isinstance(value, Estimate):
                     assert formatting.interval(value, column.kind) in text, (table.name, column.name)
-    for fact in (card.plan_sha256, ", ".join(map(str, card.seeds)), " ".join(card.command.split())):
+    for fact in (result.plan_sha256, ", ".join(map(str, result.seeds)), " ".join(result.command.split())):
         assert fact in text
 
 
@@ -141,20 +141,20 @@ def test_figures_render(drawn: list[Picture]) -> None:
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_the_same_card_gives_the_same_page() -> None:
-    assert render(CARDS["matters"]) == render(CARDS["matters"])
+def test_the_same_result_gives_the_same_page() -> None:
+    assert render(RESULTS["matters"]) == render(RESULTS["matters"])
 
 
 def test_nasty_names_are_text() -> None:
-    card = CARDS["nasty"]
-    parsed = Page(render(card, examples(card.data.class_names, [NASTY])))
+    result = RESULTS["nasty"]
+    parsed = Page(render(result, examples(result.data.class_names, [NASTY])))
     assert "script" not in parsed.tags and parsed.text.count("<script>alert") > 10 and "手を振る" in parsed.text
 
 
-def test_a_card_is_the_same_after_json(card: OrderCard) -> None:
-    text = card_to_json(card)
-    assert repr(card_from_json(text)) == repr(card)
-    assert card_to_json(card_from_json(text)) == text
+def test_a_result_is_the_same_after_json(result: OrderTestResult) -> None:
+    text = to_json(result)
+    assert repr(from_json(text)) == repr(result)
+    assert to_json(from_json(text)) == text
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
@@ -165,62 +165,63 @@ def test_a_card_is_the_same_after_json(card: OrderCard) -> None:
         (lambda content: content.pop("schema_version"), "no schema_version"),
         (lambda content: content.pop("margin"), "margin is missing"),
         (lambda content: content.update(surprise=1), "surprise is unknown"),
-        (lambda content: content.update(num_runs=True), "order card.num_runs: True"),
-        (lambda content: content["data"].update(num_clips="many"), "order card.data.num_clips: 'many'"),
+        (lambda content: content.update(num_runs=True), "order result.num_runs: True"),
+        (lambda content: content["data"].update(num_clips="many"), "order result.data.num_clips: 'many'"),
         (lambda content: content["memories"][1]["reliance"].update(p=None), r"memories\[1\].reliance.p: None"),
-        (lambda content: content["verdict"].update(kind="perhaps"), "order card.verdict.kind"),
-        (lambda content: content.update(memories={}), "order card.memories"),
+        (lambda content: content["verdict"].update(kind="perhaps"), "order result.verdict.kind"),
+        (lambda content: content.update(memories={}), "order result.memories"),
     ],
 )
-def test_a_damaged_card_is_refused_in_one_line(change: object, said: str) -> None:
-    content = json.loads(card_to_json(CARDS["matters"]))
+def test_a_damaged_result_is_refused_in_one_line(change: object, said: str) -> None:
+    content = json.loads(to_json(RESULTS["matters"]))
     change(content)  # type: ignore[operator]
     with pytest.raises(VideomemError, match=said) as caught:
-        card_from_json(json.dumps(content))
+        from_json(json.dumps(content))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": NaN}', "\x00"])
-def test_a_file_that_is_no_card_is_refused_in_one_line(text: str) -> None:
+def test_a_file_that_is_no_result_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(VideomemError) as caught:
-        card_from_json(text)
+        from_json(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 def test_cut_files_are_refused() -> None:
-    text = card_to_json(CARDS["no verdict"])
+    text = to_json(RESULTS["no verdict"])
     for end in range(0, len(text) - 1, 97):
         with pytest.raises(VideomemError):
-            card_from_json(text[:end])
+            from_json(text[:end])
 
 
 def test_numbers_too_large_for_a_float_are_refused() -> None:
-    text = card_to_json(CARDS["matters"])
+    text = to_json(RESULTS["matters"])
     for number in ("1e999", "1" * 400):
         with pytest.raises(VideomemError, match="a number is needed"):
-            card_from_json(text.replace('"margin": 0.02,\n "num_runs"', f'"margin": {number},\n "num_runs"'))
+            from_json(text.replace('"margin": 0.02,\n "num_runs"', f'"margin": {number},\n "num_runs"'))
 
 
 def test_a_plan_that_is_no_json_is_refused() -> None:
     with pytest.raises(VideomemError, match="the plan cannot be written"):
-        card_to_json(replace(CARDS["matters"], plan={"margin": math.nan}))
+        to_json(replace(RESULTS["matters"], plan={"margin": math.nan}))
 
 
-def test_the_document_of_the_card_is_up_to_date() -> None:
-    command = "python -m videomem.experiments.order_test.schema > docs/order_card.md"
-    assert (ROOT / "docs" / "order_card.md").read_text() == schema_document(), command
+def test_the_document_and_the_schema_of_the_result_are_up_to_date() -> None:
+    command = "python -m videomem.experiments.order_test.schema docs"
+    assert (ROOT / "docs" / "order_result.md").read_text() == schema_document(), command
+    assert (ROOT / "docs" / "order_result.schema.json").read_text() == schema_json(), command
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_field_of_the_card_is_explained(kind: type) -> None:
+@pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
+def test_every_field_of_the_result_is_explained(kind: type) -> None:
     assert list(meanings(kind)) == [item.name for item in fields(kind)]
     assert all(f"| `{item.name}` | " in schema_document() for item in fields(kind))
 
 
-def test_the_paragraph_has_the_numbers_of_the_card(card: OrderCard) -> None:
-    text, _, references = methods_paragraph(card).partition("\n\nReferences\n\n")
-    assert "\n" not in text and card.plan_sha256 in text and f"{card.data.num_clips:,} clip" in text
-    for one in card.memories:
+def test_the_paragraph_has_the_numbers_of_the_result(result: OrderTestResult) -> None:
+    text, _, references = methods_paragraph(result).partition("\n\nReferences\n\n")
+    assert "\n" not in text and result.plan_sha256 in text and f"{result.data.num_clips:,} clip" in text
+    for one in result.memories:
         if one.is_control:
             continue
         assert f"the value of order was {formatting.points(one.value_of_order.value)} points" in text
@@ -231,15 +232,15 @@ def test_the_paragraph_has_the_numbers_of_the_card(card: OrderCard) -> None:
 
 
 def test_the_paragraph_names_only_what_was_done() -> None:
-    assert "Nadeau" in methods_paragraph(CARDS["matters"]) and "McNemar" not in methods_paragraph(CARDS["matters"])
-    bare = methods_paragraph(CARDS["no verdict"])
+    assert "Nadeau" in methods_paragraph(RESULTS["matters"]) and "McNemar" not in methods_paragraph(RESULTS["matters"])
+    bare = methods_paragraph(RESULTS["no verdict"])
     assert not any(name in bare for name in ("Nadeau", "Holm", "Paule", "Westfall", "Phipson", "Cameron et al. 2008 "))
-    fixed = replace(CARDS["matters"], data=replace(CARDS["matters"].data, split="fixed"))
+    fixed = replace(RESULTS["matters"], data=replace(RESULTS["matters"].data, split="fixed"))
     assert "Nadeau" not in methods_paragraph(fixed) and "the catalog's own split" in methods_paragraph(fixed)
 
 
-def test_tables_are_rectangles_of_plain_values(card: OrderCard) -> None:
-    for name, columns, rows in tables.card_tables(card):
+def test_tables_are_rectangles_of_plain_values(result: OrderTestResult) -> None:
+    for name, columns, rows in tables.result_tables(result):
         assert len(set(columns)) == len(columns), name
         assert all(len(row) == len(columns) for row in rows)
         assert all(value is None or isinstance(value, str | int | float) for row in rows for value in row)
@@ -265,24 +266,24 @@ def test_names_are_cut_in_their_middle() -> None:
 
 def test_the_terminal_has_every_memory() -> None:
     console = Console(width=200, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
-    console.print(tables.summary_table(CARDS["eight memories"]))
+    console.print(tables.summary_table(RESULTS["eight memories"]))
     text = console.export_text()
     assert all(f"{name}(hidden_dim=128)" in text for name in MEMORIES) and "+19.5 to +26.7" in text
-    console.print(tables.summary_table(CARDS["nasty"]))
+    console.print(tables.summary_table(RESULTS["nasty"]))
 
 
 def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
-    card = CARDS["matters"]
-    figures = write_report(card, tmp_path / "out")
+    result = RESULTS["matters"]
+    figures = write_report(result, tmp_path / "out")
     written = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
     assert {"order.json", "report.html", "methods.txt", "tables/memories.csv", "tables/suite.csv"} <= written
-    assert set(figures) == {picture.name for picture in pictures(card)} and all(map(Path.exists, figures.values()))
-    assert card_from_json((tmp_path / "out" / "order.json").read_text()) == card
+    assert set(figures) == {picture.name for picture in pictures(result)} and all(map(Path.exists, figures.values()))
+    assert from_json((tmp_path / "out" / "order.json").read_text()) == result
     run = start_run("test", tmp_path / "wandb", name="order")
-    log_card(run, "order", tables.card_tables(card), figures, tables.card_summary(card))
-    shown = examples(card.data.class_names, ["gru"])
+    log_result(run, "order", tables.result_tables(result), figures, tables.result_summary(result))
+    shown = examples(result.data.class_names, ["gru"])
     strips = write_strips(shown, tmp_path / "out" / "figures")
     log_strips(run, "order", strips)
     run.finish()
@@ -292,7 +293,7 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
     said = next(json.dumps(line) for line in logged_by(tmp_path) if "captions" in json.dumps(line))
     assert f"{shown[0].label}, reversed; gru: {shown[0].label}" in said
     stored = {path.name.partition("_")[0] for path in (tmp_path / "wandb").rglob("*.table.json")}
-    assert {"memories", "cells", "suite", "classes", "confusions"} <= stored
+    assert {"memories", "accuracies", "suite", "classes", "confusions"} <= stored
     assert len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == len(figures)
 
 

@@ -18,14 +18,15 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_data
 from videomem.experiments.order_test import execution as running
+from videomem.experiments.order_test.conditions import PAIRS, letters
 from videomem.experiments.order_test.examples import examples_of
-from videomem.experiments.order_test.execution import run_cells
+from videomem.experiments.order_test.execution import run_jobs
 from videomem.experiments.order_test.folds import run_splits
 from videomem.experiments.order_test.forecast import forecast
-from videomem.experiments.order_test.jobs import Cell, new_classifier
+from videomem.experiments.order_test.jobs import TrainingJob, new_classifier
 from videomem.experiments.order_test.methods import methods_paragraph
 from videomem.experiments.order_test.plan import OrderPlan
-from videomem.experiments.order_test.result import OrderCard, card_from_json
+from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
 from videomem.heads import LastReadout
 from videomem.statistics.planning import Assumptions
@@ -37,7 +38,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clips, OrderPlan, 
     """A small whole test with every option on."""
     clips = drawn(ragged=True)
     protocol = replace(SMALL, sizes=(0.5,), sensitivity=("last", "equal_parameters"), memories=("none", "leaky", "gru"))
-    plan, cache = planned(clips, protocol), tmp_path_factory.mktemp("cells")
+    plan, cache = planned(clips, protocol), tmp_path_factory.mktemp("jobs")
     return clips, plan, cache, run_order_test(clips, plan, cache, command="videomem order")
 
 
@@ -45,31 +46,31 @@ def test_what_the_cache_holds_is_not_trained_again(
     tested: tuple[Clips, OrderPlan, Path, OrderTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips, plan, cache, before = tested
-    monkeypatch.setattr(running, "train_cell", lambda *_: pytest.fail("trained again"))
-    after = run_order_test(clips, plan, cache, command="videomem order", num_trained_before=0).card
-    assert replace(after, seconds=before.card.seconds) == before.card
+    monkeypatch.setattr(running, "train_job", lambda *_: pytest.fail("trained again"))
+    after = run_order_test(clips, plan, cache, command="videomem order", num_trained_before=0).result
+    assert replace(after, seconds=before.result.seconds) == before.result
     wider = replace(plan, settings=replace(plan.settings, margin=0.3))
-    card = run_order_test(clips, wider, cache).card
-    assert card.margin == 0.3 and card.num_trained_before == card.num_trainings
-    assert "had been made for other plans" in methods_paragraph(card)
+    result = run_order_test(clips, wider, cache).result
+    assert result.margin == 0.3 and result.num_trained_before == result.num_trainings
+    assert "had been made for other plans" in methods_paragraph(result)
 
 
 # The analysis.
 
 
 def test_the_parts_of_reliance_add_up(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
-    for one in tested[3].card.memories:
-        assert all(0 <= accuracy.low <= accuracy.high <= 1 for accuracy in one.cells.values())
-        cell = {name: estimate.value for name, estimate in one.cells.items()}
-        assert one.value_of_order.value == pytest.approx(cell["OO"] - cell["FS"])
-        assert one.reliance.value == pytest.approx(cell["OO"] - cell["OS"])
+    for one in tested[3].result.memories:
+        assert all(0 <= accuracy.low <= accuracy.high <= 1 for accuracy in one.accuracies.values())
+        accuracy = {letters(pair): estimate.value for pair, estimate in one.accuracies.items()}
+        assert one.value_of_order.value == pytest.approx(accuracy["OO"] - accuracy["FS"])
+        assert one.reliance.value == pytest.approx(accuracy["OO"] - accuracy["OS"])
         shuffle = next(perturbation for perturbation in one.suite if perturbation.label == "shuffle")
         assert shuffle.reliance == one.reliance
         if one.is_control:
             continue
         assert one.augmentation is not None and one.shift is not None and one.practical_gain is not None
-        assert one.augmentation.value == pytest.approx(cell["SS"] - cell["FS"])
-        assert one.reliance.value == pytest.approx(cell["OO"] - cell["SS"] + one.shift.value)
+        assert one.augmentation.value == pytest.approx(accuracy["SS"] - accuracy["FS"])
+        assert one.reliance.value == pytest.approx(accuracy["OO"] - accuracy["SS"] + one.shift.value)
         assert one.practical_gain.value <= one.value_of_order.value + 1e-12
         retrained = {
             perturbation.label: perturbation.retrained
@@ -77,7 +78,7 @@ def test_the_parts_of_reliance_add_up(tested: tuple[Clips, OrderPlan, Path, Orde
             if perturbation.retrained is not None
         }
         assert retrained.keys() == {"shuffle", "windows of 4", "blocks of 4"}
-        assert retrained["windows of 4"].value == pytest.approx(cell["OO"] - cell["WW"])
+        assert retrained["windows of 4"].value == pytest.approx(accuracy["OO"] - accuracy["WW"])
         assert [point.fraction for point in one.sizes] == [0.5, 1.0]
         assert one.sizes[1].value_of_order.value == pytest.approx(one.value_of_order.value)
         assert one.sizes[0].num_clips < one.sizes[1].num_clips
@@ -88,107 +89,136 @@ def test_the_parts_of_reliance_add_up(tested: tuple[Clips, OrderPlan, Path, Orde
 def test_the_other_readout_is_another_training(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
     scores = tested[3].scores
     assert not np.array_equal(
-        scores.predicted("gru", "O", "ordered"), scores.predicted("gru", "O", "ordered", analysis="last")
+        scores.predicted("gru", "ordered", "ordered"), scores.predicted("gru", "ordered", "ordered", analysis="last")
     )
     clips, plan = tested[:2]
     split = run_splits(clips, plan.settings)[0]
-    cell = Cell("gru", plan.memories["gru"], "O", 0, "last")
+    job = TrainingJob("gru", plan.memories["gru"], "ordered", 0, "last")
     for readout in (
         "videomem.heads.MeanReadout",
         "videomem.heads.readout.MeanReadout",
     ):  # As the command line gives it.
-        classifier = new_classifier(cell, clips, split, plan.settings, replace(SHORT, readout=readout), 0)
+        classifier = new_classifier(job, clips, split, plan.settings, replace(SHORT, readout=readout), 0)
         assert isinstance(classifier.head.readout, LastReadout)
 
 
 def test_without_a_mean_readout_nothing_is_a_control(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(
-        clips, replace(SMALL, memories=("none",), arms=("O", "F")), replace(SHORT, readout="videomem.heads.LastReadout")
+        clips,
+        replace(SMALL, memories=("none",), training_conditions=("ordered", "fixed_permutation")),
+        replace(SHORT, readout="videomem.heads.LastReadout"),
     )
-    card = run_order_test(clips, plan, tmp_path).card
-    assert not card.memories[0].is_control and card.noise_floor is None and card.controls is None
+    result = run_order_test(clips, plan, tmp_path).result
+    assert not result.memories[0].is_control and result.noise_floor is None and result.controls is None
 
 
 def test_a_control_relies_on_nothing_to_the_bit(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
-    card = tested[3].card
-    none = card.memories[0]
+    result = tested[3].result
+    none = result.memories[0]
     assert none.is_control and none.verdict is None and none.reliance.value == 0 and none.max_logit_change == 0
-    assert none.cells["OO"].value == none.cells["OR"].value == none.cells["OS"].value
+    assert (
+        none.accuracies["ordered/ordered"].value
+        == none.accuracies["ordered/reversed"].value
+        == none.accuracies["ordered/shuffled"].value
+    )
     assert none.confusion_ordered == none.confusion_shuffled
-    assert card.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained again, with another seed.
-    assert card.memories[2].max_logit_change > 0
-    controls = card.controls
+    assert result.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained again, with another seed.
+    assert result.memories[2].max_logit_change > 0
+    controls = result.controls
     assert controls is not None and controls.oracle_frame >= controls.best_frame
-    assert controls.oracle_frame >= controls.random_frame and controls.average == none.cells["OO"].value
+    assert (
+        controls.oracle_frame >= controls.random_frame and controls.average == none.accuracies["ordered/ordered"].value
+    )
 
 
-def test_the_card_says_what_was_planned(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
-    clips, plan, _, (card, _, _) = tested
-    assert card.plan_sha256 == plan.sha256 and card.plan == json.loads(plan.as_json())
-    assert card.num_trainings == 2 * (2 + 2 * (6 + 6)) and card.num_trained_before == 0
-    assert card.data.num_test_clips == 18 and card.data.num_test_groups == 12 and card.data.num_straddling == 0
-    assert card.data.num_clips == len(clips) and card.data.num_groups == 24 and card.data.num_frames == "4 to 6"
-    assert card.seeds == (0, 1) and card.seconds_training > 0 and card.versions["torch"] == version("torch")
+def test_the_result_says_what_was_planned(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
+    clips, plan, _, (result, _, _) = tested
+    assert result.plan_sha256 == plan.sha256 and result.plan == json.loads(plan.as_json())
+    assert result.num_trainings == 2 * (2 + 2 * (6 + 6)) and result.num_trained_before == 0
+    assert result.data.num_test_clips == 18 and result.data.num_test_groups == 12 and result.data.num_straddling == 0
+    assert result.data.num_clips == len(clips) and result.data.num_groups == 24 and result.data.num_frames == "4 to 6"
+    assert result.seeds == (0, 1) and result.seconds_training > 0 and result.versions["torch"] == version("torch")
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderCard]:
+def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResult]:
     """The same protocol on data where order tells the class, and where looks alone do."""
-    protocol = replace(SMALL, memories=("gru",), arms=("O", "F"), runs=6, folds=6)
+    protocol = replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"), runs=6, folds=6)
     recipe = replace(SHORT, epochs=10)
     cache = tmp_path_factory.mktemp("learned")
     kinds = {"planted": drawn(30, trend=3.0, look=0.0), "null": drawn(30, trend=0.0, look=0.6)}
-    return {name: run_order_test(clips, planned(clips, protocol, recipe), cache).card for name, clips in kinds.items()}
+    return {
+        name: run_order_test(clips, planned(clips, protocol, recipe), cache).result for name, clips in kinds.items()
+    }
 
 
-def test_order_that_tells_the_class_matters(learned: dict[str, OrderCard]) -> None:
-    card = learned["planted"]
-    assert card.verdict.kind == "matters" and "gru" in card.verdict.sentence
-    assert card.memories[0].value_of_order.value > 0.2
-    assert card.memories[0].reliance_test is not None and card.memories[0].reliance_test.p < 0.01
+def test_order_that_tells_the_class_matters(learned: dict[str, OrderTestResult]) -> None:
+    result = learned["planted"]
+    assert result.verdict.kind == "matters" and "gru" in result.verdict.sentence
+    assert result.memories[0].value_of_order.value > 0.2
+    assert result.memories[0].reliance_test is not None and result.memories[0].reliance_test.p < 0.01
 
 
-def test_looks_alone_do_not_make_order_matter(learned: dict[str, OrderCard]) -> None:
-    card = learned["null"]
-    assert 0.6 < card.memories[0].cells["OO"].value < 0.95  # At 1 the test would be vacuous.
-    assert card.verdict.kind in ("undetermined", "does not matter", "negligible")
-    assert abs(card.memories[0].value_of_order.value) < 0.1
+def test_looks_alone_do_not_make_order_matter(learned: dict[str, OrderTestResult]) -> None:
+    result = learned["null"]
+    assert 0.6 < result.memories[0].accuracies["ordered/ordered"].value < 0.95  # At 1 the test would be vacuous.
+    assert result.verdict.kind in ("undetermined", "does not matter", "negligible")
+    assert abs(result.memories[0].value_of_order.value) < 0.1
 
 
 def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
     clips = drawn(groups=8)
-    card = run_order_test(clips, planned(clips, replace(SMALL, memories=("gru",), arms=("O", "F"))), tmp_path).card
-    assert card.verdict.kind == "no verdict" and "20 groups" in card.verdict.remedy
+    result = run_order_test(
+        clips,
+        planned(clips, replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"))),
+        tmp_path,
+    ).result
+    assert result.verdict.kind == "no verdict" and "20 groups" in result.verdict.remedy
 
 
 def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
     clips = drawn()
     names = tuple("test" if group % 4 == 0 else "train" for group in clips.groups.tolist())
-    protocol = replace(SMALL, split="fixed", memories=("gru",), arms=("O", "F"))
+    protocol = replace(SMALL, split="fixed", memories=("gru",), training_conditions=("ordered", "fixed_permutation"))
     fixed = replace(clips, splits=names)
-    card = run_order_test(fixed, planned(fixed, protocol), tmp_path).card
-    assert "conditional on this training set" in methods_paragraph(card)
-    assert card.verdict.sentence.endswith("conditional on this training set") and card.data.split == "fixed"
-    assert card.memories[0].value_of_order.overlap == 0
+    result = run_order_test(fixed, planned(fixed, protocol), tmp_path).result
+    assert "conditional on this training set" in methods_paragraph(result)
+    assert result.verdict.sentence.endswith("conditional on this training set") and result.data.split == "fixed"
+    assert result.memories[0].value_of_order.overlap == 0
 
 
-def test_validation_keeps_the_best_epoch_of_each_arm(tmp_path: Path) -> None:
+def test_validation_keeps_the_best_epoch_of_each_training_condition(tmp_path: Path) -> None:
     clips = drawn(trend=4.0)
-    protocol = replace(SMALL, selection="validation", memories=("gru",), arms=("O", "F", "S", "C"), runs=1)
-    outcomes = run_cells(planned(clips, protocol, replace(SHORT, epochs=9)), clips, tmp_path)
-    assert {cell.arm for cell in outcomes} == {"O", "F", "S", "C"}
-    assert all(1 <= outcome.epochs <= 9 for outcome in outcomes.values())
-    assert any(outcome.epochs < 9 for outcome in outcomes.values())
+    protocol = replace(
+        SMALL,
+        selection="validation",
+        memories=("gru",),
+        training_conditions=("ordered", "fixed_permutation", "reshuffled", "common_permutation"),
+        runs=1,
+    )
+    training_results = run_jobs(planned(clips, protocol, replace(SHORT, epochs=9)), clips, tmp_path)
+    assert {job.condition for job in training_results} == {
+        "ordered",
+        "fixed_permutation",
+        "reshuffled",
+        "common_permutation",
+    }
+    assert all(1 <= training_result.epochs <= 9 for training_result in training_results.values())
+    assert any(training_result.epochs < 9 for training_result in training_results.values())
 
 
 def test_arrays_are_tested_from_python(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = [rng.normal(size=(5, 3)) for _ in range(40)]
     labels, groups = ["ab"[n % 2] for n in range(40)], [str(n // 2) for n in range(40)]
-    arguments = {"settings": replace(SMALL, memories=("leaky",), arms=("O", "F")), "recipe": SHORT, "cache": tmp_path}
-    card = order_test(features, labels, groups, **arguments)  # type: ignore[arg-type]
-    assert card.data.num_test_groups == 10 or card.data.num_test_groups == 20
+    arguments = {
+        "settings": replace(SMALL, memories=("leaky",), training_conditions=("ordered", "fixed_permutation")),
+        "recipe": SHORT,
+        "cache": tmp_path,
+    }
+    result = order_test(features, labels, groups, **arguments)  # type: ignore[arg-type]
+    assert result.data.num_test_groups == 10 or result.data.num_test_groups == 20
     for bad, match in (
         (([*features[:-1], features[0][:, :2]], labels, groups), r"clip 39 have shape \(5, 2\)"),
         ((features, labels[:-1], groups), "39 labels for 40 arrays"),
@@ -219,7 +249,7 @@ def test_a_forecast_knows_more_from_more_groups_and_costs_more_for_more_runs() -
     small, large = (forecast(planned(clips), clips, Assumptions()) for clips in (few, many))
     assert large.se < small.se and large.detectable < small.detectable
     assert large.num_groups == 24 or large.num_groups == 48
-    assert small.num_cells == 2 * (2 + 6) and small.seconds_training > 0
+    assert small.num_jobs == 2 * (2 + 6) and small.seconds_training > 0
 
 
 @pytest.mark.parametrize(
@@ -229,11 +259,17 @@ def test_a_forecast_knows_more_from_more_groups_and_costs_more_for_more_runs() -
         ({"folds": 1}, r"order\.folds is 1"),
         ({"margin": 2.0}, r"order\.margin is 2\.0.*0\.02 is 2 points"),
         ({"margin": 0.0}, r"order\.margin is 0\.0"),
-        ({"arms": ("O", "S")}, r"order\.arms lacks F"),
-        ({"arms": ("O", "F", "X")}, r"order\.arms has 'X', but knows O, F"),
+        ({"training_conditions": ("ordered", "reshuffled")}, r"order\.training_conditions lacks fixed_permutation"),
+        (
+            {"training_conditions": ("ordered", "fixed_permutation", "sideways")},
+            r"order\.training_conditions has 'sideways', but must be among ordered, fixed_permutation",
+        ),
         ({"sensitivity": ("first",)}, r"order\.sensitivity has 'first'"),
         ({"selection": "validation", "folds": 2}, r"order\.folds is 2.*needs 3"),
-        ({"arms": ("O", "F", "F")}, r"order\.arms names something twice"),
+        (
+            {"training_conditions": ("ordered", "fixed_permutation", "fixed_permutation")},
+            r"order\.training_conditions has duplicates",
+        ),
         ({"sizes": (1.5,)}, r"order\.sizes has 1\.5"),
         ({"memories": ()}, r"order\.memories is empty"),
     ],
@@ -259,25 +295,29 @@ def test_the_command_judges_and_writes_everything(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["order", *order_arguments(workspace, tmp_path / "order")]) == 0
-    card = card_from_json((tmp_path / "order" / "order.json").read_text())
-    assert [one.name for one in card.memories] == ["none", "leaky", "rnn", "gated", "gru", "lstm"]
-    assert card.command.startswith("videomem order --config") and card.data.feature_dim == 2304
-    assert set(card.memories[1].cells) == {"OO", "OS", "OR", "FS", "FO", "SS", "SO", "CC", "WW", "BB"}
-    for name in ("plan.json", "report.html", "methods.txt", "figures/arms.png", "tables/suite.csv"):
+    result = from_json((tmp_path / "order" / "order.json").read_text())
+    assert [one.name for one in result.memories] == ["none", "leaky", "rnn", "gated", "gru", "lstm"]
+    assert result.command.startswith("videomem order --config") and result.data.feature_dim == 2304
+    assert set(result.memories[1].accuracies) == set(PAIRS)
+    for name in ("plan.json", "report.html", "methods.txt", "figures/accuracies.png", "tables/suite.csv"):
         assert (tmp_path / "order" / name).stat().st_size > 100
-    assert card.verdict.sentence in " ".join(capsys.readouterr().out.split())
-    assert card.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
+    assert result.verdict.sentence in " ".join(capsys.readouterr().out.split())
+    assert result.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
     assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()
 
 
 def test_video_strips_show_the_frames_in_the_orders_that_were_judged(workspace: Path, tmp_path: Path) -> None:
     data = read_data_module(data_arguments(workspace))
     clips = clips_of_data(data)
-    plan = planned(clips, replace(SMALL, memories=("gru",), arms=("O", "F"), runs=1, folds=2), replace(SHORT, epochs=1))
-    card, scores, splits = run_order_test(clips, plan, tmp_path)
+    plan = planned(
+        clips,
+        replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"), runs=1, folds=2),
+        replace(SHORT, epochs=1),
+    )
+    result, scores, splits = run_order_test(clips, plan, tmp_path)
     pairs = ChiralPairs((ChiralPair("move_right", "move_left", 0.5, 0.01),), 10, 10, 0.01)
-    card = replace(card, memories=(replace(card.memories[0], chiral=pairs),))
-    (example,) = examples_of(data, clips, plan, splits[0], scores, card)
+    result = replace(result, memories=(replace(result.memories[0], chiral=pairs),))
+    (example,) = examples_of(data, clips, plan, splits[0], scores, result)
     ordered, shuffled, backwards = (strip.frames_THWC for strip in example.strips)
     assert np.array_equal(ordered[::-1], backwards) and not np.array_equal(ordered, shuffled)
     assert sorted(frame.tobytes() for frame in shuffled) == sorted(frame.tobytes() for frame in ordered)
@@ -297,8 +337,8 @@ def test_a_plan_is_told_and_nothing_is_trained(
     ("arguments", "message"),
     [
         (["--order.memories", "[gruu]"], "'gruu' is no head"),
-        (["--order.arms", "[O, X]"], "order.arms"),
-        (["--order.arms", "[O]"], "order.arms lacks F"),
+        (["--order.training_conditions", "[ordered, sideways]"], "order.training_conditions"),
+        (["--order.training_conditions", "[ordered]"], "order.training_conditions lacks fixed_permutation"),
         (["--order.windows", "8"], "order.windows is 8, but clips have 8 frames"),
         (["--order.margin", "2"], "order.margin is 2"),
         (["--processes", "0"], "--processes is 0"),

@@ -1,4 +1,4 @@
-"""The parts of the order test: splits, arms, cells and their cache, memories, projection."""
+"""The parts of the order test: splits, training conditions, training jobs and their cache, memories, projection."""
 
 from __future__ import annotations
 
@@ -17,18 +17,25 @@ from hypothesis import strategies as st
 from videomem.errors import VideomemError
 from videomem.experiments.memories import read_memories
 from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import (
-    ArmData,
+from videomem.experiments.order_test.conditions import TRAINING_CONDITIONS
+from videomem.experiments.order_test.execution import jobs_of, run_jobs
+from videomem.experiments.order_test.folds import run_splits, training_share
+from videomem.experiments.order_test.frame_orders import (
+    ConditionData,
     check_sizes,
     common_order,
     feature_statistics,
     training_order,
 )
-from videomem.experiments.order_test.execution import cells_of, run_cells
-from videomem.experiments.order_test.folds import run_splits, training_share
 from videomem.experiments.order_test.heads_of_plan import build_head, with_parameters_of_largest
-from videomem.experiments.order_test.jobs import Cell, Outcome, cell_key, read_outcome, train_cell, write_outcome
-from videomem.experiments.order_test.plan import ARMS
+from videomem.experiments.order_test.jobs import (
+    TrainingJob,
+    TrainingResult,
+    job_key,
+    read_training_result,
+    train_job,
+    write_training_result,
+)
 from videomem.experiments.projection import projected
 
 # Splits.
@@ -79,33 +86,38 @@ def test_folds_are_as_many_as_the_rarest_class_allows() -> None:
         planned(replace(clips, class_names=("down", "up", "left")))
 
 
-# Arms.
+# Training conditions.
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_an_arm_shows_every_frame_once_and_the_same_order_for_the_same_seed(arm: str) -> None:
+@pytest.mark.parametrize("condition", TRAINING_CONDITIONS)
+def test_a_condition_shows_every_frame_once_and_the_same_order_for_the_same_seed(condition: str) -> None:
     clips = drawn(ragged=True)
     for row in (0, 4, 8):
-        order = training_order(arm, clips, row, SMALL, 5, 2)
+        order = training_order(condition, clips, row, SMALL, 5, 2)
         assert sorted(order.tolist()) == list(range(clips.lengths[row]))
-        assert np.array_equal(order, training_order(arm, clips, row, SMALL, 5, 2))
+        assert np.array_equal(order, training_order(condition, clips, row, SMALL, 5, 2))
 
 
-def test_arms_are_what_they_are_called() -> None:
+def test_training_conditions_are_what_they_are_called() -> None:
     clips, protocol = drawn(frames=12, ragged=True), replace(SMALL, windows=4, blocks=4)
     show = partial(training_order, clips=clips, settings=protocol, seed=1)
     rows = range(len(clips))
-    assert all(np.array_equal(show("O", row=row, epoch=0), np.arange(clips.lengths[row])) for row in rows)
-    assert all(np.array_equal(show("F", row=row, epoch=0), show("F", row=row, epoch=9)) for row in rows)
-    assert not all(np.array_equal(show("S", row=row, epoch=0), show("S", row=row, epoch=1)) for row in rows)
-    assert len({show("F", row=row, epoch=0).tobytes() for row in rows}) > len(clips) // 2
-    common = {int(clips.lengths[row]): show("C", row=row, epoch=0) for row in rows}
+    assert all(np.array_equal(show("ordered", row=row, epoch=0), np.arange(clips.lengths[row])) for row in rows)
+    assert all(
+        np.array_equal(show("fixed_permutation", row=row, epoch=0), show("fixed_permutation", row=row, epoch=9))
+        for row in rows
+    )
+    assert not all(
+        np.array_equal(show("reshuffled", row=row, epoch=0), show("reshuffled", row=row, epoch=1)) for row in rows
+    )
+    assert len({show("fixed_permutation", row=row, epoch=0).tobytes() for row in rows}) > len(clips) // 2
+    common = {int(clips.lengths[row]): show("common_permutation", row=row, epoch=0) for row in rows}
     for row in rows:
         length = int(clips.lengths[row])
-        assert np.array_equal(show("C", row=row, epoch=3), common[length])
+        assert np.array_equal(show("common_permutation", row=row, epoch=3), common[length])
         assert np.array_equal(common[12][common[12] < length], common[length])  # Shorter clips leave frames out.
-        assert np.array_equal(show("W", row=row, epoch=0) // 4, np.arange(length) // 4)
-        blocks = show("B", row=row, epoch=0)
+        assert np.array_equal(show("windows", row=row, epoch=0) // 4, np.arange(length) // 4)
+        blocks = show("blocks", row=row, epoch=0)
         assert np.all((np.diff(blocks) == 1) | (blocks[1:] % 4 == 0))
     assert np.array_equal(common_order(12, 12, 1)[0], common[12])
 
@@ -114,16 +126,17 @@ def test_a_clips_permutation_is_its_own_wherever_it_stands() -> None:
     clips = drawn()
     turned = replace(clips, features=lambda row: clips.features(len(clips) - 1 - row), ids=clips.ids[::-1])
     assert np.array_equal(
-        training_order("F", clips, 0, SMALL, 0, 0), training_order("F", turned, len(clips) - 1, SMALL, 0, 0)
+        training_order("fixed_permutation", clips, 0, SMALL, 0, 0),
+        training_order("fixed_permutation", turned, len(clips) - 1, SMALL, 0, 0),
     )
 
 
-def test_what_an_arm_trains_on_is_what_it_says(tmp_path: Path) -> None:
+def test_training_clips_are_in_the_frame_orders_of_their_condition(tmp_path: Path) -> None:
     clips = drawn()
     split = run_splits(clips, SMALL)[0]
-    for batch in ArmData(clips, split, "F", SMALL, 0, 16).train_dataloader():
+    for batch in ConditionData(clips, split, "fixed_permutation", SMALL, 0, 16).train_dataloader():
         for x_TD, row, label in zip(batch.x, batch.clip.tolist(), batch.labels.tolist(), strict=True):
-            order = training_order("F", clips, row, SMALL, 0, 0)
+            order = training_order("fixed_permutation", clips, row, SMALL, 0, 0)
             assert torch.equal(x_TD, clips.features(row)[torch.from_numpy(order)])
             assert row in split.train and clips.labels[row] == label
 
@@ -131,101 +144,108 @@ def test_what_an_arm_trains_on_is_what_it_says(tmp_path: Path) -> None:
 def test_windows_as_long_as_the_clip_are_refused() -> None:
     with pytest.raises(VideomemError, match=r"order\.windows is 6, but clips have 6 frames"):
         check_sizes(drawn(), replace(SMALL, windows=6))
-    check_sizes(drawn(), replace(SMALL, windows=6, arms=("O", "F")))
+    check_sizes(drawn(), replace(SMALL, windows=6, training_conditions=("ordered", "fixed_permutation")))
 
 
-# Cells and their cache.
+# Training jobs and their cache.
 
 
-def test_a_cell_is_named_by_every_cause_and_by_nothing_else() -> None:
+def test_a_training_job_is_named_by_every_cause_and_by_nothing_else() -> None:
     clips = drawn()
     split, plan = run_splits(clips, SMALL)[0], planned(clips)
-    cell = cells_of(plan, clips)[0]
-    base = cell_key(cell, clips, split, SMALL, SHORT)
+    job = jobs_of(plan, clips)[0]
+    base = job_key(job, clips, split, SMALL, SHORT)
     other_label = replace(clips, labels=1 - clips.labels)
     other_clip = replace(clips, ids=("0" * 32, *clips.ids[1:]))
     changed = [
-        cell_key(replace(cell, arm="F"), clips, split, SMALL, SHORT),
-        cell_key(replace(cell, run=1), clips, split, SMALL, SHORT),
-        cell_key(replace(cell, memory={**cell.memory, "init_args": {"hidden_dim": 9}}), clips, split, SMALL, SHORT),
-        cell_key(replace(cell, analysis="last"), clips, split, SMALL, SHORT),
-        cell_key(cell, other_label, split, SMALL, SHORT),
-        cell_key(cell, other_clip, split, SMALL, SHORT),
-        cell_key(cell, clips, replace(split, train=split.train[1:]), SMALL, SHORT),
-        cell_key(cell, clips, split, replace(SMALL, num_permutations=4), SHORT),
-        cell_key(cell, clips, split, replace(SMALL, projection="learned"), SHORT),
-        cell_key(cell, clips, split, replace(SMALL, selection="validation"), SHORT),
-        cell_key(cell, clips, split, SMALL, replace(SHORT, epochs=3)),
-        cell_key(cell, clips, split, SMALL, replace(SHORT, dropout=0.3)),
+        job_key(replace(job, condition="fixed_permutation"), clips, split, SMALL, SHORT),
+        job_key(replace(job, run=1), clips, split, SMALL, SHORT),
+        job_key(replace(job, memory={**job.memory, "init_args": {"hidden_dim": 9}}), clips, split, SMALL, SHORT),
+        job_key(replace(job, analysis="last"), clips, split, SMALL, SHORT),
+        job_key(job, other_label, split, SMALL, SHORT),
+        job_key(job, other_clip, split, SMALL, SHORT),
+        job_key(job, clips, replace(split, train=split.train[1:]), SMALL, SHORT),
+        job_key(job, clips, split, replace(SMALL, num_permutations=4), SHORT),
+        job_key(job, clips, split, replace(SMALL, projection="learned"), SHORT),
+        job_key(job, clips, split, replace(SMALL, selection="validation"), SHORT),
+        job_key(job, clips, split, SMALL, replace(SHORT, epochs=3)),
+        job_key(job, clips, split, SMALL, replace(SHORT, dropout=0.3)),
     ]
     assert len({base, *changed}) == 1 + len(changed)
-    assert base == cell_key(cell, clips, split, replace(SMALL, margin=0.1, runs=7, memories=("gru",)), SHORT)
+    assert base == job_key(job, clips, split, replace(SMALL, margin=0.1, runs=7, memories=("gru",)), SHORT)
 
 
-def test_outcomes_come_back_as_they_were_and_damage_is_one_line(tmp_path: Path) -> None:
+def test_training_results_come_back_as_they_were_and_damage_is_one_line(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips)
-    outcome = train_cell(cells_of(plan, clips)[0], clips, run_splits(clips, SMALL)[0], SMALL, SHORT)
-    write_outcome(tmp_path / "a.npz", outcome)
-    again = read_outcome(tmp_path / "a.npz")
-    assert again.predicted.keys() == outcome.predicted.keys()
-    assert all(np.array_equal(again.predicted[name], value) for name, value in outcome.predicted.items())
-    assert again.frame_right is not None and np.array_equal(again.frame_right, outcome.frame_right)  # type: ignore[arg-type]
-    assert replace(again, predicted={}, frame_right=None) == replace(outcome, predicted={}, frame_right=None)
+    training_result = train_job(jobs_of(plan, clips)[0], clips, run_splits(clips, SMALL)[0], SMALL, SHORT)
+    write_training_result(tmp_path / "a.npz", training_result)
+    again = read_training_result(tmp_path / "a.npz")
+    assert again.predicted.keys() == training_result.predicted.keys()
+    assert all(np.array_equal(again.predicted[name], value) for name, value in training_result.predicted.items())
+    assert again.frame_right is not None and np.array_equal(again.frame_right, training_result.frame_right)  # type: ignore[arg-type]
+    assert replace(again, predicted={}, frame_right=None) == replace(training_result, predicted={}, frame_right=None)
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
-    with pytest.raises(VideomemError, match="a damaged cell"):
-        read_outcome(tmp_path / "a.npz")
+    with pytest.raises(VideomemError, match="a damaged training result"):
+        read_training_result(tmp_path / "a.npz")
 
 
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others() -> None:
     clips = drawn()
     split, plan = run_splits(clips, SMALL)[0], planned(clips)
-    cell = next(cell for cell in cells_of(plan, clips) if cell.name == "gru" and cell.arm == "S")
-    one, two = (train_cell(cell, clips, split, SMALL, SHORT) for _ in range(2))
-    other = train_cell(cell, clips, split, replace(SMALL, seed=1), SHORT)
+    job = next(job for job in jobs_of(plan, clips) if job.name == "gru" and job.condition == "reshuffled")
+    one, two = (train_job(job, clips, split, SMALL, SHORT) for _ in range(2))
+    other = train_job(job, clips, split, replace(SMALL, seed=1), SHORT)
     assert np.array_equal(one.predicted["shuffle"], two.predicted["shuffle"])
     assert not np.array_equal(one.predicted["shuffle"], other.predicted["shuffle"])
 
 
 def test_an_interrupted_test_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SMALL, arms=("O", "F"), memories=("gru",)))
-    trained: list[Cell] = []
+    plan = planned(clips, replace(SMALL, training_conditions=("ordered", "fixed_permutation"), memories=("gru",)))
+    trained: list[TrainingJob] = []
 
-    def until_interrupted(cell: Cell, *rest: object) -> Outcome:
+    def until_interrupted(job: TrainingJob, *rest: object) -> TrainingResult:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(cell)
-        return train_cell(cell, *rest)  # type: ignore[arg-type]
+        trained.append(job)
+        return train_job(job, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(running, "train_cell", until_interrupted)
+    monkeypatch.setattr(running, "train_job", until_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_cells(plan, clips, tmp_path)
+        run_jobs(plan, clips, tmp_path)
     assert len(list(tmp_path.glob("*.npz"))) == 2
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(running, "train_cell", train_cell)
-    resumed = run_cells(plan, clips, tmp_path, tell=lambda done, total: told.append((done, total)))
-    whole = run_cells(plan, clips, tmp_path / "other")
+    monkeypatch.setattr(running, "train_job", train_job)
+    resumed = run_jobs(plan, clips, tmp_path, tell=lambda done, total: told.append((done, total)))
+    whole = run_jobs(plan, clips, tmp_path / "other")
     assert told == [(2, 4), (3, 4), (4, 4)]
-    assert all(np.array_equal(resumed[cell].predicted["shuffle"], whole[cell].predicted["shuffle"]) for cell in whole)
+    assert all(np.array_equal(resumed[job].predicted["shuffle"], whole[job].predicted["shuffle"]) for job in whole)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_answers_of_one(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips, replace(SMALL, memories=("gru",)))
-    one, two = run_cells(plan, clips, tmp_path / "one"), run_cells(plan, clips, tmp_path / "two", num_processes=2)
+    one, two = run_jobs(plan, clips, tmp_path / "one"), run_jobs(plan, clips, tmp_path / "two", num_processes=2)
     assert len(one) == 12 and one.keys() == two.keys()
-    for cell, outcome in one.items():
-        assert all(np.array_equal(two[cell].predicted[name], value) for name, value in outcome.predicted.items())
+    for job, training_result in one.items():
+        assert all(np.array_equal(two[job].predicted[name], value) for name, value in training_result.predicted.items())
 
 
 @pytest.mark.gpu
 def test_a_gpu_gives_nearly_the_answers_of_the_cpu(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SMALL, memories=("gru",), arms=("O", "F")), replace(SHORT, dropout=0.0))
-    cpu, gpu = (run_cells(plan, clips, tmp_path / name, devices=[name]) for name in ("cpu", "cuda:0"))
-    same = [np.mean(gpu[cell].predicted["ordered"] == outcome.predicted["ordered"]) for cell, outcome in cpu.items()]
+    plan = planned(
+        clips,
+        replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation")),
+        replace(SHORT, dropout=0.0),
+    )
+    cpu, gpu = (run_jobs(plan, clips, tmp_path / name, devices=[name]) for name in ("cpu", "cuda:0"))
+    same = [
+        np.mean(gpu[job].predicted["ordered"] == training_result.predicted["ordered"])
+        for job, training_result in cpu.items()
+    ]
     assert min(same) > 0.9
 
 
@@ -234,8 +254,10 @@ def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
     plan = planned(
         clips, replace(SMALL, memories=("leaky",)), replace(SHORT, learning_rate=1e30, gradient_clip_val=None)
     )
-    with pytest.raises(VideomemError, match=r"leaky, arm O, run 0: logits are not finite.*learning_rate"):
-        run_cells(plan, clips, tmp_path)
+    with pytest.raises(
+        VideomemError, match=r"leaky, training condition ordered, run 0: logits are not finite.*learning_rate"
+    ):
+        run_jobs(plan, clips, tmp_path)
 
 
 # Memories.

@@ -1,4 +1,4 @@
-"""From the outcomes of all cells to the order card: contrasts, tests and verdicts, by the plan and nothing else."""
+"""From training results to the result of the order test: contrasts, tests and verdicts, exactly as the plan says."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ import numpy as np
 
 from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.conditions import condition_of, perturbations, test_orders
+from videomem.experiments.order_test.conditions import (
+    BLOCKS,
+    COMMON,
+    FIXED,
+    FIXED_ORDERED,
+    ORDERED,
+    RESHUFFLED,
+    RESHUFFLED_ORDERED,
+    REVERSED,
+    SHUFFLED,
+    WINDOWS,
+)
 from videomem.experiments.order_test.folds import RunSplit, overlap, training_share
+from videomem.experiments.order_test.frame_orders import perturbations, test_orders, test_perturbation
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings
 from videomem.experiments.order_test.result import Controls, MemoryResult, PerturbationResult, SizePoint
 from videomem.experiments.order_test.scores import BOOTSTRAP, Scores, within_0_and_1
@@ -20,7 +32,7 @@ from videomem.statistics.randomization import holm, mcnemar_p, reliance_test
 from videomem.statistics.results import ChiralPairs, Estimate, Randomization, Verdict
 from videomem.statistics.verdict import judge, judge_data_set
 
-SUITE_CLIPS = 200  # whose frame orders a perturbation's displacement, tau and adjacency are means of
+SUITE_CLIPS = 200  # test clips over which displacement, tau and adjacency of a perturbation are averaged
 
 
 def analyse(plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: Scores) -> tuple[MemoryResult, ...]:
@@ -38,17 +50,19 @@ def analyse(plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: S
 
 
 def _conditional(verdict: Verdict, settings: OrderSettings) -> Verdict:
-    """With one training set for all runs, nothing is known of others."""
+    """With a fixed split, all runs share one training set, and the verdict says so."""
     if settings.split == "random":
         return verdict
     return replace(verdict, sentence=f"{verdict.sentence}; conditional on this training set")
 
 
 def overall(results: Sequence[MemoryResult], settings: OrderSettings) -> Verdict:
-    """The verdict on the data set, for the tested learners."""
+    """The verdict for all tested learners."""
     tested = {result.name: result for result in results if result.verdict is not None}
     if not tested:
-        return Verdict("no verdict", "No verdict: no memory was tested, only controls", "name a memory, such as gru")
+        return Verdict(
+            "no verdict", "No verdict: only controls were tested", "add a memory to order.memories, such as gru"
+        )
     verdict = judge_data_set(
         {name: result.verdict for name, result in tested.items() if result.verdict is not None},
         {name: result.p_holm for name, result in tested.items() if result.p_holm is not None},
@@ -59,35 +73,37 @@ def overall(results: Sequence[MemoryResult], settings: OrderSettings) -> Verdict
 
 
 def _memory(name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: Scores) -> MemoryResult:
-    outcomes = scores.outcomes[name, "O", "primary"]
-    is_control = outcomes[0].memoryless
-    cells = cells_of(name, scores, clips, plan.settings)
-    gain = cells["OO"] - cells["FS"]
-    difference = _Differences(scores, cells)
-    blind, blind_name = _best_order_blind(name, plan, scores, cells)
-    accuracy = {cell: within_0_and_1(scores.mean(values)) for cell, values in cells.items()}
+    trained = scores.training_results[name, "ordered", "primary"]
+    is_control = trained[0].memoryless
+    correct = correct_of(name, scores, clips, plan.settings)
+    gain = correct[ORDERED] - correct[FIXED]
+    best, best_name = _best_order_blind(name, plan, scores, correct)
+    accuracies = {pair: within_0_and_1(scores.mean(values)) for pair, values in correct.items()}
     value = scores.mean(gain, BOOTSTRAP)
-    majority = _majority(clips, splits)
-    ordered, shuffled = scores.predicted(name, "O", "ordered")[0], scores.predicted(name, "O", "shuffle")
-    forward = [outcome.max_logit_change_forward for outcome in outcomes]
+    majority, accuracy = _majority(clips, splits), accuracies[ORDERED]
+    ordered, shuffled = scores.predicted(name, "ordered", "ordered")[0], scores.predicted(name, "ordered", "shuffle")
+
+    def difference(pair: str, other: str) -> Estimate | None:
+        return scores.mean(correct[pair] - correct[other]) if {pair, other} <= correct.keys() else None
+
     return MemoryResult(
         name=name,
-        label=outcomes[0].label,
+        label=trained[0].label,
         is_control=is_control,
-        num_parameters=outcomes[0].num_parameters,
-        cells=accuracy,
+        num_parameters=trained[0].num_parameters,
+        accuracies=accuracies,
         value_of_order=value,
         p_holm=None,
         verdict=None,
-        augmentation=difference("SS", "FS"),
-        reliance=scores.mean(cells["OO"] - cells["OS"]),
+        augmentation=difference(RESHUFFLED, FIXED),
+        reliance=scores.mean(correct[ORDERED] - correct[SHUFFLED]),
         reliance_test=None if is_control else _reliance_test(scores, ordered, shuffled),
-        shift=difference("SS", "OS"),
-        practical_gain=None if is_control else scores.mean(cells["OO"] - blind),
-        best_order_blind=blind_name,
-        common=difference("OO", "CC"),
-        normalized=value.value / (accuracy["OO"].value - majority) if accuracy["OO"].low > majority else None,
-        suite=_suite(name, clips, splits, scores, cells, plan.settings),
+        shift=difference(RESHUFFLED, SHUFFLED),
+        practical_gain=None if is_control else scores.mean(correct[ORDERED] - best),
+        best_order_blind=best_name,
+        common=difference(ORDERED, COMMON),
+        normalized=value.value / (accuracy.value - majority) if accuracy.low > majority else None,
+        suite=_suite(name, clips, splits, scores, correct, plan.settings),
         classes=class_gains(gain, scores.groups, scores.runs, scores.labels, clips.class_names),
         chiral=None if is_control else _chiral(name, clips, scores),
         confusion_ordered=_confusion(scores, ordered[None], len(clips.class_names)),
@@ -95,62 +111,54 @@ def _memory(name: str, plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit]
         mcnemar_p=None if is_control else _mcnemar(scores, ordered, shuffled[0]),
         sizes=() if is_control else _sizes(name, plan, clips, splits, scores),
         sensitivity={} if is_control else _sensitivity(name, plan, scores),
-        max_logit_change=max(outcome.max_logit_change for outcome in outcomes),
-        max_logit_change_forward=max(forward),
+        max_logit_change=max(one.max_logit_change for one in trained),
+        max_logit_change_forward=max(one.max_logit_change_forward for one in trained),
     )
 
 
-def cells_of(name: str, scores: Scores, clips: Clips, settings: OrderSettings) -> dict[str, np.ndarray]:
-    """Right or not, (N,), of every cell XY that was measured."""
-    cells = {
-        "OO": scores.right(name, "O", "ordered"),
-        "OS": scores.right(name, "O", "shuffle"),
-        "OR": scores.right(name, "O", "reverse"),
-        "FS": scores.right(name, "F", "shuffle"),
-        "FO": scores.right(name, "F", "ordered"),
+def correct_of(name: str, scores: Scores, clips: Clips, settings: OrderSettings) -> dict[str, np.ndarray]:
+    """Share of frame orders classified correctly, (N,), for every measured pair of training and test condition."""
+    correct = {
+        ORDERED: scores.right(name, "ordered", "ordered"),
+        SHUFFLED: scores.right(name, "ordered", "shuffle"),
+        REVERSED: scores.right(name, "ordered", "reverse"),
+        FIXED: scores.right(name, "fixed_permutation", "shuffle"),
+        FIXED_ORDERED: scores.right(name, "fixed_permutation", "ordered"),
     }
-    if scores.has(name, "S"):
-        cells |= {"SS": scores.right(name, "S", "shuffle"), "SO": scores.right(name, "S", "ordered")}
-    if scores.has(name, "C"):
-        cells["CC"] = scores.right(name, "C", "common")
-    for arm in "WB":
-        if scores.has(name, arm):
-            cells[arm + arm] = scores.right(name, arm, condition_of(arm, clips.max_frames, settings).label)
-    return cells
+    if scores.has(name, "reshuffled"):
+        correct[RESHUFFLED] = scores.right(name, "reshuffled", "shuffle")
+        correct[RESHUFFLED_ORDERED] = scores.right(name, "reshuffled", "ordered")
+    if scores.has(name, "common_permutation"):
+        correct[COMMON] = scores.right(name, "common_permutation", "common_permutation")
+    for condition, pair in (("windows", WINDOWS), ("blocks", BLOCKS)):
+        if scores.has(name, condition):
+            label = test_perturbation(condition, clips.max_frames, settings).label
+            correct[pair] = scores.right(name, condition, label)
+    return correct
 
 
-def cells_by_run(name: str, plan: OrderPlan, clips: Clips, scores: Scores) -> list[dict[str, float]]:
-    """Accuracy of every cell of a memory in each run."""
-    cells = cells_of(name, scores, clips, plan.settings)
+def accuracies_by_run(name: str, plan: OrderPlan, clips: Clips, scores: Scores) -> list[dict[str, float]]:
+    """Accuracies of a memory in each run, by `<training condition>/<test condition>`."""
+    correct = correct_of(name, scores, clips, plan.settings)
     return [
-        {cell: float(right[scores.runs == run].mean()) for cell, right in cells.items()}
+        {pair: float(values[scores.runs == run].mean()) for pair, values in correct.items()}
         for run in np.unique(scores.runs)
     ]
 
 
-class _Differences:
-    """Differences of cells, None where one was not trained."""
-
-    def __init__(self, scores: Scores, cells: Mapping[str, np.ndarray]) -> None:
-        self._scores, self._cells = scores, cells
-
-    def __call__(self, one: str, other: str) -> Estimate | None:
-        if one not in self._cells or other not in self._cells:
-            return None
-        return self._scores.mean(self._cells[one] - self._cells[other])
-
-
 def _best_order_blind(
-    name: str, plan: OrderPlan, scores: Scores, cells: Mapping[str, np.ndarray]
+    name: str, plan: OrderPlan, scores: Scores, correct: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, str]:
-    """The best arm that knows nothing of order: the memory's own FS and SS, and every control's OO."""
-    arms = {arm: cells[arm] for arm in ("FS", "SS") if arm in cells}
+    """The best learner without frame order: trained and tested on shuffled frames, or a control."""
+    candidates = {pair: correct[pair] for pair in (FIXED, RESHUFFLED) if pair in correct}
     controls = [
-        other for other in plan.memories if other != name and scores.outcomes[other, "O", "primary"][0].memoryless
+        other
+        for other in plan.memories
+        if other != name and scores.training_results[other, "ordered", "primary"][0].memoryless
     ]
-    arms |= {f"{other} OO": scores.right(other, "O", "ordered") for other in controls}
-    best = max(arms, key=lambda arm: arms[arm].mean())
-    return arms[best], best
+    candidates |= {f"{other} {ORDERED}": scores.right(other, "ordered", "ordered") for other in controls}
+    best = max(candidates, key=lambda candidate: candidates[candidate].mean())
+    return candidates[best], best
 
 
 def _reliance_test(scores: Scores, ordered_N: np.ndarray, shuffled_KN: np.ndarray) -> Randomization:
@@ -159,7 +167,7 @@ def _reliance_test(scores: Scores, ordered_N: np.ndarray, shuffled_KN: np.ndarra
 
 
 def _mcnemar(scores: Scores, ordered_N: np.ndarray, shuffled_N: np.ndarray) -> float | None:
-    """First run, in order against shuffled once; only where no two clips are of one group."""
+    """McNemar's test on the first run, ordered against one shuffle; None if a group has more than one clip."""
     first = scores.runs == 0
     if len(np.unique(scores.groups[first])) < first.sum():
         return None
@@ -172,28 +180,35 @@ def _suite(
     clips: Clips,
     splits: Sequence[RunSplit],
     scores: Scores,
-    cells: Mapping[str, np.ndarray],
+    correct: Mapping[str, np.ndarray],
     settings: OrderSettings,
 ) -> tuple[PerturbationResult, ...]:
-    retrained = {condition_of(arm, clips.max_frames, settings).label: cells["OO"] - cells[arm + arm]
-                 for arm in "WB" if arm + arm in cells}  # fmt: skip
-    retrained["shuffle"] = cells["OO"] - cells["FS"]
+    retrained = {"shuffle": correct[ORDERED] - correct[FIXED]}
+    for condition, pair in (("windows", WINDOWS), ("blocks", BLOCKS)):
+        if pair in correct:
+            label = test_perturbation(condition, clips.max_frames, settings).label
+            retrained[label] = correct[ORDERED] - correct[pair]
     suite = []
     for perturbation in perturbations(clips.max_frames, settings):
-        right = scores.right(name, "O", perturbation.label)
+        right = scores.right(name, "ordered", perturbation.label)
         measures = _measures(perturbation, clips, splits[0].test[:SUITE_CLIPS], settings)
         suite.append(
-            PerturbationResult(perturbation.name, perturbation.label, *measures, within_0_and_1(scores.mean(right)), 
-                 scores.mean(cells["OO"] - right),
-                 scores.mean(retrained[perturbation.label]) if perturbation.label in retrained else None)
-        )  # fmt: skip
+            PerturbationResult(
+                perturbation.name,
+                perturbation.label,
+                *measures,
+                accuracy=within_0_and_1(scores.mean(right)),
+                reliance=scores.mean(correct[ORDERED] - right),
+                retrained=scores.mean(retrained[perturbation.label]) if perturbation.label in retrained else None,
+            )
+        )
     return tuple(suite)
 
 
 def _measures(
     perturbation: permutations.Perturbation, clips: Clips, rows: np.ndarray, settings: OrderSettings
 ) -> tuple[float, float | None, float]:
-    """Mean displacement, Kendall's tau and adjacency of a perturbation's frame orders of some test clips."""
+    """Mean displacement, Kendall's tau and adjacency of a perturbation over the frame orders of some test clips."""
     orders = [(order, int(clips.lengths[row])) for row in rows.tolist()
               for order in test_orders(clips, row, perturbation, settings.num_permutations)]  # fmt: skip
     taus = [tau for order, length in orders if (tau := permutations.kendall_tau(order, length)) is not None]
@@ -203,19 +218,19 @@ def _measures(
 
 
 def _chiral(name: str, clips: Clips, scores: Scores) -> ChiralPairs:
-    ordered, backwards = (scores.predicted(name, "O", condition)[0] for condition in ("ordered", "reverse"))
+    ordered, backwards = (scores.predicted(name, "ordered", frame_order)[0] for frame_order in ("ordered", "reverse"))
     return chiral_pairs(scores.labels, ordered, backwards, scores.groups, clips.class_names)
 
 
 def _confusion(scores: Scores, predicted_KN: np.ndarray, num_classes: int) -> tuple[tuple[float, ...], ...]:
-    """Clips (C, C) of all runs, mean over frame orders: rows true, columns named."""
+    """Number of clips (C, C) over all runs, mean over frame orders; rows are true classes, columns predicted ones."""
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (np.broadcast_to(scores.labels, predicted_KN.shape), predicted_KN), 1 / len(predicted_KN))
     return tuple(tuple(round(float(value), 6) for value in row) for row in counts)
 
 
 def _majority(clips: Clips, splits: Sequence[RunSplit]) -> float:
-    """Accuracy of naming the most frequent training class, over all runs."""
+    """Accuracy of always predicting the most frequent class of the training clips, over all runs."""
     right = [clips.labels[split.test] == np.bincount(clips.labels[split.train]).argmax() for split in splits]
     return float(np.concatenate(right).mean())
 
@@ -226,7 +241,10 @@ def _sizes(
     points = []
     for size in (*plan.settings.sizes, 1.0) if plan.settings.sizes else ():
         analysis = "primary" if size == 1.0 else str(size)
-        ordered, blind = scores.right(name, "O", "ordered", analysis), scores.right(name, "F", "shuffle", analysis)
+        ordered, blind = (
+            scores.right(name, "ordered", "ordered", analysis),
+            scores.right(name, "fixed_permutation", "shuffle", analysis),
+        )
         trained = [replace(split, train=training_share(clips, split.train, size, plan.settings.seed + run))
                    for run, split in enumerate(splits)]  # fmt: skip
         shared = overlap(trained, plan.settings.split == "fixed")
@@ -237,29 +255,33 @@ def _sizes(
 
 
 def _sensitivity(name: str, plan: OrderPlan, scores: Scores) -> dict[str, Estimate]:
-    gain = {analysis: scores.right(name, "O", "ordered", analysis) - scores.right(name, "F", "shuffle", analysis)
-            for analysis in plan.settings.sensitivity}  # fmt: skip
-    return {analysis: scores.mean(values) for analysis, values in gain.items()}
+    def gain(analysis: str) -> np.ndarray:
+        ordered = scores.right(name, "ordered", "ordered", analysis)
+        return ordered - scores.right(name, "fixed_permutation", "shuffle", analysis)
+
+    return {analysis: scores.mean(gain(analysis)) for analysis in plan.settings.sensitivity}
 
 
 def controls_of(plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: Scores) -> Controls | None:
-    """What single frames say, by the first frame-averaging head of the plan; None where it has none."""
-    averaging = [name for name in plan.memories if scores.outcomes[name, "O", "primary"][0].frame_right is not None]
+    """Accuracies of single frames, from the first frame-averaging head of the plan; None without such a head."""
+    averaging = [
+        name for name in plan.memories if scores.training_results[name, "ordered", "primary"][0].frame_right is not None
+    ]
     if not averaging:
         return None
-    outcomes = scores.outcomes[averaging[0], "O", "primary"]
+    trained = scores.training_results[averaging[0], "ordered", "primary"]
     random, best, oracle = [], [], []
-    for outcome, split in zip(outcomes, splits, strict=True):
-        right_NT, lengths = outcome.frame_right, clips.lengths[split.test]
+    for one, split in zip(trained, splits, strict=True):
+        right_NT, lengths = one.frame_right, clips.lengths[split.test]
         assert right_NT is not None
         random.append(right_NT.sum(1) / lengths)
-        best.append(right_NT[np.arange(len(lengths)), np.minimum(outcome.best_position, lengths - 1)])
+        best.append(right_NT[np.arange(len(lengths)), np.minimum(one.best_position, lengths - 1)])
         oracle.append(right_NT.any(1))
     return Controls(
         majority=_majority(clips, splits),
         random_frame=float(np.concatenate(random).mean()),
         best_frame=float(np.concatenate(best).mean()),
-        best_frame_position=outcomes[0].best_position,
+        best_frame_position=trained[0].best_position,
         oracle_frame=float(np.concatenate(oracle).mean()),
-        average=float(scores.right(averaging[0], "O", "ordered").mean()),
+        average=float(scores.right(averaging[0], "ordered", "ordered").mean()),
     )

@@ -1,4 +1,4 @@
-"""Clips of chiral pairs as video strips: in order, shuffled and reversed, with what each memory takes them for."""
+"""Example clips of chiral pairs: frames in order, shuffled and reversed, with the prediction of each memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from videomem.errors import DecodingError, VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
 from videomem.experiments.frame_strips import Example, Strip
-from videomem.experiments.order_test.conditions import condition_of, test_orders
 from videomem.experiments.order_test.folds import RunSplit
+from videomem.experiments.order_test.frame_orders import test_orders, test_perturbation
 from videomem.experiments.order_test.plan import OrderPlan
-from videomem.experiments.order_test.result import OrderCard
+from videomem.experiments.order_test.result import OrderTestResult
 from videomem.experiments.order_test.scores import Scores
 from videomem.training.data_module import VideoDataModule
 from videomem.video.decoding import decode_clip
@@ -26,48 +26,48 @@ _log = logging.getLogger("videomem")
 
 
 def examples_of(
-    data: VideoDataModule, clips: Clips, plan: OrderPlan, first: RunSplit, scores: Scores, card: OrderCard
+    data: VideoDataModule, clips: Clips, plan: OrderPlan, first: RunSplit, scores: Scores, result: OrderTestResult
 ) -> list[Example]:
-    """A clip of the first run for each of the strongest chiral pairs; none where the videos are not at hand.
+    """One test clip of the first run for each of the most significant chiral pairs.
 
     Args:
-        data: Where the videos are.
-        clips: The clips of the test; row for row those of `data`.
+        data: The data module that the videos are decoded with. If a video is missing, its example is left out.
+        clips: The clips of the test, in the row order of `data`.
         plan: The plan.
-        first: The split of the first run, whose answers are shown.
-        scores: What was answered.
-        card: Where the pairs stand.
+        first: The split of the first run, whose predictions are shown.
+        scores: Predictions of all training jobs.
+        result: The result, for its chiral pairs.
     """
     examples = []
-    for one, other in _pairs(card)[:MAX_EXAMPLES]:
+    for one, other in _pairs(result)[:MAX_EXAMPLES]:
         label, partner = clips.class_names.index(one), clips.class_names.index(other)
-        place = _telling(first.test, clips, scores, card, label, partner)
+        place = _clearest(first.test, clips, scores, result, label, partner)
         if place is None:
             continue
         row = int(first.test[place])
         frames_THWC = _frames(data, row)
         if frames_THWC is not None and len(frames_THWC) == clips.lengths[row]:
-            examples.append(Example(one, other, _strips(frames_THWC, row, place, clips, plan, scores, card)))
+            examples.append(Example(one, other, _strips(frames_THWC, row, place, clips, plan, scores, result)))
     return examples
 
 
-def _pairs(card: OrderCard) -> list[tuple[str, str]]:
-    """Pairs that some memory takes for each other (p at most 0.05), the surest first, each once."""
-    all_pairs = [pair for result in card.memories if result.chiral for pair in result.chiral.pairs]
+def _pairs(result: OrderTestResult) -> list[tuple[str, str]]:
+    """Distinct pairs with p at most 0.05 for any memory, sorted by p."""
+    all_pairs = [pair for one in result.memories if one.chiral for pair in one.chiral.pairs]
     found = sorted((pair.p, -pair.excess, pair.first, pair.second) for pair in all_pairs if pair.p <= 0.05)
     return list(dict.fromkeys((min(one, other), max(one, other)) for _, _, one, other in found))
 
 
-def _telling(
-    test: NDArray[np.int64], clips: Clips, scores: Scores, card: OrderCard, label: int, partner: int
+def _clearest(
+    test: NDArray[np.int64], clips: Clips, scores: Scores, result: OrderTestResult, label: int, partner: int
 ) -> int | None:
-    """Place of a test clip of the class that most memories take for the partner when it is reversed."""
+    """Index of the test clip of a class that most memories classify as the partner when it is reversed."""
     places = np.flatnonzero(clips.labels[test] == label)
     if not len(places):
         return None
     votes = np.zeros(len(test))
-    for result in card.memories:
-        answers = [scores.predicted(result.name, "O", name)[0][: len(test)] for name in ("ordered", "reverse")]
+    for one in result.memories:
+        answers = [scores.predicted(one.name, "ordered", name)[0][: len(test)] for name in ("ordered", "reverse")]
         votes += (answers[0] == label) * 1.0 + (answers[1] == partner)
     return int(places[votes[places].argmax()])
 
@@ -97,10 +97,10 @@ def _strips(
     clips: Clips,
     plan: OrderPlan,
     scores: Scores,
-    card: OrderCard,
+    result: OrderTestResult,
 ) -> list[Strip]:
     length = len(frames_THWC)
-    shuffle = condition_of("F", clips.max_frames, plan.settings)
+    shuffle = test_perturbation("fixed_permutation", clips.max_frames, plan.settings)
     orders = {
         "ordered": permutations.ordered(length, length)[0],
         "shuffle": test_orders(clips, row, shuffle, plan.settings.num_permutations)[0][:length],
@@ -111,7 +111,10 @@ def _strips(
         Strip(
             words[name],
             frames_THWC[order_T],
-            {one.label: clips.class_names[scores.predicted(one.name, "O", name)[0][place]] for one in card.memories},
+            {
+                one.label: clips.class_names[scores.predicted(one.name, "ordered", name)[0][place]]
+                for one in result.memories
+            },
         )
         for name, order_T in orders.items()
     ]

@@ -1,4 +1,4 @@
-"""All cells of an order test: in processes in parallel, and never one that the cache holds."""
+"""Run the training jobs of an order test, in parallel processes, except those with a result in the cache."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from pathlib import Path
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.folds import RunSplit, run_splits, training_share
 from videomem.experiments.order_test.heads_of_plan import build_head, is_control, with_parameters_of_largest
-from videomem.experiments.order_test.jobs import Cell, Outcome, cell_key, read_outcome, train_cell, write_outcome
+from videomem.experiments.order_test.jobs import (
+    TrainingJob,
+    TrainingResult,
+    job_key,
+    read_training_result,
+    train_job,
+    write_training_result,
+)
 from videomem.experiments.order_test.plan import PRIMARY, OrderPlan, OrderSettings, Recipe
 from videomem.utils.parallel_jobs import run_parallel
 
 
-def cells_of(plan: OrderPlan, clips: Clips) -> list[Cell]:
-    """Every cell that a plan needs, run after run, so that an interrupted test has whole runs.
+def jobs_of(plan: OrderPlan, clips: Clips) -> list[TrainingJob]:
+    """The training jobs of a plan, ordered by run, so that an interrupted test has complete runs.
 
-    A memory that has none is a control: arms O and F of it give the noise floor, and others add nothing.
+    A memoryless control is trained in the two primary conditions only, for the noise floor.
     """
     settings, memories = plan.settings, plan.memories
     resized = memories
@@ -28,75 +35,77 @@ def cells_of(plan: OrderPlan, clips: Clips) -> list[Cell]:
         sizes = (dim, len(clips.class_names), plan.recipe.num_layers, learned)
         resized = with_parameters_of_largest(memories, lambda memory: build_head(memory, *sizes))
     further = [str(size) for size in settings.sizes] + list(settings.sensitivity)
-    cells = []
+    jobs = []
     for run in range(settings.runs):
         for name, memory in memories.items():
             if is_control(memory, plan.recipe):
-                cells += [Cell(name, memory, arm, run) for arm in PRIMARY]
+                jobs += [TrainingJob(name, memory, condition, run) for condition in PRIMARY]
                 continue
-            cells += [Cell(name, memory, arm, run) for arm in settings.arms]
+            jobs += [TrainingJob(name, memory, condition, run) for condition in settings.training_conditions]
             for analysis in further:
                 other = resized[name] if analysis == "equal_parameters" else memory
-                cells += [Cell(name, other, arm, run, analysis) for arm in PRIMARY]
-    return cells
+                jobs += [TrainingJob(name, other, condition, run, analysis) for condition in PRIMARY]
+    return jobs
 
 
-def split_of(cell: Cell, splits: Sequence[RunSplit], clips: Clips, seed: int) -> RunSplit:
-    """The run's split, with a share of its training groups where the cell is a point of the size curve."""
-    split = splits[cell.run]
+def split_of(job: TrainingJob, splits: Sequence[RunSplit], clips: Clips, seed: int) -> RunSplit:
+    """The split of the job's run, with a share of its training groups if `analysis` is a share."""
+    split = splits[job.run]
     try:
-        share = float(cell.analysis)
+        share = float(job.analysis)
     except ValueError:
         return split
-    return replace(split, train=training_share(clips, split.train, share, seed + cell.run))
+    return replace(split, train=training_share(clips, split.train, share, seed + job.run))
 
 
-def run_cells(
+def run_jobs(
     plan: OrderPlan,
     clips: Clips,
     cache: Path,
     num_processes: int = 1,
     devices: Sequence[str] = ("cpu",),
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Cell, Outcome]:
-    """Train what the cache lacks and return every cell's outcome.
+) -> dict[TrainingJob, TrainingResult]:
+    """Train all jobs without a result in the cache, and return the results of all jobs.
 
     Args:
         plan: The plan.
-        clips: Its clips.
-        cache: Folder of cells; each is written when it is done, so what is interrupted goes on where it was.
-        num_processes: Trainings in parallel; 1 trains in this process.
-        devices: Where trainings run, in turn.
-        tell: Called with the number of cells done and of all.
+        clips: The clips of the plan.
+        cache: Folder of training results. Each is written when its job finishes, so an interrupted test can resume.
+        num_processes: Training jobs in parallel; 1 trains in this process.
+        devices: Devices that training jobs are assigned to in turn.
+        tell: Called with the number of finished jobs and the number of all jobs.
     Raises:
         VideomemError: If a training diverges, or a process is killed.
     """
     split, paths = _placed(plan, clips, cache, devices[0])
-    todo = [cell for cell, path in paths.items() if not path.is_file()]
+    todo = [job for job, path in paths.items() if not path.is_file()]
     done = len(paths) - len(todo)
     tell(done, len(paths))
-    job = partial(_train_and_keep, settings=plan.settings, recipe=plan.recipe)
-    calls = [(cell, split[cell], paths[cell], devices[n % len(devices)]) for n, cell in enumerate(todo)]
-    for finished in run_parallel(job, calls, clips, min(num_processes, len(todo))):
+    train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
+    calls = [(job, split[job], paths[job], devices[n % len(devices)]) for n, job in enumerate(todo)]
+    for finished in run_parallel(train, calls, clips, min(num_processes, len(todo))):
         done += finished
         tell(done, len(paths))
-    return {cell: read_outcome(path) for cell, path in paths.items()}
+    return {job: read_training_result(path) for job, path in paths.items()}
 
 
-def _placed(plan: OrderPlan, clips: Clips, cache: Path, device: str) -> tuple[dict[Cell, RunSplit], dict[Cell, Path]]:
-    """The split of every cell of a plan, and its file in the cache."""
+def _placed(
+    plan: OrderPlan, clips: Clips, cache: Path, device: str
+) -> tuple[dict[TrainingJob, RunSplit], dict[TrainingJob, Path]]:
+    """The split of every job of a plan, and the path of its result in the cache."""
     splits = run_splits(clips, plan.settings)
-    split = {cell: split_of(cell, splits, clips, plan.settings.seed) for cell in cells_of(plan, clips)}
-    keys = {cell: cell_key(cell, clips, part, plan.settings, plan.recipe, device) for cell, part in split.items()}
-    return split, {cell: cache / f"{key}.npz" for cell, key in keys.items()}
+    split = {job: split_of(job, splits, clips, plan.settings.seed) for job in jobs_of(plan, clips)}
+    keys = {job: job_key(job, clips, part, plan.settings, plan.recipe, device) for job, part in split.items()}
+    return split, {job: cache / f"{key}.npz" for job, key in keys.items()}
 
 
 def num_cached(plan: OrderPlan, clips: Clips, cache: Path, device: str = "cpu") -> int:
-    """Trainings of a plan that the cache holds already."""
+    """Number of training jobs of a plan that have a result in the cache."""
     return sum(path.is_file() for path in _placed(plan, clips, cache, device)[1].values())
 
 
-def _train_and_keep(
-    cell: Cell, split: RunSplit, path: Path, device: str, clips: Clips, *, settings: OrderSettings, recipe: Recipe
+def _train_and_write(
+    job: TrainingJob, split: RunSplit, path: Path, device: str, clips: Clips, *, settings: OrderSettings, recipe: Recipe
 ) -> None:
-    write_outcome(path, train_cell(cell, clips, split, settings, recipe, device))
+    write_training_result(path, train_job(job, clips, split, settings, recipe, device))

@@ -1,4 +1,4 @@
-"""The figures of an order card that are about controls and classes."""
+"""Figures of an order test about controls and classes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,31 @@ from videomem.experiments.drawing import (
     shorten,
     whisker,
 )
-from videomem.experiments.order_test.result import MemoryResult, OrderCard
+from videomem.experiments.order_test.conditions import ORDERED
+from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import percent, points
 from videomem.statistics.results import ClassGain, Estimate
 from videomem.utils.plotting import confusion_figure
 
-MOST_CLASSES = 30  # more are shown by their ends
+MOST_CLASSES = 30  # of more classes, only the first and the last 12 are drawn
 _FROM_NOTHING = LinearSegmentedColormap.from_list("blue", [(0.0, 0.447, 0.698, 0.0), (0.0, 0.447, 0.698, 1.0)])
 
 
 @figure_function
-def controls_figure(card: OrderCard) -> Figure:
-    """What needs no memory, and beneath it the memory that gains most from order."""
-    assert card.controls is not None
-    own = card.controls
+def controls_figure(result: OrderTestResult) -> Figure:
+    """Accuracies without memory, and below them the memory with the largest value of order."""
+    assert result.controls is not None
+    own = result.controls
     rows: list[tuple[str, float | Estimate]] = [
-        *(("majority class", own.majority), ("one random frame", own.random_frame), ("the best frame", own.best_frame)),
-        *(("mean over frames", own.average), ("any frame right (uses the label)", own.oracle_frame)),
+        *(
+            ("majority class", own.majority),
+            ("random single frame", own.random_frame),
+            ("best single frame", own.best_frame),
+        ),
+        *(("mean over frames", own.average), ("any frame correct (uses the label)", own.oracle_frame)),
     ]
-    if lead := lead_memory(card):
-        rows.append((f"{shorten(lead.label, 30)}, in order", lead.cells["OO"]))
+    if lead := lead_memory(result):
+        rows.append((f"{shorten(lead.label, 30)}, in order", lead.accuracies[ORDERED]))
     figure, axes = row_axes(2 * len(rows), 0.19)
     for number, (label, value) in enumerate(rows):
         place = 2 * number + 1
@@ -56,15 +61,15 @@ def controls_figure(card: OrderCard) -> Figure:
     return figure
 
 
-def lead_memory(card: OrderCard) -> MemoryResult | None:
-    """The memory with the largest value of order, the control aside."""
-    learners = [one for one in card.memories if not one.is_control]
+def lead_memory(result: OrderTestResult) -> MemoryResult | None:
+    """The memory with the largest value of order, controls excluded."""
+    learners = [one for one in result.memories if not one.is_control]
     return max(learners, key=lambda one: one.value_of_order.value, default=None)
 
 
 @figure_function
 def classes_figure(one: MemoryResult) -> Figure:
-    """Pooled gain of each class with its interval, largest first; of many classes, both ends."""
+    """Pooled gain of each class with its interval, in descending order; of many classes, the first and last 12."""
     gains = sorted(one.classes, key=lambda gain: -gain.pooled)
     shown = gains if len(gains) <= MOST_CLASSES else [*gains[:12], *gains[-12:]]
     left_out = len(gains) - len(shown)
@@ -82,12 +87,12 @@ def classes_figure(one: MemoryResult) -> Figure:
     if left_out:
         _name(axes, 12.1, f"… {left_out} more …", is_long)
     axes.set_xlim(*limits([100 * end for gain in shown for end in (gain.low, gain.high, 0.0)]))
-    axes.set_xlabel("gain from order, points")
+    axes.set_xlabel("value of order, points")
     return figure
 
 
 def _name(axes: Axes, place: float, name: str, is_long: bool) -> None:
-    """A name left of its row, or above it where some are long."""
+    """The name of a class to the left of its row, or above it if some names are long."""
     where = axes.get_yaxis_transform()
     if is_long:
         ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
@@ -103,6 +108,6 @@ def _as_estimate(gain: ClassGain) -> Estimate:
 
 @figure_function
 def confusions_figure(counts: Sequence[Sequence[float]], class_names: Sequence[str], title: str) -> Figure:
-    """Share of each true class (row) that was given each class (column)."""
+    """Share of each true class (row) that was predicted as each class (column)."""
     names = [shorten(name, 22) for name in class_names]
     return confusion_figure(np.round(np.array(counts, float), 1), names, title, _FROM_NOTHING, INK)

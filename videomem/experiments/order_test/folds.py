@@ -1,4 +1,4 @@
-"""Runs of an order test: which clips train, which validate, which are tested."""
+"""Splits of an order test: training, validation and test clips of each run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RunSplit:
-    """Rows of one run; groups are in one of them only, unless the catalog's own split says otherwise."""
+    """Rows of the clips of one run. Each group is in one part only, except with a fixed split that shares groups."""
 
     train: Rows
     val: Rows
@@ -28,10 +28,10 @@ class RunSplit:
 
 
 def possible_folds(clips: Clips, settings: OrderSettings) -> int:
-    """The plan's folds, or as many as the class with the fewest groups has groups.
+    """Number of folds: that of the settings, or the number of groups of the class with the fewest groups if lower.
 
     Raises:
-        VideomemError: If a class has one group only.
+        VideomemError: If a class has a single group.
     """
     if settings.split == "fixed":
         return settings.folds
@@ -39,8 +39,8 @@ def possible_folds(clips: Clips, settings: OrderSettings) -> int:
     rarest = min(num_groups, key=lambda label: num_groups[label])
     if num_groups[rarest] < 2:
         raise VideomemError(
-            f"class {clips.class_names[rarest]!r} has clips of one group only, so it cannot be trained and tested on "
-            "different groups; leave it out, add videos of it, or give `group` a finer meaning"
+            f"class {clips.class_names[rarest]!r} has clips of one group only, but training and testing need different "
+            "groups; remove the class, add videos of it, or use a finer `group`"
         )
     return min(settings.folds, num_groups[rarest])
 
@@ -48,9 +48,10 @@ def possible_folds(clips: Clips, settings: OrderSettings) -> int:
 def run_splits(clips: Clips, settings: OrderSettings) -> list[RunSplit]:
     """The split of every run.
 
-    Random: groups are dealt into folds, labels in proportion; run r tests on fold r modulo the number of folds, and
-    a new deal begins when all folds were tested, so every group is tested equally often. With `selection: validation`
-    the next fold is held out of training. Fixed: the catalog's train and test splits; validation clips are its `val`.
+    A random split distributes groups over folds, stratified by label. Run r tests fold r modulo the number of folds.
+    The folds are drawn again after all of them have been tested, so that every group is tested equally often. With
+    `selection: validation`, the next fold is held out from training. A fixed split takes the catalog's `train` and
+    `test` clips, and its `val` clips for validation.
 
     Raises:
         VideomemError: If a class has fewer groups than folds, or the catalog lacks a split.
@@ -89,7 +90,7 @@ def _deal(
     labels: tuple[int, ...], groups: tuple[int, ...], names: tuple[str, ...], folds: int, seed: int
 ) -> NDArray[np.int64]:
     """The fold of each clip (N,)."""
-    # A group number of fixed width, so that groups sort alike whatever their number.
+    # Zero-padded, so that the order of groups does not depend on how many there are.
     rows = [Clip("", names[label], "", f"{group:09d}") for label, group in zip(labels, groups, strict=True)]
     try:
         dealt = assign_splits(rows, {str(fold): 1 / folds for fold in range(folds)}, seed)
@@ -99,13 +100,13 @@ def _deal(
 
 
 def training_share(clips: Clips, train: Rows, share: float, seed: int) -> Rows:
-    """A share of the training groups: nested, larger shares hold the smaller, and no class is lost.
+    """Rows of a share of the training groups. Larger shares contain the smaller ones, and every class is kept.
 
     Args:
         clips: The clips.
-        train: Rows of the whole training split.
-        share: Of its groups, in (0, 1].
-        seed: Seed of the order in which groups come in.
+        train: Rows of the complete training split.
+        share: Share of the training groups, in (0, 1].
+        seed: Seed of the order in which groups are added.
     """
     order = np.random.default_rng((seed, 7)).permutation(np.unique(clips.groups[train]))
     classes_of = {group: set(clips.labels[train][clips.groups[train] == group].tolist()) for group in order.tolist()}
@@ -121,7 +122,7 @@ def training_share(clips: Clips, train: Rows, share: float, seed: int) -> Rows:
 
 
 def overlap(splits: list[RunSplit], fixed: bool) -> float:
-    """n_test / n_train of runs whose training sets overlap; 0 where all runs share one training set."""
+    """Mean n_test / n_train over runs; 0 with a fixed split, where all runs share one training set."""
     if fixed:
         return 0.0
     return float(np.mean([len(split.test) / len(split.train) for split in splits]))

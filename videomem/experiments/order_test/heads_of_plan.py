@@ -1,4 +1,4 @@
-"""The heads of a plan: built untrained, told apart by whether they have a memory, and resized to be compared."""
+"""Heads of a plan: build them, recognize memoryless controls, and match their numbers of parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videomem.utils.plain_data import from_plain
 def build_head(
     memory: dict[str, Any], feature_dim: int, num_classes: int, num_layers: int, projection_dim: int | None
 ) -> Head:
-    """An untrained head of a memory; the global generator is left as it was."""
+    """Returns an untrained head; does not change the state of the global random generator."""
     with torch.random.fork_rng(devices=[]):
         names = [str(number) for number in range(num_classes)]
         sizes = {"feature_dim": feature_dim, "num_layers": num_layers, "projection_dim": projection_dim}
@@ -27,7 +27,7 @@ def build_head(
 
 
 def is_control(memory: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether a head has no memory and reads the mean over frames, so that no order can matter to it."""
+    """Whether a head has no memory and a mean readout, so that it is invariant to frame order."""
     return recipe.reads_mean and _memoryless(json.dumps(memory, sort_keys=True))
 
 
@@ -39,11 +39,13 @@ def _memoryless(memory: str) -> bool:
 def with_parameters_of_largest(
     memories: dict[str, dict[str, Any]], head: Callable[[dict[str, Any]], Head]
 ) -> dict[str, dict[str, Any]]:
-    """The memories with the state sizes that bring their heads nearest to the parameters of the largest.
+    """Choose state sizes so that all heads have about as many parameters as the largest one.
 
     Args:
-        memories: Plain descriptions by name.
-        head: Builds the head of a memory.
+        memories: Class path and arguments of each memory, by name.
+        head: Function that builds the head of a memory.
+    Returns:
+        The memories with the new state sizes, by name.
     """
 
     def count(memory: dict[str, Any]) -> int:

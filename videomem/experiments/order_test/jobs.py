@@ -1,4 +1,4 @@
-"""One cell of an order test: a head trained in one arm of one run, and what it says of the run's test clips."""
+"""One training job of an order test: train a head in one condition of one run, then classify the test clips."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch import Tensor
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.conditions import (
-    ArmData,
+from videomem.experiments.order_test.folds import RunSplit
+from videomem.experiments.order_test.frame_orders import (
+    ConditionData,
     common_order,
-    condition_of,
     perturbations,
     plain_batches,
     test_orders,
+    test_perturbation,
 )
-from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.heads_of_plan import is_control
 from videomem.experiments.order_test.plan import OrderSettings, Recipe
 from videomem.experiments.projection import projected
@@ -38,31 +38,31 @@ from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic
 from videomem.utils.plain_data import class_path, from_plain
 
-SCHEMA = 2  # Raise it when a change of code changes what a cell is.
-NUM_FORWARD = 2  # shuffles that are also measured by a plain forward
-CONTROL_SEED = 1_000_003  # added to the seed of a control's arm F
+SCHEMA = 2  # Raise it when a change of code changes training results.
+NUM_FORWARD = 2  # permutations that a plain forward pass is measured on as well
+CONTROL_SEED = 1_000_003  # added to the seed of a control trained on fixed permutations
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What to train: everything that decides its outcome, but for the clips.
+class TrainingJob:
+    """One head to train. Together with the clips, these fields determine the result.
 
     Attributes:
-        name: The memory's name.
-        memory: Plain description of the memory.
-        arm: One of `plan.ARMS`.
+        name: Name of the memory.
+        memory: Class path and arguments of the memory.
+        condition: Training condition, a key of `conditions.TRAINING_CONDITIONS`.
         run: Number of the run.
         analysis: `primary`, `last`, `equal_parameters`, or a share of the training groups such as `0.5`.
     """
 
     name: str
     memory: dict[str, Any]
-    arm: str
+    condition: str
     run: int
     analysis: str = "primary"
 
     def __hash__(self) -> int:
-        return hash((self.name, self.arm, self.run, self.analysis))
+        return hash((self.name, self.condition, self.run, self.analysis))
 
     @property
     def is_primary(self) -> bool:
@@ -70,21 +70,24 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a trained head says of its run's test clips, N of them.
+class TrainingResult:
+    """Predictions of a trained head on the N test clips of its run.
 
     Attributes:
-        predicted: Classes named, (K, N), by condition: `ordered`, `common`, or a label of the perturbation suite.
-        frame_right: Whether each frame alone gives the right class, (N, T), for an averaging head trained in order.
-        best_position: The frame position that alone is right most often on the training clips; -1 where not asked.
-        max_logit_change: Largest change of a logit by a shuffle, terms permuted by index; nan where not measured.
-        max_logit_change_forward: The same by a plain forward.
-        num_parameters: Learned numbers of the head.
+        predicted: Predicted classes (K, N) by frame order: `ordered`, `common_permutation`, or the label of a
+            perturbation.
+        frame_right: Whether each single frame is classified correctly (N, T), for a frame-averaging head trained in
+            order; else None.
+        best_position: Frame position that is classified correctly most often on the training clips; -1 if not measured.
+        max_logit_change: Largest change of a logit under permutation, with the terms of each frame permuted by index;
+            NaN if not measured.
+        max_logit_change_forward: The same by a plain forward pass on permuted features.
+        num_parameters: Number of learned parameters of the head.
         label: The memory with its parameters.
-        memoryless: Whether it has no memory and a mean readout, so that no order can matter to it.
-        epochs: Epochs that the kept weights had.
-        seconds: Time to train and to test.
-        seconds_testing: Of it, the time to test.
+        memoryless: Whether the head has no memory and a mean readout, so that it is invariant to frame order.
+        epochs: Epochs of training of the tested weights.
+        seconds: Time to train and test, in seconds.
+        seconds_testing: Time to test, in seconds.
     """
 
     predicted: dict[str, NDArray[np.int32]]
@@ -100,15 +103,15 @@ class Outcome:
     seconds_testing: float
 
 
-def cell_key(
-    cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
+def job_key(
+    job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
 ) -> str:
-    """Hash of every cause of a cell's outcome: the name of its file."""
+    """Hash of everything that determines the result of a job; its file in the cache has this name."""
     parts = {"train": split.train.tolist(), "val": split.val.tolist(), "test": split.test.tolist()}
     rows = {name: [(clips.ids[row], int(clips.labels[row])) for row in part] for name, part in parts.items()}
     protocol = {name: value for name, value in asdict(settings).items() if name in _CAUSES}
-    seed = cell_seed(cell, settings, recipe)
-    causes = [SCHEMA, torch.__version__, cell.memory, cell.arm, cell.analysis, seed, protocol, asdict(recipe),
+    seed = job_seed(job, settings, recipe)
+    causes = [SCHEMA, torch.__version__, job.memory, job.condition, job.analysis, seed, protocol, asdict(recipe),
               len(clips.class_names), clips.max_frames, rows]  # fmt: skip
     if device.startswith("cuda"):
         causes.append("cuda")
@@ -118,30 +121,30 @@ def cell_key(
 _CAUSES = ("num_permutations", "hidden_dim", "projection", "projection_dim", "selection", "windows", "blocks")
 
 
-def cell_seed(cell: Cell, settings: OrderSettings, recipe: Recipe) -> int:
-    """Seed of start, dropout and order of clips: the same for all arms of a run.
+def job_seed(job: TrainingJob, settings: OrderSettings, recipe: Recipe) -> int:
+    """Seed of initial weights, dropout and the order of clips, the same for all training conditions of a run.
 
-    But a control's arm F has another: with the same seed it would be the same training, and would not show what
-    training again does.
+    A control trained on fixed permutations has another seed. With the same seed it would repeat the ordered training
+    exactly, and the difference would not show the variation between trainings.
     """
-    again = cell.arm == "F" and is_control(cell.memory, recipe)
-    return settings.seed + cell.run + (CONTROL_SEED if again else 0)
+    again = job.condition == "fixed_permutation" and is_control(job.memory, recipe)
+    return settings.seed + job.run + (CONTROL_SEED if again else 0)
 
 
-def train_cell(
-    cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
-) -> Outcome:
-    """Train one head and test it in all conditions that its arm is asked for.
+def train_job(
+    job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
+) -> TrainingResult:
+    """Train one head and test it in the test conditions of its training condition.
 
     Raises:
         VideomemError: If training diverges.
     """
-    started, seed = time.perf_counter(), cell_seed(cell, settings, recipe)
+    started, seed = time.perf_counter(), job_seed(job, settings, recipe)
     if settings.projection == "pca":
         clips = projected(clips, split.train, settings.projection_dim)
     torch.manual_seed(seed)
-    classifier = new_classifier(cell, clips, split, settings, recipe, seed)
-    data = ArmData(clips, split, cell.arm, settings, seed, recipe.batch_size, recipe.balanced_sampling)
+    classifier = new_classifier(job, clips, split, settings, recipe, seed)
+    data = ConditionData(clips, split, job.condition, settings, seed, recipe.batch_size, recipe.balanced_sampling)
     best = _KeepBest() if settings.selection == "validation" else None
     Trainer(
         max_epochs=recipe.epochs,
@@ -154,19 +157,19 @@ def train_cell(
     if best and best.state is not None:
         classifier.load_state_dict(best.state)
     epochs = best.epoch + 1 if best else recipe.epochs
-    return _test(cell, classifier.eval().to(device), clips, split, settings, epochs, started)
+    return _test(job, classifier.eval().to(device), clips, split, settings, epochs, started)
 
 
 def new_classifier(
-    cell: Cell, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, seed: int
+    job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, seed: int
 ) -> LitClassifier:
-    """The untrained classifier of a cell."""
+    """Returns the untrained classifier of a job."""
     readout = recipe.readout
-    if cell.analysis == "last":
+    if job.analysis == "last":
         readout = class_path(LastReadout if recipe.reads_mean else MeanReadout)
     counts = np.bincount(clips.labels[split.train], minlength=len(clips.class_names))
     arguments = {
-        "memory": cell.memory,
+        "memory": job.memory,
         "feature_dim": clips.feature_dim,
         "class_names": list(clips.class_names),
         "class_counts": counts.tolist(),
@@ -180,14 +183,14 @@ def new_classifier(
     return classifier
 
 
-# What `barebones` leaves out, but for the metrics that validation needs.
+# The settings of `barebones`, except that metrics are kept, because validation needs them.
 _SILENT = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
            "num_sanity_val_steps": 0}  # fmt: skip
 _OF_RECIPE = ("num_layers", "dropout", "learning_rate", "weight_decay", "class_weighting")
 
 
 class _KeepBest(Callback):
-    """Keep the weights of the epoch with the best validation accuracy, the first of equals."""
+    """Keeps the weights of the epoch with the best validation accuracy; the first of equal epochs."""
 
     def __init__(self) -> None:
         self.best, self.epoch, self.state = -1.0, 0, None
@@ -200,14 +203,14 @@ class _KeepBest(Callback):
 
 @torch.inference_mode()
 def _test(
-    cell: Cell,
+    job: TrainingJob,
     classifier: LitClassifier,
     clips: Clips,
     split: RunSplit,
     settings: OrderSettings,
     epochs: int,
     started: float,
-) -> Outcome:
+) -> TrainingResult:
     head, device, trained = classifier.head, classifier.device, time.perf_counter()
     parts: list[dict[str, NDArray[np.int32]]] = []
     change: list[Tensor] = []
@@ -218,15 +221,15 @@ def _test(
         logits_BC = head.forward_projected(terms_BTK, batch.lengths)
         if not torch.isfinite(logits_BC).all():
             raise VideomemError(
-                f"{cell.name}, arm {cell.arm}, run {cell.run}: logits are not finite, so its training diverged; "
-                "lower model.learning_rate"
+                f"{job.name}, training condition {job.condition}, run {job.run}: logits are not finite, training "
+                "diverged; lower model.learning_rate"
             )
         predicted = {"ordered": logits_BC.argmax(1).unsqueeze(0)}
-        for name, orders_KBT in _conditions(cell, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
+        for name, orders_KBT in _conditions(job, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
             orders_KBT = orders_KBT.to(device)
             answers = [head.forward_projected(permute_frames(terms_BTK, order), batch.lengths) for order in orders_KBT]
             predicted[name] = torch.stack([answer.argmax(1) for answer in answers])
-            if name == "shuffle" and cell.arm == "O":
+            if name == "shuffle" and job.condition == "ordered":
                 plain_BC = head(batch.x, batch.lengths)
                 change += [(answer - logits_BC).abs().max() for answer in answers]
                 change_forward += [
@@ -235,8 +238,8 @@ def _test(
                 ]
         parts.append({name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()})
     blind = all(memory.memoryless for memory in head.memories) and isinstance(head.readout, MeanReadout)
-    averaging = blind and cell.arm == "O" and cell.is_primary
-    return Outcome(
+    averaging = blind and job.condition == "ordered" and job.is_primary
+    return TrainingResult(
         predicted={name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]},
         frame_right=_frame_right(classifier, clips, split.test) if averaging else None,
         best_position=_best_position(_frame_right(classifier, clips, split.train)) if averaging else -1,
@@ -256,17 +259,17 @@ def _largest(values: list[Tensor]) -> float:
 
 
 def _conditions(
-    cell: Cell, clips: Clips, rows: list[int], num_frames: int, settings: OrderSettings
+    job: TrainingJob, clips: Clips, rows: list[int], num_frames: int, settings: OrderSettings
 ) -> dict[str, Tensor]:
-    """Frame orders (K, B, T) of each condition that an arm is tested in, beside the clips in order."""
-    if cell.arm == "C":
-        seed = settings.seed + cell.run
+    """Frame orders (K, B, T) of each perturbation that a job is tested on, in addition to the frames in order."""
+    if job.condition == "common_permutation":
+        seed = settings.seed + job.run
         orders = [common_order(int(clips.lengths[row]), num_frames, seed) for row in rows]
-        return {"common": torch.from_numpy(np.stack(orders, axis=1))}
-    if cell.arm == "O" and cell.is_primary:
+        return {"common_permutation": torch.from_numpy(np.stack(orders, axis=1))}
+    if job.condition == "ordered" and job.is_primary:
         wanted = perturbations(clips.max_frames, settings)
     else:
-        wanted = (condition_of(cell.arm, clips.max_frames, settings),)
+        wanted = (test_perturbation(job.condition, clips.max_frames, settings),)
     orders_of = {
         one.label: [test_orders(clips, row, one, settings.num_permutations)[:, :num_frames] for row in rows]
         for one in wanted
@@ -275,7 +278,7 @@ def _conditions(
 
 
 def _frame_right(classifier: LitClassifier, clips: Clips, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each frame alone is classified rightly, (N, T); padding is False."""
+    """Whether each single frame is classified correctly, (N, T); False on padding."""
     parts = []
     for batch in plain_batches(clips, rows):
         batch = VideoBatch(*(part.to(classifier.device) for part in batch))
@@ -290,22 +293,22 @@ def _best_position(right_NT: NDArray[np.bool_]) -> int:
     return int(right_NT.sum(0).argmax())
 
 
-# The cache: one file per cell, whole or not at all.
+# The cache: one file per job, written atomically.
 
 
-def write_outcome(path: Path, outcome: Outcome) -> None:
+def write_training_result(path: Path, result: TrainingResult) -> None:
     buffer = BytesIO()
-    facts = {name: value for name, value in vars(outcome).items() if name not in ("predicted", "frame_right")}
-    arrays: dict[str, Any] = {f"predicted {name}": value for name, value in outcome.predicted.items()}
-    if outcome.frame_right is not None:
-        arrays["frame_right"] = outcome.frame_right
+    facts = {name: value for name, value in vars(result).items() if name not in ("predicted", "frame_right")}
+    arrays: dict[str, Any] = {f"predicted {name}": value for name, value in result.predicted.items()}
+    if result.frame_right is not None:
+        arrays["frame_right"] = result.frame_right
     np.savez_compressed(buffer, facts=np.array(json.dumps(facts)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
 
 
-def read_outcome(path: Path) -> Outcome:
-    """An outcome as it was written; nothing in the file is unpickled.
+def read_training_result(path: Path) -> TrainingResult:
+    """Read a training result. Nothing in the file is unpickled.
 
     Raises:
         VideomemError: If the file is damaged.
@@ -316,6 +319,8 @@ def read_outcome(path: Path) -> Outcome:
             predicted = {
                 name.removeprefix("predicted "): file[name] for name in file.files if name.startswith("predicted ")
             }
-            return Outcome(predicted, file["frame_right"] if "frame_right" in file.files else None, **facts)
+            return TrainingResult(predicted, file["frame_right"] if "frame_right" in file.files else None, **facts)
     except Exception as error:
-        raise VideomemError(f"{path}: a damaged cell ({type(error).__name__}); delete it and run again") from error
+        raise VideomemError(
+            f"{path}: a damaged training result ({type(error).__name__}); delete it and run again"
+        ) from error

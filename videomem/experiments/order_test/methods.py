@@ -1,11 +1,12 @@
-"""A paragraph for the methods of a paper, every number from the card, with the references that it names."""
+"""A methods paragraph for a paper, with all numbers from the result, and the references that it cites."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
 
-from videomem.experiments.order_test.result import MemoryResult, OrderCard
+from videomem.experiments.order_test.conditions import TRAINING_CONDITIONS
+from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import p_value, percent, points
 from videomem.statistics.results import Estimate
 
@@ -38,176 +39,147 @@ REFERENCES = {
 }
 
 
-def methods_paragraph(card: OrderCard) -> str:
-    """Plain text to paste: what was done, what was found, and the references, only those that it names."""
-    text = methods_text(card)
+def methods_paragraph(result: OrderTestResult) -> str:
+    """Plain text: what was done, what was found, and the references that the text cites."""
+    text = methods_text(result)
     return "\n\n".join([text, "References", "\n".join(used_references(text))])
 
 
-def methods_text(card: OrderCard) -> str:
+def methods_text(result: OrderTestResult) -> str:
     """The paragraph without its references."""
-    parts = [
-        _data(card),
-        _training(card),
-        _arms(card),
-        _uncertainty(card),
-        *_tests(card),
-        *_results(card),
-        _provenance(card),
-    ]
-    return " ".join(" ".join(part.split()) for part in parts if part)
+    sentences = [*_data(result), *_training(result), *_uncertainty(result), *_tests(result), *_findings(result)]
+    return " ".join(" ".join(sentence.split()) for sentence in sentences)
 
 
 def used_references(text: str) -> list[str]:
+    """The references that a text cites."""
     return [reference for name, reference in REFERENCES.items() if name in text]
 
 
-def _data(card: OrderCard) -> str:
-    data = card.data
+def _data(result: OrderTestResult) -> list[str]:
+    data, settings = result.data, _of_plan(result, "settings")
+    learners = [one.label for one in _learners(result)]
+    version = f" {result.versions['videomem']}" if "videomem" in result.versions else ""
+    # The folder and the name of the catalog identify the data without the other folders of the machine.
+    catalog = "/".join(Path(data.catalog).parts[-2:])
+    folds = f"{settings['folds']} folds" if "folds" in settings else "folds"
     split = (
-        f"each run tested on one of {_folds(card)}folds of the groups and trained on the others"
+        f"Each run tested one of {folds} of the groups and trained on the others"
         if data.split == "random"
-        else "in the catalog's own split, so that what is found is conditional on this training set"
+        else "Runs used the catalog's own split, so results are conditional on this training set"
     )
-    failed = f" {_many(data.num_failed, 'clip')} could not be used and stood in no batch." if data.num_failed else ""
-    straddling = (
-        f" {_many(data.num_straddling, 'group')} had clips in training and in test." if data.num_straddling else ""
-    )
-    learners = [one.label for one in _learners(card)]
-    return (
-        f"We measured with videomem{_version(card)} whether the order of frames matters to "
-        f"{_many(len(learners), 'learner')} ({_listed(learners)}) on {_short(data.catalog)}: "
-        f"{_many(data.num_clips, 'clip')} in {_many(data.num_groups, 'group')} and "
-        f"{_many(len(data.class_names), 'class', 'classes')}, {data.num_frames} frames per clip, each frame "
-        f"represented by {data.feature_dim:,} frozen features ({data.features}), {split} "
-        f"({data.num_train_clips:,} training and {data.num_test_clips:,} test clips a run; "
-        f"{_many(data.num_test_groups, 'group')} tested in all).{straddling}{failed}"
-    )
-
-
-def _folds(card: OrderCard) -> str:
-    """How many, where the plan says it."""
-    settings = cast("dict[str, Any]", card.plan.get("settings") or {})
-    return f"{settings['folds']} " if "folds" in settings else ""
-
-
-def _short(path: str) -> str:
-    """The catalog's name and its folder's: enough to know the data by, and nothing of the machine."""
-    return "/".join(Path(path).parts[-2:])
+    sentences = [
+        f"We measured with videomem{version} whether frame order matters to {_count(len(learners), 'learner')} "
+        f"({_listed(learners)}) on {catalog}: {_count(data.num_clips, 'clip')} in "
+        f"{_count(data.num_groups, 'group')} and {_count(len(data.class_names), 'class', 'classes')}, "
+        f"{data.num_frames} frames per clip, "
+        f"{data.feature_dim:,} features per frame from a frozen encoder ({data.features}).",
+        f"{split} ({data.num_train_clips:,} training and {data.num_test_clips:,} test clips per run; "
+        f"{_count(data.num_test_groups, 'group')} tested in total).",
+    ]
+    if data.num_straddling:
+        sentences.append(f"{_count(data.num_straddling, 'group')} had clips in both training and test.")
+    if data.num_failed:
+        sentences.append(f"{_count(data.num_failed, 'clip')} could not be used.")
+    return sentences
 
 
 _PROJECTIONS = {
-    "pca": "the first principal components (at most {dim}) of the training frames, the same for all learners of a run",
-    "learned": "{dim} dimensions by a linear layer of its own",
+    "pca": "Frames were projected to the first principal components (at most {dim}) of the training frames, the same "
+    "for all learners of a run.",
+    "learned": "Each learner projected frames to {dim} dimensions by a learned linear layer.",
 }
 
 
-def _training(card: OrderCard) -> str:
-    """How heads were trained, where the plan says it."""
-    recipe, settings = (cast("dict[str, Any]", card.plan.get(name) or {}) for name in ("recipe", "settings"))
-    if not recipe or not settings:
-        return ""
-    shown = _PROJECTIONS.get(str(settings["projection"]), "").format(dim=settings["projection_dim"])
-    chosen = (
-        "the epoch that was best on validation clips" if settings["selection"] == "validation" else "the last epoch"
-    )
-    return (
-        f"{f'Frames were projected to {shown}. ' if shown else ''}"
-        f"Every learner has a state of {settings['hidden_dim']} units and was trained by AdamW with learning rate "
-        f"{recipe['learning_rate']:g}, weight decay {recipe['weight_decay']:g}, dropout {recipe['dropout']:g} and "
-        f"batches of {recipe['batch_size']} for {_many(recipe['epochs'], 'epoch')}; {chosen} counted."
-    )
-
-
-def _arms(card: OrderCard) -> str:
-    arms = ["with frames in order (O)", "with one fixed shuffle per clip (F)"]
-    cells = {cell for one in card.memories for cell in one.cells}
-    further = {"SS": "with frames reshuffled at every epoch (S)", "CC": "with one permutation common to all clips (C)",
-               "WW": "with frames shuffled within windows (W)", "BB": "with blocks of frames shuffled (B)"}  # fmt: skip
-    arms += [words for cell, words in further.items() if cell in cells]
-    learners = "Each head" if card.noise_floor is None else "Each head but the control's (O and F only)"
-    return (
-        f"{learners} was trained in {_many(card.num_runs, 'run')} {_listed(arms)}, and tested in order (O) and "
-        f"shuffled (S; mean over {_many(card.num_permutations, 'permutation')} per clip). The value of order is the "
-        "accuracy of training and testing in order minus that of training on fixed shuffles and testing shuffled "
-        f"(OO - FS); reliance is the loss of models trained in order when tested shuffled (OO - OS).{_control(card)}"
-    )
-
-
-def _control(card: OrderCard) -> str:
-    if card.noise_floor is None:
-        return ""
-    floor = _effect(card.noise_floor)
-    return f" The noise floor is OO - FS of a control without memory, trained again with another seed: {floor}."
-
-
-def _uncertainty(card: OrderCard) -> str:
-    overlap = (
-        ", with the variance between runs inflated for overlapping training sets (Nadeau & Bengio 2003)"
-        if card.data.split == "random" and card.num_runs > 1
-        else ""
-    )
-    checked = any(one.value_of_order.boot_low is not None for one in card.memories)
-    check = "; symmetric cluster bootstrap-t intervals served as a check (Cameron et al. 2008)" if checked else ""
-    ways = "two-way, by groups and runs (Cameron et al. 2011)" if card.num_runs > 1 else "by groups"
-    return (
-        f"Standard errors are {ways}, with the CR2 correction "
-        "(Bell & McCaffrey 2002) and Satterthwaite degrees of freedom (Pustejovsky & Tipton 2018)"
-        f"{overlap}; intervals are of 95 %{check}."
-    )
-
-
-def _tests(card: OrderCard) -> list[str]:
-    parts = []
-    if any(one.p_holm is not None for one in card.memories):
-        parts.append("p-values of the value of order are adjusted over learners (Holm 1979).")
-    parts.append(
-        f"A value of order within {percent(card.margin)} points counted as none, judged by two one-sided tests at the "
-        f"5 % level (Schuirmann 1987); {_frozen(card)}."
-    )
-    draws = sorted({one.reliance_test.num_draws for one in card.memories if one.reliance_test})
-    if draws:
-        counts = _listed([f"{count:,}" for count in draws])
-        parts.append(f"Reliance was tested by randomisation ({counts} draws; Phipson & Smyth 2010).")
-    if any(one.classes for one in card.memories):
-        parts.append("Gains of classes were partially pooled (Paule & Mandel 1982) and tested by sign flips of groups, "
-                     "adjusted over classes (Holm 1979).")  # fmt: skip
-    if any(one.chiral for one in card.memories):
-        parts.append("Pairs of classes that time reversal exchanges were sought on one half of the groups and tested "
-                     "on the other by the maximum statistic (Westfall & Young 1993).")  # fmt: skip
-    if any(one.mcnemar_p is not None for one in card.memories):
-        parts.append(
-            "Where each group had one clip, McNemar's test compared clips in order and shuffled (McNemar 1947)."
+def _training(result: OrderTestResult) -> list[str]:
+    recipe, settings, sentences = _of_plan(result, "recipe"), _of_plan(result, "settings"), []
+    if recipe and settings:
+        sentences = [_PROJECTIONS.get(settings["projection"], "").format(dim=settings["projection_dim"])]
+        selected = "the best epoch on validation clips" if settings["selection"] == "validation" else "the last epoch"
+        sentences.append(
+            f"Each learner had a state of {settings['hidden_dim']} units and was trained by AdamW with learning rate "
+            f"{recipe['learning_rate']:g}, weight decay {recipe['weight_decay']:g}, dropout {recipe['dropout']:g} and "
+            f"batches of {recipe['batch_size']} for {_count(recipe['epochs'], 'epoch')}; we tested {selected}."
         )
-    return parts
+    measured = {pair.split("/")[0] for one in result.memories for pair in one.accuracies}
+    trained = [f"{name} ({one.description})" for name, one in TRAINING_CONDITIONS.items() if name in measured]
+    sentences.append(
+        f"Training conditions were {_listed(trained)}, {_count(result.num_runs, 'run')} each. The value of order is "
+        "the accuracy trained and tested in order, minus the accuracy trained on one fixed permutation per clip and "
+        f"tested on {_count(result.num_permutations, 'permutation')} of each test clip; reliance is the accuracy in "
+        "order minus that of the same models on permuted frames."
+    )
+    if result.noise_floor is not None:
+        sentences.append(
+            "A memoryless control was trained in the first two conditions only, with another seed in the second; its "
+            f"value of order, the noise floor, was {_effect(result.noise_floor)}."
+        )
+    return sentences
 
 
-def _frozen(card: OrderCard) -> str:
-    if not card.num_trained_before:
-        return "margin and plan were fixed before the first training"
-    return f"{card.num_trained_before} of {card.num_trainings} trainings had been made for other plans before this one"
+def _uncertainty(result: OrderTestResult) -> list[str]:
+    ways, overlap, check = "by groups", "", ""
+    if result.num_runs > 1:
+        ways = "two-way, by groups and runs (Cameron et al. 2011)"
+        if result.data.split == "random":
+            overlap = ", with the variance between runs inflated for overlapping training sets (Nadeau & Bengio 2003)"
+    if any(one.value_of_order.boot_low is not None for one in result.memories):
+        check = "; symmetric cluster bootstrap-t intervals served as a check (Cameron et al. 2008)"
+    return [
+        f"Standard errors are {ways}, with the CR2 correction (Bell & McCaffrey 2002) and Satterthwaite degrees of "
+        f"freedom (Pustejovsky & Tipton 2018){overlap}; intervals are 95 % intervals{check}."
+    ]
 
 
-def _results(card: OrderCard) -> list[str]:
-    return [_result(one) for one in _learners(card)]
+def _tests(result: OrderTestResult) -> list[str]:
+    memories = result.memories
+    draws = sorted({one.reliance_test.num_draws for one in memories if one.reliance_test})
+    frozen = "margin and plan were fixed before the first training"
+    if result.num_trained_before:
+        before = f"{result.num_trained_before} of {result.num_trainings} trainings"
+        frozen = f"{before} had been made for other plans before this plan was fixed"
+    sentences = {
+        "p-values of the value of order are adjusted over learners (Holm 1979).": any(
+            one.p_holm is not None for one in memories
+        ),
+        f"A value of order within {percent(result.margin)} points is negligible, tested by two one-sided tests at the "
+        f"5 % level (Schuirmann 1987); {frozen}.": True,
+        f"Reliance was tested by randomisation ({_listed([f'{count:,}' for count in draws])} draws; Phipson & Smyth "
+        "2010).": bool(draws),
+        "Gains of classes were partially pooled (Paule & Mandel 1982) and tested by flipping the signs of whole "
+        "groups, adjusted over classes (Holm 1979).": any(one.classes for one in memories),
+        "Pairs of classes that time reversal exchanges were found on one half of the groups and tested on the other by "
+        "the maximum statistic (Westfall & Young 1993).": any(one.chiral for one in memories),
+        "Each group had one clip, so McNemar's test compared clips in order and shuffled (McNemar 1947).": any(
+            one.mcnemar_p is not None for one in memories
+        ),
+    }
+    return [sentence for sentence, applies in sentences.items() if applies]
 
 
-def _result(one: MemoryResult) -> str:
+def _findings(result: OrderTestResult) -> list[str]:
+    seeds = _listed([str(seed) for seed in result.seeds])
+    provenance = f"Seeds: {seeds}; SHA-256 of the analysis plan: {result.plan_sha256}."
+    return [*(_finding(one) for one in _learners(result)), provenance]
+
+
+def _finding(one: MemoryResult) -> str:
     p = f", p {_equals(one.p_holm)}" if one.p_holm is not None else ""
-    reliance = f"; reliance {_effect(one.reliance)}"
-    if one.reliance_test:
-        reliance += f", p {_equals(one.reliance_test.p)}"
     verdict = f" ({one.verdict.kind})" if one.verdict else ""
-    return f"For {one.label}, the value of order was {_effect(one.value_of_order)}{p}{verdict}{reliance}."
+    reliance = f", p {_equals(one.reliance_test.p)}" if one.reliance_test else ""
+    return (
+        f"For {one.label}, the value of order was {_effect(one.value_of_order)}{p}{verdict}; reliance was "
+        f"{_effect(one.reliance)}{reliance}."
+    )
 
 
-def _provenance(card: OrderCard) -> str:
-    seeds = _listed([str(seed) for seed in card.seeds])
-    return f"Seeds: {seeds}; SHA-256 of the analysis plan: {card.plan_sha256}."
+def _of_plan(result: OrderTestResult, name: str) -> dict[str, Any]:
+    """A section of the plan; empty if the plan has none."""
+    return cast("dict[str, Any]", result.plan.get(name) or {})
 
 
-def _learners(card: OrderCard) -> list[MemoryResult]:
-    return [one for one in card.memories if not one.is_control]
+def _learners(result: OrderTestResult) -> list[MemoryResult]:
+    return [one for one in result.memories if not one.is_control]
 
 
 def _effect(estimate: Estimate) -> str:
@@ -221,11 +193,7 @@ def _equals(p: float) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _version(card: OrderCard) -> str:
-    return f" {card.versions['videomem']}" if "videomem" in card.versions else ""
-
-
-def _many(count: int, one: str, many: str = "") -> str:
+def _count(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

@@ -1,4 +1,4 @@
-"""The analysis plan of an order test: everything that is decided before the first training, and its hash."""
+"""The analysis plan of an order test: every choice made before the first training, and the hash of all of them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from videomem.errors import VideomemError
+from videomem.experiments.order_test.conditions import PRIMARY, TRAINING_CONDITIONS, TrainingCondition
 
-Arm = Literal["O", "F", "S", "C", "W", "B"]
-ARMS: dict[str, str] = {
-    "O": "in order",
-    "F": "one fixed permutation per clip",
-    "S": "reshuffled every epoch",
-    "C": "one permutation common to all clips",
-    "W": "shuffled within windows, fixed per clip",
-    "B": "blocks of frames shuffled, fixed per clip",
-}
-PRIMARY = ("O", "F")
 SENSITIVITY = ("last", "equal_parameters")
+_MINIMUM = {
+    **dict.fromkeys(("runs", "num_permutations", "hidden_dim", "projection_dim"), 1),
+    **dict.fromkeys(("folds", "windows", "blocks"), 2),
+    "seed": 0,
+}
 READOUTS = tuple(f"videomem.heads{module}.{kind}Readout" for module in ("", ".readout") for kind in ("Mean", "Last"))
 
 
@@ -28,32 +24,40 @@ class OrderSettings:
     """The protocol of `videomem order`.
 
     Args:
-        memories: Heads by the names of `configs/head/`, or paths of such YAML files. `none` is the control.
-        arms: Ways to train: O in order and F fixed shuffle, which the verdict needs; S reshuffled every epoch, C one
-            permutation for all clips, W shuffled within windows, B blocks shuffled.
-        runs: Runs, each a split and a seed.
-        split: `random` draws group-disjoint folds, repeated until there are enough; `fixed` takes the catalog's train
-            and test splits, and the verdict is conditional on this training set.
-        folds: Folds of a random split, each run tests on one; fewer where a class has fewer groups. More folds train
-            on more, and training sets that overlap more widen the interval less.
-        margin: What is negligible, as a share of accuracy: 0.02 is 2 points.
-        num_permutations: K, shuffles of each test clip.
+        memories: Heads of `configs/head/` by name, or paths of such YAML files. `none` is the control.
+        training_conditions: Frame orders to train on. `ordered` and `fixed_permutation` (one per clip) are required for
+            the verdict; `reshuffled` draws new permutations in every epoch, `common_permutation` one for all clips,
+            `windows` shuffles within windows, and `blocks` shuffles blocks of frames.
+        runs: Number of runs; each has its own split and seed.
+        split: `random` draws group-disjoint folds and draws them again until there are enough; `fixed` takes the
+            catalog's train and test splits, so that the verdict is conditional on this training set.
+        folds: Folds of a random split; each run tests one of them. Reduced if a class has fewer groups. More folds
+            give larger training sets, and training sets with more overlap widen the interval less.
+        margin: Largest difference in accuracy that counts as negligible: 0.02 is 2 points.
+        num_permutations: Random permutations of each test clip, K.
         hidden_dim: State size of every memory.
-        projection: The map D -> P before every memory: `pca`, principal components of the run's training frames, one
-            for all memories and arms; or `learned`, a linear layer that each head learns; or `none`.
-        projection_dim: P.
-        selection: `last` takes the last epoch; `validation` each arm's best epoch on clips held out from
-            training, in its own condition.
-        sizes: Shares of the training groups, in (0, 1), at which the value of order is measured too.
-        sensitivity: Further analyses of O and F: `last` with the other readout, `equal_parameters` with state
-            sizes that give every memory the parameters of the largest.
-        windows: Frames in a window of arm W.
-        blocks: Frames in a block of arm B.
-        seed: First seed; run r has seed + r.
+        projection: The map D -> P before every memory: `pca`, principal components of the run's training frames, the
+            same for all memories and training conditions; `learned`, a linear layer trained with each head; or `none`.
+        projection_dim: Dimension P after the projection.
+        selection: Epoch to test: `last`, or with `validation` the best epoch of each training job on clips held out
+            from training, shown in its own training condition.
+        sizes: Shares of the training groups, in (0, 1), at which the value of order is measured as well.
+        sensitivity: Additional analyses of the value of order: `last` with the other readout, `equal_parameters` with
+            state sizes that give every memory as many parameters as the largest one.
+        windows: Frames per window of the condition `windows`.
+        blocks: Frames per block of the condition `blocks`.
+        seed: Seed of the first run; run r has seed + r.
     """
 
     memories: tuple[str, ...] = ("none", "leaky", "rnn", "gated", "gru", "lstm")
-    arms: tuple[Arm, ...] = ("O", "F", "S", "C", "W", "B")
+    training_conditions: tuple[TrainingCondition, ...] = (
+        "ordered",
+        "fixed_permutation",
+        "reshuffled",
+        "common_permutation",
+        "windows",
+        "blocks",
+    )
     runs: int = 10
     split: Literal["random", "fixed"] = "random"
     folds: int = 10
@@ -70,54 +74,49 @@ class OrderSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {
-            "runs": 1,
-            "folds": 2,
-            "num_permutations": 1,
-            "hidden_dim": 1,
-            "projection_dim": 1,
-            "windows": 2,
-            "blocks": 2,
-            "seed": 0,
-        }
-        for name, limit in least.items():
+        for name, limit in _MINIMUM.items():
             if getattr(self, name) < limit:
                 raise VideomemError(f"order.{name} is {getattr(self, name)}, but must be at least {limit}")
         if not 0 < self.margin < 1:
             raise VideomemError(f"order.margin is {self.margin}, but must be in (0, 1): 0.02 is 2 points of accuracy")
         if bad := [size for size in self.sizes if not 0 < size < 1]:
             raise VideomemError(f"order.sizes has {bad[0]}, but shares of the training groups must be in (0, 1)")
-        for name in ("memories", "arms", "sizes", "sensitivity"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise VideomemError(f"order.{name} names something twice: {', '.join(map(str, values))}")
-        for name, known in (("arms", ARMS), ("sensitivity", SENSITIVITY)):
-            if unknown := [value for value in getattr(self, name) if value not in known]:
-                raise VideomemError(f"order.{name} has {unknown[0]!r}, but knows {', '.join(known)}")
+        self._check_names()
         if self.selection == "validation" and self.split == "random" and self.folds < 3:
             raise VideomemError(
                 f"order.folds is {self.folds}, but order.selection is validation, which needs 3: train, validate, test"
             )
-        if missing := [arm for arm in PRIMARY if arm not in self.arms]:
-            raise VideomemError(f"order.arms lacks {missing[0]}; the value of order is OO - FS and needs arms O and F")
+
+    def _check_names(self) -> None:
         if not self.memories:
             raise VideomemError("order.memories is empty; name heads of configs/head/, such as gru")
+        for name in ("memories", "training_conditions", "sizes", "sensitivity"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise VideomemError(f"order.{name} has duplicates: {', '.join(map(str, values))}; remove them")
+        for name, known in (("training_conditions", TRAINING_CONDITIONS), ("sensitivity", SENSITIVITY)):
+            if unknown := [value for value in getattr(self, name) if value not in known]:
+                raise VideomemError(f"order.{name} has {unknown[0]!r}, but must be among {', '.join(known)}")
+        if missing := [condition for condition in PRIMARY if condition not in self.training_conditions]:
+            raise VideomemError(
+                f"order.training_conditions lacks {missing[0]}; the value of order compares {' and '.join(PRIMARY)}"
+            )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every head is trained: the `model` and `trainer` sections of the configs that `fit` reads too.
+    """How every head is trained, from the `model` and `trainer` sections of the configs, which `fit` uses as well.
 
     Args:
         epochs: Passes over the training clips.
         batch_size: Clips per batch.
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW, on matrices only.
-        dropout: Share of values dropped in training.
-        num_layers: Layers of memory.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW, applied to matrices only.
+        dropout: Probability of dropping a value in training.
+        num_layers: Number of memory layers.
         class_weighting: `none` or `balanced`.
-        balanced_sampling: Draw training clips so that classes are equally frequent.
-        gradient_clip_val: Largest norm of the gradient; null for no limit.
+        balanced_sampling: Whether to draw training clips so that all classes are equally frequent.
+        gradient_clip_val: Maximum norm of the gradient; None for no limit.
         readout: Class path of the primary readout.
     """
 
@@ -137,25 +136,27 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise VideomemError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.readout not in READOUTS:
-            raise VideomemError(f"model.readout is {self.readout}, but the order test knows {', '.join(READOUTS[:2])}")
+            raise VideomemError(
+                f"model.readout is {self.readout}, but the order test supports {', '.join(READOUTS[:2])}"
+            )
 
     @property
     def reads_mean(self) -> bool:
-        """Whether the readout is the mean over frames, which alone leaves a head without memory blind to order."""
+        """Whether the readout is the mean over frames; with it, a memoryless head is invariant to frame order."""
         return self.readout.endswith(".MeanReadout")
 
 
 @dataclass(frozen=True)
 class OrderPlan:
-    """Frozen before the first training and hashed into the report.
+    """The plan that is frozen before the first training; the report states its hash.
 
     Attributes:
-        contrast: What the verdict is judged from.
+        contrast: The contrast that the verdict is based on.
         settings: The protocol.
         recipe: How heads are trained.
-        memories: Plain description of each memory, state size included.
-        num_clips: Clips of the data.
-        data_sha256: Hash over what every clip's features, label, group and split are.
+        memories: Class path and arguments of each memory, including the state size.
+        num_clips: Number of clips.
+        data_sha256: Hash of the features, label, group and split of every clip.
     """
 
     contrast: str
@@ -173,5 +174,5 @@ class OrderPlan:
 
     @property
     def sha256(self) -> str:
-        """Hash of `plan.json`, byte for byte."""
+        """SHA-256 of the bytes of `plan.json`."""
         return sha256(self.as_json().encode()).hexdigest()

@@ -1,264 +1,259 @@
-"""The order card: everything that an order test found, as plain data. `order.json` is this, written out.
+"""The result of an order test. `order.json` is this result as JSON.
 
-Accuracies, differences and margins are shares of 1. Cells are named XY: trained in arm X, tested in condition Y.
-Arms: O in order; F one fixed permutation per clip; S reshuffled every epoch; C one permutation common to all clips;
-W frames shuffled within windows, B blocks of frames shuffled, each fixed per clip. Conditions: O in order; S shuffled;
-R reversed; C, W, B as the arms of that name.
+Accuracies, differences and margins are shares of 1: 0.02 is 2 points. Accuracies are named
+`<training condition>/<test condition>`, with the names of `conditions.py`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import field
+from typing import Any
 
 from videomem.errors import VideomemError, one_line
-from videomem.experiments.order_test.strict_json import read, refuse_constant, to_plain
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
+from videomem.utils.result_models import Number, Text, dump, parse, result_model
 
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
+@result_model
 class PerturbationResult:
-    """One perturbation of the test clips, applied to models trained in order.
+    """The effect of one perturbation of the test clips on models trained in order.
 
     Attributes:
-        name: Kind of perturbation, such as `shuffle`, `windows`, `blocks`, `reverse`, `rotate`, `frozen`, `subsample`.
+        name: Kind of perturbation: `shuffle`, `windows`, `blocks`, `reverse`, `rotate`, `frozen` or `subsample`.
         label: Name with its parameter, such as `windows of 4`.
-        displacement: Mean |i - pi(i)| / T.
-        kendall_tau: Kendall's tau-b between shown place and true place; None where it is not defined (frozen).
-        adjacency: Share of adjacent pairs of frames that stay adjacent, in either direction.
+        displacement: Mean |i - pi(i)| / T over frames i at positions pi(i).
+        kendall_tau: Kendall's tau-b between shown and true position; None where it is undefined (`frozen`).
+        adjacency: Share of adjacent frames that remain adjacent, in either direction.
         accuracy: Accuracy of models trained in order.
-        reliance: Accuracy in order minus accuracy here.
-        retrained: Accuracy in order minus that of models trained and tested here; None where not retrained.
+        reliance: Accuracy in order minus accuracy under the perturbation.
+        retrained: Accuracy in order minus that of models trained and tested under the perturbation; None if not
+            measured.
     """
 
-    name: str
-    label: str
-    displacement: float
-    kendall_tau: float | None
-    adjacency: float
+    name: Text
+    label: Text
+    displacement: Number
+    kendall_tau: Number | None
+    adjacency: Number
     accuracy: Estimate
     reliance: Estimate
     retrained: Estimate | None = None
 
 
-@dataclass(frozen=True)
+@result_model
 class SizePoint:
-    """Value of order at a share of the training groups.
+    """The value of order for a share of the training groups.
 
     Attributes:
-        fraction: Share of the training groups that was trained on.
-        num_clips: Training clips of one run, mean over runs.
-        accuracy: Accuracy in order (OO).
-        value_of_order: OO - FS.
+        fraction: Share of the training groups.
+        num_clips: Training clips per run, mean over runs.
+        accuracy: Accuracy trained and tested in order.
+        value_of_order: The value of order, as in `MemoryResult`.
     """
 
-    fraction: float
+    fraction: Number
     num_clips: int
     accuracy: Estimate
     value_of_order: Estimate
 
 
-@dataclass(frozen=True)
+@result_model
 class MemoryResult:
-    """One memory, all of its arms.
+    """All results of one memory.
 
     Attributes:
-        name: Name of the memory, of `configs/head/<name>.yaml` or given.
+        name: Name of the memory: the name of its head config.
         label: The memory with its parameters.
-        is_control: Whether no order can matter to it (no memory, mean readout): its OO - FS is the noise floor.
-        num_parameters: Learned numbers of one head.
-        cells: Accuracy of each cell that was measured: OO, OS, OR, FS, FO, SS, SO, CC, WW, BB.
-        value_of_order: OO - FS, the primary contrast.
-        p_holm: Its p-value, Holm-adjusted over memories.
-        verdict: Judged from `value_of_order` and the margin.
-        augmentation: SS - FS.
-        reliance: OO - OS.
-        reliance_test: Its randomisation test; None for a control, whose reliance is exactly 0.
-        shift: SS - OS.
-        practical_gain: OO minus the best order-blind arm; which is best was seen on the same clips, so it errs low.
-        best_order_blind: Which arm that is, such as `SS` or `none OO`.
-        common: OO - CC: smoothness without order taken away.
-        normalized: (OO - FS) / (OO - chance); None unless the lower end of OO is above chance.
-        suite: Reliance under each perturbation.
-        classes: Gain (OO - FS) of each class.
-        chiral: Pairs of classes that time reversal turns into each other.
-        confusion_ordered: Clips (C, C) of all runs, OO: rows true, columns named.
-        confusion_shuffled: The same of OS, mean over permutations.
-        mcnemar_p: McNemar's test of in order against shuffled once, first run; only where each group has one clip.
-        sizes: Value of order against training size, where asked for.
-        sensitivity: OO - FS with another readout (`last`) or `equal parameters`, where asked for.
-        max_logit_change: Largest change of a logit by shuffling, frames' terms permuted by index.
-        max_logit_change_forward: The same by a plain forward on shuffled features; None where not run.
+        is_control: Whether the head is invariant to frame order (no memory, mean readout). Its value of order is the
+            noise floor.
+        num_parameters: Number of learned parameters of one head.
+        accuracies: Accuracies by `<training condition>/<test condition>`, those that were measured.
+        value_of_order: `ordered/ordered` minus `fixed_permutation/shuffled`, the primary contrast.
+        p_holm: p-value of `value_of_order`, Holm-adjusted over memories; None for a control.
+        verdict: The verdict from `value_of_order` and the margin; None for a control.
+        augmentation: `reshuffled/shuffled` minus `fixed_permutation/shuffled`.
+        reliance: `ordered/ordered` minus `ordered/shuffled`.
+        reliance_test: Randomisation test of `reliance`; None for a control, whose reliance is exactly 0.
+        shift: `reshuffled/shuffled` minus `ordered/shuffled`.
+        practical_gain: `ordered/ordered` minus `best_order_blind`. The best one was selected on the same clips, so the
+            gain is biased downwards.
+        best_order_blind: The most accurate order-blind learner: `reshuffled/shuffled` or `fixed_permutation/shuffled`
+            of this memory, or a control such as `none ordered/ordered`.
+        common: `ordered/ordered` minus `common_permutation/common_permutation`: the loss of smoothness, while order can
+            still be learned.
+        normalized: `value_of_order` / (`ordered/ordered` - chance); None unless the lower end of `ordered/ordered` is
+            above chance.
+        suite: Results under each perturbation of the suite.
+        classes: Value of order of each class.
+        chiral: Pairs of classes that are confused with each other when time is reversed; None for a control.
+        confusion_ordered: Clips (C, C) of all runs for `ordered/ordered`; rows are true classes, columns predicted
+            classes.
+        confusion_shuffled: The same for `ordered/shuffled`, mean over permutations.
+        mcnemar_p: p-value of McNemar's test, ordered against shuffled once, on the first run; None if a group has more
+            than one clip.
+        sizes: Value of order by training size, if `order.sizes` is set.
+        sensitivity: Value of order with the other readout (`last`) or with `equal_parameters`, if `order.sensitivity`
+            is set.
+        max_logit_change: Largest change of a logit when frames are shuffled, with the terms of each frame permuted by
+            index.
+        max_logit_change_forward: The same by a plain forward pass on shuffled features; None if not measured.
     """
 
-    name: str
-    label: str
+    name: Text
+    label: Text
     is_control: bool
     num_parameters: int
-    cells: dict[str, Estimate]
+    accuracies: dict[Text, Estimate]
     value_of_order: Estimate
-    p_holm: float | None
+    p_holm: Number | None
     verdict: Verdict | None
     augmentation: Estimate | None
     reliance: Estimate
     reliance_test: Randomization | None
     shift: Estimate | None
     practical_gain: Estimate | None
-    best_order_blind: str
+    best_order_blind: Text
     common: Estimate | None
-    normalized: float | None
+    normalized: Number | None
     suite: tuple[PerturbationResult, ...]
     classes: tuple[ClassGain, ...]
     chiral: ChiralPairs | None
-    confusion_ordered: tuple[tuple[float, ...], ...]
-    confusion_shuffled: tuple[tuple[float, ...], ...]
-    mcnemar_p: float | None = None
+    confusion_ordered: tuple[tuple[Number, ...], ...]
+    confusion_shuffled: tuple[tuple[Number, ...], ...]
+    mcnemar_p: Number | None = None
     sizes: tuple[SizePoint, ...] = ()
-    sensitivity: dict[str, Estimate] = field(default_factory=dict)
-    max_logit_change: float | None = None
-    max_logit_change_forward: float | None = None
+    sensitivity: dict[Text, Estimate] = field(default_factory=dict)
+    max_logit_change: Number | None = None
+    max_logit_change_forward: Number | None = None
 
 
-@dataclass(frozen=True)
+@result_model
 class Controls:
-    """What needs no memory, all of the frame-averaging head trained in order.
+    """Accuracies without memory, from the frame-averaging head trained in order.
 
     Attributes:
-        majority: Accuracy of always naming the most frequent class of the training clips.
-        random_frame: Accuracy from one frame, mean over its position.
-        best_frame: Accuracy from the one position that is best on the training clips.
-        best_frame_position: That position of the first run, from 0.
-        oracle_frame: Share of clips with any frame that is classified rightly: an upper bound, it uses the label.
-        average: Accuracy of the mean over frames (its OO).
+        majority: Accuracy of always predicting the most frequent class of the training clips.
+        random_frame: Accuracy from a single frame, mean over its position.
+        best_frame: Accuracy from the single frame position that is best on the training clips.
+        best_frame_position: That position in the first run, from 0.
+        oracle_frame: Share of clips with at least one frame that is classified correctly; an upper bound that uses the
+            label.
+        average: Accuracy of the mean over frames.
     """
 
-    majority: float
-    random_frame: float
-    best_frame: float
+    majority: Number
+    random_frame: Number
+    best_frame: Number
     best_frame_position: int
-    oracle_frame: float
-    average: float
+    oracle_frame: Number
+    average: Number
 
 
-@dataclass(frozen=True)
+@result_model
 class DataFacts:
-    """The data that was tested on.
+    """Facts about the data.
 
     Attributes:
         catalog: Name of the catalog.
         class_names: Classes, in the order of the rows of the confusion matrices.
-        num_clips: Clips with features, of all splits.
+        num_clips: Clips with features, in all splits.
         num_groups: Groups of clips that belong together, such as takes of one recording.
-        num_train_clips: Training clips of one run.
-        num_test_clips: Test clips of one run.
+        num_train_clips: Training clips per run.
+        num_test_clips: Test clips per run.
         num_test_groups: Groups that are tested in any run.
         split: `random` for group-disjoint splits drawn per run, `fixed` for the catalog's own split.
         num_frames: Frames per clip, as `16` or `8 to 64`.
-        feature_dim: Numbers per frame.
-        features: Network, weights and layer that gave them.
-        num_failed: Clips that are in the failure table and in no batch.
-        num_straddling: Groups with clips in training and in test, which only a fixed split can have.
+        feature_dim: Dimension of the feature vector of a frame.
+        features: Network, weights and layer of the features.
+        num_failed: Clips in the failure table; they are in no batch.
+        num_straddling: Groups with clips in both training and test, possible with a fixed split only.
     """
 
-    catalog: str
-    class_names: tuple[str, ...]
+    catalog: Text
+    class_names: tuple[Text, ...]
     num_clips: int
     num_groups: int
     num_train_clips: int
     num_test_clips: int
     num_test_groups: int
-    split: str
-    num_frames: str
+    split: Text
+    num_frames: Text
     feature_dim: int
-    features: str
+    features: Text
     num_failed: int
     num_straddling: int = 0
 
 
-@dataclass(frozen=True)
-class OrderCard:
-    """The whole result.
+@result_model
+class OrderTestResult:
+    """The result of an order test.
 
     Attributes:
-        schema_version: Version of this description; a reader refuses another.
-        plan: The analysis plan as frozen before the first training.
-        plan_sha256: Hash of the plan's file.
-        data: What was tested on.
-        verdict: Of the data set, for the tested learners.
-        memories: The learners, a control among them where one was trained.
-        controls: What needs no memory; None without the control.
-        noise_floor: OO - FS of the control, whose F has another seed: what retraining alone does; None without control.
-        margin: A value of order within -margin..margin counts as none.
-        num_runs: Trainings of each arm, each with a split and a seed of its own.
-        seeds: Their seeds.
-        num_permutations: Shuffles of each test clip.
+        schema_version: Version of this schema; other versions are refused.
+        plan: The analysis plan, as frozen before the first training.
+        plan_sha256: SHA-256 of the plan's file.
+        data: Facts about the data.
+        verdict: The verdict for all tested learners.
+        memories: Results of each memory, including the control if one was trained.
+        controls: Accuracies without memory; None without a control.
+        noise_floor: Value of order of the control, which is trained again with another seed: the effect of retraining
+            alone; None without a control.
+        margin: A value of order within (-margin, margin) is negligible.
+        num_runs: Runs, each with its own split and seed.
+        seeds: Seed of each run.
+        num_permutations: Random permutations of each test clip.
         failures: Rows of the failure table: (path, reason).
-        command: The command line that made it.
-        versions: Of the libraries.
-        device: What it was trained on.
-        seconds: Wall time of the last run; cells from the cache cost none.
-        seconds_training: Sum of the times of all trainings, whenever they ran.
-        num_trainings: Trainings of the plan.
-        num_trained_before: Of them, how many the cache held from other plans when this one was frozen.
+        command: The command line of the test.
+        versions: Versions of the libraries.
+        device: The device that was trained on.
+        seconds: Wall time of the last call of the command; results in the cache take none.
+        seconds_training: Sum of the times of all training jobs, including those in the cache.
+        num_trainings: Training jobs of the plan.
+        num_trained_before: Training jobs with a result in the cache, from other plans, when this plan was frozen.
     """
 
     schema_version: int
-    plan: dict[str, object]
-    plan_sha256: str
+    plan: dict[str, Any]
+    plan_sha256: Text
     data: DataFacts
     verdict: Verdict
     memories: tuple[MemoryResult, ...]
     controls: Controls | None
     noise_floor: Estimate | None
-    margin: float
+    margin: Number
     num_runs: int
     seeds: tuple[int, ...]
     num_permutations: int
-    failures: tuple[tuple[str, str], ...]
-    command: str
-    versions: dict[str, str]
-    device: str
-    seconds: float
-    seconds_training: float
+    failures: tuple[tuple[Text, Text], ...]
+    command: Text
+    versions: dict[Text, Text]
+    device: Text
+    seconds: Number
+    seconds_training: Number
     num_trainings: int = 0
     num_trained_before: int = 0
 
 
-def card_to_json(card: OrderCard) -> str:
-    """The card as strict JSON, the same text for the same card; numbers keep every bit.
-
-    A number that JSON lacks is written as one of the strings `NaN`, `Infinity` and `-Infinity`.
+def to_json(result: OrderTestResult) -> str:
+    """The result as strict JSON; see `videomem.utils.result_models`.
 
     Raises:
-        VideomemError: If the plan holds what JSON cannot hold.
+        VideomemError: If the plan has values that JSON cannot represent.
     """
-    content = {item.name: to_plain(getattr(card, item.name)) for item in fields(card) if item.name != "plan"}
     try:
-        plan = json.loads(json.dumps(card.plan, allow_nan=False))
-        return json.dumps({"schema_version": card.schema_version, "plan": plan} | content, indent=1, allow_nan=False)
+        json.dumps(result.plan, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise VideomemError(f"order card: the plan cannot be written as JSON: {one_line(error)}") from error
+        raise VideomemError(f"order result: the plan cannot be written as JSON: {one_line(error)}") from error
+    return dump(result)
 
 
-def card_from_json(text: str) -> OrderCard:
-    """The card of `card_to_json`.
+def from_json(text: str) -> OrderTestResult:
+    """Read the result that `to_json` wrote.
 
     Raises:
-        VideomemError: If the text is damaged, of another schema version, or lacks a field.
+        VideomemError: If the text is damaged, has another schema version, or does not match the schema.
     """
-    try:
-        content = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise VideomemError(f"order card: not JSON: {one_line(error)}; make the card again") from error
-    if not isinstance(content, dict) or "schema_version" not in content:
-        raise VideomemError("order card: no schema_version; this is not an order.json, or it is damaged")
-    if content["schema_version"] != SCHEMA_VERSION:
-        raise VideomemError(
-            f"order card: schema version {one_line(repr(content['schema_version']))}, but this videomem reads "
-            f"{SCHEMA_VERSION}; install the videomem that wrote it, or make the card again"
-        )
-    card = read(OrderCard, content, "order card")
-    assert isinstance(card, OrderCard)
-    return card
+    return parse(OrderTestResult, text, SCHEMA_VERSION, "order result")

@@ -1,4 +1,4 @@
-"""The order test from beginning to end: plan, freeze, train, analyse, and the card."""
+"""The order test from beginning to end: make and freeze the plan, train, analyse, and return the result."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.memories import read_memories
 from videomem.experiments.order_test.analysis import analyse, controls_of, overall
-from videomem.experiments.order_test.conditions import check_sizes
-from videomem.experiments.order_test.execution import num_cached, run_cells
+from videomem.experiments.order_test.execution import num_cached, run_jobs
 from videomem.experiments.order_test.folds import RunSplit, overlap, possible_folds, run_splits
+from videomem.experiments.order_test.frame_orders import check_sizes
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
-from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderCard
+from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderTestResult
 from videomem.experiments.order_test.scores import Scores, scores_of
 from videomem.utils.atomic import write_atomic
 
@@ -33,9 +33,9 @@ LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsm
 
 
 class OrderTest(NamedTuple):
-    """The card, and the answers that it was made from."""
+    """The result, with the predictions and splits that it was computed from."""
 
-    card: OrderCard
+    result: OrderTestResult
     scores: Scores
     splits: list[RunSplit]
 
@@ -47,49 +47,50 @@ def order_test(
     splits: Sequence[str] | None = None,
     settings: OrderSettings = OrderSettings(),
     recipe: Recipe = Recipe(),
-    cache: Path | str = "order_cells",
+    cache: Path | str = "order_jobs",
     num_processes: int = 1,
     name: str = "arrays",
-) -> OrderCard:
-    """`videomem order` on features in memory: was order worth anything to learners trained on them?
+) -> OrderTestResult:
+    """Measure the value of frame order to learners trained on arrays of features, as `videomem order` does on videos.
 
     Args:
         features: One array (T, D) per clip; T may differ.
         labels: Class of each clip.
-        groups: What each clip was cut from; groups are never split, and statistics count groups, not clips.
-        splits: `train` and `test`, for `settings.split: fixed`.
+        groups: Source of each clip. Clips of a group stay on one side of a split, and statistics count groups, not
+            clips.
+        splits: `train` or `test` for each clip; required if `settings.split` is `fixed`.
         settings: The protocol.
         recipe: How heads are trained.
-        cache: Folder of trainings; what it holds is not trained again.
-        num_processes: Trainings in parallel.
-        name: What to call the data in the report.
+        cache: Folder of training results; jobs with a result in it are not trained again.
+        num_processes: Training jobs in parallel.
+        name: Name of the data in the report.
     Raises:
-        VideomemError: If the data cannot bear the plan.
+        VideomemError: If the data do not satisfy the requirements of `make_plan`.
     """
     clips = clips_of_arrays(features, labels, groups, splits, name)
-    return run_order_test(clips, make_plan(clips, settings, recipe), Path(cache), num_processes).card
+    return run_order_test(clips, make_plan(clips, settings, recipe), Path(cache), num_processes).result
 
 
 def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPlan:
-    """Everything that is decided before the first training.
+    """Returns the plan for these clips.
 
     Raises:
-        VideomemError: If the data cannot bear the plan: too short clips, too few groups, an unknown memory.
+        VideomemError: If clips are too short, there are too few groups, or a memory is unknown.
     """
     if lost := [name for number, name in enumerate(clips.class_names) if number not in clips.labels]:
         raise VideomemError(
-            f"class {lost[0]!r} has no usable clip, see the failure table; fix its videos or leave it out"
+            f"class {lost[0]!r} has no usable clip, see the failure table; fix its videos or remove the class"
         )
     check_sizes(clips, settings)
     settings = replace(settings, folds=possible_folds(clips, settings))
     if (num_groups := min(len(np.unique(clips.groups[split.test])) for split in run_splits(clips, settings))) < 2:
         raise VideomemError(
-            f"{clips.source}: a run tests {num_groups} group, but a standard error needs 2 at least, and a verdict 20; "
-            "lower order.folds, add videos, or give `group` a finer meaning"
+            f"{clips.source}: a run tests {num_groups} group, but a standard error needs at least 2 and a verdict 20; "
+            "lower order.folds, add videos, or use a finer `group`"
         )
     return OrderPlan(
-        contrast="OO - FS: trained and tested in order, minus trained on one fixed permutation per clip and tested on "
-        "shuffled clips",
+        contrast="accuracy trained and tested in order, minus accuracy trained on one fixed permutation per clip and "
+        "tested on shuffled clips",
         settings=settings,
         recipe=recipe,
         memories=read_memories(settings.memories, settings.hidden_dim),
@@ -104,16 +105,16 @@ def _data_hash(clips: Clips) -> str:
 
 
 def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
-    """Write `plan.json`, which comes before the first training and is never changed.
+    """Write `plan.json` before the first training. An existing plan is never changed.
 
     Args:
         plan: The plan.
         out: Folder of the test.
-        num_trained_before: Trainings that the cache holds now; kept beside the plan, in `frozen.json`.
+        num_trained_before: Number of training results now in the cache; written to `frozen.json`.
     Returns:
-        The trainings that the cache held when the plan was first frozen here.
+        The number of training results that were in the cache when the plan was first frozen in this folder.
     Raises:
-        VideomemError: If the folder holds another plan.
+        VideomemError: If the folder contains another plan.
     """
     out.mkdir(parents=True, exist_ok=True)
     facts = {"plan_sha256": plan.sha256, "trained_before": num_trained_before}
@@ -123,7 +124,7 @@ def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
     if there != plan.as_json():
         raise VideomemError(
             f"{out / 'plan.json'}: another plan is frozen here (sha256 {sha256(there.encode()).hexdigest()[:12]}, now "
-            f"{plan.sha256[:12]}); choose another --out, the trainings that both need are not repeated"
+            f"{plan.sha256[:12]}); choose another --out, training jobs that both plans share are not repeated"
         )
     return int(json.loads((out / "frozen.json").read_text(encoding="utf-8"))["trained_before"])
 
@@ -139,29 +140,29 @@ def run_order_test(
     failures: Sequence[tuple[str, str]] = (),
     num_trained_before: int | None = None,
 ) -> OrderTest:
-    """Train what the cache lacks, analyse by the plan, and give the card.
+    """Train the jobs without a result in the cache, and analyse all results as the plan says.
 
     Args:
         clips: The clips that the plan was made for.
         plan: The frozen plan.
-        cache: Folder of trained cells, shared by all plans.
-        num_processes: Trainings in parallel.
-        devices: Where trainings run, in turn.
-        tell: Called with the number of cells done and of all.
-        command: Command line, for the card.
-        failures: Clips that could not be used, (path, reason), for the card.
-        num_trained_before: What `freeze` gave; by default what the cache holds now.
+        cache: Folder of training results; several plans may share it.
+        num_processes: Training jobs in parallel.
+        devices: Devices that training jobs are assigned to in turn.
+        tell: Called with the number of finished jobs and the number of all jobs.
+        command: Command line to record in the result.
+        failures: Clips that could not be used, (path, reason), to record in the result.
+        num_trained_before: Return value of `freeze`; by default the number of results now in the cache.
     """
     started = time.perf_counter()
     if num_trained_before is None:
         num_trained_before = num_cached(plan, clips, cache, devices[0])
-    outcomes = run_cells(plan, clips, cache, num_processes, devices, tell)
+    training_results = run_jobs(plan, clips, cache, num_processes, devices, tell)
     splits = run_splits(clips, plan.settings)
-    scores = scores_of(outcomes, clips, splits, overlap(splits, plan.settings.split == "fixed"))
+    scores = scores_of(training_results, clips, splits, overlap(splits, plan.settings.split == "fixed"))
     results = analyse(plan, clips, splits, scores)
-    control = next((result for result in results if result.is_control), None)
+    control = next((one for one in results if one.is_control), None)
     settings = plan.settings
-    card = OrderCard(
+    result = OrderTestResult(
         schema_version=SCHEMA_VERSION,
         plan=plan.as_plain(),
         plan_sha256=plan.sha256,
@@ -179,11 +180,11 @@ def run_order_test(
         versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         device=_devices(devices),
         seconds=time.perf_counter() - started,
-        seconds_training=sum(outcome.seconds for outcome in outcomes.values()),
-        num_trainings=len(outcomes),
+        seconds_training=sum(one.seconds for one in training_results.values()),
+        num_trainings=len(training_results),
         num_trained_before=num_trained_before,
     )
-    return OrderTest(card, scores, splits)
+    return OrderTest(result, scores, splits)
 
 
 def _facts(clips: Clips, splits: Sequence[RunSplit], settings: OrderSettings, num_failed: int) -> DataFacts:

@@ -1,0 +1,118 @@
+"""Result classes that pydantic validates, and their strict JSON.
+
+Fields have the declared type exactly, unknown fields are refused, and a number that JSON cannot represent is one of the
+strings `NaN`, `Infinity` and `-Infinity`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializationError
+
+from videomem.errors import VideomemError, one_line
+
+T = TypeVar("T")
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _number(value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> float:
+    if info.mode == "json":
+        if isinstance(value, str) and value in NON_FINITE:
+            return NON_FINITE[value]
+        # JSON's 1e999 is parsed as infinity, and long integers overflow a float.
+        if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+            raise PydanticCustomError("too_large", "a number is needed that fits a 64-bit float")
+    return float(handler(value)) if isinstance(value, int) else handler(value)
+
+
+def _encodable(value: object) -> object:
+    """Text in which bytes of file names that are not UTF-8 are escaped, so that JSON can hold it."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+Number = Annotated[
+    float,
+    WrapValidator(_number),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": list(NON_FINITE)}]}),
+]
+Text = Annotated[str, BeforeValidator(_encodable)]
+
+
+@dataclass_transform(frozen_default=True)
+def result_model(cls: type[T]) -> type[T]:
+    """Makes a class a frozen dataclass whose fields pydantic validates, on construction as on reading."""
+    config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="strings")
+    return cast(type[T], dataclass(frozen=True, config=config)(cls))
+
+
+def dump(result: object) -> str:
+    """A result as JSON text. Numbers keep all their bits, and equal results give equal text.
+
+    Raises:
+        VideomemError: If a field of type `Any` has a value that JSON cannot represent.
+    """
+    try:
+        return TypeAdapter(type(result)).dump_json(result, indent=1).decode()
+    except (PydanticSerializationError, ValueError) as error:
+        raise VideomemError(f"{type(result).__name__} cannot be written as JSON: {one_line(error)}") from error
+
+
+def parse(cls: type[T], text: str, version: int, name: str) -> T:
+    """The result in a JSON text.
+
+    Args:
+        cls: Class of the result, with a field `schema_version`.
+        text: The text.
+        version: The supported schema version.
+        name: Name of the result in error messages.
+    Raises:
+        VideomemError: If the text is not JSON, has another schema version, or does not match the class.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise VideomemError(f"{name}: not JSON: {one_line(error)}; run the command again") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise VideomemError(f"{name}: no schema_version; the file is damaged, or was not written by videomem")
+    if content["schema_version"] != version:
+        raise VideomemError(
+            f"{name}: schema version {one_line(repr(content['schema_version']))}, but this videomem reads {version}; "
+            "install the videomem that wrote the file, or run the command again"
+        )
+    try:
+        return TypeAdapter(cls).validate_json(text)
+    except ValidationError as error:
+        raise VideomemError(f"{name}{_problem(error.errors(include_url=False)[0])}; run the command again") from error
+
+
+def _problem(error: ErrorDetails) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in error["loc"]]
+    if error["type"] in ("missing", "unexpected_keyword_argument"):
+        problem = "is missing" if error["type"] == "missing" else "is unknown"
+        return f"{''.join(parts[:-1])}: the field {parts[-1].lstrip('.')} {problem}"
+    message = one_line(error["msg"])
+    return f"{''.join(parts)}: {one_line(repr(error['input']))[:60]}, but {message[:1].lower()}{message[1:]}"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not valid JSON")
+
+
+def json_schema(cls: type) -> dict[str, Any]:
+    """JSON schema of a result class."""
+    return TypeAdapter(cls).json_schema()
