@@ -1,4 +1,4 @@
-"""The clips of an order test: features, labels and groups, from a feature store or from arrays."""
+"""Clips for experiments: features, labels and groups, from a feature store or from arrays."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from videomem.training.feature_sources import StoredFeatures
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips with stored features, as an order test sees them.
+    """Clips with features, labels and groups.
 
     Attributes:
         features: Features (T, D) of a clip by its row.
         lengths: T of each clip (N,).
         labels: Class index of each clip (N,).
-        groups: Index of each clip's group (N,): what it was cut from.
-        splits: Split of each clip by the catalog; empty strings where there is none.
-        ids: What each clip's features are, a hash of every cause: names its trainings in the cache.
+        groups: Index of each clip's group (N,), the source that it was cut from.
+        splits: Split of each clip in the catalog; empty strings if it has none.
+        ids: Hash of everything that determines the features of each clip; part of the keys of training results.
         class_names: Names of the C classes.
         feature_dim: D.
-        source: Where the clips come from, for the report.
-        made_of: What made the features, for the report.
+        source: Path or name of the data, for the report.
+        made_of: Network, layer and weights of the features, for the report.
     """
 
     features: Callable[[int], Tensor]
@@ -55,7 +55,11 @@ class Clips:
 
 
 def clips_of_data(data: VideoDataModule) -> Clips:
-    """The usable clips of a data module, all splits of them."""
+    """Returns the usable clips of a data module, in all splits.
+
+    Raises:
+        VideomemError: If the data module does not read stored features.
+    """
     if data.source != "features":
         raise VideomemError("the order test reads stored features; set data.source to features")
     clips = data.clips
@@ -85,7 +89,7 @@ def _made_of(settings: FeatureSettings) -> str:
 
 
 def made_by(backbone: BackboneSettings) -> str:
-    """What made the features, in words."""
+    """Description of a backbone: network, layer and weights."""
     untrained = ": a network that was never trained" if backbone.weights == "random" else ""
     return f"{backbone.name} {backbone.layer}, {backbone.weights} weights{untrained}"
 
@@ -97,14 +101,14 @@ def clips_of_arrays(
     splits: Sequence[str] | None = None,
     name: str = "arrays",
 ) -> Clips:
-    """Clips from one (T, D) array per video.
+    """Returns clips from one (T, D) array per video.
 
     Args:
-        features: Features (T, D) of each video; T may differ, D not.
-        labels: Class of each.
-        groups: What each was cut from: one person, one long video. Groups are never split.
-        splits: `train` or `test` of each, for a fixed split.
-        name: What to call the data in the report.
+        features: Features (T, D) of each video, with the same D.
+        labels: Class of each video.
+        groups: Source of each video, such as a person or a long recording. Groups are never split.
+        splits: `train` or `test` for each video, for a fixed split.
+        name: Name of the data in the report.
     Raises:
         VideomemError: If lengths differ, an array is not (T, D), or a value is not finite.
     """
@@ -114,15 +118,15 @@ def clips_of_arrays(
     splits = [""] * len(labels) if splits is None else [str(split) for split in splits]
     for what, values in (("labels", labels), ("groups", groups), ("splits", splits)):
         if len(values) != len(tensors):
-            raise VideomemError(f"{len(values)} {what} for {len(tensors)} arrays of features; give one for each")
+            raise VideomemError(f"{len(values)} {what} for {len(tensors)} arrays of features; give one per array")
     if not tensors:
-        raise VideomemError("no features; an order test needs clips")
+        raise VideomemError("no features; give at least one array")
     dim = tensors[0].shape[-1] if tensors[0].ndim else 0
     for number, array in enumerate(tensors):
         if array.ndim != 2 or array.shape[1] != dim or not len(array):
             raise VideomemError(f"features of clip {number} have shape {tuple(array.shape)}, but must be (T, {dim})")
         if not torch.isfinite(array).all():
-            raise VideomemError(f"features of clip {number} have values that are not finite")
+            raise VideomemError(f"features of clip {number} have values that are not finite; remove or recompute it")
     names = tuple(sorted(set(labels)))
     return Clips(
         features=tensors.__getitem__,
@@ -139,7 +143,7 @@ def clips_of_arrays(
 
 
 def index_of(names: Sequence[str]) -> NDArray[np.int64]:
-    """Each name as the place of its first coming, (N,)."""
+    """Each name as an integer (N,), numbered in order of first occurrence."""
     places: dict[str, int] = {}
     return np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int64)
 

@@ -1,7 +1,7 @@
-"""How figures are drawn: small, in one ink that follows the page's text, with names shown as they are.
+"""Drawing of figures for HTML pages and PNG files.
 
-Figures are drawn in `INK` on `PAPER`; in a page these become the colours of its text and its ground, light or dark.
-Text stays text: it is set in the page's own letters and can be searched.
+Figures use the colors `INK` and `PAPER`. In a page, these become the text and background colors, light or dark. Text is
+kept as text, so it uses the fonts of the page and can be searched.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from videomem.statistics.results import Estimate
 from videomem.utils.plotting import as_png
 
 INK, PAPER = "#010203", "#fefefd"
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# The palette of Okabe and Ito, which is distinguishable with color blindness.
 BLUE, VERMILLION, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
-WIDTH = 4.6  # inches: 331 units of an SVG, so on a phone a point is about a pixel
+WIDTH = 4.6  # inches, 331 SVG units: on a phone, a point is about a pixel
 SMALL = 10
 
 STYLE: dict[Any, Any] = {
@@ -42,15 +42,15 @@ P = ParamSpec("P")
 
 @contextmanager
 def drawn() -> Iterator[None]:
-    """Within it, figures are made and written in our style."""
+    """Context manager that applies `STYLE` to creating and saving figures."""
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # The letters at hand lack some scripts; a page has its reader's.
+        # matplotlib's fonts lack some scripts; in a page, the browser's fonts are used.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def figure_function(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that makes a figure, run in our style."""
+    """Decorator for functions that create a figure: applies `STYLE`."""
 
     @wraps(function)
     def styled(*arguments: P.args, **options: P.kwargs) -> Figure:
@@ -61,7 +61,7 @@ def figure_function(function: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def svg(figure: Figure, name: str, alt: str) -> str:
-    """SVG to put into a page: ink in the page's colour, ids that start with `name`, `alt` for who listens."""
+    """The figure as inline SVG, in the text color of the page, with `name` as prefix of ids and `alt` as label."""
     buffer = BytesIO()
     with drawn():
         figure.savefig(buffer, format="svg", dpi=200, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -75,14 +75,14 @@ def svg(figure: Figure, name: str, alt: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """PNG on white."""
+    """The figure as PNG on a white background."""
     figure.patch.set_facecolor("white")
     with drawn(), matplotlib.rc_context({"savefig.facecolor": "white"}):
         return as_png(figure)
 
 
 def shorten(name: str, limit: int = 30) -> str:
-    """A name on one line, cut in its middle if long, without what cannot be printed."""
+    """A name on one line, without control characters, and abbreviated in the middle if longer than `limit`."""
     line = " ".join(name.encode("utf-8", "replace").decode().split())
     line = "".join(letter for letter in line if not unicodedata.category(letter).startswith("C"))
     half = (limit - 1) // 2
@@ -90,7 +90,7 @@ def shorten(name: str, limit: int = 30) -> str:
 
 
 def whisker(axes: Axes, place: float, estimate: Estimate, color: str, thick: bool = False, **marker: Any) -> None:
-    """A dot at (value, place) in percent or points with its 95 % interval, and thicker its 90 % interval."""
+    """Draw a marker at (value, place), in percent or points, with its 95 % interval; `thick` adds the 90 % interval."""
     low, high = 100 * estimate.low, 100 * estimate.high
     if is_drawable(estimate):
         axes.hlines(place, low, high, color=color, linewidth=1.3, zorder=2)
@@ -101,12 +101,12 @@ def whisker(axes: Axes, place: float, estimate: Estimate, color: str, thick: boo
 
 
 def is_drawable(estimate: Estimate) -> bool:
-    """Whether the interval has ends that can be drawn."""
+    """Whether the ends of the interval are small enough to be drawn."""
     return abs(estimate.low) < 1e4 and abs(estimate.high) < 1e4
 
 
 def row_axes(num_rows: float, row_height: float = 0.3, below: float = 0.55, above: float = 0.12) -> tuple[Figure, Axes]:
-    """A figure for rows of dots: places 0, 1, ... go downwards, values to the right, margins are fixed inches."""
+    """A figure for rows of markers: rows 0, 1, ... from the top, values on the x axis, with margins in inches."""
     height = row_height * num_rows + below + above
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.01, below / height, 0.84, 1 - (below + above) / height))
@@ -119,13 +119,13 @@ def row_axes(num_rows: float, row_height: float = 0.3, below: float = 0.55, abov
 
 
 def beside(axes: Axes, place: float, text: str, color: str = INK) -> None:
-    """A number in the margin right of its row."""
+    """Write text to the right of a row."""
     axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=color)
 
 
 def limits(values: Sequence[float], margin: float = 0.04) -> tuple[float, float]:
-    """Limits that hold all finite values, with some air."""
+    """Axis limits that include all finite values, plus a margin."""
     finite = [value for value in values if abs(value) < 1e6] or [0.0]
     low, high = min(finite), max(finite)
-    air = margin * ((high - low) or 1.0)
-    return low - air, high + air
+    space = margin * ((high - low) or 1.0)
+    return low - space, high + space

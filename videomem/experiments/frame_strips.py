@@ -1,4 +1,4 @@
-"""Video strips: clips shown frame by frame, and what the heads take them for."""
+"""Video strips: the frames of a clip in one image, with the predictions of heads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from videomem.utils.atomic import write_atomic
 
 @dataclass(frozen=True)
 class Strip:
-    """A clip as a video strip in one order of its frames, and what each head takes it for.
+    """The frames of a clip in one order, with the prediction of each head.
 
     Attributes:
         condition: `ordered`, `shuffled` or `reversed`.
         frames_THWC: Frames in that order, (T, height, width, 3) uint8.
-        predictions: Class named by each head.
+        predictions: Class predicted by each head, by its name.
     """
 
     condition: str
@@ -32,7 +32,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Example:
-    """A clip of a class, whose reversal is a clip of its partner."""
+    """A clip of a class and its strips. Time reversal turns the class into its partner."""
 
     label: str
     partner: str
@@ -40,12 +40,12 @@ class Example:
 
 
 def strip_image(strip: Strip) -> str:
-    """The frames in parallel as a data address of a JPEG."""
+    """The strip as a JPEG in a data URL."""
     return f"data:image/jpeg;base64,{b64encode(strip_jpeg(strip)).decode()}"
 
 
 def strip_jpeg(strip: Strip) -> bytes:
-    """The frames in parallel."""
+    """The strip as a JPEG, with the frames from left to right."""
     buffer = BytesIO()
     gap = np.full((strip.frames_THWC.shape[1], 3, 3), 255, np.uint8)
     row = [part for frame in strip.frames_THWC for part in (frame, gap)][:-1]
@@ -54,10 +54,10 @@ def strip_jpeg(strip: Strip) -> bytes:
 
 
 def write_strips(examples: Sequence[Example], folder: Path) -> list[tuple[Path, str]]:
-    """Write each strip as a JPEG.
+    """Write each strip as a JPEG file.
 
     Returns:
-        Each file with its caption: class, order of the frames, and what each head takes it for.
+        Path and caption of each file. The caption has the class, the frame order and the predictions.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -65,6 +65,6 @@ def write_strips(examples: Sequence[Example], folder: Path) -> list[tuple[Path, 
         for strip in example.strips:
             path = folder / f"strip-{number}-{strip.condition}.jpg"
             write_atomic(path, strip_jpeg(strip))
-            said = ", ".join(f"{head}: {answer}" for head, answer in strip.predictions.items())
-            written.append((path, f"{example.label}, {strip.condition}; {said}"))
+            predictions = ", ".join(f"{head}: {answer}" for head, answer in strip.predictions.items())
+            written.append((path, f"{example.label}, {strip.condition}; {predictions}"))
     return written

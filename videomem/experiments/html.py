@@ -1,4 +1,4 @@
-"""What the HTML reports of all experiments share: the templates' environment, and figures within a page."""
+"""What HTML reports share: the template environment, and figures within a page."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its name, and what it shows for those who cannot see it."""
+    """A figure with its name and its alternative text."""
 
     name: str
     figure: Figure
     alt: str
 
     def svg(self) -> Markup:
-        # Text of a figure is escaped by matplotlib, and `alt` by `svg`, so nothing in it can be markup.
+        # matplotlib escapes the text of the figure, and `svg` escapes `alt`.
         return Markup(svg(self.figure, self.name, self.alt))
 
 
 def environment() -> Environment:
-    """The templates of this package; whatever they are filled with is escaped."""
+    """The template environment of this package; all values are escaped."""
     templates = Environment(
         loader=PackageLoader("videomem.experiments", "."),
         autoescape=select_autoescape(["html", "jinja"]),

@@ -1,4 +1,4 @@
-"""Memories by name: plain descriptions read from head configs."""
+"""Memories by name: class paths and arguments read from head configs."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from videomem.utils.plain_data import class_path, config_folder
 
 
 def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any]]:
-    """Plain descriptions of memories by name, all with one state size.
+    """Read the class path and the arguments of memories, by name.
 
     Args:
         names: Heads of `configs/head/`, or paths of such YAML files.
-        hidden_dim: State size that all are given.
+        hidden_dim: State size of every memory.
     Raises:
-        VideomemError: If a file is missing or names no memory of videomem.
+        VideomemError: If a file is missing or does not name a memory of videomem.
     """
     memories = {}
     for name in names:
         path = Path(name) if name.endswith((".yaml", ".yml")) else config_folder() / "head" / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in (config_folder() / "head").glob("*.yaml")))
-            raise VideomemError(f"{name!r} is no head; there are {known}, and paths of YAML files")
+            raise VideomemError(f"{name!r} is not a head; choose from {known}, or give the path of a YAML file")
         try:
             memory = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["memory"]
             kind, arguments = memory["class_path"], dict(memory.get("init_args") or {})
         except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise VideomemError(f"{path}: says no model.memory with a class_path") from error
+            raise VideomemError(
+                f"{path}: has no model.memory with a class_path; write it as in configs/head/"
+            ) from error
         short = kind.rsplit(".", 1)[-1]
         if short not in MEMORIES or kind not in (f"videomem.heads.{short}", class_path(MEMORIES[short])):
-            raise VideomemError(f"{path}: names {kind}, which is no memory of videomem; it has {', '.join(MEMORIES)}")
+            raise VideomemError(
+                f"{path}: names {kind}, which is not a memory of videomem; choose from {', '.join(MEMORIES)}"
+            )
         if path.stem in memories:
-            raise VideomemError(f"{path} has the name {path.stem!r} of another; rename the file")
+            raise VideomemError(f"{path}: another memory has the name {path.stem!r}; rename the file")
         memories[path.stem] = {
             "class_path": class_path(MEMORIES[short]),
             "init_args": {**arguments, "hidden_dim": hidden_dim},

@@ -1,4 +1,4 @@
-"""The shared projection D -> P: principal components of a run's training frames, the same for every memory and arm."""
+"""The shared projection D -> P: principal components of a run's training frames."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from videomem.experiments.clips import Clips
 from videomem.heads import FeatureNorm
 from videomem.training.datasets import frame_statistics
 
-MAX_FRAMES = 20_000  # that components are fitted on; more move them little
+MAX_FRAMES = 20_000  # for fitting; more frames change the components little
 _KEPT = 2
 _projected: OrderedDict[tuple[int, bytes, int], tuple[Clips, Clips]] = OrderedDict()
 
 
 def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Clips:
-    """The clips with their frames in the first principal components of the training frames, held in memory.
+    """Project all frames to the first principal components of the training frames. The result is held in memory.
 
-    Frames are standardised by the training frames, as `FeatureNorm` does. Labels and order play no part, so the
-    projection is blind to both; it is fitted again for each training set. The last ones are kept, since the arms and
-    memories of a run share theirs.
+    Frames are standardized by the statistics of the training frames, as in `FeatureNorm`. Labels and frame order do not
+    affect the projection. It is fitted to each training set; the latest ones are cached, because the memories and
+    training conditions of a run share theirs.
 
     Args:
         clips: Clips with features (T, D).
         train: Rows of the training clips.
-        projection_dim: P, at most min(D, training frames).
+        projection_dim: P, at most min(D, number of training frames).
     Reference:
         Halko et al. 2011, "Finding structure with randomness", algorithm 5.1 (as `torch.pca_lowrank`).
     """
     key = (id(clips), train.tobytes(), projection_dim)
     if key not in _projected:
-        # The clips themselves are kept too, so that no others can take their id.
+        # Keep a reference to the clips, so that their id is not reused.
         _projected[key] = clips, _project(clips, train, projection_dim)
         while len(_projected) > _KEPT:
             _projected.popitem(last=False)
@@ -46,7 +46,7 @@ def _project(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cli
     norm = FeatureNorm(clips.feature_dim)
     norm.set_statistics(*frame_statistics(map(clips.features, train.tolist()), clips.feature_dim))
 
-    def standardised(row: int) -> Tensor:
+    def standardized(row: int) -> Tensor:
         x_TD: Tensor = norm(clips.features(row))
         return x_TD
 
@@ -56,10 +56,10 @@ def _project(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cli
     taken: dict[int, list[int]] = {}
     for row, t in (frames[number] for number in np.sort(chosen).tolist()):
         taken.setdefault(row, []).append(t)
-    x_ND = torch.cat([standardised(row)[places] for row, places in taken.items()])
+    x_ND = torch.cat([standardized(row)[places] for row, places in taken.items()])
     dim = min(projection_dim, *x_ND.shape)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         components_DP = torch.pca_lowrank(x_ND, q=min(dim + 8, *x_ND.shape), center=False, niter=3)[2][:, :dim]
-    features = [standardised(row) @ components_DP for row in range(len(clips))]
+    features = [standardized(row) @ components_DP for row in range(len(clips))]
     return replace(clips, features=features.__getitem__, feature_dim=dim)

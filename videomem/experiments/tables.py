@@ -1,4 +1,4 @@
-"""Tables of results as plain values, once for pages, for CSV and for W&B; and how their numbers are written."""
+"""Tables of results, written to HTML pages, CSV files and W&B, and the formatting of their numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTHING = "–"  # noqa: RUF001
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `share` is written in percent, `gain` in points with a sign; an Estimate with its interval below."""
+    """A column. `share` is formatted in percent, `gain` in points with a sign, and an `Estimate` with its interval."""
 
     name: str
     kind: Kind = "text"
@@ -29,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values, and how to write them."""
+    """Columns and rows."""
 
     name: str
     columns: tuple[Column, ...]
@@ -42,7 +42,7 @@ def percent(share: float | None) -> str:
 
 
 def points(gain: float | None) -> str:
-    """0.1234 as `+12.3`, with a true minus sign; what rounds to nothing has no sign."""
+    """0.1234 as `+12.3`, with the minus sign U+2212. A value that rounds to zero has no sign."""
     if gain is None or not math.isfinite(gain):
         return NOTHING
     text = f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")
@@ -72,7 +72,7 @@ def interval(estimate: Estimate | None, kind: Kind = "gain") -> str:
 
 
 def show(value: Cell, kind: Kind) -> str:
-    """A value as a reader sees it; an Estimate without its interval."""
+    """A formatted value; an `Estimate` without its interval."""
     if isinstance(value, Estimate):
         value = value.value
     if value is None or isinstance(value, str):
@@ -83,7 +83,7 @@ def show(value: Cell, kind: Kind) -> str:
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Plain]]]:
-    """Columns and rows of plain values: an Estimate becomes value, both ends of its 95 % interval, and p if a gain."""
+    """Columns and rows of plain values; an `Estimate` has columns for value, 95 % interval, and p (if it is a gain)."""
     ends = [_ends(table, place) for place in range(len(table.columns))]
     columns: list[str] = []
     for column, parts in zip(table.columns, ends, strict=True):

@@ -1,4 +1,4 @@
-"""Chiral pairs: classes that turn into each other when time is reversed, found and tested on different groups."""
+"""Chiral pairs: classes that time reversal exchanges, found on one half of the groups and tested on the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from videomem.errors import VideomemError
 from videomem.statistics.group_tables import Floats, Ints, codes, rows
 from videomem.statistics.results import ChiralPair, ChiralPairs
 
-DRAW_CELLS = 2_000_000
+MAX_ENTRIES = 2_000_000
 
 
 def chiral_pairs(
@@ -24,21 +24,25 @@ def chiral_pairs(
     seed: int = 0,
     max_candidates: int = 10,
 ) -> ChiralPairs:
-    """Pairs (a, b) of which each is named the other more often when frames are reversed.
+    """Find pairs (a, b) of classes that are each predicted as the other more often when frames are reversed.
 
-    The excess of a -> b is P(named b | true a, reversed) - P(named b | true a, in order); the mutual excess is the
-    lesser of a -> b and b -> a. Groups are halved by `seed`. Candidates are the pairs of greatest positive mutual
-    excess in one half; in the other half each draw swaps ordered and reversed for whole groups, and the greatest mutual
-    excess over all candidates is compared with that of each pair: p = (b + 1) / (m + 1) (max statistic, Westfall &
-    Young 1993).
+    The excess of a -> b is P(predicted b | true a, reversed) - P(predicted b | true a, in order). The mutual excess is
+    the smaller one of a -> b and b -> a. `seed` divides the groups into halves. Candidates are the pairs with the
+    largest positive mutual excess in one half. In the other half, each draw exchanges ordered and reversed for whole
+    groups, and the largest mutual excess over all candidates is compared with that of each pair:
+    p = (b + 1) / (m + 1) (maximum statistic, Westfall & Young 1993).
 
     Args:
-        labels_N: True class, a row per run and clip.
-        ordered_N: Class named on the frames in order.
-        reversed_N: Class named on the same frames reversed.
+        labels_N: True class, one row per run and clip.
+        ordered_N: Predicted class for frames in order.
+        reversed_N: Predicted class for the same frames reversed.
         groups_N: Id of the clip's group.
+        class_names: Names of the classes.
+        num_draws: Number of draws, m.
+        seed: Seed of the halves and of the draws.
+        max_candidates: Maximum number of candidates.
     Raises:
-        VideomemError: If a class has no name, there are fewer than 2 groups, or the rows do not fit together.
+        VideomemError: If a class has no name, there are fewer than 2 groups, or lengths differ.
     """
     named, groups = rows(np.stack([np.asarray(x) for x in (labels_N, ordered_N, reversed_N)], 1), groups_N, limit=None)
     classes_N3 = named.astype(np.int64)
@@ -48,7 +52,9 @@ def chiral_pairs(
         )
     group_codes, num_groups = codes(groups)
     if num_groups < 2:
-        raise VideomemError("chiral pairs have 1 group, at least 2 are needed: one to find on and one to test on")
+        raise VideomemError(
+            "chiral pairs need at least 2 groups, one to find them and one to test them, but there is 1"
+        )
     rng = np.random.default_rng(seed)
     finding_G = np.zeros(num_groups, dtype=bool)
     finding_G[rng.permutation(num_groups)[: num_groups // 2]] = True
@@ -66,12 +72,12 @@ def chiral_pairs(
 
 
 def _find(classes_N3: Ints, num_classes: int, max_candidates: int) -> Ints:
-    """Pairs of greatest positive mutual excess, (P, 2), from whole confusion tables (C, C)."""
+    """Pairs with the largest positive mutual excess, (P, 2), from the confusion matrices (C, C)."""
     true_N, ordered_N, reversed_N = classes_N3.T
 
     def confusion(named_N: Ints) -> Floats:
-        cell_N = true_N * num_classes + named_N
-        return np.bincount(cell_N, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.float64)
+        entry_N = true_N * num_classes + named_N
+        return np.bincount(entry_N, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.float64)
 
     counts_C1 = np.maximum(np.bincount(true_N, minlength=num_classes), 1)[:, None]
     excess_CC = (confusion(reversed_N) - confusion(ordered_N)) / counts_C1
@@ -84,12 +90,12 @@ def _find(classes_N3: Ints, num_classes: int, max_candidates: int) -> Ints:
 def _test(
     classes_N3: Ints, groups_N: Ints, candidates_P2: Ints, num_draws: int, rng: np.random.Generator
 ) -> tuple[Floats, list[float]]:
-    """Mutual excess and max-statistic p of each candidate, on the groups kept for testing."""
+    """Mutual excess of each candidate and its p by the maximum statistic, on the test half."""
     excess_G2P = _excess_by_group(classes_N3, groups_N, candidates_P2)
     num_groups, num_pairs = excess_G2P.shape[0], len(candidates_P2)
     flat = excess_G2P.reshape(num_groups, -1)
     observed_P = flat.sum(0).reshape(2, num_pairs).min(0)
-    found_P, chunk = np.zeros(num_pairs), max(1, DRAW_CELLS // num_groups)
+    found_P, chunk = np.zeros(num_pairs), max(1, MAX_ENTRIES // num_groups)
     for start in range(0, num_draws, chunk):
         signs_BG = 1.0 - 2 * rng.integers(2, size=(min(chunk, num_draws - start), num_groups))
         greatest_B = (signs_BG @ flat).reshape(-1, 2, num_pairs).min(1).max(1)
@@ -98,7 +104,7 @@ def _test(
 
 
 def _excess_by_group(classes_N3: Ints, groups_N: Ints, candidates_P2: Ints) -> Floats:
-    """What each group adds to both directions' excess of each pair, (G, 2, P); swapping a group turns its sign."""
+    """Contribution of each group to the excess of both directions of each pair, (G, 2, P)."""
     group_codes, num_groups = codes(groups_N)
     true_N, ordered_N, reversed_N = classes_N3.T
     excess_G2P = np.zeros((num_groups, 2, len(candidates_P2)))

@@ -1,4 +1,4 @@
-"""What order is worth to each class: partially pooled, since one class alone has few groups."""
+"""The value of order for each class, partially pooled because a single class has few groups."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from videomem.statistics.variance import cr2
 ENUMERATED_GROUPS = 12
 FLIPS = 9999
 PRIOR_DF = 4.0
-FLIP_CELLS = 4_000_000
+MAX_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
 class _Raw:
-    """One class alone: sums and counts of its groups, mean and its variance (0 with one group)."""
+    """Sums and counts of the groups of one class, their mean and its variance (0 with one group)."""
 
     sums_G: Floats
     counts_G: Floats
@@ -45,22 +45,29 @@ def class_gains(
     class_names: Sequence[str],
     seed: int = 0,
 ) -> tuple[ClassGain, ...]:
-    """Gain of each class that was tested, in the order of `class_names`.
+    """Gain of each tested class, in the order of `class_names`.
 
-    `value` and `se` are the class alone, CR2 over its groups (all runs of a group together; a group may hold several
-    classes). For pooling, the variance of a group's mean is moderated towards that of all classes, as if those were
-    worth `PRIOR_DF` degrees of freedom (Smyth 2004): s~^2 = (df s^2 + d0 s0^2) / (df + d0), so that three groups that
-    happen to agree do not outweigh the rest. A class with one group, or without any variance, reports this
-    moderated value as its `se`; where no class has any variance, b / 1.96 with b of `zero_bound`.
-    All numbers are finite.
+    `value` and `se` refer to the class alone, with CR2 over its groups (all runs of a group together; a group may have
+    several classes). For pooling, the variance of a group's mean is moderated towards that of all classes, with a
+    weight of `PRIOR_DF` degrees of freedom (Smyth 2004): s~^2 = (df s^2 + d0 s0^2) / (df + d0). Otherwise, three groups
+    that agree by chance would outweigh all others. A class with one group or without variance has this moderated value
+    as its `se`; if no class has any variance, `se` is b / 1.96 with b of `zero_bound`. All numbers are finite.
 
-    Pooled: random effects with the tau^2 of Paule & Mandel (1982), shrunk by B = tau^2 / (tau^2 + se^2):
+    Pooling uses random effects with tau^2 of Paule & Mandel (1982), shrunk by B = tau^2 / (tau^2 + se^2):
     pooled = B value + (1 - B) mu, with variance B se^2 + (1 - B)^2 Var(mu) and a normal interval.
 
-    p flips the sign of whole groups: exactly for up to 12 groups, else with 9999 draws, p = (b + 1) / (m + 1).
+    p flips the signs of whole groups: exactly for up to `ENUMERATED_GROUPS` groups, otherwise with `FLIPS` draws and
+    p = (b + 1) / (m + 1).
 
+    Args:
+        values_N: Gain, one row per run and clip.
+        groups_N: Id of the clip's group.
+        runs_N: Id of the run.
+        labels_N: True class.
+        class_names: Names of the classes.
+        seed: Seed of the draws.
     Raises:
-        VideomemError: If a label has no name or the rows do not fit together.
+        VideomemError: If a label has no name or lengths differ.
     """
     values, groups, runs, labels = rows(values_N, groups_N, runs_N, labels_N)
     if labels.min() < 0 or labels.max() >= len(class_names):
@@ -97,7 +104,7 @@ def _alone(values_N: Floats, groups_N: Ints, runs_N: Ints) -> _Raw:
 
 
 def _moderated(raw: list[_Raw]) -> Floats:
-    """Standard errors with the variance of a group's mean moderated towards that of all classes, (C,)."""
+    """Standard errors (C,), with the variance of a group's mean moderated towards that of all classes."""
     groups_C = np.array([one.num_groups for one in raw], dtype=np.float64)
     df_C, spread_C = groups_C - 1, groups_C * np.array([one.variance for one in raw])
     common = float((df_C * spread_C).sum() / max(df_C.sum(), 1.0))
@@ -107,11 +114,11 @@ def _moderated(raw: list[_Raw]) -> Floats:
 
 
 def _pool(value_C: Floats, se_C: Floats) -> tuple[Floats, Floats, Floats]:
-    """Pooled gains with the ends of their 95 % intervals; a single class is left as it is."""
+    """Pooled gains with the ends of their 95 % intervals; a single class is not shrunk."""
     if len(value_C) == 1:
         weight_C, mean, mean_variance = np.ones(1), 0.0, 0.0
     else:
-        with np.errstate(divide="ignore"):  # I^2 of effects that are all alike
+        with np.errstate(divide="ignore"):  # I^2 of equal effects
             fit = combine_effects(value_C, se_C**2, method_re="iterated")
         weight_C = fit.tau2 / (fit.tau2 + se_C**2)
         mean, mean_variance = float(fit.mean_effect_re), float(fit.var_eff_w_re)
@@ -121,13 +128,13 @@ def _pool(value_C: Floats, se_C: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _sign_flips(sums_G: Floats, seed: int) -> tuple[float, float]:
-    """Two-sided p of |sum_g s_g S_g| over signs s of whole groups, and the smallest p that so many groups can give."""
+    """Two-sided p of |sum_g s_g S_g| over the signs s of whole groups, and the smallest p that is possible."""
     num_groups = len(sums_G)
     attainable = 2.0 ** (1 - num_groups)
     if num_groups <= ENUMERATED_GROUPS:
         signs = 1 - 2 * ((np.arange(2**num_groups)[:, None] >> np.arange(num_groups)) & 1)
         return float((np.abs(signs @ sums_G) >= abs(sums_G.sum()) - 1e-9).mean()), attainable
-    rng, chunk, found = np.random.default_rng(seed), max(1, FLIP_CELLS // num_groups), 0
+    rng, chunk, found = np.random.default_rng(seed), max(1, MAX_ENTRIES // num_groups), 0
     for start in range(0, FLIPS, chunk):
         signs = 1 - 2 * rng.integers(2, size=(min(chunk, FLIPS - start), num_groups))
         found += int((np.abs(signs @ sums_G) >= abs(sums_G.sum()) - 1e-9).sum())

@@ -1,4 +1,4 @@
-"""The mean of a difference over groups and runs, with intervals that hold for few and unequal groups."""
+"""The mean of a difference over groups and runs, with intervals that are valid for few and unequal groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from videomem.statistics.group_tables import Floats, group_by_run, rows
 from videomem.statistics.results import Estimate
 from videomem.statistics.variance import TwoWay, two_way, two_way_p
 
-BOOTSTRAP_CELLS = 4_000_000
+MAX_ENTRIES = 4_000_000
 ZERO = 1e-12
 
 
@@ -22,30 +22,32 @@ def estimate_mean(
     bootstrap: int = 999,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of d over all (run, clip): value +- t(df) * se, by `two_way` of `variance.py`, which has the equations.
+    """Mean of d over all (run, clip): value +- t(df) * se, with the equations in `variance.py`.
 
-    With one run only, what a run gives to all its clips cannot be seen: the interval then speaks of these trainings,
-    not of training again. Where the variance is 0 (no clip differs, or all differ alike) the interval is not of
-    zero width: it is value -+ b, cut to [-1, 1], with `zero_bound` for b; p is 1 for a value of 0, and else 2^(1 - G),
-    that of G groups with the same sign.
+    With a single run, the variation between runs cannot be estimated, and the interval refers to the given trainings
+    only. If the variance is 0 (no clip differs, or all differ by the same amount), the interval is value -+ b, clipped
+    to [-1, 1], with b of `zero_bound`; p is 1 for a value of 0, and otherwise 2^(1 - G), that of G groups with the same
+    sign.
 
     Args:
-        values_N: d, one per run and clip tested in it, within [-1, 1].
+        values_N: d in [-1, 1], one row per run and test clip.
         groups_N: Id of the clip's group.
         runs_N: Id of the run.
-        overlap: n_test / n_train where training sets of runs overlap (Nadeau & Bengio 2003); 0 for a fixed split.
-        bootstrap: Draws of the bootstrap-t; 0 leaves it out.
-        seed: Of the bootstrap.
+        overlap: n_test / n_train if training sets of runs overlap (Nadeau & Bengio 2003); 0 for a fixed split.
+        bootstrap: Draws of the bootstrap-t; 0 skips it.
+        seed: Seed of the bootstrap.
     Raises:
-        VideomemError: If there are fewer than 2 groups, `overlap` is negative, or the rows do not fit together.
+        VideomemError: If there are fewer than 2 groups, `overlap` is negative, or lengths differ.
     """
     values, groups, runs = rows(values_N, groups_N, runs_N)
     if not 0 <= overlap < np.inf:
-        raise VideomemError(f"overlap is {overlap}, at least 0 is needed; give n_test / n_train, 0 for a fixed split")
+        raise VideomemError(
+            f"overlap is {overlap}, but must be at least 0; give n_test / n_train, or 0 for a fixed split"
+        )
     sums_GR, counts_GR = group_by_run(values, groups, runs)
     num_groups, num_runs = sums_GR.shape
     if num_groups < 2:
-        raise VideomemError("the tested clips are of 1 group, at least 2 are needed for a standard error; add groups")
+        raise VideomemError("the tested clips have 1 group, but a standard error needs at least 2; add groups")
     fit = two_way(sums_GR, counts_GR, overlap)
     if fit.se <= ZERO:
         return _without_variance(float(fit.value), num_groups, num_runs, overlap)
@@ -93,9 +95,9 @@ def _without_variance(value: float, num_groups: int, num_runs: int, overlap: flo
 
 
 def zero_bound(num_groups: int, level: float = 0.95) -> float:
-    """Largest share of differing groups that leaves none among G with probability 1 - level: 1 - (1 - level)^(1/G).
+    """Share of differing groups above which one of G groups differs with probability `level`: 1 - (1 - level)^(1/G).
 
-    Since |d| <= 1 it bounds the mean as well, for groups of like size.
+    Since |d| <= 1, this also bounds the mean for groups of similar size.
     """
     return float(1 - (1 - level) ** (1 / num_groups))
 
@@ -105,17 +107,17 @@ def bootstrap_t(
 ) -> float | None:
     """Half width of the symmetric cluster bootstrap-t interval: se times the `level` quantile of |t*|.
 
-    Groups and runs are drawn with replacement, each on its own (Owen 2007, The pigeonhole bootstrap), never clips;
-    t* = (theta* - theta) / se*, each draw with its own standard error (Cameron, Gelbach & Miller 2008; Hall 1992).
+    Groups and runs are resampled independently with replacement (Owen 2007, The pigeonhole bootstrap), but not clips;
+    t* = (theta* - theta) / se*, with the standard error of each draw (Cameron, Gelbach & Miller 2008; Hall 1992).
 
     Returns:
-        None where so many draws have no variance that the quantile is infinite.
+        The half width; None if so many draws have no variance that the quantile is infinite.
     Shape:
         sums (G, R), counts (G, R)
     """
     fit = two_way(sums_GR, counts_GR, overlap)
     rng = np.random.default_rng(seed)
-    chunk = max(1, BOOTSTRAP_CELLS // sums_GR.size)
+    chunk = max(1, MAX_ENTRIES // sums_GR.size)
     parts = [
         _resampled_t(sums_GR, counts_GR, overlap, float(fit.value), min(chunk, num_draws - start), rng)
         for start in range(0, num_draws, chunk)
@@ -127,7 +129,7 @@ def bootstrap_t(
 def _resampled_t(
     sums_GR: Floats, counts_GR: Floats, overlap: float, value: float, num_draws: int, rng: np.random.Generator
 ) -> Floats:
-    """|t*| of each draw, (num_draws,); infinite where a draw differs and has no variance."""
+    """|t*| of each draw, (num_draws,); infinite for a draw with another mean but no variance."""
     num_groups, num_runs = sums_GR.shape
     groups_BG = rng.integers(num_groups, size=(num_draws, num_groups))[:, :, None]
     runs_BR = rng.integers(num_runs, size=(num_draws, num_runs))[:, None, :]

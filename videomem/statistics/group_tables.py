@@ -1,4 +1,4 @@
-"""Rows of (clip, run) as tables: one line per group, one column per run. All that the contrasts need of the data."""
+"""Tables of rows (clip, run) with one line per group and one column per run, from which contrasts are computed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ Ints = NDArray[np.int64]
 
 
 def rows(values_N: ArrayLike, *ids_N: ArrayLike, limit: float | None = 1.0) -> tuple[Any, ...]:
-    """Values as floats and ids as integers, checked.
+    """Validate rows, and return values as floats and ids as integers.
 
     Raises:
         VideomemError: If there are no rows, lengths differ, an id is not an integer, or a value is not finite or
-            beyond `limit`.
+            exceeds `limit`.
     """
     values = np.asarray(values_N, dtype=np.float64)
     ids = [np.asarray(one) for one in ids_N]
     _check_lengths([len(values), *(one.size for one in ids)])
     for one in ids:
         if one.dtype.kind not in "iu":
-            raise VideomemError(f"ids of groups, runs and classes are of type {one.dtype}, not integers; number them")
+            raise VideomemError(
+                f"ids of groups, runs and classes have type {one.dtype}, but must be integers; number them"
+            )
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
         raise VideomemError(f"row {bad} of the values is {values[bad]}, not a finite number; leave the row out")
@@ -40,25 +42,25 @@ def _check_lengths(lengths: Sequence[int]) -> None:
     if len(set(lengths)) != 1:
         raise VideomemError(f"lengths of values and ids differ: {list(lengths)}; give one of each per (clip, run)")
     if lengths[0] == 0:
-        raise VideomemError("0 rows, at least 1 is needed; test some clips first")
+        raise VideomemError("there are 0 rows, but at least 1 is needed; test some clips first")
 
 
 def codes(ids_N: Ints) -> tuple[Ints, int]:
-    """Ids as 0, 1, 2 ... and how many there are."""
+    """Ids renumbered as 0, 1, 2, ..., and their number."""
     distinct, codes_N = np.unique(ids_N, return_inverse=True)
     return codes_N.reshape(-1), len(distinct)
 
 
 def group_by_run(values_N: Floats, groups_N: Ints, runs_N: Ints) -> tuple[Floats, Floats]:
-    """Sums and counts of each (group, run).
+    """Sums and counts for each (group, run).
 
     Shape:
         values (N,), groups (N,), runs (N,) -> sums (G, R), counts (G, R)
     """
     group_codes, num_groups = codes(groups_N)
     run_codes, num_runs = codes(runs_N)
-    cell = group_codes * num_runs + run_codes
+    entry = group_codes * num_runs + run_codes
     shape, length = (num_groups, num_runs), num_groups * num_runs
-    sums = np.bincount(cell, weights=values_N, minlength=length).reshape(shape)
-    counts = np.bincount(cell, minlength=length).astype(np.float64).reshape(shape)
+    sums = np.bincount(entry, weights=values_N, minlength=length).reshape(shape)
+    counts = np.bincount(entry, minlength=length).astype(np.float64).reshape(shape)
     return np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)

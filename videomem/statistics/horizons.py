@@ -1,4 +1,4 @@
-"""Curves over delays: their mean over seeds, and how far they reach."""
+"""Curves over delays, averaged over seeds, and the delay at which they fall below one half."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.stats import t
 from videomem.errors import VideomemError
 from videomem.statistics.group_tables import Floats
 
-LEVEL = 0.5  # of chance-corrected accuracy, at the horizon
+LEVEL = 0.5  # chance-corrected accuracy at the horizon
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Curve:
 
     Attributes:
         places: Delays or lags, in frames.
-        value: Mean over seeds at each.
-        low: Lower end of the 95 % interval by Student's t over seeds; the value itself where there is one seed.
-        high: Its upper end.
+        value: Mean over seeds at each place.
+        low: Lower end of the 95 % interval by Student's t over seeds; the value itself for a single seed.
+        high: Upper end of the same interval.
         seeds: The curve of each seed.
     """
 
@@ -36,13 +36,13 @@ class Curve:
 
 
 def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False) -> Curve:
-    """Mean and interval at each place; each place alone, so the band as a whole covers less than 95 %.
+    """Mean and interval at each place. Intervals are pointwise, so the band covers less than 95 % of complete curves.
 
     Args:
         places: Delays or lags X, in frames.
-        values_SX: One curve per seed; what is not finite in one seed is left out there.
-        log: Average logarithms, for values over several orders of magnitude; the mean is then geometric. Zeros are left
-            out, unless there is nothing else: then it is zero.
+        values_SX: One curve per seed. Values that are not finite are ignored.
+        log: Whether to average logarithms, for values over several orders of magnitude: the mean is geometric. Zeros
+            are ignored; if all values at a place are zero, so is the mean.
     """
     values = np.asarray(values_SX, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -62,11 +62,11 @@ def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False)
 
 @dataclass(frozen=True)
 class Horizon:
-    """The delay up to which a memory recalls more than half of what chance leaves.
+    """The delay up to which the chance-corrected accuracy of a memory is at least one half.
 
     Attributes:
-        frames: The delay, in frames; the longest one tested where `kind` is `beyond`, None where `not learned`.
-        kind: `crossed`, `beyond` (it lies at or beyond the longest delay), or `not learned` (it fails at the shortest).
+        frames: The delay, in frames; the longest tested delay if `kind` is `beyond`, None if `not learned`.
+        kind: `crossed`; `beyond`, at least the longest delay; or `not learned`, below one half at the shortest delay.
     """
 
     frames: float | None
@@ -79,12 +79,12 @@ class Horizon:
 
 
 def whole_or_three_digits(frames: float) -> str:
-    """Frames for reading: 5.66, 56.6, 566, 5656."""
+    """A number of frames with three significant digits or as an integer: 5.66, 56.6, 566, 5656."""
     return f"{frames:.0f}" if frames >= 100 else f"{frames:.3g}"
 
 
 def chance_corrected(accuracy: ArrayLike, chance: float) -> Floats:
-    """(accuracy - chance) / (1 - chance): 0 for guessing, 1 for always right.
+    """(accuracy - chance) / (1 - chance): 0 for guessing, 1 for perfect accuracy.
 
     Reference:
         Cohen 1960, eq. 1, with the chance of guessing (as Abbott's formula).
@@ -93,20 +93,20 @@ def chance_corrected(accuracy: ArrayLike, chance: float) -> Floats:
 
 
 def horizon(delays: ArrayLike, accuracy: ArrayLike, chance: float) -> Horizon:
-    """Where the best falling fit of chance-corrected accuracy crosses one half, between delays on a log scale.
+    """The delay at which a decreasing fit of chance-corrected accuracy crosses one half, interpolated on a log scale.
 
     Args:
-        delays: Rising, in frames.
-        accuracy: At each delay, a share of 1.
+        delays: Delays in ascending order, in frames.
+        accuracy: Accuracy at each delay, a share of 1.
         chance: Accuracy of guessing.
     Raises:
-        VideomemError: If delays do not rise or are not positive.
+        VideomemError: If delays are not positive and ascending.
     Reference:
         Barlow et al. 1972, "Statistical inference under order restrictions" (isotonic regression).
     """
     places = np.asarray(delays, dtype=np.float64)
     if not len(places) or (places <= 0).any() or (np.diff(places) <= 0).any():
-        raise VideomemError(f"delays are {places.tolist()}, but must be positive and rising")
+        raise VideomemError(f"delays are {places.tolist()}, but must be positive and ascending")
     fit = isotonic_regression(chance_corrected(accuracy, chance), increasing=False).x
     if fit[0] < LEVEL:
         return Horizon(None, "not learned")

@@ -1,12 +1,12 @@
-"""How many groups and runs a difference needs, before anything is trained: for `--plan`, and for what is undetermined.
+"""Number of groups and runs that a difference needs, for `--plan` and for undetermined verdicts.
 
-The variance that is assumed, of the mean over groups and runs of d = correct here - correct there:
+The assumed variance of the mean over groups and runs of d = correct in one condition - correct in the other:
 
     Var = Var(d) (1 + (m' - 1) c) / (G m)  +  s^2 ((1 - rho) / R + rho)
 
-G groups of m clips, m' = m (1 + cv^2) for unequal groups, c the correlation of d within a group, s the SD of runs,
-rho = n_test / (n_test + n_train) what runs share by overlapping training sets (Nadeau & Bengio 2003). With both arms of
-like accuracy a, Var(d) = 2 a (1 - a) (1 - r), r the correlation of both arms on the same clip.
+G groups of m clips, m' = m (1 + cv^2) for unequal groups, c the correlation of d within a group, s the SD over runs,
+and rho = n_test / (n_test + n_train) the correlation of runs with overlapping training sets (Nadeau & Bengio 2003). If
+both conditions have accuracy a, then Var(d) = 2 a (1 - a) (1 - r), with r the correlation of both on the same clip.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ MIN_GROUPS = 20
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What is assumed of data that are not there yet. Shares of 1.
+    """Assumptions about results that have not been measured. Accuracies are shares of 1.
 
     Attributes:
-        clips_per_group: Mean number of tested clips in a group.
-        num_runs: Runs (split and seed).
-        accuracy: Mean accuracy of both arms.
+        clips_per_group: Mean number of test clips per group.
+        num_runs: Runs, each with its own split and seed.
+        accuracy: Mean accuracy of the two compared conditions.
         correlation: Correlation of d between clips of a group.
-        run_sd: SD over runs of the difference in accuracy.
-        overlap: n_test / n_train where training sets of runs overlap; 0 for a fixed split.
-        arm_correlation: Correlation of correctness between both arms on the same clip.
+        run_sd: Standard deviation over runs of the difference in accuracy.
+        overlap: n_test / n_train if training sets of runs overlap; 0 for a fixed split.
+        condition_correlation: Correlation of correctness between the two conditions on the same clip.
         size_cv: Coefficient of variation of the groups' sizes.
     """
 
@@ -42,7 +42,7 @@ class Assumptions:
     correlation: float = 0.2
     run_sd: float = 0.02
     overlap: float = 0.0
-    arm_correlation: float = 0.5
+    condition_correlation: float = 0.5
     size_cv: float = 0.5
 
     def __post_init__(self) -> None:
@@ -53,18 +53,18 @@ class Assumptions:
             "correlation": (0, 1),
             "run_sd": (0, 1),
             "overlap": (0, inf),
-            "arm_correlation": (-1, 1),
+            "condition_correlation": (-1, 1),
             "size_cv": (0, inf),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise VideomemError(f"{name} is {value}, outside [{low}, {high}]")
+                raise VideomemError(f"{name} is {value}, but must be in [{low}, {high}]")
 
 
 def variance_parts(num_groups: float, plan: Assumptions) -> tuple[float, float]:
-    """Variance from groups and variance from runs, as written above."""
-    of_d = 2 * plan.accuracy * (1 - plan.accuracy) * (1 - plan.arm_correlation)
+    """Variance due to groups and variance due to runs, by the equation above."""
+    of_d = 2 * plan.accuracy * (1 - plan.accuracy) * (1 - plan.condition_correlation)
     partners = plan.clips_per_group * (1 + plan.size_cv**2) - 1
     rho = plan.overlap / (1 + plan.overlap)
     of_groups = of_d * (1 + partners * plan.correlation) / (num_groups * plan.clips_per_group)
@@ -72,26 +72,26 @@ def variance_parts(num_groups: float, plan: Assumptions) -> tuple[float, float]:
 
 
 def expected_se(num_groups: float, plan: Assumptions = Assumptions()) -> float:
-    """Standard error to be expected of the difference."""
+    """Expected standard error of the difference."""
     return sqrt(sum(variance_parts(num_groups, plan)))
 
 
 def detectable_effect(num_groups: int, plan: Assumptions = Assumptions(), power: float = 0.8) -> float:
-    """Smallest effect that is found with `power` at the two-sided 5 % level: (t_.975 + t_power) se."""
+    """Smallest effect that is detected with `power` at the two-sided 5 % level: (t_.975 + t_power) se."""
     return _reach(num_groups, power) * expected_se(num_groups, plan)
 
 
 def groups_needed(margin: float, plan: Assumptions = Assumptions(), power: float = 0.8) -> int | None:
-    """Groups that find an effect of `margin` with `power`; None where the noise of runs alone exceeds it.
+    """Groups that detect an effect of `margin` with `power`; None if the variance of runs alone is too large.
 
-    `runs_needed` then says how many runs would bring that below.
+    In that case, `runs_needed` returns how many runs reduce it enough.
     """
     of_one, of_runs = variance_parts(1, plan)
     return groups_for(margin, of_one, of_runs, power)
 
 
 def groups_for(effect: float, of_one_group: float, of_runs: float, power: float = 0.8) -> int | None:
-    """Groups with (t_.975 + t_power)^2 (V_1 / G + V_R) <= effect^2; None if there is no such number."""
+    """Smallest G with (t_.975 + t_power)^2 (V_1 / G + V_R) <= effect^2; None if there is none."""
     _check(effect, power)
     needed = float(MIN_GROUPS)
     for _ in range(50):
@@ -108,16 +108,16 @@ def groups_for(effect: float, of_one_group: float, of_runs: float, power: float 
 def groups_for_equivalence(margin: float) -> int:
     """Fewest groups that can show that a difference is within the margin: 1 - 0.1^(1/G) < margin.
 
-    So many are needed where no group differs (`zero_bound` of `contrasts.py` at 90 %). Groups that differ a little are
-    no better evidence that none differs much, so fewer do not serve there either.
+    So many are needed even if no group differs (`zero_bound` of `contrasts.py` at 90 %). Groups that differ slightly
+    are no better evidence against a large difference, so the minimum applies to them as well.
     """
     return floor(log(0.1) / log(1 - margin)) + 1
 
 
 def runs_needed(margin: float, num_groups: int, plan: Assumptions = Assumptions(), power: float = 0.8) -> int | None:
-    """Runs that find an effect of `margin` with `power` at so many groups; None where no number of runs does.
+    """Runs that detect an effect of `margin` with `power` for a number of groups; None if no number of runs does.
 
-    What runs share by overlapping training sets does not average out, nor does what groups leave.
+    More runs reduce neither the variance due to groups nor the covariance of overlapping training sets.
     """
     of_groups, of_runs = variance_parts(num_groups, plan)
     rho = plan.overlap / (1 + plan.overlap)
@@ -126,20 +126,20 @@ def runs_needed(margin: float, num_groups: int, plan: Assumptions = Assumptions(
 
 
 def runs_for(effect: float, num_groups: float, fixed: float, of_one_run: float, power: float = 0.8) -> int | None:
-    """Runs with (t_.975 + t_power)^2 (fixed + V_1 / R) <= effect^2; None if there is no such number."""
+    """Smallest R with (t_.975 + t_power)^2 (fixed + V_1 / R) <= effect^2; None if there is none."""
     _check(effect, power)
     left = (effect / _reach(num_groups, power)) ** 2 - fixed
     return max(1, ceil(of_one_run / left - 1e-9)) if left > 0 else None
 
 
 def _reach(num_groups: float, power: float) -> float:
-    """How many standard errors an effect must be away from 0 to be found with `power`."""
+    """Distance from 0, in standard errors, at which an effect is detected with `power`."""
     df = max(num_groups - 1, 1)
     return float(stats.t.ppf(0.975, df) + stats.t.ppf(power, df))
 
 
 def _check(effect: float, power: float) -> None:
     if not effect > 0:
-        raise VideomemError(f"the effect to be found is {effect:g}, above 0 is needed; give a margin such as 0.02")
+        raise VideomemError(f"the effect to detect is {effect:g}, but must be above 0; give a margin such as 0.02")
     if not 0.5 <= power < 1:
-        raise VideomemError(f"power is {power:g}, outside [0.5, 1); give 0.8")
+        raise VideomemError(f"power is {power:g}, but must be in [0.5, 1); give 0.8")

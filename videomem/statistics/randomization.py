@@ -1,4 +1,4 @@
-"""Exact and randomisation tests: whether the ordered frame order is special, McNemar, Holm."""
+"""Exact and randomisation tests: reliance on frame order, McNemar's test, and Holm's adjustment."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ from videomem.errors import VideomemError
 from videomem.statistics.group_tables import Floats, codes, rows
 from videomem.statistics.results import Randomization
 
-DRAW_CELLS = 4_000_000
+MAX_ENTRIES = 4_000_000
 
 
 def reliance_test(correct_NA: ArrayLike, groups_N: ArrayLike, num_draws: int = 9999, seed: int = 0) -> Randomization:
-    """Whether the ordered frame order is special to models trained in order.
+    """Test whether models trained in order classify ordered frames differently from permuted ones.
 
-    The statistic is T = sum over rows of c_0 - mean(c_1 .. c_K). Under the null any of the K + 1 frame orders could as
-    well be the ordered one, so each draw names one per group, uniformly and the same for all its clips and runs; the
-    ordered one may be drawn. p = (b + 1) / (m + 1), b of m draws with |T*| >= |T| (Phipson & Smyth 2010). It is
-    two-sided: a model that does worse in order relies on order as well.
+    The statistic is T = sum over rows of c_0 - mean(c_1 .. c_K). Under the null hypothesis, the K + 1 frame orders are
+    exchangeable. Each draw selects one of them per group as the ordered one, uniformly and for all clips and runs of
+    the group; the true one may be drawn. p = (b + 1) / (m + 1), for b of m draws with |T*| >= |T| (Phipson & Smyth
+    2010). The test is two-sided, because a model that is less accurate in order also relies on order.
 
     Args:
-        correct_NA: Correct (0 or 1) in each frame order; frame order 0 is in order, the others are permutations.
+        correct_NA: Correct (0 or 1) under each frame order; column 0 is in order, the others are permutations.
         groups_N: Id of the clip's group.
+        num_draws: Number of draws, m.
+        seed: Seed of the draws.
     Shape:
-        correct (N, K + 1), a row per run and clip
+        correct (N, K + 1), one row per run and clip
     Raises:
-        VideomemError: If there are fewer than two frame orders or rows do not fit together.
+        VideomemError: If there are fewer than two frame orders or lengths differ.
     """
     correct, groups = rows(correct_NA, groups_N)
     if correct.ndim != 2 or correct.shape[1] < 2:
-        raise VideomemError(f"frame orders have shape {correct.shape}, (rows, at least 2) is needed; add a permutation")
+        raise VideomemError(
+            f"frame orders have shape {correct.shape}, but must be (rows, at least 2); add a permutation"
+        )
     if num_draws < 1:
-        raise VideomemError(f"num_draws is {num_draws}, at least 1 is needed")
+        raise VideomemError(f"num_draws is {num_draws}, but must be at least 1")
     group_codes, num_groups = codes(groups)
     sums_GA = np.zeros((num_groups, correct.shape[1]))
     np.add.at(sums_GA, group_codes, correct)
@@ -48,7 +52,7 @@ def reliance_test(correct_NA: ArrayLike, groups_N: ArrayLike, num_draws: int = 9
 
 
 def _advantage(sums_GA: Floats) -> Floats:
-    """What each group adds to T if an frame order were the ordered one: c_a - mean of the others."""
+    """Contribution of each group to T for each choice of the ordered frame order: c_a - mean of the others."""
     num_others = sums_GA.shape[1] - 1
     return (sums_GA * (num_others + 1) - sums_GA.sum(1, keepdims=True)) / num_others
 
@@ -56,7 +60,7 @@ def _advantage(sums_GA: Floats) -> Floats:
 def _num_extreme(advantage_GA: Floats, num_draws: int, rng: np.random.Generator) -> int:
     num_groups, num_frame_orders = advantage_GA.shape
     observed = abs(advantage_GA[:, 0].sum()) - 1e-9
-    chunk, found = max(1, DRAW_CELLS // num_groups), 0
+    chunk, found = max(1, MAX_ENTRIES // num_groups), 0
     for start in range(0, num_draws, chunk):
         drawn_BG = rng.integers(num_frame_orders, size=(min(chunk, num_draws - start), num_groups))
         found += int((np.abs(advantage_GA[np.arange(num_groups), drawn_BG].sum(1)) >= observed).sum())
@@ -64,7 +68,7 @@ def _num_extreme(advantage_GA: Floats, num_draws: int, rng: np.random.Generator)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment (1979): p_(i) times (m - i + 1), made monotone, at most 1."""
+    """Holm's adjustment (1979): p_(i) times (m - i + 1), made monotone and at most 1."""
     if len(p_values) == 0:
         return []
     if not all(0 <= p <= 1 for p in p_values):
@@ -73,20 +77,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar_p(one_N: ArrayLike, other_N: ArrayLike, groups_N: ArrayLike) -> float:
-    """Exact two-sided p of McNemar's test (1947): clips right in one and wrong in the other, against the reverse.
+    """Exact two-sided p of McNemar's test (1947) on clips that are correct in exactly one of two conditions.
 
     Args:
-        one_N: Correct (0 or 1) in one condition, one run.
+        one_N: Correct (0 or 1) in one condition, in one run.
         other_N: Correct in the other condition.
     Raises:
-        VideomemError: If a group has more than one clip, since the test takes clips for independent.
+        VideomemError: If a group has more than one clip, because the test assumes independent clips.
     """
     one, groups = rows(one_N, groups_N)
     other, _ = rows(other_N, groups_N)
     ids, counts = np.unique(groups, return_counts=True)
     if counts.max() > 1:
         raise VideomemError(
-            f"group {ids[counts.argmax()]} has {counts.max()} clips, at most 1 is allowed in McNemar's test; "
+            f"group {ids[counts.argmax()]} has {counts.max()} clips, but McNemar's test allows 1 per group; "
             "use reliance_test, which draws once per group"
         )
     right, other_right = one > 0.5, other > 0.5

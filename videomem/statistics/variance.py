@@ -8,17 +8,17 @@ in a run, and n the numbers of rows:
     runs     s^2 = A / #A - B / #B,  U = max(s^2, 0) (sum_r n_r^2 / N^2 + overlap)
     V        = max(V_G, V_I) + U
 
-Clips of a group are not less alike than clips of different groups, so V_I is expected to be at most V_G, and equal to
-it where groups are of one size. It is a floor for the case that the few large groups agree by chance.
+Clips of a group are at least as similar as clips of different groups, so V_I is at most V_G in expectation, and equal
+to it for groups of equal size. It is a lower bound in case the few large groups agree by chance.
 
 A sums the products of residuals over pairs of rows of the same run and different groups, B over pairs of different runs
-and different groups; #A and #B count them. Their difference is the covariance that a run gives to all its clips, and no
-pair within a group enters it: neither what clips of a group share nor that a clip is tested again. It is the excess
+and different groups; #A and #B count them. Their difference is the covariance of the clips of a run. Pairs within a
+group are excluded, so neither the similarity within groups nor repeated tests of a clip affect it. It is the excess
 V_R - V_GR of the two-way formula of Cameron, Gelbach & Miller (2011, eq. 2.10) with its bias of order V_G / R removed:
 where all runs test the same clips, group effects cancel in E_r but not in E_gr.
 
 `overlap` = n_test / n_train is the correction of Nadeau & Bengio (2003, eq. 9), 1/R -> 1/R + n_test/n_train, for runs
-whose training sets overlap; here it applies to what runs differ by, since resampled test groups are in V_G already.
+whose training sets overlap; here it applies to the variance between runs, since V_G includes resampled test groups.
 
 References:
     Bell & McCaffrey 2002, Bias reduction in standard errors for linear regression with multi-stage samples.
@@ -46,7 +46,7 @@ class TwoWay:
         groups: max(V_G, V_I).
         runs: U, never below 0.
         df: Satterthwaite degrees of freedom of the sum, see `cr2_df`, `skewness_df` and `satterthwaite`.
-        skewness: k^(1/2), the size of the skewness of the groups' sums over the root of their number.
+        skewness: k^(1/2), the absolute skewness of the groups' sums divided by the root of their number.
     """
 
     value: Floats
@@ -60,23 +60,22 @@ class TwoWay:
         return np.sqrt(self.groups + self.runs)
 
     def half(self, level: float) -> Floats:
-        """Half width of the two-sided interval, t(df) se."""
+        """Half width of the two-sided interval: t(df) se."""
         return quantile(level, self.df) * self.se
 
     def half_for_equivalence(self) -> Floats:
-        """Half width of the 90 % interval that equivalence is judged by: (t + 4 k^(1/2) (1 + 2 t^2) / 6) se.
+        """Half width of the 90 % interval for equivalence: (t + 4 k^(1/2) (1 + 2 t^2) / 6) se, at most that at 95 %.
 
-        The second term without its 4 is Johnson's (1978) for skewness, here on either side; the sum is at most the half
-        width at 95 %. Rare large differences that a sample lacks make both value and se small, and equivalence too
-        easily declared; they make the skewness too small as well, hence the 4, set by simulation (wrong equivalence
-        in docs/order_statistics.md).
+        Without its factor 4, the second term is Johnson's (1978) correction for skewness, here on both sides. If rare
+        large differences are absent from a sample, then value, se and skewness are all too small, and equivalence would
+        be declared too easily. The factor 4 was chosen by simulation (wrong equivalence in docs/order_statistics.md).
         """
         t = quantile(0.90, self.df)
         return np.minimum((t + 4 * self.skewness * (1 + 2 * t**2) / 6) * self.se, self.half(0.95))
 
 
 def two_way(sums_XGR: Floats, counts_XGR: Floats, overlap: float = 0.0) -> TwoWay:
-    """Mean, variance of groups and of runs, degrees of freedom.
+    """Mean, variances of groups and of runs, and degrees of freedom.
 
     Shape:
         sums (..., G, R), counts (..., G, R) or (G, R) -> (...)
@@ -110,7 +109,7 @@ def cr2(errors_XG: Floats, counts_XG: Floats) -> Floats:
 
 
 def independent(errors_XG: Floats, counts_XG: Floats) -> Floats:
-    """V_I = 1/N mean_g E_g^2 / (n_g (1 - n_g/N)): unbiased if clips are independent, whatever the sizes of groups.
+    """V_I = 1/N mean_g E_g^2 / (n_g (1 - n_g/N)): unbiased for independent clips and any group sizes.
 
     Shape:
         errors (..., G), counts (..., G) -> (...)
@@ -123,7 +122,7 @@ def independent(errors_XG: Floats, counts_XG: Floats) -> Floats:
 def skewness(errors_XG: Floats, counts_XG: Floats) -> Floats:
     """k^(1/2) with k = (sum z^3)^2 / (sum z^2)^3, z_g = E_g / sqrt(1 - n_g/N); 0 without any variance.
 
-    k is the squared skewness of the groups' sums over their number: the order of the error of t by skewness.
+    k is the squared skewness of the groups' sums divided by their number: the order of the error of t due to skewness.
 
     Shape:
         errors (..., G), counts (..., G) -> (...)
@@ -135,16 +134,16 @@ def skewness(errors_XG: Floats, counts_XG: Floats) -> Floats:
 
 
 def skewness_df(skewness_X: Floats) -> Floats:
-    """Degrees of freedom that the observed skewness leaves: at most 1 / (2 k), at least 1.
+    """Upper limit of the degrees of freedom due to skewness: 1 / (2 k), at least 1.
 
-    Where few groups carry the difference, the standard error is small when the estimate is, and t with G - 1 degrees of
-    freedom covers too little (Hall 1992). The factor 2 was set by simulation, see docs/order_statistics.md.
+    If few groups carry the difference, a small standard error goes with a small estimate, and t with G - 1 degrees of
+    freedom has too little coverage (Hall 1992). The factor 2 was chosen by simulation (docs/order_statistics.md).
     """
     return 1 / np.clip(2 * skewness_X**2, 1e-9, 1.0)
 
 
 def cr2_df(counts_XG: Floats) -> Floats:
-    """Satterthwaite degrees of freedom of V_G, tr(Q)^2 / tr(Q^2), for groups that each have one common effect.
+    """Satterthwaite degrees of freedom of V_G, tr(Q)^2 / tr(Q^2), for groups with one common effect each.
 
     V_G is the quadratic form sum_g D_g E_g^2 with D_g = 1 / (1 - w_g), w_g = n_g/N, and Cov(E) = C =
     L - w v' - v w' + (sum v) w w', where L = diag(v) is the working covariance of the groups' sums. v_g = n_g^2 (clips
@@ -161,34 +160,34 @@ def cr2_df(counts_XG: Floats) -> Floats:
     dww, dvv, dwv = (d * w * w).sum(-1), (d * v * v).sum(-1), (d * w * v).sum(-1)
     trace = (d * (v + own)).sum(-1)
     square = (d**2 * v * (v + 2 * own)).sum(-1) + 2 * dww * dvv + 2 * dwv**2 + s**2 * dww**2 - 4 * s * dww * dwv
-    return np.maximum(trace**2 / np.where(square > 0, square, np.inf), 1.0)  # One group: no spread to tell of.
+    return np.maximum(trace**2 / np.where(square > 0, square, np.inf), 1.0)  # A single group has no spread.
 
 
 def run_excess(errors_XGR: Floats, counts_XGR: Floats) -> tuple[Floats, Floats, Floats]:
-    """What a run gives to all its clips: s^2, the variance of a run's mean as estimated, and its degrees of freedom.
+    """The covariance s^2 of the clips of a run, the estimated variance of a run's mean, and its degrees of freedom.
 
     Shape:
         errors (..., G, R), counts (..., G, R) -> three of (...)
     """
-    (same_run, same_group, same_cell), (n_run, n_group, n_cell) = _square_sums(errors_XGR), _square_sums(counts_XGR)
+    (same_run, same_group, same_entry), (n_run, n_group, n_entry) = _square_sums(errors_XGR), _square_sums(counts_XGR)
     total = counts_XGR.sum((-2, -1)) ** 2
-    pairs_within = np.maximum(n_run - n_cell, 1e-12)
-    pairs_across = np.maximum(total - n_run - n_group + n_cell, 1e-12)
-    excess = (same_run - same_cell) / pairs_within - (same_cell - same_run - same_group) / pairs_across
+    pairs_within = np.maximum(n_run - n_entry, 1e-12)
+    pairs_across = np.maximum(total - n_run - n_group + n_entry, 1e-12)
+    excess = (same_run - same_entry) / pairs_within - (same_entry - same_run - same_group) / pairs_across
     df = np.maximum((counts_XGR.sum(-2) > 0).sum(-1) - 1.0, 1.0)
     return excess, same_run / n_run * (df + 1) / df, df
 
 
 def _square_sums(table_XGR: Floats) -> tuple[Floats, Floats, Floats]:
-    """Sums of squares of the sums over runs' columns, groups' lines and cells."""
+    """Sums of squares of the column sums of runs, of the row sums of groups, and of all entries."""
     by_run, by_group = table_XGR.sum(-2), table_XGR.sum(-1)
     return (by_run**2).sum(-1), (by_group**2).sum(-1), (table_XGR**2).sum((-2, -1))
 
 
 def satterthwaite(groups_X: Floats, df_groups_X: Floats, runs_X: Floats, noise_X: Floats, df_runs_X: Floats) -> Floats:
-    """Degrees of freedom of V_G + U: (V_G + U)^2 / (V_G^2 / df_G + W^2 / df_R), W the mean square that U is made of.
+    """Degrees of freedom of V_G + U: (V_G + U)^2 / (V_G^2 / df_G + W^2 / df_R).
 
-    Where U is 0, those of V_G.
+    W is the mean square from which U is computed. If U is 0, returns the degrees of freedom of V_G.
     """
     spread = groups_X**2 / df_groups_X + np.where(runs_X > 0, noise_X, 0) ** 2 / df_runs_X
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -202,6 +201,6 @@ def quantile(level: float, df: Floats) -> Floats:
 
 
 def two_way_p(fit: TwoWay) -> Floats:
-    """Two-sided p of a value of 0: P(|t(df)| >= |value| / se); not a number where se and value are 0."""
+    """Two-sided p of a value of 0: P(|t(df)| >= |value| / se); NaN if se and value are 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(2 * stats.t.sf(np.abs(fit.value) / fit.se, fit.df))

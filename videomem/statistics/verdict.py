@@ -1,4 +1,4 @@
-"""From an estimate and a margin to one plain sentence, for one learner and for a data set."""
+"""Verdicts in one sentence, from an estimate and a margin, for one learner and for all learners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Z_975, Z_95, Z_POWER = (NormalDist().inv_cdf(level) for level in (0.975, 0.95, P
 
 
 def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
-    """What OO - FS of one learner says about order.
+    """The verdict on the value of order of one learner.
 
     | kind | when |
     |---|---|
@@ -28,19 +28,21 @@ def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
     | `hurts` | 95 % interval below 0 |
     | `undetermined` | else |
 
-    The first line that applies. The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of
+    The first line that applies counts. The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of
     Schuirmann (1987).
 
     Raises:
-        VideomemError: If the margin is not above 0 and below 1.
+        VideomemError: If the margin is not in (0, 1).
     """
     if not 0 < margin < 1:
-        raise VideomemError(f"margin is {margin:g}, outside (0, 1); give a share of 1, such as 0.02 for 2 points")
+        raise VideomemError(
+            f"margin is {margin:g}, but must be in (0, 1); give a share of 1, such as 0.02 for 2 points"
+        )
     kind = _kind(estimate, margin)
     remedy = {"no verdict": _remedy_groups, "undetermined": _remedy}.get(kind)
     words = f"{name}: {_words(kind, estimate, margin)}"
     if estimate.num_runs == 1:
-        words += "; from one run, so training again may differ by more than the interval says"
+        words += "; from one run, so the interval excludes the variation between trainings"
     return Verdict(kind, words, remedy(estimate, margin) if remedy else "")
 
 
@@ -93,23 +95,23 @@ def _p(p: float) -> str:
 
 
 def _remedy_groups(estimate: Estimate, margin: float) -> str:
-    """At least 20 groups, and how many the margin itself would need by these data."""
+    """The minimum number of groups, and the number that the margin needs for the observed variance."""
     lacking = MIN_GROUPS - estimate.num_groups
-    start = f"at least {MIN_GROUPS} groups are needed for a verdict, {lacking} more than there are"
+    start = f"at least {MIN_GROUPS} groups are needed for a verdict, {lacking} more than now"
     if estimate.variance_groups == 0:
         return start
     needed = groups_for(margin, estimate.variance_groups * estimate.num_groups, estimate.variance_runs, POWER)
     if needed is None:
-        return f"{start}; a difference of {_points(margin)} needs more runs besides, or splits that overlap less"
-    return f"{start}; about {needed} to find a difference of {_points(margin)} (by the spread seen here)"
+        return f"{start}; a difference of {_points(margin)} also needs more runs, or splits with less overlap"
+    return f"{start}; about {needed} to detect a difference of {_points(margin)} (with the variance observed here)"
 
 
 def _remedy(estimate: Estimate, margin: float) -> str:
-    """What would decide it if the value is what it seems: more groups, else more runs, else neither."""
+    """The groups or runs that would decide the question if the estimated value is the true one."""
     if estimate.se == 0 or (-margin < estimate.low90 and estimate.high90 < margin):
         return (
             f"{groups_for_equivalence(margin)} test groups (now {estimate.num_groups}): with fewer, groups in which "
-            "order matters could be missed, whatever the others show"
+            "order matters could be missed by chance"
         )
     effect = _effect_to_see(estimate, margin)
     of_one = estimate.variance_groups * estimate.num_groups
@@ -118,25 +120,27 @@ def _remedy(estimate: Estimate, margin: float) -> str:
         least = groups_for_equivalence(margin) if effect > abs(estimate.value) else estimate.num_groups + 1
         more = max(groups, least)
         return (
-            f"about {more} test groups would decide it (now {estimate.num_groups}), if the difference is what it seems"
+            f"about {more} test groups would decide it (now {estimate.num_groups}), if the true difference equals the "
+            "estimate"
         )
     share = estimate.variance_runs / (1 / estimate.num_runs + estimate.overlap)
     many = 10 * estimate.num_groups
     runs = runs_for(effect, many, of_one / many + share * estimate.overlap, share, POWER)
     if runs is not None:
         return (
-            f"test groups alone cannot decide it, since runs differ: about {runs} runs (now {estimate.num_runs}) "
-            f"with {many} test groups would, if the difference is what it seems"
+            f"more test groups alone cannot decide it, because runs differ: about {runs} runs (now "
+            f"{estimate.num_runs}) with {many} test groups would, if the true difference equals the estimate"
         )
     return (
-        "neither test groups nor runs can decide it, since training sets overlap: test on a smaller share of the clips"
+        "neither more test groups nor more runs can decide it, because training sets overlap: test a smaller share of "
+        "the clips"
     )
 
 
 def _effect_to_see(estimate: Estimate, margin: float) -> float:
-    """The distance that must be resolved: from 0, or from the margin where that is the easier claim.
+    """The difference to detect: from 0, or from the margin if that needs less precision.
 
-    The latter is scaled by what the two one-sided tests reach with less.
+    The latter is scaled, because the two one-sided tests need less precision for the same distance.
     """
     from_zero = abs(estimate.value)
     return max(from_zero, (margin - from_zero) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
@@ -145,14 +149,14 @@ def _effect_to_see(estimate: Estimate, margin: float) -> float:
 def judge_data_set(
     verdicts: Mapping[str, Verdict], holm_p: Mapping[str, float], estimates: Mapping[str, Estimate], margin: float
 ) -> Verdict:
-    """What all tested learners together say; the keys are their names.
+    """The verdict on all tested learners; the keys are their names.
 
-    `matters` if any verdict is `matters` with a Holm-adjusted p below 0.05; `does not matter` only if all are;
-    `negligible` if all are that or `does not matter`; `hurts` if any is, Holm-adjusted, and none matters; `no verdict`
-    if all are; else `undetermined`.
+    `matters` if any learner has that verdict with a Holm-adjusted p below 0.05; otherwise `hurts` by the same rule.
+    `no verdict` or `does not matter` if all learners have that verdict, `negligible` if all have `negligible` or
+    `does not matter`; otherwise `undetermined`.
 
     Raises:
-        VideomemError: If there are no verdicts or names differ.
+        VideomemError: If there are no verdicts or the names differ.
     """
     if not verdicts or not set(verdicts) == set(holm_p) == set(estimates):
         raise VideomemError(
@@ -179,20 +183,20 @@ def judge_data_set(
     return Verdict(
         "undetermined",
         f"Undetermined whether order matters to {learners}: {_listed(estimates)}",
-        remedies or "more test groups: no learner's difference is beyond doubt once all of them are counted (Holm)",
+        remedies or "more test groups: no learner has p below 0.05 after Holm's adjustment",
     )
 
 
 def _led_by(
     kind: VerdictKind, name: str, names: list[str], estimates: Mapping[str, Estimate], holm_p: Mapping[str, float]
 ) -> Verdict:
-    command = "Order matters to" if kind == "matters" else "Training in order hurts"
+    start = "Order matters to" if kind == "matters" else "Training in order hurts"
     others = [other for other in names if other != name]
     also = f", and also to {', '.join(others)}" if others and kind == "matters" else ""
     also = f", and also {', '.join(others)}" if others and kind == "hurts" else also
     return Verdict(
         kind,
-        f"{command} {name} at this training size{also}: {_points(estimates[name].value)} "
+        f"{start} {name} at this training size{also}: {_points(estimates[name].value)} "
         f"({_interval(estimates[name])}; over all learners {_p(holm_p[name])})",
     )
 

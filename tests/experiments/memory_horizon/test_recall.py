@@ -287,7 +287,7 @@ def test_the_share_of_neurons_above_a_time_constant_falls_from_one_to_zero(found
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--memories", "nope"], "'nope' is no head"),
+        (["--memories", "nope"], "'nope' is not a head"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--learning-rate", "0"], "--learning-rate is 0.0"),
         (["--max-delay", "1"], "1 is below 2"),

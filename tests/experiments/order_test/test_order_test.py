@@ -336,7 +336,7 @@ def test_a_plan_is_told_and_nothing_is_trained(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--order.memories", "[gruu]"], "'gruu' is no head"),
+        (["--order.memories", "[gruu]"], "'gruu' is not a head"),
         (["--order.training_conditions", "[ordered, sideways]"], "order.training_conditions"),
         (["--order.training_conditions", "[ordered]"], "order.training_conditions lacks fixed_permutation"),
         (["--order.windows", "8"], "order.windows is 8, but clips have 8 frames"),

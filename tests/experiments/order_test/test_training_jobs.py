@@ -277,20 +277,20 @@ def test_memories_have_one_state_size_and_the_same_start() -> None:
 
 @pytest.mark.parametrize("name", ["gruu", "nowhere.yaml"])
 def test_an_unknown_memory_is_refused_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(VideomemError, match=r"is no head; there are .*gru"):
+    with pytest.raises(VideomemError, match=r"is not a head; choose from .*gru"):
         read_memories((name,), 8)
 
 
 def test_a_head_file_that_names_another_packages_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text("model: {memory: {class_path: this.Zen}}")
-    with pytest.raises(VideomemError, match=r"names this\.Zen, which is no memory"):
+    with pytest.raises(VideomemError, match=r"names this\.Zen, which is not a memory"):
         read_memories((str(tmp_path / "evil.yaml"),), 8)
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "gru.yaml"
     other.write_text((CONFIGS / "head" / "rnn.yaml").read_text())
-    with pytest.raises(VideomemError, match=r"has the name 'gru' of another"):
+    with pytest.raises(VideomemError, match=r"another memory has the name 'gru'"):
         read_memories(("gru", str(other)), 8)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -211,40 +211,17 @@ def _test(
     epochs: int,
     started: float,
 ) -> TrainingResult:
-    head, device, trained = classifier.head, classifier.device, time.perf_counter()
-    parts: list[dict[str, NDArray[np.int32]]] = []
-    change: list[Tensor] = []
-    change_forward: list[Tensor] = []
-    for batch in plain_batches(clips, split.test):
-        batch = VideoBatch(*(part.to(device) for part in batch))
-        terms_BTK = head.project(batch.x)
-        logits_BC = head.forward_projected(terms_BTK, batch.lengths)
-        if not torch.isfinite(logits_BC).all():
-            raise VideomemError(
-                f"{job.name}, training condition {job.condition}, run {job.run}: logits are not finite, training "
-                "diverged; lower model.learning_rate"
-            )
-        predicted = {"ordered": logits_BC.argmax(1).unsqueeze(0)}
-        for name, orders_KBT in _conditions(job, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
-            orders_KBT = orders_KBT.to(device)
-            answers = [head.forward_projected(permute_frames(terms_BTK, order), batch.lengths) for order in orders_KBT]
-            predicted[name] = torch.stack([answer.argmax(1) for answer in answers])
-            if name == "shuffle" and job.condition == "ordered":
-                plain_BC = head(batch.x, batch.lengths)
-                change += [(answer - logits_BC).abs().max() for answer in answers]
-                change_forward += [
-                    (head(permute_frames(batch.x, order), batch.lengths) - plain_BC).abs().max()
-                    for order in orders_KBT[:NUM_FORWARD]
-                ]
-        parts.append({name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()})
+    head, trained = classifier.head, time.perf_counter()
+    change = _LogitChange()
+    parts = [_predict(job, classifier, clips, batch, settings, change) for batch in plain_batches(clips, split.test)]
     blind = all(memory.memoryless for memory in head.memories) and isinstance(head.readout, MeanReadout)
     averaging = blind and job.condition == "ordered" and job.is_primary
     return TrainingResult(
         predicted={name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]},
         frame_right=_frame_right(classifier, clips, split.test) if averaging else None,
         best_position=_best_position(_frame_right(classifier, clips, split.train)) if averaging else -1,
-        max_logit_change=_largest(change),
-        max_logit_change_forward=_largest(change_forward),
+        max_logit_change=_largest(change.permuted_terms),
+        max_logit_change_forward=_largest(change.forward),
         num_parameters=sum(parameter.numel() for parameter in head.parameters()),
         label=head.label,
         memoryless=blind,
@@ -254,11 +231,51 @@ def _test(
     )
 
 
+@dataclass(frozen=True)
+class _LogitChange:
+    """Largest changes of a logit by shuffling, one value per permutation and batch."""
+
+    permuted_terms: list[Tensor] = field(default_factory=list)
+    forward: list[Tensor] = field(default_factory=list)
+
+
+def _predict(
+    job: TrainingJob,
+    classifier: LitClassifier,
+    clips: Clips,
+    batch: VideoBatch,
+    settings: OrderSettings,
+    change: _LogitChange,
+) -> dict[str, NDArray[np.int32]]:
+    """Predicted classes (K, B) of a batch by frame order; appends to `change` if the job was trained in order."""
+    head, batch = classifier.head, VideoBatch(*(part.to(classifier.device) for part in batch))
+    terms_BTK = head.project(batch.x)
+    logits_BC = head.forward_projected(terms_BTK, batch.lengths)
+    if not torch.isfinite(logits_BC).all():
+        raise VideomemError(
+            f"{job.name}, training condition {job.condition}, run {job.run}: logits are not finite, training diverged; "
+            "lower model.learning_rate"
+        )
+    predicted = {"ordered": logits_BC.argmax(1).unsqueeze(0)}
+    for name, orders_KBT in _frame_orders(job, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
+        orders_KBT = orders_KBT.to(classifier.device)
+        permuted = [head.forward_projected(permute_frames(terms_BTK, order), batch.lengths) for order in orders_KBT]
+        predicted[name] = torch.stack([logits.argmax(1) for logits in permuted])
+        if name == "shuffle" and job.condition == "ordered":
+            plain_BC = head(batch.x, batch.lengths)
+            change.permuted_terms.extend((logits - logits_BC).abs().max() for logits in permuted)
+            change.forward.extend(
+                (head(permute_frames(batch.x, order), batch.lengths) - plain_BC).abs().max()
+                for order in orders_KBT[:NUM_FORWARD]
+            )
+    return {name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()}
+
+
 def _largest(values: list[Tensor]) -> float:
     return float(torch.stack(values).max()) if values else float("nan")
 
 
-def _conditions(
+def _frame_orders(
     job: TrainingJob, clips: Clips, rows: list[int], num_frames: int, settings: OrderSettings
 ) -> dict[str, Tensor]:
     """Frame orders (K, B, T) of each perturbation that a job is tested on, in addition to the frames in order."""
