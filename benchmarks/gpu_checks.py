@@ -389,15 +389,20 @@ def inside(part: Part) -> None:
 
 def network(part: Part) -> None:
     """A network that sees whole clips, asked as `videomem sensitivity` asks it."""
-    from videomem.experiments.model_sensitivity.asking import Asking, ask, evaluating, with_shuffle
+    from videomem.experiments.model_sensitivity.clip_predictions import (
+        PredictionSettings,
+        evaluation_mode,
+        predict_clip,
+        with_shuffle,
+    )
     from videomem.features.video_networks import load_video_network
 
     r3d, _, _ = load_video_network("r3d_18", "random", [str(c) for c in range(C)], 8)
     clip = noise(8, 3, 64, 64)
     outcomes = []
     for model in (r3d, part.moved(r3d)):
-        with exact_float32(), evaluating(model):
-            outcomes.append(ask(model, clip, 0, 0, with_shuffle(()), Asking(4, 2)))
+        with exact_float32(), evaluation_mode(model):
+            outcomes.append(predict_clip(model, clip, 0, 0, with_shuffle(()), PredictionSettings(4, 2)))
     changes = [torch.tensor([outcome.max_logit_change for outcome in found]) for found in outcomes]
     part.compare("r3d_18, change of logits", changes[1], changes[0], 1e-2)
 

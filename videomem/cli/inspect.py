@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomem.cli.options import above_zero, at_least, parser, usable_device
-from videomem.experiments.inspect.inspection import Inside, Video, look_inside, read_video
-from videomem.experiments.inspect.inspection_report import write_inside
-from videomem.experiments.inspect.inspection_words import digits, frames, moment, quantiles, title
+from videomem.experiments.inspect.inspection import Inspection, Video, inspect_frames, read_video
+from videomem.experiments.inspect.inspection_report import write_inspection
+from videomem.experiments.inspect.inspection_tables import digits, frames, moment, quantiles, title
 from videomem.inference.model import load
 
 
@@ -34,20 +34,20 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     model = load(given.model, given.trust).to(usable_device(given.device))
     video = read_video(model, given.video, given.frames, given.fps)
-    inside = look_inside(model, video.frames_TCHW, given.seed, given.layer)
-    written = write_inside(video, inside, given.out)
+    inside = inspect_frames(model, video.frames_TCHW, given.seed, given.layer)
+    written = write_inspection(video, inside, given.out)
     print("\n".join(_lines(video, inside)))
     print(", ".join(map(str, written.values())))
     return 0
 
 
-def _lines(video: Video, inside: Inside) -> list[str]:
+def _lines(video: Video, inside: Inspection) -> list[str]:
     """The answers, the time constants, and which frame moved the state most."""
     layer = f", layer {inside.layer} of {inside.num_layers}" if inside.num_layers > 1 else ""
     num_seen, num_there = len(set(video.places_T.tolist())), video.num_available
     again = f", shown as {len(video.places_T)}" if num_seen < len(video.places_T) else ""
     lines = [f"{title(video, inside)}{layer}: {num_seen} of its {num_there} frames{again}"]
-    for one in inside.passages:
+    for one in inside.traces:
         alone = f"{inside.class_names[int(one.emptied_C.argmax())]}  {digits(float(one.emptied_C.max()))}"
         without = "" if inside.is_memoryless else f"  (without memory: {alone})"
         lines.append(f"  {one.order:<8}  {inside.class_names[one.answer]}  {digits(one.probability)}{without}")

@@ -15,11 +15,11 @@ from videomem.cli.options import at_least, parser
 from videomem.cli.order import told
 from videomem.cli.shuffle import check_same_test
 from videomem.errors import VideomemError
-from videomem.experiments.inspect.inspection import look_inside, read_video
-from videomem.experiments.inspect.inspection_report import Shown, show_inside
+from videomem.experiments.inspect.inspection import inspect_frames, read_video
+from videomem.experiments.inspect.inspection_report import InspectionView, view_inspection
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.horizon_report import write_recall_report
-from videomem.experiments.memory_horizon.horizon_result import RecallCard
+from videomem.experiments.memory_horizon.horizon_result import RecallResult
 from videomem.experiments.memory_horizon.horizon_run import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall, versions
 from videomem.experiments.memory_horizon.horizon_tables import recall_summary, recall_tables, terminal_table
 from videomem.experiments.memory_horizon.own_clips import labels_of, measure_checkpoints
@@ -27,7 +27,7 @@ from videomem.experiments.memory_horizon.own_clips_report import own_summary, ow
 from videomem.experiments.memory_horizon.own_clips_report import terminal_table as own_table
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
 from videomem.experiments.memory_horizon.recall_tasks import TASKS
-from videomem.experiments.memory_horizon.recall_training import Recipe
+from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
@@ -64,7 +64,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 
 def _parser(command: str) -> Any:
-    options, recipe, backbone = parser(command, __doc__), Recipe(), BackboneSettings(weights="random")
+    options, recipe, backbone = parser(command, __doc__), RecallRecipe(), BackboneSettings(weights="random")
     options.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
                          help="of `videomem fit`, to measure on the test split of their own data, with the options "
                          "from --catalog on; where none is named, memories are trained to recall")  # fmt: skip
@@ -126,9 +126,9 @@ def _measure_own(given: Any, command_line: str) -> int:
     return 0
 
 
-def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[Shown]:
+def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[InspectionView]:
     """The first clips of the split, seen from inside each memory's first head; the videos must be at hand."""
-    shown: dict[str, list[Shown]] = {}
+    shown: dict[str, list[InspectionView]] = {}
     for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
         data = checkpoint.data_module(**changes)
         if label in shown or data.settings.imported is not None:
@@ -136,7 +136,7 @@ def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clip
         model, clips = model_of(checkpoint), [data.clips[row] for row in data.rows(data.test_split)[:num_clips]]
         videos = [read_video(model, clip) for clip in clips if Path(clip.path).exists()]
         shown[label] = [
-            show_inside(video, look_inside(model, video.frames_TCHW), f"inside-{len(shown)}-{number}")
+            view_inspection(video, inspect_frames(model, video.frames_TCHW), f"inside-{len(shown)}-{number}")
             for number, video in enumerate(videos)
         ]
     return [one for videos in shown.values() for one in videos]
@@ -145,14 +145,14 @@ def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clip
 def _plan(given: Any) -> RecallPlan:
     if not 0 < given.learning_rate < float("inf"):
         raise VideomemError(f"--learning-rate is {given.learning_rate}, but must be finite and above 0")
-    recipe = Recipe(given.steps, given.batch_size, given.max_delay, given.learning_rate, given.hidden_dim)
+    recipe = RecallRecipe(given.steps, given.batch_size, given.max_delay, given.learning_rate, given.hidden_dim)
     delays = [2**power for power in range(given.max_delay.bit_length()) if 2**power < given.max_delay]
     tasks = tuple(task for task in TASKS if task in given.tasks)
     memories = read_memories(given.memories, given.hidden_dim)
     return RecallPlan(memories, tasks, given.seeds, recipe, (*delays, given.max_delay, 2 * given.max_delay), given.test)
 
 
-def _print(card: RecallCard, out: Path) -> None:
+def _print(card: RecallResult, out: Path) -> None:
     Console().print(terminal_table(card))
     for one in card.expectations:
         print(f"{one.found}: {one.claim} ({one.evidence})")

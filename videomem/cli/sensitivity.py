@@ -18,7 +18,13 @@ from torch import nn
 from videomem.cli.options import at_least, parser, usable_device
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
-from videomem.experiments.model_sensitivity.asking import Asking, Outcome, ask, evaluating, with_shuffle
+from videomem.experiments.model_sensitivity.clip_predictions import (
+    ClipPredictions,
+    PredictionSettings,
+    evaluation_mode,
+    predict_clip,
+    with_shuffle,
+)
 from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, check_groups, summarize
 from videomem.experiments.permutations import Perturbation
 from videomem.features.extraction import decode_each
@@ -48,7 +54,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         warning = f"videomem: {given.model} has random weights (seed {given.seed}): it was never trained"
         Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
     perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
-    asking = Asking(given.permutations, given.batch_size, given.seed, device, len(categories))
+    asking = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
     given.out.mkdir(parents=True, exist_ok=True)
     outcomes, failures = _ask_all(
@@ -96,19 +102,22 @@ def _ask_all(
     labels: Sequence[int],
     preset: VideoPreset,
     perturbations: Sequence[Perturbation],
-    asking: Asking,
+    asking: PredictionSettings,
     num_workers: int,
-) -> tuple[dict[int, list[Outcome]], list[Failure]]:
+) -> tuple[dict[int, list[ClipPredictions]], list[Failure]]:
     """What the network makes of each clip, by its place, and the clips that do not decode; a few are held at a time."""
     outcomes, failures, console = {}, [], Console(stderr=True)
-    with evaluating(network), closing(decode_each(clips, preset.read, "auto", num_workers, TIME_LIMIT_S)) as answers:
+    with (
+        evaluation_mode(network),
+        closing(decode_each(clips, preset.read, "auto", num_workers, TIME_LIMIT_S)) as answers,
+    ):
         shown = track(answers, "asking", len(clips), console=console, transient=True, disable=not console.is_terminal)
         for place, answer in enumerate(shown):
             if isinstance(answer, Failure):
                 failures.append(answer)
                 continue
             try:
-                outcomes[place] = ask(network, answer.frames, labels[place], place, perturbations, asking)
+                outcomes[place] = predict_clip(network, answer.frames, labels[place], place, perturbations, asking)
             except (
                 RuntimeError,
                 ValueError,

@@ -175,10 +175,10 @@ def suite(num_frames: int, more_sizes: Collection[int] = ()) -> tuple[Perturbati
     parts = {2, 4, num_frames // 2, num_frames // 4 if num_frames >= 32 else 2, *more_sizes}
     sizes = sorted(size for size in parts if 1 < size < num_frames)
     return (
-        Perturbation("shuffle", "shuffle", shuffled),
+        SHUFFLE,
         *(Perturbation("windows", f"windows of {size}", partial(_sized, within_windows, size)) for size in sizes),
         *(Perturbation("blocks", f"blocks of {size}", partial(_sized, blocks, size)) for size in sizes),
-        Perturbation("reverse", "reverse", _reversed, is_random=False),
+        REVERSE,
         Perturbation("rotate", "rotate", rotated),
         Perturbation("frozen", "frozen", frozen),
         *(
@@ -187,6 +187,10 @@ def suite(num_frames: int, more_sizes: Collection[int] = ()) -> tuple[Perturbati
             if step < num_frames
         ),
     )
+
+
+def _ordered(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
+    return ordered(length, num_frames)
 
 
 def _sized(
@@ -206,6 +210,11 @@ def _reversed(length: int, num_frames: int, num_permutations: int, seed: tuple[i
 
 def _subsampled(step: int, length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
     return subsampled(length, num_frames, step)
+
+
+IN_ORDER = Perturbation("order", "in order", _ordered, is_random=False)
+SHUFFLE = Perturbation("shuffle", "shuffle", shuffled)
+REVERSE = Perturbation("reverse", "reverse", _reversed, is_random=False)
 
 
 def _check_frames(what: str, num_frames: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.heads import Head, Memory, State
@@ -86,3 +88,19 @@ def _trace_terms(memory: Memory, terms_BTK: Tensor, state: State | None, direct:
         kept.append(state[-1])
         keeps.append(keep_BH.expand_as(state[-1]))
     return LayerTrace(torch.stack(shown, 1), torch.stack(kept, 1), torch.stack(keeps, 1), terms_BTK)
+
+
+def time_constants(mean_log_keep_H: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns tau = -1 / mean(log keep) per neuron: the number of frames after which 1/e of the state remains.
+
+    Over k frames, a share keep_1 * ... * keep_k = exp(-k / tau) of the state is kept, so the mean is of logarithms. tau
+    is 0 where some frame keeps nothing, and infinite where every frame keeps everything.
+
+    Shape:
+        mean_log_keep_H (H,) -> (H,), in frames
+    Reference:
+        Gerstner et al. 2014, "Neuronal Dynamics", section 1.3 (membrane time constant); Tallec and Ollivier 2018, "Can
+        recurrent neural networks warp time?", sections 1 and 2 (gates as inverse time constants).
+    """
+    with np.errstate(divide="ignore"):
+        return np.where(mean_log_keep_H < 0, -1 / mean_log_keep_H, np.inf)

@@ -1,4 +1,4 @@
-"""`videomem inspect`: the inside of a head on one video, its figure, its words, and what it refuses."""
+"""`videomem inspect`: the inside of a head on one video, its figure, its tables, and its errors."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.drawing import drawn
 from videomem.experiments.inspect.inspection import (
-    Inside,
-    Passage,
+    Inspection,
+    OrderTrace,
     Video,
     changes,
-    look_inside,
+    clip_time_constants,
+    inspect_frames,
     read_video,
     state_size,
-    time_constants,
 )
-from videomem.experiments.inspect.inspection_figure import Thumbnails, inside_figure, spread
-from videomem.experiments.inspect.inspection_report import as_plain, render, show_inside
-from videomem.experiments.inspect.inspection_words import inside_words
+from videomem.experiments.inspect.inspection_figure import Thumbnails, draw_inspection, spread
+from videomem.experiments.inspect.inspection_report import as_plain, render, view_inspection
+from videomem.experiments.inspect.inspection_tables import InspectionText, inspection_text
+from videomem.experiments.tables import csv_text
 from videomem.heads import GRU, LastReadout, Leaky, MeanReadout
 from videomem.inference.model import load, model_of
 from videomem.training.checkpoint import read_checkpoint
@@ -97,23 +98,23 @@ def test_the_answers_are_those_of_the_head_in_every_order(
     name: str, readout: type[MeanReadout] | type[LastReadout], layer: int
 ) -> None:
     model, video = tiny_model(MEMORIES[name], readout(), num_layers=2), tiny_video()
-    inside = look_inside(model, video.frames_TCHW, seed=3, layer=layer)
-    assert [one.order for one in inside.passages] == ["in order", "shuffled", "reversed"]
-    for one in inside.passages:
+    inside = inspect_frames(model, video.frames_TCHW, seed=3, layer=layer)
+    assert [one.order for one in inside.traces] == ["in order", "shuffled", "reversed"]
+    for one in inside.traces:
         assert sorted(one.frames_T) == list(range(6))
         logits = model(video.frames_TCHW[torch.from_numpy(one.frames_T)][None])
         assert np.allclose(one.probabilities_TC[-1], logits[0].double().softmax(0), atol=1e-5)
         assert np.allclose(one.probabilities_TC.sum(axis=1), 1)
         assert ((one.keep_TH >= 0) & (one.keep_TH <= 1)).all() and (one.change_T >= 0).all()
         assert one.keep_TH.shape == one.activations_TH.shape == (6, len(inside.tau_H))
-    assert list(inside.passages[2].frames_T) == [5, 4, 3, 2, 1, 0]
+    assert list(inside.traces[2].frames_T) == [5, 4, 3, 2, 1, 0]
     assert inside.keeps == (name not in ("none", "leaky alpha=0", "rnn"))
     assert inside.keeps_evenly == (not inside.keeps or name.startswith("leaky"))
 
 
 @pytest.mark.parametrize("name", ["none", "leaky alpha=0"])
 def test_no_bit_of_an_answer_without_memory_moves_with_the_frames(name: str) -> None:
-    first, shuffled, backwards = look_inside(tiny_model(MEMORIES[name]), tiny_video(33).frames_TCHW).passages
+    first, shuffled, backwards = inspect_frames(tiny_model(MEMORIES[name]), tiny_video(33).frames_TCHW).traces
     assert np.array_equal(first.probabilities_TC[-1], shuffled.probabilities_TC[-1])
     assert np.array_equal(first.probabilities_TC[-1], backwards.probabilities_TC[-1])
     assert not np.allclose(first.probabilities_TC[0], backwards.probabilities_TC[0])
@@ -121,26 +122,26 @@ def test_no_bit_of_an_answer_without_memory_moves_with_the_frames(name: str) -> 
 
 def test_the_same_seed_gives_the_same_shuffle_and_another_seed_another() -> None:
     model, frames = tiny_model(MEMORIES["gru"]), tiny_video(12).frames_TCHW
-    orders = [look_inside(model, frames, seed).passages[1].frames_T.tolist() for seed in (0, 0, 1)]
+    orders = [inspect_frames(model, frames, seed).traces[1].frames_T.tolist() for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_an_emptied_head_with_a_mean_readout_ignores_order_and_with_a_last_one_sees_the_last_frame() -> None:
     frames = tiny_video().frames_TCHW
-    mean = look_inside(tiny_model(MEMORIES["gru"]), frames)
-    assert np.array_equal(mean.passages[0].emptied_C, mean.passages[2].emptied_C)
+    mean = inspect_frames(tiny_model(MEMORIES["gru"]), frames)
+    assert np.array_equal(mean.traces[0].emptied_C, mean.traces[2].emptied_C)
     model = tiny_model(MEMORIES["gru"], LastReadout())
-    for one in look_inside(model, frames).passages:
+    for one in inspect_frames(model, frames).traces:
         alone = model(frames[one.frames_T[-1]][None, None])[0].double().softmax(0)
         assert np.allclose(one.emptied_C, alone, atol=1e-6)
 
 
 def test_time_constants_are_those_of_the_leaky_integrator() -> None:
-    tau_H = look_inside(tiny_model(partial(Leaky, hidden_dim=4, alpha=0.8)), tiny_video().frames_TCHW).tau_H
+    tau_H = inspect_frames(tiny_model(partial(Leaky, hidden_dim=4, alpha=0.8)), tiny_video().frames_TCHW).tau_H
     assert np.allclose(tau_H, -1 / math.log(0.8), rtol=1e-5)
     # The first step has no past; a forget gate that closes once forgets all; one that never does keeps for ever.
     keep_TH = np.array([[0.0, 1.0, 1.0], [0.5, 0.0, 1.0], [0.5, 1.0, 1.0]])
-    assert np.allclose(time_constants(keep_TH), [1 / math.log(2), 0, np.inf])
+    assert np.allclose(clip_time_constants(keep_TH), [1 / math.log(2), 0, np.inf])
 
 
 def test_changes_are_in_units_of_the_usual_size_of_the_state() -> None:
@@ -153,7 +154,7 @@ def test_changes_are_in_units_of_the_usual_size_of_the_state() -> None:
 
 def test_an_answer_is_settled_where_it_last_turned() -> None:
     def settled(*winners: int) -> int:
-        return Passage(
+        return OrderTrace(
             "in order", np.arange(len(winners)), *(np.zeros((2, 2)),) * 2, np.eye(3)[list(winners)], *(np.zeros(2),) * 2
         ).settled
 
@@ -164,7 +165,7 @@ def test_a_head_that_diverged_has_no_inside_to_show() -> None:
     model = tiny_model(MEMORIES["gru"])
     nn.init.constant_(model.head.classify.bias, torch.nan)
     with pytest.raises(VideomemError, match="its training diverged"):
-        look_inside(model, tiny_video().frames_TCHW)
+        inspect_frames(model, tiny_video().frames_TCHW)
 
 
 def test_frames_have_the_times_at_which_they_are_shown(tmp_path: Path) -> None:
@@ -184,8 +185,8 @@ def test_frames_have_the_times_at_which_they_are_shown(tmp_path: Path) -> None:
 # What is drawn and said.
 
 
-def inside_of(name: str, readout: MeanReadout | LastReadout | None = None, num_frames: int = 6) -> Inside:
-    return look_inside(tiny_model(MEMORIES[name], readout), tiny_video(num_frames).frames_TCHW)
+def inside_of(name: str, readout: MeanReadout | LastReadout | None = None, num_frames: int = 6) -> Inspection:
+    return inspect_frames(tiny_model(MEMORIES[name], readout), tiny_video(num_frames).frames_TCHW)
 
 
 NASTY = ("$x^2$ & <b>bold</b>", "W" * 60, "\\frac{1}{2} $", "left\nright", "слева направо", "")
@@ -197,9 +198,9 @@ def test_every_text_of_the_figure_lies_within_it(num_classes: int, num_frames: i
         (NASTY[c] if c < len(NASTY) else f"pushing something {c} from left to right") for c in range(num_classes)
     )
     video = tiny_video(num_frames, "$a_1$ <i>very</i> long name " * 4 + ".mp4")
-    inside = look_inside(tiny_model(partial(GRU, hidden_dim=5), class_names=names), video.frames_TCHW)
+    inside = inspect_frames(tiny_model(partial(GRU, hidden_dim=5), class_names=names), video.frames_TCHW)
     with drawn():
-        figure = inside_figure(video, inside)
+        figure = draw_inspection(video, inside)
         FigureCanvasAgg(figure).draw()
         shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
         boxes = [text.get_window_extent() for text in shown]
@@ -209,7 +210,7 @@ def test_every_text_of_the_figure_lies_within_it(num_classes: int, num_frames: i
     labels = [box for text, box in zip(shown, boxes, strict=True) if text.get_position()[0] == 1.03]
     ranked = sorted(labels, key=lambda box: box.y0)
     assert len(ranked) >= min(num_classes, 3) and all(below.y1 <= above.y0 + 0.5 for below, above in pairwise(ranked))
-    page = render(video, inside, show_inside(video, inside))
+    page = render(video, inside, view_inspection(video, inside))
     assert "<b>bold" not in page and "<i>very" not in page and page.count("<svg") == 1
 
 
@@ -227,46 +228,55 @@ def test_pictures_stand_over_the_middle_of_their_columns(num_frames: int) -> Non
     assert places[0] - (every - 1) / 2 == 0 and places[-1] + (every - 1) / 2 <= num_frames - 1
 
 
-def test_words_say_what_each_kind_of_memory_does() -> None:
+def in_tables(text: InspectionText) -> str:
+    return "\n".join(csv_text(table) for table in (text.predictions, text.timing, text.retention))
+
+
+def test_notes_and_tables_say_what_each_kind_of_memory_does() -> None:
     video = tiny_video()
-    said = {name: inside_words(video, inside_of(name)) for name in ("none", "rnn", "leaky alpha=0.9", "gru", "mingru")}
-    assert "to the bit" in said["none"].answers and "no other" in said["none"].keeping
-    assert "telephone game" in said["rnn"].keeping and "Half of" not in said["rnn"].keeping
-    assert (
-        "fades, it does not choose" in said["leaky alpha=0.9"].keeping
-        and "9.5 frames (0.95 s)" in said["leaky alpha=0.9"].keeping
-    )
-    assert "forget gates close most at frame" in said["gru"].keeping and "frame alone" not in said["gru"].keeping
-    assert "the same columns stand in the other order" in said["mingru"].keeping
-    assert "nothing in it ever fades" in inside_words(video, inside_of("leaky alpha=1")).keeping
-    assert "another last frame" in inside_words(video, inside_of("none", LastReadout())).answers
-    assert all("Emptied before every frame" in said[name].answers for name in ("rnn", "gru", "mingru"))
+    text = {
+        name: inspection_text(video, inside_of(name)) for name in ("none", "rnn", "leaky alpha=0.9", "gru", "mingru")
+    }
+    assert "identical to the bit" in text["none"].predictions_note and "no other" in text["none"].retention_note
+    assert "no time constants" in text["rnn"].retention_note and "median time constant" not in in_tables(text["rnn"])
+    assert "the same share at every frame" in text[
+        "leaky alpha=0.9"
+    ].retention_note and "9.5 frames (0.95 s)" in in_tables(text["leaky alpha=0.9"])
+    assert "lowest mean retention" in in_tables(text["gru"]) and "frame alone" not in text["gru"].retention_note
+    assert "lowest mean retention" not in in_tables(text["leaky alpha=0.9"])
+    assert "depends on the current frame alone" in text["mingru"].retention_note
+    assert "does not decay" in inspection_text(video, inside_of("leaky alpha=1")).retention_note
+    assert "the last frame alone" in inspection_text(video, inside_of("none", LastReadout())).predictions_note
+    for name in ("rnn", "gru", "mingru"):
+        assert "reset before every frame" in text[name].predictions_note
+        assert "prediction without memory" in in_tables(text[name])
+    assert "prediction without memory" not in in_tables(text["none"])
 
 
-def with_answers(emptied: list[int], answers: list[int], averages: bool) -> Inside:
+def with_answers(emptied: list[int], answers: list[int], averages: bool) -> Inspection:
     inside = inside_of("gru")
-    passages = tuple(
+    traces = tuple(
         one._replace(probabilities_TC=np.eye(3)[[answer] * 6], emptied_C=np.eye(3)[alone])
-        for one, answer, alone in zip(inside.passages, answers, emptied, strict=True)
+        for one, answer, alone in zip(inside.traces, answers, emptied, strict=True)
     )
-    return replace(inside, passages=passages, averages=averages)
+    return replace(inside, traces=traces, averages=averages)
 
 
 def test_an_answer_that_the_last_frame_gives_alone_is_not_called_memory() -> None:
     def said(emptied: list[int], answers: list[int], averages: bool) -> str:
-        return inside_words(tiny_video(), with_answers(emptied, answers, averages)).answers
+        return inspection_text(tiny_video(), with_answers(emptied, answers, averages)).predictions_note
 
     assert "need no memory" in said([0, 0, 1], [0, 0, 1], False)
-    assert "some names need memory" in said([0, 0, 0], [0, 0, 1], False)
-    assert "the answers are memory" in said([1, 1, 0], [0, 0, 1], False)
-    assert "what differs is memory" in said([0, 0, 0], [0, 0, 1], True)
+    assert "some predictions differ and need memory" in said([0, 0, 0], [0, 0, 1], False)
+    assert "all predictions differ and need memory" in said([1, 1, 0], [0, 0, 1], False)
+    assert "the predictions that differ need memory" in said([0, 0, 0], [0, 0, 1], True)
     assert "order makes no difference" in said([0, 0, 0], [0, 0, 0], True)
 
 
-def test_words_without_times_speak_of_frames_alone() -> None:
+def test_tables_without_times_give_frames_alone() -> None:
     video = tiny_video(fps=None)
-    words = inside_words(video, inside_of("gru"))
-    assert " s)" not in "".join(words.paragraphs) and "at frame" in words.moments
+    tables = in_tables(inspection_text(video, inside_of("gru")))
+    assert " s)" not in tables and "largest change of the state,frame" in tables
     assert as_plain(video, inside_of("gru"))["frames"][0] == {"frame": 1, "frame_of_video": 0, "time_s": None}
 
 

@@ -30,7 +30,7 @@ from videomem.experiments.memory_horizon.recall_frames import (
 )
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, run_recall
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE, LEAD, NUM_CUES, TASKS
-from videomem.experiments.memory_horizon.recall_training import Recipe, as_batch, recall, unseen_sequences
+from videomem.experiments.memory_horizon.recall_training import RecallRecipe, as_batch, recall, unseen_sequences
 from videomem.experiments.tables import NOTHING
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.extraction import decode_frames
@@ -189,7 +189,7 @@ def small_plan(**changes: object) -> RecallPlan:
         read_memories(["none", "leaky", "mingru"], 24),
         ("latch", "update"),
         num_seeds=2,
-        recipe=Recipe(num_steps=150, batch_size=32, max_delay=4, learning_rate=1e-2, hidden_dim=24),
+        recipe=RecallRecipe(num_steps=150, batch_size=32, max_delay=4, learning_rate=1e-2, hidden_dim=24),
         delays=(1, 2, 4, 8),
         num_test=64,
         num_measured=3,
@@ -224,7 +224,7 @@ def test_expectations_are_told_either_way(found: tuple[MemoryReach, ...]) -> Non
 
 def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small_plan(memories=read_memories(["leaky"], 24), tasks=("latch",), num_seeds=1,
-                      recipe=Recipe(2, 4, 4, 1e-3, 24))  # fmt: skip
+                      recipe=RecallRecipe(2, 4, 4, 1e-3, 24))  # fmt: skip
     first = run_recall(plan, easy_frames(), tmp_path)
 
     def never(*_: object) -> None:
@@ -237,7 +237,7 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
             run_recall(replace(plan, num_test=65), easy_frames(), tmp_path)
     (outcome,) = tmp_path.glob("*.json")
     outcome.write_text("{")
-    with pytest.raises(VideomemError, match="a damaged outcome"):
+    with pytest.raises(VideomemError, match="damaged training result"):
         run_recall(plan, easy_frames(), tmp_path)
 
 
@@ -258,7 +258,7 @@ def test_the_command_writes_page_card_tables_and_figures(tmp_path: Path, capsys:
 
 
 def test_memories_of_one_label_are_told_apart_by_name(tmp_path: Path) -> None:
-    plan = small_plan(num_seeds=1, recipe=Recipe(1, 4, 4, 1e-3, 8), tasks=("latch",), num_test=4)
+    plan = small_plan(num_seeds=1, recipe=RecallRecipe(1, 4, 4, 1e-3, 8), tasks=("latch",), num_test=4)
     gated = read_memories(["gated"], 8)["gated"]
     uncoupled = {**gated, "init_args": {**gated["init_args"], "coupled": False}}
     plan = replace(plan, memories={"gated": gated, "open": uncoupled, **read_memories(["none"], 8)})

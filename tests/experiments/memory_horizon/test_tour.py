@@ -12,7 +12,7 @@ from conftest import CONFIGS, ROOT
 from videomem.cli import tour as command
 from videomem.cli.main import main
 from videomem.experiments.memory_horizon.horizon_run import measure_recall
-from videomem.experiments.memory_horizon.recall_training import Recipe
+from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.tour import SECTIONS, memoryless, pulses, recall_plan
 from videomem.features.backbone import BackboneSettings
 
@@ -43,7 +43,9 @@ def test_sections_that_recall_draw_their_figure_and_share_trainings(
 ) -> None:
     def tiny(names: tuple[str, ...]) -> object:
         plan = recall_plan(names)
-        return replace(plan, recipe=Recipe(2, 4, 4, hidden_dim=8), delays=(1, 2, 4, 8), num_test=4, num_measured=2)
+        return replace(
+            plan, recipe=RecallRecipe(2, 4, 4, hidden_dim=8), delays=(1, 2, 4, 8), num_test=4, num_measured=2
+        )
 
     monkeypatch.setattr(command, "recall_plan", tiny)
     monkeypatch.setattr(command, "measure_recall", partial(measure_recall, num_drawings=10))

@@ -19,6 +19,7 @@ from videomem.cli.main import main
 from videomem.cli.train import run
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
+from videomem.experiments.frame_order_predictions import permute_frames
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
     Measurement,
@@ -26,7 +27,6 @@ from videomem.experiments.shuffle.measurements import (
     change_text,
     js_divergence,
     measure_order,
-    permute_frames,
     summarize,
 )
 from videomem.features.backbone import load_backbone

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from videomem.errors import DecodingError, VideomemError
 from videomem.experiments import permutations
-from videomem.experiments.shuffle.measurements import permute_frames
-from videomem.experiments.trace import trace
+from videomem.experiments.frame_order_predictions import permute_frames
+from videomem.experiments.trace import time_constants, trace
 from videomem.heads import Head, MeanReadout, ParallelMemory
 from videomem.inference.model import Classifier
 from videomem.video.catalog import Clip
@@ -51,7 +51,7 @@ class Video(NamedTuple):
         return None if self.times_s_T is None else float(np.diff(self.times_s_T).mean())
 
 
-class Passage(NamedTuple):
+class OrderTrace(NamedTuple):
     """The frames shown in one order, and what became of them in one layer of memory and in the answer.
 
     Attributes:
@@ -93,7 +93,7 @@ class Passage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Inside:
+class Inspection:
     """What one head makes of one video.
 
     Attributes:
@@ -102,8 +102,8 @@ class Inside:
         layer: The layer of memory that is shown, from 1.
         num_layers: Layers of memory there are.
         seed: Seed of the shuffle.
-        passages: In order, shuffled, reversed.
-        tau_H: Time constant of each neuron in frames, in order; see `time_constants`.
+        traces: In order, shuffled, reversed.
+        tau_H: Time constant of each neuron in frames, in order; see `clip_time_constants`.
         is_memoryless: The layer and those below it see each frame alone.
         sees_frame_only: What is kept depends on the frame alone, not on what came before it.
         averages: The answer is the mean over frames.
@@ -115,7 +115,7 @@ class Inside:
     layer: int
     num_layers: int
     seed: int
-    passages: tuple[Passage, ...]
+    traces: tuple[OrderTrace, ...]
     tau_H: Matrix
     is_memoryless: bool
     sees_frame_only: bool
@@ -123,8 +123,8 @@ class Inside:
     num_frames_trained: int | None
 
     @property
-    def in_order(self) -> Passage:
-        return self.passages[0]
+    def in_order(self) -> OrderTrace:
+        return self.traces[0]
 
     @property
     def keeps(self) -> bool:
@@ -163,7 +163,7 @@ def read_video(
 
 
 @torch.inference_mode()
-def look_inside(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: int = 1) -> Inside:
+def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: int = 1) -> Inspection:
     """Show a head the same frames in order, in one shuffle and reversed, and keep what happens inside.
 
     Args:
@@ -197,21 +197,21 @@ def look_inside(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: in
         _numpy(part) for part in (shown.keep_BTH, memory.activation(shown.h_BTH), shown.kept_BTH)
     )
     probabilities_BTC, size = _numpy(answers_BTC.double().softmax(dim=2)), state_size(kept[0])
-    passages = tuple(
-        Passage(
+    traces = tuple(
+        OrderTrace(
             name, frames_BT[b], keep[b], activations[b], probabilities_BTC[b], changes(kept[b], size), emptied_BC[b]
         )
         for b, name in enumerate(ORDERS)
     )
     sampling = model.settings.sampling
-    return Inside(
+    return Inspection(
         head.label,
         tuple(model.class_names),
         layer,
         len(head.memories),
         seed,
-        passages,
-        tau_H=time_constants(keep[0]),
+        traces,
+        tau_H=clip_time_constants(keep[0]),
         is_memoryless=all(one.memoryless for one in head.memories[:layer]),
         sees_frame_only=isinstance(memory, ParallelMemory)
         and all(one.memoryless for one in head.memories[: layer - 1]),
@@ -243,20 +243,14 @@ def _in_orders(x_1TK: Tensor, frames_BT: NDArray[np.int64]) -> tuple[Tensor, Ten
     return permute_frames(x_1TK.expand(len(frames_BT), -1, -1), indices_BT), lengths_B
 
 
-def time_constants(keep_TH: Matrix) -> Matrix:
-    """Frames after which a neuron has 1/e, 37 %, left of what it held: tau = -1 / mean_t log keep_t.
-
-    The mean leaves the first step out, which has no past to keep. It is the time constant of the leaky integrator that
-    keeps as much over the whole clip; 0 where some step keeps nothing, infinite where all keep everything.
+def clip_time_constants(keep_TH: Matrix) -> Matrix:
+    """Returns the time constant of each neuron over one clip, without the first frame, which has no past to keep.
 
     Shape:
-        keep_TH (T, H), T >= 2 -> (H,)
-    Reference:
-        Gerstner et al. 2014, section 1.3 (the membrane time constant); Tallec and Ollivier 2018, section 1.
+        keep_TH (T, H), T >= 2 -> (H,), in frames; see `trace.time_constants`
     """
     with np.errstate(divide="ignore"):
-        decay_H = -np.log(keep_TH[1:]).mean(axis=0)
-        return np.asarray(1 / np.abs(decay_H), dtype=np.float64)
+        return time_constants(np.log(keep_TH[1:]).mean(axis=0))
 
 
 def state_size(kept_TH: Matrix) -> float:

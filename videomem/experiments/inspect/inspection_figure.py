@@ -15,9 +15,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from videomem.experiments.drawing import BLUE, GREEN, INK, PAPER, PURPLE, SKY, VERMILLION, figure_function, shorten
-from videomem.experiments.inspect.inspection import Inside, Matrix, Passage, Video
-from videomem.experiments.inspect.inspection_words import digits, number_of_frames, title
+from videomem.experiments.drawing import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    figure_function,
+    shorten,
+)
+from videomem.experiments.inspect.inspection import Inspection, Matrix, OrderTrace, Video
+from videomem.experiments.inspect.inspection_tables import digits, number_of_frames, title
 
 WIDTH = 11.0  # inches: shown 1100 pixels wide, a point is 1.4 of them
 LEFT, RIGHT, TOP, BOTTOM = 1.1, 2.6, 1.6, 0.5  # margins in inches; class names stand in the right one
@@ -25,7 +36,6 @@ MOST_THUMBNAILS = 20
 THUMBNAIL_PX = 112
 MOST_CLASSES = 6
 LEAST_PROBABILITY = 0.03  # a class that never reaches it is among the others
-ORANGE = "#e69f00"
 CLASS_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 GREY = "#8a8a8a"
 TEXT, NAME = 9, 10
@@ -35,7 +45,7 @@ FIRED = LinearSegmentedColormap.from_list("activations", ["#a34100", "#f0b27a", 
 
 
 @figure_function
-def inside_figure(video: Video, inside: Inside) -> Figure:
+def draw_inspection(video: Video, inside: Inspection) -> Figure:
     """Every column is one frame, from the video strip down to the change of the state; the other orders stand below."""
     num_frames = len(video.frames_TCHW)
     shown = Thumbnails(video)
@@ -52,10 +62,10 @@ def inside_figure(video: Video, inside: Inside) -> Figure:
     _answers(panels["answers"], inside, first, colors)
     _change(panels["change"], first)
     _time_axis(panels["change"], video, shown.places)
-    for name, passage in zip(("shuffled", "reversed"), inside.passages[1:], strict=True):
-        shown.draw(panels[f"{name} video"], passage.frames_T)
-        _answers(panels[name], inside, passage, colors)
-        _frame_axis(panels[name], [str(passage.frames_T[place] + 1) for place in shown.places], shown.places)
+    for name, traced in zip(("shuffled", "reversed"), inside.traces[1:], strict=True):
+        shown.draw(panels[f"{name} video"], traced.frames_T)
+        _answers(panels[name], inside, traced, colors)
+        _frame_axis(panels[name], [str(traced.frames_T[place] + 1) for place in shown.places], shown.places)
     _headings(panels, inside)
     for name in ("states", "answers", "change"):
         _line_at(panels[name], mark + 1)
@@ -63,10 +73,10 @@ def inside_figure(video: Video, inside: Inside) -> Figure:
     return figure
 
 
-def class_colors(inside: Inside) -> dict[int, str]:
+def class_colors(inside: Inspection) -> dict[int, str]:
     """The classes that are drawn on their own, with their colours: the answers, then the most probable at any time."""
-    most_C = np.max([one.probabilities_TC.max(axis=0) for one in inside.passages], axis=0)
-    answers = dict.fromkeys(one.answer for one in inside.passages)
+    most_C = np.max([one.probabilities_TC.max(axis=0) for one in inside.traces], axis=0)
+    answers = dict.fromkeys(one.answer for one in inside.traces)
     others = [int(c) for c in np.argsort(-most_C, kind="stable") if most_C[c] >= LEAST_PROBABILITY]
     return dict(zip(dict.fromkeys([*answers, *others]), CLASS_COLORS, strict=False))
 
@@ -128,7 +138,7 @@ class Thumbnails:
         return [place for place in self.places if place != nearest]
 
 
-def _states(axes: Axes, inside: Inside) -> None:
+def _states(axes: Axes, inside: Inspection) -> None:
     """Retention of every neuron at every frame; where nothing is kept, the states as they are fired."""
     first = inside.in_order
     if inside.keeps:
@@ -154,7 +164,7 @@ def _states(axes: Axes, inside: Inside) -> None:
     bar.set_yticks([0, 0.5, 1] if inside.keeps else [-1, 0, 1])
 
 
-def _neuron_axis(axes: Axes, inside: Inside, ranks: NDArray[np.intp]) -> None:
+def _neuron_axis(axes: Axes, inside: Inspection, ranks: NDArray[np.intp]) -> None:
     """Time constants beside the rows, or what the order of the rows is where there are none."""
     last, neurons = len(ranks) - 1, f"{len(ranks)} neuron{'s' if len(ranks) > 1 else ''}"
     rows = sorted({round(last * share) for share in (0, 0.25, 0.5, 0.75, 1)})
@@ -174,14 +184,14 @@ def _rise(activations_TH: Matrix) -> Matrix:
     return np.asarray(time_T @ activations_TH / np.where(spread_H > 1e-9, spread_H, np.inf), dtype=np.float64)
 
 
-def _answers(axes: Axes, inside: Inside, passage: Passage, colors: dict[int, str]) -> None:
+def _answers(axes: Axes, inside: Inspection, traced: OrderTrace, colors: dict[int, str]) -> None:
     """Probabilities of the most probable classes over time, and of all others together, with their names beside."""
-    places = np.arange(1, len(passage.frames_T) + 1)
+    places = np.arange(1, len(traced.frames_T) + 1)
     dot = 3.2 if len(places) <= 40 else 0
-    drawn = [c for c in colors if passage.probabilities_TC[:, c].max() >= LEAST_PROBABILITY]
-    lines = [(inside.class_names[c], passage.probabilities_TC[:, c], colors[c]) for c in drawn]
+    drawn = [c for c in colors if traced.probabilities_TC[:, c].max() >= LEAST_PROBABILITY]
+    lines = [(inside.class_names[c], traced.probabilities_TC[:, c], colors[c]) for c in drawn]
     if num_others := len(inside.class_names) - len(drawn):
-        others_T = np.delete(passage.probabilities_TC, drawn, axis=1).sum(axis=1)
+        others_T = np.delete(traced.probabilities_TC, drawn, axis=1).sum(axis=1)
         lines.append((f"{num_others} other{'s' if num_others > 1 else ''}", others_T, GREY))
     for rank, (_, values, color) in enumerate(lines):
         style = (0, (3, 2)) if color == GREY else "-"
@@ -236,14 +246,14 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def _change(axes: Axes, passage: Passage) -> None:
+def _change(axes: Axes, traced: OrderTrace) -> None:
     """How far each frame moved the state, the most marked; the first, which meets an empty state, is hollow."""
-    places, most = np.arange(1, len(passage.frames_T) + 1), passage.most_changed
+    places, most = np.arange(1, len(traced.frames_T) + 1), traced.most_changed
     colors = [GREY] * len(places)
     colors[most] = INK
-    axes.vlines(places, 0, passage.change_T, colors=colors, linewidth=1.2)
-    axes.scatter(places, passage.change_T, c=[PAPER, *colors[1:]], edgecolors=colors, s=22, zorder=6, clip_on=False)
-    axes.set_ylim(0, 1.12 * float(passage.change_T.max()) or 1.0)
+    axes.vlines(places, 0, traced.change_T, colors=colors, linewidth=1.2)
+    axes.scatter(places, traced.change_T, c=[PAPER, *colors[1:]], edgecolors=colors, s=22, zorder=6, clip_on=False)
+    axes.set_ylim(0, 1.12 * float(traced.change_T.max()) or 1.0)
     axes.set_ylabel("change", fontsize=TEXT)
     axes.tick_params(axis="y", labelsize=TEXT)
     axes.locator_params(axis="y", nbins=3)
@@ -269,7 +279,7 @@ def _frame_axis(axes: Axes, labels: Sequence[str], places: Sequence[int], said: 
                   color=GREY, linespacing=1.2)  # fmt: skip
 
 
-def _headings(panels: dict[str, Axes], inside: Inside) -> None:
+def _headings(panels: dict[str, Axes], inside: Inspection) -> None:
     layer = f" (layer {inside.layer} of {inside.num_layers})" if inside.num_layers > 1 else ""
     texts = {
         "video": "In order: what the model sees",
@@ -283,7 +293,7 @@ def _headings(panels: dict[str, Axes], inside: Inside) -> None:
         panels[name].annotate(text, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=NAME, fontweight="bold")
 
 
-def states_heading(inside: Inside) -> str:
+def states_heading(inside: Inspection) -> str:
     """What the heat map shows."""
     label = shorten(inside.label, 24)
     if inside.keeps:
@@ -299,18 +309,18 @@ def _line_at(axes: Axes, place: float) -> None:
     axes.axvline(place, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
 
 
-def _title(figure: Figure, video: Video, inside: Inside, colors: dict[int, str]) -> None:
+def _title(figure: Figure, video: Video, inside: Inspection, colors: dict[int, str]) -> None:
     """File and head, and the answer for each of the three orders in the colour of its class."""
     height, column_in = figure.get_figheight(), (WIDTH - LEFT - 0.2) / 3
     figure.text(LEFT / WIDTH, 1 - 0.2 / height, title(video, inside), fontsize=15, fontweight="bold", va="top")
-    for place, passage in enumerate(inside.passages):
+    for place, traced in enumerate(inside.traces):
         across, gap_in = (LEFT + place * column_in) / WIDTH, column_in - 0.25
-        name, said = inside.class_names[passage.answer], f"{digits(passage.probability)}  "
-        figure.text(across, 1 - 0.62 / height, passage.order, fontsize=TEXT, va="top", color=GREY)
+        name, said = inside.class_names[traced.answer], f"{digits(traced.probability)}  "
+        figure.text(across, 1 - 0.62 / height, traced.order, fontsize=TEXT, va="top", color=GREY)
         figure.text(across, 1 - 0.79 / height, _fitted(figure, said, name, gap_in, 13), fontsize=13,
-                    fontweight="bold", va="top", color=colors[passage.answer])  # fmt: skip
+                    fontweight="bold", va="top", color=colors[traced.answer])  # fmt: skip
         if not inside.is_memoryless:
-            name = inside.class_names[int(passage.emptied_C.argmax())]
-            said = f"without memory: {digits(float(passage.emptied_C.max()))}  "
+            name = inside.class_names[int(traced.emptied_C.argmax())]
+            said = f"without memory: {digits(float(traced.emptied_C.max()))}  "
             fitted = _fitted(figure, said, name, gap_in, TEXT)
             figure.text(across, 1 - 1.06 / height, fitted, fontsize=TEXT, va="top", color=GREY)

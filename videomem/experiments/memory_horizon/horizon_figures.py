@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function, shorten
-from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallCard
+from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallResult
 from videomem.experiments.memory_horizon.own_clips import OwnReach
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
+from videomem.experiments.memory_horizon.time_constants import lyapunov_time
 from videomem.statistics.horizons import Curve
 
 TASK_COLORS = {"latch": BLUE, "update": VERMILLION}
@@ -24,30 +25,30 @@ Line = Literal["-", "--", ":"]
 
 
 @figure_function
-def recall_figure(card: RecallCard) -> Figure:
+def recall_figure(result: RecallResult) -> Figure:
     """Accuracy of each memory over the delay, with intervals over seeds; a tick where the horizon is."""
-    figure, panels = _panels(card.memories)
-    longest = card.plan["recipe"]["max_delay"]
-    for axes, one in zip(panels, card.memories, strict=False):
-        for task, result in one.tasks.items():
+    figure, panels = _panels(result.memories)
+    longest = result.plan["recipe"]["max_delay"]
+    for axes, one in zip(panels, result.memories, strict=False):
+        for task, of_task in one.tasks.items():
             color = TASK_COLORS[task]
-            _band(axes, result.accuracy, color)
-            axes.plot(*_points(result.accuracy), color=color, linewidth=1.6)
-            joined = (*_last(result.accuracy), *_points(result.extrapolated)[1])
-            axes.plot([longest, *result.extrapolated.places], joined, color=color, linewidth=1.2, linestyle=":")
-            axes.plot(*_points(result.followed), color=color, linewidth=0.9, linestyle="--")
-            if result.horizon.kind == "crossed" and result.horizon.frames:
-                axes.plot([result.horizon.frames], [(1 + CHANCE) / 2], marker="o", markersize=5, color=color)
+            _band(axes, of_task.accuracy, color)
+            axes.plot(*_points(of_task.accuracy), color=color, linewidth=1.6)
+            joined = (*_last(of_task.accuracy), *_points(of_task.extrapolated)[1])
+            axes.plot([longest, *of_task.extrapolated.places], joined, color=color, linewidth=1.2, linestyle=":")
+            axes.plot(*_points(of_task.followed), color=color, linewidth=0.9, linestyle="--")
+            if of_task.horizon.kind == "crossed" and of_task.horizon.frames:
+                axes.plot([of_task.horizon.frames], [(1 + CHANCE) / 2], marker="o", markersize=5, color=color)
         axes.axhline(CHANCE, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
         axes.axhline((1 + CHANCE) / 2, color=INK, alpha=0.25, linewidth=0.8)
-        axes.axvspan(longest, card.plan["delays"][-1] * 1.3, color=INK, alpha=0.06, linewidth=0)
+        axes.axvspan(longest, result.plan["delays"][-1] * 1.3, color=INK, alpha=0.06, linewidth=0)
         axes.set_xscale("log", base=2)
-        axes.set_xlim(0.8, card.plan["delays"][-1] * 1.3)
+        axes.set_xlim(0.8, result.plan["delays"][-1] * 1.3)
         axes.set_ylim(0, 1.05)
         axes.set_xticks(*_powers(longest))
         axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
     _label(figure, "delay in frames", "accuracy")
-    _key(figure, {task: (TASK_COLORS[task], "-") for task in card.plan["tasks"]})
+    _key(figure, {task: (TASK_COLORS[task], "-") for task in result.plan["tasks"]})
     return figure
 
 
@@ -85,8 +86,7 @@ def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at
         tau = np.sort(np.maximum(one.tau, 0.3))
         axes.step([*tau, tau[-1]], 1 - np.arange(len(tau) + 1) / len(tau), where="pre", color=BLUE, linewidth=1.6)
         if np.isfinite(one.lyapunov):
-            reach = -1 / one.lyapunov if one.lyapunov < 0 else censored_at
-            axes.axvline(min(reach, censored_at), color=VERMILLION, linewidth=1.3, linestyle="--")
+            axes.axvline(min(lyapunov_time(one.lyapunov), censored_at), color=VERMILLION, linewidth=1.3, linestyle="--")
         axes.set_xscale("log", base=2)
         axes.set_xlim(0.25, censored_at * 1.5)
         axes.set_ylim(0, 1.05)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 
 from videomem.experiments.drawing import png
 from videomem.experiments.html import Picture, environment
+from videomem.experiments.json_report import json_bytes
 from videomem.experiments.memory_horizon.horizon_figures import (
     frames_figure,
     gates_figure,
@@ -19,7 +18,7 @@ from videomem.experiments.memory_horizon.horizon_figures import (
     recall_figure,
     time_constant_figure,
 )
-from videomem.experiments.memory_horizon.horizon_result import RecallCard
+from videomem.experiments.memory_horizon.horizon_result import RecallResult
 from videomem.experiments.memory_horizon.horizon_tables import (
     curves_table,
     expectations_table,
@@ -32,17 +31,17 @@ from videomem.statistics.horizons import whole_or_three_digits
 from videomem.utils.atomic import write_atomic
 
 
-def headline(card: RecallCard) -> str:
+def headline(result: RecallResult) -> str:
     """One sentence: which memories reach how far, in the task that needs forgetting too if it was asked."""
-    task = card.plan["tasks"][-1]
-    found = [(one.label, one.tasks[task].horizon) for one in card.memories]
+    task = result.plan["tasks"][-1]
+    found = [(one.label, one.tasks[task].horizon) for one in result.memories]
     learned = [(label, horizon) for label, horizon in found if horizon.frames is not None]
     failed = [label for label, horizon in found if horizon.frames is None]
     cue = "a cue" if task == "latch" else "the latest cue"
     if not learned:
         return f"No memory here can say {cue}, not even at once"
     beyond = [label for label, horizon in learned if horizon.kind == "beyond"]
-    parts = [f"{listed(beyond)} at least {card.plan['recipe']['max_delay']} frames"] if beyond else []
+    parts = [f"{listed(beyond)} at least {result.plan['recipe']['max_delay']} frames"] if beyond else []
     crossed = sorted((horizon.frames or 0, label) for label, horizon in learned if horizon.kind == "crossed")
     parts += [f"{label} {whole_or_three_digits(frames)}" for frames, label in reversed(crossed)]
     end = f"; {listed(failed)} cannot say it at all" if failed else ""
@@ -53,33 +52,33 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def pictures(card: RecallCard, table: FrameTable) -> list[Picture]:
-    """Every figure of a card."""
-    reach = "; ".join(f"{one.label} {one.tasks[task].horizon}" for one in card.memories for task in one.tasks)
-    task = card.memories[0].measured_on
+def pictures(result: RecallResult, table: FrameTable) -> list[Picture]:
+    """Every figure of a result."""
+    reach = "; ".join(f"{one.label} {one.tasks[task].horizon}" for one in result.memories for task in one.tasks)
+    task = result.memories[0].measured_on
     found = [
-        Picture("task", _task_figure(card, table), "Frames of the task: distractors, a cue, the query"),
-        Picture("recall", recall_figure(card), f"Accuracy over delay; horizons in frames: {reach}"),
-        Picture("gradient", gradient_figure(card.memories), "Gradients over lag; numbers in tables/curves.csv"),
+        Picture("task", _task_figure(result, table), "Frames of the task: distractors, a cue, the query"),
+        Picture("recall", recall_figure(result), f"Accuracy over delay; horizons in frames: {reach}"),
+        Picture("gradient", gradient_figure(result.memories), "Gradients over lag; numbers in tables/curves.csv"),
     ]  # fmt: skip
-    if any(max(one.tau, default=0) > 0 for one in card.memories):
-        figure = time_constant_figure(card.memories, card.plan["measured_frames"])
+    if any(max(one.tau, default=0) > 0 for one in result.memories):
+        figure = time_constant_figure(result.memories, result.plan["measured_frames"])
         found.append(Picture("time_constants", figure, "Time constants of neurons; numbers in the table of horizons"))
-    if any(np.ptp(np.array(one.gates)) > 0.01 for one in card.memories):
-        found.append(Picture("gates", gates_figure(card.memories, task), "Retention of every neuron over a sequence"))
+    if any(np.ptp(np.array(one.gates)) > 0.01 for one in result.memories):
+        found.append(Picture("gates", gates_figure(result.memories, task), "Retention of every neuron over a sequence"))
     return found
 
 
-def _task_figure(card: RecallCard, table: FrameTable) -> Any:
+def _task_figure(result: RecallResult, table: FrameTable) -> Any:
     """The frames around the last cue of the sequence whose forget gates are shown, and the query."""
-    one = card.memories[0]
+    one = result.memories[0]
     cue = one.cues[-1]
     places = [cue - 2, cue - 1, cue, cue + 1, cue + 2, len(one.rows) - 1]
     words = ["query" if place == places[-1] else "cue" if place in one.cues else "" for place in places]
     return frames_figure([table.frames_NHWC[one.rows[place]] for place in places], words)
 
 
-def write_recall_report(card: RecallCard, table: FrameTable, folder: Path) -> Mapping[str, Path]:
+def write_recall_report(result: RecallResult, table: FrameTable, folder: Path) -> Mapping[str, Path]:
     """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
     Returns:
@@ -87,29 +86,20 @@ def write_recall_report(card: RecallCard, table: FrameTable, folder: Path) -> Ma
     """
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    shown = pictures(card, table)
+    shown = pictures(result, table)
     page = environment().get_template("memory_horizon/horizon.html.jinja").render(
-        card=card,
-        headline=headline(card),
+        result=result,
+        headline=headline(result),
         pictures={picture.name: picture for picture in shown},
-        horizons=horizons_table(card),
-        expectations=expectations_table(card),
-        num_points=len(curves_table(card).rows),
+        horizons=horizons_table(result),
+        expectations=expectations_table(result),
+        num_points=len(curves_table(result).rows),
     )  # fmt: skip
     write_atomic(folder / "report.html", page.encode("utf-8", "replace"))
-    write_atomic(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
-    for one in recall_tables(card):
+    write_atomic(folder / "memory.json", json_bytes(result.as_plain()))
+    for one in recall_tables(result):
         write_atomic(folder / f"tables/{one.name}.csv", csv_text(one).encode())
     written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
     for picture in shown:
         write_atomic(written[picture.name], png(picture.figure))
     return written
-
-
-def finite(value: Any) -> Any:
-    """Plain data as JSON has it: what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from videomem.experiments.memory_horizon.recall_jobs import RecallOutcome, RecallPlan
+from videomem.experiments.head_labels import distinct_labels
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
 from videomem.statistics.horizons import Curve, Horizon, curve_over_seeds, horizon
 
@@ -79,11 +80,11 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class RecallCard:
+class RecallResult:
     """A recall measurement, complete.
 
     Attributes:
-        schema_version: Of this card.
+        schema_version: Of this result.
         plan: What was trained and asked, plain.
         features: What made the features of the frames.
         memories: In the order of the plan.
@@ -106,23 +107,23 @@ class RecallCard:
         return asdict(self)
 
 
-def reaches(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> tuple[MemoryReach, ...]:
+def reaches(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> tuple[MemoryReach, ...]:
     """One result per memory, over its seeds."""
-    found = [_reach([one for one in outcomes if one.memory == name], plan) for name in plan.memories]
-    labels = [one.label for one in found]
-    # Not all that a config may set is in a label; a name is one head's alone.
-    return tuple(replace(one, label=one.name) if labels.count(one.label) > 1 else one for one in found)
+    found = [_reach([one for one in results if one.memory == name], plan) for name in plan.memories]
+    # A label does not show every setting of a config, so two memories may have the same one.
+    labels = distinct_labels([one.label for one in found], list(plan.memories), list(plan.memories))
+    return tuple(replace(one, label=label) for one, label in zip(found, labels, strict=True))
 
 
-def _reach(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> MemoryReach:
-    tasks = {task: _task([one for one in outcomes if one.task == task], plan) for task in plan.tasks}
+def _reach(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> MemoryReach:
+    tasks = {task: _task([one for one in results if one.task == task], plan) for task in plan.tasks}
     main = plan.tasks[-1]
-    measured = [one.inside for one in outcomes if one.inside is not None]
+    measured = [one.measures for one in results if one.measures is not None]
     lags = measured[0].lags
     gates = np.array(measured[0].keep_TH)
     return MemoryReach(
-        name=outcomes[0].memory,
-        label=outcomes[0].label,
+        name=results[0].memory,
+        label=results[0].label,
         tasks=tasks,
         measured_on=main,
         gradient=curve_over_seeds(lags, [one.gradient for one in measured], log=True),
@@ -133,18 +134,18 @@ def _reach(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> MemoryReach:
         gates=gates[:, np.argsort(-gates.mean(0))].tolist(),
         cues=measured[0].cues,
         rows=measured[0].rows,
-        seconds=sum(one.seconds for one in outcomes),
+        seconds=sum(one.seconds for one in results),
     )
 
 
-def _task(outcomes: Sequence[RecallOutcome], plan: RecallPlan) -> TaskResult:
-    delays, accuracy = np.array(plan.delays), np.array([one.accuracy for one in outcomes])
+def _task(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> TaskResult:
+    delays, accuracy = np.array(plan.delays), np.array([one.accuracy for one in results])
     trained = delays <= plan.recipe.max_delay
     tested = delays[trained]
     return TaskResult(
         accuracy=curve_over_seeds(tested, accuracy[:, trained]),
         extrapolated=curve_over_seeds(delays[~trained], accuracy[:, ~trained]),
-        followed=curve_over_seeds(delays, [one.followed for one in outcomes]),
+        followed=curve_over_seeds(delays, [one.followed for one in results]),
         horizon=horizon(tested, accuracy[:, trained].mean(0), CHANCE),
         horizons=tuple(horizon(tested, one[trained], CHANCE) for one in accuracy),
     )
@@ -167,13 +168,13 @@ def expectations(memories: Sequence[MemoryReach], plan: RecallPlan) -> tuple[Exp
 
 
 def _said(claim: str, holds: bool | None, one: MemoryReach) -> Expectation:
-    horizons = "; ".join(f"{task} {result.horizon}" for task, result in one.tasks.items())
+    horizons = "; ".join(f"{task} {of_task.horizon}" for task, of_task in one.tasks.items())
     found: Literal["confirmed", "refuted", "open"] = "open" if holds is None else "confirmed" if holds else "refuted"
     return Expectation(claim, found, f"horizon in frames: {horizons}")
 
 
 def _memoryless(one: MemoryReach) -> Expectation:
-    holds = all(result.horizon.kind == "not learned" for result in one.tasks.values())
+    holds = all(of_task.horizon.kind == "not learned" for of_task in one.tasks.values())
     return _said(f"{one.label} forgets at once", holds, one)
 
 
@@ -191,7 +192,7 @@ def _keeps_all(one: MemoryReach) -> Expectation:
 
 def _within(one: MemoryReach, claim: str, low: float, high: float) -> Expectation:
     """Whether every horizon lies in a range; one beyond the longest delay may still turn out to."""
-    found = [result.horizon for result in one.tasks.values()]
+    found = [of_task.horizon for of_task in one.tasks.values()]
     if any(
         here.frames is None or here.frames > high or (here.kind == "crossed" and here.frames < low) for here in found
     ):

@@ -1,4 +1,4 @@
-"""A recall measurement from the rendering of its frames to its card."""
+"""A recall measurement from the rendering of its frames to its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from videomem.experiments.clips import made_by
-from videomem.experiments.memory_horizon.horizon_result import SCHEMA_VERSION, RecallCard, expectations, reaches
+from videomem.experiments.memory_horizon.horizon_result import SCHEMA_VERSION, RecallResult, expectations, reaches
 from videomem.experiments.memory_horizon.recall_frames import FrameTable, features_of, recall_frames, render_frames
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, run_recall
 from videomem.experiments.memory_horizon.recall_tasks import LEAD
@@ -31,8 +31,8 @@ def measure_recall(
     num_processes: int = 1,
     tell: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
-) -> tuple[RecallCard, FrameTable]:
-    """Render the frames, extract their features once, train what the cache lacks, and give the card.
+) -> tuple[RecallResult, FrameTable]:
+    """Render the frames, extract their features once, train what the cache lacks, and give the result.
 
     Args:
         plan: What is trained and what is asked.
@@ -41,12 +41,12 @@ def measure_recall(
         num_drawings: Drawings of each frame, `NUM_TEST_DRAWINGS` of which are kept for testing.
         num_processes: Trainings in parallel.
         tell: Called with the number of trainings done and of all.
-        command: Command line, for the card.
+        command: Command line, for the result.
     """
     started, (table, features_ND) = time.perf_counter(), _frames(num_drawings, backbone)
     frames = recall_frames(table, features_ND, NUM_TEST_DRAWINGS, plan.recipe.projection_dim)
     found = reaches(run_recall(plan, frames, cache, num_processes, tell), plan)
-    card = RecallCard(
+    result = RecallResult(
         schema_version=SCHEMA_VERSION,
         plan={**asdict(plan), "measured_frames": LEAD + plan.recipe.max_delay},
         features=made_by(backbone),
@@ -56,7 +56,7 @@ def measure_recall(
         versions=versions(),
         seconds=time.perf_counter() - started,
     )
-    return card, table
+    return result, table
 
 
 @lru_cache(maxsize=1)

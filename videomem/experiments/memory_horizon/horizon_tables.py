@@ -1,43 +1,43 @@
-"""The tables of a recall card, once for the page, the terminal, CSV and W&B."""
+"""The tables of a recall result, once for the page, the terminal, CSV and W&B."""
 
 from __future__ import annotations
 
 import numpy as np
 from rich.table import Table as RichTable
 
-from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallCard, TaskResult
+from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallResult, TaskResult
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
 from videomem.experiments.tables import NOTHING, Column, Table
 from videomem.statistics.horizons import Curve, Horizon, whole_or_three_digits
 
 
-def horizon_text(result: TaskResult) -> str:
+def horizon_text(of_task: TaskResult) -> str:
     """The horizon of the mean over seeds, and the range of the seeds' own: `53 (41 to 70)`."""
-    if len(result.horizons) < 2:
-        return str(result.horizon)
-    ends = sorted(result.horizons, key=_reach)
+    if len(of_task.horizons) < 2:
+        return str(of_task.horizon)
+    ends = sorted(of_task.horizons, key=_reach)
     low, high = str(ends[0]), str(ends[-1])
-    return str(result.horizon) if low == high else f"{result.horizon} ({low} to {high})"
+    return str(of_task.horizon) if low == high else f"{of_task.horizon} ({low} to {high})"
 
 
 def _reach(horizon: Horizon) -> float:
     return horizon.frames if horizon.frames is not None else 0.0
 
 
-def horizons_table(card: RecallCard) -> Table:
-    tasks = tuple(card.plan["tasks"])
-    beyond = [delay for delay in card.plan["delays"] if delay > card.plan["recipe"]["max_delay"]]
+def horizons_table(result: RecallResult) -> Table:
+    tasks = tuple(result.plan["tasks"])
+    beyond = [delay for delay in result.plan["delays"] if delay > result.plan["recipe"]["max_delay"]]
     columns = (
         Column("memory"),
         *(Column(f"{task} horizon") for task in tasks),
         *(Column(f"{task} at {delay}", "share") for task in tasks for delay in beyond),
         Column("tau, median"), Column("tau, top tenth"), Column("-1 / Lyapunov"),
     )  # fmt: skip
-    return Table("horizons", columns, tuple(_horizon_row(one, tasks, card) for one in card.memories))
+    return Table("horizons", columns, tuple(_horizon_row(one, tasks, result) for one in result.memories))
 
 
-def _horizon_row(one: MemoryReach, tasks: tuple[str, ...], card: RecallCard) -> tuple[str | float, ...]:
-    censored_at = card.plan["measured_frames"]
+def _horizon_row(one: MemoryReach, tasks: tuple[str, ...], result: RecallResult) -> tuple[str | float, ...]:
+    censored_at = result.plan["measured_frames"]
     accuracies = [value for task in tasks for value in one.tasks[task].extrapolated.value]
     median, slow = (time_text(float(np.quantile(one.tau, share)), censored_at) for share in (0.5, 0.9))
     common = lyapunov_text(one.lyapunov, censored_at)
@@ -58,18 +58,18 @@ def time_text(frames: float, censored_at: float) -> str:
     return f">= {censored_at:.0f}" if frames >= censored_at else whole_or_three_digits(frames)
 
 
-def expectations_table(card: RecallCard) -> Table:
-    rows = tuple((one.claim, one.found, one.evidence) for one in card.expectations)
+def expectations_table(result: RecallResult) -> Table:
+    rows = tuple((one.claim, one.found, one.evidence) for one in result.expectations)
     return Table("expectations", (Column("expected from theory"), Column("found"), Column("evidence")), rows)
 
 
-def curves_table(card: RecallCard) -> Table:
+def curves_table(result: RecallResult) -> Table:
     """Every point of every curve, one row each."""
     columns = (Column("memory"), Column("curve"), Column("frames", "count"), Column("value", "number"),
                Column("low", "number"), Column("high", "number"))  # fmt: skip
     rows = [
         (one.name, name, place, value, low, high)
-        for one in card.memories
+        for one in result.memories
         for name, curve in _curves(one).items()
         for place, value, low, high in zip(curve.places, curve.value, curve.low, curve.high, strict=True)
     ]
@@ -77,26 +77,26 @@ def curves_table(card: RecallCard) -> Table:
 
 
 def _curves(one: MemoryReach) -> dict[str, Curve]:
-    named = {f"{task} {kind}": getattr(result, kind) for task, result in one.tasks.items()
+    named = {f"{task} {kind}": getattr(of_task, kind) for task, of_task in one.tasks.items()
              for kind in ("accuracy", "extrapolated", "followed")}  # fmt: skip
     return named | {kind: getattr(one, kind) for kind in ("gradient", "direct", "gradient_untrained")}
 
 
-def recall_tables(card: RecallCard) -> list[Table]:
-    return [horizons_table(card), expectations_table(card), curves_table(card)]
+def recall_tables(result: RecallResult) -> list[Table]:
+    return [horizons_table(result), expectations_table(result), curves_table(result)]
 
 
-def recall_summary(card: RecallCard) -> dict[str, float | str]:
+def recall_summary(result: RecallResult) -> dict[str, float | str]:
     """Horizons by memory and task, for W&B."""
-    return {f"{one.name}/{task}_horizon": str(result.horizon) for one in card.memories
-            for task, result in one.tasks.items()}  # fmt: skip
+    return {f"{one.name}/{task}_horizon": str(of_task.horizon) for one in result.memories
+            for task, of_task in one.tasks.items()}  # fmt: skip
 
 
-def terminal_table(card: RecallCard) -> RichTable:
+def terminal_table(result: RecallResult) -> RichTable:
     """The horizons and time constants; the range over seeds and the rest are on the page."""
-    shown, tasks = RichTable(title="how far back, in frames"), card.plan["tasks"]
+    shown, tasks = RichTable(title="how far back, in frames"), result.plan["tasks"]
     for name in ("memory", *tasks, "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
-    for one, row in zip(card.memories, horizons_table(card).rows, strict=True):
+    for one, row in zip(result.memories, horizons_table(result).rows, strict=True):
         shown.add_row(one.label, *(str(one.tasks[task].horizon) for task in tasks), *map(str, row[-3:]))
     return shown

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from videomem.errors import VideomemError
+from videomem.experiments.head_labels import distinct_labels
 from videomem.experiments.memory_horizon.gradients import untrained
 from videomem.experiments.memory_horizon.head_measures import HeadMeasures, measure_head, median_length
 from videomem.experiments.memory_horizon.probe import ProbeCurve
@@ -59,11 +60,11 @@ class OwnReach:
 
 
 @dataclass(frozen=True)
-class OwnCard:
+class OwnResult:
     """Measurements on clips of a catalog.
 
     Attributes:
-        schema_version: Of this card.
+        schema_version: Of this result.
         data: The catalog and its split.
         num_clips: Clips measured.
         num_groups: Groups that they are from.
@@ -88,7 +89,7 @@ class OwnCard:
         return asdict(self)
 
 
-def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0) -> OwnCard:
+def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0) -> OwnResult:
     """Measure trained heads, and heads of the same kind with fresh weights, on the test split of their data.
 
     Args:
@@ -127,7 +128,7 @@ def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, An
             measure_head(head, clips, groups, per_frame, lags_of(num_frames), seed) for head in (classifier.head, fresh)
         ]
         of_label.append((both[0], both[1]))
-    return OwnCard(
+    return OwnResult(
         schema_version=SCHEMA_VERSION,
         data=f"{data.catalog_path}, {data.test_split}",
         num_clips=len(clips),
@@ -143,17 +144,12 @@ def labels_of(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
     It is the head's label, and where several kinds of head have the same one, their number in the order given.
     """
-    kinds: dict[str, list[str]] = {}
-    numbered = []
+    labels, kinds = [], []
     for checkpoint in checkpoints:
-        label = checkpoint.classifier().head.label
+        labels.append(checkpoint.classifier().head.label)
         settings = {name: value for name, value in checkpoint.model_arguments.items() if name != "seed"}
-        kind = json.dumps([settings, checkpoint.features], sort_keys=True)
-        found = kinds.setdefault(label, [])
-        if kind not in found:
-            found.append(kind)
-        numbered.append((label, found.index(kind) + 1))
-    return [f"{label} #{number}" if len(kinds[label]) > 1 else label for label, number in numbered]
+        kinds.append(json.dumps([settings, checkpoint.features], sort_keys=True))
+    return distinct_labels(labels, kinds)
 
 
 def lags_of(num_frames: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +11,12 @@ from rich.table import Table as RichTable
 
 from videomem.experiments.drawing import png
 from videomem.experiments.html import Picture, environment
-from videomem.experiments.inspect.inspection_report import Shown
+from videomem.experiments.inspect.inspection_report import InspectionView
+from videomem.experiments.json_report import json_bytes
 from videomem.experiments.memory_horizon.head_measures import MAX_CLIPS
 from videomem.experiments.memory_horizon.horizon_figures import gradient_figure, own_figure, time_constant_figure
-from videomem.experiments.memory_horizon.horizon_report import finite
 from videomem.experiments.memory_horizon.horizon_tables import lyapunov_text, time_text
-from videomem.experiments.memory_horizon.own_clips import OwnCard, OwnReach
+from videomem.experiments.memory_horizon.own_clips import OwnReach, OwnResult
 from videomem.experiments.tables import NOTHING, Cell, Column, Table, csv_text
 from videomem.statistics.horizons import Curve
 from videomem.utils.atomic import write_atomic
@@ -25,27 +24,27 @@ from videomem.utils.atomic import write_atomic
 CURVES = ("gradient", "direct", "gradient_untrained", "swap", "probe")
 
 
-def reach_table(card: OwnCard) -> Table:
+def reach_table(result: OwnResult) -> Table:
     """One row per memory; what is at a lag is at half the clip."""
-    middle = _middle(card)
+    middle = _middle(result)
     columns = (
         Column("memory"), Column("heads", "count"), Column(f"gradient at {middle}"), Column(f"untrained at {middle}"),
         Column(f"swap at {middle}"), Column(f"partial R² at {middle}"), Column("tau, median"), Column("tau, top tenth"),
         Column("-1 / Lyapunov"),
     )  # fmt: skip
-    return Table("memory", columns, tuple(_row(one, card, middle) for one in card.memories))
+    return Table("memory", columns, tuple(_row(one, result, middle) for one in result.memories))
 
 
-def _middle(card: OwnCard) -> int:
+def _middle(result: OwnResult) -> int:
     """The measured lag nearest to half the clips."""
-    return min(card.memories[0].gradient.places, key=lambda lag: abs(lag - card.num_frames / 2))
+    return min(result.memories[0].gradient.places, key=lambda lag: abs(lag - result.num_frames / 2))
 
 
-def _row(one: OwnReach, card: OwnCard, middle: int) -> tuple[str | int, ...]:
+def _row(one: OwnReach, result: OwnResult, middle: int) -> tuple[str | int, ...]:
     found = [_at(curve, middle) for curve in (one.gradient, one.gradient_untrained, one.swap, one.probe)]
     taus = [float(np.quantile(one.tau, share)) for share in (0.5, 0.9)]
-    return (one.label, one.num_heads, *found, *(_time(frames, card) for frames in taus),
-            lyapunov_text(one.lyapunov, card.num_frames))  # fmt: skip
+    return (one.label, one.num_heads, *found, *(_time(frames, result) for frames in taus),
+            lyapunov_text(one.lyapunov, result.num_frames))  # fmt: skip
 
 
 def _at(curve: Curve, lag: int) -> str:
@@ -53,43 +52,43 @@ def _at(curve: Curve, lag: int) -> str:
     return NOTHING if not np.isfinite(value) else f"{value:.2g}"
 
 
-def _time(frames: float, card: OwnCard) -> str:
+def _time(frames: float, result: OwnResult) -> str:
     """In frames, and in seconds where the rate is known."""
-    text = time_text(frames, card.num_frames)
-    if frames <= 0 or card.seconds_per_frame is None:
+    text = time_text(frames, result.num_frames)
+    if frames <= 0 or result.seconds_per_frame is None:
         return text
-    return f"{text} ({min(frames, card.num_frames) * card.seconds_per_frame:.2g} s)"
+    return f"{text} ({min(frames, result.num_frames) * result.seconds_per_frame:.2g} s)"
 
 
-def layers_table(card: OwnCard) -> Table:
+def layers_table(result: OwnResult) -> Table:
     """Time constants of every layer of every memory, with quartiles over neurons."""
     columns = (Column("memory"), Column("layer", "count"), Column("neurons", "count"), Column("tau, lower quarter"),
                Column("median"), Column("upper quarter"), Column("longest"), Column("-1 / Lyapunov"))  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
-    for one in card.memories:
+    for one in result.memories:
         for number, (taus, exponent) in enumerate(zip(one.taus, one.lyapunovs, strict=True), start=1):
-            times = [_time(float(np.quantile(taus, share)), card) for share in (0.25, 0.5, 0.75, 1)]
-            rows.append((one.label, number, len(taus), *times, lyapunov_text(exponent, card.num_frames)))
+            times = [_time(float(np.quantile(taus, share)), result) for share in (0.25, 0.5, 0.75, 1)]
+            rows.append((one.label, number, len(taus), *times, lyapunov_text(exponent, result.num_frames)))
     return Table("layers", columns, tuple(rows))
 
 
-def own_tables(card: OwnCard) -> list[Table]:
-    return [reach_table(card), layers_table(card), curves_table(card)]
+def own_tables(result: OwnResult) -> list[Table]:
+    return [reach_table(result), layers_table(result), curves_table(result)]
 
 
-def own_summary(card: OwnCard) -> dict[str, float | str]:
+def own_summary(result: OwnResult) -> dict[str, float | str]:
     """Finite numbers by memory, for W&B."""
-    found = {f"{one.label}/lyapunov": one.lyapunov for one in card.memories}
-    found |= {f"{one.label}/tau_median": float(np.median(one.tau)) for one in card.memories}
+    found = {f"{one.label}/lyapunov": one.lyapunov for one in result.memories}
+    found |= {f"{one.label}/tau_median": float(np.median(one.tau)) for one in result.memories}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def curves_table(card: OwnCard) -> Table:
+def curves_table(result: OwnResult) -> Table:
     columns = (Column("memory"), Column("curve"), Column("lag", "count"), Column("value", "number"),
                Column("low", "number"), Column("high", "number"))  # fmt: skip
     rows = [
         (one.label, name, *point)
-        for one in card.memories
+        for one in result.memories
         for name in CURVES
         for curve in [getattr(one, name)]
         for point in zip(curve.places, curve.value, curve.low, curve.high, strict=True)
@@ -97,25 +96,25 @@ def curves_table(card: OwnCard) -> Table:
     return Table("curves", columns, tuple(rows))
 
 
-def pictures(card: OwnCard) -> list[Picture]:
+def pictures(result: OwnResult) -> list[Picture]:
     found = [
         Picture(
-            "probe", own_figure(card.memories, "probe"), "Partial R squared over lag; numbers in tables/curves.csv"
+            "probe", own_figure(result.memories, "probe"), "Partial R squared over lag; numbers in tables/curves.csv"
         ),
-        Picture("swap", own_figure(card.memories, "swap"), "Effect of exchanged frames over lag"),
-        Picture("gradient", gradient_figure(card.memories), "Gradients over lag"),
+        Picture("swap", own_figure(result.memories, "swap"), "Effect of exchanged frames over lag"),
+        Picture("gradient", gradient_figure(result.memories), "Gradients over lag"),
     ]
-    if any(max(one.tau, default=0) > 0 for one in card.memories):
-        figure = time_constant_figure(card.memories, card.num_frames)
+    if any(max(one.tau, default=0) > 0 for one in result.memories):
+        figure = time_constant_figure(result.memories, result.num_frames)
         found.append(Picture("time_constants", figure, "Time constants of neurons"))
     return found
 
 
-def write_own_report(card: OwnCard, folder: Path, videos: Sequence[Shown] = ()) -> Mapping[str, Path]:
+def write_own_report(result: OwnResult, folder: Path, videos: Sequence[InspectionView] = ()) -> Mapping[str, Path]:
     """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
     Args:
-        card: What was measured.
+        result: What was measured.
         folder: Where to write.
         videos: Clips seen from the inside, as `videomem inspect` shows them.
     Returns:
@@ -123,19 +122,19 @@ def write_own_report(card: OwnCard, folder: Path, videos: Sequence[Shown] = ()) 
     """
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    shown = pictures(card)
+    shown = pictures(result)
     template = environment().get_template("memory_horizon/own_clips.html.jinja")
     page = template.render(
-        card=card,
-        reach=reach_table(card),
+        result=result,
+        reach=reach_table(result),
         videos=videos,
-        layers=layers_table(card),
+        layers=layers_table(result),
         pictures={one.name: one for one in shown},
         max_clips=MAX_CLIPS,
     )
     write_atomic(folder / "report.html", page.encode("utf-8", "replace"))
-    write_atomic(folder / "memory.json", (json.dumps(finite(card.as_plain()), indent=1) + "\n").encode())
-    for table in own_tables(card):
+    write_atomic(folder / "memory.json", json_bytes(result.as_plain()))
+    for table in own_tables(result):
         write_atomic(folder / f"tables/{table.name}.csv", csv_text(table).encode())
     shown += [video.picture for video in videos]
     written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
@@ -144,17 +143,17 @@ def write_own_report(card: OwnCard, folder: Path, videos: Sequence[Shown] = ()) 
     return written
 
 
-def terminal_table(card: OwnCard) -> RichTable:
+def terminal_table(result: OwnResult) -> RichTable:
     """The table of the page with short words; times in frames."""
-    middle, rate = _middle(card), card.seconds_per_frame
-    on = f"{card.num_clips} clips of {card.num_groups} groups"
+    middle, rate = _middle(result), result.seconds_per_frame
+    on = f"{result.num_clips} clips of {result.num_groups} groups"
     apart = "" if rate is None else f", a frame is {rate:.3g} s"
     shown = RichTable(
-        box=SIMPLE_HEAD, pad_edge=False, title=f"how far back on {on}; lag {middle} of {card.num_frames}{apart}"
+        box=SIMPLE_HEAD, pad_edge=False, title=f"how far back on {on}; lag {middle} of {result.num_frames}{apart}"
     )
     for name in ("memory", "gradient", "untrained", "swap", "R²", "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
-    for one, row in zip(card.memories, reach_table(card).rows, strict=True):
-        taus = (time_text(float(np.quantile(one.tau, share)), card.num_frames) for share in (0.5, 0.9))
+    for one, row in zip(result.memories, reach_table(result).rows, strict=True):
+        taus = (time_text(float(np.quantile(one.tau, share)), result.num_frames) for share in (0.5, 0.9))
         shown.add_row(*map(str, row[:1] + row[2:6]), *taus, str(row[-1]))
     return shown

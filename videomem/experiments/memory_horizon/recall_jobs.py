@@ -1,4 +1,4 @@
-"""All trainings of a recall measurement: memories x tasks x seeds, each kept as it is done."""
+"""The training jobs of a recall measurement: memories x tasks x seeds, each result cached in a file."""
 
 from __future__ import annotations
 
@@ -14,38 +14,44 @@ import numpy as np
 import torch
 
 from videomem.errors import VideomemError
+from videomem.experiments.cached_jobs import run_cached
 from videomem.experiments.memory_horizon.gradients import sensitivity, untrained
 from videomem.experiments.memory_horizon.recall_frames import RecallFrames
-from videomem.experiments.memory_horizon.recall_training import Recipe, as_batch, recall, train_recall, unseen_sequences
+from videomem.experiments.memory_horizon.recall_training import (
+    RecallRecipe,
+    as_batch,
+    recall,
+    train_recall,
+    unseen_sequences,
+)
 from videomem.experiments.memory_horizon.time_constants import lyapunov, retention
 from videomem.experiments.trace import trace
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic
-from videomem.utils.parallel_jobs import run_parallel
 
-SCHEMA = 2  # Raise it when a change of code changes what an outcome is.
-GATE_DELAY = 32  # of the sequence whose retention is kept as a picture
+SCHEMA = 3  # Increase it when a change of the code changes the content of a training result.
+GATE_DELAY = 32  # delay in frames of the sequence whose retention is kept for the figure
 
 
 @dataclass(frozen=True)
 class RecallPlan:
-    """What is trained and what is asked.
+    """What is trained and tested.
 
     Attributes:
-        memories: Plain descriptions by name.
-        tasks: Of `tasks.TASKS`.
-        num_seeds: Trainings of each memory on each task.
-        recipe: How heads are trained.
-        delays: Delays that are tested, in frames; those above `recipe.max_delay` are extrapolation.
-        num_test: Test sequences of each delay.
-        num_measured: Test sequences of the longest training delay on which gradients and retention are measured.
-        num_probes: Backward passes per gradient.
+        memories: Memories as plain data, by name.
+        tasks: Names of tasks in `recall_tasks.TASKS`.
+        num_seeds: Number of trainings of each memory on each task.
+        recipe: Training hyperparameters.
+        delays: Test delays in frames. Delays above `recipe.max_delay` test extrapolation.
+        num_test: Number of test sequences per delay.
+        num_measured: Number of test sequences, with the longest training delay, for gradients and retention.
+        num_probes: Number of backward passes per gradient.
     """
 
     memories: dict[str, dict[str, Any]]
     tasks: tuple[str, ...] = ("latch", "update")
     num_seeds: int = 3
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: RecallRecipe = field(default_factory=RecallRecipe)
     delays: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
     num_test: int = 256
     num_measured: int = 8
@@ -53,18 +59,18 @@ class RecallPlan:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """What was measured inside a head, on sequences of the longest training delay.
+class RecallMeasures:
+    """Gradients, time constants and retention of a head, on sequences with the longest training delay.
 
     Attributes:
         lags: Lags of the gradients, in frames.
-        gradient: Of the answer at the query, relative to lag 0, trained.
-        direct: Of it the part along the retention alone.
-        gradient_untrained: Of a head with fresh weights.
-        tau: Time constant of each neuron, in frames, rising.
-        lyapunov: Largest Lyapunov exponent, per frame; -inf where no state is carried.
-        keep_TH: Retention of each neuron at each frame of one shorter sequence.
-        cues: Places of the cues in that sequence.
+        gradient: Gradient of the answer at the query with respect to the frame at each lag, relative to lag 0.
+        direct: The part of it that flows along the retention alone.
+        gradient_untrained: Gradient of a head with fresh weights.
+        tau: Time constant of each neuron in frames, sorted.
+        lyapunov: Largest Lyapunov exponent per frame; -inf where no state is carried.
+        keep_TH: Retention of each neuron at each frame of one sequence with delay `GATE_DELAY`.
+        cues: Positions of the cues in that sequence.
         rows: Rows of its frames in the frame table.
     """
 
@@ -80,18 +86,18 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class RecallOutcome:
-    """One training and what was measured on it.
+class RecallTrainingResult:
+    """One training and its test results.
 
     Attributes:
-        memory: The memory's name.
+        memory: Name of the memory.
         label: The memory with its parameters.
-        task: The task.
-        seed: The seed.
-        accuracy: At each delay of the plan.
-        followed: How far the answer follows the cue alone, at each delay: see `recall.recall`.
-        seconds: Time to train.
-        inside: What was measured inside the head; None but for the last task of the plan.
+        task: Name of the task.
+        seed: Seed of the training.
+        accuracy: Accuracy at each delay of the plan.
+        followed: How far the answer follows the cue alone at each delay; see `recall_training.recall`.
+        seconds: Training time.
+        measures: Measurements on the head; None except for the last task of the plan.
     """
 
     memory: str
@@ -101,7 +107,7 @@ class RecallOutcome:
     accuracy: list[float]
     followed: list[float]
     seconds: float
-    inside: Inside | None
+    measures: RecallMeasures | None
 
 
 def run_recall(
@@ -110,45 +116,42 @@ def run_recall(
     cache: Path,
     num_processes: int = 1,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> list[RecallOutcome]:
-    """Train what the cache lacks and return every outcome.
+) -> list[RecallTrainingResult]:
+    """Runs the training jobs that are not cached, and returns the results of all.
 
     Args:
-        plan: What to train.
+        plan: What to train and test.
         frames: The frames.
-        cache: Folder of outcomes, named by their causes; each is written when it is done.
-        num_processes: Trainings in parallel.
-        tell: Called with the number of trainings done and of all.
+        cache: Folder of training results. Each file is named by a hash of everything that determines the result.
+        num_processes: Number of trainings in parallel.
+        tell: Called with the number of finished jobs and the number of all jobs.
     Raises:
-        VideomemError: If training diverges, or the file of an outcome is damaged.
+        VideomemError: If a training diverges, or the file of a result is damaged.
     """
-    calls = [
-        (task, name, seed, cache / f"{_key(plan, frames, name, task, seed)}.json")
+    calls = {
+        cache / f"{_key(plan, frames, name, task, seed)}.json": (task, name, seed)
         for seed in range(plan.num_seeds)
         for task in plan.tasks
         for name in plan.memories
-    ]
-    todo = [call for call in calls if not call[3].is_file()]
-    done = len(calls) - len(todo)
-    tell(done, len(calls))
+    }
     cache.mkdir(parents=True, exist_ok=True)
-    for finished in run_parallel(_train_and_keep, todo, (plan, frames), min(num_processes, len(todo))):
-        done += finished
-        tell(done, len(calls))
-    return [_read_outcome(call[3]) for call in calls]
+    run_cached(_train_and_write, calls, (plan, frames), num_processes, tell)
+    return [_read(path) for path in calls]
 
 
-def _read_outcome(path: Path) -> RecallOutcome:
+def _read(path: Path) -> RecallTrainingResult:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        inside = plain["inside"]
-        return RecallOutcome(**{**plain, "inside": None if inside is None else Inside(**inside)})
+        measures = plain["measures"]
+        return RecallTrainingResult(**{**plain, "measures": None if measures is None else RecallMeasures(**measures)})
     except (ValueError, KeyError, TypeError) as error:
-        raise VideomemError(f"{path}: a damaged outcome ({type(error).__name__}); delete it and run again") from error
+        raise VideomemError(
+            f"{path}: damaged training result ({type(error).__name__}); delete the file and run the command again"
+        ) from error
 
 
 def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int) -> str:
-    """Hash of every cause of an outcome."""
+    """Returns a hash of everything that determines a training result."""
     protocol = {
         field: value for field, value in asdict(plan).items() if field not in ("memories", "tasks", "num_seeds")
     }
@@ -159,18 +162,18 @@ def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int
     return sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _train_and_keep(task: str, name: str, seed: int, path: Path, shared: tuple[RecallPlan, RecallFrames]) -> None:
-    outcome = train_and_measure(*shared, task, name, seed)
-    write_atomic(path, (json.dumps(asdict(outcome)) + "\n").encode())
+def _train_and_write(task: str, name: str, seed: int, path: Path, shared: tuple[RecallPlan, RecallFrames]) -> None:
+    result = train_and_measure(*shared, task, name, seed)
+    write_atomic(path, (json.dumps(asdict(result)) + "\n").encode())
 
 
-def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: str, seed: int) -> RecallOutcome:
-    """Train one head and ask it to recall; on the plan's last task, look inside it too."""
+def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: str, seed: int) -> RecallTrainingResult:
+    """Trains one head and tests its recall. On the last task of the plan, also measures the head."""
     started = time.perf_counter()
     classifier = train_recall(task, plan.memories[name], frames, plan.recipe, seed)
     seconds, head = time.perf_counter() - started, classifier.head
     accuracy, followed = recall(head, task, frames, plan.delays, plan.num_test)
-    return RecallOutcome(
+    return RecallTrainingResult(
         memory=name,
         label=head.label.removesuffix(" last"),
         task=task,
@@ -178,11 +181,11 @@ def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: s
         accuracy=accuracy,
         followed=followed,
         seconds=seconds,
-        inside=_look_inside(plan, frames, classifier, task, seed) if task == plan.tasks[-1] else None,
+        measures=_measure(plan, frames, classifier, task, seed) if task == plan.tasks[-1] else None,
     )
 
 
-def _look_inside(plan: RecallPlan, frames: RecallFrames, classifier: LitClassifier, task: str, seed: int) -> Inside:
+def _measure(plan: RecallPlan, frames: RecallFrames, classifier: LitClassifier, task: str, seed: int) -> RecallMeasures:
     head = classifier.head
     longest = as_batch(unseen_sequences(task, frames, plan.recipe.max_delay, plan.num_measured), frames).x
     lags = [0, *(delay for delay in plan.delays if delay <= plan.recipe.max_delay)]
@@ -191,7 +194,7 @@ def _look_inside(plan: RecallPlan, frames: RecallFrames, classifier: LitClassifi
     shown = unseen_sequences(task, frames, GATE_DELAY, 1)
     with torch.inference_mode():
         keep_TH = trace(head, as_batch(shown, frames).x).layers[-1].keep_BTH[0]
-    return Inside(
+    return RecallMeasures(
         lags=lags,
         gradient=list(trained.gradient),
         direct=list(trained.direct),

@@ -26,7 +26,7 @@ _TRAIN, _TEST = range(2)  # kinds of randomness, so that no two draws share a se
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RecallRecipe:
     """How heads learn to recall.
 
     Attributes:
@@ -46,7 +46,9 @@ class Recipe:
     projection_dim: int = 64
 
 
-def train_recall(task: str, memory: dict[str, Any], frames: RecallFrames, recipe: Recipe, seed: int) -> LitClassifier:
+def train_recall(
+    task: str, memory: dict[str, Any], frames: RecallFrames, recipe: RecallRecipe, seed: int
+) -> LitClassifier:
     """A head trained on a task, read at the query alone.
 
     Args:
@@ -102,7 +104,7 @@ class DrawnData(LightningDataModule):
 
 
 class _Batches(IterableDataset[VideoBatch]):
-    def __init__(self, task: str, frames: RecallFrames, recipe: Recipe, seed: int) -> None:
+    def __init__(self, task: str, frames: RecallFrames, recipe: RecallRecipe, seed: int) -> None:
         self._task, self._frames, self._recipe, self._seed = task, frames, recipe, seed
 
     def __iter__(self) -> Iterator[VideoBatch]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon.gradients import ELEMENTS, check_features, in_double
-from videomem.experiments.trace import Trace, trace
+from videomem.experiments.trace import Trace, time_constants, trace
 from videomem.heads import Head, Memory, State
 
 Floats = NDArray[np.float64]
@@ -39,11 +39,10 @@ class Retention:
 
 @torch.no_grad()
 def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
-    """Time constants of what each layer keeps: tau = -1 / mean of log keep, over clips and frames, per neuron.
+    """Measures the time constants of each layer: tau = -1 / mean(log keep) per neuron, over clips and frames.
 
-    Through k frames there flows keep_1 * ... * keep_k = exp(-k / tau) of what was there, so the mean is of logarithms.
-    The first frame of a clip has no past to keep and does not count, unless it is the only one.
-    It is the share kept unprocessed; what an recurrent term brings back is not in it (see `lyapunov`). What `keep` is:
+    The first frame of a clip has no past to keep and is left out, unless it is the only one. `keep` is the share of the
+    state that passes unprocessed; it does not include what the recurrent term adds (see `lyapunov`):
 
     | memory | keep |
     |---|---|
@@ -56,14 +55,14 @@ def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
     | `minlstm` | f / (f + i) |
 
     Args:
-        head: A head, trained or not; it is left as it was.
+        head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
     Returns:
-        One per layer, from the frames upwards.
+        One result per layer, from input to output.
     Raises:
-        VideomemError: If the features are not what the head takes.
+        VideomemError: If the shape of the features does not fit the head.
     Reference:
-        Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2 (gates as inverse times).
+        See `trace.time_constants`.
     """
     num_frames = x_BTD.shape[1]
     first = min(1, num_frames - 1)
@@ -76,8 +75,7 @@ def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
 
 
 def _retention(log_keep_H: Floats, num_frames: int) -> Retention:
-    with np.errstate(divide="ignore"):
-        tau_H = np.where(log_keep_H < 0, -1 / log_keep_H, np.inf)
+    tau_H = time_constants(log_keep_H)
     return Retention(
         tau_H=np.minimum(tau_H, num_frames),
         censored_at=num_frames,

@@ -15,8 +15,8 @@ from videomem.batch import VideoBatch
 from videomem.experiments import permutations
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
-from videomem.experiments.memory_horizon.recall_training import DrawnData, Recipe
-from videomem.experiments.trace import trace
+from videomem.experiments.memory_horizon.recall_training import DrawnData, RecallRecipe
+from videomem.experiments.trace import time_constants, trace
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH
 from videomem.heads import Leaky
@@ -59,7 +59,7 @@ SECTIONS: dict[str, Section] = {
 
 def recall_plan(names: Sequence[str]) -> RecallPlan:
     """A short recall measurement: up to 64 frames, two seeds."""
-    recipe = Recipe(num_steps=400, max_delay=64)
+    recipe = RecallRecipe(num_steps=400, max_delay=64)
     delays = (1, 2, 4, 8, 16, 32, 64, 128)
     return RecallPlan(read_memories(names, recipe.hidden_dim), num_seeds=2, recipe=recipe, delays=delays)
 
@@ -170,5 +170,5 @@ def pulses(num_frames: int = 64) -> list[Pulse]:
             memory.input.bias.zero_()
             left_T = memory(x_BTD, torch.tensor([num_frames]))[0][0, :, 0].double().numpy()
         tau = -1 / np.polyfit(np.arange(num_frames), np.log(left_T), 1)[0]
-        found.append(Pulse(alpha, left_T, float(tau), float(-1 / np.log(alpha))))
+        found.append(Pulse(alpha, left_T, float(tau), float(time_constants(np.log(alpha)))))
     return found

@@ -1,7 +1,7 @@
-"""How much any classifier of clips relies on the order of their frames, whatever it is made of.
+"""How much any video classifier relies on the order of frames.
 
-A trained model is evaluated on clips in order, shuffled, and under every perturbation of a suite of
-perturbations. That measures what the trained model relies on, not what order was worth in training.
+A trained model is evaluated on clips in order, shuffled, and under every other perturbation of a perturbation suite.
+This measures what the trained model relies on, not whether frame order was useful for training it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
-from videomem.experiments.model_sensitivity.asking import (
-    Asking,
+from videomem.experiments.frame_order_predictions import PerturbationEffect
+from videomem.experiments.json_report import finite
+from videomem.experiments.model_sensitivity.clip_predictions import (
+    ClipPredictions,
     Model,
-    Outcome,
+    PredictionSettings,
     as_tensor,
-    ask,
-    evaluating,
+    evaluation_mode,
+    predict_clip,
     with_shuffle,
 )
 from videomem.experiments.permutations import Perturbation
@@ -35,41 +37,27 @@ Clips = Sequence[Tensor] | Sequence[NDArray[Any]]
 
 
 class Indexable(Protocol):
-    """What clips may be: anything that gives clip i when asked for it."""
+    """A collection of clips that returns clip i for the index i."""
 
     def __getitem__(self, place: int, /) -> Tensor | NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
-class Condition:
-    """All clips under one perturbation.
+class PerturbationSensitivity(PerturbationEffect):
+    """The effect of one perturbation, with the changes of predictions and logits.
 
     Attributes:
-        name: Kind of perturbation, as `Perturbation.name`; `order` where nothing is perturbed.
-        label: The kind with its parameter.
-        displacement: Mean |i - pi(i)| / T.
-        kendall_tau: Kendall's tau-b between shown place and true place; None where it is never defined.
-        adjacency: Share of adjacent pairs of frames that stay adjacent, in either direction.
-        accuracy: Share of clips classified rightly, mean over the frame orders of each.
-        reliance: Accuracy in order minus accuracy here.
-        flip_rate: Share of answers that are another class than in order.
-        max_logit_change: Largest change of any logit against the clip in order.
+        flip_rate: Share of predictions that differ from the prediction in order.
+        max_logit_change: Largest absolute change of any logit against the clip in order.
     """
 
-    name: str
-    label: str
-    displacement: float
-    kendall_tau: float | None
-    adjacency: float
-    accuracy: Estimate
-    reliance: Estimate
     flip_rate: float
     max_logit_change: float
 
 
 @dataclass(frozen=True)
 class ClassSensitivity:
-    """One class: its clips, and the share of them classified rightly in order and shuffled."""
+    """Number of clips of one class, and the accuracy on them in order and shuffled."""
 
     name: str
     num_clips: int
@@ -79,18 +67,20 @@ class ClassSensitivity:
 
 @dataclass(frozen=True)
 class OrderSensitivity:
-    """What `order_sensitivity` found.
+    """The result of `order_sensitivity`.
 
     Attributes:
-        conditions: In order, shuffled, and the other perturbations of the perturbation suite.
+        conditions: Results in order, shuffled, and under the other perturbations of the suite.
         reliance_test: Randomisation test of shuffled against in order.
         classes: The classes that have clips.
-        majority: Accuracy of always answering the most frequent class of these clips.
-        num_permutations: Frame orders of each clip on each random perturbation.
+        majority: Accuracy of always predicting the most frequent class of these clips.
+        num_clips: Number of clips.
+        num_groups: Number of groups they were cut from.
+        num_permutations: Number of frame orders of each clip under each random perturbation.
         seed: Seed of the frame orders.
     """
 
-    conditions: tuple[Condition, ...]
+    conditions: tuple[PerturbationSensitivity, ...]
     reliance_test: Randomization
     classes: tuple[ClassSensitivity, ...]
     majority: float
@@ -105,8 +95,8 @@ class OrderSensitivity:
         return self.conditions[0].accuracy
 
     @property
-    def shuffled(self) -> Condition:
-        """The frames shuffled."""
+    def shuffled(self) -> PerturbationSensitivity:
+        """Result with shuffled frames."""
         return next(condition for condition in self.conditions if condition.name == "shuffle")
 
     @property
@@ -115,7 +105,7 @@ class OrderSensitivity:
         return self.shuffled.reliance
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """A plain row for each condition, shares of 1, with the ends of the 95 % intervals."""
+        """Returns one row per condition, as shares of 1, with both ends of the 95 % intervals."""
         return [
             {
                 "name": row.name,
@@ -136,18 +126,18 @@ class OrderSensitivity:
         ]
 
     def as_plain(self) -> dict[str, Any]:
-        """Numbers, strings, lists and dicts, as JSON has them."""
-        plain = asdict(self)
-        return {**plain, "conditions": list(plain["conditions"]), "classes": list(plain["classes"])}
+        """Returns the result as plain data for JSON, with None for numbers that are not finite."""
+        plain: dict[str, Any] = finite(asdict(self))
+        return plain
 
     def sentence(self) -> str:
-        """One plain sentence with the effect, its interval and p."""
+        """Returns a sentence with the effect of shuffling, its interval and p-value."""
         points = [100 * value for value in (self.reliance.value, self.reliance.low, self.reliance.high)]
-        command = "changes" if points[0] == 0 else "lowers" if points[0] > 0 else "raises"
+        change = "changes" if points[0] == 0 else "lowers" if points[0] > 0 else "raises"
         sign = 1 if points[0] >= 0 else -1
         low, high = sorted(sign * end for end in points[1:])
         return (
-            f"Shuffling the frames {command} accuracy by {sign * points[0]:.1f} points (95 % interval {low:.1f} to "
+            f"Shuffling the frames {change} accuracy by {sign * points[0]:.1f} points (95 % interval {low:.1f} to "
             f"{high:.1f}, p = {self.reliance_test.p:.2g}): from {self.accuracy.value:.3f} to "
             f"{self.shuffled.accuracy.value:.3f} on {self.num_clips} clips of {self.num_groups} groups."
         )
@@ -166,47 +156,50 @@ def order_sensitivity(
     suite: Sequence[Perturbation] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> OrderSensitivity:
-    """Measure how much a model relies on the order of frames.
+    """Measures how much a model relies on the order of frames.
 
-    One clip is in memory at a time, and each is asked for once. A batch holds frame orders of one clip, those that are
-    the same once only, so clips may differ in length and shape. A module is put into evaluation mode meanwhile; one
-    that a function hides cannot be.
+    Each clip is read once, and only one clip is in memory at a time. A batch holds distinct frame orders of one clip,
+    so clips may differ in length and shape. If the model is a module, it is evaluated in evaluation mode and its
+    previous mode is restored afterwards; a module that is wrapped in a function is used in its current mode.
 
     Args:
-        model: Anything that gives logits (B, C) of clips (B, T, ...); softmax or not, the largest is the answer.
-        clips: Gives clip i (T_i, ...), a tensor or an array, when asked for `clips[i]`. Axis 0 is time.
-        labels: Class of each clip, 0 to C - 1; or its name, with `class_names`.
-        groups: Source of each clip, such as the video it was cut from: clips of one source are not independent.
-        num_permutations: Frame orders of each clip on each random perturbation.
-        batch_size: Frame orders at once.
-        seed: Seed of the frame orders; clip i has those of (seed, i).
-        device: Where clips are put; by default where the module's parameters are.
-        suite: Perturbations beside the shuffle; by default `permutations.suite` of the first clip's length. Empty:
-            none.
-        class_names: Names of the model's outputs.
+        model: Callable that returns logits (B, C) for clips (B, T, ...). The largest value is the prediction, so
+            probabilities work too.
+        clips: Clips as tensors or arrays (T_i, ...): a sequence, or any object that returns clip i for `clips[i]`.
+        labels: Class of each clip, from 0 to C - 1, or its name if `class_names` is given.
+        groups: Source of each clip, such as the video it was cut from. Clips of one group are not independent.
+        num_permutations: Number of frame orders of each clip under each random perturbation.
+        batch_size: Number of frame orders per batch.
+        seed: Seed of the frame orders; those of clip i are drawn with the seed (seed, i).
+        device: Device that clips are moved to; by default the device of the module's parameters.
+        suite: Perturbations in addition to the shuffle; by default `permutations.suite` for the length of the first
+            clip. With an empty sequence, only the shuffle is measured.
+        class_names: Names of the outputs of the model.
     Raises:
-        VideomemError: If labels, groups, clips or logits are not as described.
+        VideomemError: If labels, groups, clips or logits do not have the described form.
     """
     places = _class_places(labels, class_names)
     num_clips = len(clips) if isinstance(clips, Sized) else len(places)
     if not len(places) == len(groups) == num_clips:
         raise VideomemError(
-            f"{num_clips} clips, {len(places)} labels, {len(groups)} groups: there must be one for each"
+            f"{num_clips} clips, {len(places)} labels, {len(groups)} groups; give one label and one group per clip"
         )
     check_groups(groups)
     first = [as_tensor(clips[0], 0)]
     perturbations = with_shuffle(permutations.suite(len(first[0])) if suite is None else suite)
-    asking = Asking(num_permutations, batch_size, seed, device, None if class_names is None else len(class_names))
-    with evaluating(model):
-        outcomes = [
-            ask(model, first.pop() if place == 0 else clips[place], label, place, perturbations, asking)
+    settings = PredictionSettings(
+        num_permutations, batch_size, seed, device, None if class_names is None else len(class_names)
+    )
+    with evaluation_mode(model):
+        predictions = [
+            predict_clip(model, first.pop() if place == 0 else clips[place], label, place, perturbations, settings)
             for place, label in enumerate(places)
         ]
-    return summarize(outcomes, places, groups, perturbations, asking, class_names)
+    return summarize(predictions, places, groups, perturbations, settings, class_names)
 
 
 def check_groups(groups: Sequence[Hashable]) -> None:
-    """Refuse clips whose uncertainty cannot be told, before the model is asked.
+    """Checks that there are enough groups to estimate the uncertainty, before the model is evaluated.
 
     Raises:
         VideomemError: If there are fewer than 2 groups.
@@ -218,19 +211,21 @@ def check_groups(groups: Sequence[Hashable]) -> None:
 
 
 def summarize(
-    outcomes: Sequence[Sequence[Outcome]],
+    predictions: Sequence[Sequence[ClipPredictions]],
     labels: Sequence[int],
     groups: Sequence[Hashable],
     perturbations: Sequence[Perturbation],
-    asking: Asking,
+    settings: PredictionSettings,
     class_names: Sequence[str] | None = None,
 ) -> OrderSensitivity:
-    """All clips together: `outcomes` has those of each clip, one for each perturbation."""
+    """Summarises `predictions`, which holds for each clip one result per perturbation."""
     number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     groups_N = np.array([number[group] for group in groups])
-    by_perturbation = list(zip(*outcomes, strict=True))
-    right = [np.array([outcome.right_K.mean() for outcome in perturbation]) for perturbation in by_perturbation]
-    correct_NA = np.stack([np.concatenate([o.right_K, s.right_K]) for o, s in zip(*by_perturbation[:2], strict=True)])
+    by_perturbation = list(zip(*predictions, strict=True))
+    right = [np.array([one.correct_K.mean() for one in perturbation]) for perturbation in by_perturbation]
+    correct_NA = np.stack(
+        [np.concatenate([o.correct_K, s.correct_K]) for o, s in zip(*by_perturbation[:2], strict=True)]
+    )
     conditions = [
         _condition(perturbation, found, right_N, right[0] - right_N, groups_N)
         for perturbation, found, right_N in zip(perturbations, by_perturbation, right, strict=True)
@@ -246,47 +241,48 @@ def summarize(
     ]
     return OrderSensitivity(
         conditions=tuple(conditions),
-        reliance_test=reliance_test(correct_NA, groups_N, seed=asking.seed),
+        reliance_test=reliance_test(correct_NA, groups_N, seed=settings.seed),
         classes=tuple(classes),
         majority=float(counts.max() / len(labels)),
         num_clips=len(labels),
         num_groups=len(number),
-        num_permutations=asking.num_permutations,
-        seed=asking.seed,
+        num_permutations=settings.num_permutations,
+        seed=settings.seed,
     )
 
 
 def _condition(
     perturbation: Perturbation,
-    found: Sequence[Outcome],
+    found: Sequence[ClipPredictions],
     right_N: NDArray[np.float64],
     lost_N: NDArray[np.float64],
     groups_N: NDArray[np.int64],
-) -> Condition:
+) -> PerturbationSensitivity:
     runs_N = np.zeros_like(groups_N)
-    taus = [outcome.kendall_tau for outcome in found if outcome.kendall_tau is not None]
-    return Condition(
+    displacements, found_taus, adjacencies = zip(*(one.measures for one in found), strict=True)
+    taus = [tau for tau in found_taus if tau is not None]
+    return PerturbationSensitivity(
         name=perturbation.name,
         label=perturbation.label,
-        displacement=float(np.mean([outcome.displacement for outcome in found])),
+        displacement=float(np.mean(displacements)),
         kendall_tau=float(np.mean(taus)) if taus else None,
-        adjacency=float(np.mean([outcome.adjacency for outcome in found])),
+        adjacency=float(np.mean(adjacencies)),
         accuracy=estimate_mean(right_N, groups_N, runs_N),
         reliance=estimate_mean(lost_N, groups_N, runs_N),
-        flip_rate=float(np.mean([outcome.flipped for outcome in found])),
-        max_logit_change=max(outcome.max_logit_change for outcome in found),
+        flip_rate=float(np.mean([one.flip_rate for one in found])),
+        max_logit_change=max(one.max_logit_change for one in found),
     )
 
 
 def _class_places(labels: Sequence[int] | Sequence[str], class_names: Sequence[str] | None) -> list[int]:
-    """Labels as numbers of classes from 0."""
+    """Returns the class index of each label."""
     known = {} if class_names is None else {name: place for place, name in enumerate(class_names)}
     places = []
     for label in labels:
         if isinstance(label, str) and label not in known:
-            raise VideomemError(f"label {label!r} is none of class_names; give numbers, or the names of all outputs")
+            raise VideomemError(f"label {label!r} is none of class_names; give indices, or the names of all outputs")
         place = known[label] if isinstance(label, str) else int(label)
         if place < 0:
-            raise VideomemError(f"label {place} is negative; classes count from 0")
+            raise VideomemError(f"label {place} is negative, but class indices start at 0")
         places.append(place)
     return places

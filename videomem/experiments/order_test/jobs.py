@@ -20,6 +20,7 @@ from torch import Tensor
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips
+from videomem.experiments.frame_order_predictions import permute_frames
 from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.frame_orders import (
     ConditionData,
@@ -32,7 +33,6 @@ from videomem.experiments.order_test.frame_orders import (
 from videomem.experiments.order_test.heads_of_plan import is_control
 from videomem.experiments.order_test.plan import OrderSettings, Recipe
 from videomem.experiments.projection import projected
-from videomem.experiments.shuffle.measurements import permute_frames
 from videomem.heads import LastReadout, MeanReadout
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic

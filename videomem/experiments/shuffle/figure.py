@@ -1,4 +1,4 @@
-"""The figure of a shuffle evaluation, made from plain numbers; nothing is shown or saved here."""
+"""The figure of a shuffle evaluation."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from videomem.experiments.drawing import BLUE, ORANGE, PURPLE
 from videomem.experiments.shuffle.measurements import CONDITIONS, Summary
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-COLORS = {"ordered": "#0072B2", "shuffled": "#E69F00", "reversed": "#CC79A7"}
+COLORS = {"ordered": BLUE, "shuffled": ORANGE, "reversed": PURPLE}
 
 
 def accuracy_figure(summaries: Sequence[Summary], chance: float, ceiling: float | None = None) -> Figure:
-    """Bars of accuracy in each condition per head, with the spread over seeds; lines at chance and ceiling.
+    """Draws the accuracy of each head in each condition, with the standard deviation over seeds.
 
     Args:
         summaries: One per head, in the order of the bars.
-        chance: Accuracy of the most frequent class.
-        ceiling: The most that an order-blind classifier can reach, where it is known.
+        chance: Accuracy of always predicting the most frequent class.
+        ceiling: Highest accuracy that an order-blind classifier can reach, if known.
     """
     figure = Figure(figsize=(max(6.4, 1.15 * len(summaries) + 1.5), 3.6), layout="constrained")
     axes = figure.subplots()

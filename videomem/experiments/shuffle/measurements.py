@@ -1,15 +1,14 @@
-"""What a trained head loses when the order of the frames is taken away.
+"""Accuracy of a trained head on ordered, shuffled and reversed frames.
 
-Because the backbone sees one frame at a time, shuffling features is shuffling frames; and what depends on one frame
-only is computed once and permuted by index. Only the recurrence runs again.
+The backbone processes each frame alone, so permuting features is equivalent to permuting frames. What depends on a
+single frame is computed once and permuted by index; only the recurrence runs again.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from io import StringIO
+from functools import partial
 from statistics import fmean, pstdev
 
 import numpy as np
@@ -19,25 +18,29 @@ from torch import Tensor
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
+from videomem.experiments.frame_order_predictions import batch_orders, compare, permute_frames, predict_orders
+from videomem.experiments.tables import Column, Table, csv_text
 from videomem.heads import Head
 
 CONDITIONS = ("ordered", "shuffled", "reversed")
+SHUFFLE_SUITE = (permutations.IN_ORDER, permutations.SHUFFLE, permutations.REVERSE)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One head under one frame order of the frames, over all clips; a row of `shuffle.csv`.
+    """One head in one test condition and permutation, over all clips; a row of `shuffle.csv`.
 
     Attributes:
-        head: The memory's name.
-        seed: Seed that the head was trained with.
+        head: Label of the head.
+        seed: Training seed of the head.
         condition: `ordered`, `shuffled` or `reversed`.
-        permutation: Number of the frame order within its condition.
-        accuracy: Share of clips classified rightly.
-        flip_rate: Share of clips whose predicted class is another than in order.
-        max_logit_change: Largest change of any logit against the ordered clip, frames' terms permuted by index.
-        max_logit_change_forward: The same from a plain `forward` on permuted features; None where it was not run.
-        js_divergence: Mean Jensen-Shannon divergence of the class probabilities from those in order, in nats.
+        permutation: Number of the permutation within its condition.
+        accuracy: Share of correct predictions.
+        flip_rate: Share of clips whose predicted class differs from the prediction in order.
+        max_logit_change: Largest absolute change of any logit against the ordered clip, with projected terms permuted
+            by index.
+        max_logit_change_forward: The same with a plain `forward` on permuted features; None where it was not run.
+        js_divergence: Mean Jensen-Shannon divergence between the class probabilities and those in order, in nats.
     """
 
     head: str
@@ -56,9 +59,9 @@ COLUMNS = tuple(field.name for field in fields(Measurement))
 
 @dataclass
 class _Sums:
-    """Sums over batches, scalars on the head's device: a GPU is asked for them once, at the end."""
+    """Sums over batches as scalars on the head's device, so that a GPU is synchronised once, at the end."""
 
-    right: Tensor
+    correct: Tensor
     flipped: Tensor
     divergence: Tensor
     change: Tensor
@@ -68,6 +71,17 @@ class _Sums:
     def zeros(cls, device: torch.device) -> _Sums:
         kinds = (torch.int64, torch.int64, torch.float64, torch.float32)
         return cls(*(torch.zeros((), dtype=dtype, device=device) for dtype in kinds))
+
+    def add(self, logits_BC: Tensor, ordered_BC: Tensor, labels_B: Tensor) -> None:
+        compared = compare(logits_BC, ordered_BC, labels_B)
+        self.correct += compared.correct_B.sum()
+        self.flipped += compared.flipped_B.sum()
+        self.change = torch.maximum(self.change, compared.max_logit_change)
+        self.divergence += js_divergence(ordered_BC, logits_BC).sum()
+
+    def add_forward(self, logits_BC: Tensor, ordered_BC: Tensor) -> None:
+        change = (logits_BC - ordered_BC).abs().max()
+        self.change_forward = change if self.change_forward is None else torch.maximum(self.change_forward, change)
 
 
 @torch.inference_mode()
@@ -79,70 +93,64 @@ def measure_order(
     num_forward: int = 3,
     permutation_seed: int = 0,
 ) -> list[Measurement]:
-    """Evaluate a head on ordered, shuffled and reversed frames.
+    """Evaluates a head on ordered, shuffled and reversed frames.
 
     Args:
         head: A trained head; it is put into evaluation mode.
         batches: Batches of features.
-        seed: The head's training seed, for the rows.
-        num_permutations: K, permutations of each clip.
-        num_forward: Of how many permutations the plain `forward` is run as well.
-        permutation_seed: Seed of the permutations; clip c has those of (permutation_seed, c), whatever its batch.
+        seed: Training seed of the head, for the rows of the result.
+        num_permutations: K, number of permutations of each clip.
+        num_forward: Number of permutations for which the plain `forward` is run as well.
+        permutation_seed: Seed of the permutations. Clip c is permuted with the seed (permutation_seed, c), whatever its
+            batch.
     Returns:
         1 + K + 1 measurements: ordered, shuffled (one per permutation), reversed.
+    Raises:
+        VideomemError: If the logits of the head are not finite.
     """
     head.eval()
     sums = [_Sums.zeros(head.norm.mean.device) for _ in range(num_permutations + 2)]
+    with_forward = [0, *range(1, 1 + min(num_forward, num_permutations)), num_permutations + 1]
     num_clips = 0
     for batch in batches:
         num_clips += len(batch.labels)
-        terms_BTK = head.project(batch.x)
-        plain_BC = head.forward_projected(terms_BTK, batch.lengths)
-        forward_BC = head(batch.x, batch.lengths)
-        if not torch.isfinite(forward_BC).all():
-            raise VideomemError(f"{head.label} (seed {seed}) gives logits that are not finite; its training diverged")
-        frame_orders_KBT = _frame_orders(batch, num_permutations, permutation_seed)
-        with_forward = {0, *range(1, 1 + num_forward), num_permutations + 1}
-        for k, indices_BT in enumerate(frame_orders_KBT):
-            logits_BC = head.forward_projected(permute_frames(terms_BTK, indices_BT), batch.lengths)
-            _add(sums[k], plain_BC, logits_BC, batch.labels)
-            if k in with_forward:
-                moved_BC = head(permute_frames(batch.x, indices_BT), batch.lengths)
-                change, before = (moved_BC - forward_BC).abs().max(), sums[k].change_forward
-                sums[k].change_forward = change if before is None else torch.maximum(before, change)
+        _add_batch(sums, head, batch, seed, with_forward, num_permutations, permutation_seed)
     names = [("ordered", 0), *(("shuffled", k) for k in range(num_permutations)), ("reversed", 0)]
     return [_measurement(head.label, seed, *name, total, num_clips) for name, total in zip(names, sums, strict=True)]
 
 
-def permute_frames(x_BTK: Tensor, indices_BT: Tensor) -> Tensor:
-    """Frames of each clip in the given order: out[b, t] = x[b, indices[b, t]]."""
-    return x_BTK.gather(1, indices_BT.unsqueeze(2).expand(-1, -1, x_BTK.shape[2]))
-
-
-def _frame_orders(batch: VideoBatch, num_permutations: int, seed: int) -> Tensor:
-    """Frame orders (K + 2, B, T) of a batch: ordered, K permutations, reversed."""
-    num_frames = batch.x.shape[1]
-    of_clip = []
-    for clip, length in zip(batch.clip.tolist(), batch.lengths.tolist(), strict=True):
-        rows = (
-            permutations.ordered(length, num_frames),
-            permutations.shuffled(length, num_frames, num_permutations, (seed, clip)),
-            permutations.reversed_order(length, num_frames),
-        )
-        of_clip.append(np.concatenate(rows))
-    return torch.from_numpy(np.stack(of_clip, axis=1)).to(batch.x.device)
-
-
-def _add(total: _Sums, plain_BC: Tensor, logits_BC: Tensor, labels_B: Tensor) -> None:
-    predicted_B = logits_BC.argmax(1)
-    total.right += (predicted_B == labels_B).sum()
-    total.flipped += (predicted_B != plain_BC.argmax(1)).sum()
-    total.change = torch.maximum(total.change, (logits_BC - plain_BC).abs().max())
-    total.divergence += js_divergence(plain_BC, logits_BC).sum()
+def _add_batch(
+    sums: Sequence[_Sums],
+    head: Head,
+    batch: VideoBatch,
+    seed: int,
+    with_forward: Sequence[int],
+    num_permutations: int,
+    permutation_seed: int,
+) -> None:
+    terms_BTK, forward_BC = head.project(batch.x), head(batch.x, batch.lengths)
+    if not torch.isfinite(forward_BC).all():
+        raise VideomemError(f"{head.label} (seed {seed}): logits are not finite; its training diverged")
+    clips, lengths, num_frames = batch.clip.tolist(), batch.lengths.tolist(), batch.x.shape[1]
+    orders_KBT = batch_orders(SHUFFLE_SUITE, clips, lengths, num_frames, num_permutations, permutation_seed)
+    orders_KBT = orders_KBT.to(batch.x.device)
+    ordered_BC = head.forward_projected(terms_BTK, batch.lengths)
+    permuted = predict_orders(
+        lambda terms_BTK: head.forward_projected(terms_BTK, batch.lengths),
+        partial(permute_frames, terms_BTK),
+        orders_KBT,
+    )
+    for total, logits_BC in zip(sums, permuted, strict=True):
+        total.add(logits_BC, ordered_BC, batch.labels)
+    plain = predict_orders(
+        lambda x_BTD: head(x_BTD, batch.lengths), partial(permute_frames, batch.x), orders_KBT[with_forward]
+    )
+    for k, logits_BC in zip(with_forward, plain, strict=True):
+        sums[k].add_forward(logits_BC, forward_BC)
 
 
 def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
-    """Jensen-Shannon divergence (B,) of two softmax distributions in nats: 0 for equal ones, at most log 2.
+    """Returns the Jensen-Shannon divergence (B,) of two softmax distributions in nats, between 0 and log 2.
 
     Reference:
         Lin 1991, "Divergence measures based on the Shannon entropy", eq. 3.3.
@@ -161,7 +169,7 @@ def _measurement(head: str, seed: int, condition: str, permutation: int, total: 
         seed,
         condition,
         permutation,
-        int(total.right) / clips,
+        int(total.correct) / clips,
         int(total.flipped) / clips,
         float(total.change),
         None if total.change_forward is None else float(total.change_forward),
@@ -170,17 +178,14 @@ def _measurement(head: str, seed: int, condition: str, permutation: int, total: 
 
 
 def as_csv(measurements: Sequence[Measurement]) -> str:
-    """`shuffle.csv`: a row per measurement; an empty field is a measurement that was not made."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([["" if v is None else v for v in vars(row).values()] for row in measurements])
-    return text.getvalue()
+    """Returns the text of `shuffle.csv`: one row per measurement, with an empty field for a value not measured."""
+    rows = tuple(tuple(vars(row).values()) for row in measurements)
+    return csv_text(Table("shuffle", tuple(map(Column, COLUMNS)), rows))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A head over all its seeds: mean accuracy in each condition, and its spread over seeds."""
+    """Results of one head over its seeds: mean accuracy per condition, and its standard deviation over seeds."""
 
     head: str
     num_seeds: int
@@ -193,7 +198,7 @@ class Summary:
 
 
 def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
-    """One line per head, in the order in which heads first come; means over seeds of the means over permutations."""
+    """Returns one summary per head, in order of first appearance: means over seeds of means over permutations."""
     return [_summary(head, measurements) for head in dict.fromkeys(row.head for row in measurements)]
 
 
@@ -221,7 +226,7 @@ def _summary(head: str, measurements: Sequence[Measurement]) -> Summary:
 
 
 def change_text(change: float | None) -> str:
-    """A change of logits for tables: `0` only where it is exactly that, empty where it was not measured."""
+    """Formats a change of logits: `0` only for exactly zero, empty if not measured."""
     if change is None:
         return ""
     return f"{change:.2g}"
