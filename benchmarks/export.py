@@ -31,11 +31,10 @@ import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head
-from videomem.inference.graph_export import export_graphs
+from videomem.inference.graph_export import export_graphs, run_pt2
 from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx
-from videomem.inference.pt2_graphs import run_pt2
 from videomem.inference.resizing import shape_in_graph
 from videomem.utils.plain_data import class_path
 from videomem.video.catalog import Catalog

@@ -390,7 +390,7 @@ def inside(part: Part) -> None:
 def network(part: Part) -> None:
     """A network that sees whole clips, asked as `videomem sensitivity` asks it."""
     from videomem.experiments.model_sensitivity.asking import Asking, ask, evaluating, with_shuffle
-    from videomem.features.video_networks import load_video_network
+    from videomem.experiments.model_sensitivity.video_networks import load_video_network
 
     r3d, _, _ = load_video_network("r3d_18", "random", [str(c) for c in range(C)], 8)
     clip = noise(8, 3, 64, 64)
@@ -408,8 +408,8 @@ def graphs(part: Part) -> None:
     from torch.export.passes import move_to_device_pass
 
     from videomem.inference.graph_checks import make_cases
+    from videomem.inference.graph_export import write_pt2
     from videomem.inference.graphs import ClipGraph, StepGraph, trace
-    from videomem.inference.pt2_graphs import write_pt2
 
     for memory in ("gated", "lstm", "mingru"):
         model = tiny_model(memory)

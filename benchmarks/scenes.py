@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 
 from videomem.inference.streaming import SCENE_CHANGE, cell_means, difference
+from videomem.video.files import videos_named
 from videomem.video.live import frames_of_file
-from videomem.video.sources import videos_named
 
 
 def main() -> None:

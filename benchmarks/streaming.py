@@ -34,7 +34,7 @@ from videomem.experiments.order_test.heads_of_plan import build_head
 from videomem.features.backbone import Backbone, BackboneSettings
 from videomem.features.store import FeatureSettings
 from videomem.inference.model import Classifier
-from videomem.utils.plain_data import config_folder
+from videomem.utils.folders import config_folder
 from videomem.video.sampling import Uniform
 
 WINDOW = 16

@@ -25,7 +25,7 @@ from videomem.features.backbone import (
     extract_features,
     load_backbone,
 )
-from videomem.features.video_networks import load_video_network
+from videomem.experiments.model_sensitivity.video_networks import load_video_network
 from videomem.heads import NoMemory
 from videomem.training.lit_classifier import LitClassifier
 

@@ -234,9 +234,9 @@ def test_an_array_is_that_of_the_one_video_it_is_named_after(tmp_path: Path) -> 
     report = imported(tmp_path, as_npy(named, tmp_path))
     unclear = {os.path.relpath(failure.path, tmp_path): failure.message for failure in report.failures}
     assert sorted(unclear) == sorted([videos[n] for n in (0, 1, 5, 6, 7)])
-    assert f"up_1 can be that of {tmp_path / videos[0]} or {tmp_path / videos[1]}" in unclear[videos[0]]
+    assert f"up_1 matches {tmp_path / videos[0]} and {tmp_path / videos[1]}" in unclear[videos[0]]
     assert unclear[videos[5]].endswith(
-        f"array up_3 can be that of {tmp_path / videos[4]}; name arrays by the whole path"
+        f"array up_3 matches {tmp_path / videos[4]}; name arrays by their complete path"
     )
     assert sorted(stored(tmp_path)) == sorted(videos[n] for n in (2, 3, 4, 8))
 
@@ -351,8 +351,8 @@ def test_sources_that_cannot_be_read_are_one_line(tmp_path: Path, capsys: pytest
     for features, message in {
         "nowhere": "no such file or folder",
         "text.txt": "neither a folder nor one of",
-        "no.h5": "damaged or no HDF5 file",
-        "no.safetensors": "damaged or no safetensors file",
+        "no.h5": "damaged, or not an HDF5 file",
+        "no.safetensors": "damaged, or not a safetensors file",
         "empty": "no arrays in it",
         "empty.h5": "no arrays in it",
     }.items():

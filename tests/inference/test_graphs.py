@@ -30,12 +30,11 @@ from videomem.features.store import FeatureSettings
 from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
 from videomem.inference import graph_export
 from videomem.inference.graph_checks import check, make_cases
-from videomem.inference.graph_export import export_graphs
+from videomem.inference.graph_export import export_graphs, run_pt2
 from videomem.inference.graph_snippets import snippets
 from videomem.inference.graphs import ClipGraph, Graph, StepGraph, trace
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx, write_onnx
-from videomem.inference.pt2_graphs import run_pt2
 from videomem.inference.resizing import shape_in_graph
 from videomem.video.sampling import Uniform
 

@@ -311,7 +311,7 @@ def test_no_decode_opens_no_video(
         raise AssertionError("a video was opened")
 
     monkeypatch.setattr("videomem.video.survey.decode_clip", never)
-    monkeypatch.setattr("videomem.video.survey.isolated", never)
+    monkeypatch.setattr("videomem.video.survey.run_isolated", never)
     for name in "ab":
         (tmp_path / name).write_bytes(b"some bytes")
     rows = (Clip("a", "x", "train", "a"), Clip("b", "y", "train", "b"))

@@ -24,13 +24,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import videomem
-from videomem.errors import VideomemError, is_empty_or_absent, one_line
+from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
 from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
 from videomem.utils.atomic import write_atomic
+from videomem.utils.folders import is_empty_or_absent
 from videomem.utils.plain_data import checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 

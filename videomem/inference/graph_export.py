@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +21,9 @@ from torch.export import ExportedProgram
 from videomem.errors import VideomemError
 from videomem.inference.exported_folder import write_json
 from videomem.inference.graph_checks import check, make_cases
-from videomem.inference.graphs import ClipGraph, Graph, Run, StepGraph, trace
+from videomem.inference.graphs import ClipGraph, Graph, Run, StepGraph, no_graph_of, trace
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import onnx_libraries, onnx_versions, run_onnx, write_onnx
-from videomem.inference.pt2_graphs import run_pt2, write_pt2
 
 CHECKS = "checks.json"
 Programs = Mapping[Graph, ExportedProgram]
@@ -118,3 +117,29 @@ def _write_checked(kind: Kind, programs: Programs, cases: list[Any], folder: Pat
     finally:
         shutil.rmtree(unchecked, ignore_errors=True)
     return checked
+
+
+def write_pt2(programs: Mapping[Graph, ExportedProgram], folder: Path) -> list[Path]:
+    """Write graphs into a folder, each as `<name>.pt2`.
+
+    Raises:
+        VideomemError: If torch cannot.
+    """
+    paths = []
+    for graph, program in programs.items():
+        paths.append(folder / f"{graph.name}.pt2")
+        with no_graph_of(graph, "torch.export"):
+            torch.export.save(program, paths[-1])
+    return paths
+
+
+def run_pt2(path: Path) -> Run:
+    """Runs a graph in torch."""
+    module = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        answer = module(*tensors)
+        return [answer] if isinstance(answer, torch.Tensor) else list(answer)
+
+    return run

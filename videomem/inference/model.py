@@ -19,8 +19,7 @@ from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import Head
 from videomem.inference.exported_folder import Parts, read_folder, write_folder
-from videomem.inference.probabilities import probabilities
-from videomem.inference.streaming import Stream
+from videomem.inference.streaming import Stream, probabilities
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip

@@ -17,12 +17,22 @@ from torch import Tensor
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone
 from videomem.heads import Head, HeadState
-from videomem.inference.probabilities import probabilities
 from videomem.utils.atomic import write_atomic
 
 # Mean difference in levels of 255 from which on a frame starts a new scene; `benchmarks/scenes.py` shows what it tells.
 SCENE_CHANGE = 27.0
 _CELLS, _POINTS = 8, 8  # frames are compared as means of 8x8 cells, each of 8x8 points
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Probabilities of the classes, along the last axis.
+
+    Raises:
+        VideomemError: If a logit is not finite.
+    """
+    if not torch.isfinite(logits).all():
+        raise VideomemError("the model gives logits that are not finite; its training diverged, or its weights are bad")
+    return logits.float().softmax(dim=-1)
 
 
 class Answer(NamedTuple):

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-import videomem
 from videomem.errors import VideomemError, one_line_reason
 
 # A value of any type may look like a class with arguments; only where a class is asked for is one made of it.
@@ -56,12 +54,6 @@ def checked_arguments(cls: type, plain: Any, without: str | Sequence[str]) -> di
         return dict(parser.parse_object({"object": plain}).object.as_dict())
     except (ArgumentError, TypeError, ValueError) as error:
         raise VideomemError(f"not the arguments of a {cls.__name__}: {one_line_reason(error)}") from error
-
-
-def config_folder() -> Path:
-    """The folder of configs: inside the package where it was installed, beside it in a checkout."""
-    package = Path(videomem.__file__).parent
-    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
 
 
 def class_path(cls: Any) -> str:

@@ -85,7 +85,7 @@ class _Worker(Generic[Item, Answer]):
         return f"its process ended with status {code}"
 
 
-def isolated(
+def run_isolated(
     function: Callable[[Item], Answer],
     items: Sequence[Item],
     num_workers: int,

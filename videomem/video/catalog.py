@@ -15,13 +15,13 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from videomem.errors import VideomemError
+from videomem.utils.atomic import atomic_path
 from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
@@ -175,7 +175,8 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
     path = Path(path).absolute()
     rows = [replace(clip, path=_relative(clip.path, path.parent)) for clip in catalog.clips]
     names = [*COLUMNS, *(n for n in OPTIONAL_COLUMNS if any(getattr(row, n) is not None for row in rows))]
-    with replacing(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -188,18 +189,6 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(names)
             writer.writerows([["" if v is None else v for v in (getattr(row, n) for n in names)] for row in rows])
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place once written without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _relative(path: str, folder: Path) -> str:

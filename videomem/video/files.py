@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+     ".webm", ".wmv"]
+)  # fmt: skip
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEMPLATE = re.compile(r"([^{}]*)\{(?::0\d+d?)?\}([^{}]*)")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -67,3 +72,41 @@ def images_in(folder: str, template: re.Pattern[str] | None = None) -> Iterator[
             fits = entry.name.lower().endswith(IMAGE_SUFFIXES) if template is None else template.fullmatch(entry.name)
             if fits and not entry.name.startswith(".") and entry.is_file():
                 yield entry.name
+
+
+def videos_named(words: Sequence[str], listed: Iterable[str] = ()) -> list[str]:
+    """Paths of videos in the order of the words, each once; whether they can be read is not asked here.
+
+    Args:
+        words: A file; a folder of videos, at any depth; a folder of numbered images, which is one video; a pattern such
+            as `videos/**/*.mp4`; or `-`, the lines of `listed`, each a path.
+        listed: Lines, such as those of standard input.
+    """
+    paths: list[str] = []
+    for word in words:
+        if word == "-":
+            paths += [path for line in listed if (name := line.rstrip("\r\n")) for path in _below(name)]
+        elif glob.has_magic(word) and not os.path.lexists(word) and split_template(word)[1] is None:
+            found = sorted(glob.glob(word, recursive=True))
+            paths += [path for match in found for path in _below(match)] or [word]
+        else:
+            paths += _below(word)
+    return list(dict.fromkeys(paths))
+
+
+def _below(path: str) -> list[str]:
+    """The videos of a folder; any other path, and a folder that has none, is the name of one itself."""
+    if not os.path.isdir(path):
+        return [path]
+    found = sorted(
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(tuple(VIDEO_SUFFIXES)) and not name.startswith(".")
+    )
+    return found or ([path] if next(images_in(path), None) else _image_folders(path)) or [path]
+
+
+def _image_folders(path: str) -> list[str]:
+    """Folders of images below a folder that has no videos."""
+    return sorted(folder for folder, _, _ in os.walk(path) if next(images_in(folder), None))

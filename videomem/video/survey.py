@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
-from videomem.utils.workers import TIME_LIMIT_S, Lost, isolated
+from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.fingerprint import SAMPLING, fingerprint, is_reversal, near_pairs
@@ -50,7 +50,7 @@ def survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float = TIME_L
         The facts of each clip in order, or why it cannot be decoded, in one line that names it.
     """
     look = partial(_look, decode_clip)
-    answers = isolated(look, clips, num_workers, time_limit_s, preload=__name__)
+    answers = run_isolated(look, clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         yield f"{clip}: {answer.reason}" if isinstance(answer, Lost) else answer
 

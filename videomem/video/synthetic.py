@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.errors import VideomemError, is_empty_or_absent
+from videomem.errors import VideomemError
+from videomem.utils.folders import is_empty_or_absent
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.writing import write_video
 

@@ -10,10 +10,6 @@ from typing import Any, NamedTuple
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
 
-VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-     ".webm", ".wmv"]
-)  # fmt: skip
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val",
                "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
 

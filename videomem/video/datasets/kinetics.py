@@ -15,7 +15,8 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, read_table
-from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, whole_number
+from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder, whole_number
+from videomem.video.files import VIDEO_SUFFIXES
 
 _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 

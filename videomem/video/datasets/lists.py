@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
-from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, read_lines
-from videomem.video.files import images_in, split_template
+from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder, read_lines
+from videomem.video.files import VIDEO_SUFFIXES, images_in, split_template
 
 _LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")
 _FRACTION = re.compile(r"-?\d*\.\d+")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, clip_of_row, read_table
-from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder
-from videomem.video.files import is_url
+from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder
+from videomem.video.files import VIDEO_SUFFIXES, is_url
 
 _BOXES = ({"x1", "y1", "x2", "y2"}, {"xmin", "ymin", "xmax", "ymax"})
 
