@@ -151,7 +151,7 @@ def _in_safetensors(file: Path, stack: ExitStack) -> dict[str, Callable[[], Floa
         tensor = tensors.get_tensor(name)
         return _checked((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
-    return {name: partial(read, name) for name in tensors.keys()}  # noqa: SIM118 - no dict
+    return {name: partial(read, name) for name in tensors.keys()}  # noqa: SIM118 - not a dict
 
 
 def _in_hdf5(file: Path, stack: ExitStack) -> dict[str, Callable[[], FloatArray]]:

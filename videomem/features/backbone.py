@@ -217,7 +217,8 @@ def _known(name: str) -> str:
     available = torchvision.models.list_models(module=torchvision.models)
     if name not in available:
         raise VideomemError(
-            f"backbone.name is {name!r}, which torchvision does not have; it has {nearest(name, available)}"
+            f"backbone.name is {name!r}, but torchvision does not have it; "
+            f"it has, for example, {nearest(name, available)}"
         )
     return name
 
