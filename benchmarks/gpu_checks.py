@@ -1,4 +1,4 @@
-"""Comparisons of a device with the CPU on the same inputs: the first parts of `benchmarks/gpu.py`.
+"""Compare results of a device with those of the CPU on the same inputs: the first parts of `benchmarks/gpu.py`.
 
 Products are in float32 (no TF32) unless a row says otherwise. Limits are of the relative error of `gpu_part`.
 """
@@ -49,7 +49,7 @@ def head_of(name: str, num_layers: int = 1, feature_dim: int = D) -> Head:
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Round the factors of products to TF32, as a GPU is asked to for speed."""
+    """Allow TF32 in matrix products, as often enabled on a GPU for speed."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = matmul.fp32_precision, convolution.fp32_precision
     matmul.fp32_precision = convolution.fp32_precision = "tf32"
@@ -88,13 +88,13 @@ def features(part: Part) -> None:
 
 
 def padded(num_frames: int, feature_dim: int = D) -> tuple[Tensor, Tensor]:
-    """Noise for clips of different lengths, padding included, and their lengths."""
+    """Random clips of different lengths, with random padding, and their lengths."""
     lengths_B = torch.linspace(num_frames, 1, B).long()
     return noise(B, num_frames, feature_dim), lengths_B
 
 
 def answers(head: Head, x_BTD: Tensor, lengths_B: Tensor, device: str) -> tuple[Tensor, list[Tensor]]:
-    """Logits of padded clips, and the gradients of the features and of every parameter."""
+    """Logits of padded clips, and gradients of the features and of all parameters."""
     x_BTD, lengths_B = x_BTD.to(device).requires_grad_(), lengths_B.to(device)
     logits_BC = head(x_BTD, lengths_B)
     loss = torch.nn.functional.cross_entropy(logits_BC, torch.arange(B, device=device) % C)
@@ -102,7 +102,7 @@ def answers(head: Head, x_BTD: Tensor, lengths_B: Tensor, device: str) -> tuple[
 
 
 def carried(memory: Memory, x_BTD: Tensor, device: str) -> list[Tensor]:
-    """States of the second half of clips from the state carried over from the first, and the state after it."""
+    """States of the second half of clips, continued from the carried state of the first half, and the last state."""
     cut = x_BTD.shape[1] // 2
     parts = (x_BTD[:, :cut].to(device), x_BTD[:, cut:].to(device))
     lengths = [torch.full((B,), half.shape[1], device=device) for half in parts]
@@ -134,7 +134,7 @@ def heads(part: Part) -> None:
 
 
 def scan(part: Part) -> None:
-    """The scan, values and gradients, beside its loop in float64 on the CPU."""
+    """Values and gradients of the scan, compared with a float64 loop on the CPU."""
     for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 2.0**-7)):
         for num_frames in (16, 512, 4096):
             keep = torch.rand(B, num_frames, H, generator=torch.Generator().manual_seed(1))
@@ -155,7 +155,7 @@ def _states_and_gradients(recurrence: Any, given: Sequence[Tensor], weights: Ten
 
 
 def streams(part: Part) -> None:
-    """Frame by frame on the device, whole clips on the CPU; and a model with its backbone, its state through a file."""
+    """Streams on the device, compared with whole clips on the CPU, also with a backbone and a saved state."""
     x_BTD = noise(B, 40, D)
     full_B = torch.full((B,), 40)
     for name in MEMORIES:
@@ -183,7 +183,7 @@ def streams(part: Part) -> None:
 
 
 def tiny_model(memory: str) -> Any:
-    """An untrained model with its backbone, as `videomem.load` gives it."""
+    """An untrained model with a backbone, as returned by `videomem.load`."""
     from videomem.features.store import FeatureSettings
     from videomem.inference.model import Classifier
     from videomem.video.sampling import Uniform
@@ -197,7 +197,7 @@ def tiny_model(memory: str) -> Any:
 
 
 def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int = D) -> dict[str, Any]:
-    """Arguments of the data module of features that were imported: noise with a trend that tells the class."""
+    """Arguments of a data module with imported features: noise with a trend that depends on the class."""
     from videomem.features.imported import ImportedFeatures
     from videomem.features.importing import Importing, import_features
     from videomem.video.catalog import Catalog, Clip, write_catalog
@@ -223,7 +223,7 @@ def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int 
 def trained(
     device: str, memory: str, data: dict[str, Any], learning_rate: float, precision: Any = "32-true", steps: int = 30
 ) -> Tensor:
-    """Training losses (steps,) of a head, by the Trainer with `deterministic: true`, validation included."""
+    """Training losses (steps,) of a head, trained with validation and `deterministic: true`."""
     from pytorch_lightning import Callback, Trainer
 
     from videomem.training.data_module import VideoDataModule
@@ -264,7 +264,7 @@ def fit(part: Part) -> None:
 
 
 def storage(part: Part) -> None:
-    """Batches of `data.storage: ram` and `device` beside those of memory-mapped files."""
+    """Batches of `data.storage: ram` and `device`, compared with those of memory-mapped files."""
     from pytorch_lightning.utilities import move_data_to_device
 
     from videomem.training.data_module import VideoDataModule
@@ -316,7 +316,7 @@ def video(part: Part) -> None:
 
 
 def order(part: Part) -> None:
-    """A small order test: training jobs in this process and in two, their answers beside the CPU's."""
+    """A small order test with training jobs in one and in two processes, compared with the CPU."""
     from dataclasses import replace
 
     from videomem.experiments.clips import clips_of_arrays
@@ -349,7 +349,7 @@ def order(part: Part) -> None:
 
 
 def shuffle(part: Part) -> None:
-    """The shuffle evaluation, and order invariance to the bit of the head without memory."""
+    """The shuffle evaluation, and bit-exact order invariance of the memoryless head."""
     from videomem.experiments.shuffle.measurements import measure_order
 
     x_BTD, lengths_B = padded(16)
@@ -388,7 +388,7 @@ def inside(part: Part) -> None:
 
 
 def network(part: Part) -> None:
-    """A network that sees whole clips, asked as `videomem sensitivity` asks it."""
+    """A network of whole clips, evaluated as by `videomem sensitivity`."""
     from videomem.experiments.model_sensitivity.asking import Asking, ask, evaluating, with_shuffle
     from videomem.experiments.model_sensitivity.video_networks import load_video_network
 
@@ -403,7 +403,7 @@ def network(part: Part) -> None:
 
 
 def graphs(part: Part) -> None:
-    """Exported graphs moved to the device, and ONNX graphs where onnxruntime has CUDA."""
+    """Exported graphs on the device, and ONNX graphs if onnxruntime supports CUDA."""
     from torch.export import load
     from torch.export.passes import move_to_device_pass
 
