@@ -1,11 +1,11 @@
-"""How fast exact decoding is: `auto` beside decord, torchcodec and PyAV used bare, as ratios taken in one run.
+"""Measure the speed of exact decoding: `auto` compared with decord, torchcodec and PyAV used directly.
 
     python benchmarks/decoding.py                 # about 6 minutes on 2 cores
     python benchmarks/decoding.py --sizes 320x240 --repeats 3
 
-Videos of 300 frames of moving texture are written to a temporary folder. Each way of reading takes its turn, and the
-quickest of its turns counts. `wrong` marks frames that differ from those of a plain forward pass by more than 2/255;
-the ratio of `auto` is taken to the quickest way that is right for both choices of frames.
+Videos of 300 frames with a moving texture are written to a temporary folder. The methods are timed in turns, and the
+minimum time of each counts. `wrong` marks frames that differ by more than 2/255 from those of a forward pass. The ratio
+of `auto` is relative to the fastest method whose frames are correct for both choices of frames.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def by_videomem_without_torchcodec(path: str, wanted: NDArray[np.int64]) -> Fram
 
 
 def write(path: Path, kind: str, height: int, width: int) -> None:
-    """A window that moves over a still texture."""
+    """Frames from a window that moves over a static texture."""
     _, codec, options = KINDS[kind]
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, ((height + 160) // 8, (width + 640) // 8, 3), dtype=np.uint8)
@@ -88,7 +88,7 @@ def write(path: Path, kind: str, height: int, width: int) -> None:
 
 
 def measure(path: str, wanted: NDArray[np.int64], repeats: int) -> tuple[dict[str, float], set[str]]:
-    """Seconds of each way, its quickest turn; and the ways whose frames are right."""
+    """Minimum time of each method in seconds, and the methods whose frames are correct."""
     ways: dict[str, Read] = {"PyAV": by_bare_pyav}
     if by_decord.is_installed():
         ways["decord"] = by_bare_decord

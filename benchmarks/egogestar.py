@@ -21,7 +21,7 @@ from videomem.cli.main import main
 from videomem.experiments.order_test.order_tables import accuracies_table, contrasts_table, suite_table
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.tables import show
-from videomem.utils.plain_data import config_folder
+from videomem.utils.folders import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 

@@ -1,15 +1,14 @@
-"""How far an exported model is from the one that was trained: every memory, both readouts, every format.
+"""Measure how much the logits of exported models differ from the trained models, for all memories and formats.
 
     python benchmarks/export.py                  # about 12 minutes on 2 cores
-    python benchmarks/export.py --preprocess     # the same with frames of the videos' own size going in
+    python benchmarks/export.py --preprocess     # with preprocessing included in the graphs
     python benchmarks/export.py --heads gru --backbone resnet18 --layer layer4
 
-Videos are synthesized, the backbone is random, its features' statistics are those of the videos, and each head of
-configs/head is trained on them for fifty steps. A cell is the largest difference of a logit from the trained
-model's in memory, over clips of 1, 5, 16 and 24 frames in batches of 1 to 3 with padding; of steps, after every frame.
+Videos are synthetic, the weights of the backbone are random, and each head of configs/head is trained for fifty steps.
+The table has the largest difference of a logit from that of the trained model, over clips of 1, 5, 16 and 24 frames in
+batches of 1 to 3 with padding; for `step`, after every frame.
 
-Before it, what preprocessing in a graph does to single values, beside torchvision's on uint8: on noise, where
-neighbouring levels are as far apart as they can be.
+A first table compares preprocessing in a graph with that of torchvision on uint8 frames of noise, the worst case.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head
-from videomem.inference.graph_export import export_graphs
+from videomem.inference.graph_export import export_graphs, run_pt2
 from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx
-from videomem.inference.pt2_graphs import run_pt2
 from videomem.inference.resizing import shape_in_graph
 from videomem.utils.plain_data import class_path
 from videomem.video.catalog import Catalog
@@ -66,7 +64,7 @@ def print_rounding() -> None:
 
 
 def train(head: Head, x_NTD: Tensor, labels_N: Tensor) -> None:
-    """Fifty steps on all clips, with their statistics."""
+    """Train a head for fifty steps on all clips."""
     rows = x_NTD.float().flatten(0, 1)
     head.norm.set_statistics(rows.mean(0), rows.std(0))
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
@@ -100,7 +98,7 @@ def build(
 
 
 def frames_of(catalog: Catalog, lengths: tuple[int, ...]) -> tuple[NDArray[np.uint8], Tensor]:
-    """Test clips (B, T, height, width, 3), the shorter ones padded with their own last frame, and their lengths."""
+    """Test clips (B, T, height, width, 3), padded by repeating the last frame, and their lengths."""
     clips = [clip for clip in catalog.clips if clip.split == "test"][: len(lengths)]
     frames = [
         decode_clip(clip.path, Uniform(24)).frames_THWC[:length] for clip, length in zip(clips, lengths, strict=True)
@@ -117,7 +115,7 @@ def case_of(model: Classifier, given: Tensor, x_BTD: Tensor, lengths_B: Tensor) 
 
 
 def differences(model: Classifier, cases: list[Case], shaped: list[Tensor], preprocess: bool) -> list[float]:
-    """Of the folder, and of each format."""
+    """Largest differences of the exported folder and of each format."""
     graphs: dict[str, Graph] = {"clip": ClipGraph(model, preprocess), "step": StepGraph(model, preprocess)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "exported"

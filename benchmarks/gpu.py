@@ -1,15 +1,16 @@
-"""Every CUDA path of videomem on one GPU, in under 5 minutes: the tests marked `gpu`, comparisons with the CPU, speed.
+"""Check every CUDA path of videomem on one GPU in under 5 minutes: tests marked `gpu`, comparisons with the CPU, speed.
 
     python benchmarks/gpu.py                      # on a machine with a GPU; `make test-gpu` does this in .venv
     python benchmarks/gpu.py --wheels wheels      # where packages are missing: see benchmarks/gpu_wheels.py
-    python benchmarks/gpu.py --device cpu         # the same script at small size, to see that it works
+    python benchmarks/gpu.py --device cpu         # a smaller run without a GPU, to test the script
     python benchmarks/gpu.py --only heads fit --plant-error     # every comparison must fail
 
-Nothing is downloaded and videomem need not be installed. Each part runs in a process of its own with a time limit, so a
-part that fails, hangs or ruins the CUDA context hides no other. The table at the end has a line for each part; the JSON
-file has every comparison and figure. A part that needs a package which is missing is skipped, and says which.
+The script downloads nothing, and videomem need not be installed. Each part runs in a separate process with a time
+limit, so that a part that fails, hangs or corrupts the CUDA context does not affect the others. The final table has one
+line per part; the JSON file has all comparisons and measurements. A part is skipped if a package that it needs is
+missing, and the reason names the package.
 
-The exit status is 0 if nothing failed, 1 if something did, and 2 if there is no GPU or an option is wrong.
+The exit status is 0 if nothing failed, 1 if something failed, and 2 if there is no GPU or an option is invalid.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
-    options.add_argument("--wheels", type=Path, help="folder of wheels to install for this run alone")
-    options.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="file of all results")
-    options.add_argument("--minutes", type=float, default=5.0, help="parts that have not started by then are left out")
+    options.add_argument("--wheels", type=Path, help="folder of wheels to install for this run only")
+    options.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="file for the results")
+    options.add_argument("--minutes", type=float, default=5.0, help="time after which no further part is started")
     options.add_argument(
-        "--plant-error", action="store_true", help="change the device's parameters: comparisons must fail"
+        "--plant-error", action="store_true", help="change parameters on the device, so that all comparisons must fail"
     )
     options.add_argument("--part", nargs=3, metavar=("NAME", "FOLDER", "ROWS"), help=argparse.SUPPRESS)
     given = options.parse_args()
@@ -72,7 +73,7 @@ def main() -> int:
         ends_s = time.monotonic() + 60 * given.minutes
         for name in dict.fromkeys(given.only):
             results.append(run(name, given, Path(folder), environment, ends_s))
-            # After each part, so that an interrupted run leaves what it has.
+            # After each part, so that an interrupted run keeps its results.
             given.out.write_text(json.dumps({"machine": machine, "parts": results}, indent=1) + "\n")
     print_table(results)
     print(f"every comparison and figure: {given.out}")
@@ -80,7 +81,7 @@ def main() -> int:
 
 
 def install(wheels: Path, site: Path) -> str:
-    """Install wheels into a folder of this run."""
+    """Install wheels into a temporary folder."""
     files = sorted(map(str, wheels.glob("*.whl")))
     if not files:
         raise SystemExit(f"gpu.py: --wheels {wheels}: no wheels there; benchmarks/gpu_wheels.py downloads them")
@@ -91,7 +92,7 @@ def install(wheels: Path, site: Path) -> str:
 
 
 def describe(device: str, environment: dict[str, str]) -> dict[str, Any]:
-    """The machine; asked in a process of its own, so that this one never touches the GPU."""
+    """Facts about the machine, determined in a separate process, so that this one never uses the GPU."""
     code = (
         "import json, torch, torchvision; gpu = torch.cuda.is_available() and torch.cuda.get_device_name();"
         "print(json.dumps({'gpu': gpu or None, 'torch': torch.__version__, 'torchvision': torchvision.__version__,"
@@ -109,7 +110,7 @@ def describe(device: str, environment: dict[str, str]) -> dict[str, Any]:
 def run(
     name: str, given: argparse.Namespace, folder: Path, environment: dict[str, str], ends_s: float
 ) -> dict[str, Any]:
-    """Run a part in a process of its own and judge it by the rows that it left."""
+    """Run a part in a separate process, and determine its result from the rows that it wrote."""
     left_s = ends_s - time.monotonic()
     if left_s <= 0:
         return {"part": name, "status": "no time left", "seconds": 0.0, "rows": []}
@@ -125,7 +126,9 @@ def run(
     found = [json.loads(line) for line in rows.read_text().splitlines()]
     if name == TESTS:
         found += rows_of_tests(work / "junit.xml")
-        status = 0 if found and status == 1 else status  # pytest's 1 is failures, which are judged one by one.
+        status = (
+            0 if found and status == 1 else status
+        )  # Status 1 of pytest means failed tests, which are listed in rows.
     result = {"part": name, "status": judge(status, found), "seconds": time.monotonic() - began, "rows": found}
     if result["status"] in ("failed", "timed out"):
         result["log"] = log.read_text(errors="replace")[-4000:]
@@ -140,7 +143,7 @@ def part_command(name: str, given: argparse.Namespace, work: Path, rows: Path) -
 
 
 def test_command(device: str, work: Path) -> list[str]:
-    """pytest over the files with GPU tests. A test that hangs ends its worker, and pytest-xdist starts another."""
+    """The pytest command for the files with GPU tests. If a test hangs, pytest-xdist restarts its worker."""
     files = [
         str(path) for path in sorted((ROOT / "tests").glob("**/test_*.py")) if "pytest.mark.gpu" in path.read_text()
     ]
@@ -151,7 +154,7 @@ def test_command(device: str, work: Path) -> list[str]:
 
 
 def bounded(command: Sequence[str], limit_s: float, environment: dict[str, str], output: Any) -> int | None:
-    """The exit status of a command; None where it ran out of time, and was killed with all that it started."""
+    """The exit status of a command, or None if it exceeded the time limit and was killed with its child processes."""
     process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True, cwd=ROOT)
     try:
         return process.wait(limit_s)
@@ -164,7 +167,7 @@ def bounded(command: Sequence[str], limit_s: float, environment: dict[str, str],
 
 
 def rows_of_tests(report: Path) -> list[dict[str, Any]]:
-    """A row for each test; it failed unless pytest says that it passed or was skipped."""
+    """One row per test. A test counts as failed unless pytest reports that it passed or was skipped."""
     if not report.is_file():
         return []
     rows: list[dict[str, Any]] = []
@@ -174,7 +177,7 @@ def rows_of_tests(report: Path) -> list[dict[str, Any]]:
         name = f"{case.get('classname') or ''}::{case.get('name')}".removeprefix("::")
         said = " ".join(child.text or "" for child in case)
         missing = re.search(r"ModuleNotFoundError: No module named '(\w+)", said)
-        if missing and "error" in kinds:  # A whole file that could not be imported.
+        if missing and "error" in kinds:  # A file that cannot be imported.
             rows.append({"kind": "note", "name": f"{name} needs {missing[1]}"})
         elif "skipped" in kinds:
             num_skipped += 1
@@ -198,7 +201,7 @@ def judge(status: int | None, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:
-    """A line for each part: what came of it, its worst comparison or number of results, and what it took."""
+    """Print one line per part: status, worst comparison or number of results, time and memory."""
     print(f"\n{'part':<13}{'status':<13}{'s':>5}{'MiB':>7}  results")
     for result in results:
         rows = result["rows"]
@@ -231,7 +234,7 @@ def in_short(result: dict[str, Any]) -> str:
 
 
 def run_part(name: str, device: str, folder: Path, rows: Path, planted: bool) -> int:
-    """The inside of a part's process."""
+    """Main function of the process of a part."""
     from gpu_part import Part
 
     part = Part(device, folder, rows, planted)

@@ -395,7 +395,7 @@ def network(part: Part) -> None:
         predict_clip,
         with_shuffle,
     )
-    from videomem.features.video_networks import load_video_network
+    from videomem.experiments.model_sensitivity.video_networks import load_video_network
 
     r3d, _, _ = load_video_network("r3d_18", "random", [str(c) for c in range(C)], 8)
     clip = noise(8, 3, 64, 64)
@@ -411,10 +411,10 @@ def graphs(part: Part) -> None:
     """Exported graphs moved to the device, and ONNX graphs where onnxruntime has CUDA."""
     from torch.export import load
     from torch.export.passes import move_to_device_pass
+    from videomem.inference.pt2_graphs import write_pt2
 
     from videomem.inference.graph_checks import make_cases
     from videomem.inference.graphs import ClipGraph, StepGraph, trace
-    from videomem.inference.pt2_graphs import write_pt2
 
     for memory in ("gated", "lstm", "mingru"):
         model = tiny_model(memory)

@@ -1,4 +1,4 @@
-"""What the parts of `benchmarks/gpu.py` have in common: a device, comparisons with the CPU, figures."""
+"""Shared by the parts of `benchmarks/gpu.py`: the device, comparisons with the CPU, measurements."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
-PLANTED = 1.5  # factor on the parameters of what is moved to the device, where an error is planted
+PLANTED = 1.5  # Factor applied to parameters on the device with `--plant-error`.
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part at work.
+    """A part that is running.
 
     Attributes:
         device: The device under test, `cuda` or `cpu`.
@@ -50,7 +50,7 @@ class Part:
         self, name: str, found: Tensor | Sequence[Tensor] | float, expected: Tensor | Sequence[Tensor] | float,
         limit: float,
     ) -> None:  # fmt: skip
-        """Record the relative error of the device's answers, and whether it is within the limit."""
+        """Record the relative error of results of the device, and whether it is within the limit."""
         error = relative_error(_tensors(found), _tensors(expected))
         self._write(kind="comparison", name=name, error=error, limit=limit, ok=error <= limit)
 
@@ -59,11 +59,11 @@ class Part:
         self._write(kind="figure", name=name, value=value, unit=unit)
 
     def note(self, text: str) -> None:
-        """Record what was left out."""
+        """Record a check that is skipped."""
         self._write(kind="note", name=text)
 
     def skip(self, reason: str) -> None:
-        """Record that the part, or the rest of it, cannot run on this machine."""
+        """Record that the part, or its rest, cannot run on this machine."""
         self._write(kind="skipped", name=reason)
 
     def _write(self, **row: Any) -> None:
@@ -78,7 +78,7 @@ def _tensors(answers: Tensor | Sequence[Tensor] | float) -> list[Tensor]:
 
 
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of a pair of tensors relative to the largest magnitude expected of it, over all pairs.
+    """The largest relative error over pairs of tensors: the largest difference over the largest expected magnitude.
 
     It is infinite where shapes differ, and where an answer is not finite though a finite one is expected.
     """

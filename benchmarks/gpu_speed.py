@@ -1,4 +1,4 @@
-"""How fast a device is: the last parts of `benchmarks/gpu.py`. On a CPU the same at small size."""
+"""Measure the speed of a device: the last parts of `benchmarks/gpu.py`. On a CPU, sizes are smaller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from videomem.heads import Head
 
 
 def seconds(part: Part, run: Callable[[], Any], turns: int = 3) -> float:
-    """The median time of a pass, after one to warm up."""
+    """The median time of a pass in seconds, after a warm-up pass."""
     return statistics.median(scan.measure({"it": run}, turns, part.device)["it"])
 
 
@@ -44,7 +44,7 @@ def backbone(part: Part) -> None:
 
 
 def extraction(part: Part) -> None:
-    """Extraction from videos to a store, and the share of its time that is spent waiting for decoded frames."""
+    """Speed of feature extraction, and the fraction of time spent waiting for decoded frames."""
     import videomem.features.extraction as extracting
     from videomem.features.store import FeatureSettings
     from videomem.video.sampling import Uniform
@@ -108,7 +108,7 @@ def epochs(part: Part) -> None:
 
 
 def memories(part: Part) -> None:
-    """Every memory, forward and with its gradients, as multiples of `nn.GRU`."""
+    """Time of every memory, forward and with gradients, relative to `nn.GRU`."""
     torch.manual_seed(0)
     batch_size, dim = (64, 256) if part.is_gpu else (16, 64)
     found = scan.ways(dim, dim, part.device, torch.float32)
@@ -126,7 +126,7 @@ def memories(part: Part) -> None:
 
 
 def permutations(part: Part) -> None:
-    """What 100 permutations of a shuffle evaluation cost, in plain passes over the same clips."""
+    """Time of 100 permutations in a shuffle evaluation, relative to a forward pass on the same clips."""
     from videomem.experiments.shuffle.measurements import measure_order
 
     num_clips, dim = (64, 4096) if part.is_gpu else (8, 512)

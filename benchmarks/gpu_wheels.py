@@ -1,14 +1,14 @@
-"""The wheels that `benchmarks/gpu.py --wheels` needs on a machine that has torch but no package index.
+"""List or download the wheels for `benchmarks/gpu.py --wheels`, for a machine with torch but without a package index.
 
     python benchmarks/gpu_wheels.py                                   # list them
-    python benchmarks/gpu_wheels.py --download wheels --limit-mib 60  # download as many as fit, the needed ones first
-    pip freeze > there.txt                                            # on that machine; bring the file here
-    python benchmarks/gpu_wheels.py --present there.txt ...           # leave out what is there
+    python benchmarks/gpu_wheels.py --download wheels --limit-mib 60  # download as many as fit, required ones first
+    pip freeze > there.txt                                            # on that machine; then copy the file here
+    python benchmarks/gpu_wheels.py --present there.txt ...           # leave out installed packages
 
-Run it in an environment where videomem is installed with its tests (`make test` makes one in .venv): the list is what
-videomem and its tests require there, in the versions that are there, less what is present on the other machine and
-all that only those packages need. Without --present that is a machine with PyTorch, Lightning and common scientific
-packages. What does not fit is named, with the parts of `benchmarks/gpu.py` that are skipped without it.
+Run it in an environment where videomem is installed with its tests (`make test` creates one in .venv). The list has the
+packages required by videomem and its tests, in the versions of this environment, without those present on the other
+machine and their requirements. Without --present, PyTorch, Lightning and common scientific packages are assumed to be
+present. Packages that do not fit are listed, with the parts of `benchmarks/gpu.py` that are skipped without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 PRESENT = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "safetensors", "scipy", "numpy", "h5py",
            "matplotlib", "jinja2", "onnx")  # fmt: skip
-# In the order of their use, with what is skipped without them; what these require comes along with them.
+# In order of importance, with the parts that are skipped without them. Their requirements are added.
 NEEDED = {
     "av": "storage, fit, video, order, graphs, streams, extraction, epochs: whatever touches the data module",
     "jsonargparse[signatures]": "the same",
@@ -42,15 +42,15 @@ NEEDED = {
     "onnxscript": "ONNX graphs in graphs",
     "onnxruntime": "ONNX graphs in graphs; the usual wheel has no CUDA",
 }
-GLIBC = (5, 12, 17, 24, 27, 28, 31, 34, 35, 39)  # pip takes platform tags only by their exact number
+GLIBC = (5, 12, 17, 24, 27, 28, 31, 34, 35, 39)  # pip matches platform tags only exactly.
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--present", type=Path, help="`pip freeze` or `pip list --format freeze` of the other machine")
-    options.add_argument("--python", default="3.12", help="its Python")
+    options.add_argument("--python", default="3.12", help="Python version of the other machine")
     options.add_argument("--download", type=Path, metavar="FOLDER", help="download the wheels into this folder")
-    options.add_argument("--limit-mib", type=float, default=60.0, help="of all wheels together")
+    options.add_argument("--limit-mib", type=float, default=60.0, help="maximum total size of the wheels")
     given = options.parse_args()
     lines = given.present.read_text().splitlines() if given.present else PRESENT
     present = {canonicalize_name(re.split(r"[=<>@ ;\[]", line.strip())[0]) for line in lines if line.strip()}
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def closure(requirement: Requirement, present: set[str], python: str) -> list[str]:
-    """A package and all that it requires, as `name==version`, less what is present; needed ones come last."""
+    """A package and its requirements as `name==version`, without present ones; requirements come last."""
     found: dict[str, str] = {}
 
     def visit(requirement: Requirement) -> None:

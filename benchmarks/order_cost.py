@@ -19,7 +19,7 @@ import numpy as np
 from videomem.cli.main import main
 from videomem.experiments.order_test.jobs import read_training_result
 from videomem.experiments.order_test.result import from_json
-from videomem.utils.plain_data import config_folder
+from videomem.utils.folders import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 CLASSES, FRAMES, DIM, PER_GROUP = 10, 16, 4096, 5

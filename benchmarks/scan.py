@@ -1,16 +1,15 @@
-"""How exact and how fast the scan over time is: its error against a float64 loop, its time beside loops and torch.nn.
+"""Measure the error of the scan over time against a float64 loop, and its speed against loops and torch.nn.
 
     python benchmarks/scan.py                     # about 3 minutes on 2 cores
     python benchmarks/scan.py --device cuda --dtype bfloat16 --frames 128 4096
 
-Errors are the largest difference as a share of the largest magnitude, of states and of the gradients of what is kept,
-what is taken and the start, over retentions drawn from [0, 1], from [0.999, 1], and of 1. Both sides see the same
-rounded inputs.
+Errors are the largest difference of states and of the gradients of all inputs, relative to the largest magnitude, for
+retentions drawn from [0, 1] and [0.999, 1], and for retentions of 1. Both sides have the same rounded inputs.
 
-Times are of a forward pass of noise (B, T, D) in whole clips, and of one with its gradients; of every turn each way has
-one go after the other, and the median over turns of the ratio to `torch.nn.GRU` counts. `loop` is the memory step by
-step, by the code that all memories without a scan share; the others are memories of `videomem.heads` as heads use them.
-One thread is the default, because two that wait for each other on shared cores measure their neighbours.
+Times are those of a forward pass on noise (B, T, D) and of a forward and backward pass. In every turn, each method runs
+once; the result is the median over turns of the ratio to `torch.nn.GRU`. `loop` is the memory step by step, with the
+code shared by all memories without a scan; the others are memories of `videomem.heads` as used by heads. The default is
+one thread, since two threads on shared cores wait for each other and for other processes.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def states_and_gradients(recurrence: Callable[..., Tensor], parts: list[Tensor],
 
 
 def errors(num_frames: int, dtype: torch.dtype, device: str) -> tuple[float, float]:
-    """The largest error of states, and of gradients, relative to the largest magnitude."""
+    """The largest errors of states and of gradients, relative to the largest magnitude."""
     generator = torch.Generator().manual_seed(0)
     B, H = 4, 16
     largest = [0.0, 0.0]
@@ -80,7 +79,7 @@ def by_torch(module: nn.GRU | nn.LSTM, x_BTD: Tensor, lengths_B: Tensor) -> Tens
 
 
 def ways(D: int, H: int, device: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Way]]:
-    """Each way's name, its module, and how it turns clips into states."""
+    """Each method: its name, its module, and a function from clips to states."""
     gru, lstm = nn.GRU(D, H, batch_first=True), nn.LSTM(D, H, batch_first=True)
     memories: dict[str, Memory] = {
         "none": NoMemory(D, H),
@@ -114,7 +113,7 @@ def forward_and_backward(module: nn.Module, way: Way, x_BTD: Tensor, lengths_B: 
 
 
 def seconds(run: Callable[[], None], passes: int, device: str) -> float:
-    """Of one pass, on average over so many; a GPU has finished before the clock is read."""
+    """Mean time of a pass in seconds; synchronizes a GPU before reading the clock."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     wait()
     started = time.perf_counter()
@@ -125,7 +124,7 @@ def seconds(run: Callable[[], None], passes: int, device: str) -> float:
 
 
 def measure(runs: Mapping[str, Callable[[], None]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each run at each turn, in which it has as many passes as fill some 20 ms."""
+    """Seconds of each method in each turn. A turn has as many passes as take about 20 ms."""
     first = {name: seconds(run, 1, device) for name, run in runs.items()}  # Warms up as well.
     passes = {name: max(1, min(20, int(0.02 / took))) for name, took in first.items()}
     turns: dict[str, list[float]] = {name: [] for name in runs}

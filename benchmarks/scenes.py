@@ -1,9 +1,9 @@
-"""What tells a new scene from motion: differences of neighbouring frames within videos, and where one follows another.
+"""Measure how well frame differences distinguish scene changes from motion.
 
     python benchmarks/scenes.py FOLDER...
 
-Prints how many frames within the videos differ from the one before by more than each threshold, and how many of the
-cuts that arise by playing them one after the other do not. Videos may have cuts of their own, which count as within.
+Prints, for several thresholds, how many frames within the videos differ from the previous frame by more than the
+threshold, and how many cuts between consecutive videos do not. Cuts within a video are counted as motion.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 
 from videomem.inference.streaming import SCENE_CHANGE, cell_means, difference
+from videomem.video.files import videos_named
 from videomem.video.live import frames_of_file
-from videomem.video.sources import videos_named
 
 
 def main() -> None:

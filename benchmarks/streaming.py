@@ -1,19 +1,17 @@
-"""Milliseconds for each new frame: streams of every memory beside the bare AlexNet, and models of sliding windows.
+"""Measure the time per frame of streams with every memory, relative to AlexNet alone, and of sliding-window models.
 
     python benchmarks/streaming.py                  # about 25 minutes on 2 cores
     python benchmarks/streaming.py --frames 1000
 
-For each of the frames, 320x240 noise, AlexNet up to fc6 runs at batch size 1 on the frame already resized, cropped and
-normalised (`bare`), and then each memory's stream takes the frame as it comes (`Stream.step`: resizing, cropping,
-normalising, AlexNet, head, softmax); so each frame has all of them within the same moments. An overhead is the median
-over frames of the ratio to the bare AlexNet, less one; `without resizing` is that of a frame already resized and
-cropped (`Stream.step_shaped`), measured on every other frame. All streams run through without a reset.
-`AlexNet, all layers` is torchvision's network up to its 1000 logits.
+For each frame of 320x240 noise, AlexNet up to fc6 runs at batch size 1 on the preprocessed frame (`bare`). Then each
+memory's stream processes the original frame (`Stream.step`: resizing, cropping, normalizing, AlexNet, head, softmax),
+so that all of them are timed under the same conditions. The overhead is the median over frames of the ratio to the bare
+AlexNet, minus one; `without resizing` is that of `Stream.step_shaped`, measured on every other frame. Streams are not
+reset. `AlexNet, all layers` is torchvision's network up to its 1000 logits.
 
-A model of clips that is asked again at every frame sees the last 16: `window, AlexNet + gru` is the same network on 16
-frames, `window, features kept` keeps the features of the last 15 frames and runs the head alone over 16, and r3d_18 and
-mvit_v2_s are torchvision's video networks on 16 frames in the size of their preset, resized before. Weights are random;
-they do not change the time.
+Sliding-window models process the last 16 frames at every frame: `window, AlexNet + gru` runs the same network on 16
+frames; `window, features kept` keeps the features of the last 15 frames and runs only the head on 16; r3d_18 and
+mvit_v2_s are torchvision's video networks on 16 preprocessed frames. Weights are random, which does not affect times.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from videomem.experiments.order_test.heads_of_plan import build_head
 from videomem.features.backbone import Backbone, BackboneSettings
 from videomem.features.store import FeatureSettings
 from videomem.inference.model import Classifier
-from videomem.utils.plain_data import config_folder
+from videomem.utils.folders import config_folder
 from videomem.video.sampling import Uniform
 
 WINDOW = 16
@@ -97,7 +95,7 @@ def main() -> None:
 
 
 def clip_ways(model: Classifier, shaped: torch.Tensor) -> dict[str, Way]:
-    """Models that are asked about the last 16 frames at every new one."""
+    """Sliding-window models, which process the last 16 frames at every frame."""
     backbone, head, lengths_B = model.frame_network, model.head, torch.tensor([WINDOW])
     kept_1TD = torch.zeros(1, WINDOW, head.feature_dim)
 

@@ -1,4 +1,4 @@
-"""Does the order of the frames matter, in your videos and to your model?"""
+"""Measure whether frame order matters, in your videos and to your model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from videomem.inference.streaming import Answer, Stream
     from videomem.video.live import frames_of_file
 
-_HOMES = {
+_MODULES = {
     "Answer": "inference.streaming",
     "Classifier": "inference.model",
     "OrderTestResult": "experiments.order_test.result",
@@ -51,12 +51,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; the command line's help must not wait for it.
-    if name in _HOMES:
-        return getattr(import_module(f"videomem.{_HOMES[name]}"), name)
+    # Imported on first use: torch takes seconds to import, and `videomem --help` must not wait for it.
+    if name in _MODULES:
+        return getattr(import_module(f"videomem.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'videomem' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Public names, for completion in a notebook."""
+    """Public names, for tab completion."""
     return sorted(__all__)

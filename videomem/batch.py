@@ -1,11 +1,11 @@
-"""The shape legend, and the batch that everything from the data to the readout passes on.
+"""Axis letters, and the batch type that is used from the data module to the readout.
 
 Axis letters, used as suffixes of tensor names throughout:
 
     B videos    T frames    D features    H hidden units    K projected terms    C classes
 
-`lengths` says how many frames of each video are real; padding stands at the end and is zero. Masks are derived from
-`lengths`, never stored, and are True where a frame is real.
+`lengths` is the number of real frames of each video; padding follows them and is zero. Masks are computed from
+`lengths` and are True at real frames.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 
 
 class VideoBatch(NamedTuple):
-    """Videos of one batch, padded at the end to the longest.
+    """A batch of videos, padded at the end to the length of the longest.
 
     Shape:
-        x: features (B, T, D), or frames (B, T, 3, height, width) as uint8 when decoding live
+        x: features (B, T, D), or uint8 frames (B, T, 3, height, width) if the source decodes videos
         lengths: (B,) int64, 1 <= length <= T
         labels: (B,) int64
-        clip: (B,) int64, the row of the video among the data module's clips
+        clip: (B,) int64, index of the video in the data module's list of clips
     """
 
     x: Tensor
@@ -34,19 +34,19 @@ class VideoBatch(NamedTuple):
 
 
 def length_mask(lengths: Tensor, num_frames: int) -> Tensor:
-    """Mask (B, T), True where a frame is real: t < length."""
+    """Mask (B, T), True at real frames: t < length."""
     return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def pad_videos(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack videos of (T_i, ...) into (B, max T_i, ...) with zeros behind, and their lengths (B,)."""
+    """Pad videos (T_i, ...) with zeros to (B, max T_i, ...); returns them and their lengths (B,)."""
     lengths = torch.tensor([len(video) for video in videos])
     padded = torch.nn.utils.rnn.pad_sequence(list(videos), batch_first=True)
     return padded, lengths
 
 
 def collate(samples: Sequence[tuple[Tensor, int, int]]) -> VideoBatch:
-    """Batch samples of (video (T_i, ...), label, clip)."""
+    """Make a batch of samples (video (T_i, ...), label, clip)."""
     videos, labels, clips = zip(*samples, strict=True)
     x, lengths = pad_videos(videos)
     return VideoBatch(x, lengths, torch.tensor(labels), torch.tensor(clips))

@@ -1,24 +1,15 @@
-"""The errors that a user can fix."""
-
-from pathlib import Path
+"""Errors that a user can fix."""
 
 
 class VideomemError(Exception):
-    """What is wrong, the value, the limit and the remedy, in one line.
+    """An error that a user can fix. Its one-line message gives the problem, the value, the limit and the remedy.
 
-    The command line prints it without a traceback and ends with status 2.
+    The command line prints the message without a traceback and exits with status 2.
     """
 
 
-def is_empty_or_absent(folder: Path) -> bool:
-    """Whether a folder can be made ours without touching anything of the user's."""
-    if folder.exists() and not folder.is_dir():
-        raise VideomemError(f"{folder}: a file, but a folder is needed here")
-    return not folder.exists() or not any(folder.iterdir())
-
-
 def one_line_reason(error: BaseException) -> str:
-    """The cause of a parser's error without the parser's own words around it."""
+    """The message of the `VideomemError` that caused a parser's error, or else the error's own message."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, VideomemError):
@@ -32,4 +23,4 @@ def one_line(text: object) -> str:
 
 
 class DecodingError(VideomemError):
-    """A video that cannot be decoded exactly; it goes into the failure table with this reason."""
+    """A video cannot be decoded exactly. The message is the reason given in the failure table."""

@@ -25,7 +25,7 @@ from videomem.features.backbone import (
     extract_features,
     load_backbone,
 )
-from videomem.features.video_networks import load_video_network
+from videomem.experiments.model_sensitivity.video_networks import load_video_network
 from videomem.heads import NoMemory
 from videomem.training.lit_classifier import LitClassifier
 
@@ -201,7 +201,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"layer": "fc9"}, "try " + ", ".join(ALEXNET_LAYERS)),
-        ({"name": "alexnett"}, "some that it has: alexnet"),
+        ({"name": "alexnett"}, "it has, for example, alexnet"),
         ({"name": "squeezenet1_0", "layer": "features.99"}, "which squeezenet1_0 does not have"),
         ({"weights": "nowhere.pth"}, "no such file"),
         ({"grid": 0}, r"backbone\.grid is 0"),

@@ -218,7 +218,7 @@ def test_no_bytes_in_a_file_raise_anything_but_a_reason(
             with pytest.raises((ArrayProblem, VideomemError)):
                 source.read(source.find(name, name)[0])
     for name in ("b.h5", "c.safetensors"):
-        with pytest.raises(VideomemError, match=r"damaged or no|no arrays in it"), open_source(folder / name):
+        with pytest.raises(VideomemError, match=r"damaged, or not|no arrays in it"), open_source(folder / name):
             pass
 
 
@@ -234,9 +234,9 @@ def test_an_array_is_that_of_the_one_video_it_is_named_after(tmp_path: Path) -> 
     report = imported(tmp_path, as_npy(named, tmp_path))
     unclear = {os.path.relpath(failure.path, tmp_path): failure.message for failure in report.failures}
     assert sorted(unclear) == sorted([videos[n] for n in (0, 1, 5, 6, 7)])
-    assert f"up_1 can be that of {tmp_path / videos[0]} or {tmp_path / videos[1]}" in unclear[videos[0]]
+    assert f"up_1 matches {tmp_path / videos[0]} and {tmp_path / videos[1]}" in unclear[videos[0]]
     assert unclear[videos[5]].endswith(
-        f"array up_3 can be that of {tmp_path / videos[4]}; name arrays by the whole path"
+        f"array up_3 matches {tmp_path / videos[4]}; name arrays by their complete path"
     )
     assert sorted(stored(tmp_path)) == sorted(videos[n] for n in (2, 3, 4, 8))
 
@@ -312,7 +312,7 @@ def test_other_names_widths_samplings_and_types_are_other_stores(tmp_path: Path)
 def test_trims_and_rates_need_times(tmp_path: Path) -> None:
     write_catalog(tmp_path, start_s="0.2", end_s="0.5")
     features = as_npy(arrays(), tmp_path)
-    with pytest.raises(VideomemError, match="arrays carry no times, but Uniform and trims need them; pass --fps"):
+    with pytest.raises(VideomemError, match="arrays have no times, but Uniform and trims need them; pass --fps"):
         imported(tmp_path, features)
     assert imported(tmp_path, features, fps=10.0).failures == ()
     found = stored(tmp_path)[VIDEOS[0]]
@@ -351,8 +351,8 @@ def test_sources_that_cannot_be_read_are_one_line(tmp_path: Path, capsys: pytest
     for features, message in {
         "nowhere": "no such file or folder",
         "text.txt": "neither a folder nor one of",
-        "no.h5": "damaged or no HDF5 file",
-        "no.safetensors": "damaged or no safetensors file",
+        "no.h5": "damaged, or not an HDF5 file",
+        "no.safetensors": "damaged, or not a safetensors file",
         "empty": "no arrays in it",
         "empty.h5": "no arrays in it",
     }.items():

@@ -306,11 +306,11 @@ def test_chrono_biases_spread_time_constants() -> None:
     ("make_it", "message"),
     [
         (lambda: Leaky(D, H, alpha=1.5), r"memory\.alpha is 1\.5, but must be in \[0, 1\]"),
-        (lambda: Leaky(D, H, alpha=1.0, learned=True), r"\(0, 1\) where it is learned"),
+        (lambda: Leaky(D, H, alpha=1.0, learned=True), r"\(0, 1\) if learned"),
         (lambda: NoMemory(D, 0), r"memory\.hidden_dim is 0"),
         (lambda: Head(MEMORIES["none"], D, C, dropout=1.0), r"model\.dropout is 1\.0"),
         (lambda: Head(MEMORIES["none"], D, C, num_layers=0), r"model\.num_layers is 0"),
-        (lambda: Gated(D, H, forget_bias="chrono", max_time_frames=2), "chrono needs at least 3"),
+        (lambda: Gated(D, H, forget_bias="chrono", max_time_frames=2), "must be at least 3 with chrono"),
         (lambda: make("none")(torch.zeros(2, 4, D + 1), torch.tensor([4, 4])), r"takes \(B, T, 7\)"),
     ],
 )

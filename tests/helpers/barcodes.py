@@ -1,6 +1,6 @@
-"""Videos whose every frame carries its own number as a barcode, in many kinds of file, whole and damaged.
+"""Videos whose frames have their index as a barcode, in many file formats, intact and damaged.
 
-Whatever a decoder returns, the number read from the picture tells whether it is the right one.
+The number read from a decoded frame shows whether it is the requested frame.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def read_barcode(image: Image) -> int:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: how its barcodes are encoded, wrapped, and what is done to the file afterwards.
+    """A kind of file: how its frames are encoded and written, and how the file is changed afterwards.
 
     Attributes:
         pts: Presentation time of each frame in ticks of 1/fps; by default 0, 1, 2, ...
-        beside: What else is in the file: "sound", "second video" (all of it number 0), or "cover" (a still).
-        cut_at: Copy the packets from the key frame before this frame on, and hide what comes before it (an edit list).
-        after: Changes the finished file's bytes.
-        shown: Numbers of the frames that a viewer sees; by default all.
-        decord: Whether decord may serve it.
+        beside: Another stream in the file: "sound", "second video" (all frames have number 0), or "cover" (an image).
+        cut_at: Copy packets from the key frame before this frame, and hide earlier frames with an edit list.
+        after: Changes the bytes of the finished file.
+        shown: Numbers of the displayed frames; default: all.
+        decord: Whether decord may be used for it.
     """
 
     suffix: str
@@ -74,7 +74,7 @@ class Kind:
         return list(range(self.num_frames) if self.shown is None else self.shown)
 
     def write(self, path: Path) -> Path:
-        """Make the file unless it is there."""
+        """Write the file unless it exists."""
         if not os.path.exists(path):
             target = path.with_name("unchanged-" + path.name) if self.after or self.cut_at else path
             with av.open(os.fspath(target), "w", options=dict(self.container)) as container:
@@ -128,7 +128,7 @@ def _video(container: OutputContainer, kind: Kind) -> VideoStream:
 
 
 def copy_from(source: Path, target: Path, number: int) -> None:
-    """Cut without encoding again, as editors do: what comes before frame `number` stays, hidden by an edit list."""
+    """Cut without re-encoding, as editors do: frames before `number` remain, hidden by an edit list."""
     with av.open(os.fspath(source)) as whole, av.open(
         os.fspath(target), "w", options={"avoid_negative_ts": "disabled", "movflags": "use_metadata_tags"}
     ) as cut:  # fmt: skip
@@ -153,7 +153,7 @@ def quarter_turn(content: bytes) -> bytes:
 
 
 def from_the_middle(content: bytes) -> bytes:
-    """A recording of MPEG-TS that starts between key frames; its first packets with the tables are kept."""
+    """An MPEG-TS recording that starts between key frames; the first packets, which have the tables, are kept."""
     return content[: 188 * 3] + content[len(content) // 5 // 188 * 188 :]
 
 
@@ -290,7 +290,7 @@ KINDS: dict[str, Kind] = {
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """The file of a kind, made when first asked for."""
+    """The file of a kind, created on first use."""
     kind = KINDS[name]
     stem = "".join(letter if letter.isalnum() else "_" for letter in name)
     return kind.write(folder / f"{stem}.{kind.suffix}")

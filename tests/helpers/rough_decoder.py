@@ -1,4 +1,4 @@
-"""A decoder for workers that does what it should not. Workers import this module, so it imports little."""
+"""A decoder that dies, hangs or raises, for tests of workers. Workers import this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videomem.video.decoding import DecodedClip
 
 
 def decode_roughly(path: str, *_: object, **__: object) -> DecodedClip:
-    """Die, hang or raise where the name of the file says so."""
+    """Die, hang or raise, depending on the name of the file."""
     name = Path(path).name
     if name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)

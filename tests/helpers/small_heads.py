@@ -1,4 +1,4 @@
-"""Small heads of every memory, and clips for them."""
+"""Small heads with every memory, and random clips."""
 
 from __future__ import annotations
 

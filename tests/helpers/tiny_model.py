@@ -14,7 +14,7 @@ from videomem.video.sampling import Uniform
 
 
 class TinyBackbone(nn.Module):
-    """Stands in for a network: a few pixels of each frame."""
+    """A replacement for a network: a few pixels of each frame."""
 
     feature_dim = D
 

@@ -1,4 +1,4 @@
-"""A W&B server on this machine: what `wandb sync` says to it is kept, so that tests can read what would be sent."""
+"""A local W&B server that records what `wandb sync` uploads, so that tests can check it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONAL = {"ServerFeaturesQuery", "ArtifactType"}  # Questions whose answers W&
 
 @dataclass
 class Artifact:
-    """A version of an artifact: the content of its files by their names, and the runs that made and used it."""
+    """A version of an artifact: the content of its files by name, and the runs that logged and used it."""
 
     type: str
     name: str
@@ -33,7 +33,7 @@ class Artifact:
 
 @dataclass
 class FakeServer:
-    """The part of W&B's protocol that uploads runs; an artifact is the same version where name and digest are."""
+    """The upload part of W&B's protocol. Artifacts with the same name and digest are the same version."""
 
     address: str = ""
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -83,25 +83,25 @@ class FakeServer:
             elif name == "wandb-summary.json":
                 self.summaries[run] = lines[-1]
 
-    def on_Viewer(self, said: dict[str, Any]) -> dict[str, Any]:
+    def on_Viewer(self, variables: dict[str, Any]) -> dict[str, Any]:
         user = {"id": "user", "entity": "someone", "username": "someone", "email": "", "flags": "{}"}
         return {"viewer": {**user, "teams": {"edges": []}}}
 
-    def on_UpsertSweep(self, said: dict[str, Any]) -> dict[str, Any]:
-        self.sweep = said["config"]
-        project = {"id": "project", "name": said["projectName"], "entity": {"id": "entity", "name": "someone"}}
+    def on_UpsertSweep(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.sweep = variables["config"]
+        project = {"id": "project", "name": variables["projectName"], "entity": {"id": "entity", "name": "someone"}}
         return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
 
-    def on_SweepWithRuns(self, said: dict[str, Any]) -> dict[str, Any]:
+    def on_SweepWithRuns(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"sweep": {"id": "sweep", "name": "sweep1", "config": self.sweep, "runs": {"edges": []}}}}
 
-    def on_CreateAgent(self, said: dict[str, Any]) -> dict[str, Any]:
+    def on_CreateAgent(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"createAgent": {"agent": {"id": "agent"}}}
 
-    def on_Heartbeat(self, said: dict[str, Any]) -> dict[str, Any]:
-        """One training at a time, and then the end."""
+    def on_Heartbeat(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Send the commands of a sweep, one training at a time."""
         commands: list[dict[str, Any]] = []
-        if not any(json.loads(said["runState"]).values()):
+        if not any(json.loads(variables["runState"]).values()):
             number = len(self.to_train)
             commands = [{"type": "exit"}]
             if self.to_train:
@@ -109,22 +109,22 @@ class FakeServer:
                 commands = [{"type": "run", "run_id": f"swept{number}", "args": given, "program": ""}]
         return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
 
-    def on_UpsertBucket(self, said: dict[str, Any]) -> dict[str, Any]:
-        name = said["name"]
+    def on_UpsertBucket(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables["name"]
         is_new = name not in self.runs
         run = self.runs.setdefault(name, {"id": f"bucket-{name}"})
-        run |= {key: value for key, value in said.items() if value is not None and key != "id"}
+        run |= {key: value for key, value in variables.items() if value is not None and key != "id"}
         project = {"id": "project", "name": run["project"], "entity": {"id": "entity", "name": "someone"}}
         bucket = {"id": run["id"], "name": name, "displayName": run.get("displayName"), "description": None,
                   "config": run.get("config"), "sweepName": None, "project": project,
                   "historyLineCount": len(self.history.get(name, {}))}  # fmt: skip
         return {"upsertBucket": {"bucket": bucket, "inserted": is_new}}
 
-    def on_RunResumeStatus(self, said: dict[str, Any]) -> dict[str, Any]:
-        name = said["name"]
+    def on_RunResumeStatus(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables["name"]
         model = {
             "id": "project",
-            "name": said["project"],
+            "name": variables["project"],
             "entity": {"id": "entity", "name": "someone"},
             "bucket": None,
         }
@@ -139,8 +139,8 @@ class FakeServer:
             }  # fmt: skip
         return {"model": model}
 
-    def on_CreateArtifact(self, said: dict[str, Any]) -> dict[str, Any]:
-        given = said["input"]
+    def on_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        given = variables["input"]
         name, digest = given["artifactCollectionName"], given["digest"]
         known = [artifact for artifact in self.versions(name) if artifact.digest == digest]
         if not known:
@@ -158,22 +158,22 @@ class FakeServer:
         sequence = {"latestArtifact": latest if known else None}
         return {"createArtifact": {"artifact": {"id": number, "state": state, "artifactSequence": sequence}}}
 
-    def on_CreateArtifactManifest(self, said: dict[str, Any]) -> dict[str, Any]:
-        number = said["artifactID"]
+    def on_CreateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        number = variables["artifactID"]
         file = {
             "id": "file",
             "uploadHeaders": [],
-            "uploadUrl": f"{self.address}/store/artifact/{number}/{said['name']}",
+            "uploadUrl": f"{self.address}/store/artifact/{number}/{variables['name']}",
         }
         return {"createArtifactManifest": {"artifactManifest": {"id": f"manifest-{number}", "file": file}}}
 
-    def on_UpdateArtifactManifest(self, said: dict[str, Any]) -> dict[str, Any]:
-        number = said["artifactManifestID"].removeprefix("manifest-")
+    def on_UpdateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        number = variables["artifactManifestID"].removeprefix("manifest-")
         address = f"{self.address}/store/artifact/{number}/wandb_manifest.json"
         file = {"id": "file", "uploadHeaders": [], "uploadUrl": address}
-        return {"updateArtifactManifest": {"artifactManifest": {"id": said["artifactManifestID"], "file": file}}}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": variables["artifactManifestID"], "file": file}}}
 
-    def on_CreateArtifactFiles(self, said: dict[str, Any]) -> dict[str, Any]:
+    def on_CreateArtifactFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         edges = [
             {
                 "node": {
@@ -187,28 +187,28 @@ class FakeServer:
                     "artifact": {"id": spec["artifactID"]},
                 }
             }
-            for spec in said["input"]["artifactFiles"]
+            for spec in variables["input"]["artifactFiles"]
         ]
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
-    def on_CommitArtifact(self, said: dict[str, Any]) -> dict[str, Any]:
-        self.artifacts[int(said["artifactID"])].is_committed = True
-        return {"commitArtifact": {"artifact": {"id": said["artifactID"], "digest": ""}}}
+    def on_CommitArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.artifacts[int(variables["artifactID"])].is_committed = True
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
 
-    def on_UseArtifact(self, said: dict[str, Any]) -> dict[str, Any]:
-        given = said["input"]
+    def on_UseArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        given = variables["input"]
         self.artifacts[int(given["artifactID"])].used_by.add(given["runName"])
         return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
 
-    def on_CreateRunFiles(self, said: dict[str, Any]) -> dict[str, Any]:
-        run = said["run"]
-        files = [{"name": name, "uploadUrl": f"{self.address}/store/run/{run}/{name}"} for name in said["files"]]
+    def on_CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = variables["run"]
+        files = [{"name": name, "uploadUrl": f"{self.address}/store/run/{run}/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": f"bucket-{run}", "uploadHeaders": [], "files": files}}
 
 
 @contextmanager
 def serving() -> Iterator[FakeServer]:
-    """A server of its own, on a free port."""
+    """A server on a free port."""
     fake = FakeServer()
 
     class Handler(BaseHTTPRequestHandler):

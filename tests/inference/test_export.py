@@ -126,7 +126,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "not readable as JSON",
     ),
     "JSON is too large": (lambda folder: os.truncate(folder / "config.json", 10**9), "above the limit"),
-    "JSON is a list": (lambda folder: (folder / "config.json").write_text("[1]"), "no JSON object"),
+    "JSON is a list": (lambda folder: (folder / "config.json").write_text("[1]"), "is not a JSON object"),
     "JSON is of another library": (
         config(lambda c: c.update(model_type="videomae")),
         "another library's model (model_type 'videomae')",
@@ -134,17 +134,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a later format": (config(lambda c: c.update(format=99)), "format 99"),
     "weights are truncated": (
         lambda folder: os.truncate(folder / "model.safetensors", 5000),
-        "damaged, or no safetensors",
+        "damaged, or not a safetensors",
     ),
     "weights are oversized": (
         lambda folder: (folder / "model.safetensors").open("ab").write(b"x" * 100),
-        "damaged, or no safetensors",
+        "damaged, or not a safetensors",
     ),
     "weights announce a header without end": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}"),
-        "damaged, or no safetensors",
+        "damaged, or not a safetensors",
     ),
-    "weights are a pickle": (lambda folder: torch.save({}, folder / "model.safetensors"), "damaged, or no safetensors"),
+    "weights are a pickle": (
+        lambda folder: torch.save({}, folder / "model.safetensors"),
+        "damaged, or not a safetensors",
+    ),
     "weights are not finite": (
         lambda folder: change_weights(folder, lambda t: spoil(t, float("nan"))),
         "head.classify.bias has values that are not finite",
@@ -170,19 +173,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown memory": (config(lambda c: c["memory"].update(name="os.system")), "do not fit together"),
     "an argument that is no argument": (
         config(lambda c: c["memory"]["arguments"].update(path="/etc/passwd")),
-        "not the arguments of a GRU",
+        "invalid arguments of GRU",
     ),
-    "arguments in another file": (config(lambda c: c["memory"].update(arguments="/etc/passwd")), "no dictionary"),
+    "arguments in another file": (config(lambda c: c["memory"].update(arguments="/etc/passwd")), "not a dictionary"),
     "a class where a number is needed": (
         config(lambda c: c["memory"]["arguments"].update(hidden_dim={"class_path": "os.system"})),
-        "not the arguments of a GRU",
+        "invalid arguments of GRU",
     ),
     "a size that no memory can hold": (
         config(lambda c: c["memory"]["arguments"].update(hidden_dim=10**12)),
         "do not fit together",
     ),
     "as many layers as there are atoms": (config(lambda c: c.update(num_layers=10**80)), "layers, but"),
-    "layers that are no number": (config(lambda c: c.update(num_layers="2")), "no whole number"),
+    "layers that are no number": (config(lambda c: c.update(num_layers="2")), "must be an integer"),
     "another width": (config(lambda c: c.update(feature_dim=3)), "by config.json"),
     "an unknown network": (config(lambda c: c["backbone"].update(name="../../evil")), "Unknown model ../../evil"),
     "weights of the network elsewhere": (
@@ -193,10 +196,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown sampling": (preprocessor(lambda c: c["sampling"].update(name="x")), "do not fit together"),
     "frames without end": (preprocessor(lambda c: c["sampling"].update(num_frames=10**12)), "sampling.num_frames"),
     "another preprocessing": (preprocessor(lambda c: c.update(crop_px=10)), "preprocesses in another way: crop_px"),
-    "a type that is a function": (preprocessor(lambda c: c.update(feature_dtype="load")), "not the arguments of"),
-    "an unknown decoder": (preprocessor(lambda c: c.update(decoder="evil")), "not the arguments of"),
+    "a type that is a function": (preprocessor(lambda c: c.update(feature_dtype="load")), "invalid arguments of"),
+    "an unknown decoder": (preprocessor(lambda c: c.update(decoder="evil")), "invalid arguments of"),
     "a section that is missing": (config(lambda c: c.pop("imported")), "KeyError"),
-    "evidence that is none": (config(lambda c: c.update(evidence=[1])), "is no object"),
+    "evidence that is none": (config(lambda c: c.update(evidence=[1])), "is not an object"),
 }
 
 
@@ -307,7 +310,7 @@ def test_the_model_card_has_front_matter_and_what_was_measured(
         and found["max_logit_change"] == 0
         and found["num_clips"] == 20
     )
-    assert "no logit moves by more than 0" in text and "random weights" in text and "`videos`" in text
+    assert "and logits by at most 0" in text and "random weights" in text and "`videos`" in text
     assert str(tmp_path) not in card and str(checkpoints["none"].parent) not in card
 
 

@@ -30,12 +30,11 @@ from videomem.features.store import FeatureSettings
 from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
 from videomem.inference import graph_export
 from videomem.inference.graph_checks import check, make_cases
-from videomem.inference.graph_export import export_graphs
+from videomem.inference.graph_export import export_graphs, run_pt2
 from videomem.inference.graph_snippets import snippets
 from videomem.inference.graphs import ClipGraph, Graph, StepGraph, trace
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx, write_onnx
-from videomem.inference.pt2_graphs import run_pt2
 from videomem.inference.resizing import shape_in_graph
 from videomem.video.sampling import Uniform
 
@@ -431,7 +430,7 @@ def test_graphs_of_a_model_without_its_backbone_take_features(
     shutil.rmtree(out)
     assert "--preprocess needs the backbone" in failed(capsys, *arguments, "--preprocess")
     without_graphs = [word for word in arguments if word not in ("--onnx", "--without-backbone")]
-    assert "name them: --onnx" in failed(capsys, *without_graphs, "--preprocess")
+    assert "add --onnx" in failed(capsys, *without_graphs, "--preprocess")
     assert not out.exists()
 
 
@@ -441,7 +440,7 @@ def test_a_failed_check_ends_the_command_with_one_line_and_keeps_the_folder(
     monkeypatch.setattr(graph_export, "StepGraph", WrongWeights)
     out = tmp_path / "out"
     error = failed(capsys, "export", checkpoints["gru"], "--out", out, "--without-backbone", "--onnx")
-    assert "onnx/step.onnx: its logits differ" in error and "the folder without it is whole" in error
+    assert "onnx/step.onnx: its logits differ" in error and "the other files are complete" in error
     assert not (out / "onnx").exists() and not (out / "checks.json").exists()
     assert videomem.load(out).backbone is None
 

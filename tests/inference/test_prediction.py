@@ -18,7 +18,7 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.inference.model import Classifier, load
 from videomem.video.catalog import Catalog
-from videomem.video.sources import videos_named
+from videomem.video.files import videos_named
 
 
 @pytest.fixture(scope="module")

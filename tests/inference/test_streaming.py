@@ -186,7 +186,7 @@ def test_a_state_that_is_none_or_of_another_model_is_refused(tmp_path: Path) -> 
     with pytest.raises(VideomemError, match="another model's stream"):
         tiny_model("lstm").stream().load_state(state)
     state.write_bytes(b"nothing")
-    with pytest.raises(VideomemError, match="no state of a stream"):
+    with pytest.raises(VideomemError, match="not the state of a stream"):
         model.stream().load_state(state)
 
 

@@ -29,7 +29,7 @@ from videomem.cli.main import main
 from videomem.cli.train import claim_folder, run
 from videomem.errors import VideomemError
 from videomem.tracking import WandbLogger, group_of, run_settings, start_run, without_paths
-from videomem.tracking.runs import FLUSH_EVERY_S
+from videomem.tracking.runs import FLUSH_INTERVAL_S
 from videomem.video.catalog import data_name
 
 
@@ -238,7 +238,7 @@ def test_what_was_logged_is_soon_where_no_kill_can_reach_it(tmp_path: Path) -> N
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "logged\n"
-        time.sleep(5 * FLUSH_EVERY_S)
+        time.sleep(5 * FLUSH_INTERVAL_S)
     finally:
         kill(process)
     assert sum(record["type"] == "history" for record in logged_by(tmp_path)) == 5
@@ -252,7 +252,7 @@ def test_a_killed_training_keeps_what_it_logged(workspace: Path, tmp_path: Path)
         while not (table := tmp_path / "run" / "metrics.csv").exists() or len(table.read_text().splitlines()) < 50:
             assert process.poll() is None
             time.sleep(0.2)
-        time.sleep(5 * FLUSH_EVERY_S)
+        time.sleep(5 * FLUSH_INTERVAL_S)
     finally:
         kill(process)
     logged = logged_by(tmp_path / "run")

@@ -11,11 +11,11 @@ from conftest import data_arguments
 from videomem.batch import VideoBatch, collate, length_mask
 from videomem.cli.extract import read_data_module
 from videomem.errors import VideomemError
-from videomem.features.augmentation import Augmentation
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
-from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs
+from videomem.training.augmentation import Augmentation
 from videomem.training.data_module import EpochSampler, VideoDataModule
+from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
 from videomem.video.sampling import FixedRate, Uniform
 
@@ -146,7 +146,7 @@ def test_a_pair_that_lost_a_member_is_dropped_whole() -> None:
 
 @pytest.mark.parametrize("labels", ["aa", "abc"])
 def test_a_group_that_is_no_pair_is_refused(labels: str) -> None:
-    with pytest.raises(VideomemError, match="is no time-reversed pair"):
+    with pytest.raises(VideomemError, match="is not a time-reversed pair"):
         whole_pairs(pair("1", *labels))
 
 

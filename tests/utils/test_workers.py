@@ -20,7 +20,7 @@ from helpers.barcodes import file_of
 
 from videomem.errors import VideomemError
 from videomem.utils import workers as isolation
-from videomem.utils.workers import Lost, isolated
+from videomem.utils.workers import Lost, run_isolated
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
 
@@ -58,7 +58,7 @@ def misbehave(how: str) -> object:
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_answers_come_in_order_whatever_becomes_of_the_workers(num_workers: int) -> None:
     hows = ["a", "abort", "b", "sleep", "slow", "segfault", "c", "hang within C", "leave", "large", "killed", "d"]
-    answers = list(isolated(misbehave, hows, num_workers, time_limit_s=2))
+    answers = list(run_isolated(misbehave, hows, num_workers, time_limit_s=2))
     lost = {how: answer for how, answer in zip(hows, answers, strict=True) if isinstance(answer, Lost)}
     assert {how: answer.error for how, answer in lost.items()} == {
         "abort": "WorkerDied", "segfault": "WorkerDied", "leave": "WorkerDied", "killed": "WorkerDied",
@@ -73,14 +73,14 @@ def test_answers_come_in_order_whatever_becomes_of_the_workers(num_workers: int)
 
 
 def test_work_is_done_elsewhere_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    answers = list(isolated(misbehave, ["chatter"] * 4, 2, time_limit_s=60))
+    answers = list(run_isolated(misbehave, ["chatter"] * 4, 2, time_limit_s=60))
     assert all(pid != os.getpid() for _, pid in answers)  # type: ignore[misc]
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
     pids = set()
-    for number, answer in enumerate(isolated(misbehave, ["a"] * 20, 1, time_limit_s=60)):
+    for number, answer in enumerate(run_isolated(misbehave, ["a"] * 20, 1, time_limit_s=60)):
         assert isinstance(answer, tuple)
         pids.add(answer[1])
         if number == 3:
@@ -101,16 +101,16 @@ def test_a_worker_killed_in_the_middle_of_its_answer_is_lost() -> None:
 
 def test_an_answer_that_cannot_be_sent_ends_the_work() -> None:
     with pytest.raises(VideomemError, match="pickle"):
-        list(isolated(misbehave, ["lambda"], 1, time_limit_s=60))
+        list(run_isolated(misbehave, ["lambda"], 1, time_limit_s=60))
 
 
 def test_an_exception_of_the_function_ends_the_work() -> None:
     with pytest.raises(VideomemError, match="ValueError: odd"):
-        list(isolated(misbehave, ["a", "raise", "b"], 1, time_limit_s=60))
+        list(run_isolated(misbehave, ["a", "raise", "b"], 1, time_limit_s=60))
 
 
 def test_workers_are_gone_when_nobody_waits_for_them_any_more() -> None:
-    answers = isolated(misbehave, ["a"] * 50, 2, time_limit_s=60)
+    answers = run_isolated(misbehave, ["a"] * 50, 2, time_limit_s=60)
     _, pid = next(answers)  # type: ignore[misc]
     answers.close()  # type: ignore[attr-defined]
     with pytest.raises(ProcessLookupError):
@@ -122,9 +122,9 @@ import sys
 sys.path.insert(0, sys.argv[1])
 sys.path.insert(0, sys.argv[1] + '/..')
 from test_workers import misbehave
-from videomem.utils.workers import isolated
+from videomem.utils.workers import run_isolated
 if __name__ == "__main__":
-    for answer in isolated(misbehave, ["a", "a", *sys.argv[2:]], 2, time_limit_s=1000):
+    for answer in run_isolated(misbehave, ["a", "a", *sys.argv[2:]], 2, time_limit_s=1000):
         print("at work", flush=True)
 """
 
@@ -182,7 +182,7 @@ def test_memory_stays_flat_over_ten_thousand_opens(tmp_path: Path) -> None:
     paths = [str(file_of(tmp_path, name)) for name in names]
     rounds = [paths * (500 // len(paths) + 1)] * 20
     assert sum(map(len, rounds)) >= 10_000
-    after = [answer for answer in isolated(resident_bytes, rounds, 1, time_limit_s=600) if isinstance(answer, int)]
+    after = [answer for answer in run_isolated(resident_bytes, rounds, 1, time_limit_s=600) if isinstance(answer, int)]
     print(f"MiB after each {len(rounds[0])} opens:", [round(n / 2**20) for n in after])
     assert len(after) == len(rounds)
     assert after[-1] - after[3] < 16 * 2**20

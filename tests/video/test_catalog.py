@@ -235,7 +235,7 @@ def test_split_folders_are_kept(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_split_beside_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder_of(tmp_path / "videos", "train/a/1.mp4", "test/a/1.mp4", "extra/a/1.mp4", "annotations/list.txt")
     assert build("folder", "--root", root, "--out", tmp_path / "catalog.csv") == 2
-    assert "some folders are splits, but 'extra' is none" in capsys.readouterr().err
+    assert "some folders are splits, but 'extra' is not" in capsys.readouterr().err
 
 
 def test_names_with_colons_are_no_addresses(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_the_users_own_table_becomes_a_catalog(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["only/1.mp4", "only/2.mp4", "only/3.mp4"], "one class only"), (["a/readme.txt"], "no videos in it")],
+    [(["only/1.mp4", "only/2.mp4", "only/3.mp4"], "one class only"), (["a/readme.txt"], "has no videos")],
 )
 def test_a_folder_that_is_no_data_set_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], message: str

@@ -18,7 +18,7 @@ from helpers.barcodes import KINDS, file_of
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
-from videomem.utils.workers import Lost, isolated
+from videomem.utils.workers import Lost, run_isolated
 from videomem.video.decoding import OnDamage, decode_clip
 from videomem.video.sampling import Uniform
 
@@ -94,7 +94,7 @@ def run(folder: Path, kinds: list[str], modes: tuple[OnDamage, ...]) -> Counter[
         file_of(folder, kind)  # Once, before several workers need it.
     trials = [Trial(kind, damage, mode) for kind in kinds for damage in DAMAGES for mode in modes]
     counts: Counter[tuple[bool, str]] = Counter()
-    for trial, answer in zip(trials, isolated(partial(verdict, folder), trials, 2, time_limit_s=60), strict=True):
+    for trial, answer in zip(trials, run_isolated(partial(verdict, folder), trials, 2, time_limit_s=60), strict=True):
         said = {"TimeLimit": "hang", "WorkerDied": "crash"}[answer.error] if isinstance(answer, Lost) else answer
         counts[trial.damage != "none", said] += 1
         if said in ("wrong", "hang", "crash") or (trial.damage == "none" and said != "right"):

@@ -352,7 +352,7 @@ def test_kinetics_takes_the_file_in_the_folders_of_its_class(
     catalog = built(tmp_path / "out.csv", *arguments)
     assert by_name(catalog)[twin].path.endswith(f"train/abseiling/{twin}")
     files(tmp_path / "k400", [f"train/copy/abseiling/{twin}"])
-    assert "there is another file of that name" in refused(capsys, tmp_path / "new.csv", *arguments)
+    assert "another file has the same name" in refused(capsys, tmp_path / "new.csv", *arguments)
 
 
 def test_kinetics_follows_a_linked_folder_once(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_kinetics_follows_a_linked_folder_once(tmp_path: Path) -> None:
     [
         ([KINETICS, "abseiling,-3B32lodo2M,soon,69,train,0"], "train.csv:2: time_start is 'soon', not a whole number"),
         ([KINETICS, f"abseiling,-3B32lodo2M,{'9' * 5000},69,train,0"], "not a whole number"),
-        ([KINETICS, "abseiling,,5,69,train,0"], "train.csv:2: youtube_id is '', which names no video"),
+        ([KINETICS, "abseiling,,5,69,train,0"], "train.csv:2: youtube_id is '', which is not a video id"),
         ([KINETICS, "abseiling,-3B32lodo2M,5"], "train.csv:2: "),
         (["path label", "a.mp4 1"], "lacks the column youtube_id, time_start, time_end, split"),
         (["youtube_id,time_start,time_end,split", "a,1,2,test"], "no row has a label"),
@@ -422,10 +422,10 @@ def test_frames_of_ssv1_and_jester_become_clips(
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("jester-v1-train.csv", "5;Waving", "jester-v1-train.csv:1: 'Waving' is none of the 4 labels"),
+        ("jester-v1-train.csv", "5;Waving", "jester-v1-train.csv:1: 'Waving' is not one of the 4 labels"),
         ("jester-v1-train.csv", "5,Holding something", ":1: '5,Holding something' is not of the form id;label"),
-        ("jester-v1-validation.csv", "../5;Holding something", ":1: id '../5' is no name of a file"),
-        ("jester-v2-train.csv", "5;Waving", "jester-v1-train.csv, jester-v2-train.csv could each be train.csv"),
+        ("jester-v1-validation.csv", "../5;Holding something", ":1: id '../5' is not a file name"),
+        ("jester-v2-train.csv", "5;Waving", "jester-v1-train.csv, jester-v2-train.csv all match train.csv"),
     ],
 )
 def test_frame_tables_that_are_wrong_are_named(
@@ -479,13 +479,13 @@ def test_ssv2_labels_are_templates_without_brackets(
         (
             "train",
             [{"id": "1", "template": "Eating [something]"}],
-            "entry 1: 'Eating something' is none of the 2 labels",
+            "entry 1: 'Eating something' is not one of the 2 labels",
         ),
         ("train", [{"id": "1"}], "entry 1: no 'template', but id; a text 'template' is needed"),
         ("train", [{"id": None, "template": "Pushing [something] from left to right"}], "'id' is None"),
-        ("train", {"1": "a"}, "a list of objects is needed, but this is dict"),
+        ("train", {"1": "a"}, "must be a list of objects, but is a dict"),
         ("train", ["1"], "entry 1 is str, not an object"),
-        ("labels", ["Holding something"], "an object of labels is needed, but this is list"),
+        ("labels", ["Holding something"], "must be an object of labels, but is a list"),
     ],
 )
 def test_json_of_another_shape_is_named(
@@ -543,8 +543,8 @@ def test_diving48_names_its_dives_and_groups_by_competition(tmp_path: Path, caps
         ("V2_train", [{"vid_name": "a_00001", "label": 2}], "entry 1: label 2, but the vocabulary has 2 dives (0..1)"),
         ("V2_train", [{"vid_name": "a_00001", "label": "x"}], "entry 1: label is 'x', not a whole number"),
         ("V2_train", [{"vid_name": "a_00001", "label": "9" * 5000}], "not a whole number"),
-        ("V2_train", [{"vid_name": "a/b", "label": 1}], "vid_name 'a/b' is no name of a file"),
-        ("vocab", {"0": "Back"}, "a list of lists of text is needed"),
+        ("V2_train", [{"vid_name": "a/b", "label": 1}], "vid_name 'a/b' is not a file name"),
+        ("vocab", {"0": "Back"}, "must be a list of lists of text"),
         ("vocab", [["Back"], ["Back"]], "'Back' is there twice"),
     ],
 )
@@ -584,9 +584,8 @@ def test_lists_of_frames_count_what_is_there(tmp_path: Path, capsys: pytest.Capt
     val = text(tmp_path, "val.txt", ["test/walk 5 0"])
     arguments = ["list", "--root", root, "--list", f"train={train}", "--list", f"validation={val}"]
     catalog = built(tmp_path / "out.csv", *arguments, "--template", "img_{:05}.jpg", "--fps", "25")
-    assert (
-        "warning: 1 of 3 folders have another number of frames than their list says, the first run: 7 listed, 5 there"
-        in (capsys.readouterr().err)
+    assert "warning: 1 of 3 folders do not have the listed number of frames, the first run: 7 listed, 5 there" in (
+        capsys.readouterr().err
     )
     assert splits(catalog) == {"train": 2, "val": 1}
     assert catalog.clips[0] == Clip(f"{root}/walk 01/img_{{:05}}.jpg", "class 00", "train", "walk 01", fps=25.0)
@@ -601,13 +600,13 @@ def test_lists_of_frames_count_what_is_there(tmp_path: Path, capsys: pytest.Capt
     ("line", "message"),
     [
         ("a.mp4 1 3 5", "train.txt:2: 'a.mp4 1 3 5' has more columns than a path, a number of frames"),
-        ("frames 163 1 3", "multi-label lists are not supported: one label a video"),
-        ("-5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,80,1", "nor are detection lists"),
-        ("a.mp4 0.077 0.151 0.283 0.811 80", "nor are detection lists"),
+        ("frames 163 1 3", "multi-label lists are not supported: give one label per video"),
+        ("-5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,80,1", "neither are detection lists"),
+        ("a.mp4 0.077 0.151 0.283 0.811 80", "neither are detection lists"),
         ("a.mp4", "train.txt:2: 'a.mp4' is neither `video.mp4 label` nor `folder num_frames label`"),
         ("a.mp4 walking", "is neither"),
         ("a.mp4 " + "9" * 5000, "is neither"),
-        ("a.mp4 -1", "train.txt:2: class -1, but the first is 0"),
+        ("a.mp4 -1", "train.txt:2: class -1, but classes start at 0"),
         ("a.mp4 2", "train.txt:2: class 2, but"),
     ],
 )  # fmt: skip
@@ -624,10 +623,10 @@ def test_a_line_of_a_list_that_is_no_single_label_is_named(
     ("option", "value", "message"),
     [
         ("--list", "train.txt", "is not of the form train=train.txt"),
-        ("--template", "img.jpg", "is no name of images with one field"),
-        ("--template", "{}_{:05}.jpg", "is no name of images with one field"),
-        ("--template", "img_{:5x}.jpg", "is no name of images with one field"),
-        ("--template", "img_{:05}.mp4", "is no name of images with one field"),
+        ("--template", "img.jpg", "is not an image name with one field"),
+        ("--template", "{}_{:05}.jpg", "is not an image name with one field"),
+        ("--template", "img_{:5x}.jpg", "is not an image name with one field"),
+        ("--template", "img_{:05}.mp4", "is not an image name with one field"),
         ("--fps", "0", "0 must be finite and above 0"),
     ],
 )

@@ -21,7 +21,7 @@ from PIL import Image
 from videomem.cli.main import main
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import decode_clip
-from videomem.video.fingerprint import BITS, NEAR, SAMPLING, distance, fingerprint, is_reversal, near_pairs
+from videomem.video.fingerprint import BITS, MAX_DISTANCE, SAMPLING, distance, fingerprint, is_reversal, near_pairs
 from videomem.video.survey import ClipFacts, near_duplicates, summary
 from videomem.video.writing import write_video
 
@@ -57,15 +57,15 @@ def test_a_copy_re_encoded_at_half_the_size_is_near_also_when_reversed(tmp_path:
     write_video(tmp_path / "small.mp4", halved(frames), **LOSSY)
     write_video(tmp_path / "reversed.mp4", halved(frames)[::-1], **LOSSY)
     original, small, turned = (print_of(tmp_path / f"{name}.mp4") for name in ("a", "small", "reversed"))
-    assert distance(original, small) <= NEAR and not is_reversal(original, small)
-    assert distance(original, turned) <= NEAR and is_reversal(original, turned)
+    assert distance(original, small) <= MAX_DISTANCE and not is_reversal(original, small)
+    assert distance(original, turned) <= MAX_DISTANCE and is_reversal(original, turned)
 
 
 def test_other_scenes_are_far() -> None:
     prints = np.stack([found for seed in range(30) if (found := fingerprint(scene(seed, 4))) is not None])
     assert len(prints) == 30
     among = distance(prints[:, None], prints[None])
-    assert among[~np.eye(30, dtype=bool)].min() > 2 * NEAR
+    assert among[~np.eye(30, dtype=bool)].min() > 2 * MAX_DISTANCE
 
 
 def test_the_bits_are_the_signs_of_differences_between_neighbouring_cells() -> None:
@@ -102,7 +102,7 @@ def clusters(draw: st.DrawFn) -> NDArray[np.uint64]:
     rows = []
     for _ in range(draw(st.integers(0, 12))):
         row = centre.copy()
-        for bit in draw(st.lists(st.integers(0, BITS - 1), max_size=2 * NEAR)):
+        for bit in draw(st.lists(st.integers(0, BITS - 1), max_size=2 * MAX_DISTANCE)):
             row[bit // 64] ^= np.uint64(1 << bit % 64)
         rows.append(row[::-1] if draw(st.booleans()) else row)
     return np.stack(rows) if rows else np.empty((0, 4), np.uint64)
@@ -126,7 +126,7 @@ def test_near_pairs_are_all_whose_distance_is_small(
     if swapped and len(left):
         right = left[::-1]
     found = [tuple(pair) for pairs in near_pairs(left, right) for pair in pairs.tolist()]
-    assert found == [(a, b) for a, x in enumerate(left) for b, y in enumerate(right) if distance(x, y) <= NEAR]
+    assert found == [(a, b) for a, x in enumerate(left) for b, y in enumerate(right) if distance(x, y) <= MAX_DISTANCE]
 
 
 def test_near_pairs_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,9 +150,9 @@ def test_copies_of_real_clips_are_near_and_other_clips_are_not(tmp_path: Path) -
         write_video(tmp_path / "copy.mp4", halved(real_frames(file)), **LOSSY)
         originals.append(print_of(file))
         copies.append(print_of(tmp_path / "copy.mp4"))
-    missed = int((distance(np.stack(originals), np.stack(copies)) > NEAR).sum())
+    missed = int((distance(np.stack(originals), np.stack(copies)) > MAX_DISTANCE).sum())
     upper = np.triu_indices(len(files), 1)
-    mistaken = int((distance(np.stack(originals)[:, None], np.stack(originals)[None])[upper] <= NEAR).sum())
+    mistaken = int((distance(np.stack(originals)[:, None], np.stack(originals)[None])[upper] <= MAX_DISTANCE).sum())
     print(f"{len(files)} clips: {missed} copies missed; {mistaken} of {len(upper[0])} pairs of others are near")
     assert (len(files), len(upper[0])) == (97, 4656)
     assert missed <= 2 and mistaken <= 1
@@ -311,7 +311,7 @@ def test_no_decode_opens_no_video(
         raise AssertionError("a video was opened")
 
     monkeypatch.setattr("videomem.video.survey.decode_clip", never)
-    monkeypatch.setattr("videomem.video.survey.isolated", never)
+    monkeypatch.setattr("videomem.video.survey.run_isolated", never)
     for name in "ab":
         (tmp_path / name).write_bytes(b"some bytes")
     rows = (Clip("a", "x", "train", "a"), Clip("b", "y", "train", "b"))

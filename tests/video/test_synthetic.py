@@ -66,7 +66,7 @@ def test_the_action_stays_inside_the_centre_crop(action: object) -> None:
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(VideomemError, match="holds something else already"):
+    with pytest.raises(VideomemError, match="is not empty; choose an empty folder"):
         synthesize(SMALL, tmp_path)
 
 

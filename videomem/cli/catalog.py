@@ -18,13 +18,13 @@ from rich.table import Table
 
 from videomem.cli.options import Parser, at_least, parser
 from videomem.errors import VideomemError
+from videomem.utils.atomic import atomic_path
 from videomem.video.catalog import (
     Catalog,
     Clip,
     absolute_clips,
     catalog_problems,
     catalog_warnings,
-    replacing,
     write_catalog,
 )
 from videomem.video.datasets import LAYOUTS, Found, Layout
@@ -164,7 +164,8 @@ def _write_missing(missing: Sequence[str], path: Path) -> None:
     if not missing:
         path.unlink(missing_ok=True)
         return
-    with replacing(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
         text = "".join(f"{name}\n" for name in missing)
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from videomem.cli.options import parser
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
-from videomem.utils.plain_data import config_folder
+from videomem.utils.folders import config_folder
 
 
 def main(command: str, arguments: Sequence[str]) -> int:

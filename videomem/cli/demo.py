@@ -15,9 +15,9 @@ from videomem.cli import order
 from videomem.cli.extract import extract_data, read_data_module
 from videomem.cli.options import add_fields, at_least, parser, usable_device
 from videomem.cli.synthesize import HELPS
-from videomem.errors import VideomemError, is_empty_or_absent
+from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
-from videomem.utils.plain_data import config_folder
+from videomem.utils.folders import config_folder, is_empty_or_absent
 from videomem.video.synthetic import SyntheticSettings, synthesize
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from videomem.cli.options import at_least, parser
 from videomem.cli.shuffle import chance, measure_checkpoint
-from videomem.errors import VideomemError, is_empty_or_absent
+from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.shuffle.measurements import summarize
 from videomem.inference.exported_folder import write_card
@@ -19,6 +19,7 @@ from videomem.inference.graph_snippets import snippets
 from videomem.inference.model import Classifier, load, model_of
 from videomem.tracking import track_export
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.utils.folders import is_empty_or_absent
 
 
 def main(command: str, arguments: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from videomem.inference.model import Prediction, load, top_classes
 from videomem.inference.prediction import predict_each
 from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.catalog import Clip
-from videomem.video.sources import videos_named
+from videomem.video.files import videos_named
 
 _WIDEST = 60  # characters of a path, before columns are no longer aligned
 

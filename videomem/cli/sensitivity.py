@@ -26,10 +26,10 @@ from videomem.experiments.model_sensitivity.clip_predictions import (
     with_shuffle,
 )
 from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, check_groups, summarize
+from videomem.experiments.model_sensitivity.video_networks import VideoPreset, load_video_network, match_labels
 from videomem.experiments.permutations import Perturbation
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
-from videomem.features.video_networks import VideoPreset, load_video_network, match_labels
 from videomem.utils.atomic import write_atomic
 from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.catalog import Clip, read_catalog

@@ -10,7 +10,8 @@ import yaml
 
 from videomem.errors import VideomemError
 from videomem.heads import MEMORIES
-from videomem.utils.plain_data import class_path, config_folder
+from videomem.utils.folders import config_folder
+from videomem.utils.plain_data import class_path
 
 
 def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videomem.experiments.clips import Clips
 from videomem.heads import FeatureNorm
-from videomem.training.datasets import frame_statistics
+from videomem.training.feature_sources import frame_statistics
 
 MAX_FRAMES = 20_000  # for fitting; more frames change the components little
 _KEPT = 2

@@ -83,7 +83,7 @@ def _trace_terms(memory: Memory, terms_BTK: Tensor, state: State | None, direct:
         seen = tuple(part.detach() for part in state) if direct else state
         update = memory.update(terms_BK, seen)
         keep_BH = torch.zeros_like(state[-1]) if update.keep is None else update.keep
-        state = memory.settle(update.take if update.keep is None else keep_BH * state[-1] + update.take, update)
+        state = memory.next_state(update.add if update.keep is None else keep_BH * state[-1] + update.add, update)
         shown.append(state[0])
         kept.append(state[-1])
         keeps.append(keep_BH.expand_as(state[-1]))

@@ -1,7 +1,7 @@
-"""Arrays of other tools, a (T, D) one for each video: .npy, HDF5 or safetensors. Nothing is unpickled.
+"""Read feature arrays written by other tools, one (T, D) array per video: .npy, HDF5 or safetensors.
 
-Arrays are found by listing what is there, never by joining a name of the catalog to a path; of HDF5 only what lies in
-the file itself is read, no link or external storage.
+Untrusted files are safe to read: nothing is unpickled, no path is built from a name in the catalog, and links and
+external storage of HDF5 are not followed.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 class ArrayProblem(VideomemError):
-    """Why a clip has no features: it goes into the failure table with this reason."""
+    """A clip has no usable array. The message is the reason given in the failure table."""
 
 
 class ArraySource:
-    """Arrays by name, as `open_source` gives them.
+    """Arrays by name; created by `open_source`.
 
     Args:
-        path: File or folder that they are in, for errors.
-        readers: By name, how each is read.
+        path: The file or folder, for error messages.
+        readers: A function for each name that reads the array.
     """
 
     def __init__(self, path: Path, readers: Mapping[str, Callable[[], FloatArray]]) -> None:
@@ -48,13 +48,13 @@ class ArraySource:
             self._readers[_plain(name)].append(read)
 
     def find(self, written: str, relative: str) -> tuple[str, int]:
-        """Name of a video's array, and how loosely it is the video's: 0 by its path, 1 without suffix, 2 by its stem.
+        """Find the array of a video: its name, and how it matches: 0 by path, 1 by path without suffix, 2 by file name.
 
         Args:
-            written: The path in the catalog, as it stands there.
-            relative: The same, relative to the catalog's folder.
+            written: The path as written in the catalog.
+            relative: The path relative to the catalog's folder.
         Raises:
-            ArrayProblem: If there is none.
+            ArrayProblem: If there is no such array.
         """
         paths = [_plain(split_template(path)[0].replace(os.sep, "/")) for path in (written, relative)]
         without = [os.path.splitext(path)[0] for path in paths]
@@ -68,19 +68,19 @@ class ArraySource:
         )
 
     def read(self, name: str) -> FloatArray:
-        """The array (T, D) of a name that `find` gave: at least two frames, all values finite.
+        """The array (T, D) of a name returned by `find`.
 
         Raises:
-            ArrayProblem: If it is none.
+            ArrayProblem: If it cannot be read, has fewer than two frames, or has values that are not finite.
         """
         readers = self._readers[name]
         if len(readers) > 1:
-            raise ArrayProblem(f"{len(readers)} arrays are named {name} but for the way accents are written; keep one")
+            raise ArrayProblem(f"{len(readers)} arrays are named {name}, in different Unicode forms; keep one")
         try:
             array = readers[0]()
         except ArrayProblem:
             raise
-        except Exception as error:  # whatever a strange file makes a reader raise costs that clip only
+        except Exception as error:  # An unusual file may raise any error; only its clip fails.
             raise ArrayProblem(f"array {name} is not readable ({type(error).__name__}: {one_line(error)})") from error
         if len(array) < 2:
             raise ArrayProblem(f"array {name} has {len(array)} frame(s), but order needs at least 2")
@@ -90,16 +90,16 @@ class ArraySource:
 
 
 def _plain(name: str) -> str:
-    """A name as it is compared: macOS writes accents another way, and HDF5 drops the first slash."""
+    """A name in a form for comparison: macOS decomposes accented letters, and HDF5 drops the leading slash."""
     return normalize("NFC", name).lstrip("/")
 
 
 @contextmanager
 def open_source(path: Path) -> Iterator[ArraySource]:
-    """Arrays of a file with one per video (HDF5, safetensors), or of a folder with a file per video, also below it.
+    """Open a file with one array per video (HDF5, safetensors), or a folder with one file per video, at any depth.
 
     Raises:
-        VideomemError: If there is no such file or folder, it is damaged, or has no arrays.
+        VideomemError: If the file or folder does not exist, is damaged, or has no arrays.
     """
     with ExitStack() as stack:
         if path.is_dir():
@@ -129,7 +129,7 @@ def _in_folder(folder: Path) -> dict[str, Callable[[], FloatArray]]:
 
 
 def _read_npy(file: Path) -> FloatArray:
-    # Mapped, so that a header which claims more than the file holds is an error and no allocation.
+    # Memory-mapped, so that a header that claims more than the file holds raises instead of allocating memory.
     return _checked(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
@@ -145,35 +145,35 @@ def _in_safetensors(file: Path, stack: ExitStack) -> dict[str, Callable[[], Floa
     try:
         tensors = stack.enter_context(safe_open(file, "pt"))
     except (SafetensorError, OSError) as error:
-        raise VideomemError(f"--features {file}: damaged or no safetensors file ({one_line(error)})") from error
+        raise VideomemError(f"--features {file}: damaged, or not a safetensors file ({one_line(error)})") from error
 
     def read(name: str) -> FloatArray:
         tensor = tensors.get_tensor(name)
         return _checked((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
-    return {name: partial(read, name) for name in tensors.keys()}  # noqa: SIM118 - no dict
+    return {name: partial(read, name) for name in tensors.keys()}  # noqa: SIM118 - not a dict
 
 
 def _in_hdf5(file: Path, stack: ExitStack) -> dict[str, Callable[[], FloatArray]]:
     try:
         opened = stack.enter_context(h5py.File(file, "r"))
         found: list[Any] = []
-        # Visits what is in the file once; it follows no links, which may lead to other files.
+        # `visititems` does not follow links, which may lead to other files.
         opened.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
     except (OSError, RuntimeError, ValueError) as error:
-        raise VideomemError(f"--features {file}: damaged or no HDF5 file ({one_line(error)})") from error
+        raise VideomemError(f"--features {file}: damaged, or not an HDF5 file ({one_line(error)})") from error
     return {name: partial(_read_dataset, item) for name, item in found}
 
 
 def _read_dataset(dataset: Any) -> FloatArray:
     if dataset.is_virtual or dataset.external:
-        raise ArrayProblem("its values are in another file; copy them into this one")
+        raise ArrayProblem("its values are stored in another file; copy them into this one")
     _check_kind(dataset.shape, dataset.dtype)
     return _checked(dataset[()])
 
 
 def _checked(array: Any) -> FloatArray:
-    """Values in memory and in the machine's byte order."""
+    """The array in memory, in native byte order."""
     _check_kind(array.shape, array.dtype)
     return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 

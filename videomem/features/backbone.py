@@ -1,4 +1,4 @@
-"""The frozen image network that turns each frame into a feature vector, with its own preprocessing."""
+"""The frozen image network that computes a feature vector for each frame, and its preprocessing."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from torchvision.transforms import functional as F
 from videomem.errors import VideomemError
 from videomem.features.weights import load_state, nearest, read_state
 
-# Krizhevsky's names (2014, "One weird trick") for the layers of torchvision's AlexNet; fc6 and fc7 are after the ReLU.
+# Names of the layers of torchvision's AlexNet in Krizhevsky 2014, "One weird trick"; fc6 and fc7 are after the ReLU.
 ALEXNET_LAYERS = {"pool5": "features.12", "fc6": "classifier.2", "fc7": "classifier.5", "logits": "classifier.6"}
 _OPTION = "backbone.weights"
 
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """Which network, which of its layers, and where its weights come from.
+    """The network, the layer whose output is used, and the source of the weights.
 
     Args:
-        name: A torchvision image classifier, by the name that `torchvision.models.get_model` knows.
-        layer: For AlexNet `pool5`, `fc6`, `fc7` or `logits`; for any network, a node of its graph.
-        weights: `imagenet` (torchvision downloads them), `random`, or the path of a saved state_dict.
+        name: Name of a torchvision image classifier, as for `torchvision.models.get_model`.
+        layer: `pool5`, `fc6`, `fc7` or `logits` of AlexNet, or any node of the graph of a network.
+        weights: `imagenet` (downloaded by torchvision), `random`, or the path of a saved state_dict.
         seed: Seed of `random` weights.
-        grid: A layer that gives maps (C, height, width) is average-pooled to grid x grid cells, C * grid^2 features.
+        grid: Feature maps (C, height, width) are average-pooled to grid x grid cells, giving C * grid^2 features.
     """
 
     name: str = "alexnet"
@@ -55,9 +55,9 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """torchvision's preset for the network: resize the shorter side, crop the centre, scale to 0..1, normalise.
+    """torchvision's preset for a network: resize the shorter side, crop the centre, scale to 0..1, normalize.
 
-    `shape_frames` is the part on uint8 images, done where frames are decoded; `normalize` the rest, on the device.
+    `shape_frames` resizes and crops uint8 images where frames are decoded. `normalize` does the rest, on the device.
     """
 
     resize_px: int
@@ -68,7 +68,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, name: str) -> Preprocessing:
-        """The preset of a network's default weights; nothing is downloaded."""
+        """The preset of the default weights of a network. Downloads nothing."""
         preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         return cls(
             preset.resize_size[0],
@@ -79,10 +79,10 @@ class Preprocessing:
         )
 
     def shape_frames(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
-        """(T, height, width, 3) uint8 of any size -> (T, 3, crop, crop) uint8."""
+        """Resize and crop frames (T, height, width, 3) uint8 of any size to (T, 3, crop, crop) uint8."""
         frames = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
         interpolation = InterpolationMode(self.interpolation)
-        # A frame at a time: one large resize would hold every frame of a long clip twice.
+        # One frame at a time: a resize of all frames would hold a long clip twice in memory.
         shaped = [
             F.center_crop(F.resize(frame, [self.resize_px], interpolation, antialias=True), [self.crop_px])
             for frame in frames
@@ -90,8 +90,8 @@ class Preprocessing:
         return torch.stack(shaped)
 
     def normalize(self, frames: Tensor) -> Tensor:
-        """(N, 3, crop, crop) uint8 -> float32 with the network's mean and standard deviation."""
-        # The bits of torchvision's `normalize`, which looks for a zero in std and so cannot be in an exported graph.
+        """Scale and normalize frames (N, 3, crop, crop) uint8 to float32."""
+        # Bit-identical to torchvision's `normalize`, which cannot be exported because it checks std for zeros.
         mean_311, std_311 = (
             torch.tensor(row)[:, None, None].to(frames.device, non_blocking=True) for row in (self.mean, self.std)
         )
@@ -100,14 +100,16 @@ class Preprocessing:
 
 
 class Backbone(nn.Module):
-    """A network cut off after one layer: always in evaluation mode, never trained, in-place operations off.
+    """A network up to one of its layers. It is frozen: always in evaluation mode, without gradients.
+
+    In-place operations are turned off, since they would change the output of an earlier layer.
 
     Shape:
         frames (N, 3, crop, crop) uint8 -> features (N, D) float32
     """
 
     def __init__(self, settings: BackboneSettings, load_weights: bool = True) -> None:
-        """Build the network; with `load_weights=False` its weights are left for a state_dict to fill."""
+        """Build the network. With `load_weights=False`, its weights must be loaded from a state_dict afterwards."""
         super().__init__()
         self.settings = settings
         self.preprocessing = Preprocessing.of(_known(settings.name))
@@ -122,12 +124,12 @@ class Backbone(nn.Module):
         self.feature_dim = int(self._features(torch.zeros(1, 3, *[self.preprocessing.crop_px] * 2)).shape[1])
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in evaluation mode whatever is asked: the network is frozen."""
+        """Ignore `mode` and stay in evaluation mode, since the network is frozen."""
         return super().train(False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.eval()  # A copied or unpickled `fx.GraphModule` is in training mode, with dropout.
+        self.eval()  # A copied or unpickled `fx.GraphModule` is in training mode, which activates dropout.
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ class Backbone(nn.Module):
         return maps.flatten(1).float()
 
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and values of the weights up to the layer used."""
+        """SHA-256 of the names, shapes and values of the weights up to the layer."""
         digest = sha256()
         for name, value in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
@@ -150,19 +152,19 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
     def identity(self) -> dict[str, Any]:
-        """Every cause of a feature that lies in the network: a part of the store's key."""
+        """Everything in the network that determines a feature; part of the store's key."""
         settings = {"name": self.settings.name, "node": self.node, "grid": self.settings.grid}
         return {**settings, "weights_sha256": self.weights_hash(), "preprocessing": asdict(self.preprocessing)}
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Multiply float32 in float32 on a GPU too, by deterministic kernels.
+    """Use full float32 precision and deterministic kernels on a GPU.
 
-    By default cuDNN rounds the factors to TensorFloat-32, whose 10 bits of mantissa would make the features of a GPU
-    differ from those of a CPU by as much as float16 storage does, under the same key of the store.
+    By default cuDNN rounds factors to TensorFloat-32 with a mantissa of 10 bits. Features of a GPU would then differ
+    from those of a CPU by as much as float16 storage does, although both have the same key in the store.
     """
-    cudnn: Any = torch.backends.cudnn  # Its type stubs lack `conv` and `rnn`.
+    cudnn: Any = torch.backends.cudnn  # Any: its type stubs lack `conv` and `rnn`.
     operations = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     precisions, deterministic = [operation.fp32_precision for operation in operations], cudnn.deterministic
     try:
@@ -177,9 +179,9 @@ def exact_float32() -> Iterator[None]:
 
 
 def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:
-    """A backbone on a device, kept for the next call: building AlexNet takes a second.
+    """A backbone on a device, cached, since building AlexNet takes a second.
 
-    It is shared by all callers: copy it before moving it to another device.
+    All callers share it: copy it before you move it to another device.
     """
     return _backbone_on(settings, str(device))
 
@@ -191,17 +193,18 @@ def _backbone_on(settings: BackboneSettings, device: str) -> Backbone:
 
 @lru_cache(maxsize=2)
 def backbone_identity(settings: BackboneSettings) -> dict[str, Any]:
-    """The identity of a backbone, kept for the next call: hashing AlexNet takes a second."""
+    """The identity of a backbone, cached, since hashing AlexNet takes a second."""
     return load_backbone(settings).identity()
 
 
 def extract_features(backbone: Backbone, frames: Tensor, batch_size: int) -> Tensor:
-    """Features (N, D) of frames (N, 3, crop, crop) uint8, in batches that all have `batch_size` rows.
+    """Features (N, D) of frames (N, 3, crop, crop) uint8, computed in batches of exactly `batch_size` frames.
 
-    The last batch is filled up with zeros: the same frame in a batch of another size gives other bits.
+    The last batch is padded with zeros: in a batch of another size, the features of a frame can differ in their last
+    bits.
     """
     device = next(backbone.parameters()).device
-    pinned = device.type == "cuda" and not frames.is_cuda  # Only from pinned memory is a copy asynchronous.
+    pinned = device.type == "cuda" and not frames.is_cuda  # A copy is asynchronous only from pinned memory.
     rows = []
     for part in frames.split(batch_size):
         filled = torch.zeros(batch_size, *part.shape[1:], dtype=part.dtype, device=part.device, pin_memory=pinned)
@@ -214,7 +217,8 @@ def _known(name: str) -> str:
     available = torchvision.models.list_models(module=torchvision.models)
     if name not in available:
         raise VideomemError(
-            f"backbone.name is {name!r}, which torchvision does not have; some that it has: {nearest(name, available)}"
+            f"backbone.name is {name!r}, but torchvision does not have it; "
+            f"it has, for example, {nearest(name, available)}"
         )
     return name
 

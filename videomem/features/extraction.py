@@ -1,4 +1,4 @@
-"""From a catalog to the feature store: decode in workers, pack the frames of many videos into batches, write shards."""
+"""Extract features into the store: decode clips in workers, batch frames of several clips, write shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from videomem.features.backbone import Backbone, Preprocessing, extract_features
 from videomem.features.failures import Failure
 from videomem.features.keys import clip_keys
 from videomem.features.store import FRAME_BATCH, FeatureSettings, FeatureStore
-from videomem.utils.workers import TIME_LIMIT_S, Lost, isolated
+from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.files import file_problem, split_template
@@ -33,7 +33,7 @@ from videomem.video.files import file_problem, split_template
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What an extraction did: clips found done, extracted now, and failed now or before."""
+    """Result of an extraction: clips extracted before, clips extracted now, and failures of both."""
 
     num_done_before: int
     num_extracted: int
@@ -42,7 +42,7 @@ class ExtractionReport:
 
 
 def decode_frames(clip: Clip, settings: FeatureSettings) -> tuple[Tensor, DecodedClip]:
-    """The frames of a clip as the backbone takes them, (T, 3, crop, crop) uint8, and how they were decoded."""
+    """Decode a clip: frames (T, 3, crop, crop) uint8 for the backbone, and the decoded clip."""
     decoded = decode_clip(clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage)
     return Preprocessing.of(settings.backbone.name).shape_frames(decoded.frames_THWC), decoded
 
@@ -57,22 +57,22 @@ def extract(
     time_limit_s: float = TIME_LIMIT_S,
     retry_failed: bool = False,
 ) -> ExtractionReport:
-    """Extract the features of clips into the store below `root`; what is there already is left as it is.
+    """Extract the features of clips into the store below `root`. Existing features are kept.
 
-    An interrupted extraction goes on where it was and ends with the bytes of one that ran through. A clip that fails is
-    in the failure table, and the others are extracted all the same.
+    An interrupted extraction can be continued; the resulting store is byte-identical to that of an uninterrupted one.
+    A clip that fails is added to the failure table, and the other clips are extracted.
 
     Args:
         clips: Clips of a catalog.
         settings: What to extract; its hash names the store.
         root: Folder of stores.
         device: Where the backbone runs, such as `cpu` or `cuda`.
-        num_workers: Processes that decode; 0 decodes in this one, without a time limit and without shelter.
-        console: Where the progress bar goes; none by default.
-        time_limit_s: A clip that takes its worker longer to decode has failed.
-        retry_failed: Try only the clips that failed before.
+        num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
+        console: Where the progress bar is shown; None: nowhere.
+        time_limit_s: A clip fails if decoding it in a worker takes longer.
+        retry_failed: Extract only the clips that failed before.
     Raises:
-        VideomemError: If the backbone cannot be built, the store not be written, or workers not be started.
+        VideomemError: If the backbone cannot be built, the store cannot be written, or workers cannot start.
     """
     keys, unreadable = clip_keys(clips, root)
     store = FeatureStore(root, settings)
@@ -80,7 +80,7 @@ def extract(
     done, settled, failure_table = set(store.read_index()), store.settled_clips(), store.failure_table.read()
     by_key = {key: clip for clip, key in keys.items()}
     for key, clip in list(by_key.items()):
-        # A file that is gone for now must not be settled as one that failed for ever.
+        # A file that is temporarily missing must not be planned and marked as failed permanently.
         if key not in settled and (problem := file_problem(clip.path)):
             unreadable.append(Failure(clip.path, "open", "", "FileNotFoundError", problem, 0.0, *clip.interval))
             del by_key[key]
@@ -127,7 +127,7 @@ def extract(
 def _that_decode_now(
     clips: Mapping[str, Clip], decoded: Callable[[Sequence[Clip]], Iterator[Decoded | Failure]], progress: Progress
 ) -> tuple[dict[str, Clip], list[Failure]]:
-    """Try clips that failed: those that decode now, which are worth a shard, and the failures of the others."""
+    """Decode clips that failed before: returns those that decode now, and the failures of the others."""
     good, failures = {}, []
     task = progress.add_task("trying again", total=len(clips), frames=0)
     for (key, clip), answer in zip(clips.items(), decoded(list(clips.values())), strict=True):
@@ -148,7 +148,7 @@ def _extract_shard(
     progress: Progress,
     task: Any,
 ) -> list[Failure]:
-    """Take the shard's clips from the stream of decoded ones, run the backbone, write the shard."""
+    """Read the clips of a shard from the decoded stream, run the backbone, and write the shard."""
     failures: list[Failure] = []
     packer = _FramePacker(backbone)
     clips: list[tuple[str, dict[str, Any], list[int]]] = []
@@ -156,7 +156,7 @@ def _extract_shard(
         item = next(stream)
         if isinstance(item, Failure):
             if not os.path.lexists(split_template(item.path)[0]):
-                raise VideomemError(f"{item.path}: was there at the start, but is gone now; fix that and run again")
+                raise VideomemError(f"{item.path}: existed at the start, but is missing now; restore it and run again")
             store.failure_table.add(item)
             failures.append(item)
         else:
@@ -169,9 +169,9 @@ def _extract_shard(
 
 
 class _FramePacker:
-    """Packs frames of several videos into full batches, and computes frames that are the same image once.
+    """Batches frames of several videos, and computes the features of identical frames once.
 
-    So a frame's features do not depend on the video it is in: a clip and its reversal give the same rows.
+    The features of a frame therefore do not depend on its video: a clip and its reversal have identical rows.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -181,7 +181,7 @@ class _FramePacker:
         self._features: list[Tensor] = []
 
     def add(self, frames: Tensor) -> list[int]:
-        """Rows of the features that `finish` will give for frames (T, 3, crop, crop)."""
+        """Add frames (T, 3, crop, crop); returns their row numbers in the result of `finish`."""
         rows = []
         for frame in frames:
             image = frame.contiguous().numpy().tobytes()
@@ -208,7 +208,7 @@ Decode = Callable[[Clip], tuple[Tensor, DecodedClip]]
 
 
 class Decoded(NamedTuple):
-    """The frames (T, 3, crop, crop) of a clip as they come from a worker, what its entry says of them, their times."""
+    """A clip decoded by a worker: frames (T, 3, crop, crop), fields of its entry in the store, and frame times."""
 
     frames: NDArray[np.uint8]
     fields: dict[str, Any]
@@ -216,13 +216,13 @@ class Decoded(NamedTuple):
 
 
 def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failure:
-    """Decode a clip; one that fails is an answer too, so that it costs nothing but itself."""
+    """Decode a clip, or return its failure, so that other clips are not affected."""
     started = time.perf_counter()
     try:
         frames, decoded = decode(clip)
     except OSError:
-        raise  # The machine's fault, not the clip's: stop, and go on from here when it is fixed.
-    except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
+        raise  # A fault of the machine, not of the clip: stop; the extraction can be continued later.
+    except Exception as error:  # noqa: BLE001 - a decoder may raise any error; only this clip fails
         reason = one_line(error)
         if not isinstance(error, DecodingError):
             reason = f"{clip.path}: {type(error).__name__}: {reason}"
@@ -238,7 +238,7 @@ def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failu
 
 
 def _on_one_thread(decode: Callable[[Clip], Decoded | Failure], clip: Clip) -> Decoded | Failure:
-    torch.set_num_threads(1)  # Workers stand in parallel; threads within would only contend.
+    torch.set_num_threads(1)  # Workers run in parallel; more threads would compete for the same cores.
     return decode(clip)
 
 
@@ -249,23 +249,23 @@ def _failure(clip: Clip, decoder: str, error: str, reason: str, seconds: float) 
 def decode_each(
     clips: Sequence[Clip], decode: Decode, decoder: str, num_workers: int, time_limit_s: float
 ) -> Generator[Decoded | Failure, None, None]:
-    """Decode clips in order: here, or in processes of which none can do harm. A clip that fails gives a `Failure`.
+    """Decode clips in order, in this process or in isolated workers. Yields a `Failure` for each clip that fails.
 
     Args:
         clips: Clips of a catalog.
-        decode: Gives the frames of a clip, ready for the network; it can be pickled.
+        decode: Decodes a clip to frames for the network; must be picklable.
         decoder: Name of the decoder, for failures.
-        num_workers: Processes that decode; 0 decodes in this one, without a time limit and without shelter.
-        time_limit_s: A clip that takes its worker longer has failed.
+        num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
+        time_limit_s: A clip fails if decoding it in a worker takes longer.
     Raises:
         VideomemError: If workers cannot start.
-        OSError: If the machine fails, as no fault of a clip.
+        OSError: If reading fails for a reason other than the clip.
     """
     decode_or_fail = partial(_decode_or_fail, decode, decoder)
     if num_workers == 0:
         yield from map(decode_or_fail, clips)
         return
-    answers = isolated(partial(_on_one_thread, decode_or_fail), clips, num_workers, time_limit_s, preload=__name__)
+    answers = run_isolated(partial(_on_one_thread, decode_or_fail), clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         if isinstance(answer, Lost):
             yield _failure(clip, decoder, answer.error, f"{clip.path}: {answer.reason}", answer.seconds)
@@ -274,7 +274,7 @@ def decode_each(
 
 
 def _earlier_failures(clips: Iterable[Clip], failure_table: Mapping[Any, Failure]) -> list[Failure]:
-    """The failure table's last word on clips that failed in an earlier run."""
+    """The latest failures of clips that failed in an earlier run."""
     unknown = ("decode", "", "unknown", "failed in an earlier run", 0.0)
     return [failure_table.get((c.path, *c.interval), Failure(c.path, *unknown, *c.interval)) for c in clips]
 

@@ -1,4 +1,4 @@
-"""The failure table: a table of the clips that no features could be made of, and why."""
+"""The failure table of a store: the clips whose features could not be computed, with the reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s",
 
 @dataclass(frozen=True)
 class Failure:
-    """A line of the failure table: a clip that no features could be made of, and why."""
+    """A row of the failure table: a clip whose features could not be computed, and why."""
 
     path: str
     stage: str
@@ -31,30 +31,34 @@ class Failure:
 
     @property
     def clip(self) -> tuple[str, float | None, float | None]:
-        """What failed: two clips may be parts of one file."""
+        """Path and interval of the clip; several clips may be parts of one file."""
         return self.path, self.start_s, self.end_s
 
 
 @dataclass(frozen=True)
 class FailureTable:
-    """The table at `path`, which need not be there."""
+    """The failure table at `path`; the file need not exist."""
 
     path: Path
 
     def add(self, failure: Failure) -> None:
-        """Add a line to the failure table at once, so that nothing is lost in an interruption."""
+        """Append a row to the file immediately, so that it is not lost in an interruption."""
         try:
             with self.path.open("ab+") as file:
                 if file.tell() == 0:
                     file.write(_csv_lines(COLUMNS))
                 file.seek(-1, os.SEEK_END)
-                file.write(b"" if file.read(1) == b"\n" else b"\n")  # A kill may have left half a line.
+                file.write(
+                    b"" if file.read(1) == b"\n" else b"\n"
+                )  # An interrupted write may have left an incomplete line.
                 file.write(_csv_lines(asdict(failure).values()))
         except OSError as error:
-            raise VideomemError(f"{self.path}: cannot be written: {error.strerror}") from error
+            raise VideomemError(
+                f"{self.path}: cannot be written: {error.strerror}; check its permissions and the free disk space"
+            ) from error
 
     def read(self) -> dict[tuple[str, float | None, float | None], Failure]:
-        """The latest failure of each clip that ever failed."""
+        """The latest failure of each clip."""
         if not self.path.is_file():
             return {}
         text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -62,13 +66,13 @@ class FailureTable:
         return {failure.clip: failure for failure in rows if failure is not None}
 
     def rewrite(self, failures: Iterable[Failure]) -> None:
-        """Keep only these failures, a line each."""
+        """Replace the table by these failures."""
         lines = [_csv_lines(COLUMNS), *(_csv_lines(asdict(failure).values()) for failure in failures)]
         write_atomic(self.path, b"".join(lines))
 
 
 def _csv_lines(values: Iterable[Any]) -> bytes:
-    """A line of CSV; line ends within values, which file names may have, become spaces."""
+    """A line of CSV. Line breaks within values, which file names may contain, become spaces."""
     text = io.StringIO()
     one_line = [" ".join(value.splitlines()) if isinstance(value, str) else value for value in values]
     csv.writer(text, lineterminator="\n").writerow(one_line)
@@ -76,7 +80,7 @@ def _csv_lines(values: Iterable[Any]) -> bytes:
 
 
 def _failure_of_line(line: str) -> Failure | None:
-    """A line of the failure table, or None where a kill or another program left half a line."""
+    """The failure of a line, or None for an incomplete line."""
     try:
         row = dict(zip(COLUMNS, next(csv.reader([line])), strict=True))
         times = {name: float(row[name]) if row[name] else None for name in ("start_s", "end_s")}

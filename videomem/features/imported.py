@@ -1,4 +1,4 @@
-"""Features that were made elsewhere: what a config says of them, and which of them is which clip's."""
+"""Features imported from other tools: their description in a config, and the key of each clip's features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from videomem.video.catalog import Clip
 
 @dataclass(frozen=True)
 class ImportedFeatures:
-    """Features of `videomem import-features`, in place of those of a backbone.
+    """Features imported by `videomem import-features`, used instead of those of a backbone.
 
     Args:
-        name: The name that they were imported under, such as `clip-vit-b32`.
+        name: The name given to them at import, such as `clip-vit-b32`.
         feature_dim: D, features per frame.
     """
 
@@ -27,22 +27,24 @@ class ImportedFeatures:
 
     def __post_init__(self) -> None:
         if not self.name or self.name != " ".join(self.name.split()):
-            raise VideomemError(f"imported.name is {self.name!r}, but must be a name without odd spaces")
+            raise VideomemError(
+                f"imported.name is {self.name!r}, but must be a name without leading, trailing or repeated spaces"
+            )
         if self.feature_dim < 1:
             raise VideomemError(f"imported.feature_dim is {self.feature_dim}, but must be at least 1")
 
 
 @dataclass(frozen=True)
 class ImportedKeys:
-    """The table at `path`, which need not be there: the key of each clip, by its path and interval.
+    """The table at `path` with the key of each clip, by path and interval. The file need not exist.
 
-    Videos need not exist, so their content cannot be hashed; a clip's key is the hash of its array instead.
+    The key of a clip is the hash of its array, since the video need not exist and its content cannot be hashed.
     """
 
     path: Path
 
     def read(self) -> dict[str, str | None]:
-        """Keys by clip; None where the import of the clip failed."""
+        """Keys by clip; None for clips whose import failed."""
         if not self.path.is_file():
             return {}
         try:
@@ -51,12 +53,12 @@ class ImportedKeys:
             raise VideomemError(f"{self.path}: damaged ({error}); delete it and import again") from error
 
     def add(self, keys: Mapping[Clip, str | None]) -> None:
-        """Set the keys of clips; others keep theirs."""
+        """Set the keys of these clips, and keep those of others."""
         rows = self.read() | {_name(clip): key for clip, key in keys.items()}
         write_atomic(self.path, (json.dumps(rows, sort_keys=True, indent=0) + "\n").encode())
 
     def of(self, clips: Sequence[Clip], failure_table: FailureTable) -> tuple[dict[Clip, str], list[Failure]]:
-        """Keys of clips, and the failures of those whose import failed.
+        """Keys of clips, and the failures of clips whose import failed.
 
         Raises:
             VideomemError: If a clip was never imported.

@@ -1,4 +1,4 @@
-"""Features of other tools into the feature store, so that every command works on them."""
+"""Import features computed by other tools into the feature store, for use with all commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from videomem.video.sampling import Sampling
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did: clips imported now, found done, and failed."""
+    """Result of an import: clips imported now, clips imported before, and failures."""
 
     num_imported: int
     num_done_before: int
@@ -38,13 +38,13 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class Importing:
-    """How arrays become features of clips.
+    """How features of clips are taken from arrays.
 
     Attributes:
         name: Name of the features.
-        sampling: Which rows of an array are taken.
-        dtype: Type that they are stored in.
-        fps: Rows per second; None takes the catalog's `fps`, where it has one.
+        sampling: Which rows of an array are used.
+        dtype: Data type of the stored features.
+        fps: Rows per second; None uses `fps` of the catalog, if it has this column.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Importing:
 
 @dataclass(frozen=True)
 class _Found:
-    """A clip's array, by the name that it has in the source, and its key and width."""
+    """The array of a clip: its name in the source, its key and its number of features."""
 
     name: str
     key: str
@@ -65,16 +65,16 @@ class _Found:
 def import_features(catalog_path: Path | str, features: Path, root: Path | str, importing: Importing) -> ImportReport:
     """Import an array (T, D) of each clip of a catalog; the videos need not exist.
 
-    A clip whose array is missing or bad is in the failure table; the others are imported. What is there
-    already is left as it is; an array that changed since is imported again.
+    A clip whose array is missing or invalid is added to the failure table, and the other clips are imported. Existing
+    features are kept; an array that has changed is imported again.
 
     Args:
         catalog_path: The catalog.
         features: File or folder of arrays, see `open_source`.
         root: Folder of feature stores.
-        importing: Name, sampling and type of the features.
+        importing: Name, sampling and data type of the features.
     Raises:
-        VideomemError: If there are no such arrays, none is good, or the store cannot be written.
+        VideomemError: If there are no arrays, no array is valid, or the store cannot be written.
     """
     catalog = read_catalog(catalog_path)
     with open_source(features) as source:
@@ -102,13 +102,13 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
 
 
 def settings_of(importing: Importing, feature_dim: int) -> FeatureSettings:
-    """What a config's `data` section says of such features."""
+    """The settings of imported features, as in the `data` section of a config."""
     imported = ImportedFeatures(importing.name, feature_dim)
     return FeatureSettings(BackboneSettings(), importing.sampling, dtype=importing.dtype, imported=imported)
 
 
 def _names(catalog: Catalog, path: Path, source: ArraySource) -> tuple[dict[Clip, str], dict[Clip, Failure]]:
-    """The name of each clip's array in the source; an array is that of one video, the one it is named after most."""
+    """The name of each clip's array. An array belongs to one video only, the one whose path it matches best."""
     claims, failures = {}, {}
     videos: dict[str, dict[str, int]] = defaultdict(dict)
     for clip, row in zip(catalog.clips, read_rows(path.absolute()), strict=True):
@@ -123,14 +123,14 @@ def _names(catalog: Catalog, path: Path, source: ArraySource) -> tuple[dict[Clip
         closest = min(videos[name].values())
         owners = [video for video, looseness in videos[name].items() if looseness == closest]
         if owners != [clip.path]:
-            reason = f"array {name} can be that of {' or '.join(owners[:2])}; name arrays by the whole path"
+            reason = f"array {name} matches {' and '.join(owners[:2])}; name arrays by their complete path"
             failures[clip] = failure_of(clip, "ArrayProblem", reason)
             del claims[clip]
     return claims, failures
 
 
 def _look_at(clip: Clip, name: str, source: ArraySource, importing: Importing) -> _Found:
-    """Read an array as it will be stored, so that whatever is wrong is known before a shard is planned."""
+    """Read and check an array before a shard is planned for it."""
     array = source.read(name)
     _features(clip, array, importing)
     content = sha256(f"{array.dtype} {array.shape}\n".encode())
@@ -141,11 +141,11 @@ def _look_at(clip: Clip, name: str, source: ArraySource, importing: Importing) -
 
 
 def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[Tensor, dict[str, Any]]:
-    """Rows of a clip that the sampling chooses, in the type that they are stored in, and the fields of its entry."""
+    """The sampled rows of a clip in the stored data type, and the fields of its entry."""
     fps = importing.fps or clip.fps
     if fps is None and (importing.sampling.needs_times or clip.interval != (None, None)):
         raise ArrayProblem(
-            f"arrays carry no times, but {type(importing.sampling).__name__} and trims need them; pass --fps"
+            f"arrays have no times, but {type(importing.sampling).__name__} and trims need them; pass --fps"
         )
     times_s = np.arange(len(array_TD)) / (fps or 1.0)
     inside = _within(times_s, clip)
@@ -168,7 +168,7 @@ def _within(times_s: NDArray[np.float64], clip: Clip) -> NDArray[np.int64]:
 
 
 def _write(store: FeatureStore, found: dict[Clip, _Found], source: ArraySource, importing: Importing) -> None:
-    """Write the shards that are missing, one in memory at a time."""
+    """Write the missing shards, one at a time."""
     by_key = {item.key: clip for clip, item in found.items()}
     for number, keys in enumerate(store.extend_plan(list(by_key))):
         if store.has_shard(number) or not all(key in by_key for key in keys):
@@ -187,7 +187,7 @@ def _settle(
     failures: dict[Clip, Failure],
     done: set[str],
 ) -> ImportReport:
-    """Record which features each clip has, or that it has none; clips that have some now leave the failure table."""
+    """Record the key of each clip, and update the failure table."""
     store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
     failure_table = store.failure_table.read() | {failure.clip: failure for failure in failures.values()}
     good = {(clip.path, *clip.interval) for clip in found}

@@ -1,4 +1,4 @@
-"""Keys of clips: what a clip is, is its content, its interval and its rate, wherever its files lie."""
+"""Keys of clips. A key depends on a clip's content, interval and frame rate, not on where its files are."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from videomem.video.files import images_in, split_template
 
 
 def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str], list[Failure]]:
-    """A key of each clip from its content, interval and rate, and the files that could not be read.
+    """The key of each clip, and the failures of clips whose files cannot be read.
 
-    Hashing reads every byte, so hashes are kept in `root`, by path, size and time of change. A video that was hashed
-    there once may be gone since: its features can still be used.
+    Hashing reads every byte of a file, so hashes are cached in `root` by path, size and modification time. A video with
+    a cached hash may be deleted; its features can still be used.
     """
     Path(root).mkdir(parents=True, exist_ok=True)
     keys, failures = {}, []
     path = Path(root) / "hashes.sqlite"
     with _named(path), closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as hashes:
-        hashes.execute("PRAGMA synchronous = OFF")  # A lost hash costs one more reading of the file.
+        hashes.execute("PRAGMA synchronous = OFF")  # If a hash is lost, its file is read once more.
         hashes.execute(
             "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
         )
@@ -46,7 +46,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        remedy = "make room" if "full" in str(error) else "delete it"
+        remedy = "free disk space" if "full" in str(error) else "delete it"
         raise VideomemError(f"{path}: not usable as the cache of file hashes ({error}); {remedy}") from error
 
 
@@ -68,7 +68,7 @@ def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
 
 
 def _files(path: str) -> list[str]:
-    """The file itself, or of a folder of frames every image that counts."""
+    """The file itself, or the images of a folder of frames."""
     folder, template = split_template(path)
     if template is None and not os.path.isdir(path):
         return [path]
@@ -76,7 +76,7 @@ def _files(path: str) -> list[str]:
 
 
 def _state(files: Sequence[str]) -> tuple[int, int]:
-    """Size, and a number that changes with the time of change of any file, which costs no reading."""
+    """Total size, and a number that changes with the modification time of any file. Reads no content."""
     states = [os.stat(file) for file in files]
     num_bytes = sum(state.st_size for state in states)
     if len(states) == 1:
@@ -86,7 +86,7 @@ def _state(files: Sequence[str]) -> tuple[int, int]:
 
 
 def _hash(files: Sequence[str]) -> str:
-    """SHA-256 of a file's content; of several, of their names and contents."""
+    """SHA-256 of the content of one file, or of the names and contents of several."""
     digests = []
     for path in files:
         with Path(path).open("rb") as file:

@@ -1,15 +1,15 @@
-"""The feature store: what the backbone made of each clip, kept once for every head, seed and epoch.
+"""The feature store: the features of each clip, extracted once for all heads, seeds and epochs.
 
-    <root>/hashes.sqlite              content hashes of video files, by path, size and time of change
-    <root>/<key>/settings.json        every cause of the features but the videos; <key> is its hash
-    <root>/<key>/plan/000000.json     which clips are in which shards; new clips add a plan, none is ever changed
-    <root>/<key>/shards/000000.safetensors    features (R, D) of its clips, row under row; in its header the index: the
+    <root>/hashes.sqlite              content hashes of video files, by path, size and modification time
+    <root>/<key>/settings.json        everything that determines the features except the videos; <key> is its hash
+    <root>/<key>/plan/000000.json     the clips of each shard; new clips add a plan, and no plan is ever changed
+    <root>/<key>/shards/000000.safetensors    features (R, D) of the clips of a shard, concatenated; the header has the
                                       rows, frames and decoder of each clip
-    <root>/<key>/failures.csv           clips that failed, with the reason
-    <root>/<key>/clips.json           of imported features only: which are which clip's
+    <root>/<key>/failures.csv         clips that failed, with the reason
+    <root>/<key>/clips.json           imported features only: the key of each clip
 
-Files are written whole under another name, synced and renamed, so a file that is there is complete. Another setting is
-another key, never a mix.
+All files are written atomically, so an existing file is complete; only the failure table is appended to. Features with
+different settings have different keys and are never mixed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ FeatureDtype = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """Every cause of a clip's features other than the clip itself; `imported` ones have no backbone and no decoder."""
+    """Everything that determines the features of a clip except the clip itself.
+
+    For `imported` features the backbone and the decoder are ignored.
+    """
 
     backbone: BackboneSettings
     sampling: Sampling
@@ -56,7 +59,7 @@ class FeatureSettings:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The causes as plain data: the store's key is a hash of this."""
+        """The settings as plain data. The store's key is its hash."""
         sampling = {"name": type(self.sampling).__name__, **asdict(self.sampling)}  # type: ignore[call-overload]
         causes = {"schema": SCHEMA, "sampling": sampling, "dtype": self.dtype}
         if self.imported is not None:
@@ -68,7 +71,7 @@ class FeatureSettings:
                 "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
                 "on_damage": self.on_damage,
             }
-        return dict(json.loads(_json(causes)))  # As it is read back: tuples are lists.
+        return dict(json.loads(_json(causes)))  # As it is read back: with lists instead of tuples.
 
     @property
     def key(self) -> str:
@@ -81,13 +84,13 @@ class FeatureSettings:
 
     @property
     def made_by(self) -> str:
-        """The command that makes such features, for errors."""
+        """The command that creates these features, for error messages."""
         return "`videomem extract` with the same --config" if self.imported is None else "`videomem import-features`"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a clip's features are, and what was decoded to make them."""
+    """Location of a clip's features, and facts about the decoded clip."""
 
     shard: int
     start_row: int
@@ -100,7 +103,7 @@ class Entry:
 
 
 class FeatureStore:
-    """Reads a store, memory-mapped, and adds shards to it."""
+    """Reads a store through memory-mapped files, and adds shards to it."""
 
     def __init__(self, root: Path | str, settings: FeatureSettings) -> None:
         self.root = Path(root).absolute()
@@ -115,7 +118,7 @@ class FeatureStore:
         return (self.folder / "settings.json").is_file()
 
     def create(self) -> None:
-        """Make the folders where they are missing, and remove what killed processes left half-written."""
+        """Create missing folders, and remove temporary files of processes that were killed."""
         for folder in (self.folder / "plan", self.folder / "shards"):
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.glob(".*.tmp"):
@@ -128,7 +131,7 @@ class FeatureStore:
         return ImportedKeys(self.folder / "clips.json")
 
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
-        """A key of each clip, and the clips that have none: their files could not be read, or their import failed."""
+        """The key of each clip, and the failures of clips that have none: an unreadable file or a failed import."""
         return (
             clip_keys(clips, self.root)
             if self.settings.imported is None
@@ -136,7 +139,7 @@ class FeatureStore:
         )
 
     def read_index(self) -> dict[str, Entry]:
-        """Entries of all complete shards by clip key."""
+        """Entries of the clips in all complete shards, by clip key."""
         entries = {}
         for number in range(len(self.read_plan())):
             if self.has_shard(number):
@@ -157,11 +160,16 @@ class FeatureStore:
         return [shard for path in plans for shard in _read_json(path)]
 
     def extend_plan(self, clip_keys: Sequence[str], again: Collection[str] = ()) -> list[list[str]]:
-        """Plan new shards for clips that no shard will hold yet, and return the whole plan.
+        """Plan new shards for clips that are in no planned shard, and return the complete plan.
 
-        A shard counts if it is complete or can be made of these clips, not if another catalog left it unfinished. Clips
-        to be tried `again` are planned again though a complete shard lacks them for ever.
-        Two processes may try at once: the name of the next plan can be taken only once, and the other tries again.
+        A planned shard counts if it is complete or consists of these clips only. It does not count if the extraction of
+        another catalog left it incomplete.
+
+        Two processes may plan at the same time: only one can create the next plan file, and the other one repeats.
+
+        Args:
+            clip_keys: Keys of the clips.
+            again: Keys of clips to plan again although they failed in a complete shard.
         """
         wanted = dict.fromkeys(clip_keys)
         while True:
@@ -181,14 +189,18 @@ class FeatureStore:
             write_atomic(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
 
     def settled_clips(self) -> set[str]:
-        """Clips of complete shards: each is in the index, or failed."""
+        """Keys of the clips in complete shards. Each is either in the index or failed."""
         return {key for number, shard in enumerate(self.read_plan()) if self.has_shard(number) for key in shard}
 
     def has_shard(self, number: int) -> bool:
         return self._shard_path(number).is_file()
 
     def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
-        """Write one shard: (clip key, fields of its entry, features (T, D)) of each clip that did not fail."""
+        """Write a shard: the key, entry fields and features (T, D) of each clip that did not fail.
+
+        Raises:
+            VideomemError: If a feature is beyond the range of the data type.
+        """
         dtype = getattr(torch, self.settings.dtype)
         rows, features, start = [], [torch.empty(0, self.settings.feature_dim)], 0
         for key, fields, values in clips:
@@ -198,15 +210,16 @@ class FeatureStore:
         stored = torch.cat(features).to(dtype)
         if not torch.isfinite(stored).all():
             raise VideomemError(
-                f"features beyond the range of {self.settings.dtype} in shard {number}; "
+                f"shard {number} has features beyond the range of {self.settings.dtype}; "
                 "set data.feature_dtype to float32"
             )
-        # One file, so that no index can belong to the rows of another writer; one key, since more change their order.
+        # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
+        # order of several entries varies.
         index = json.dumps(rows, sort_keys=True)
         write_atomic(self._shard_path(number), save({"features": stored}, metadata={"index": index}))
 
     def read(self, entry: Entry) -> Tensor:
-        """Features (T, D) of a clip, in the type that they are stored in."""
+        """Features (T, D) of a clip, in their stored data type."""
         if entry.shard not in self._open_shards:
             path = self._shard_path(entry.shard)
             self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
@@ -218,13 +231,13 @@ class FeatureStore:
         return FailureTable(self.folder / "failures.csv")
 
     def differences(self, identity: dict[str, Any]) -> str:
-        """How other settings differ from these, such as `backbone.node classifier.5 not classifier.2`."""
+        """Differences from other settings, such as `backbone.node classifier.5 not classifier.2`."""
         theirs, ours = _flat(identity), _flat(self.settings.identity)
         differing = [name for name in sorted(ours | theirs) if theirs.get(name) != ours.get(name)]
         return ", ".join(f"{name} {theirs.get(name)} not {ours.get(name)}" for name in differing[:4])
 
     def others(self) -> list[str]:
-        """How the root's other stores differ from this one: for error messages."""
+        """Differences of the other stores in the root from this one, for error messages."""
         return [self.differences(_read_json(path)) for path in sorted(self.root.glob("*/settings.json"))]
 
     def _shard_path(self, number: int) -> Path:

@@ -1,4 +1,4 @@
-"""Weights of networks from files, which may hold tensors and nothing else."""
+"""Load the weights of networks from files that contain tensors only."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from videomem.errors import VideomemError
 
 
 def read_state(path: Path, option: str) -> dict[str, Tensor]:
-    """The tensors of a saved state_dict, or of the `state_dict` within a checkpoint; no code in the file is run.
+    """The tensors of a saved state_dict, or of the `state_dict` in a checkpoint. No code in the file is run.
 
     Args:
         path: The file.
-        option: The setting that names it, for errors.
+        option: The setting that names the file, for error messages.
     Raises:
-        VideomemError: If the file is missing, is no state_dict of tensors, or holds values that are not finite.
+        VideomemError: If the file is missing, is not a state_dict of tensors, or has values that are not finite.
     """
     if not path.is_file():
-        raise VideomemError(f"{option}: {path}: no such file (nor is it the name of weights, nor `random`)")
+        raise VideomemError(f"{option}: {path}: no such file; give a file, the name of weights, or `random`")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises its own, pickle's, zip's and plain RuntimeErrors here
+    except Exception as error:  # torch raises errors of many types here, among them those of pickle and zipfile.
         raise VideomemError(f"{option}: {path}: not a saved state_dict ({type(error).__name__})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -37,10 +37,10 @@ def read_state(path: Path, option: str) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], path: str, name: str, option: str) -> None:
-    """Fill a network with a state_dict that has all of its tensors, of its shapes, and no others.
+    """Load a state_dict into a network.
 
     Raises:
-        VideomemError: If it has not.
+        VideomemError: If a tensor is missing, unexpected, or of another shape.
     """
     expected = network.state_dict()
     for key in sorted(expected.keys() | state.keys()):
@@ -48,12 +48,12 @@ def load_state(network: nn.Module, state: dict[str, Tensor], path: str, name: st
         if ours is None or theirs is None or ours.shape != theirs.shape:
             shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (ours, theirs)]
             raise VideomemError(
-                f"{option}: {path}: not the weights of {name}: {key} is {shapes[1]} there, {shapes[0]} here"
+                f"{option}: {path}: not the weights of {name}: {key} has shape {shapes[1]}, but {shapes[0]} is expected"
             )
     network.load_state_dict(state)
 
 
 def nearest(word: str, choices: Sequence[str]) -> str:
-    """Choices that resemble a word most, for error messages."""
+    """The choices most similar to a word, for error messages."""
     near = difflib.get_close_matches(word, choices, n=5, cutoff=0.3)
     return ", ".join([*near, *choices[-3:]][:6])

@@ -1,4 +1,4 @@
-"""Heads: features of a clip to logits, with one memory or another between."""
+"""Heads: classifiers of a clip's frame features. They differ only in their memory."""
 
 from videomem.heads.head import FeatureNorm, Head, HeadState, MemoryFactory
 from videomem.heads.memory import RNN, Gated, Leaky, Memory, NoMemory, ParallelMemory, State, Update
@@ -13,6 +13,6 @@ __all__ = [
     "Update", "linear_scan",
 ]  # fmt: skip
 
-# What an exported folder may name; nothing else that it says is ever imported.
+# The classes that an exported folder may name. No other class is imported from it.
 MEMORIES = {cls.__name__: cls for cls in (NoMemory, Leaky, RNN, Gated, GRU, LSTM, MinGRU, MinLSTM)}
 READOUTS = {cls.__name__: cls for cls in (MeanReadout, LastReadout)}

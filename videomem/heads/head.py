@@ -12,18 +12,18 @@ from videomem.errors import VideomemError
 from videomem.heads.memory import Memory, State
 from videomem.heads.readout import MeanReadout, Readout
 
-# Builds one layer of memory from its input size D: a class with its other arguments bound.
+# Builds one memory layer from its input size D: a class with its other arguments bound.
 MemoryFactory = Callable[[int], Memory]
 
-
-MOST = 10.0  # standard deviations of a standardised feature
+MAX_DEVIATIONS = 10.0  # Limit of a standardized feature, in standard deviations.
 
 
 class FeatureNorm(nn.Module):
-    """Standardise features with the mean and standard deviation of the training set.
+    """Standardize features with the mean and standard deviation of the training set.
 
-    A unit that never varies in training says nothing, and is set to zero. One that hardly ever fired there may come out
-    a thousand standard deviations away where it does, and drown all others; so nothing goes beyond `MOST`.
+    A feature that is constant in training carries no information and is set to zero. A feature that is rarely active in
+    training can be a thousand standard deviations from the mean when it is active, and would then dominate all others.
+    Standardized features are therefore clamped to +-`MAX_DEVIATIONS`.
 
     Shape:
         x (..., D) -> (..., D)
@@ -39,19 +39,19 @@ class FeatureNorm(nn.Module):
 
     def set_statistics(self, mean_D: Tensor, std_D: Tensor) -> None:
         self.mean.copy_(mean_D)
-        # Rounding alone makes a constant unit vary by some 1e-7 of its value.
+        # Because of rounding, the computed deviation of a constant feature is about 1e-7 of its value, not 0.
         varies = std_D > 1e-6 * mean_D.abs().clamp(min=1e-6)
         self.scale.copy_(torch.where(varies, 1 / std_D, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x.to(self.mean.dtype) - self.mean) * self.scale).clamp(-MOST, MOST)
+        return ((x.to(self.mean.dtype) - self.mean) * self.scale).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
 
 
 class ClipDropout(nn.Module):
-    """Dropout with one mask per clip for all its frames, so that what is dropped is dropped from the memory too.
+    """Dropout with one mask per clip: a value dropped in one frame is dropped in all frames of the clip.
 
     Args:
-        p: Share of values dropped in training.
+        p: Fraction of values dropped in training.
     Shape:
         x (B, T, D) -> (B, T, D)
     Reference:
@@ -69,24 +69,30 @@ class ClipDropout(nn.Module):
 
 
 class HeadState(NamedTuple):
-    """What a stream carries from frame to frame: a state per layer of memory, and the readout's."""
+    """State carried from frame to frame of a stream: one state per memory layer, and the readout's."""
 
     layers: tuple[State, ...]
     readout: Tensor
 
 
 class Head(nn.Module):
-    """Features of a clip to logits of its classes: logits_t = V phi(h_t) + b, then the readout.
+    """Classify a clip from its frame features: `FeatureNorm`, memory layers, a linear classifier, then the readout.
+
+        logits_t = V phi(h_t) + b
+
+    where h_t is the state of the last memory layer after frame t and phi is its activation.
 
     Args:
-        memory: Builds a layer of memory from its input size.
-        feature_dim: D.
+        memory: Builds a memory layer from its input size.
+        feature_dim: D, features per frame.
         num_classes: C.
-        num_layers: Layers of memory; each sees phi(h_t) of the one below.
-        readout: How the frames' logits become the clip's.
-        dropout: Share of values dropped in training, before each layer and before V.
-        projection_dim: P of a linear map D -> P before the memory, of the same size for every memory, so that they
-            differ in their recurrence and not in how much of D they read; None has none.
+        num_layers: Number of memory layers; the input of each is phi(h_t) of the layer below.
+        readout: Combines the logits of the frames into the logits of the clip. Default: `MeanReadout`.
+        dropout: Fraction of values dropped in training, before each memory layer and before V.
+        projection_dim: Output size of a linear layer before the memory, so that all memories read an input of the same
+            size and differ only in their recurrence. None: no such layer.
+    Raises:
+        VideomemError: If an argument is outside its range.
     Shape:
         x (B, T, D), lengths (B,) -> logits (B, C)
     """
@@ -103,7 +109,9 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         if projection_dim is not None and projection_dim < 1:
-            raise VideomemError(f"model.projection_dim is {projection_dim}, but must be at least 1, or null for none")
+            raise VideomemError(
+                f"model.projection_dim is {projection_dim}, but must be at least 1, or null for no projection"
+            )
         if num_layers < 1:
             raise VideomemError(f"model.num_layers is {num_layers}, but must be at least 1")
         if not 0 <= dropout < 1:
@@ -127,17 +135,17 @@ class Head(nn.Module):
 
     @property
     def label(self) -> str:
-        """Name for tables and plots: the memory's, its layers and its readout where they are not the default."""
+        """Name for tables and plots: the memory, then the number of layers and the readout if not the default."""
         layers = f" x{len(self.layers)}" if len(self.layers) > 1 else ""
         readout = "" if isinstance(self.readout, MeanReadout) else " last"
         return self.memories[0].label + layers + readout
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits (B, C) of whole clips."""
+        """Logits (B, C) of clips."""
         return self.readout(self.frame_logits(x_BTD, lengths_B), lengths_B)
 
     def frame_logits(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits of every frame (B, T, C), each after the frames up to it."""
+        """Logits (B, T, C) after each frame, before the readout."""
         self._check(x_BTD, lengths_B)
         y = self.projection(self.dropout(self.norm(x_BTD)))
         for memory in self.memories:
@@ -146,7 +154,14 @@ class Head(nn.Module):
         return self.classify(y)
 
     def step(self, x_BD: Tensor, state: HeadState | None = None) -> tuple[Tensor, HeadState]:
-        """The clip's logits (B, C) after one more frame, and the state to hand to the next step."""
+        """Process one frame of a stream.
+
+        Args:
+            x_BD: Features of the frame.
+            state: The state returned by the previous step; None before the first frame.
+        Returns:
+            Logits (B, C) of the clip up to this frame, and the new state.
+        """
         y = self.projection(self.norm(x_BD))
         layers = []
         for number, memory in enumerate(self.memories):
@@ -157,9 +172,10 @@ class Head(nn.Module):
         return logits_BC, HeadState(tuple(layers), read)
 
     def project(self, x_BTD: Tensor) -> Tensor:
-        """What depends on one frame only, (B, T, K): it can be permuted by index instead of being computed again.
+        """Compute everything that depends on single frames only, (B, T, K).
 
-        Layers without memory are passed through; a head of only such layers is projected up to its frames' logits.
+        To permute the frames of a clip, permute this result by index and call `forward_projected`. Memoryless layers
+        are included; if all layers are memoryless, the result is the logits of the frames.
         """
         y = self.projection(self.norm(x_BTD))
         for memory in self.memories:
@@ -170,7 +186,7 @@ class Head(nn.Module):
         return self.classify(y)
 
     def forward_projected(self, terms_BTK: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits (B, C) from what `project` gave: only the recurrence and what lies above it."""
+        """Logits (B, C) from the result of `project`: runs the recurrence and the layers above it."""
         remaining = self.memories
         while remaining and remaining[0].memoryless:
             remaining = remaining[1:]
@@ -187,7 +203,7 @@ class Head(nn.Module):
         if x_BTD.ndim != 3 or x_BTD.shape[2] != self.feature_dim:
             raise VideomemError(
                 f"features have shape {tuple(x_BTD.shape)}, but the head takes (B, T, {self.feature_dim}); "
-                "use the store and layer that it was trained on"
+                "use the feature store and layer that it was trained on"
             )
         if lengths_B.shape != x_BTD.shape[:1]:
             raise VideomemError(f"lengths have shape {tuple(lengths_B.shape)}, but there are {len(x_BTD)} videos")

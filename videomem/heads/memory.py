@@ -2,12 +2,12 @@
 
     h_t = recurrent term(h_{t-1}, x_t) + W x_t
 
-Only the recurrent term differs. Every memory has three interfaces that agree: `forward` over whole clips, `step` over
-a live stream, and `project` followed by `unroll`, which computes what depends on one frame only apart from the
-recurrence.
+Only the recurrent term differs. Every memory has three equivalent interfaces: `forward` processes whole clips, `step`
+processes one frame of a stream, and `project` followed by `unroll` computes the part that depends on single frames
+separately from the recurrence.
 
-A step is written down as what it keeps and what it takes, kept_t = keep_t * kept_{t-1} + take_t. `keep`, the retention,
-is the share of each neuron's past that flows on unprocessed, as along a residual connection.
+Every memory writes a step as kept_t = keep_t * kept_{t-1} + add_t. `keep` is the retention: the fraction of each unit's
+previous value that is passed on unchanged, as along a residual connection. `add` is what the step adds.
 """
 
 from __future__ import annotations
@@ -27,27 +27,32 @@ State = tuple[Tensor, ...]
 
 
 class Update(NamedTuple):
-    """One step of a memory, in (B, H) or what broadcasts to it.
+    """One step of a memory: kept_t = keep * kept_{t-1} + add. Tensors are (B, H) or broadcast to it.
 
     Attributes:
-        keep: Retention in [0, 1]: the share of the past that flows on unprocessed; None where nothing does.
-        take: What the step adds: from the frame and, in most memories, from an recurrent term of the past.
-        show: Output gate, for a memory that has one.
+        keep: Retention in [0, 1]: the fraction of the previous value that is passed on unchanged. None: zero.
+        add: What the step adds, computed from the frame and, in most memories, from the previous state.
+        output_gate: Output gate, if the memory has one.
     """
 
     keep: Tensor | None
-    take: Tensor
-    show: Tensor | None = None
+    add: Tensor
+    output_gate: Tensor | None = None
 
 
 class Memory(nn.Module, ABC):
-    """What a head keeps of the frames that it has seen.
+    """Base class of memories.
 
-    A concrete memory says how a frame is projected, what one step of the recurrence keeps and takes, and which state it
-    starts from; the loop over time is written here, once.
+    A subclass implements `project` and `update`: how a frame is projected, and what one step of the recurrence keeps
+    and adds. It overrides `initial_state` and `next_state` if its state is more than h_t. The loop over time is here.
 
+    Args:
+        input_dim: D.
+        hidden_dim: H.
+    Raises:
+        VideomemError: If a size is below 1.
     Shape:
-        x (B, T, D) -> states h (B, T, H); the state carried on is a tuple of (B, H), h_t first, kept_t last
+        x (B, T, D) -> states h (B, T, H). The carried state is a tuple of (B, H) tensors: first h_t, last kept_t.
     """
 
     def __init__(self, input_dim: int, hidden_dim: int) -> None:
@@ -65,41 +70,45 @@ class Memory(nn.Module, ABC):
 
     @property
     def memoryless(self) -> bool:
-        """True where h_t is a function of x_t alone, so that a state never has to be carried."""
+        """Whether h_t depends on x_t alone, so that no state has to be carried."""
         return False
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """What depends on one frame only: x (..., D) -> terms (..., K)."""
+        """Compute the terms that depend on single frames only: x (..., D) -> terms (..., K)."""
 
     @abstractmethod
     def update(self, terms_BK: Tensor, state: State) -> Update:
-        """What one step keeps of the past and what it takes, from projected terms and the state before."""
+        """What one step keeps and adds, given the projected terms of the frame and the previous state."""
 
-    def settle(self, kept_BH: Tensor, update: Update) -> State:
-        """The state that follows from kept_t: (h_t,), which is kept_t itself unless an output gate is before it."""
+    def next_state(self, kept_BH: Tensor, update: Update) -> State:
+        """The new state, given kept_t. Without an output gate h_t is kept_t."""
         return (kept_BH,)
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
-        """One step of the recurrence from projected terms; h_t is the first of the new state."""
+        """One step of the recurrence: the new state, whose first tensor is h_t."""
         update = self.update(terms_BK, state)
-        kept_BH = update.take if update.keep is None else update.keep * state[-1] + update.take
-        return self.settle(kept_BH, update)
+        kept_BH = update.add if update.keep is None else update.keep * state[-1] + update.add
+        return self.next_state(kept_BH, update)
 
     def initial_state(self, terms_BK: Tensor) -> State:
-        """The state before the first frame: zeros."""
+        """The state before the first frame, zeros."""
         return (terms_BK.new_zeros(terms_BK.shape[0], self.hidden_dim),)
 
     def activation(self, h: Tensor) -> Tensor:
-        """phi: what the readout, the next layer and the recurrent term see of a state."""
+        """phi: applied to h before the classifier, the next layer and the recurrent term."""
         return torch.tanh(h)
 
     def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The recurrence over projected terms; padding has states of zero and leaves the carried state as it is."""
+        """Run the recurrence over projected terms.
+
+        Returns:
+            States (B, T, H), zero at padding, and the state after the last real frame of each clip.
+        """
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
         real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
         steps = []
-        # unbind, since the gradient of each terms_BTK[:, t] would be as large as all of them.
+        # unbind: the gradient of an index terms_BTK[:, t] would be a tensor as large as terms_BTK itself.
         for terms_BK in terms_BTK.masked_fill(~real_BT1, 0).unbind(1):
             state = self.cell(terms_BK, state)
             steps.append(state)
@@ -108,36 +117,36 @@ class Memory(nn.Module, ABC):
         return states[0].to(terms_BTK.dtype).masked_fill(~real_BT1, 0), tuple(part_BTH[last] for part_BTH in states)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """States (B, T, H) of whole clips and the state after each clip's last real frame."""
+        """States (B, T, H) of clips, zero at padding, and the state after the last real frame of each clip."""
         return self.unroll(self.project(x_BTD), lengths_B, state)
 
     def step(self, x_BD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """One frame of a stream: h_t (B, H) and the state to hand to the next step."""
+        """Process one frame of a stream: h_t (B, H), and the state for the next step."""
         terms_BK = self.project(x_BD)
         state = self.cell(terms_BK, self.initial_state(terms_BK) if state is None else state)
         return state[0].to(terms_BK.dtype), state
 
 
 class ParallelMemory(Memory):
-    """A memory whose gates see only x_t, so that all frames are scanned in parallel; `step` takes them one by one.
+    """Base class of memories whose gates depend on x_t only, so that `unroll` is a scan that is parallel over time.
 
-    The state that is carried on is in float32 at least, in a model of a smaller type as well.
+    A subclass implements `project` and `gates`. The carried state is at least float32, even in a half-precision model.
     """
 
     @abstractmethod
     def gates(self, terms: Tensor) -> Update:
-        """What steps keep and take, (..., H) in float32 at least, from projected terms (..., K) alone."""
+        """What steps keep and add, (..., H) and at least float32, given projected terms (..., K)."""
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
         return self.gates(terms_BK)
 
     def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
-        keep, take_BTH, _ = self.gates(terms_BTK)
+        keep, add_BTH, _ = self.gates(terms_BTK)
         assert keep is not None
         padding_BT1 = ~length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
-        # Padding keeps all and takes nothing, so the last state is that after the last real frame.
-        h_BTH = linear_scan(keep.masked_fill(padding_BT1, 1), take_BTH.masked_fill(padding_BT1, 0), state[-1])
+        # Padding keeps everything and adds nothing, so the last state is that after the last real frame.
+        h_BTH = linear_scan(keep.masked_fill(padding_BT1, 1), add_BTH.masked_fill(padding_BT1, 0), state[-1])
         return h_BTH.to(terms_BTK.dtype).masked_fill(padding_BT1, 0), (h_BTH[:, -1],)
 
 
@@ -169,17 +178,17 @@ class NoMemory(Memory):
 
 
 class Leaky(ParallelMemory):
-    """Leaky integrator: h_t = alpha * h_{t-1} + W x_t; coupled, the input is scaled by 1 - alpha.
+    """Leaky integrator: h_t = alpha * h_{t-1} + W x_t.
 
-    alpha = 0 is `NoMemory`; alpha = 1 is a running sum; between, everything fades alike with time constant
+    alpha = 0 is `NoMemory` and alpha = 1 is a running sum. In between, every past frame decays with the time constant
     -1 / log(alpha) frames.
 
     Args:
         input_dim: D.
         hidden_dim: H.
-        alpha: Share of the past kept at each frame, in [0, 1]; where it is learned, the start, in (0, 1).
-        learned: Learn one constant per neuron, sigmoid of a parameter, instead of the one fixed alpha.
-        coupled: Scale the new input by 1 - alpha, to make room.
+        alpha: Fraction of the previous state kept at each frame, in [0, 1]; if learned, its initial value, in (0, 1).
+        learned: Learn one alpha per unit, the sigmoid of a parameter, instead of a fixed alpha.
+        coupled: Scale the input term W x_t by 1 - alpha.
     Raises:
         VideomemError: If alpha is outside its range.
     Reference:
@@ -191,7 +200,7 @@ class Leaky(ParallelMemory):
     ) -> None:
         super().__init__(input_dim, hidden_dim)
         if not (0 < alpha < 1 if learned else 0 <= alpha <= 1):
-            limits = "(0, 1) where it is learned" if learned else "[0, 1]"
+            limits = "(0, 1) if learned" if learned else "[0, 1]"
             raise VideomemError(f"memory.alpha is {alpha}, but must be in {limits}")
         self.alpha = alpha
         self.coupled = coupled
@@ -208,7 +217,7 @@ class Leaky(ParallelMemory):
         return self.logit_alpha is None and self.alpha == 0
 
     def alpha_H(self) -> Tensor:
-        """Share of the past that each neuron keeps (H,), in float32 at least."""
+        """alpha of each unit (H,), at least float32."""
         if self.logit_alpha is not None:
             return torch.sigmoid(at_least_float32(self.logit_alpha))
         return at_least_float32(self.input.bias).new_full((self.hidden_dim,), self.alpha)
@@ -224,7 +233,7 @@ class Leaky(ParallelMemory):
 class RNN(Memory):
     """Vanilla recurrent network: h_t = U phi(h_{t-1}) + W x_t, phi = tanh.
 
-    The past is fired and projected again at every step. phi(h_t) is the state of `torch.nn.RNN`.
+    The previous state is activated and reprojected at every step. phi(h_t) equals the state of `torch.nn.RNN`.
 
     Args:
         input_dim: D.
@@ -247,17 +256,16 @@ class RNN(Memory):
 
 
 class Gated(Memory):
-    """Forget gate alone: h_t = f_t * h_{t-1} + (1 - f_t) * W x_t, f_t = sigmoid(W_f x_t + U_f phi(h_{t-1}) + b_f).
+    """A forget gate only: h_t = f_t * h_{t-1} + (1 - f_t) * W x_t, f_t = sigmoid(W_f x_t + U_f phi(h_{t-1}) + b_f).
 
-    One forget gate per neuron and step. The past flows through unprocessed, as along a residual connection, and is
-    dropped selectively. Uncoupled, the input is not scaled by 1 - f_t.
+    There is one forget gate per unit and step. What it keeps passes unchanged, as along a residual connection.
 
     Args:
         input_dim: D.
         hidden_dim: H.
-        coupled: Scale the new input by 1 - f_t, to make room.
-        forget_bias: Start of b_f, or `chrono`: log of times drawn uniformly from 1 to `max_time_frames` - 1.
-        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+        coupled: Scale the input term W x_t by 1 - f_t.
+        forget_bias: Initial value of b_f, or `chrono`: log(t), with t drawn uniformly from [1, `max_time_frames` - 1].
+        max_time_frames: Longest initial time constant with `chrono`, in frames.
     Reference:
         Gers et al. 2000, "Learning to forget"; van der Westhuizen and Lasenby 2018, "The unreasonable effectiveness of
         the forget gate" (the JANET cell); Tallec and Ollivier 2018, eq. 16 (chrono initialisation).
@@ -289,13 +297,18 @@ class Gated(Memory):
 
 @torch.no_grad()
 def set_forget_bias(bias_H: Tensor, start: float | Literal["chrono"], max_time_frames: int) -> None:
-    """Fill the bias of a forget gate with a constant, or so that time constants spread from 1 to `max_time_frames`.
+    """Initialize the bias of a forget gate in place.
 
-    A bias of zero forgets half at every step: a time constant of 1.4 frames.
+    A bias of zero keeps half of the state at every step, a time constant of 1.4 frames.
+
+    Args:
+        bias_H: The bias.
+        start: A constant, or `chrono` for time constants spread between 1 and `max_time_frames` frames.
+        max_time_frames: Longest time constant with `chrono`, in frames; at least 3.
     """
     if start == "chrono":
         if max_time_frames < 3:
-            raise VideomemError(f"memory.max_time_frames is {max_time_frames}, but chrono needs at least 3")
+            raise VideomemError(f"memory.max_time_frames is {max_time_frames}, but must be at least 3 with chrono")
         bias_H.uniform_(1, max_time_frames - 1).log_()
     else:
         bias_H.fill_(start)

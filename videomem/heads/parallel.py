@@ -1,4 +1,4 @@
-"""Memories whose gates see only the frame, never the past, so that all frames of a clip are scanned in parallel."""
+"""Memories whose gates depend on the current frame only, so that all frames of a clip are processed in parallel."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from videomem.heads.scan import at_least_float32
 class MinGRU(ParallelMemory):
     """Minimal gated recurrent unit: h_t = (1 - z_t) * h_{t-1} + z_t * W x_t, z_t = sigmoid(W_z x_t + b_z).
 
-    It is `Gated`, coupled, without the recurrent term in its gate: f_t = 1 - z_t sees x_t only. The paper's log-space
-    form needs positive candidates and so puts W x_t through a positive function; the scan here takes either sign.
+    This is coupled `Gated` without the recurrent term in its gate: f_t = 1 - z_t depends on x_t only. The paper
+    computes the recurrence in log space and therefore applies a positive function to W x_t; the scan here does not
+    need one.
 
     Args:
         input_dim: D.
         hidden_dim: H.
-        forget_bias: Start of the bias of 1 - z, which is -b_z, or `chrono`.
-        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+        forget_bias: Initial bias of the forget gate 1 - z, which is -b_z, or `chrono`.
+        max_time_frames: Longest initial time constant with `chrono`, in frames.
     Reference:
         Feng et al. 2024, "Were RNNs all we needed?", section 3.1.
     """
@@ -50,13 +51,13 @@ class MinGRU(ParallelMemory):
 class MinLSTM(ParallelMemory):
     """Minimal LSTM: h_t = f'_t * h_{t-1} + i'_t * W x_t, with f' = f / (f + i) and i' = i / (f + i).
 
-    f_t = sigmoid(W_f x_t + b_f) and i_t = sigmoid(W_i x_t + b_i) see x_t only, and their shares add up to 1.
+    f_t = sigmoid(W_f x_t + b_f) and i_t = sigmoid(W_i x_t + b_i) depend on x_t only; f' + i' = 1.
 
     Args:
         input_dim: D.
         hidden_dim: H.
-        forget_bias: Start of b_f, or `chrono`; b_i starts as its negative, so that f' starts near f.
-        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+        forget_bias: Initial b_f, or `chrono`. b_i is initialized to -b_f, so that f' is initially close to f.
+        max_time_frames: Longest initial time constant with `chrono`, in frames.
     Reference:
         Feng et al. 2024, "Were RNNs all we needed?", section 3.2.
     """
@@ -79,7 +80,7 @@ class MinLSTM(ParallelMemory):
         return torch.cat([self.input(x), self.forget_gate(x), self.input_gate(x)], dim=-1)
 
     def gates(self, terms: Tensor) -> Update:
-        new, forget, take = at_least_float32(terms).chunk(3, dim=-1)
-        # log(f / i); the quotient of two sigmoids that both underflow would be 0 / 0.
-        odds = nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(take)
+        new, forget, write = at_least_float32(terms).chunk(3, dim=-1)
+        # log(f / i). Computed in log space: both sigmoids may underflow, and their quotient would be 0 / 0.
+        odds = nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(write)
         return Update(torch.sigmoid(odds), torch.sigmoid(-odds) * new)

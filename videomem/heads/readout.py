@@ -1,4 +1,4 @@
-"""Readouts: from the logits of every frame to the logits of the clip."""
+"""Readouts: combine the logits of the frames into the logits of the clip."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from videomem.batch import length_mask
 
 
 class Readout(nn.Module, ABC):
-    """Logits of the frames (B, T, C) -> logits of the clip (B, C)."""
+    """Base class of readouts: logits of the frames (B, T, C) -> logits of the clip (B, C)."""
 
     @abstractmethod
     def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
-        """The answer after each clip's last real frame."""
+        """Logits (B, C) of clips; padding is ignored."""
 
     @abstractmethod
     def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The answer after one more frame of a stream, and the state to hand to the next step."""
+        """Logits (B, C) of a stream after one more frame, and the state for the next step."""
 
     def after_each(self, logits_BTC: Tensor) -> Tensor:
-        """The answer (B, T, C) after each frame; nothing is padding."""
+        """Logits (B, T, C) of the clip after each frame; all frames must be real."""
         answers, state = [], None
         for logits_BC in logits_BTC.unbind(1):
             answer_BC, state = self.step(logits_BC, state)
@@ -31,9 +31,9 @@ class Readout(nn.Module, ABC):
 
 
 class MeanReadout(Readout):
-    """Mean over the real frames, of the same bits whatever their order: sorted values are summed.
+    """Mean over the real frames. The result is bit-identical for every frame order.
 
-    A plain sum in float32 rounds differently for another order of the frames.
+    The values are sorted before they are summed, since the rounding of a plain float32 sum depends on the order.
 
     Reference:
         Donahue et al. 2015, section 4: predictions are averaged over the frames of a clip.
@@ -41,7 +41,7 @@ class MeanReadout(Readout):
 
     def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
         real_BT1 = length_mask(lengths_B, logits_BTC.shape[1]).unsqueeze(2)
-        # Padding sorts behind every real value, and is left out of the sum there.
+        # Padding sorts behind every real value, where it is set to zero before the sum.
         ascending = logits_BTC.masked_fill(~real_BT1, torch.inf).sort(dim=1).values
         total_BC = ascending.masked_fill(~real_BT1, 0).sum(dim=1)
         return total_BC / lengths_B.unsqueeze(1)

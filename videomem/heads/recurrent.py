@@ -1,4 +1,4 @@
-"""torch.nn's GRU and LSTM as memories: the library's kernels for whole clips, one readable cell for all else."""
+"""`torch.nn.GRU` and `torch.nn.LSTM` as memories: torch's kernels for whole clips, a readable cell for the rest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from videomem.batch import length_mask
 from videomem.heads.memory import Memory, State, Update, set_forget_bias
 
-NARROW = 512  # inputs up to which the library's fused kernel is the faster one on a CPU, too
+# On a CPU, torch's fused kernel is faster for inputs up to this size; above it, the loop in `Memory` trains faster.
+MAX_FUSED_INPUT_DIM = 512
 
 
 class _TorchRecurrent(Memory):
-    """What the two have in common: weights in a `torch.nn` module, whose states are already fired."""
+    """Base of `GRU` and `LSTM`: the weights are in a `torch.nn` module, whose states need no further activation."""
 
     rnn: nn.GRU | nn.LSTM
 
@@ -27,37 +28,37 @@ class _TorchRecurrent(Memory):
         return nn.functional.linear(x, *self.weights("ih"))
 
     def weights(self, side: Literal["ih", "hh"]) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the input (`ih`) or of the recurrent term (`hh`), by torch.nn's names."""
+        """Weight and bias of the input (`ih`) or of the recurrent term (`hh`), named as in torch.nn."""
         return getattr(self.rnn, f"weight_{side}_l0"), getattr(self.rnn, f"bias_{side}_l0")
 
     def _start_gate(self, gate: int, start: float | Literal["chrono"], max_time_frames: int) -> None:
-        """Set the bias of one gate, which torch.nn has twice."""
+        """Initialize the bias of one gate. torch.nn has two biases per gate; the second one is set to zero."""
         rows = slice(gate * self.hidden_dim, (gate + 1) * self.hidden_dim)
         set_forget_bias(self.weights("ih")[1].data[rows], start, max_time_frames)
         self.weights("hh")[1].data[rows] = 0
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The library's kernel; on a CPU training is quicker still where all wide inputs are projected at once."""
-        if not x_BTD.is_cuda and self.input_dim > NARROW:
+        """States of clips, by torch's kernel or, for wide inputs on a CPU, by the loop, whichever is faster."""
+        if not x_BTD.is_cuda and self.input_dim > MAX_FUSED_INPUT_DIM:
             return super().forward(x_BTD, lengths_B, state)
         return self.forward_library(x_BTD, lengths_B, state)
 
     @abstractmethod
     def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """States (B, T, H) of whole clips and the state after each clip's last real frame, by the library's kernel."""
+        """States (B, T, H) of clips and the state after the last real frame of each clip, by torch's kernel."""
 
 
 class GRU(_TorchRecurrent):
     """Gated recurrent unit: h_t = z_t * h_{t-1} + (1 - z_t) * n_t, as `torch.nn.GRU`.
 
-    torch's update gate z keeps the past: it is the forget gate of `Gated`. The reset gate r inside
-    n_t = tanh(W_n x_t + r_t * (U_n h_{t-1} + b_n)) is extra.
+    In torch the update gate z multiplies the previous state, as the forget gate of `Gated` does. The reset gate r in
+    n_t = tanh(W_n x_t + r_t * (U_n h_{t-1} + b_n)) has no counterpart there.
 
     Args:
         input_dim: D.
         hidden_dim: H.
-        forget_bias: Start of the bias of z, or `chrono`.
-        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+        forget_bias: Initial bias of z, or `chrono`.
+        max_time_frames: Longest initial time constant with `chrono`, in frames.
     Reference:
         Cho et al. 2014, eqs. 5-8.
     """
@@ -82,7 +83,7 @@ class GRU(_TorchRecurrent):
         return Update(keep, (1 - keep) * new)
 
     def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The library's kernel. Nothing is packed: what stands behind the end of a clip reaches none of its states."""
+        """torch's kernel, without packing: padding comes after the real frames, so it cannot affect their states."""
         real_BT1 = length_mask(lengths_B, x_BTD.shape[1]).unsqueeze(2)
         out_BTH, _ = self.rnn(x_BTD.masked_fill(~real_BT1, 0), None if state is None else state[0].unsqueeze(0))
         last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
@@ -95,8 +96,8 @@ class LSTM(_TorchRecurrent):
     Args:
         input_dim: D.
         hidden_dim: H.
-        forget_bias: Start of the bias of f, or `chrono`.
-        max_time_frames: Longest time constant that `chrono` starts with, in frames.
+        forget_bias: Initial bias of f, or `chrono`.
+        max_time_frames: Longest initial time constant with `chrono`, in frames.
     Reference:
         Hochreiter and Schmidhuber 1997; Gers et al. 2000 (the forget gate).
     """
@@ -118,15 +119,15 @@ class LSTM(_TorchRecurrent):
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
         recurrent = nn.functional.linear(state[0], *self.weights("hh"))
-        take, forget, new, out = (terms_BK + recurrent).chunk(4, dim=-1)
-        return Update(torch.sigmoid(forget), torch.sigmoid(take) * torch.tanh(new), torch.sigmoid(out))
+        write, forget, new, out = (terms_BK + recurrent).chunk(4, dim=-1)
+        return Update(torch.sigmoid(forget), torch.sigmoid(write) * torch.tanh(new), torch.sigmoid(out))
 
-    def settle(self, kept_BH: Tensor, update: Update) -> State:
-        assert update.show is not None
-        return update.show * torch.tanh(kept_BH), kept_BH
+    def next_state(self, kept_BH: Tensor, update: Update) -> State:
+        assert update.output_gate is not None
+        return update.output_gate * torch.tanh(kept_BH), kept_BH
 
     def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The library's kernel, over packed sequences: it gives c_t at the end of each clip only."""
+        """torch's kernel over packed sequences, since it returns c_t only at the end of a sequence."""
         packed = pack_padded_sequence(x_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
         before = None if state is None else (state[0].unsqueeze(0), state[1].unsqueeze(0))
         out, last = self.rnn(packed, before)

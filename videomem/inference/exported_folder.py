@@ -1,12 +1,12 @@
-"""A model as a folder, in the layout of model hubs: safetensors and JSON, no pickle, nothing that runs.
+"""Write and read a model as a folder in the layout of model hubs: safetensors and JSON, no pickle and no code.
 
     README.md                  the model card
-    config.json                what the head is built of, its classes, its backbone, how it was trained
-    preprocessor_config.json   how videos become frames, and frames become what the backbone takes
+    config.json                the head and its arguments, the classes, the backbone, facts about the training
+    preprocessor_config.json   sampling, decoding and preprocessing
     model.safetensors          `head.*` and `backbone.*`
 
-A folder may come from anywhere, so it is held to its own words before anything is built: what it names is looked up in
-fixed tables, and its tensors must have the shapes that its config implies before memory is taken for them.
+A folder may come from an untrusted source. The classes that it names are looked up in fixed tables, and the shapes of
+its tensors are checked against its config before memory is allocated.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import videomem
-from videomem.errors import VideomemError, is_empty_or_absent, one_line
+from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
 from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
 from videomem.utils.atomic import write_atomic
+from videomem.utils.folders import is_empty_or_absent
 from videomem.utils.plain_data import checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
@@ -42,7 +43,7 @@ _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
 class Parts(NamedTuple):
-    """What a `Classifier` is made of; its arguments say what each is."""
+    """The parts of a `Classifier`; see its arguments."""
 
     head: Head
     class_names: list[str]
@@ -57,7 +58,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
     """Write the four files of a model.
 
     Raises:
-        VideomemError: If the folder is not empty, cannot be written, or the model has parts that are not videomem's.
+        VideomemError: If the folder is not empty or cannot be written, or the model has classes of other packages.
     """
     if not is_empty_or_absent(folder):
         raise VideomemError(f"{folder}: is not empty; choose a new folder")
@@ -73,7 +74,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
 
 
 def write_card(folder: Path, graphs: str = "") -> None:
-    """Write the model card of a folder; `graphs` is how to run its exported graphs, if any."""
+    """Write the model card of a folder; `graphs` describes how to run its exported graphs, if any."""
     config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
     write_atomic(folder / CARD, model_card(config, preprocessor, graphs).encode())
 
@@ -119,17 +120,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_folder(folder: Path) -> Parts:
-    """Read a folder, whoever made it; nothing in it is run.
+    """Read a folder, also from an untrusted source. Runs no code from it.
 
     Raises:
         VideomemError: If a file is missing, damaged, too large, or does not fit the others.
     """
     for name in FILES:
         if not (folder / name).is_file():
-            raise VideomemError(f"{folder}: lacks {name}, so it is no folder of `videomem export`")
+            raise VideomemError(f"{folder}: lacks {name}, so it is not a folder of `videomem export`")
     config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
     if (made_for := config.get("model_type")) != "videomem":
-        raise VideomemError(f"{folder / CONFIG}: of another library's model (model_type {made_for!r:.40})")
+        raise VideomemError(f"{folder / CONFIG}: not a model of videomem (model_type {made_for!r:.40})")
     if config.get("format") != FORMAT:
         raise VideomemError(
             f"{folder / CONFIG}: format {config.get('format')!r:.40}, but this videomem reads format {FORMAT}; "
@@ -152,7 +153,7 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
     found = _tensors_in(weights)
     if arguments["num_layers"] > len(found):
         raise ValueError(f"{arguments['num_layers']} layers, but {weights.name} has {len(found)} tensors")
-    with torch.device("meta"):  # Shapes without memory: a config may name any size.
+    with torch.device("meta"):  # Shapes without memory: an untrusted config may have any size.
         expected = _tensors_of(*_build(arguments, settings, class_names, exported))
     _check_fit({name: (tuple(value.shape), _DTYPES.get(value.dtype)) for name, value in expected.items()}, found)
     tensors = load_file(weights)
@@ -163,10 +164,10 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
     head.load_state_dict(_below("head.", tensors))
     if backbone is not None:
         backbone.network.load_state_dict(_below("backbone.", tensors))
-    told = [config["training"], config["evidence"]]
-    if not all(isinstance(part, dict) for part in told):
-        raise TypeError("`training` or `evidence` is no object")
-    return Parts(head, class_names, settings, backbone, arguments, *told)
+    facts = [config["training"], config["evidence"]]
+    if not all(isinstance(part, dict) for part in facts):
+        raise TypeError("`training` or `evidence` is not an object")
+    return Parts(head, class_names, settings, backbone, arguments, *facts)
 
 
 def _build(
@@ -186,12 +187,12 @@ def _build(
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """What the head is built with, as a checkpoint has it; names are looked up, never imported."""
+    """The arguments of the head, as in a checkpoint. Class names are looked up in tables, never imported."""
     name, readout = config["memory"]["name"], config["readout"]
     sizes = {name: config[name] for name in ("num_layers", "projection_dim", "feature_dim")}
     for key, value in sizes.items():
         if type(value) is not int and not (key == "projection_dim" and value is None):
-            raise TypeError(f"{key} is {value!r:.40}, no whole number")
+            raise TypeError(f"{key} is {value!r:.40}, but must be an integer")
     init_args = checked_arguments(MEMORIES[name], config["memory"]["arguments"], without="input_dim")
     return {
         "memory": {"class_path": class_path(MEMORIES[name]), "init_args": init_args},
@@ -201,11 +202,11 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSettings:
-    """How videos become features; the network's weights are those of the folder."""
+    """The settings of the features. Their `weights` are a placeholder, since the folder has the weights."""
     backbone = from_plain(BackboneSettings, {**config["backbone"], "weights": "random"})
     ours = json.loads(json.dumps(asdict(Preprocessing.of(backbone.name))))
     if differing := [name for name, value in ours.items() if preprocessor[name] != value]:
-        raise ValueError(f"this torchvision preprocesses in another way: {differing[0]}")
+        raise ValueError(f"the installed torchvision has another preprocessing: {differing[0]} differs")
     sampling = dict(preprocessor["sampling"])
     chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling)
     imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"])
@@ -220,7 +221,7 @@ def _class_names(id2label: dict[str, str]) -> list[str]:
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"{len(names)} classes, of which {len(set(names))} differ")
     for name in names:
-        if not isinstance(name, str) or not name.isprintable():  # A terminal would obey its escapes.
+        if not isinstance(name, str) or not name.isprintable():  # It could have terminal escape sequences.
             raise ValueError(f"a class is called {name!r:.40}, which cannot be printed")
     return names
 
@@ -229,10 +230,10 @@ def _tensors_in(weights: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of each tensor of a file, from its header."""
     try:
         with safe_open(weights, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise VideomemError(f"{weights.name} is damaged, or no safetensors file: {one_line(error)}") from error
+        raise VideomemError(f"{weights.name} is damaged, or not a safetensors file: {one_line(error)}") from error
 
 
 def _tensors_of(head: Head, backbone: Backbone | None) -> dict[str, Tensor]:
@@ -244,16 +245,18 @@ def _tensors_of(head: Head, backbone: Backbone | None) -> dict[str, Tensor]:
 def _check_fit(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            words = ["absent" if part is None else f"{part[1]} {part[0]}"
+            shown = ["absent" if part is None else f"{part[1]} {part[0]}"
                      for part in (found.get(name), expected.get(name))]  # fmt: skip
-            raise ValueError(f"tensor {name!r:.80} is {words[0]} in {WEIGHTS}, {words[1]} by {CONFIG}")
+            raise ValueError(f"tensor {name!r:.80} is {shown[0]} in {WEIGHTS}, but {shown[1]} according to {CONFIG}")
 
 
 def _named(part: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """A part of a checkpoint by its short name, which is looked up in a fixed table when it is read."""
+    """Name and arguments of a memory or readout, as written to the config."""
     name = part["class_path"].rsplit(".", 1)[-1]
     if name not in known or not part["class_path"].startswith("videomem."):
-        raise VideomemError(f"{part['class_path']} is not videomem's; an exported folder can hold {', '.join(known)}")
+        raise VideomemError(
+            f"{part['class_path']} is not a class of videomem; an exported folder can have {', '.join(known)}"
+        )
     return {"name": name, "arguments": part.get("init_args", {})}
 
 
@@ -269,5 +272,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise VideomemError(f"{path}: not readable as JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
-        raise VideomemError(f"{path}: holds no JSON object")
+        raise VideomemError(f"{path}: is not a JSON object")
     return content

@@ -1,4 +1,4 @@
-"""Does a graph answer as the model in memory does, at sizes that it was not traced at?"""
+"""Check that an exported graph gives the logits of the model, also at sizes other than those it was traced at."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from videomem.errors import VideomemError
 from videomem.inference.graphs import Case, Graph, Port, Run
 from videomem.inference.model import Classifier
 
-# Lengths of the clips of each case; T is the longest, and differs from the one that graphs are traced at.
+# Lengths of the clips of each case. T, the longest, differs from the T that graphs are traced at.
 CASES = ((1,), (6,), (5, 1), (2, 8, 7))
-# Height and width of each case, where frames of any size go in.
+# Height and width of the frames of each case, for graphs with preprocessing.
 SIZES = ((240, 320), (61, 90), (288, 224), (256, 256))
-# Runtimes sum in another order, and a feature may round to the next float16. Seen: 1.4e-4 of the largest logit.
-RELATIVE = 1e-3
+# Tolerance relative to the largest logit: runtimes sum in another order, and a feature may round to the next float16.
+# The largest difference observed is 1.4e-4.
+RELATIVE_TOLERANCE = 1e-3
 
 
 @torch.no_grad()
 def make_cases(model: Classifier, preprocess: bool) -> list[Case]:
-    """Clips of different lengths and content, with the model's answers; the same clips every time."""
+    """Random clips of different lengths and content, the same at every call, with the logits of the model."""
     generator = np.random.default_rng(0)
     batch_times = [(len(lengths), max(lengths)) for lengths in CASES]
     if model.backbone is None:
@@ -35,7 +36,7 @@ def make_cases(model: Classifier, preprocess: bool) -> list[Case]:
         shape_frames = model.backbone.preprocessing.shape_frames
         shaped = [torch.stack([shape_frames(clip) for clip in clips]) for clips in raw]
         given = [torch.from_numpy(clips) for clips in raw] if preprocess else shaped
-        # All frames at once: the backbone takes as long for a batch of one clip as for one of all.
+        # All frames at once, since the batches of the backbone have a fixed size.
         x_ND = model.features(torch.cat([clips.flatten(0, 1) for clips in shaped]))
         parts = x_ND.split([batch * time for batch, time in batch_times])
         features = [part.unflatten(0, batch_time) for part, batch_time in zip(parts, batch_times, strict=True)]
@@ -50,7 +51,7 @@ def _case(model: Classifier, given: Tensor, x_BTD: Tensor, lengths: Sequence[int
 
 
 def _frames(batch_time: tuple[int, int], size: tuple[int, int], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Frames (B, T, height, width, 3) uint8, each of another colour, contrast and grain."""
+    """Random frames (B, T, height, width, 3) uint8 with different colours, contrast and noise."""
     each = (*batch_time, 1, 1)
     colour = generator.uniform(0, 255, (*each, 3))
     grain = generator.normal(0, generator.uniform(5, 80, (*each, 1)), (*batch_time, *size, 3))
@@ -66,24 +67,24 @@ def _features(model: Classifier, batch_time: tuple[int, int], generator: np.rand
 
 
 def check(graph: Graph, run: Run, cases: Sequence[Case], file: str) -> dict[str, Any]:
-    """Hold a graph that was written and read again to the model's answers; what was checked, for the report.
+    """Check the logits of an exported graph, and return a report.
 
     Args:
-        graph: What was exported.
-        run: Runs it.
-        cases: What the model answers.
-        file: Its file, for the report.
+        graph: The exported graph.
+        run: Runs the graph from its file.
+        cases: Clips with the logits of the model.
+        file: Name of the file, for the report.
     Raises:
-        VideomemError: If an answer differs by more than rounding does.
+        VideomemError: If the logits differ by more than the tolerance.
     """
     differences = [graph.difference(run, case) for case in cases]
     largest_logit = max(float(case.logits_BTC.abs().max()) for case in cases)
-    tolerance = RELATIVE * largest_logit
+    tolerance = RELATIVE_TOLERANCE * largest_logit
     for difference, case in zip(differences, cases, strict=True):
-        if not difference <= tolerance:  # Not a number is no pass.
+        if not difference <= tolerance:  # Also true for NaN.
             raise VideomemError(
                 f"{file}: its logits differ from the model's by {difference:.2g}, above the limit of {tolerance:.2g}, "
-                f"on an input of shape {tuple(case.x.shape)}; it was removed, and the folder without it is whole"
+                f"on an input of shape {tuple(case.x.shape)}; the graph was removed, the other files are complete"
             )
     return {
         "file": file,

@@ -1,4 +1,4 @@
-"""How to run the graphs of a folder without videomem, as Markdown: for its README, and for docs/export.md."""
+"""Markdown code examples that run exported graphs without videomem, for the model card and docs/export.md."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import json
 import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession("onnx/clip.onnx")  # weights.data stays beside it
+session = onnxruntime.InferenceSession("onnx/clip.onnx")  # needs weights.data in the same folder
 {name} = np.zeros({shape}, np.{dtype})  # {what}
-lengths = np.array([{time}], np.int64)  # frames of each clip that are no padding
+lengths = np.array([{time}], np.int64)  # number of real frames of each clip
 (logits,) = session.run(None, {{"{name}": {name}, "lengths": lengths}})
 class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 print(class_names[logits[0].argmax()])
@@ -30,10 +30,10 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("onnx/step.onnx")
 _, *ports = session.get_inputs()
-state = {{port.name: np.zeros((1, port.shape[1]), np.float32) for port in ports}}  # no frame was seen
+state = {{port.name: np.zeros((1, port.shape[1]), np.float32) for port in ports}}  # initial state
 for {name} in np.zeros({shape}, np.{dtype}):  # {what}
     logits, *after = session.run(None, {{"{name}": {name}[None], **state}})
-    state = dict(zip(state, after))  # outputs stand in the order of the inputs
+    state = dict(zip(state, after))  # outputs have the order of the inputs
 print(logits)
 ```
 """
@@ -55,7 +55,7 @@ import torch
 step = torch.export.load("torch_export/step.pt2").module()
 with open("checks.json") as file:
     (graph,) = (graph for graph in json.load(file)["graphs"] if graph["file"] == "torch_export/step.pt2")
-state = [torch.zeros(1, port["shape"][1]) for port in graph["inputs"][1:]]  # no frame was seen
+state = [torch.zeros(1, port["shape"][1]) for port in graph["inputs"][1:]]  # initial state
 for {name} in torch.zeros({shape}, dtype=torch.{dtype}):  # {what}
     logits, *state = step({name}[None], *state)
 ```
@@ -69,10 +69,10 @@ _TEXTS = {
 
 
 def snippets(report: dict[str, Any]) -> str:
-    """Code for each graph that a report of `export_graphs` (or a `checks.json`) names, to be run in the folder.
+    """Code examples for the graphs in a report, to be run in the exported folder.
 
     Args:
-        report: The report; one that names no graph gives no text.
+        report: Report of `export_graphs`, or the content of `checks.json`.
     """
     return "\n".join(_snippet(graph) for graph in report.get("graphs", []))
 
@@ -82,7 +82,7 @@ def _snippet(graph: dict[str, Any]) -> str:
     port = graph["inputs"][0]
     sizes = [_EXAMPLE.get(axis, axis) for axis in port["shape"]]
     if TIME not in port["shape"]:
-        sizes[0] = _EXAMPLE[TIME]  # A stream is walked through frame by frame.
+        sizes[0] = _EXAMPLE[TIME]  # The first axis is the frames of the stream.
     fields = {"name": port["name"], "dtype": port["dtype"], "shape": tuple(sizes), "time": _EXAMPLE[TIME]}
     return f"{title}\n{code.format(what=_meaning(port), **fields)}"
 
@@ -90,6 +90,4 @@ def _snippet(graph: dict[str, Any]) -> str:
 def _meaning(port: dict[str, Any]) -> str:
     if port["name"] == "features":
         return "features of each frame"
-    return (
-        "RGB, of any size" if HEIGHT in port["shape"] else "RGB, resized and cropped as preprocessor_config.json says"
-    )
+    return "RGB, of any size" if HEIGHT in port["shape"] else "RGB, resized and cropped as in preprocessor_config.json"

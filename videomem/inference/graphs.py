@@ -1,7 +1,7 @@
-"""A model as graphs of tensors that other runtimes run: one over whole clips, one over a single frame with its state.
+"""A model as two graphs for other runtimes: one for whole clips, one for a single frame of a stream and its state.
 
-Both are `nn.Module`s without a loop or a choice in Python over anything that varies, which tracing would freeze: batch,
-time, height and width are axes of any size. `docs/export.md` says what goes in and out.
+Both are `nn.Module`s without Python loops or conditions on sizes, which tracing would make constant: the axes batch,
+time, height and width have any size. Inputs and outputs are described in `docs/export.md`.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from videomem.heads import HeadState, Memory, State
 from videomem.inference.model import Classifier
 from videomem.inference.resizing import shape_in_graph
 
-# Runs a graph, wherever it is: its inputs in order -> its outputs in order.
+# Runs a graph in some runtime: inputs in order -> outputs in order.
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 BATCH, TIME, HEIGHT, WIDTH = "batch", "time", "height", "width"
-# Sizes that a graph is traced at; it holds at others.
+# Sizes at which graphs are traced; they support other sizes.
 _TRACED = {BATCH: 2, TIME: 3, HEIGHT: 40, WIDTH: 52}
 
 
 class Port(NamedTuple):
-    """An input or output of a graph; axes of any size have a name in place of their length."""
+    """An input or output of a graph. In `shape`, axes of any size have a name instead of a length."""
 
     name: str
     dtype: torch.dtype
     shape: tuple[int | str, ...]
 
     def at(self, sizes: Mapping[str, int]) -> list[int]:
-        """The shape where axes have these sizes."""
+        """The shape for given sizes of the named axes."""
         return [sizes[axis] if isinstance(axis, str) else axis for axis in self.shape]
 
 
 class Case(NamedTuple):
-    """Clips, and what the model in memory answers to them.
+    """Clips, with the logits of the model.
 
     Attributes:
-        x: What a graph takes: frames or features (B, T, ...).
-        lengths_B: Real frames of each clip.
-        logits_BC: The model's answer.
-        logits_BTC: Its answer after each frame, padding taken for frames.
+        x: Input of the graph: frames or features (B, T, ...).
+        lengths_B: Number of real frames of each clip.
+        logits_BC: Logits of the model.
+        logits_BTC: Logits after each frame, with padding treated as frames.
     """
 
     x: Tensor
@@ -60,11 +60,11 @@ class Case(NamedTuple):
 
 
 class FrameFeatures(nn.Module):
-    """Frames to features, rounded as in training; without a backbone features come in, and are rounded only.
+    """Compute features of frames, rounded as in training. Without a backbone, the inputs are features and are rounded.
 
     Args:
         model: A trained model.
-        preprocess: Take frames of any size, and resize and crop them here.
+        preprocess: Include preprocessing: resize and crop frames of any size.
     """
 
     def __init__(self, model: Classifier, preprocess: bool) -> None:
@@ -75,7 +75,7 @@ class FrameFeatures(nn.Module):
         self.feature_dim = model.head.feature_dim
 
     def port(self, name: str, *axes: str) -> Port:
-        """What goes in, called `name` where it is frames."""
+        """The input of the graph, called `name` if it is frames, else `features`."""
         if self.backbone is None:
             return Port("features", torch.float32, (*axes, self.feature_dim))
         crop_px = self.backbone.preprocessing.crop_px
@@ -89,11 +89,11 @@ class FrameFeatures(nn.Module):
 
 
 class Graph(nn.Module, ABC):
-    """What is exported: tensors in, tensors out.
+    """Base class of the two graphs.
 
     Args:
         model: A trained model.
-        preprocess: Take frames of any size.
+        preprocess: Include preprocessing of frames of any size.
     """
 
     name: str
@@ -109,11 +109,11 @@ class Graph(nn.Module, ABC):
 
     @abstractmethod
     def difference(self, run: Run, case: Case) -> float:
-        """Largest difference of logits between what a runtime of this graph answers and what the model does."""
+        """Largest difference between the logits of this graph in a runtime and those of the model."""
 
 
 class ClipGraph(Graph):
-    """Whole clips: frames (B, T, ...), lengths (B,) -> logits (B, C). Nothing behind the end of a clip is seen."""
+    """Whole clips: frames (B, T, ...), lengths (B,) -> logits (B, C). Padding is ignored."""
 
     name = "clip"
 
@@ -135,7 +135,7 @@ class ClipGraph(Graph):
 
 
 class StepGraph(Graph):
-    """One frame of a stream: frame (B, ...), state -> logits (B, C), next state. A state of zeros has seen no frame."""
+    """One frame of a stream: frame (B, ...), state -> logits (B, C), next state. The initial state is zeros."""
 
     name = "step"
 
@@ -144,7 +144,7 @@ class StepGraph(Graph):
         with torch.no_grad():
             _, state = self.head.step(self.head.norm.mean.unsqueeze(0))
         self.parts_of_layers = [len(layer) for layer in state.layers]
-        # The parts of a state are (h,) or, of an LSTM, (h, c).
+        # The parts of a state are (h,) or, for an LSTM, (h, c).
         names = [f"layer{n}_{part}" for n, parts in enumerate(self.parts_of_layers) for part in "hc"[:parts]]
         ports = [
             Port(name, value.dtype, (BATCH, value.shape[1]))
@@ -173,12 +173,12 @@ def flat(state: HeadState) -> list[Tensor]:
 
 
 def largest_difference(answer: Tensor, expected: Tensor) -> float:
-    """The largest difference; infinity where shapes differ, which broadcasting would hide."""
+    """The largest absolute difference, or infinity if the shapes differ, which broadcasting would hide."""
     return float((answer - expected).abs().max()) if answer.shape == expected.shape else math.inf
 
 
 class _Cell(nn.Module):
-    """The cell of a memory as a module, so that it can be called with other tensors for its weights."""
+    """The cell of a memory as a module, so that `functional_call` can replace its weights."""
 
     def __init__(self, memory: Memory) -> None:
         super().__init__()
@@ -189,10 +189,10 @@ class _Cell(nn.Module):
 
 
 def states(memory: Memory, terms_BTK: Tensor) -> Tensor:
-    """States (B, T, H) by the memory's own cell, in a loop that stays a loop in a graph.
+    """States (B, T, H) by a loop over the memory's cell that remains a loop in the exported graph.
 
-    It is the operator below torch's `scan`, which compiles what it is given and may then take the number of frames of
-    an earlier call for a constant. The operator wants all tensors that the loop reads as its inputs.
+    It calls the operator behind torch's `scan` directly. `scan` compiles its function and may then treat the number of
+    frames of an earlier call as constant. All tensors used in the loop must be inputs of the operator.
     """
     if memory.memoryless:
         return terms_BTK
@@ -203,29 +203,29 @@ def states(memory: Memory, terms_BTK: Tensor) -> Tensor:
     def step(*tensors: Tensor) -> list[Tensor]:
         state, (terms_BK, *values) = tensors[: len(before)], tensors[len(before) :]
         after = functional_call(cell, dict(zip(weights, values, strict=True)), (terms_BK, *state))
-        return [*(part.clone() for part in after), after[0].clone()]  # No tensor may be two outputs.
+        return [*(part.clone() for part in after), after[0].clone()]  # The outputs must not share a tensor.
 
     *_, h_TBH = scan_op(step, before, [terms_BTK.transpose(0, 1)], tuple(weights.values()))
     return h_TBH.transpose(0, 1)
 
 
 def trace(graph: Graph) -> ExportedProgram:
-    """The graph as operations of torch, for any size of the axes that have names.
+    """Export a graph to operations of torch, with named axes of any size.
 
     Raises:
-        VideomemError: If torch cannot, or an axis has only the size that was traced.
+        VideomemError: If torch cannot export the graph, or an axis would have a fixed size.
     """
     dims = {axis: Dim(axis) for axis in _TRACED}
     example = [torch.ones(port.at(_TRACED), dtype=port.dtype) for port in graph.inputs]
     axes = [{n: dims[axis] for n, axis in enumerate(port.shape) if isinstance(axis, str)} for port in graph.inputs]
     varying = tuple(axes) if isinstance(graph, ClipGraph) else (axes[0], tuple(axes[1:]))
-    with torch.no_grad(), no_graph_of(graph, "torch.export"):
+    with torch.no_grad(), export_errors(graph, "torch.export"):
         return torch.export.export(graph, tuple(example), dynamic_shapes=varying)
 
 
 @contextmanager
-def no_graph_of(graph: Graph, exporter: str, *its_errors: type[Exception]) -> Iterator[None]:
-    """A clear word where an exporter cannot; some have errors of their own kind."""
+def export_errors(graph: Graph, exporter: str, *more_errors: type[Exception]) -> Iterator[None]:
+    """Raise a `VideomemError` for errors of an exporter, including its types in `more_errors`."""
     errors: tuple[type[Exception], ...] = (
         RuntimeError,
         ValueError,
@@ -236,8 +236,8 @@ def no_graph_of(graph: Graph, exporter: str, *its_errors: type[Exception]) -> It
     )
     try:
         yield
-    except errors + its_errors as error:
+    except errors + more_errors as error:
         raise VideomemError(
             f"{exporter} cannot make the {graph.name} graph of this model ({type(error).__name__}: {one_line(error)}); "
-            "the exported folder without it is whole, and `videomem.load` reads it"
+            "the exported folder is complete without it and can be read by `videomem.load`"
         ) from error

@@ -1,4 +1,4 @@
-"""A trained model as a thing to use: a head with the network below it, which answers to videos, clips and streams."""
+"""`Classifier`: a trained head with its backbone, for predictions on videos, features and streams."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import Head
 from videomem.inference.exported_folder import Parts, read_folder, write_folder
-from videomem.inference.probabilities import probabilities
-from videomem.inference.streaming import Stream
+from videomem.inference.streaming import Stream, probabilities
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip
@@ -28,15 +27,15 @@ from videomem.video.sampling import Sampling
 
 
 class Prediction(NamedTuple):
-    """What a model takes a video for.
+    """Predicted probabilities of a video.
 
     Attributes:
         path: The video.
         class_names: Names of the C classes.
         probabilities_C: Probability of each class.
-        probabilities_TC: The same after each of the T frames; the last are those of the answer.
-        indices_T: Place of each frame in the video, from 0.
-        times_s_T: Seconds from the video's first frame; None for images whose rate is not known.
+        probabilities_TC: Probabilities after each of the T frames; the last row is `probabilities_C`.
+        indices_T: Index of each frame in the video, from 0.
+        times_s_T: Seconds from the video's first frame; None for images without a frame rate.
     """
 
     path: str
@@ -63,16 +62,16 @@ def top_classes(class_names: Sequence[str], probabilities_C: Tensor, k: int) -> 
 
 
 class Classifier(nn.Module):
-    """A trained head with the backbone below it, as `videomem.load` gives it.
+    """A trained head with its backbone; created by `videomem.load`.
 
     Args:
         head: The head.
         class_names: Names of its classes.
-        settings: How videos become features.
-        backbone: The frozen network; None where it was left out.
-        arguments: What the head was built with, as a checkpoint has it; without it the model cannot be saved.
-        training: Facts of its training, for the model card.
-        evidence: What was measured of it, for the model card: `evaluation` and `order_test`.
+        settings: How features are computed from videos.
+        backbone: The frozen network; None for a model without it.
+        arguments: Arguments of the head, as in a checkpoint. Without them the model cannot be saved.
+        training: Facts about the training, for the model card.
+        evidence: Results for the model card: `evaluation` and `order_test`.
     """
 
     def __init__(
@@ -97,20 +96,20 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Classifier:
-        """The model of an exported folder; see `videomem.load`."""
+        """Load a model from an exported folder; see `videomem.load`."""
         return cls(*read_folder(Path(folder)))
 
     def save_pretrained(self, folder: Path | str, with_backbone: bool = True) -> None:
-        """Write a folder that `videomem.load` and `from_pretrained` read, in the layout of model hubs.
+        """Write the model to a folder in the layout of model hubs, for `videomem.load` and `from_pretrained`.
 
         Args:
             folder: A new or empty folder.
-            with_backbone: Put the network's weights in, up to the layer used; imported features have no network.
+            with_backbone: Include the weights of the backbone, if the model has one.
         Raises:
-            VideomemError: If the folder is not empty, or the model has parts that are not videomem's.
+            VideomemError: If the folder is not empty, or the model has classes of other packages.
         """
         if self.arguments is None:
-            raise VideomemError("this model was put together by hand, so nothing says what its head was built with")
+            raise VideomemError("this model was created without the arguments of its head; pass `arguments` to save it")
         backbone = self.backbone if with_backbone else None
         about = self.arguments, self.training_facts, self.evidence
         write_folder(Parts(self.head, self.class_names, self.settings, backbone, *about), Path(folder))
@@ -127,7 +126,7 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def features(self, frames: Tensor) -> Tensor:
-        """Features (N, D) of frames (N, 3, crop, crop) uint8, rounded as in training, where the backbone is.
+        """Features (N, D) of frames (N, 3, crop, crop) uint8, rounded as in training, on the backbone's device.
 
         Raises:
             VideomemError: If the model has no backbone.
@@ -155,7 +154,7 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def predict(self, video: Path | str | Clip) -> Prediction:
-        """What a video is taken for, its frames sampled as in training.
+        """Predict the class of a video, with frames sampled as in training.
 
         Args:
             video: A video file, a folder of numbered images, or a clip of a catalog.
@@ -175,29 +174,29 @@ class Classifier(nn.Module):
         indices_T: Sequence[int] | None = None,
         times_s_T: Sequence[float] | None = None,
     ) -> Prediction:
-        """What a clip of features (T, D) is taken for; for features that were made elsewhere, too.
+        """Predict the class of a clip from its features (T, D), which may be computed by other tools.
 
         Args:
-            x_TD: Features, as `features` gives them.
-            path: Name of the clip, for the answer.
-            indices_T: Place of each frame in the video.
+            x_TD: Features, as returned by `features`.
+            path: Name of the clip, for the prediction.
+            indices_T: Index of each frame in the video.
             times_s_T: Time of each frame, in seconds from the video's first.
         """
         x_1TD, lengths_B = x_TD[None], torch.tensor([len(x_TD)], device=x_TD.device)
         logits_1TC = self.head.frame_logits(x_1TD, lengths_B)
         answers_TC = self.head.readout.after_each(logits_1TC)[0]
-        answers_TC[-1] = self.head.readout(logits_1TC, lengths_B)[0]  # To the bit what `forward` gives.
+        answers_TC[-1] = self.head.readout(logits_1TC, lengths_B)[0]  # Bit-identical to `forward`.
         probabilities_TC = probabilities(answers_TC).cpu()
         places = list(range(len(x_TD)) if indices_T is None else indices_T)
         times_s = None if times_s_T is None else list(times_s_T)
         return Prediction(path, self.class_names, probabilities_TC[-1], probabilities_TC, places, times_s)
 
     def stream(self, scene_change: float | None = None) -> Stream:
-        """A stream that takes one frame at a time and carries the memory's state from frame to frame.
+        """A stream that processes one frame at a time and carries the state of the memory.
 
         Args:
-            scene_change: Forget everything where a frame differs from the one before by more than so many of the 255
-                levels, on average; None never does.
+            scene_change: Reset the state at a frame whose mean difference from the previous frame is more than this
+                number of levels of 255. None: never.
         Raises:
             VideomemError: If the model has no backbone.
         """
@@ -209,7 +208,7 @@ class Classifier(nn.Module):
         return self.decode(Clip(str(path), "", "", ""))[0]
 
     def decode(self, clip: Clip, sampling: Sampling | None = None) -> tuple[Tensor, DecodedClip]:
-        """The same of a clip, with how it was decoded; `sampling` takes the place of the one in training."""
+        """Frames (T, 3, crop, crop) uint8 of a clip, and the decoded clip; `sampling` replaces that of training."""
         self._refuse_imported()
         settings = self.settings if sampling is None else replace(self.settings, sampling=sampling)
         return decode_frames(clip, settings)
@@ -217,36 +216,36 @@ class Classifier(nn.Module):
     def _refuse_imported(self) -> None:
         if (imported := self.settings.imported) is not None:
             raise VideomemError(
-                f"the features of this model ({imported.name}) were made elsewhere, not from videos by videomem; make "
-                f"them as there, (B, T, {imported.feature_dim}), and call `classify` on them"
+                f"the features of this model ({imported.name}) are imported, so it has no backbone; compute features "
+                f"(B, T, {imported.feature_dim}) with the same tool, and call `classify` on them"
             )
 
 
 def load(path: Path | str, trust: bool = False) -> Classifier:
-    """A trained model, wherever it is: in an exported folder or in a checkpoint.
+    """Load a trained model from an exported folder or a checkpoint.
 
-    Of a folder nothing is unpickled, downloaded, or imported because a file names it. A checkpoint may name classes of
-    videomem only, and its backbone's weights come from where they came from in training.
+    Loading a folder unpickles and downloads nothing, and imports no class that a file names. An untrusted checkpoint
+    may name classes of videomem only; the weights of its backbone are loaded from the same source as in training.
 
     Args:
         path: A folder of `videomem export`, or a checkpoint of `videomem fit`.
-        trust: Allow a checkpoint to name classes of other packages, whose code then runs.
+        trust: Allow a checkpoint to name classes of other packages. Loading it then runs their code.
     Raises:
-        VideomemError: If it is neither, is damaged, names a class that is not trusted, or was trained on other weights
-            of the backbone than are there now.
+        VideomemError: If the path is neither, is damaged, names a class that is not trusted, or was trained with other
+            weights of the backbone.
     """
     path = Path(path)
     if path.is_dir():
         return Classifier.from_pretrained(path)
     if not path.exists():
         raise VideomemError(
-            f"{path}: no such model; name a folder of `videomem export` or a checkpoint of `videomem fit`"
+            f"{path}: no such model; give a folder of `videomem export` or a checkpoint of `videomem fit`"
         )
     return model_of(read_checkpoint(path, trust))
 
 
 def model_of(checkpoint: Checkpoint) -> Classifier:
-    """The model of a checkpoint, with the backbone that its features were made with."""
+    """The model of a checkpoint, with the backbone that computed its features."""
     classifier, settings = checkpoint.classifier(), checkpoint.feature_settings()
     backbone = _backbone_in_training(checkpoint, settings) if settings.imported is None else None
     training = checkpoint.training_facts()
@@ -257,4 +256,4 @@ def model_of(checkpoint: Checkpoint) -> Classifier:
 def _backbone_in_training(checkpoint: Checkpoint, settings: FeatureSettings) -> Backbone:
     if checkpoint.features["backbone"] != json.loads(json.dumps(backbone_identity(settings.backbone))):
         raise VideomemError(f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now")
-    return copy.deepcopy(load_backbone(settings.backbone))  # The model is its user's, to be moved or changed.
+    return copy.deepcopy(load_backbone(settings.backbone))  # A copy, which the user may move or change.

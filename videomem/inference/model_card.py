@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was trained on, how good it is, what order is to it, and where it ends."""
+"""The model card of an exported folder: the model, its training, accuracy, use of frame order, and limitations."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 import yaml
 
-_FEW_CLIPS = 20  # training clips of a class, below which its accuracy says little
+_FEW_CLIPS = 20  # The card lists classes with fewer training clips.
 
 
 def model_card(config: Mapping[str, Any], preprocessor: Mapping[str, Any], graphs: str = "") -> str:
-    """The README of an exported folder, with the front matter that model hubs read.
+    """The README of an exported folder as Markdown, with the front matter read by model hubs.
 
     Args:
         config: The content of `config.json`.
         preprocessor: The content of `preprocessor_config.json`.
-        graphs: How to run exported graphs, where there are any.
+        graphs: Code examples for exported graphs, if any.
     """
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(config), sort_keys=False, allow_unicode=True)}---",
         f"# {config['label']} on {_below(config)}\n\n{_summary(config, preprocessor)}",
         f"## Use\n\n{_use(config)}",
         *([f"## Use without videomem\n\n{graphs.strip()}"] if graphs else []),
-        f"## Accuracy, and what order is to it\n\n{_evaluation(config)}",
+        f"## Accuracy and use of frame order\n\n{_evaluation(config)}",
         f"## Training\n\n{_table(_training(config))}",
-        "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(config, preprocessor)),
+        "## Limitations\n\n" + "\n".join(f"- {line}" for line in _limits(config, preprocessor)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -64,7 +64,7 @@ def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
     how = ", ".join(f"{name} {value}" for name, value in sampling.items() if name != "name")
     return (
         f"A video classifier of {len(names)} classes ({shown}): a frozen network turns each frame into a feature "
-        f"vector, and a head with the memory `{config['label']}` reads them one after the other. Frames are sampled "
+        f"vector, and a head with the memory `{config['label']}` processes them in order. Frames are sampled "
         f"by {sampling['name']} ({how}). Made with {config['made_with']}."
     )
 
@@ -72,25 +72,25 @@ def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
 def _use(config: Mapping[str, Any]) -> str:
     if config["imported"] is not None or config["backbone"]["weights"] != "exported":
         dim = config["feature_dim"]
-        return f"""The network below the head is not in this folder: the model takes features ({dim} for each frame).
+        return f"""The backbone is not in this folder: the model takes features ({dim} per frame).
 
 ```python
 import torch
 import videomem
 
 model = videomem.load(".")  # this folder
-features = torch.zeros(1, 16, {dim})  # (B, T, D), of your own
+features = torch.zeros(1, 16, {dim})  # your features (B, T, D)
 logits = model.classify(features, torch.tensor([16]))
 print(model.class_names[logits.argmax()])
 ```"""
     return """```python
 import videomem
 
-model = videomem.load(".")  # this folder; nothing is downloaded, and nothing in it is run
+model = videomem.load(".")  # this folder; downloads nothing and runs no code from it
 print(model.predict("video.mp4").top(3))
 
-stream = model.stream()  # one frame in, one answer out, a state of constant size between
-for live in videomem.frames_of_file("video.mp4"):  # or any frames (height, width, 3) uint8 RGB, as they come
+stream = model.stream()  # one frame at a time, with a state of constant size
+for live in videomem.frames_of_file("video.mp4"):  # or any other frames (height, width, 3) uint8 RGB
     answer = stream.step(live.frame_HWC)
 print(model.class_names[answer.probabilities_C.argmax()])
 ```
@@ -116,14 +116,14 @@ def _evaluation(config: Mapping[str, Any]) -> str:
         }
         text = _table({name: f"{100 * value:.1f} %" for name, value in rows.items()}, "accuracy") + (
             f"\n\n{found['num_clips']} clips of {found['num_groups']} groups, split `{found['split']}` of "
-            f"`{_data_name(config)}`. Shuffling changes the answer in {100 * found['flip_rate']:.1f} % of the cases; "
-            f"no logit moves by more than {found['max_logit_change']:.2g}. That is what this trained model relies on, "
-            "not what order was worth in training."
+            f"`{_data_name(config)}`. Shuffling changes the predicted class in {100 * found['flip_rate']:.1f} % of "
+            f"cases, and logits by at most {found['max_logit_change']:.2g}. This shows how much this trained model "
+            "relies on frame order, not how much frame order contributes to training."
         )
     if verdict:
         text += (
-            f"\n\nOrder test of `{verdict['label']}` on this data (trained again, with and without order; plan "
-            f"{verdict['plan_sha256'][:16]}): order is worth {100 * verdict['value']:.1f} points (95 % interval "
+            f"\n\nOrder test of `{verdict['label']}` on this data (training with and without frame order; plan "
+            f"{verdict['plan_sha256'][:16]}): frame order is worth {100 * verdict['value']:.1f} points (95 % interval "
             f"{100 * verdict['low']:.1f} to {100 * verdict['high']:.1f}), verdict *{verdict['verdict']}*."
         )
     return text
@@ -134,7 +134,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, Any]:
     words = {
         "data": f"`{_data_name(config)}`, {sum(training.get('class_counts', []))} training clips",
         "seed": training.get("seed"),
-        "epochs": f"{training.get('epochs')} ({training.get('steps')} steps); the last one counts",
+        "epochs": f"{training.get('epochs')} ({training.get('steps')} steps); weights of the last epoch",
         "learning rate, weight decay": f"{training.get('learning_rate')}, {training.get('weight_decay')}",
         "dropout": training.get("dropout"),
         "batch": f"{training.get('batch_size')} clips",
@@ -145,21 +145,21 @@ def _training(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _limits(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Iterator[str]:
     training, found = config["training"], config["evidence"].get("evaluation") or {}
-    yield "It names one of its classes for every video, also for one that shows none of them."
+    yield "It predicts one of its classes for every video, even if the video shows none of them."
     if str(training.get("backbone_weights", "")).startswith("random"):
-        yield "Its backbone has random weights: it was never trained on images."
+        yield "Its backbone has random weights and was not trained on images."
     counts = training.get("class_counts", [])
     few = [name for name, count in zip(config["id2label"].values(), counts, strict=False) if count < _FEW_CLIPS]
     if few:
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""
-        yield f"Fewer than {_FEW_CLIPS} training clips: {', '.join(few[:10])}{more}."
+        yield f"Classes with fewer than {_FEW_CLIPS} training clips: {', '.join(few[:10])}{more}."
     if found.get("num_groups", 20) < 20:
-        yield f"Its accuracy is from {found['num_groups']} groups: too few for an interval to be trusted."
+        yield f"Its accuracy was measured on {found['num_groups']} groups, too few for a reliable confidence interval."
     if "accuracy" in found and found["accuracy"] <= found["chance"]:
-        yield "It is no better than always naming the most frequent class."
+        yield "Its accuracy is not better than that of always predicting the most frequent class."
     if preprocessor["sampling"]["name"] == "Uniform":
-        yield "It was trained on frames spread over whole clips; a stream of every frame shows it slower motion."
-    yield "Probabilities are a softmax of logits and were not calibrated."
+        yield "It was trained on frames spread over whole clips; motion is slower in a stream of all frames."
+    yield "Probabilities are a softmax of the logits and are not calibrated."
 
 
 def _table(rows: Mapping[str, Any], head: str = "") -> str:

@@ -1,9 +1,9 @@
-"""Graphs as ONNX files, and what onnxruntime makes of them.
+"""Write graphs as ONNX files, and run them in onnxruntime.
 
     onnx/clip.onnx, onnx/step.onnx    the graphs
-    onnx/weights.data                 the weights of both, which they refer to by name
+    onnx/weights.data                 the weights of both graphs
 
-The libraries come with the extra `onnx` and are imported when they are used.
+The libraries are in the extra `onnx` and are imported on first use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from videomem.errors import VideomemError, one_line
-from videomem.inference.graphs import Graph, Run, no_graph_of
+from videomem.inference.graphs import Graph, Run, export_errors
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -40,7 +40,7 @@ class Onnx(NamedTuple):
 
 
 def onnx_libraries() -> Onnx:
-    """The libraries.
+    """Import the libraries.
 
     Raises:
         VideomemError: If one is missing.
@@ -59,10 +59,10 @@ def onnx_versions() -> dict[str, str]:
 
 
 def write_onnx(programs: Mapping[Graph, ExportedProgram], folder: Path, class_names: Sequence[str]) -> list[Path]:
-    """Write graphs into a folder, each as `<name>.onnx`, with one file of weights beside them.
+    """Write graphs as `<name>.onnx`, with their weights in one file; returns the paths of the graphs.
 
     Raises:
-        VideomemError: If torch or onnx cannot.
+        VideomemError: If torch cannot convert a graph, or onnx rejects it.
     """
     onnx, _, script = onnx_libraries()
     models: dict[Path, ir.Model] = {}
@@ -74,17 +74,17 @@ def write_onnx(programs: Mapping[Graph, ExportedProgram], folder: Path, class_na
     for path, model in models.items():
         script.ir.save(model, path)
     for graph, path in zip(programs, models, strict=True):
-        with no_graph_of(graph, "onnx", onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        with export_errors(graph, "onnx", onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
             onnx.checker.check_model(path, full_check=True)
     return list(models)
 
 
 def _as_onnx(graph: Graph, program: ExportedProgram) -> ir.Model:
     names = [[port.name for port in ports] for ports in (graph.inputs, graph.outputs)]
-    # The first input has all axes of any size; named there, they have their names everywhere.
+    # The first input has all axes of any size; naming them there names them in the whole graph.
     axes = {number: axis for number, axis in enumerate(graph.inputs[0].shape) if isinstance(axis, str)}
     named = (axes, *({} for _ in graph.inputs[1:]))
-    with no_graph_of(graph, "torch.onnx"):
+    with export_errors(graph, "torch.onnx"):
         onnx_program = torch.onnx.export(
             program,
             input_names=names[0],
@@ -99,13 +99,13 @@ def _as_onnx(graph: Graph, program: ExportedProgram) -> ir.Model:
 
 
 def _log_sigmoid(x: Any) -> Any:
-    """log(sigmoid(x)) where sigmoid(x) is 0 in float32, too; onnxscript's own gives minus infinity there."""
-    op = onnx_libraries().script.opset18  # What torch translates with, whatever the opset in the end.
+    """log(sigmoid(x)), finite also where sigmoid(x) underflows to 0, unlike the translation of onnxscript."""
+    op = onnx_libraries().script.opset18  # The opset of torch's translations; it is converted to OPSET later.
     return op.Neg(op.Softplus(op.Neg(x)))
 
 
 def _move_weights(models: Sequence[ir.Model], folder: Path, ir_module: ModuleType) -> None:
-    """Write the large tensors of all models into one file, each once, and let the models refer to them there."""
+    """Write the large tensors of all models to one file, without duplicates, and refer to them from the models."""
     large = [
         (value, tensor, _content(tensor))
         for model in models
@@ -127,27 +127,27 @@ def _content(tensor: ir.TensorProtocol) -> tuple[str, str, bytes]:
 
 
 def run_onnx(path: Path) -> Run:
-    """Runs a graph in onnxruntime on the CPU.
+    """Load a graph into onnxruntime on the CPU; returns a function that runs it.
 
     Raises:
-        VideomemError: If onnxruntime cannot, here or when it runs.
+        VideomemError: If onnxruntime cannot load or run the graph.
     """
     runtime = onnx_libraries().runtime
-    with _refused_by(runtime, path):
+    with _runtime_errors(runtime, path):
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [put.name for put in session.get_inputs()]
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         given = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-        with _refused_by(runtime, path):
+        with _runtime_errors(runtime, path):
             return [torch.from_numpy(array) for array in session.run(None, given)]
 
     return run
 
 
 @contextmanager
-def _refused_by(runtime: ModuleType, path: Path) -> Iterator[None]:
-    """onnxruntime's errors have no class in common but Exception."""
+def _runtime_errors(runtime: ModuleType, path: Path) -> Iterator[None]:
+    """Raise a `VideomemError` for errors of onnxruntime, which have no common base class except Exception."""
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
              "RuntimeException")  # fmt: skip
     known = runtime.capi.onnxruntime_pybind11_state

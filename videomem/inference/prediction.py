@@ -1,4 +1,4 @@
-"""Many videos to a model: decoded in processes of their own, so that a broken one costs itself only."""
+"""Predict the classes of many videos, which are decoded in isolated workers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from videomem.video.catalog import Clip
 def predict_each(
     model: Classifier, clips: Sequence[Clip], num_workers: int = 1, time_limit_s: float = TIME_LIMIT_S
 ) -> Iterator[Prediction | Failure]:
-    """What each video is taken for, in order; one that cannot be decoded gives a `Failure`.
+    """Yield the prediction of each video in order, or a `Failure` if it cannot be decoded.
 
-    Frames of several videos share a batch of the backbone, so a few answers come at once.
+    A batch of the backbone has frames of several videos, so several predictions are available at once.
 
     Args:
         model: A model with its backbone.
-        clips: The videos; label, split and group are not looked at.
-        num_workers: Processes that decode; 0 decodes in this one, without a time limit and without shelter.
-        time_limit_s: A video that takes its worker longer to decode has failed.
+        clips: The videos; label, split and group are ignored.
+        num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
+        time_limit_s: A video fails if decoding it in a worker takes longer.
     Raises:
-        VideomemError: If the model has no backbone, workers cannot start, or an answer is not finite.
+        VideomemError: If the model has no backbone, workers cannot start, or logits are not finite.
     """
-    model.frame_network  # noqa: B018 - refuses before anything is decoded
+    model.frame_network  # noqa: B018 - raises before anything is decoded
     decode = partial(decode_frames, settings=model.settings)
     waiting: list[tuple[Clip, Decoded | Failure]] = []
     answers = decode_each(clips, decode, model.settings.decoder, num_workers, time_limit_s)

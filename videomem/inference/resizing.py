@@ -1,6 +1,6 @@
-"""Preprocessing of frames of any size as tensor operations of sizes that vary, so that it can be in an exported graph.
+"""Preprocessing of frames as tensor operations that support variable sizes, for exported graphs.
 
-Resizing with antialiasing is linear and separable, so it is two matrix products; the crop takes rows of the matrices.
+Resizing with antialiasing is linear and separable, so it is two matrix products. Cropping selects rows of the matrices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Kernel = Callable[[Tensor], Tensor]
 
 
 def shape_in_graph(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """What `Preprocessing.shape_frames` does: (N, height, width, 3) uint8 of any size -> (N, 3, crop, crop) uint8.
+    """Like `Preprocessing.shape_frames`: (N, height, width, 3) uint8 of any size -> (N, 3, crop, crop) uint8.
 
-    Sums in another order round some tens of values in a million to the next level; `docs/export.md` has counts.
+    Since sums have another order, a few tens of values in a million differ by one level; see `docs/export.md`.
     """
     height, width = frames_NHWC.shape[1:3]
-    # As tensors, since a comparison of sizes in Python would be answered once, at export.
+    # Sizes as tensors: a comparison of Python integers would be evaluated at export and become constant.
     sizes_2 = torch.stack([torch.full((), size, dtype=torch.int64) for size in (height, width)])
     resized_2 = preprocessing.resize_px * sizes_2 // sizes_2.min()
     kernel = KERNELS[preprocessing.interpolation]
@@ -34,14 +34,14 @@ def shape_in_graph(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def crop_matrix(num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, kernel: Kernel) -> Tensor:
-    """Weights (crop, pixels) of each pixel of one axis in each pixel of the centre crop of what it is resized to.
+    """Weights (crop, pixels) that resize and centre-crop one axis.
 
     Args:
         num_pixels: Length of the axis.
-        size: The same as a tensor.
-        resized: Length that it is resized to.
-        crop_px: Pixels of the crop.
-        kernel: Weight at a distance, in pixels of the coarser grid.
+        size: Length of the axis, as a tensor.
+        resized: Length after resizing.
+        crop_px: Length of the crop.
+        kernel: Weight as a function of the distance in pixels of the coarser grid.
     Reference:
         torch's `interpolate(antialias=True)`; torchvision's `center_crop`, which rounds half to even.
     """
@@ -58,7 +58,7 @@ def triangle(distance: Tensor) -> Tensor:
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Keys 1981, with a = -0.5, as Pillow and torch have it where they antialias."""
+    """Cubic kernel of Keys 1981 with a = -0.5, as used by Pillow and by torch with antialiasing."""
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))

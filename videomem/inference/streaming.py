@@ -1,4 +1,4 @@
-"""A head run on a live stream: one frame in, one answer out, and a state of constant size between."""
+"""Run a head on a stream, one frame at a time. The state has a constant size."""
 
 from __future__ import annotations
 
@@ -17,22 +17,32 @@ from torch import Tensor
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone
 from videomem.heads import Head, HeadState
-from videomem.inference.probabilities import probabilities
 from videomem.utils.atomic import write_atomic
 
-# Mean difference in levels of 255 from which on a frame starts a new scene; `benchmarks/scenes.py` shows what it tells.
+# Mean difference, in levels of 255, above which a frame starts a new scene; measured by `benchmarks/scenes.py`.
 SCENE_CHANGE = 27.0
-_CELLS, _POINTS = 8, 8  # frames are compared as means of 8x8 cells, each of 8x8 points
+_CELLS, _POINTS = 8, 8  # Frames are compared by the means of 8x8 cells, each sampled at 8x8 points.
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax over the last axis.
+
+    Raises:
+        VideomemError: If a logit is not finite.
+    """
+    if not torch.isfinite(logits).all():
+        raise VideomemError("the logits of the model are not finite; its training diverged, or its weights are damaged")
+    return logits.float().softmax(dim=-1)
 
 
 class Answer(NamedTuple):
-    """What the model says after one more frame.
+    """The prediction after one more frame.
 
     Attributes:
-        probabilities_C: Probability of each class, after the frames since the last reset.
-        logits_C: Their logits.
-        num_frames: Frames since the last reset, this one included.
-        is_new_scene: The state was emptied before this frame, since it differs so much from the one before.
+        probabilities_C: Probability of each class, given the frames since the last reset.
+        logits_C: Logits of the classes.
+        num_frames: Number of frames since the last reset, including this one.
+        is_new_scene: Whether the state was reset before this frame because of a scene change.
     """
 
     probabilities_C: Tensor
@@ -42,18 +52,20 @@ class Answer(NamedTuple):
 
 
 class Stream:
-    """Takes a video frame by frame; memory and time for each frame do not grow with the frames that went before.
+    """Processes a video one frame at a time, with constant memory and time per frame.
 
-    After frames x_1 .. x_t the answer is that of `Classifier.forward` on a clip of the same frames, up to rounding: the
-    backbone runs on one frame at a time, which gives other last bits than a batch.
+    After frames x_1 .. x_t the logits equal those of `Classifier.forward` for a clip of these frames, up to rounding:
+    the backbone runs on single frames, whose features can differ in their last bits from those of a batch.
 
     Args:
         head: A trained head.
-        backbone: The network that makes its features.
-        feature_dtype: Type that features are rounded to in training.
+        backbone: The network that computes the features.
+        feature_dtype: Data type to which features are rounded in training.
         class_names: Names of the classes.
-        scene_change: Empty the state before a frame that differs from the one before by more than so many of the 255
-            levels, on average over the means of 8x8 cells; None never does.
+        scene_change: Reset the state before a frame whose mean difference from the previous frame, over the means of
+            8x8 cells, is more than this number of levels of 255. None: never.
+    Raises:
+        VideomemError: If `scene_change` is out of range.
     """
 
     def __init__(
@@ -74,20 +86,20 @@ class Stream:
         self._last_cells: NDArray[np.float64] | None = None
 
     def reset(self) -> None:
-        """Forget all frames."""
+        """Reset the state, as before the first frame."""
         self.state, self.num_frames = None, 0
 
     def is_new_scene(self, frame_HWC: NDArray[np.uint8]) -> bool:
-        """Whether a frame (height, width, 3) starts a new scene; it is then the one that the next is compared with."""
+        """Whether a frame (height, width, 3) starts a new scene, compared with the frame of the previous call."""
         before, self._last_cells = self._last_cells, cell_means(frame_HWC)
         return before is not None and difference(before, self._last_cells) > (self._scene_change or np.inf)
 
     @torch.inference_mode()
     def step(self, frame_HWC: NDArray[np.uint8]) -> Answer:
-        """The answer after one more frame (height, width, 3), uint8 RGB of any size.
+        """Process one frame (height, width, 3), uint8 RGB of any size.
 
         Raises:
-            VideomemError: If the frame has another shape or type, or the answer is not finite.
+            VideomemError: If the frame has another shape or data type, or the logits are not finite.
         """
         if frame_HWC.ndim != 3 or frame_HWC.shape[2] != 3 or frame_HWC.dtype != np.uint8 or not frame_HWC.size:
             raise VideomemError(
@@ -102,17 +114,17 @@ class Stream:
 
     @torch.inference_mode()
     def step_shaped(self, frame_1CHW: Tensor) -> Answer:
-        """The same for a frame (1, 3, crop, crop) that is resized and cropped already; it starts no new scene."""
+        """Process a frame (1, 3, crop, crop) that is already resized and cropped. Does not detect scene changes."""
         x_1D = self._backbone(frame_1CHW.to(self._head.norm.mean.device)).to(self._feature_dtype)
         logits_1C, self.state = self._head.step(x_1D, self.state)
         self.num_frames += 1
         return Answer(probabilities(logits_1C[0]), logits_1C[0], self.num_frames, False)
 
     def save_state(self, path: Path) -> None:
-        """Write the state, so that another process goes on where this one was.
+        """Write the state to a file, so that another process can continue the stream.
 
         Raises:
-            VideomemError: If there is no frame yet, or the file cannot be written.
+            VideomemError: If there was no frame yet, or the file cannot be written.
         """
         if self.state is None:
             raise VideomemError("a stream has no state before its first frame")
@@ -121,18 +133,18 @@ class Stream:
         write_atomic(path, save(tensors, metadata={"stream": about}))
 
     def load_state(self, path: Path) -> None:
-        """Go on from a state that `save_state` wrote.
+        """Continue from a state written by `save_state`.
 
         Raises:
-            VideomemError: If the file is damaged, or is of a model with other classes or other states.
+            VideomemError: If the file is damaged, or belongs to a model with other classes or another head.
         """
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["stream"])
                 class_names, num_frames = about["class_names"], int(about["num_frames"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-            raise VideomemError(f"{path}: no state of a stream ({one_line(error)})") from error
+            raise VideomemError(f"{path}: not the state of a stream ({one_line(error)})") from error
         device = self._head.norm.mean.device
         with torch.inference_mode():
             _, fresh = self._head.step(torch.zeros(1, self._head.feature_dim, device=device))
@@ -150,7 +162,7 @@ class Stream:
 
 
 def cell_means(frame_HWC: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean colours (8, 8, 3) of the cells of a frame of any size: blind to texture, noise and small motion."""
+    """Mean colours (8, 8, 3) of the cells of a frame; insensitive to texture, noise and small motion."""
     side = _CELLS * _POINTS
     rows, columns = (np.arange(side) * size // side for size in frame_HWC.shape[:2])
     points = frame_HWC[rows[:, None], columns].reshape(_CELLS, _POINTS, _CELLS, _POINTS, 3)
@@ -158,7 +170,7 @@ def cell_means(frame_HWC: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def difference(cells: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Mean difference of two frames' cells, in levels of 255."""
+    """Mean absolute difference of the cells of two frames, in levels of 255."""
     return float(np.abs(cells - others).mean())
 
 

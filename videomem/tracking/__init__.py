@@ -1,4 +1,4 @@
-"""Where runs are recorded: Weights & Biases, on the user's terms, and what TensorBoard gets beside the metrics."""
+"""Tracking with Weights & Biases (offline by default), and figures for TensorBoard."""
 
 from videomem.tracking.artifacts import (
     checkpoint_artifact,

@@ -1,7 +1,7 @@
-"""What runs make of what: data sets, checkpoints and exported folders as artifacts, joined by runs.
+"""W&B artifacts for data sets, checkpoints and exported folders, as inputs and outputs of runs.
 
-A version of an artifact is known by its name and its content. So a run that uses a checkpoint names the very version
-that its training logged, whichever of the two is uploaded first, and though neither knows of the other.
+W&B identifies a version of an artifact by name and content. A run that uses a checkpoint therefore refers to the
+version that its training logged, whichever of the two runs is uploaded first.
 """
 
 from __future__ import annotations
@@ -25,32 +25,37 @@ Policy = Literal["mutable", "immutable"]
 
 
 def use_artifact(run: wandb.Run, artifact: wandb.Artifact, alias: str = "latest") -> None:
-    """Say that a run has used an artifact, which becomes its input in the lineage.
+    """Mark an artifact as an input of a run.
 
-    `Run.use_artifact` is refused offline, and online it waits for the server. The same stands in the run's log without
-    either: the artifact, to be used once it is there. W&B, or `wandb sync` later, uploads the content, unless a version
-    of that name and content is there already, and joins it to the run.
+    `Run.use_artifact` fails offline, and waits for the server online. This function instead logs the artifact with the
+    flag to use it after its upload. W&B, or a later `wandb sync`, uploads the content unless this version exists, and
+    links the version to the run.
 
     Args:
-        alias: What the version is called from then on; W&B leaves none without one.
+        run: The run.
+        artifact: The artifact.
+        alias: Alias of the version; W&B requires one.
     """
     with files_beside(run):
         run._log_artifact(artifact, aliases=[alias], is_user_created=True, use_after_commit=True)
 
 
 def use_checkpoint(run: wandb.Run, path: Path) -> None:
-    """Say that a run has used a checkpoint: `used`, and not `latest`, since training may have made later ones."""
+    """Mark a checkpoint as an input of a run. Its alias is `used`, since training may have logged a later version."""
     use_artifact(run, checkpoint_artifact(path), alias="used")
 
 
 def log_artifact(run: wandb.Run, artifact: wandb.Artifact, aliases: Sequence[str] = ("latest",)) -> None:
-    """Make an artifact the output of a run."""
+    """Log an artifact as an output of a run."""
     with files_beside(run):
         run.log_artifact(artifact, aliases=list(aliases))
 
 
 def data_artifact(run: wandb.Run, data: VideoDataModule) -> wandb.Artifact:
-    """The catalog, with paths below its folder or names alone; what its features were made of is in the metadata."""
+    """The catalog as an artifact, with the identity of its features in the metadata.
+
+    Paths are made relative to the catalog's folder; of paths outside it, only the file name is kept.
+    """
     clips = data.catalog.clips
     metadata = {
         "num_clips": len(clips),
@@ -61,16 +66,16 @@ def data_artifact(run: wandb.Run, data: VideoDataModule) -> wandb.Artifact:
     }
     folder = Path(data.catalog_path).absolute().parent
     table = folder_of(run) / "artifacts" / "catalog.csv"
-    write_catalog(Catalog(tuple(replace(clip, path=_told(clip.path, folder)) for clip in clips)), table)
+    write_catalog(Catalog(tuple(replace(clip, path=_public_path(clip.path, folder)) for clip in clips)), table)
     return _artifact(f"data-{data_name(data.catalog_path)}", "dataset", {"catalog.csv": table}, metadata)
 
 
 def checkpoint_artifact(path: Path, policy: Policy = "immutable") -> wandb.Artifact:
-    """A checkpoint of `fit`; its metrics, epoch and step, memory and seed are in the metadata.
+    """A checkpoint of `fit` as an artifact, with its metrics, epoch, step, memory and seed in the metadata.
 
     Args:
         path: The .ckpt file.
-        policy: `mutable` copies the file at once, since training will write over it; else it is read where it is.
+        policy: `mutable` copies the file immediately, for files that training overwrites; `immutable` does not copy it.
     """
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     record, model = content.get(RUN_RECORD, {}), content.get("hyper_parameters", {})
@@ -88,7 +93,7 @@ def checkpoint_artifact(path: Path, policy: Policy = "immutable") -> wandb.Artif
 def run_of_checkpoints(
     name: str, folder: Path, mode: Mode, checkpoints: Sequence[Checkpoint], job_type: str | None = None
 ) -> wandb.Run:
-    """Start a run that measures trained heads: in the group of their training, with their checkpoints as its inputs."""
+    """Start a run that evaluates trained heads, in the group of their training and with their checkpoints as inputs."""
     projects = {project_of(checkpoint) for checkpoint in checkpoints}
     groups = {group_of_checkpoint(checkpoint) for checkpoint in checkpoints}
     run = start_run(
@@ -111,14 +116,14 @@ def track_export(
     metrics: Mapping[str, float] | None = None,
     where: Path | None = None,
 ) -> None:
-    """Record an exported folder: a run that used the checkpoint, and made an artifact of the folder.
+    """Record an export: a run with the checkpoint as input and the exported folder as output.
 
     Args:
-        folder: What `videomem export` wrote.
-        checkpoint: What it was made of.
-        mode: Of the W&B run.
-        metrics: What is known of how good it is; by default, what the checkpoint holds of its last epoch.
-        where: Below which folder the run's files are written; by default the directory of the training run.
+        folder: The exported folder.
+        checkpoint: The exported checkpoint.
+        mode: Mode of the W&B run.
+        metrics: Metrics of the model; default: those in the checkpoint.
+        where: Folder for the files of the run; default: the directory of the training run.
     """
     config = {"memory": checkpoint.model_arguments["memory"], **checkpoint.training_facts()}
     name = f"export-{checkpoint.run_dir.name}"
@@ -134,12 +139,12 @@ def track_export(
 
 
 def project_of(checkpoint: Checkpoint) -> str:
-    """The W&B project of the run that made a checkpoint, where its artifacts are."""
+    """The W&B project of the run that wrote a checkpoint; it has the artifacts of that run."""
     return str(checkpoint.run_record.get("project", "videomem"))
 
 
 def group_of_checkpoint(checkpoint: Checkpoint) -> str:
-    """The group of the run that made a checkpoint, or the data's."""
+    """The W&B group of the run that wrote a checkpoint; default: the name of the data set."""
     return str(checkpoint.run_record.get("group") or group_of(data_name(checkpoint.data_arguments["catalog"])))
 
 
@@ -153,13 +158,13 @@ def _artifact(
 
 
 def _run_id(record: Mapping[str, Any], path: Path) -> str:
-    """The id of the W&B run that made a checkpoint, or of one that had none, its content's hash."""
+    """The id of the W&B run that wrote a checkpoint, or else a hash of the file."""
     if record.get("id"):
         return str(record["id"])
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
-def _told(path: str, folder: Path) -> str:
-    """A path below the catalog's folder as it stands there; of others the name alone."""
+def _public_path(path: str, folder: Path) -> str:
+    """A path relative to the catalog's folder or, for a path outside it, the file name."""
     return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else Path(path).name

@@ -1,4 +1,4 @@
-"""What Lightning calls while it trains: the W&B logger, and callbacks for what is more than a number."""
+"""The W&B logger and callbacks for Lightning."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class WandbLogger(_LightningWandbLogger):
 
     Args:
         project: W&B project.
-        mode: `offline` (default; sync later with `wandb sync`), `online`, or `disabled`.
-        save_dir: Where the run's files are written; by default the run's own directory.
-        name: Name of the run; of `fit` by default that of its directory.
-        group: Name under which runs are grouped; of `fit` by default the data's, or the sweep's.
-        job_type: Kind of run within the group; of `fit` by default `train`.
+        mode: `offline` (default; upload later with `wandb sync`), `online`, or `disabled`.
+        save_dir: Folder for the files of the run; default: the run directory.
+        name: Name of the run; default for `fit`: the name of the run directory.
+        group: Group of the run; default for `fit`: the name of the data set, or the sweep.
+        job_type: Kind of run within the group; default for `fit`: `train`.
         tags: Tags of the run.
-        log_model: Keep the last and the best checkpoint as artifacts when training ends; `all` keeps each when saved.
+        log_model: Log the last and the best checkpoint as artifacts after training; `all` logs each one when saved.
         machine_details: Also record host, program, git state, packages and system metrics.
-        entity: User or team of W&B that owns the run; by default the one that is logged in.
-        id: Id of a run to go on with, or to give to a new one; by default a new one, or that of a resumed checkpoint.
-        code: Folder whose Python files and YAML configs are kept as an artifact; by default no code is.
+        entity: User or team that owns the run; default: the user who is logged in.
+        id: Id of a run to continue or create; default: a new id, or that of a resumed checkpoint.
+        code: Folder whose Python files and YAML configs are logged as an artifact; default: none.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class WandbLogger(_LightningWandbLogger):
                 self._mode,
                 **self._details,
                 id=self._id,
-                resume="allow" if self._id else None,  # `wandb sync` appends to a run that is there, too.
+                resume="allow" if self._id else None,  # Also lets `wandb sync` append to an existing run.
                 settings=run_settings(self._machine_details),
             )
             run.define_metric("trainer/global_step")
@@ -83,18 +83,18 @@ class WandbLogger(_LightningWandbLogger):
         return self._experiment
 
     def fill(self, name: str, group: str, job_type: str) -> None:
-        """Give what the config left open, before the run starts."""
+        """Set defaults for options that the config does not set. Call it before the run starts."""
         for key, value in {"name": name, "group": group, "job_type": job_type}.items():
             self._details[key] = self._details[key] or value
 
     def go_on(self, record: Mapping[str, Any]) -> None:
-        """Continue the run of a checkpoint, unless the config names another; before the run starts."""
+        """Continue the run of a checkpoint, unless the config sets an id. Call it before the run starts."""
         if "id" in record and self._id is None:
             self._id = record["id"]
             self._project = record.get("project", self._project)
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on with this run; nothing where there is none."""
+        """Facts to store in a checkpoint so that the run can be continued; empty if tracking is disabled."""
         if self._mode == "disabled" or not isinstance(self.experiment.id, str):
             return {}
         run = self.experiment
@@ -104,11 +104,11 @@ class WandbLogger(_LightningWandbLogger):
         super().log_hyperparams(without_paths(params if isinstance(params, dict) else vars(params)))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        with files_beside(self.experiment):  # Media and tables come this way too.
+        with files_beside(self.experiment):  # Media and tables are logged here, too.
             super().log_metrics(metrics, step)
 
     def _scan_and_log_checkpoints(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Log what a callback has saved since, as `model-<id of the run>`; Lightning calls this as `log_model` says."""
+        """Log new checkpoints of a callback as `model-<run id>`; called by Lightning according to `log_model`."""
         policy: Policy = "mutable" if self._log_model == "all" else "immutable"
         for path in _saved(checkpoint_callback):
             saved_at = path.stat().st_mtime
@@ -120,7 +120,7 @@ class WandbLogger(_LightningWandbLogger):
 
 
 class RunRecord(Callback):
-    """Write into each checkpoint what its metrics are and which W&B run made it; `fit` adds this by itself."""
+    """Store the metrics and the W&B run in each checkpoint. `fit` adds this callback automatically."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ class RunRecord(Callback):
 
 
 class LogConfusionMatrix(Callback):
-    """The confusion matrix of the last validation, and of a test: for W&B table and figure, for TensorBoard figure."""
+    """Log the confusion matrix of the last validation and of a test: table and figure to W&B, figure to TensorBoard."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, pl_module, "val")
@@ -157,18 +157,18 @@ class LogConfusionMatrix(Callback):
 
 
 def _wandb_loggers(trainer: Trainer) -> Iterator[WandbLogger]:
-    """Those that have a run here: of several processes, the first one's."""
+    """The W&B loggers of the trainer, in the first process only."""
     yield from (logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and trainer.is_global_zero)
 
 
 def _saved(callback: ModelCheckpoint) -> list[Path]:
-    """Files of a callback that are there, the oldest first."""
+    """Existing checkpoint files of a callback, oldest first."""
     names = {callback.last_model_path, callback.best_model_path, *callback.best_k_models} - {""}
     return sorted((path for path in map(Path, names) if path.is_file()), key=lambda path: path.stat().st_mtime)
 
 
 def _aliases(callback: ModelCheckpoint, path: Path) -> list[str]:
-    """`best` by what is monitored; `last` of the last epoch, which counts where nothing is."""
+    """Aliases of a checkpoint: `best` by the monitored metric, `last` for the last epoch."""
     is_best = str(path) == callback.best_model_path
     last = ["last"] if str(path) == callback.last_model_path or (is_best and callback.monitor is None) else []
     return ["latest", *last, *(["best"] if is_best and callback.monitor is not None else [])]

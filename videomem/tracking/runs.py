@@ -1,4 +1,4 @@
-"""W&B runs: offline unless asked otherwise, and quiet about the machine."""
+"""Start W&B runs, by default offline and without information about the machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import wandb
 from videomem.errors import VideomemError
 
 Mode = Literal["offline", "online", "disabled"]
-FLUSH_EVERY_S = 1.0  # What a run logged is in its file at most so much later; a killed run keeps it.
+FLUSH_INTERVAL_S = 1.0  # Maximum delay until logged values are in the file of the run, where a killed run keeps them.
 
 
 def run_settings(machine_details: bool = False) -> wandb.Settings:
-    """Settings of a run: no system metrics, host, git state, program or source code unless asked for."""
+    """W&B settings; system metrics, host, git state and program are recorded only with `machine_details`."""
     return wandb.Settings(
         silent=True,
         console="off",
@@ -29,23 +29,24 @@ def run_settings(machine_details: bool = False) -> wandb.Settings:
         x_disable_meta=not machine_details,
         x_disable_stats=not machine_details,
         x_disable_machine_info=not machine_details,
-        x_transaction_log_flush_interval=FLUSH_EVERY_S,
+        x_transaction_log_flush_interval=FLUSH_INTERVAL_S,
     )
 
 
 def start_run(project: str, folder: Path, mode: Mode = "offline", **details: Any) -> wandb.Run:
-    """Start a run whose files go below `folder`.
+    """Start a W&B run.
 
     Args:
         project: W&B project.
-        folder: Where the run's files are written.
-        mode: `offline` needs no account and sends nothing; `online` is never a default, not even with a key at hand.
-        details: Further arguments of `wandb.init`, such as `name`, `group`, `config`; paths in `config` become names.
+        folder: Folder for the files of the run.
+        mode: `offline` needs no account and sends nothing. `online` is never chosen automatically.
+        details: Further arguments of `wandb.init`, such as `name`, `group` and `config`. Paths in `config` are reduced
+            to file names.
     Raises:
-        VideomemError: If `online` has no key or no network.
+        VideomemError: If the run cannot be started, for example without an API key or network in mode `online`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's reports of its own errors to its makers.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # Turns off crash reports to W&B.
     details = {"settings": run_settings(), "reinit": "create_new", **details}
     details["config"] = without_paths(details.get("config") or {})
     try:
@@ -59,9 +60,9 @@ def start_run(project: str, folder: Path, mode: Mode = "offline", **details: Any
 
 @contextmanager
 def files_beside(run: wandb.Run) -> Iterator[None]:
-    """What W&B copies while this lasts lies in an offline run's folder, where `wandb sync` needs it later.
+    """Let W&B copy files into the folder of an offline run, where `wandb sync` finds them later.
 
-    Otherwise it would lie in the user's own data folder. Where WANDB_DATA_DIR is set, that counts.
+    By default W&B copies them to a data folder of the user. If WANDB_DATA_DIR is set, it takes precedence.
     """
     if not run.offline or "WANDB_DATA_DIR" in os.environ:
         yield
@@ -74,12 +75,12 @@ def files_beside(run: wandb.Run) -> Iterator[None]:
 
 
 def folder_of(run: wandb.Run) -> Path:
-    """The folder that holds all of a run on this machine."""
+    """The local folder with all files of a run."""
     return Path(run.dir).parent
 
 
 def without_paths(value: Any) -> Any:
-    """Plain data in which a path of this machine is but the name of its file, since folders tell of their owner."""
+    """Reduce absolute paths in plain data to file names, to keep folder names private."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -95,7 +96,7 @@ def _is_path_here(text: str) -> bool:
 
 
 def group_of(default: str) -> str:
-    """The group that runs join unless told: WANDB_RUN_GROUP, or the sweep's where an agent started them."""
+    """The default group of runs: WANDB_RUN_GROUP, or the sweep if an agent started the run, or `default`."""
     if group := os.environ.get("WANDB_RUN_GROUP"):
         return group
     sweep = os.environ.get("WANDB_SWEEP_ID")

@@ -1,4 +1,4 @@
-"""Reading checkpoints: plain data only, and no class but videomem's unless trusted."""
+"""Read checkpoints safely: plain data only, and only classes of videomem unless the file is trusted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from videomem.utils.plain_data import class_path, from_plain
 from videomem.video.catalog import data_name
 from videomem.video.sampling import SAMPLINGS
 
-# Where a checkpoint says which run made it and what its metrics were; see `videomem.tracking.RunRecord`.
+# Key of the W&B run and the metrics in a checkpoint; written by `videomem.tracking.RunRecord`.
 RUN_RECORD = "videomem_run"
 
-# What the command line links from the data; a config must not set them.
+# Model arguments that the command line takes from the data; a config must not set them.
 LINKED = ("feature_dim", "class_names", "class_counts", "seed")
 
-
-# All that a checkpoint may name unless it is trusted: exactly these, since a class path may also lead through a module
-# of ours to one of another package.
+# The class paths that an untrusted checkpoint may name. A list of exact paths is needed: a path that starts with
+# `videomem.` can still refer to a class of another package that a module imports.
 ALLOWED = {
     "memory": {name for cls in MEMORIES.values() for name in (class_path(cls), f"videomem.heads.{cls.__name__}")},
     "readout": {name for cls in READOUTS.values() for name in (class_path(cls), f"videomem.heads.{cls.__name__}")},
@@ -35,7 +34,7 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training checkpoint as plain data and tensors; nothing that it names has been imported yet."""
+    """A training checkpoint as plain data and tensors. No class that it names has been imported yet."""
 
     path: Path
     content: dict[str, Any]
@@ -50,33 +49,33 @@ class Checkpoint:
 
     @property
     def features(self) -> dict[str, Any]:
-        """What its features were made of: the identity of its store."""
+        """Identity of the feature store that it was trained on."""
         return dict(self.content[VideoDataModule.__qualname__]["features"])
 
     @property
     def run_record(self) -> dict[str, Any]:
-        """The W&B run that made it, by `id`, `project`, `group` and `name` where there was one, and its `metrics`."""
+        """`id`, `project`, `group` and `name` of the W&B run that wrote it, if any, and its `metrics`."""
         record = self.content.get(RUN_RECORD)
         if not isinstance(record, dict):
             return {}
-        words = {key: value for key, value in record.items() if isinstance(key, str) and isinstance(value, str)}
+        texts = {key: value for key, value in record.items() if isinstance(key, str) and isinstance(value, str)}
         metrics = record.get("metrics")
-        return {**words, "metrics": metrics} if isinstance(metrics, dict) else words
+        return {**texts, "metrics": metrics} if isinstance(metrics, dict) else texts
 
     @property
     def run_dir(self) -> Path:
-        """The directory of the run that wrote it, or its own folder."""
+        """Directory of the run that wrote it, or else the folder of the file."""
         above = self.path.absolute().parent.parent
         return above if (above / "config.yaml").is_file() else self.path.absolute().parent
 
     def config(self) -> dict[str, Any]:
-        """The `data` and `model` sections that the command line would be given to train it."""
+        """The config that trains it: the sections `data` and `model`, and the seed."""
         model = {key: value for key, value in self.model_arguments.items() if key not in LINKED}
         data = {key: value for key, value in self.data_arguments.items() if key != "seed"}
         return {"seed_everything": self.model_arguments["seed"], "data": data, "model": model}
 
     def training_facts(self) -> dict[str, Any]:
-        """What its training was, for a model card; paths are names only, since folders tell of their owner."""
+        """Facts about the training, for a model card. Paths are reduced to file names, to keep folder names private."""
         model, data = self.model_arguments, self.data_arguments
         weights = data["backbone"]["weights"]
         known = {"imagenet": "ImageNet", "random": f"random (seed {data['backbone']['seed']})"}
@@ -99,17 +98,15 @@ class Checkpoint:
         try:
             classifier.load_state_dict(self.content["state_dict"])
         except RuntimeError as error:
-            raise VideomemError(
-                f"{self.path}: its weights do not fit its own settings: {_first_line(error)}"
-            ) from error
+            raise VideomemError(f"{self.path}: its weights do not match its settings: {_first_line(error)}") from error
         return classifier.eval()
 
     def feature_settings(self) -> FeatureSettings:
-        """How videos became its features; neither catalog nor store is needed."""
+        """The settings that its features were made with. Needs neither the catalog nor the feature store."""
         return from_plain(VideoDataModule, self.data_arguments).settings
 
     def data_module(self, **changes: Any) -> VideoDataModule:
-        """The data that it was trained on, found from the checkpoint alone; `changes` replace arguments."""
+        """The data module that it was trained on; `changes` replace arguments."""
         data = from_plain(VideoDataModule, {**self.data_arguments, **changes})
         assert isinstance(data, VideoDataModule)
         data.load_state_dict(self.content[VideoDataModule.__qualname__])
@@ -121,16 +118,17 @@ def read_checkpoint(path: Path | str, trust: bool = False) -> Checkpoint:
 
     Args:
         path: The .ckpt file.
-        trust: Allow it to name classes of other packages, whose code then runs.
+        trust: Allow classes of other packages. Loading the checkpoint then runs their code.
     Raises:
-        VideomemError: If it is missing, damaged, not of videomem, holds code, or names a class that is not trusted.
+        VideomemError: If the file is missing, damaged or not a checkpoint of videomem, or if it contains code or names
+            a class that is not trusted.
     """
     path = Path(path)
     if not path.is_file():
         raise VideomemError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises its own, pickle's, zip's and plain RuntimeErrors here
+    except Exception as error:  # torch raises errors of many types here, among them those of pickle and zipfile.
         raise VideomemError(
             f"{path}: not a checkpoint of plain data: {type(error).__name__}: {_first_line(error)}"
         ) from error
@@ -142,22 +140,23 @@ def read_checkpoint(path: Path | str, trust: bool = False) -> Checkpoint:
         not isinstance(content[VideoDataModule.__qualname__], dict)
         or not {"features", "class_names"} <= content[VideoDataModule.__qualname__].keys()
     ):
-        raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it does not say what its features were")
+        raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it does not describe its features")
     for section in ("hyper_parameters", "datamodule_hyper_parameters"):
         if not isinstance(content[section], dict):
-            raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: its {section} are no dictionary")
+            raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: its {section} are not a dictionary")
         if not trust:
             _check_names(_public(content[section]), str(path))
     return Checkpoint(path, content)
 
 
 def _check_names(plain: Any, where: str, part: str | None = None) -> None:
-    """Refuse plain data that names a class not on the list, before anything of it is imported."""
+    """Raise if plain data names a class that is not in `ALLOWED`, before anything is imported."""
     if isinstance(plain, dict):
         for key, item in plain.items():
-            if not isinstance(key, str) or not key.isidentifier():  # A dotted key would be taken apart by the parser.
+            if not isinstance(key, str) or not key.isidentifier():  # The parser would split a dotted key.
                 raise VideomemError(
-                    f"{where}: the setting {key!r} is no plain name; pass --trust to load it all the same"
+                    f"{where}: the setting {key!r} is not a plain name; "
+                    "pass --trust if you know where the file comes from"
                 )
             named = key == "class_path" or (key in ALLOWED and isinstance(item, str))
             owner = key if key in ALLOWED else part

@@ -1,4 +1,4 @@
-"""The DataModule: clips of a catalog as batches, from the feature store or decoded live."""
+"""The DataModule: batches of clips, with features from the feature store or from videos decoded on the fly."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from torch.utils.data import DataLoader, Sampler
 
 from videomem.batch import VideoBatch, collate
 from videomem.errors import VideomemError
-from videomem.features.augmentation import Augmentation
 from videomem.features.backbone import BackboneSettings
 from videomem.features.imported import ImportedFeatures
-from videomem.features.pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.features.store import Entry, FeatureDtype, FeatureSettings, FeatureStore
-from videomem.training.datasets import ClipDataset, EpochSampler, frame_statistics
-from videomem.training.feature_sources import FeatureSource, LiveVideo, Storage, StoredFeatures
+from videomem.training.augmentation import Augmentation
+from videomem.training.feature_sources import (
+    ClipDataset,
+    EpochSampler,
+    FeatureSource,
+    LiveVideo,
+    Storage,
+    StoredFeatures,
+    frame_statistics,
+)
+from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.utils.plain_data import as_plain
 from videomem.video.catalog import Catalog, Clip, read_catalog
 from videomem.video.decoding import Decoder, OnDamage
@@ -31,20 +38,21 @@ class VideoDataModule(LightningDataModule):
 
     Args:
         catalog: Path of the catalog.
-        sampling: Which frames of a clip are looked at.
+        sampling: How frames of a clip are sampled.
         store: Folder of feature stores.
-        backbone: The frozen network that makes the features.
-        decoder: `auto` takes the fastest decoder that is exact for a file.
-        on_damage: `failure_table` leaves damaged videos out; `prefix` takes the frames before the damage.
-        feature_dtype: Type that features are stored in.
-        source: `features` reads the store; `video` decodes and runs the backbone at every visit.
-        storage: Where stored features are read from: `mmap` (files, as needed), `ram`, or `device` (wholly on the GPU).
+        backbone: The frozen network that computes the features.
+        decoder: Video decoder. `auto` selects the fastest decoder that is exact for a file.
+        on_damage: `exclude` leaves out damaged videos; `prefix` uses the frames before the damage.
+        feature_dtype: Data type of stored features.
+        source: `features` reads the feature store; `video` decodes videos and runs the backbone in every epoch.
+        storage: Where stored features are kept: `mmap` (memory-mapped files), `ram`, or `device` (all on the GPU).
         batch_size: Videos per batch.
-        num_workers: Processes that read or decode.
-        balanced_sampling: Draw training clips so that classes are equally frequent.
-        augmentation: Changes of the pixels in training, with `source: video`.
-        reversed_pairs: The groups are time-reversed pairs: keep whole pairs only, and prove their frames the same.
-        imported: Features of `videomem import-features`, which take the place of the backbone's.
+        num_workers: Number of processes that read features or decode videos.
+        balanced_sampling: Sample training clips so that all classes are equally frequent.
+        augmentation: Augmentation of training frames; requires `source: video`.
+        reversed_pairs: Each group is a time-reversed pair. Incomplete pairs are left out, and both clips of a pair are
+            checked to have the same frames.
+        imported: Features imported by `videomem import-features`, used instead of the backbone's.
         test_split: The split that `test` and `shuffle` evaluate.
         seed: Seed of the order of training clips and of augmentation.
     """
@@ -75,16 +83,20 @@ class VideoDataModule(LightningDataModule):
             if value < least:
                 raise VideomemError(f"data.{name} is {value}, but must be at least {least}")
         if reversed_pairs:
-            check_symmetric(sampling, num_available=1)  # The kind of sampling; the numbers when the clips are known.
+            check_symmetric(
+                sampling, num_available=1
+            )  # Checks the class; numbers of frames are checked with the clips.
         if reversed_pairs and source == "video":
-            raise VideomemError("data.reversed_pairs is proved on stored features; set data.source to features")
+            raise VideomemError(
+                "data.reversed_pairs is checked on stored features, but data.source is video; set it to features"
+            )
         if imported is not None and source == "video":
             raise VideomemError(
-                "data.imported are features, made elsewhere, of no video here; set data.source to features"
+                "data.imported names imported features, but data.source is video; set data.source to features"
             )
         if augmentation.active and source != "video":
             raise VideomemError(
-                "data.augmentation changes pixels, which stored features have not; set data.source to video"
+                "data.augmentation changes frames, but data.source is features; set data.source to video"
             )
         self.catalog_path = catalog
         self.source = source
@@ -99,7 +111,7 @@ class VideoDataModule(LightningDataModule):
         self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype, on_damage, imported)
         self.feature_store = FeatureStore(store, self.settings)
 
-    # What is in the data: read once, when first asked for.
+    # Contents of the data, read on first use.
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -121,7 +133,7 @@ class VideoDataModule(LightningDataModule):
 
     @cached_property
     def clips(self) -> list[Clip]:
-        """The clips that can be used: in no batch is one that failed; of a reversed pair, both or none."""
+        """The usable clips: without clips that failed and, with `reversed_pairs`, without incomplete pairs."""
         usable = list(self.catalog.clips) if self.source == "video" else list(self._entries)
         if self.reversed_pairs:
             usable = whole_pairs(usable)
@@ -131,11 +143,11 @@ class VideoDataModule(LightningDataModule):
 
     @cached_property
     def num_unusable(self) -> int:
-        """Clips of the catalog that are in no batch."""
+        """Number of clips of the catalog that are not used."""
         return len(self.catalog.clips) - len(self.clips)
 
     def rows(self, split: str) -> list[int]:
-        """Rows of a split among the clips."""
+        """Indices into `clips` of the clips of a split."""
         return [row for row, clip in enumerate(self.clips) if clip.split == split]
 
     @cached_property
@@ -150,22 +162,22 @@ class VideoDataModule(LightningDataModule):
         index, planned = self.feature_store.read_index(), self.feature_store.settled_clips()
         if absent := [clip for clip in self.catalog.clips if clip in keys and keys[clip] not in planned]:
             raise VideomemError(
-                f"{absent[0]}: not extracted yet ({len(absent)} of {len(self.catalog.clips)} clips are not); "
+                f"{absent[0]}: not extracted yet ({len(absent)} of {len(self.catalog.clips)} clips are missing); "
                 f"run {self.settings.made_by}"
             )
         entries = {clip: index[key] for clip, key in keys.items() if key in index}
         if not entries:
             reason = f" ({unreadable[0].message})" if unreadable else ""
-            raise VideomemError(f"{self.catalog_path}: no clip of it could be extracted{reason}; see the failure table")
+            raise VideomemError(f"{self.catalog_path}: no clip could be extracted{reason}; see the failure table")
         return entries
 
     def features(self, row: int) -> Tensor:
-        """Features (T, D) of a clip, from the store."""
+        """Features (T, D) of a clip."""
         return self.feature_source.features(row)
 
     @cached_property
     def feature_source(self) -> FeatureSource:
-        """The store, or live video."""
+        """Where the features come from: the feature store, or videos."""
         if self.source == "video":
             return LiveVideo(self.clips, self.settings, self.augmentation, self.seed)
         return StoredFeatures(self.feature_store, [self._entries[clip] for clip in self.clips], self.storage)
@@ -174,7 +186,7 @@ class VideoDataModule(LightningDataModule):
         return self._entries[self.clips[row]]
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (D,) over all real training frames, without augmentation."""
+        """Mean and standard deviation (D,) of the features of all training frames, without augmentation."""
         device = self.trainer.strategy.root_device if self.trainer else "cpu"
         features = (self.feature_source.features(row, device) for row in self.rows("train"))
         return frame_statistics(features, self.feature_dim)
@@ -186,10 +198,14 @@ class VideoDataModule(LightningDataModule):
         if not self.rows(split):
             raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self.catalog.splits}")
         if self.reversed_pairs:
-            self.prove_pairs("val" if stage == "fit" else split)
+            self.check_pairs("val" if stage == "fit" else split)
 
-    def prove_pairs(self, split: str) -> None:
-        """Prove for each pair of a split that both members have the same stored rows."""
+    def check_pairs(self, split: str) -> None:
+        """Check for each pair of a split that both clips have the same stored features.
+
+        Raises:
+            VideomemError: If they do not.
+        """
         first: dict[str, int] = {}
         for row in self.rows(split):
             group = self.clips[row].group
@@ -213,7 +229,7 @@ class VideoDataModule(LightningDataModule):
         return self._loader(self.rows(self.test_split))
 
     def _epoch(self) -> int:
-        """The epoch that is trained now; with workers this is read before Lightning's `set_epoch`."""
+        """The current epoch. With workers, this is read before Lightning calls `set_epoch`."""
         return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
 
     def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
@@ -232,17 +248,23 @@ class VideoDataModule(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
-        """Bring what the loaders left out: features that lie on the device, or the backbone's of live frames."""
+        """Complete a batch on the device: look up features kept there, or run the backbone on decoded frames."""
         return self.feature_source.features_of_batch(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the features of a checkpoint were made of: the backbone by name and hash, not its weights."""
+        """The identity of the features and the class names. Has a hash of the backbone's weights, not the weights."""
         return {"features": self.settings.identity, "class_names": self.class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold the data to what a checkpoint was trained on."""
+        """Check that the data are those of a checkpoint.
+
+        Raises:
+            VideomemError: If the features or the classes differ.
+        """
         if differing := self.feature_store.differences(state_dict["features"]):
-            raise VideomemError(f"the checkpoint was trained on other features: {differing}; leave `data` as it was")
+            raise VideomemError(
+                f"the checkpoint was trained on other features: {differing}; use the same `data` settings"
+            )
         if state_dict["class_names"] != self.class_names:
             raise VideomemError(
                 f"the checkpoint's classes are {', '.join(state_dict['class_names'])}, but the catalog's are "

@@ -1,43 +1,45 @@
-"""Where a clip's features come from: the feature store, or the backbone run on frames that are decoded now.
+"""Sources of features, and the dataset and sampler that make training batches from them.
 
-A source gives the items of the loaders, which worker processes read, and turns a batch on the device into features.
+Features come from the feature store or from the backbone, run on decoded frames. A source reads the items of a data
+loader, in worker processes, and turns a batch on the device into features.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, Sampler
 
 from videomem.batch import VideoBatch, length_mask, pad_videos
-from videomem.features.augmentation import Augmentation
 from videomem.features.backbone import extract_features, load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, Entry, FeatureSettings, FeatureStore
-from videomem.training.seeds import mix_seed
+from videomem.training.augmentation import Augmentation
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]
 
 
 class FeatureSource(ABC):
-    """What a clip is read as, by its row, and what a batch of such clips becomes."""
+    """Base class of sources. A row is the index of a clip in the data module's list of clips."""
 
     @abstractmethod
     def item(self, row: int, epoch: int | None) -> Tensor:
-        """What a loader hands over of a clip, (T, ...); `epoch` is None outside training."""
+        """The data loader's item for a clip, (T, ...); `epoch` is None outside training."""
 
     @abstractmethod
     def features_of_batch(self, batch: VideoBatch) -> VideoBatch:
-        """The batch with features (B, T, D), where it is."""
+        """The batch with features (B, T, D), on the device of the batch."""
 
     @abstractmethod
     def features(self, row: int, device: torch.device | str = "cpu") -> Tensor:
-        """Features (T, D) of a clip on the CPU, without augmentation; `device` is where a backbone may run."""
+        """Features (T, D) of a clip on the CPU, without augmentation. A backbone runs on `device`."""
 
 
 @dataclass
@@ -45,9 +47,9 @@ class StoredFeatures(FeatureSource):
     """Features read from a store.
 
     Attributes:
-        store: The store.
-        entries: The entry of each clip.
-        storage: `mmap` reads files as needed, `ram` keeps all features in memory, `device` on the batches' device.
+        store: The feature store.
+        entries: The store's entry of each clip.
+        storage: Where features are kept: `mmap` (memory-mapped files), `ram`, or `device` (the device of the batches).
     """
 
     store: FeatureStore
@@ -59,7 +61,9 @@ class StoredFeatures(FeatureSource):
     def item(self, row: int, epoch: int | None) -> Tensor:
         if self.storage == "device":
             entry = self.entries[row]
-            return torch.empty(entry.stop_row - entry.start_row, 0)  # Only the length, so that the GPU is not asked.
+            return torch.empty(
+                entry.stop_row - entry.start_row, 0
+            )  # Carries only the length; features are on the device.
         return self.features(row)
 
     def features_of_batch(self, batch: VideoBatch) -> VideoBatch:
@@ -74,20 +78,20 @@ class StoredFeatures(FeatureSource):
         return self.store.read(self.entries[row]) if self._in_memory is None else self._in_memory[row]
 
     def load(self) -> None:
-        """Read all features into memory, for `ram`; worker processes share what is read before they start."""
+        """With `ram`, read all features into memory. Call this before workers start, so that they share the memory."""
         if self.storage == "ram" and self._in_memory is None:
             self._in_memory = [self.store.read(entry) for entry in self.entries]
 
 
 @dataclass
 class LiveVideo(FeatureSource):
-    """Frames decoded at every visit, and the backbone run on them.
+    """Videos decoded in every epoch, and the backbone run on their frames.
 
     Attributes:
         clips: The clips.
-        settings: How videos become features.
-        augmentation: Changes of the pixels in training.
-        seed: Seed of augmentation.
+        settings: How features are computed.
+        augmentation: Augmentation of training frames.
+        seed: Seed of the augmentation.
     """
 
     clips: Sequence[Clip]
@@ -106,8 +110,75 @@ class LiveVideo(FeatureSource):
         real_BT = length_mask(batch.lengths, batch.x.shape[1])
         x_BTD = torch.zeros(*real_BT.shape, self.settings.feature_dim, device=batch.x.device)
         x_BTD[real_BT] = extract_features(backbone, batch.x[real_BT], FRAME_BATCH)
-        return batch._replace(x=x_BTD.to(getattr(torch, self.settings.dtype)))  # As the store rounds.
+        return batch._replace(x=x_BTD.to(getattr(torch, self.settings.dtype)))  # Rounds as the store does.
 
     def features(self, row: int, device: torch.device | str = "cpu") -> Tensor:
         frames, _ = decode_frames(self.clips[row], self.settings)
         return extract_features(load_backbone(self.settings.backbone, device), frames, FRAME_BATCH).cpu()
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Samples training items in an order that depends only on seed and epoch, so that a resumed run has the same order.
+
+    Yields (item, epoch). Workers draw the augmentation from the epoch.
+
+    Args:
+        num_items: Number of items.
+        seed: Seed of the order.
+        epoch: Returns the current epoch.
+        weights: Sampling weight of each item, drawn with replacement; None uses each item once.
+    """
+
+    def __init__(self, num_items: int, seed: int, epoch: Callable[[], int], weights: Tensor | None = None) -> None:
+        self._num_items = num_items
+        self._seed = seed
+        self._epoch = epoch
+        self._weights = weights
+
+    def __len__(self) -> int:
+        return self._num_items
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self._epoch()
+        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
+        if self._weights is None:
+            order = torch.randperm(self._num_items, generator=generator)
+        else:
+            order = torch.multinomial(self._weights, self._num_items, replacement=True, generator=generator)
+        return iter([(int(item), epoch) for item in order])
+
+
+class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
+    """Clips of a split as (item of the source, label, row).
+
+    Args:
+        rows: Row of each clip.
+        labels: Class index of each clip.
+        source: Reads a clip by its row.
+    """
+
+    def __init__(self, rows: Sequence[int], labels: Sequence[int], source: FeatureSource) -> None:
+        self._rows, self._labels, self._source = rows, labels, source
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
+        number, epoch = item if isinstance(item, tuple) else (item, None)
+        row = self._rows[number]
+        return self._source.item(row, epoch), self._labels[number], row
+
+
+def frame_statistics(videos: Iterable[Tensor], feature_dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) of the features of all frames of videos (T, D)."""
+    total, count = torch.zeros(2, feature_dim, dtype=torch.float64), 0
+    for x_TD in videos:
+        total += torch.stack([x_TD.double().sum(0), x_TD.double().square().sum(0)])
+        count += len(x_TD)
+    mean, square = total / count
+    return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
+
+
+def mix_seed(*parts: int) -> int:
+    """Combine several numbers into one seed. Seeds of similar numbers are independent."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""The LightningModule: trains a head on features. It knows neither videos nor where features come from."""
+"""The LightningModule that trains a head on features. It is independent of videos and of the source of the features."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ class LitClassifier(LightningModule):
     """A head, its loss and its metrics.
 
     Args:
-        memory: The memory: a class of `videomem.heads` and its arguments but the input size.
-        feature_dim: D; taken from the data.
-        class_names: Names of the C classes; taken from the data.
-        class_counts: Training clips of each class; taken from the data.
-        num_layers: Layers of memory.
-        readout: How the frames' logits become the clip's: `MeanReadout` (default) or `LastReadout`.
-        dropout: Share of values dropped in training, before each layer and before the classes.
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW, on matrices only.
-        class_weighting: `balanced` weighs each clip's loss by the inverse frequency of its class.
-        projection_dim: Size of a linear map of the features before the memory; null has none.
-        seed: Seed of dropout; the order of clips has the data's.
+        memory: The memory: a class of `videomem.heads` and its arguments, without the input size.
+        feature_dim: D; set from the data.
+        class_names: Names of the C classes; set from the data.
+        class_counts: Number of training clips of each class; set from the data.
+        num_layers: Number of memory layers.
+        readout: Combines the logits of the frames: `MeanReadout` (default) or `LastReadout`.
+        dropout: Fraction of values dropped in training, before each memory layer and before the classifier.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW, applied to matrices only.
+        class_weighting: `balanced` weights the loss of each clip by the inverse frequency of its class.
+        projection_dim: Output size of a linear layer before the memory; null for no such layer.
+        seed: Seed of dropout. The order of training clips is set by the seed of the data.
+    Raises:
+        VideomemError: If an argument is outside its range.
     """
 
     def __init__(
@@ -85,13 +87,13 @@ class LitClassifier(LightningModule):
             self.head.norm.set_statistics(*self.trainer.datamodule.feature_statistics())  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
-        # Dropout draws from the global generator: a resumed run must find it where the first one had it.
+        # Dropout draws from the global generator. Seeding every step gives a resumed run the same masks.
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         logits_BC = self(batch.x, batch.lengths)
         loss: Tensor = self.loss(logits_BC, batch.labels)
-        if not self.trainer.barebones:  # Such a trainer keeps no metrics, and would say so at every step.
+        if not self.trainer.barebones:  # A barebones trainer ignores metrics and would warn at every step.
             accuracy = (logits_BC.argmax(1) == batch.labels).float().mean()
             self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, on_epoch=True, on_step=False,
                           batch_size=len(batch.labels))  # fmt: skip
@@ -124,7 +126,7 @@ class LitClassifier(LightningModule):
         self.test_metrics.reset()
 
     def confusion_counts(self) -> Tensor:
-        """Clips of the last evaluation (C, C): rows are the true classes, columns the predicted ones."""
+        """Confusion matrix (C, C) of the last evaluation: rows are true classes, columns are predicted classes."""
         return self.confusion.compute()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -135,6 +137,6 @@ class LitClassifier(LightningModule):
 
 
 def balanced_weights(class_counts: Sequence[int]) -> Tensor:
-    """Loss weights (C,): the inverse frequency of each class, 1 where classes are equally frequent."""
+    """Loss weights (C,): the inverse frequency of each class, scaled to 1 for equally frequent classes."""
     counts = torch.tensor(class_counts, dtype=torch.float32)
     return counts.sum() / (len(counts) * counts.clamp(min=1))

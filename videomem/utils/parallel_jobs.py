@@ -1,4 +1,4 @@
-"""Many small trainings: in processes in parallel, one thread each, without Lightning's advice about each."""
+"""Run many small training jobs in parallel processes, with one thread each and without Lightning's messages."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from videomem.utils.workers import die_with_parent
 def run_parallel(
     job: Callable[..., None], calls: Sequence[tuple[Any, ...]], shared: Any, num_processes: int
 ) -> Iterator[int]:
-    """Call `job(*call, shared)` for every call, and yield 1 for each that is done.
+    """Call `job(*call, shared)` for every call. Yields 1 after each call.
 
     Args:
-        job: A function of a module, or a partial of one; it keeps its result itself, so that what was done is kept.
+        job: A picklable function. It must store its result itself, so that results are kept after an interruption.
         calls: Arguments of each call.
-        shared: What all calls need, sent to each process once.
-        num_processes: Calls at a time; 1 calls in this process.
+        shared: Data for all calls, sent to each process once.
+        num_processes: Number of parallel processes; 1 runs all calls in this process.
     Raises:
-        VideomemError: If a process is killed, or the GPU's memory is too small.
+        VideomemError: If a process is killed, or GPU memory is exhausted.
     """
     if num_processes <= 1:
         with one_thread(), quiet():
@@ -46,12 +46,12 @@ def run_parallel(
                 yield 1
         except BrokenProcessPool as error:
             raise VideomemError(
-                "a training process was killed, perhaps for memory; what was trained is kept: run it again, with fewer "
-                "--processes (from a script, call it under `if __name__ == '__main__'`)"
+                "a training process was killed, perhaps for lack of memory; finished results are kept: run it again "
+                "with fewer --processes (in a script, call it under `if __name__ == '__main__'`)"
             ) from error
         except torch.OutOfMemoryError as error:
             raise VideomemError(
-                "the GPU's memory was too small; what was trained is kept: run it again, with fewer --processes"
+                "the GPU's memory was too small; finished results are kept: run it again with fewer --processes"
             ) from error
         finally:
             for future in running:
@@ -64,9 +64,11 @@ _shared: Any = None
 def _start_worker(shared: Any) -> None:
     global _shared
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: what runs is finished and kept.
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # The parent handles Ctrl-C; running jobs finish and keep their results.
     _shared = shared
-    torch.set_num_threads(1)  # Small matrices gain nothing from more, and the bits stay.
+    torch.set_num_threads(1)  # More threads do not help small matrices, and could change results.
 
 
 def _in_worker(job: Callable[..., None], *call: Any) -> None:
@@ -86,7 +88,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning's advice is about one training, and there are hundreds."""
+    """Suppress Lightning's messages and all warnings, which would be repeated for every job."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Figures, each a matplotlib Figure made from plain numbers; nothing is shown or saved here."""
+"""Matplotlib figures used by several packages. Functions return figures and do not show or save them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ def confusion_figure(
     cmap: str | Colormap = "Blues",
     ink: str = "black",
 ) -> Figure:
-    """Share of each true class (row) that was given each class (column); above 50 classes they go without names.
+    """Plot a confusion matrix, coloured by the fraction of each true class.
+
+    Class names are omitted above 50 classes, and counts above 25.
 
     Args:
-        cmap: Colours of the shares 0 to 1.
-        ink: Colour of counts on pale cells.
+        counts_CC: Number of clips; rows are true classes, columns are predicted classes.
+        class_names: Names of the classes.
+        title: Title of the figure.
+        cmap: Colour map of the fractions 0 to 1.
+        ink: Colour of counts on bright cells.
     """
     is_large = len(class_names) > 50
     side = 5.2 if is_large else 1.6 + 0.32 * len(class_names)

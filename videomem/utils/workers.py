@@ -1,7 +1,7 @@
-"""Work in processes that may hang or die: what happens to one costs its item only, and another takes its place.
+"""Run a function in isolated workers: a worker that hangs or crashes loses only its current item and is replaced.
 
-Each worker has a pipe of its own, so that none can be left holding what the others wait for; the pools of the standard
-library stop as a whole when a worker dies, and know no time limit.
+Each worker has a separate pipe, so that a crash cannot leave a shared lock held. The process pools of the standard
+library are not used because they stop completely when a worker dies, and have no time limit per item.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from videomem.errors import VideomemError
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-# Far more than any clip needs to be decoded: only a decoder that hangs should reach it.
+# Far longer than decoding any clip takes; only a decoder that hangs should reach it.
 TIME_LIMIT_S = 300.0
-# A fork of this process could inherit locks that its threads hold; a server forks workers from a process without any.
+# A fork of this process could inherit locks held by other threads; the fork server has no other threads.
 _START_METHODS = multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if "forkserver" in _START_METHODS else "spawn")
 _START_LIMIT_S = 300.0
-_LOOK_EVERY_S = 0.2
+_POLL_INTERVAL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,6 +42,7 @@ class Lost:
     Attributes:
         error: `TimeLimit` or `WorkerDied`.
         reason: What happened, such as `its process was killed by SIGABRT`.
+        seconds: Time since the worker received the item.
     """
 
     error: str
@@ -51,7 +52,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class _Raised:
-    """An exception of the function itself, which ends the whole work."""
+    """An exception raised by the function, which ends the run."""
 
     message: str
 
@@ -85,21 +86,23 @@ class _Worker(Generic[Item, Answer]):
         return f"its process ended with status {code}"
 
 
-def isolated(
+def run_isolated(
     function: Callable[[Item], Answer],
     items: Sequence[Item],
     num_workers: int,
     time_limit_s: float,
     preload: str = "videomem.utils.workers",
 ) -> Iterator[Answer | Lost]:
-    """Yield `function(item)` of each item in order, computed in other processes.
+    """Yield `function(item)` for each item in order, computed in isolated worker processes.
 
     Args:
-        function: Can be pickled, and so can what it gives.
-        items: What to work on.
-        num_workers: Processes at work.
-        time_limit_s: An item that takes longer is lost, and its worker is killed.
-        preload: Module that workers find imported when they start.
+        function: A picklable function with picklable results.
+        items: The items.
+        num_workers: Number of processes.
+        time_limit_s: If an item takes longer, its worker is killed.
+        preload: Module that is imported before workers are forked.
+    Yields:
+        The result of each item, or `Lost` if its worker hung or died.
     Raises:
         VideomemError: If workers cannot start, or the function raises.
     """
@@ -117,11 +120,11 @@ def isolated(
             yield answer
     finally:
         stop.set()
-        while work.is_alive():  # It may wait for room to leave an answer.
+        while work.is_alive():  # It may be waiting for space in the queue.
             try:
-                answers.get(timeout=_LOOK_EVERY_S)
+                answers.get(timeout=_POLL_INTERVAL_S)
             except Empty:
-                work.join(_LOOK_EVERY_S)
+                work.join(_POLL_INTERVAL_S)
 
 
 def _work(
@@ -132,7 +135,7 @@ def _work(
     answers: Queue[Any],
     stop: threading.Event,
 ) -> None:
-    """Keep workers busy and leave their answers in order."""
+    """Distribute items to workers, and put their results into the queue in order."""
     done: dict[int, Any] = {}
     given = left = 0
     workers: list[_Worker[Item, Answer]] = []
@@ -146,11 +149,11 @@ def _work(
                 if worker.is_ready and worker.place is None and given < len(items) and given < left + 4 * num_workers:
                     try:
                         worker.give(given, items[given])
-                    except ConnectionError:  # It died while it had nothing to do; its end is seen below.
+                    except ConnectionError:  # It died while idle; this is detected below.
                         worker.place = None
                     else:
                         given += 1
-            wait([thing for w in workers for thing in (w.pipe, w.process.sentinel)], _LOOK_EVERY_S)
+            wait([thing for w in workers for thing in (w.pipe, w.process.sentinel)], _POLL_INTERVAL_S)
             for worker in list(workers):
                 if (answer := _answer(worker, time_limit_s)) is None:
                     continue
@@ -162,12 +165,12 @@ def _work(
                     worker.place = None
             while left in done and not stop.is_set():
                 try:
-                    answers.put(done[left], timeout=_LOOK_EVERY_S)
+                    answers.put(done[left], timeout=_POLL_INTERVAL_S)
                 except Full:
                     continue
                 del done[left]
                 left += 1
-    except BaseException as error:  # noqa: BLE001 - raised where the answers are awaited
+    except BaseException as error:  # noqa: BLE001 - raised by the consumer of the queue
         answers.put(error)
     finally:
         for worker in workers:
@@ -175,7 +178,7 @@ def _work(
 
 
 def _answer(worker: _Worker[Item, Answer], time_limit_s: float) -> Any:
-    """What a worker says, or that it is lost; None while it is at work."""
+    """The result of a worker, or `Lost` if it hung or died; None while it is busy."""
     seconds = time.monotonic() - worker.since_s
     try:
         if worker.pipe.poll():
@@ -187,13 +190,13 @@ def _answer(worker: _Worker[Item, Answer], time_limit_s: float) -> Any:
             worker.is_ready = True
             return None
         died = not worker.process.is_alive()
-    except (EOFError, OSError):  # Killed before its answer, or in the middle of it.
+    except (EOFError, OSError):  # Killed before or while it sent its result.
         died = True
     if not worker.is_ready and (died or seconds > _START_LIMIT_S):
-        what = worker.how_it_died if died else f"it said nothing for {_START_LIMIT_S:.0f} s"
+        what = worker.how_it_died if died else f"no response within {_START_LIMIT_S:.0f} s"
         raise VideomemError(
-            f"a process for decoding cannot start: {what}; a script that calls videomem needs "
-            '`if __name__ == "__main__":`, or decode in this process with 0 workers'
+            f"a decoding process cannot start: {what}; a script that calls videomem needs "
+            '`if __name__ == "__main__":`, or use 0 workers to decode in this process'
         )
     if died:
         return Lost("WorkerDied", worker.how_it_died, seconds)
@@ -203,11 +206,11 @@ def _answer(worker: _Worker[Item, Answer], time_limit_s: float) -> Any:
 
 
 def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
-    """The life of a worker: answer until nobody asks."""
+    """Main function of a worker: process items until the parent closes the pipe."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides what an interruption ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):  # What decoders print concerns nobody.
+    for descriptor in (1, 2):  # Discard what decoders print.
         os.dup2(nowhere, descriptor)
     pipe.send("ready")
     while True:
@@ -217,14 +220,14 @@ def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
             return
         try:
             pipe.send(function(item))
-        except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+        except Exception as error:  # noqa: BLE001 - sent to the parent, which raises it
             pipe.send(_Raised(f"{type(error).__name__}: {error}"))
 
 
 def die_with_parent() -> None:
-    """End when the process that started the work does, even if it is killed, even within a decoder that hangs."""
+    """End this worker when its parent ends, even if the parent is killed or a decoder in the worker hangs."""
     if sys.platform == "linux":
-        # The worker's own parent is the server, which ends when nobody holds its lifeline: so not the worker either.
+        # The parent process of a worker is the fork server, which ends when all copies of this descriptor are closed.
         server = multiprocessing.forkserver._forkserver
         if (lifeline := getattr(server, "_forkserver_alive_fd", None)) is not None:
             os.close(lifeline)

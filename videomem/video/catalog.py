@@ -1,11 +1,12 @@
-"""The catalog: one table of videos, whatever the layout of the data set that it was built from.
+"""The catalog: a table of clips, in the same format for every data set.
 
-Columns: `path, label, split, group, start_s, end_s` and, where a clip has one, `fps`, as CSV or Parquet.
-`path` is local, relative to the catalog's own folder unless absolute: a video file, or a folder whose images are one
-numbered series, or a folder with a template of its images' names as last component, `folder/img_{:05}.jpg`.
-`group` names the source that a clip was cut from: a group should not straddle splits.
-`start_s` and `end_s` trim the clip to frames with start_s <= time < end_s; empty means its own start or end.
-`fps` is the rate of a folder's images, which carry no times.
+It is a CSV or Parquet file with the columns `path, label, split, group, start_s, end_s` and optionally `fps`.
+
+`path` is a local path, absolute or relative to the catalog's folder, of a video file, of a folder with one numbered
+series of images, or of a folder followed by a template of the image names, `folder/img_{:05}.jpg`.
+`group` is the source from which a clip was cut; the clips of a group should be in one split.
+`start_s` and `end_s` trim the clip to frames with start_s <= time < end_s; empty: the start or end of the video.
+`fps` is the frame rate of a folder of images.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from videomem.errors import VideomemError
+from videomem.utils.atomic import atomic_path
 from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
-OPTIONAL_COLUMNS = ("fps",)  # written only where a clip has one
+OPTIONAL_COLUMNS = ("fps",)  # Written only if a clip has a value.
 SPLITS = ("train", "val", "test")
-IMBALANCE = 10.0  # largest training class over the smallest, from which on a catalog is warned of
+IMBALANCE = 10.0  # Ratio of the largest to the smallest training class from which a warning is given.
 _log = logging.getLogger("videomem")
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row: a video file or a folder of frames, or the part of one between two times in seconds."""
+    """A row of the catalog: a video file or a folder of frames, optionally trimmed to an interval in seconds."""
 
     path: str
     label: str
@@ -53,14 +54,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The clips of a data set in the order of the table; their paths are absolute once read."""
+    """The clips of a data set, in the order of the table. Reading a catalog makes their paths absolute."""
 
     clips: tuple[Clip, ...]
     path: Path | None = None
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Labels in sorted order; a clip's class index is its label's place here."""
+        """Sorted labels; the class index of a clip is the index of its label."""
         return tuple(sorted({clip.label for clip in self.clips}))
 
     @cached_property
@@ -76,16 +77,16 @@ def _split_order(name: str) -> tuple[int, str]:
 
 
 def data_name(catalog: Path | str) -> str:
-    """Name of a data set by its catalog: `ucf101` of `data/ucf101.csv`, and of `data/ucf101/catalog.csv`."""
+    """Name of a data set, from its catalog's path: `ucf101` for `data/ucf101.csv` and `data/ucf101/catalog.csv`."""
     path = Path(catalog).absolute()
     return path.parent.name if path.stem == "catalog" else path.stem
 
 
 def read_catalog(path: Path | str) -> Catalog:
-    """Read a catalog and hold it to the rules that need no file opened; groups across splits are logged.
+    """Read and check a catalog without opening any video. Logs a warning if groups are in several splits.
 
     Raises:
-        VideomemError: If the table is missing, malformed, or breaks a rule of `catalog_problems`.
+        VideomemError: If the table is missing or malformed, or `catalog_problems` finds a problem.
     """
     catalog = absolute_clips(path)
     problems = catalog_problems(catalog)
@@ -98,7 +99,7 @@ def read_catalog(path: Path | str) -> Catalog:
 
 
 def absolute_clips(path: Path | str) -> Catalog:
-    """A catalog as it stands, whatever is wrong with it, its paths made absolute."""
+    """Read a catalog without checking it, and make its paths absolute."""
     path = Path(path).absolute()
     clips = [
         clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
@@ -108,12 +109,12 @@ def absolute_clips(path: Path | str) -> Catalog:
 
 
 def read_rows(path: Path, required: Sequence[str] = COLUMNS[:4]) -> list[Clip]:
-    """Rows of a CSV or Parquet table as clips; columns that are not required may be missing."""
+    """Read a CSV or Parquet table of clips; columns that are not required may be missing."""
     return [clip_of_row(row, f"{path.name}: row {n}") for n, row in enumerate(read_table(path, required), start=1)]
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Rows of a CSV or Parquet table as they stand, all of their columns."""
+    """Read all columns of a CSV or Parquet table."""
     if not path.is_file():
         kind = "a folder, not a table" if path.is_dir() else "no such table"
         raise VideomemError(f"{path}: {kind}; `videomem catalog build` makes catalogs")
@@ -132,7 +133,7 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _read_parquet(path: Path) -> list[dict[str, str]]:
-    import pyarrow as pa  # Only Parquet needs it, and its import takes longer than most catalogs.
+    import pyarrow as pa  # Imported only for Parquet, since the import is slow.
     import pyarrow.parquet as pq
 
     try:
@@ -143,7 +144,7 @@ def _read_parquet(path: Path) -> list[dict[str, str]]:
 
 
 def clip_of_row(row: Mapping[str, str], where: str) -> Clip:
-    """The clip that a row of a table tells; `where` names the row in errors."""
+    """The clip of a row of a table; `where` names the row in error messages."""
     if not row["path"]:
         raise VideomemError(f"{where}: the path is empty")
     start_s, end_s = (_number(row.get(name, ""), name, where, "seconds") for name in ("start_s", "end_s"))
@@ -168,14 +169,15 @@ def _number(text: str, name: str, where: str, unit: str) -> float | None:
 
 
 def write_catalog(catalog: Catalog, path: Path | str) -> None:
-    """Write CSV, or Parquet where the name ends so; paths below the catalog's folder become relative to it.
+    """Write a catalog atomically, as Parquet if the name ends in `.parquet`, else as CSV.
 
-    The table is there complete or not at all: whoever is interrupted finds the old one.
+    Paths below the catalog's folder are written relative to it.
     """
     path = Path(path).absolute()
     rows = [replace(clip, path=_relative(clip.path, path.parent)) for clip in catalog.clips]
     names = [*COLUMNS, *(n for n in OPTIONAL_COLUMNS if any(getattr(row, n) is not None for row in rows))]
-    with replacing(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -190,31 +192,21 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
             writer.writerows([["" if v is None else v for v in (getattr(row, n) for n in names)] for row in rows])
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place once written without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _relative(path: str, folder: Path) -> str:
     return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
 
 
 def catalog_problems(catalog: Catalog) -> list[str]:
-    """What makes a catalog unusable, a line each, judged from the table alone."""
+    """Problems that make a catalog unusable, one line each. Opens no video."""
     clips, problems = catalog.clips, []
     if not clips:
         return ["no videos in the table"]
     for name in ("label", "split", "group"):
         problems += [f"{clip}: the {name} is empty" for clip in clips if not getattr(clip, name)]
         odd = {value for clip in clips if not _is_utf8(value := getattr(clip, name))}
-        problems += [f"the {name} {value!r} is not UTF-8; write it so, or rename its folder" for value in sorted(odd)]
+        problems += [
+            f"the {name} {value!r} is not UTF-8; save the table as UTF-8, or rename the folder" for value in sorted(odd)
+        ]
     problems += [f"{clip}: a URL; videomem reads local files only" for clip in clips if is_url(clip.path)]
     counts = Counter((clip.path, clip.interval) for clip in clips)
     problems += [f"{path}: listed {count} times; keep one row" for (path, _), count in counts.items() if count > 1]
@@ -222,8 +214,8 @@ def catalog_problems(catalog: Catalog) -> list[str]:
         problems.append(f"one class only ({catalog.classes[0]!r}); a classifier needs at least two")
     if "train" in catalog.splits:
         problems += [
-            f"label {label!r} is in split {', '.join(splits)}, but not in train; a class that was never trained cannot "
-            "be told: leave it out, or give train some of it"
+            f"label {label!r} is in split {', '.join(splits)}, but not in train; a class needs "
+            "training clips to be predicted; leave it out, or add clips to train"
             for label, splits in _splits_by(clips, "label").items()
             if "train" not in splits
         ]
@@ -231,7 +223,7 @@ def catalog_problems(catalog: Catalog) -> list[str]:
 
 
 def catalog_warnings(catalog: Catalog) -> list[str]:
-    """What a user should know of a catalog that can be used, a line each, judged from the table alone."""
+    """Warnings about a usable catalog, one line each. Opens no video."""
     return [*_straddling_groups(catalog), *_labels_without_clips(catalog), *_imbalance(catalog)]
 
 
@@ -242,7 +234,7 @@ def _straddling_groups(catalog: Catalog) -> list[str]:
     first, splits = next(iter(found.items()))
     return [
         f"{len(found)} group(s) are in more than one split, the first {first!r} in {', '.join(splits)}: clips of one "
-        "source in training and evaluation may make scores too good"
+        "source in both training and evaluation can inflate the accuracy"
     ]
 
 
@@ -256,7 +248,7 @@ def _labels_without_clips(catalog: Catalog) -> list[str]:
         if lacking := [label for label in trained if split not in splits_of[label]]:
             warnings.append(
                 f"{len(lacking)} label(s) of train are not in {split}, the first {lacking[0]!r}: "
-                "nothing is measured of them there"
+                "they are not evaluated there"
             )
     return warnings
 

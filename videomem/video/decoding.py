@@ -1,9 +1,8 @@
-"""Decoding that never returns a wrong frame: the door to every way of reading a clip.
+"""Exact decoding: `decode_clip` returns the requested frames or raises an error, never wrong frames.
 
-A clip is read in separate steps: the stream's packets are listed without decoding, the sampling chooses indices, a
-decoder decodes exactly those. decord and torchcodec serve only the streams on their allow-lists, which tests hold them
-to with frames that carry their own number; at any doubt PyAV decodes forwards from the first frame, and its word is
-final.
+A clip is read in three steps: the packets of the stream are listed without decoding, the sampling selects frame
+indices, and a decoder decodes these frames. decord and torchcodec are used only for streams on their allow-lists, which
+are tested on videos whose frames encode their own index. In case of doubt, PyAV decodes all frames from the first one.
 """
 
 from __future__ import annotations
@@ -29,33 +28,34 @@ Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
 OnDamage = Literal["exclude", "prefix"]
 Interval = tuple[float | None, float | None]
 
-# What decodes without decoding all: the first objection to a stream, and frames or a reason for doubt.
+# Decoders that do not decode all frames: a function that gives the reason why a stream is unsuitable, or None, and one
+# that gives the frames or the reason why they cannot be trusted.
 _SEEKING = {
     "torchcodec": (by_torchcodec.why_not, by_torchcodec.read),
     "decord": (by_decord.why_not, by_decord.read),
     "pyav": (by_pyav.why_not_groups, by_pyav.read_groups),
 }
-# Fastest first, as benchmarks/decoding.py measures them. decord is slower than PyAV on all that it is exact on.
+# Fastest first, as measured by benchmarks/decoding.py. decord is slower than PyAV wherever it is exact.
 _ORDER = {"auto": ("torchcodec", "pyav"), "pyav": ("pyav",)}
-# Where more of the packets are needed, decoding all of them forwards is as fast, and checks them all.
-_MOST_NEEDED = 0.8
+# If a larger fraction of the packets is needed, decoding all of them is as fast, and checks them all.
+_MAX_FRACTION_NEEDED = 0.8
 _MOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """Chosen frames of a clip.
+    """The sampled frames of a clip.
 
     Attributes:
-        num_available: N, the frames of the clip that can be decoded.
-        fps: Frames per second, on average; 0 where that is unknown.
-        decoder: What decoded it.
-        codec: What the video is coded in.
-        damage: With `on_damage: prefix`, why the clip ends where it does; empty if nothing is wrong.
-        times_s_T: Seconds from the clip's first frame; None for images whose rate is not known.
+        num_available: N, the number of decodable frames of the clip.
+        fps: Average frames per second; 0 if unknown.
+        decoder: Name of the decoder that was used.
+        codec: Name of the codec of the video.
+        damage: With `on_damage: prefix`, the damage at which the clip ends; empty if there is none.
+        times_s_T: Seconds from the clip's first frame; None for images without a frame rate.
     Shape:
         frames_THWC: (T, height, width, 3) uint8 RGB
-        indices_T: (T,) place of each within the clip
+        indices_T: (T,) index of each frame within the clip
         times_s_T: (T,)
     """
 
@@ -70,7 +70,7 @@ class DecodedClip:
 
 
 def decoder_versions(decoder: Decoder) -> dict[str, str]:
-    """Versions of the decoders that may serve: a cause of the features, so part of the store's key."""
+    """Versions of the decoders that may be used. They affect the features, so they are part of the store's key."""
     versions = {"av": version("av"), "pillow": version("pillow")}
     if decoder == "decord" and by_decord.is_installed():
         versions["decord"] = version("decord")
@@ -85,15 +85,15 @@ def decode_clip(
     fps: float | None = None,
     on_damage: OnDamage = "exclude",
 ) -> DecodedClip:
-    """Decode the frames of a clip that `sampling` chooses.
+    """Decode the sampled frames of a clip.
 
     Args:
         path: A local video file, a folder of numbered images, or a template of their names.
-        sampling: Chooses indices among the frames of the clip.
+        sampling: Selects the frames of the clip.
         interval: Start and end of the clip in seconds from the file's first frame, start <= time < end.
-        decoder: `auto` takes the fastest that is exact for the stream; a name refuses streams where that one is not.
-        fps: Frames per second of a folder of images; videos have their own times.
-        on_damage: `failure_table` refuses a damaged file; `prefix` takes the frames before the damage as the clip.
+        decoder: `auto` selects the fastest decoder that is exact for the stream. A named decoder raises if it is not.
+        fps: Frames per second of a folder of images; ignored for video files.
+        on_damage: `exclude` raises for a damaged file; `prefix` uses the frames before the damage.
     Raises:
         DecodingError: If the file is damaged, is not a video, or cannot be decoded exactly.
     """
@@ -115,22 +115,25 @@ def decode_clip(
         answer = _decode_forwards(stream, stream.times_s, sampling, interval, on_damage)
     if isinstance(answer, DecodedClip):
         return answer
-    with open_stream(path) as stream:  # The packets' claim was wrong: read again with the times of the frames.
+    with open_stream(path) as stream:  # The times of the packets were wrong: read again, with the times of the frames.
         again = _decode_forwards(stream, answer, sampling, interval, on_damage)
     if isinstance(again, DecodedClip):
         return again
-    raise DecodingError(f"{path}: decodes to {len(answer)} frames once, and to {len(again)} the next time")
+    raise DecodingError(f"{path}: decodes to {len(answer)} frames, but to {len(again)} when decoded again")
 
 
 def _decode_exactly(
     stream: VideoStream, wanted: NDArray[np.int64], decoder: Decoder
 ) -> tuple[NDArray[np.uint8] | None, str, str]:
-    """Frames by the fastest decoder that is exact here without decoding all, with its name; or the last objection."""
+    """Decode with the fastest decoder that is exact for the stream: returns frames, decoder name and an empty reason.
+
+    If there is none, returns None, an empty name, and the reason why the last decoder is not exact.
+    """
     distinct, repeats = np.unique(wanted, return_inverse=True)
     _check_memory(stream.path, len(distinct), *stream.size)
     order: Sequence[str] = (decoder,)
     if decoder in _ORDER:
-        order = _ORDER[decoder] if stream.share_needed(distinct) <= _MOST_NEEDED else ()
+        order = _ORDER[decoder] if stream.share_needed(distinct) <= _MAX_FRACTION_NEEDED else ()
     objection = ""
     for name in order:
         why_not, read = _SEEKING[name]
@@ -144,7 +147,7 @@ def _decode_exactly(
 def _decode_forwards(
     stream: VideoStream, assumed_s: NDArray[np.float64], sampling: Sampling, interval: Interval, on_damage: OnDamage
 ) -> DecodedClip | NDArray[np.float64]:
-    """Decode forwards; the clip if its frames have the assumed times, else the times that they have."""
+    """Decode all frames: returns the clip if the frames have the assumed times, else their actual times."""
     chosen = _within(assumed_s, interval)
     indices = _choose(stream.path, sampling, assumed_s[chosen], interval)
     done = by_pyav.read_forward(stream, chosen[indices], assumed_s, interval[1])
@@ -166,7 +169,7 @@ def _decode_folder(
 ) -> DecodedClip:
     if fps is None and (sampling.needs_times or interval != (None, None)):
         raise DecodingError(
-            f"{path}: images carry no times, but {type(sampling).__name__} and trims need them; "
+            f"{path}: images have no times, but {type(sampling).__name__} and trims need them; "
             "give the catalog a column fps"
         )
     folder = FrameFolder(path)

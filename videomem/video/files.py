@@ -1,11 +1,16 @@
-"""What the path of a clip may name: a video file, a folder of numbered images, or a template of their names."""
+"""Paths of videos: a video file, a folder of numbered images, or a template of the image names."""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+     ".webm", ".wmv"]
+)  # fmt: skip
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEMPLATE = re.compile(r"([^{}]*)\{(?::0\d+d?)?\}([^{}]*)")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -16,10 +21,10 @@ def is_url(path: str) -> bool:
 
 
 def split_template(path: str) -> tuple[str, re.Pattern[str] | None]:
-    """A folder of frames and what its images' names look like: `a/img_{:05}.jpg` -> `a` and a pattern.
+    """Split a template such as `a/img_{:05}.jpg` into the folder `a` and a pattern of the image names.
 
-    A template has one field, `{}` or `{:05}` or `{:05d}`, and ends in the suffix of an image. Any other path comes back
-    whole with None, and so does a file that is named like a template.
+    A template has one field, `{}`, `{:05}` or `{:05d}`, and the suffix of an image. Any other path is returned
+    unchanged, with None; so is the path of an existing file.
     """
     folder, name = os.path.split(path)
     match = _TEMPLATE.fullmatch(name)
@@ -29,9 +34,10 @@ def split_template(path: str) -> tuple[str, re.Pattern[str] | None]:
 
 
 def file_problem(path: str) -> str | None:
-    """Why a path cannot be a clip of a catalog, or None.
+    """The reason why a path cannot be a clip of a catalog, or None.
 
-    It must be a local, regular, readable, non-empty file, or a folder with images, or a template that fits some there.
+    The path must name a local, regular, readable, non-empty file, a folder with images, or a template that matches at
+    least one image.
     """
     if is_url(path):
         return f"{path}: a URL; videomem reads local files only"
@@ -55,15 +61,55 @@ def _folder_problem(path: str, folder: str, template: re.Pattern[str] | None) ->
     except PermissionError:
         return f"{path}: no permission to read it"
     except NotADirectoryError:
-        return f"{path}: {folder} is no folder"
+        return f"{path}: {folder} is not a folder"
     named = "" if template is None else " of that name"
     return f"{path}: not a regular file, nor a folder with images{named} ({', '.join(IMAGE_SUFFIXES)})"
 
 
 def images_in(folder: str, template: re.Pattern[str] | None = None) -> Iterator[str]:
-    """Names of the images in a folder, in no order; with a template, of those that it fits."""
+    """Names of the images in a folder, or of those that match a template, in arbitrary order."""
     with os.scandir(folder) as entries:
         for entry in entries:
             fits = entry.name.lower().endswith(IMAGE_SUFFIXES) if template is None else template.fullmatch(entry.name)
             if fits and not entry.name.startswith(".") and entry.is_file():
                 yield entry.name
+
+
+def videos_named(words: Sequence[str], listed: Iterable[str] = ()) -> list[str]:
+    """Paths of the videos that command line arguments name, in order and without duplicates.
+
+    Does not check whether the videos can be read.
+
+    Args:
+        words: Each is a file, a folder that is searched recursively for videos, a folder of numbered images, a pattern
+            such as `videos/**/*.mp4`, or `-` for the paths in `listed`.
+        listed: Lines with a path each, such as those of standard input.
+    """
+    paths: list[str] = []
+    for word in words:
+        if word == "-":
+            paths += [path for line in listed if (name := line.rstrip("\r\n")) for path in _below(name)]
+        elif glob.has_magic(word) and not os.path.lexists(word) and split_template(word)[1] is None:
+            found = sorted(glob.glob(word, recursive=True))
+            paths += [path for match in found for path in _below(match)] or [word]
+        else:
+            paths += _below(word)
+    return list(dict.fromkeys(paths))
+
+
+def _below(path: str) -> list[str]:
+    """The videos in a folder. A path that is not a folder, or a folder without videos, is returned itself."""
+    if not os.path.isdir(path):
+        return [path]
+    found = sorted(
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(tuple(VIDEO_SUFFIXES)) and not name.startswith(".")
+    )
+    return found or ([path] if next(images_in(path), None) else _image_folders(path)) or [path]
+
+
+def _image_folders(path: str) -> list[str]:
+    """Folders that contain images, at any depth."""
+    return sorted(folder for folder, _, _ in os.walk(path) if next(images_in(folder), None))

@@ -1,4 +1,4 @@
-"""Frames as they come, one at a time: from a video file, or from a pipe of raw frames."""
+"""Iterate over the frames of a video file or of a pipe of raw frames, one at a time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from videomem.video.decoders.frame_folder import FrameFolder
 from videomem.video.decoders.video_stream import open_stream
 from videomem.video.files import file_problem, split_template
 
-_TOLERANCE_S = 1e-6  # as in `fixed_rate_indices`
+_TOLERANCE_S = 1e-6  # The same as in `fixed_rate_indices`.
 
 
 class LiveFrame(NamedTuple):
     """A frame of a stream.
 
     Attributes:
-        place: Number of the frame in the stream, from 0.
-        time_s: Seconds from the first frame; None where the rate is not known.
+        place: Index of the frame in the stream, from 0.
+        time_s: Seconds from the first frame; None if the frame rate is unknown.
         frame_HWC: (height, width, 3) uint8 RGB.
     """
 
@@ -34,13 +34,13 @@ class LiveFrame(NamedTuple):
 
 
 def frames_of_file(path: str, rate: float | None = None) -> Iterator[LiveFrame]:
-    """Every frame of a video file, decoded forwards, upright; or every image of a folder.
+    """Iterate over all frames of a video file, upright, or over all images of a folder.
 
     Args:
         path: A local video file, a folder of numbered images, or a template of their names.
-        rate: Frames per second of a folder of images; videos have their own times.
+        rate: Frames per second of a folder of images; ignored for video files.
     Raises:
-        DecodingError: Before the first frame if the file is no video; after the last sound one if it is damaged.
+        DecodingError: Before the first frame if the file is not a video, or after the last undamaged frame.
     """
     if problem := file_problem(path):
         raise DecodingError(problem)
@@ -57,7 +57,9 @@ def frames_of_file(path: str, rate: float | None = None) -> Iterator[LiveFrame]:
                 time_s = float(stream.times_s[min(place, len(stream.times_s) - 1)])
             yield LiveFrame(place, time_s, convert(frame))
         if stream.damage:
-            raise DecodingError(f"{path}: damaged: {stream.damage}; the last answers may be of altered frames")
+            raise DecodingError(
+                f"{path}: damaged: {stream.damage}; the last predictions may be based on corrupted frames"
+            )
 
 
 def _images(path: str, rate: float | None) -> Iterator[LiveFrame]:
@@ -72,12 +74,12 @@ def _images(path: str, rate: float | None) -> Iterator[LiveFrame]:
 
 
 def frames_of_pipe(pipe: BinaryIO, size: tuple[int, int], rate: float | None = None) -> Iterator[LiveFrame]:
-    """Raw frames, 3 bytes a pixel, as `ffmpeg -f rawvideo -pix_fmt rgb24` writes them.
+    """Iterate over raw RGB frames, as written by `ffmpeg -f rawvideo -pix_fmt rgb24`.
 
     Args:
-        pipe: Where bytes come from.
+        pipe: The stream of bytes.
         size: Width and height of a frame, in pixels.
-        rate: Frames per second, for their times.
+        rate: Frames per second, used for the times of the frames.
     Raises:
         DecodingError: If the pipe ends within a frame.
     """
@@ -95,18 +97,18 @@ def frames_of_pipe(pipe: BinaryIO, size: tuple[int, int], rate: float | None = N
         yield LiveFrame(place, None if rate is None else place / rate, frame_HWC)
 
 
-def _fill(pipe: BinaryIO, package: memoryview) -> int:
-    """Bytes read; fewer than there is package for only at the end. A pipe gives them in pieces."""
+def _fill(pipe: BinaryIO, buffer: memoryview) -> int:
+    """Fill a buffer from a pipe, which may deliver it in pieces. Returns fewer bytes only at the end of the pipe."""
     filled = 0
-    while filled < len(package) and (num_bytes := pipe.readinto(package[filled:])):  # type: ignore[attr-defined]
+    while filled < len(buffer) and (num_bytes := pipe.readinto(buffer[filled:])):  # type: ignore[attr-defined]
         filled += num_bytes
     return filled
 
 
 def at_rate(frames: Iterable[LiveFrame], fps: float) -> Iterator[LiveFrame]:
-    """The frames on screen at 0, 1/fps, 2/fps, ... seconds: those that `FixedRate` chooses of the whole video.
+    """The frames displayed at 0, 1/fps, 2/fps, ... seconds: the same that `FixedRate` selects of the video.
 
-    Which frame is on screen is known when the next one comes, so the stream is one frame late.
+    The output is delayed by one frame, since a frame is displayed until the next one arrives.
 
     Raises:
         VideomemError: If a frame has no time.

@@ -1,4 +1,4 @@
-"""Which frames of a clip are looked at: pure functions of its frames' times, and the parts that configs name."""
+"""Sampling: which frames of a clip are used. Pure functions, and the classes that configs name."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
 
-MOST_FRAMES = 100_000  # of one clip, an hour of video; a folder from anywhere may ask for more than there is memory
+# An hour of video. The limit protects against an untrusted exported folder that asks for more memory than there is.
+MAX_FRAMES = 100_000
 
 
 def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
-    """`num_frames` indices spread over a clip of `num_available` frames, first and last included.
+    """Indices of `num_frames` frames spread evenly over a clip of `num_available` frames, first and last included.
 
-    The choice is its own mirror image, idx[T-1-i] == N-1-idx[i], so a clip and its reversal give the same frames:
-    the first half is spaced evenly and rounded down, the second half is its reflection. Frames repeat when T > N.
-    With odd T and even N there is no middle frame and the centre index (rounded down) is the one exception.
+    The indices are symmetric, idx[T-1-i] == N-1-idx[i], so a clip and its reversal give the same frames: the first half
+    is spaced evenly and rounded down, and the second half is its reflection. The one exception is the centre index
+    with odd T and even N, where the clip has no middle frame; it is rounded down. Frames repeat if T > N.
 
     Args:
-        num_available: N, the decodable frames of the clip, at least 1.
+        num_available: N, the number of decodable frames of the clip, at least 1.
         num_frames: T, at least 1.
+    Raises:
+        ValueError: If one of them is below 1.
     Shape:
         (T,), ascending, within 0..N-1
     """
@@ -41,42 +44,44 @@ def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
 
 
 def fixed_rate_indices(times_s: NDArray[np.float64], fps: float, max_frames: int) -> NDArray[np.int64]:
-    """Indices of the frames on screen at 0, 1/fps, 2/fps, ... seconds, until the clip or `max_frames` ends.
+    """Indices of the frames displayed at 0, 1/fps, 2/fps, ... seconds, up to the end of the clip or `max_frames`.
 
     Args:
         times_s: Presentation time of each frame (N,) in seconds, ascending from 0, N >= 1; the rate may vary.
-        fps: Samples per second; where it exceeds the clip's own rate, frames repeat.
-        max_frames: The clip is cut after this many samples.
+        fps: Samples per second. Frames repeat if it exceeds the frame rate of the clip.
+        max_frames: Maximum number of samples.
+    Raises:
+        ValueError: If there is no frame, or `fps` or `max_frames` is out of range.
     Shape:
         (T,), ascending, 1 <= T <= max_frames
     """
     if len(times_s) < 1 or max_frames < 1 or not fps > 0:
         raise ValueError(f"need frames and a rate above zero, got {len(times_s)} frames, {fps=}, {max_frames=}")
-    tolerance_s = 1e-6  # A frame at 0.1 s counts as on screen at 3 * (1 / 30) s.
+    tolerance_s = 1e-6  # A frame at 0.1 s counts as displayed at 3 * (1 / 30) s.
     count = min(max_frames, int(np.floor((times_s[-1] + tolerance_s) * fps)) + 1)
     return np.searchsorted(times_s, np.arange(count) / fps + tolerance_s, side="right").astype(np.int64) - 1
 
 
 class Sampling(ABC):
-    """Chooses frames of a clip; a frozen dataclass, so that its fields are the whole cause of the choice.
+    """Base class of samplings. Subclasses are frozen dataclasses whose fields determine the sampled frames.
 
     Attributes:
-        needs_times: Whether the choice depends on times, not on the number of frames alone.
+        needs_times: Whether the sampling depends on frame times, not only on the number of frames.
     """
 
     needs_times: ClassVar[bool] = True
 
     @abstractmethod
     def indices(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Ascending indices (T,) into a clip whose frames are shown at `times_s` (N,), in seconds from its start."""
+        """Ascending indices (T,) of the sampled frames, given the time of each frame (N,) in seconds from the first."""
 
 
 @dataclass(frozen=True)
 class Uniform(Sampling):
-    """`num_frames` frames spread evenly over the clip, symmetric in time.
+    """A fixed number of frames, spread evenly over the clip and symmetric in time.
 
     Args:
-        num_frames: T, frames per clip; 2 or more, since one frame has no order.
+        num_frames: T, frames per clip, at least 2.
     """
 
     needs_times: ClassVar[bool] = False
@@ -91,11 +96,11 @@ class Uniform(Sampling):
 
 @dataclass(frozen=True)
 class FixedRate(Sampling):
-    """Frames at a fixed rate, so that clips differ in length.
+    """Frames at a fixed rate, so that the number of frames depends on the duration of the clip.
 
     Args:
         fps: Samples per second.
-        max_frames: Longest sequence; later frames are not looked at. 2 or more, since one frame has no order.
+        max_frames: Maximum number of frames per clip, at least 2; later frames are not used.
     """
 
     fps: float = 5.0
@@ -113,9 +118,9 @@ class FixedRate(Sampling):
 def _check_frames(name: str, value: int) -> None:
     if value < 2:
         raise VideomemError(f"sampling.{name} is {value}, but order needs at least 2 frames; raise it")
-    if value > MOST_FRAMES:
-        raise VideomemError(f"sampling.{name} is {value}, above the limit of {MOST_FRAMES}; lower it")
+    if value > MAX_FRAMES:
+        raise VideomemError(f"sampling.{name} is {value}, above the limit of {MAX_FRAMES}; lower it")
 
 
-# What an exported folder or a checkpoint may name.
+# The classes that an exported folder or a checkpoint may name.
 SAMPLINGS = {cls.__name__: cls for cls in (Uniform, FixedRate)}

@@ -1,4 +1,4 @@
-"""Splits for clips that come without, or without all of them."""
+"""Assign splits to clips of data sets that have none, or not all of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from videomem.video.catalog import Clip
 def assign_splits(
     clips: Sequence[Clip], fractions: Mapping[str, float] | None = None, seed: int = 0
 ) -> tuple[Clip, ...]:
-    """Give every clip a split so that groups stay whole and labels are spread in proportion.
+    """Assign a split to every clip, with each group in one split and labels stratified.
 
-    Groups are placed in a seeded random order, largest first, each into the split that is furthest behind its share of
-    the labels in that group.
+    Groups are assigned in a seeded random order, largest first, each to the split that lacks most of its share of the
+    labels in the group.
 
     Args:
-        clips: Clips whose `split` is ignored.
-        fractions: Share of each split, by default train 0.7, val 0.15, test 0.15.
+        clips: The clips; their current `split` is ignored.
+        fractions: Fraction of each split; default: train 0.7, val 0.15, test 0.15.
         seed: Seed of the random order.
     Raises:
         VideomemError: If a label has fewer groups than there are splits.
@@ -36,7 +36,7 @@ def assign_splits(
         if len(names) < len(fractions):
             raise VideomemError(
                 f"label {label!r} has {len(names)} group(s), but {len(fractions)} splits need one each; "
-                "add videos, give `group` a finer meaning, or give the splits yourself"
+                "add videos, use smaller groups, or specify the splits in the table"
             )
     order = sorted(groups)
     random.Random(seed).shuffle(order)
@@ -57,7 +57,7 @@ def assign_splits(
 
 
 def hold_out(clips: Sequence[Clip], share: float, seed: int = 0) -> tuple[Clip, ...]:
-    """Turn a share of the training clips into the split `val`, whole groups of them; other splits stay as they are."""
+    """Move a fraction of the training clips to the split `val`, by groups. Other splits are unchanged."""
     training = [place for place, clip in enumerate(clips) if clip.split == "train"]
     fractions = {"train": 1 - share, "val": share}
     split = assign_splits([clips[place] for place in training], fractions, seed)

@@ -1,4 +1,4 @@
-"""What is in the media of a catalog: every clip opened once, and what all of them add up to."""
+"""Survey a catalog: decode a few frames of every clip, and summarize the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
-from videomem.utils.workers import TIME_LIMIT_S, Lost, isolated
+from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.fingerprint import SAMPLING, fingerprint, is_reversal, near_pairs
@@ -23,11 +23,11 @@ _MOST_LISTED = 6
 
 @dataclass(frozen=True, eq=False)
 class ClipFacts:
-    """What is known of a clip that decodes; its frames are not kept.
+    """Facts about a clip that can be decoded.
 
     Attributes:
-        duration_s: None where the frame rate is unknown.
-        fingerprint: (4,) uint64, or None where the clip is too flat for one.
+        duration_s: None if the frame rate is unknown.
+        fingerprint: (4,) uint64, or None if the frames have too little contrast.
     """
 
     num_frames: int
@@ -40,17 +40,17 @@ class ClipFacts:
 
 
 def survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float = TIME_LIMIT_S) -> Iterator[ClipFacts | str]:
-    """Decode a few frames of each clip, in processes of which none can do harm.
+    """Decode a few frames of each clip, in isolated workers.
 
     Args:
-        clips: Clips of a catalog, their paths absolute.
-        num_workers: Processes that decode, at least 1.
-        time_limit_s: A clip that takes its worker longer cannot be decoded.
+        clips: Clips of a catalog, with absolute paths.
+        num_workers: Number of decoding processes, at least 1.
+        time_limit_s: A clip fails if decoding it takes longer.
     Yields:
-        The facts of each clip in order, or why it cannot be decoded, in one line that names it.
+        For each clip in order its facts, or one line that names the clip and why it cannot be decoded.
     """
     look = partial(_look, decode_clip)
-    answers = isolated(look, clips, num_workers, time_limit_s, preload=__name__)
+    answers = run_isolated(look, clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         yield f"{clip}: {answer.reason}" if isinstance(answer, Lost) else answer
 
@@ -70,12 +70,12 @@ def _look(decode: Callable[..., DecodedClip], clip: Clip) -> ClipFacts | str:
         )
     except DecodingError as error:
         return one_line(error)
-    except Exception as error:  # noqa: BLE001 - whatever a strange file makes a decoder raise costs that clip only
+    except Exception as error:  # noqa: BLE001 - a decoder may raise any error; only this clip fails
         return f"{clip}: {type(error).__name__}: {one_line(error)}"
 
 
 def summary(facts: Sequence[ClipFacts]) -> dict[str, str]:
-    """What clips add up to: a name and a line each of durations, frames, resolutions, codecs and decoders."""
+    """Summary of clips: one line each for durations, frames, resolutions, codecs and decoders, by name."""
     if not facts:
         return {}
     durations_s = [fact.duration_s for fact in facts if fact.duration_s is not None]
@@ -103,7 +103,7 @@ def _counted(names: Iterable[str]) -> str:
 
 
 def near_duplicates(facts: Mapping[Clip, ClipFacts], most: int = 20) -> tuple[int, list[str]]:
-    """How many pairs of clips of different splits are nearly the same, and `most` of them in words."""
+    """Number of near-duplicate pairs of clips in different splits, and descriptions of at most `most` of them."""
     prints = {clip: fact.fingerprint for clip, fact in facts.items() if fact.fingerprint is not None}
     num_pairs = 0
     named: list[str] = []

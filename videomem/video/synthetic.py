@@ -1,9 +1,9 @@
-"""Synthetic videos whose class is told by the order of the frames alone, or not by order at all.
+"""Synthetic videos whose class depends only on frame order, or not at all on frame order.
 
-Every class has a partner that is itself played backwards. Each clip stands beside its exact reversal, in the same
-split, so both classes of a pair show the same bags of frames, and a classifier that ignores order is right on
-exactly half of them at best. Labelled by shape instead, a clip and its reversal are of one class, and since shapes are
-drawn independently of what they do, order says nothing of it.
+Labelled by direction, every class has a partner, which is the same action played backwards. Each clip has its exact
+reversal in the same split, so both classes of a pair have the same sets of frames, and a classifier that ignores frame
+order is right on at most half of the clips. Labelled by shape, a clip and its reversal have the same class; shapes are
+drawn independently of actions, so frame order carries no information about the class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.errors import VideomemError, is_empty_or_absent
+from videomem.errors import VideomemError
+from videomem.utils.folders import is_empty_or_absent
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.writing import write_video
 
@@ -29,17 +30,18 @@ SETTINGS_FILE = "synthetic.json"
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """What is drawn, and how much of it; the same settings give the same bytes.
+    """Settings of the synthetic data set. The same settings give byte-identical files.
 
     Args:
-        train_pairs: Pairs (a clip and its reversal) of each action for training.
-        val_pairs: Pairs of each action for validation.
-        test_pairs: Pairs of each action for testing.
-        num_frames: Frames per clip, an even number, so that an even sampling is symmetric in time.
-        frame_size: Height and width in pixels, an even number; the action stays inside the centre crop.
+        train_pairs: Training pairs (a clip and its reversal) of each action.
+        val_pairs: Validation pairs of each action.
+        test_pairs: Test pairs of each action.
+        num_frames: Frames per clip; an even number, so that sampling can be symmetric in time.
+        frame_size: Height and width in pixels; an even number. The action stays inside the centre crop.
         fps: Frames per second.
-        seed: Seed of everything that is drawn.
-        label_by: `direction`, what the object does, which order tells; or `shape`, what it looks like.
+        seed: Seed of all random choices.
+        label_by: `direction`: the action of the object, which depends on frame order. `shape`: its shape, which does
+            not.
     """
 
     train_pairs: int = 56
@@ -68,7 +70,7 @@ class SyntheticSettings:
 
 @dataclass(frozen=True)
 class Pose:
-    """The object in one frame; positions and radius in units of the frame's side, the centre at 0."""
+    """The object in one frame. Positions and radius are in units of the frame's side; the centre is 0."""
 
     x: float = 0.0
     y: float = 0.0
@@ -77,7 +79,7 @@ class Pose:
     opacity: float = 1.0
 
 
-# An action gives the pose at progress p, from 0 to 1, and `reach`, from 0 (little change) to 1 (all there is room for).
+# An action computes the pose from the progress (0 to 1), the reach (0: small change, 1: largest) and the initial pose.
 Action = Callable[[float, float, Pose], Pose]
 
 
@@ -97,10 +99,10 @@ ACTIONS: dict[tuple[str, str], Action] = {
 
 
 def synthesize(settings: SyntheticSettings, out: Path | str) -> Catalog:
-    """Write `out/clips/*.mp4` and `out/catalog.csv`; file names say nothing of the class.
+    """Write `out/clips/*.mp4` and `out/catalog.csv`. File names are independent of the class.
 
     Raises:
-        VideomemError: If `out` holds anything but an earlier result of the same settings.
+        VideomemError: If `out` has any other content than an earlier result of the same settings.
     """
     out = Path(out).absolute()
     _claim(out, settings)
@@ -129,7 +131,7 @@ def _plan(settings: SyntheticSettings) -> Iterator[tuple[tuple[str, str], str, i
 def _claim(out: Path, settings: SyntheticSettings) -> None:
     claim, text = out / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n"
     if not is_empty_or_absent(out) and not (claim.is_file() and claim.read_text() == text):
-        raise VideomemError(f"{out}: holds something else already; choose an empty folder for --out")
+        raise VideomemError(f"{out}: is not empty; choose an empty folder for --out")
     (out / "clips").mkdir(parents=True, exist_ok=True)
     claim.write_text(text)
 
@@ -143,7 +145,7 @@ def _seed_of(text: str) -> int:
 
 
 def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> tuple[list[NDArray[np.uint8]], str]:
-    """Frames (size, size, 3) of an object that carries out the action, and its shape, all drawn from the seed."""
+    """Render a clip of an object that performs an action: its frames (size, size, 3) and the name of its shape."""
     rng = np.random.default_rng([settings.seed, *key])
     size = settings.frame_size
     background = texture(rng, size, DARK)
@@ -161,12 +163,12 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
     return frames, name
 
 
-# Ranges of colour for backgrounds and for objects.
+# Colour ranges of backgrounds and of objects.
 DARK, BRIGHT = (0, 70), (170, 255)
 
 
 def texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Image:
-    """A plain colour, a gradient, stripes or blotches between two colours of the range, (size, size, 3)."""
+    """A plain colour, a gradient, stripes or patches between two random colours of the range, (size, size, 3)."""
     one, other = rng.uniform(*tones, (2, 3))
     y, x = grid(size)
     angle, period = rng.uniform(0, math.pi), rng.uniform(0.08, 0.3)
@@ -179,13 +181,13 @@ def texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Imag
 
 
 def grid(size: int) -> tuple[Image, Image]:
-    """Places of the pixels in units of the side, the centre at 0: y and x, (size, size) each."""
+    """Coordinates y and x of the pixels, (size, size) each, in units of the side; the centre is 0."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     y, x = np.meshgrid(axis, axis, indexing="ij")
     return y, x
 
 
-# Signed distance to the outline of a shape of radius 1, negative inside; none looks the same after a part turn.
+# Signed distance to the outline of a shape of radius 1, negative inside. No shape has a rotational symmetry.
 def _wedge(x: Image, y: Image) -> Image:
     return np.maximum(np.hypot(x, y) - 1, np.maximum(-y, -x * 0.5 - y * 0.5) - 0.3)
 
@@ -215,7 +217,7 @@ SHAPES: dict[str, Callable[[Image, Image], Image]] = {
 
 
 def draw(background: Image, surface: Image, shape: Callable[[Image, Image], Image], pose: Pose) -> Image:
-    """An object with the surface given, in its pose before the background, (size, size, 3)."""
+    """Draw an object with a given surface and pose over a background, (size, size, 3)."""
     size = len(background)
     y, x = grid(size)
     x, y = (x - pose.x) / pose.radius, (y - pose.y) / pose.radius

@@ -1,4 +1,4 @@
-"""Writing video files with PyAV."""
+"""Write video files with PyAV."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def write_video(
     pixel_format: str = "rgb24",
     options: Mapping[str, str] = LOSSLESS,
 ) -> None:
-    """Encode RGB frames (height, width, 3) uint8; by default H.264 without loss, bit for bit the same when decoded.
+    """Encode RGB frames (height, width, 3) uint8, by default as lossless H.264.
 
-    The same frames give the same bytes. Lossy H.264 differs between a clip and its reversal, which would tell an
-    order-blind model the direction of time; the default does not.
+    The same frames give a byte-identical file. Lossy H.264 encodes a clip and its reversal differently, which would
+    reveal the direction of time to an order-blind model; lossless encoding does not.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))

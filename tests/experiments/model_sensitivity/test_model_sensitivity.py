@@ -15,10 +15,10 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
+from videomem.experiments.model_sensitivity import video_networks
 from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity
+from videomem.experiments.model_sensitivity.video_networks import load_video_network, match_labels
 from videomem.experiments.permutations import suite
-from videomem.features import video_networks
-from videomem.features.video_networks import load_video_network, match_labels
 from videomem.video.catalog import Catalog, read_catalog, write_catalog
 from videomem.video.sampling import Uniform
 

@@ -17,8 +17,8 @@ from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon.recall_frames import NUM_SYMBOLS, RecallFrames
 from videomem.experiments.memory_horizon.recall_tasks import TASKS, Sequences
 from videomem.heads import Head, LastReadout
+from videomem.training.feature_sources import mix_seed
 from videomem.training.lit_classifier import LitClassifier
-from videomem.training.seeds import mix_seed
 from videomem.utils.plain_data import class_path, from_plain
 
 NUM_SWAPPED = 64  # sequences of each delay in which the cue is exchanged

@@ -19,7 +19,7 @@ from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.plan import OrderSettings
 from videomem.experiments.permutations import FrameOrders, Perturbation
-from videomem.training.datasets import EpochSampler, frame_statistics
+from videomem.training.feature_sources import EpochSampler, frame_statistics
 
 # First element of every seed, so that draws for different purposes never share a seed.
 _FIXED, _EPOCH, _COMMON, _TEST = range(4)

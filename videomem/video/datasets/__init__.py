@@ -1,9 +1,9 @@
-"""From a data set as it lies on disk to the clips of a catalog: a module per family, and the table of them all."""
+"""Layouts of public data sets: functions that list the clips of a data set on disk, one module per layout."""
 
 from videomem.video.datasets import diving48, hmdb51, kinetics, lists, own, something, ucf101
 from videomem.video.datasets.common import Found, Layout
 
-# `videomem catalog build` has a subcommand for each.
+# Each layout is a subcommand of `videomem catalog build`.
 LAYOUTS: dict[str, Layout] = {
     "folder": own.FOLDER,
     "csv": own.CSV,

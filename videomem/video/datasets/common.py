@@ -1,4 +1,4 @@
-"""What the layouts have in common: what one gives, what one is, and reading annotation files without a traceback."""
+"""Shared by all layouts: the types `Found` and `Layout`, and functions that read annotation files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from typing import Any, NamedTuple
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
 
-VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-     ".webm", ".wmv"]
-)  # fmt: skip
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val",
                "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
 
 
 class Found(NamedTuple):
-    """The clips that a data set lists, whether their files are there or not, and what is to be said of them."""
+    """The clips that a data set lists, whether or not their files exist, with notes and warnings for the user."""
 
     clips: list[Clip]
     notes: tuple[str, ...] = ()
@@ -29,16 +25,16 @@ class Found(NamedTuple):
 class Layout(NamedTuple):
     """A layout of `videomem catalog build`.
 
-    `read` is called with the root and with the values of `options`, by name. An option is named as the parameter of
-    `read`, with `-` for `_`, and holds what `argparse` is to know of it.
+    `read` is called with the root folder, and with the values of `options` as keyword arguments. The name of an option
+    is that of the parameter, with `-` for `_`; its value is the keyword arguments of `add_argument`.
     """
 
     read: Callable[..., Found]
     help: str
     options: Mapping[str, Mapping[str, Any]] = {}
-    has_splits: bool = True  # else splits are drawn where the data set has none
-    has_val: bool = True  # else --val-share can hold out a share of training
-    missing_is_normal: bool = False  # files that are listed but absent are counted, not an error
+    has_splits: bool = True  # False: splits are drawn if the data set has none.
+    has_val: bool = True  # False: --val-share holds out a fraction of train.
+    missing_is_normal: bool = False  # Listed files that do not exist are counted, not an error.
 
 
 def annotation_folder(help: str) -> dict[str, dict[str, Any]]:
@@ -57,7 +53,7 @@ def existing_folder(folder: Path | str) -> Path:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """A text file as UTF-8, with or without a byte order mark, its line ends made `\\n`."""
+    """Read a UTF-8 text file, with or without a byte order mark; line ends become `\\n`."""
     if not path.is_file():
         raise VideomemError(f"{path}: no such file")
     try:
@@ -67,7 +63,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, stripped, each with its place `file:line` for errors."""
+    """Non-blank lines, stripped, each with its position `file:line` for error messages."""
     for number, line in enumerate(read_text(path, errors).split("\n"), start=1):
         if line := line.strip():
             yield line, f"{path.name}:{number}"
@@ -81,10 +77,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_records(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """A JSON list of objects, each with its place for errors."""
+    """Read a JSON list of objects, each with its position for error messages."""
     content = read_json(path)
     if not isinstance(content, list):
-        raise VideomemError(f"{path}: a list of objects is needed, but this is {type(content).__name__}")
+        raise VideomemError(f"{path}: must be a list of objects, but is a {type(content).__name__}")
     for number, record in enumerate(content, start=1):
         if not isinstance(record, dict):
             raise VideomemError(f"{path.name}: entry {number} is {type(record).__name__}, not an object")
@@ -92,7 +88,7 @@ def read_records(path: Path) -> list[tuple[dict[str, Any], str]]:
 
 
 def field(record: Mapping[str, Any], name: str, where: str) -> str:
-    """A field of a JSON object that must be text or a whole number, as text."""
+    """A field of a JSON object, as text. It must be a non-empty string or an integer."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         found = f"{name!r} is {value!r}" if name in record else f"no {name!r}, but {', '.join(record) or 'nothing'}"
@@ -101,23 +97,23 @@ def field(record: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def whole_number(text: str) -> int | None:
-    """A number of digits alone, which no class index or second needs more than nine of."""
+    """A non-negative integer of at most nine digits, or None."""
     text = text.strip()
     return int(text) if text.isdecimal() and len(text) <= 9 else None
 
 
 def annotation_file(folder: Path, name: str) -> Path | None:
-    """The file of that name in a folder, or the one whose name ends in `-name` or `_name`; None where there is none."""
+    """The file in a folder with this name, or a name that ends in `-name` or `_name`; None if there is none."""
     found = sorted(path for path in folder.iterdir() if path.name.endswith((f"-{name}", f"_{name}")))
     found = [path for path in (folder / name, *found) if path.is_file()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise VideomemError(f"{folder}: {names} could each be {name}; leave one data set's files in a folder")
+        raise VideomemError(f"{folder}: {names} all match {name}; keep the files of one data set only")
     return found[0] if found else None
 
 
 def needed_file(folder: Path, name: str) -> Path:
     path = annotation_file(folder, name)
     if path is None:
-        raise VideomemError(f"{folder}: no file {name}, nor one that ends in -{name}; name the folder that has it")
+        raise VideomemError(f"{folder}: no file {name}, nor one that ends in -{name}; give the folder that has it")
     return path

@@ -1,11 +1,11 @@
-"""Diving48: 48 dives of competitions, which no scene and no object tells apart (svcl.ucsd.edu/projects/resound).
+"""Diving48: 48 types of competitive dives, with similar scenes in all classes (svcl.ucsd.edu/projects/resound).
 
     Diving48_V2_train.json   [{"vid_name": "_8Vy3dlHg2w_00000", "label": 3, "start_frame": 0, "end_frame": 91}, ...]
     Diving48_V2_test.json    the same
     Diving48_vocab.json      [["Back", "15som", "05Twis", "FREE"], ...]     takeoff, somersaults, twists, position
     root/_8Vy3dlHg2w_00000.mp4
 
-The files are cut already; start_frame and end_frame are places in the video they were cut from.
+The files are already cut; start_frame and end_frame refer to the original videos.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from videomem.video.datasets.common import (
 
 
 def from_diving48(root: Path | str, annotations: Path) -> Found:
-    """Clips of the official split; a group is the video of a competition that dives were cut from."""
+    """Clips of the official split. A group is the competition video that dives were cut from."""
     root, annotations = existing_folder(root), existing_folder(annotations)
     vocabulary = annotation_file(annotations, "vocab.json")
     names = _names(vocabulary) if vocabulary else None
@@ -40,7 +40,7 @@ def from_diving48(root: Path | str, annotations: Path) -> Found:
         for record, where in read_records(needed_file(annotations, f"{split}.json")):
             video = field(record, "vid_name", where)
             if "/" in video:
-                raise VideomemError(f"{where}: vid_name {video!r} is no name of a file")
+                raise VideomemError(f"{where}: vid_name {video!r} is not a file name")
             label = _label(field(record, "label", where), names, where)
             clips.append(Clip(os.path.join(root, f"{video}.mp4"), label, split, re.sub(r"_\d+$", "", video)))
     return Found(clips, () if vocabulary else ("no Diving48_vocab.json: labels are numbers",))
@@ -62,7 +62,7 @@ def _names(path: Path) -> list[str]:
     if not isinstance(content, list) or not all(
         isinstance(dive, list) and dive and all(isinstance(part, str) for part in dive) for dive in content
     ):
-        raise VideomemError(f"{path}: a list of lists of text is needed, one list a dive")
+        raise VideomemError(f"{path}: must be a list of lists of text, one list per dive")
     names = [" / ".join(dive) for dive in content]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise VideomemError(f"{path}: {sorted(doubled)[0]!r} is there twice; each dive needs its own name")

@@ -1,11 +1,11 @@
-"""HMDB51: 51 classes of actions, clips of movies, three official splits (serre-lab.clps.brown.edu, HMDB).
+"""HMDB51: clips of movies, 51 action classes, three official splits (serre-lab.clps.brown.edu, HMDB).
 
     testTrainMulti_7030_splits/brush_hair_test_split1.txt   April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1
     videos/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi
 
-0 is unused, 1 training, 2 test. A name is
+0 is unused, 1 training, 2 test. Files are named
 <movie>_<class>_<visible body parts>_<camera motion: nm, cm>_np<people>_<viewpoint: fr, ba, le, ri>_<quality>_<number>;
-names of movies have brackets, signs and letters of any kind.
+names of movies may have brackets and any other characters.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _TAIL = re.compile(r"_[a-z]+_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+
 
 
 def from_hmdb51(root: Path | str, annotations: Path, split: int = 1) -> Found:
-    """Clips of one official split; a group is the movie, over all classes."""
+    """Clips of one official split. A group is a movie, over all classes."""
     root, annotations = existing_folder(root), existing_folder(annotations)
     ending = f"_test_split{split}.txt"
     lists = sorted(path for path in annotations.iterdir() if path.name.endswith(ending))
     if not lists:
-        raise VideomemError(f"{annotations}: no lists <class>{ending}; name the folder that has them")
+        raise VideomemError(f"{annotations}: no lists <class>{ending}; give the folder that has them")
     clips, unused = [], 0
     for path in lists:
         label = path.name.removesuffix(ending)
-        # Names are kept byte for byte, or files of that name would not be found.
+        # Bytes that are not UTF-8 are kept, since files have such names.
         for line, where in read_lines(path, errors="surrogateescape"):
             name, _, use = line.replace("\t", " ").rpartition(" ")
             name = name.strip()
@@ -53,7 +53,7 @@ def from_hmdb51(root: Path | str, annotations: Path, split: int = 1) -> Found:
 
 
 def movie(name: str, label: str) -> str:
-    """The source that a clip was cut from: its name up to the class; of a name of another form, up to its number."""
+    """The movie that a clip was cut from: its file name up to the class or, for other names, up to the number."""
     text = printable(Path(name).stem)
     match = _TAIL.search(text)
     source = text[: match.start()] if match else re.sub(r"_\d+$", "", text)
@@ -61,7 +61,7 @@ def movie(name: str, label: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without the bytes that were no UTF-8."""
+    """Text with invalid UTF-8 bytes replaced."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

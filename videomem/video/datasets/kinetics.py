@@ -1,8 +1,8 @@
-"""Kinetics-400, -600 and -700: clips of 10 s of YouTube videos, many of them gone (github.com/cvdfoundation).
+"""Kinetics-400, -600 and -700: 10 s clips of YouTube videos, many no longer available (github.com/cvdfoundation).
 
 train.csv   label,youtube_id,time_start,time_end,split[,is_cc]
             "air drumming",-3B32lodo2M,59,69,train,0
-test.csv    youtube_id,time_start,time_end,split                     where the labels are withheld
+test.csv    youtube_id,time_start,time_end,split                     without labels
 root/[<split>/][<class>/]-3B32lodo2M_000059_000069.mp4
 """
 
@@ -15,15 +15,16 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, read_table
-from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, whole_number
+from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder, whole_number
+from videomem.video.files import VIDEO_SUFFIXES
 
 _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
 
 def from_kinetics(root: Path | str, annotations: Sequence[Path]) -> Found:
-    """Clips of all the tables, wherever below the root their files lie; a group is a YouTube video.
+    """Clips of all tables, with their files at any depth below the root. A group is a YouTube video.
 
-    Rows without a label are left out and counted. A clip whose file is nowhere has the path that it would have flat.
+    Rows without a label are left out and counted. A clip without a file has the path that it would have in the root.
     """
     root = existing_folder(root)
     files = _videos_below(root)
@@ -51,7 +52,7 @@ def from_kinetics(root: Path | str, annotations: Sequence[Path]) -> Found:
 def _file_stem(row: Mapping[str, str], where: str) -> str:
     start_s, end_s = (_whole_seconds(row[name], name, where) for name in ("time_start", "time_end"))
     if not row["youtube_id"] or "/" in row["youtube_id"]:
-        raise VideomemError(f"{where}: youtube_id is {row['youtube_id']!r}, which names no video")
+        raise VideomemError(f"{where}: youtube_id is {row['youtube_id']!r}, which is not a video id")
     return f"{row['youtube_id']}_{start_s:06}_{end_s:06}"
 
 
@@ -64,7 +65,7 @@ def _whole_seconds(text: str, name: str, where: str) -> int:
 
 
 def _videos_below(root: Path) -> dict[str, list[str]]:
-    """All videos below a folder by the stem of their name; linked folders are followed, each once."""
+    """All videos below a folder, by file name without suffix. Follows links to folders, each once."""
 
     def refuse(error: OSError) -> None:
         raise VideomemError(f"{error.filename}: cannot be listed: {error.strerror}") from error
@@ -86,13 +87,13 @@ def _videos_below(root: Path) -> dict[str, list[str]]:
 
 
 def _file(files: Sequence[str], label: str, split: str) -> str | None:
-    """The file among those of one name that lies in the folders of its split and class."""
+    """Of several files with the same name, the one in the folders of its split and class."""
     if len(files) < 2:
         return files[0] if files else None
     own = {split, SPLIT_NAMES.get(split.lower(), split), label, label.replace(" ", "_")}
     matches = [len(own & set(Path(file).parts)) for file in files]
     if matches.count(max(matches)) > 1:
-        raise VideomemError(f"{files[0]}: there is another file of that name, {files[1]}; keep one below --root")
+        raise VideomemError(f"{files[0]}: another file has the same name, {files[1]}; keep one below --root")
     return files[matches.index(max(matches))]
 
 

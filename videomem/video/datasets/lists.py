@@ -1,10 +1,10 @@
-"""Lists of videos or frame folders, as mmaction2, TSN, TRN, TSM and SlowFast read them.
+"""Lists of videos or frame folders in the format of mmaction2, TSN, TRN, TSM and SlowFast.
 
-    some/video.mp4 7            a video and its class; with a comma or a tab instead of the space as well
+    some/video.mp4 7            a video and its class, separated by a space, comma or tab
     some/folder 163 7           a folder of frames, their number, and the class
-    classes.txt                 a name a line, class 0 first; or `0 name`
+    classes.txt                 one name per line, starting with class 0; or `0 name`
 
-The numbers are the last columns, so that paths may have spaces.
+The numbers are the last columns; paths may have spaces.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import NamedTuple
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
-from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder, read_lines
-from videomem.video.files import images_in, split_template
+from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder, read_lines
+from videomem.video.files import VIDEO_SUFFIXES, images_in, split_template
 
 _LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")
 _FRACTION = re.compile(r"-?\d*\.\d+")
 
 
 class Row(NamedTuple):
-    """A line of a list: where it stands, a path, how many frames it says are there, and a class."""
+    """A line of a list: its position, path, listed number of frames, and class."""
 
     where: str
     path: str
@@ -42,13 +42,13 @@ def from_lists(
     template: str | None = None,
     fps: float | None = None,
 ) -> Found:
-    """Clips of lists, each with its split; each clip is its own group, since lists name no sources.
+    """Clips of lists. Each clip is a separate group, since lists do not name sources.
 
     Args:
         root: Folder that paths are relative to.
-        lists: Pairs of split and list.
-        classes: Names of the classes; without it they are `class 07`.
-        template: How images of frame folders are named, such as `img_{:05}.jpg`.
+        lists: Pairs of a split and the path of its list.
+        classes: File with the names of the classes; without it, classes are named `class 07`.
+        template: Template of the image names in frame folders, such as `img_{:05}.jpg`.
         fps: Frames per second of frame folders.
     """
     root = existing_folder(root)
@@ -75,10 +75,10 @@ def from_lists(
 def _disagreement(wrong: Sequence[str], counted: int, template: str | None) -> tuple[str, ...]:
     if not wrong:
         return ()
-    hint = "" if template else "; where a folder holds several series, name one by --template img_{:05}.jpg"
+    hint = "" if template else "; if a folder has several series, select one with --template img_{:05}.jpg"
     return (
-        f"{len(wrong)} of {counted} folders have another number of frames than their list says, the first {wrong[0]}; "
-        f"what is there counts{hint}",
+        f"{len(wrong)} of {counted} folders do not have the listed number of frames, the first {wrong[0]}; "
+        f"the existing frames are used{hint}",
     )
 
 
@@ -94,7 +94,7 @@ def _row(line: str, where: str, root: Path) -> Row:
     starts = [match.start(2) + found.start() for found in re.finditer(r"[\s,]+", match[2])]
     expected = 1 if _is_video(path) else 2
     if len(numbers) > expected:
-        # Numbers that belong to the path: only the disk can tell `P 01` with a label from `P` with two.
+        # Some numbers may belong to the path: only existing files distinguish `P 01` with one number from `P` with two.
         path = line[: starts[-expected]]
         if not os.path.exists(os.path.join(root, path)):
             raise _refusal(line, where)
@@ -102,14 +102,14 @@ def _row(line: str, where: str, root: Path) -> Row:
         raise _refusal(line, where)
     label, num_frames = numbers[-1], numbers[-2] if expected == 2 and len(numbers) > 1 else None
     if label < 0:
-        raise VideomemError(f"{where}: class {label}, but the first is 0; leave out lists without labels")
+        raise VideomemError(f"{where}: class {label}, but classes start at 0; leave out lists without labels")
     return Row(where, path, num_frames, label)
 
 
 def _refusal(line: str, where: str) -> VideomemError:
     return VideomemError(
-        f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are not "
-        "supported: one label a video; nor are detection lists and lists with offsets"
+        f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are "
+        "not supported: give one label per video; neither are detection lists and lists with offsets"
     )
 
 
@@ -145,7 +145,7 @@ def _split_and_file(text: str) -> tuple[str, Path]:
 
 def _template(text: str) -> str:
     if "/" in text or split_template(os.path.join("folder", text))[1] is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of images with one field, such as img_{{:05}}.jpg")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an image name with one field, such as img_{{:05}}.jpg")
     return text
 
 
@@ -158,14 +158,14 @@ def _fps(text: str) -> float:
 
 LAYOUT = Layout(
     from_lists,
-    "lists of `video label` or `folder num_frames label`, as of mmaction2, TSN, TSM, SlowFast",
+    "lists of `video label` or `folder num_frames label`, as for mmaction2, TSN, TSM, SlowFast",
     {
         "list": {
             **{"dest": "lists", "type": _split_and_file, "required": True, "action": "append"},
             **{"metavar": "SPLIT=FILE", "help": "a list and its split, as train=train.txt; may be given several times"},
         },
-        "classes": {"type": Path, "help": "names of the classes, one a line; else they are `class 07`"},
-        "template": {"type": _template, "help": "names of the images in frame folders, such as img_{:05}.jpg"},
-        "fps": {"type": _fps, "help": "frames per second of frame folders"},
+        "classes": {"type": Path, "help": "file with the names of the classes, one per line; default: `class 07`"},
+        "template": {"type": _template, "help": "template of the image names in frame folders, such as img_{:05}.jpg"},
+        "fps": {"type": _fps, "help": "frame rate of frame folders"},
     },
 )

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, clip_of_row, read_table
-from videomem.video.datasets.common import SPLIT_NAMES, VIDEO_SUFFIXES, Found, Layout, existing_folder
-from videomem.video.files import is_url
+from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder
+from videomem.video.files import VIDEO_SUFFIXES, is_url
 
 _BOXES = ({"x1", "y1", "x2", "y2"}, {"xmin", "ymin", "xmax", "ymax"})
 
 
 def from_folder(root: Path | str) -> Found:
-    """Clips of `root/[split/]class/**/video`; the split is empty where no split folders are there.
+    """Clips of `root/[split/]class/**/video`. The split is empty if there are no split folders.
 
-    Each file is its own group; give groups with the `csv` layout where several clips come from one source.
+    Each file is a separate group. If several clips come from one source, use the `csv` layout to set groups.
     """
     root = existing_folder(root)
     folders = [folder for folder in _subfolders(root) if next(_videos_below(folder), None)]
@@ -33,8 +33,8 @@ def from_folder(root: Path | str) -> Found:
     if any(splits.values()) and not all(splits.values()):
         odd = next(folder.name for folder, split in splits.items() if split is None)
         raise VideomemError(
-            f"{root}: some folders are splits, but {odd!r} is none; rename it to train, val or test, "
-            "or give your own table with the csv layout"
+            f"{root}: some folders are splits, but {odd!r} is not; rename it to train, val or test, "
+            "or use the csv layout"
         )
     if folders and all(splits.values()):
         classes = [(folder, str(split)) for top, split in splits.items() for folder in _subfolders(top)]
@@ -46,14 +46,14 @@ def from_folder(root: Path | str) -> Found:
         for path in _videos_below(folder)
     ]
     if not clips:
-        raise VideomemError(f"{root}: no videos in it; expected {root.name}/[train|val|test/]<class>/<video>.mp4")
+        raise VideomemError(f"{root}: has no videos; expected {root.name}/[train|val|test/]<class>/<video>.mp4")
     return Found(clips)
 
 
 def from_csv(root: Path | str, table: Path | str) -> Found:
-    """Clips of the user's own table with at least `path,label`; paths are relative to `root`.
+    """Clips of a table with at least the columns `path,label`; paths are relative to `root`.
 
-    Without a `group` column each file is its own group, so that trimmed parts of one file share one.
+    Without a `group` column, each file is a group, so that trimmed parts of a file are in the same group.
     """
     root, table = existing_folder(root), Path(table)
     rows = read_table(table)
@@ -72,21 +72,23 @@ def from_csv(root: Path | str, table: Path | str) -> Found:
 
 
 def _refuse_other_tasks(table: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Refuse tables of detection and of several labels a video, which have another meaning in the same columns."""
+    """Raise for tables of detection or multi-label data sets, which use the same columns with another meaning."""
     columns = {name.lower().strip() for name in rows[0]}
     if any(boxes <= columns for boxes in _BOXES) or sum(map(_is_fraction, rows[0])) >= 4:
-        raise VideomemError(f"{table}: has bounding boxes; detection is not supported: one label a video, no boxes")
+        raise VideomemError(
+            f"{table}: has bounding boxes; detection is not supported: give one label per video and no boxes"
+        )
     for number, row in enumerate(rows, start=1):
         labels = row.get("labels", "")
         if _is_json_list(row.get("label", "")) or _is_json_list(labels) or "|" in labels or ";" in labels:
             raise VideomemError(
                 f"{table}: row {number} has several labels ({row.get('label') or labels}); multi-label tables are not "
-                "supported: one label a video, in a column `label`"
+                "supported: give one label per video, in a column `label`"
             )
 
 
 def _is_fraction(text: str) -> bool:
-    """Whether a text is a number with a point, as in the rows of a detection list that has no header."""
+    """Whether a text is a decimal fraction, as in a detection list without a header."""
     whole, point, part = text.partition(".")
     return bool(point) and whole.lstrip("-").isdigit() and part.isdigit()
 
@@ -113,7 +115,7 @@ def _videos_below(folder: Path) -> Iterator[Path]:
 FOLDER = Layout(from_folder, "ROOT/[train|val|test/]CLASS/VIDEO", has_splits=False)
 CSV = Layout(
     from_csv,
-    "your own table: path,label and, as you have them, split,group,start_s,end_s,fps",
+    "your own table: path,label and optionally split,group,start_s,end_s,fps",
     {"table": {"type": Path, "required": True, "help": "your CSV or Parquet file"}},
     has_splits=False,
 )

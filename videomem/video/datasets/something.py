@@ -1,6 +1,6 @@
-"""Something-Something V1 and V2, and Jester, of 20BN and now Qualcomm: each clip shows one acted gesture or event.
+"""Something-Something V1 and V2, and Jester (20BN, now Qualcomm): each clip shows one acted gesture or event.
 
-V1 and Jester are folders of JPEGs at 12 frames a second:
+V1 and Jester are folders of JPEG images at 12 frames per second:
 
     something-something-v1-labels.csv       Holding something
     something-something-v1-train.csv        100218;Something falling like a feather or paper
@@ -8,7 +8,7 @@ V1 and Jester are folders of JPEGs at 12 frames a second:
     something-something-v1-test.csv         59651
     root/100218/00001.jpg
 
-V2 is WebM videos:
+V2 has WebM videos:
 
     labels.json            {"Holding something": "0", ...}
     train.json             [{"id": "78687", "label": "holding potato next to vicks vaporub bottle",
@@ -17,7 +17,7 @@ V2 is WebM videos:
     test.json              [{"id": "1420"}, ...]
     root/78687.webm
 
-Later releases name the labels of the test clips: test-answers.csv, of lines `id;label`.
+Later releases have the labels of the test clips in test-answers.csv, with lines `id;label`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from videomem.video.datasets.common import (
     read_records,
 )
 
-FPS = 12.0  # of the JPEGs as they are released
+FPS = 12.0  # Frame rate of the released JPEG images.
 
 
 def from_frames(root: Path | str, annotations: Path) -> Found:
-    """Clips of Something-Something V1 or Jester; each is its own group, since nobody says who acted in it."""
+    """Clips of Something-Something V1 or Jester. Each is a separate group, since the actors are not known."""
     root, annotations = existing_folder(root), existing_folder(annotations)
     labels = {label for label, _ in read_lines(needed_file(annotations, "labels.csv"))}
     tables = [("train", needed_file(annotations, "train.csv")), ("val", needed_file(annotations, "validation.csv"))]
@@ -61,17 +61,17 @@ def from_frames(root: Path | str, annotations: Path) -> Found:
 
 
 def from_ssv2(root: Path | str, annotations: Path) -> Found:
-    """Clips of Something-Something V2; the label is the template without its brackets, each clip its own group."""
+    """Clips of Something-Something V2. The label is the template without brackets; each clip is a separate group."""
     root, annotations = existing_folder(root), existing_folder(annotations)
     labels_file = needed_file(annotations, "labels.json")
     labels = read_json(labels_file)
     if not isinstance(labels, dict):
-        raise VideomemError(f"{labels_file}: an object of labels is needed, but this is {type(labels).__name__}")
+        raise VideomemError(f"{labels_file}: must be an object of labels, but is a {type(labels).__name__}")
     clips = []
     for split, name in (("train", "train.json"), ("val", "validation.json")):
         for record, where in read_records(needed_file(annotations, name)):
             label = field(record, "template", where).replace("[", "").replace("]", "")
-            _hold_to(labels, label, where)
+            _check_label(labels, label, where)
             clips.append(_video(root, _plain(field(record, "id", where), where), label, split))
     if answers := annotation_file(annotations, "test-answers.csv"):
         clips += [_video(root, name, label, "test") for name, label in _labelled(answers, labels)]
@@ -85,27 +85,27 @@ def _video(root: Path, name: str, label: str, split: str) -> Clip:
 
 
 def _labelled(table: Path, labels: Collection[str]) -> list[tuple[str, str]]:
-    """Lines `id;label`; labels have commas and quotes of their own, so this is no CSV."""
+    """Read lines `id;label`. This is not CSV, since labels have commas and quotes."""
     rows = []
     for line, where in read_lines(table):
         name, separator, label = (part.strip() for part in line.partition(";"))
         if not (name and separator and label):
             raise VideomemError(f"{where}: {line!r} is not of the form id;label")
-        _hold_to(labels, label, where)
+        _check_label(labels, label, where)
         rows.append((_plain(name, where), label))
     return rows
 
 
-def _hold_to(labels: Collection[str], label: str, where: str) -> None:
+def _check_label(labels: Collection[str], label: str, where: str) -> None:
     if label not in labels:
         raise VideomemError(
-            f"{where}: {label!r} is none of the {len(labels)} labels; take all files from one release of the data set"
+            f"{where}: {label!r} is not one of the {len(labels)} labels; use files of one release of the data set"
         )
 
 
 def _plain(name: str, where: str) -> str:
     if "/" in name or name in (".", ".."):
-        raise VideomemError(f"{where}: id {name!r} is no name of a file")
+        raise VideomemError(f"{where}: id {name!r} is not a file name")
     return name
 
 

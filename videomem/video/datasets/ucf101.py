@@ -1,11 +1,11 @@
-"""UCF101: 101 classes of actions, clips of YouTube videos, three official splits (crcv.ucf.edu/data/UCF101.php).
+"""UCF101: clips of YouTube videos, 101 action classes, three official splits (crcv.ucf.edu/data/UCF101.php).
 
     ucfTrainTestlist/classInd.txt      1 ApplyEyeMakeup
     ucfTrainTestlist/trainlist01.txt   ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
     ucfTrainTestlist/testlist01.txt    ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi
     UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi
 
-The clips of one class with the same gNN are cut from one video. The class is the folder's name: files of
+The clips of a class with the same gNN are cut from one video. The class is the name of the folder: the files in
 HandstandPushups are named v_HandStandPushups.
 """
 
@@ -29,7 +29,7 @@ _VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<name>[^/]+_(?P<group>g\d+)_c\d+\.avi)
 
 
 def from_ucf101(root: Path | str, annotations: Path, split: int = 1) -> Found:
-    """Clips of one official split; a group is a class and the gNN of the file's name."""
+    """Clips of one official split. A group is a class and the gNN in the file name."""
     root, annotations = existing_folder(root), existing_folder(annotations)
     index_of = _class_indices(annotations / "classInd.txt")
     clips = []
@@ -46,7 +46,7 @@ def from_ucf101(root: Path | str, annotations: Path, split: int = 1) -> Found:
             if index is not None and int(index) != index_of[label]:
                 raise VideomemError(
                     f"{where}: class index {index} of {label!r}, but classInd.txt says {index_of[label]}; "
-                    "take both from one download"
+                    "use files of one download"
                 )
             clips.append(Clip(str(root / label / match["name"]), label, name, f"{label}_{match['group']}"))
     return Found(clips)
@@ -57,7 +57,7 @@ def _class_indices(path: Path) -> dict[str, int]:
     for line, where in read_lines(path):
         match = re.fullmatch(r"(\d{1,9})\s+(\S+)", line)
         if match is None or match[2] in indices:
-            raise VideomemError(f"{where}: {line!r} is not a class of its own of the form `1 ApplyEyeMakeup`")
+            raise VideomemError(f"{where}: {line!r} is not a class of the form `1 ApplyEyeMakeup`, or is listed twice")
         indices[match[2]] = int(match[1])
     return indices
 

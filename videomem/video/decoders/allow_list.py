@@ -1,4 +1,4 @@
-"""What the allow-lists of decoders that seek have in common."""
+"""Conditions shared by the allow-lists of decord and torchcodec."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PIXEL_FORMATS = frozenset({"yuv420p", "gbrp"})
 
 
 def first_failed(conditions: Mapping[str, bool]) -> str | None:
-    """The first objection whose condition does not hold, or None."""
-    return next((objection for objection, holds in conditions.items() if not holds), None)
+    """The first reason whose condition does not hold, or None."""
+    return next((reason for reason, holds in conditions.items() if not holds), None)
 
 
 def objection_to_frames(stream: VideoStream) -> str | None:
-    """Why a stream's frames are not plain 8 bit 4:2:0 or RGB, upright and progressive; decodes the first one."""
+    """Why the frames are not 8-bit 4:2:0 or RGB, upright and progressive, or None. Decodes the first frame."""
     first = stream.first_frame()
     return first_failed(
         {

@@ -1,4 +1,4 @@
-"""decord: the one module that touches it. It seeks, and gives wrong frames without a word for many common encodings."""
+"""Decode with decord. It seeks, but returns wrong frames without an error for many common encodings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_installed() -> bool:
 
 
 def why_not(stream: VideoStream) -> str | None:
-    """The first condition of decord's allow-list that a stream fails, or None where decord is exact."""
+    """Why decord may not be exact for a stream, or None: the first unmet condition of its allow-list."""
     if not is_installed():
         return "decord is not installed"
     height, width = stream.size
@@ -37,17 +37,17 @@ def why_not(stream: VideoStream) -> str | None:
 
 
 def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
-    """Frames (T, height, width, 3) at ascending indices, or the reason to distrust decord here."""
+    """Frames (T, height, width, 3) at ascending indices, or the reason why decord cannot be trusted."""
     import decord
 
     decord.logging.set_level(decord.logging.ERROR)
-    with ffmpeg_messages() as heard:
+    with ffmpeg_messages() as messages:
         try:
-            # A reader made before a fork hangs its workers, so each call opens its own; 0 threads fail on some codecs.
+            # A reader created before a fork hangs in workers, so each call opens one; 0 threads fail on some codecs.
             reader = decord.VideoReader(stream.path, num_threads=1)
             if len(reader) != len(stream.times_s):
                 return f"decord counts {len(reader)} frames, the file has {len(stream.times_s)}"
             frames: NDArray[np.uint8] = reader.get_batch(wanted.tolist()).asnumpy()
         except (decord.DECORDError, RuntimeError, UnicodeError) as error:
             return f"decord cannot read it: {error}"
-    return f"decord complains: {heard[0]}" if heard else frames
+    return f"decord complains: {messages[0]}" if messages else frames

@@ -1,4 +1,4 @@
-"""PyAV, which decodes everything: forwards from the first frame, or only the groups of pictures that are asked for."""
+"""Decode with PyAV: all frames from the first one, or only the groups of pictures that are needed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from videomem.video.decoders.video_stream import VideoStream
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What decoding from the first frame on gave.
+    """Result of decoding from the first frame.
 
     Attributes:
-        frames_THWC: The wanted frames, or None where there are fewer.
-        times_s: Times of all sound frames on the way, in seconds from the first.
-        damage: What ended the pass before its time, if anything.
+        frames_THWC: The requested frames, or None if some of them do not exist.
+        times_s: Times of all undamaged frames, in seconds from the first.
+        damage: The damage at which decoding stopped, if any.
     """
 
     frames_THWC: NDArray[np.uint8] | None
@@ -32,7 +32,7 @@ class ForwardPass:
 def read_forward(
     stream: VideoStream, wanted: NDArray[np.int64], assumed_s: NDArray[np.float64], end_s: float | None
 ) -> ForwardPass:
-    """Decode all frames until the stream or `end_s` ends; keep those at the wanted indices."""
+    """Decode all frames up to the end of the stream or `end_s`, and keep those at the requested indices."""
     distinct, repeats = np.unique(wanted, return_inverse=True)
     keep, kept = set(distinct.tolist()), _Kept(stream.path, len(distinct))
     pts: list[int | None] = []
@@ -54,14 +54,15 @@ def read_forward(
 
 
 def why_not_groups(stream: VideoStream) -> str | None:
-    """Why groups of pictures cannot be decoded alone, or None where they can."""
+    """Why groups of pictures cannot be decoded independently, or None."""
     return "its groups of pictures may refer to each other" if stream.groups() is None else None
 
 
 def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
-    """Decode only the groups of pictures that hold the frames at ascending indices, or give a reason for doubt.
+    """Decode only the groups of pictures that contain the frames at ascending indices.
 
-    Each group must give a frame for each of its packets, at the packet's own time.
+    Returns the frames, or the reason why they cannot be trusted: a group did not give one frame per packet, with the
+    time of the packet.
     """
     keep = set(wanted.tolist())
     needed = [(start, stop) for start, stop in stream.groups() or [] if not keep.isdisjoint(range(start, stop))]
@@ -74,15 +75,15 @@ def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.ui
                 kept.add(frame)
         stream.restart()
         if stream.damage or pts != stream.stamps(start, stop):
-            return stream.damage or "a group of pictures gave other frames than its packets promise"
+            return stream.damage or "a group of pictures does not give the frames that its packets list"
     return kept.frames_THWC
 
 
 class Converter:
-    """Frames as images (height, width, 3) uint8 RGB, upright."""
+    """Converts frames to upright images (height, width, 3) uint8 RGB."""
 
     def __init__(self) -> None:
-        self._reformatter = VideoReformatter()  # One for all: making one takes as long as using it.
+        self._reformatter = VideoReformatter()  # Shared by all frames: creating it takes as long as using it.
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         image = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
@@ -90,7 +91,7 @@ class Converter:
 
 
 class _Kept:
-    """Frames (T, height, width, 3) as they come, in the memory that they stay in."""
+    """Collects frames into one array (T, height, width, 3), without copying them again."""
 
     def __init__(self, path: str, num_frames: int) -> None:
         self._path, self._num_frames = path, num_frames
@@ -113,5 +114,5 @@ class _Kept:
 
 
 def repeated(frames_THWC: NDArray[np.uint8], repeats_T: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Distinct frames as often as they are wanted, in the memory that they are in if that is once."""
+    """Repeat distinct frames as requested; without a copy if no frame is repeated."""
     return frames_THWC if len(frames_THWC) == len(repeats_T) else np.ascontiguousarray(frames_THWC[repeats_T])

@@ -1,4 +1,4 @@
-"""torchcodec, where it is installed and finds FFmpeg: the one module that touches it."""
+"""Decode with torchcodec, if it is installed and finds FFmpeg."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _TIME_TOLERANCE_S = 1e-3
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of torchcodec and of the FFmpeg that it found; empty where one of them is missing."""
+    """Versions of torchcodec and of the FFmpeg that it loads; empty if one of them is missing."""
     try:
         found = version("torchcodec")
     except PackageNotFoundError:
         return {}
-    os.environ.setdefault("TORCHCODEC_FFMPEG_LOG_LEVEL", "ERROR")  # Read when it is imported.
+    os.environ.setdefault("TORCHCODEC_FFMPEG_LOG_LEVEL", "ERROR")  # torchcodec reads it on import.
     try:
         from torchcodec._core import get_ffmpeg_library_versions
 
         ffmpeg = get_ffmpeg_library_versions()["ffmpeg_version"]
-    except (ImportError, OSError, RuntimeError):  # No FFmpeg that it can load, which it notices at import or at a call.
+    except (ImportError, OSError, RuntimeError):  # It can load no FFmpeg; raised at import or at the call.
         return {}
     return {"torchcodec": found, "torchcodec's FFmpeg": str(ffmpeg)}
 
 
 def why_not(stream: VideoStream) -> str | None:
-    """The first condition of torchcodec's allow-list that a stream fails, or None where torchcodec is exact."""
+    """Why torchcodec may not be exact for a stream, or None: the first unmet condition of its allow-list."""
     names = stream.container.split(",")
     listed = {
         f"the container is {stream.container}": "mp4" in names or "matroska" in names,
@@ -48,16 +48,16 @@ def why_not(stream: VideoStream) -> str | None:
     }
     if objection := first_failed(listed):
         return objection
-    if not versions():  # Asked late, since it imports torch.
+    if not versions():  # Checked last, since it imports torch.
         return "torchcodec is not installed, or finds no FFmpeg"
     return objection_to_frames(stream)
 
 
 def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
-    """Frames (T, height, width, 3) at ascending indices, or the reason to distrust torchcodec here."""
+    """Frames (T, height, width, 3) at ascending indices, or the reason why torchcodec cannot be trusted."""
     from torchcodec.decoders import VideoDecoder
 
-    with ffmpeg_messages() as heard:
+    with ffmpeg_messages() as messages:
         try:
             decoder = VideoDecoder(stream.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             if len(decoder) != len(stream.times_s):
@@ -68,4 +68,4 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
     times_s = batch.pts_seconds.numpy() - (decoder.metadata.begin_stream_seconds or 0.0)
     if not np.allclose(times_s, stream.times_s[wanted], rtol=0, atol=_TIME_TOLERANCE_S):
         return "torchcodec gives frames of other times"
-    return f"torchcodec complains: {heard[0]}" if heard else batch.data.numpy()
+    return f"torchcodec complains: {messages[0]}" if messages else batch.data.numpy()

@@ -1,4 +1,4 @@
-"""FFmpeg's words: caught, so that they reach no terminal and can be heeded."""
+"""Capture messages of FFmpeg, so that they can be checked and are not printed."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def ffmpeg_messages() -> Iterator[list[str]]:
-    """Catch what FFmpeg writes to the standard error of this process; it is in the list at the end, if there was any.
+    """Capture what FFmpeg writes to the standard error of this process. The list is filled when the context exits.
 
-    decord and torchcodec hand out damaged pictures as if nothing were wrong: only FFmpeg's words there tell.
+    decord and torchcodec return damaged frames without an error; only messages of FFmpeg reveal the damage.
     """
-    heard: list[str] = []
+    messages: list[str] = []
     with _ONE_AT_A_TIME, tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         kept = os.dup(_STDERR)
         os.dup2(file.fileno(), _STDERR)
         try:
-            yield heard
+            yield messages
         finally:
             os.dup2(kept, _STDERR)
             os.close(kept)
             file.seek(0)
             for line in file.read(_MOST_BYTES).splitlines(keepends=True):
                 if _FFMPEG.match(line):
-                    heard.append(line.decode(errors="replace").strip())
-                elif not heard:  # Another thread's words; FFmpeg's own go on over several lines.
+                    messages.append(line.decode(errors="replace").strip())
+                elif not messages:  # Written by another thread; messages of FFmpeg may have several lines.
                     os.write(_STDERR, line)
 
 
 @contextmanager
 def logged_errors() -> Iterator[list[Any]]:
-    """Collect what PyAV's FFmpeg logs as errors, each of them: PyAV leaves out repeated lines unless told not to."""
+    """Collect all errors logged by PyAV's FFmpeg, including repeated ones, which PyAV skips by default."""
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)

@@ -1,4 +1,4 @@
-"""Folders of numbered images, one per frame, as some data sets come."""
+"""Read folders of numbered images, one per frame."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FrameFolder:
     """The images of one numbered series, in the order of their numbers.
 
     Args:
-        path: The folder, if all its images are one series, or a template with one field for the number.
+        path: A folder whose images are one series, or a template with a field for the number.
     Raises:
-        DecodingError: If there are none, or several series.
+        DecodingError: If there are no images, or several series.
     """
 
     path: str
@@ -50,7 +50,7 @@ class FrameFolder:
         if len(series) > 1:
             names = [f"{prefix}...{rest}" for prefix, rest in sorted(series)]
             raise DecodingError(
-                f"{self.path}: holds {len(series)} series of images ({', '.join(names[:4])}); name one by a template "
+                f"{self.path}: has {len(series)} series of images ({', '.join(names[:4])}); select one with a template "
                 "such as img_{:05}.jpg"
             )
         numbered = sorted(series.popitem()[1])
@@ -69,12 +69,12 @@ class FrameFolder:
 
     @property
     def damage(self) -> str | None:
-        """Where images are missing from the series, if any are."""
+        """Which image is missing from the series, if any."""
         missing = self._numbered[0][0] + len(self.images)
         return f"image {missing} is missing" if len(self.images) < len(self._numbered) else None
 
     def read(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.uint8] | None, int, str]:
-        """Frames (T, height, width, 3) at ascending indices; or None, the index of a damaged image, and what it has."""
+        """Frames (T, height, width, 3) at ascending indices; or None, the index of a damaged image, and its error."""
         distinct, repeats = np.unique(wanted, return_inverse=True)
         kept = []
         for index in distinct.tolist():
@@ -88,15 +88,15 @@ class FrameFolder:
 
 
 def _read_image(path: str) -> NDArray[np.uint8]:
-    """An image (height, width, 3), upright; one that is not whole is an error even where Pillow would fill it up."""
+    """An upright image (height, width, 3). Raises for a truncated image, even if Pillow would fill it up."""
     content = Path(path).read_bytes()
     if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < len(content) // 2:
         raise OSError("it ends within the picture")
     with Image.open(BytesIO(content)) as image:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them.
+        if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit values instead of scaling them to 8 bits.
             grey = (np.asarray(upright) >> 8).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if upright.mode in ("I", "F"):
-            raise OSError(f"its pixels are numbers of mode {upright.mode}, whose range is unknown; save it with 8 bits")
+            raise OSError(f"its pixels have mode {upright.mode}, whose range is unknown; save it with 8 bits")
         return np.asarray(upright.convert("RGB"))

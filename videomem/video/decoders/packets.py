@@ -1,4 +1,4 @@
-"""What packets, their time stamps and headers tell without decoding."""
+"""Detect damage from packets, their time stamps and headers, without decoding."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
-# The length in the header of an AVI whose recording was broken off.
+# Length in the header of an AVI file whose recording was interrupted.
 _UNFINISHED = 0xFFFFFFFF
-# A rate is even if this share of the steps between packets is the usual one.
+# A rate is regular if this fraction of the steps between packets is the usual one.
 _EVEN_SHARE = 0.9
 
 
 class PacketInfo(NamedTuple):
-    """What is kept of a packet whose payload is not."""
+    """Facts about a packet, without its payload."""
 
     pts: int | None
     dts: int | None
@@ -31,7 +31,7 @@ class PacketInfo(NamedTuple):
 
 
 def holds_idr(payload: bytes, extradata: bytes) -> bool:
-    """Whether a packet of H.264 in mp4 has a NAL unit of type 5; units follow their length (ISO/IEC 14496-15, 5.3)."""
+    """Whether a packet of H.264 in mp4 has a NAL unit of type 5 (length-prefixed, ISO/IEC 14496-15, section 5.3)."""
     length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 4
     place = 0
     while place + length_bytes < len(payload):
@@ -43,9 +43,9 @@ def holds_idr(payload: bytes, extradata: bytes) -> bool:
 
 
 def first_hole(dts: Sequence[int | None], least: int) -> int | None:
-    """Place of the first packet that comes `least` steps or more after the last one, where nearly all come after one.
+    """Index of the first packet that follows the previous one after `least` or more steps of a regular rate, or None.
 
-    What a transmission lost leaves no other trace, and decoders fill lost frames with older ones unasked.
+    This is the only sign of frames lost in transmission; decoders silently replace them by earlier frames.
     """
     steps = [b - a if a is not None and b is not None else 0 for a, b in pairwise(dts)]
     usual = statistics.mode(steps) if steps else 0
@@ -56,7 +56,7 @@ def first_hole(dts: Sequence[int | None], least: int) -> int | None:
 
 
 def what_an_avi_lacks(path: str, packets: Sequence[PacketInfo], num_promised: int, num_indexed: int) -> str | None:
-    """What is missing from an AVI, whose index and time stamps count the empty chunks of dropped frames too."""
+    """Frames missing from an AVI file, or None. Its index and time stamps also count dropped frames (empty chunks)."""
     reached = max((packet.dts for packet in packets if packet.dts is not None), default=-1) + 1
     lost = reached < num_promised - 1 and len(packets) < num_indexed
     if not (lost or is_truncated_avi(path)):
@@ -65,21 +65,21 @@ def what_an_avi_lacks(path: str, packets: Sequence[PacketInfo], num_promised: in
 
 
 def is_truncated_avi(path: str) -> bool:
-    """Whether an AVI is shorter than its header says, so that what is missing was at its end."""
+    """Whether an AVI file is shorter than its header states, so that its end is missing."""
     with Path(path).open("rb") as file:
         promised = int.from_bytes(file.read(8)[4:], "little")
     return promised != _UNFINISHED and os.path.getsize(path) < 8 + promised
 
 
 def what_the_header_misses(promised_s: float, end_s: float) -> str | None:
-    """Whether all streams end well before the time that the header tells, as they do if the file is cut short."""
+    """Difference between the duration in the header and the end of all streams, as in a truncated file, or None."""
     if promised_s - end_s <= max(_LEAST_MISSING_S, _LEAST_MISSING_SHARE * promised_s):
         return None
     return f"the header promises {promised_s:.1f} s, but the packets end at {end_s:.1f} s"
 
 
 def frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Times in seconds from the first frame; frames without usable stamps keep the assumed spacing."""
+    """Times in seconds from the first frame; without usable time stamps, frames have the assumed mean spacing."""
     stamps = [p for p in pts if p is not None]
     if stamps and len(stamps) == len(pts) and all(a < b for a, b in pairwise(stamps)):
         return (np.array(stamps, dtype=np.float64) - stamps[0]) * time_base

@@ -1,8 +1,8 @@
-"""A file's video stream, opened with PyAV: its packets listed without decoding, its frames up to the first damage.
+"""The video stream of a file, opened with PyAV: lists packets without decoding, and decodes frames up to any damage.
 
-FFmpeg conceals damage: it fills a broken picture from its neighbours, or leaves it out, and goes on. So decoding is
-asked to stop at errors (`err_detect=explode`), and every other sign of damage stops it too: a packet or frame that is
-flagged corrupt, a line that FFmpeg logs as an error, a packet that gives no frame.
+FFmpeg conceals damage: it fills or skips a damaged picture and continues. Decoding therefore stops at errors
+(`err_detect=explode`) and at every other sign of damage: a packet or frame flagged as corrupt, an error logged by
+FFmpeg, or a packet that gives no frame.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ from videomem.video.decoders.packets import (
     what_the_header_misses,
 )
 
-# Containers and raw streams; no playlists (hls, concat, dash), which name further files or addresses.
+# Containers and raw streams. Excludes playlists (hls, concat, dash), which refer to other files or addresses.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif,apng,h264,hevc,av1,obu,ivf,m4v,nut,"
     "mxf,rm,dv,yuv4mpegpipe"
 )
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-# Packets are held until they are decoded, unless they are as many as this; then the file is read a second time.
+# Packets up to this total size are kept in memory until they are decoded; otherwise the file is read a second time.
 _MOST_HELD_BYTES = 256 * 2**20
-# Recordings that may begin anywhere: what comes before their first key frame was never decodable.
+# Recordings that may start anywhere: packets before their first key frame cannot be decoded.
 _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
-# Containers cut into small pieces, of which some may be lost: an even rate with a hole of so many steps has lost some.
-# Encoders of WMV leave out a frame or two now and then.
+# Containers transmitted in small pieces: a gap of so many steps in a regular rate means that pieces are missing. WMV
+# encoders skip a few frames occasionally.
 _LEAST_HOLE = {"mpegts": 2, "asf": 8}
-# Containers whose header tells how long they are, written at the end; a file cut short in copying still has it.
+# Containers whose header has the duration; a truncated copy of a file still has the original duration.
 _HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
-# XviD's "packed bitstream" puts two frames into one packet and a placeholder of a few bytes into the next.
+# The "packed bitstream" of XviD has two frames in one packet and a placeholder of a few bytes in the next.
 _PLACEHOLDER_BYTES = 16
 
 
 class VideoStream:
-    """The first video stream of a file, cover pictures apart; its packets are listed, nothing is decoded yet.
+    """The first video stream of a file that is not a cover picture. Creating it lists the packets and decodes nothing.
 
     Attributes:
         time_base: Seconds per tick of the time stamps.
-        container: FFmpeg's names of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
-        codec: FFmpeg's name of the codec, such as `h264`.
-        times_s: Time of each frame (N,) in seconds from the first: the packets' claim, which decoding checks.
-        is_reordered: Some packet is decoded at another place than it is shown (B-frames).
-        is_timed: Every packet has a presentation time of its own.
-        is_plain: Starts at zero, ticks evenly, hides no packet, and the header's count of frames agrees.
-        has_idr_only: Every key frame is one behind which nothing refers to what came before.
-        listed_damage: What ended the list of packets before its time, if anything.
-        damage: What ended the latest `frames` before its time, if anything.
-        is_gappy: Frames were missing from the latest `frames`, and nothing told where.
+        container: FFmpeg's names for the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+        codec: FFmpeg's name for the codec, such as `h264`.
+        times_s: Time of each frame (N,) in seconds from the first, according to the packets; checked by decoding.
+        is_reordered: Some packets are decoded in another order than they are displayed (B-frames).
+        is_timed: Every packet has a presentation time, and all are different.
+        is_plain: Times start at zero at a constant rate, no packet is hidden, and the header has the right frame count.
+        has_idr_only: Every key frame is an IDR picture: no later frame refers to a frame before it.
+        listed_damage: The damage at which the list of packets ends, if any.
+        damage: The damage at which the latest call of `frames` ended, if any.
+        is_gappy: Frames were missing from the latest `frames`, at an unknown position.
     """
 
     def __init__(self, path: str, opened: InputContainer, complaints: list[Any]) -> None:
@@ -74,7 +74,7 @@ class VideoStream:
         self._opened, self._complaints = opened, complaints
         self._stream = _video(path, opened)
         self._context = self._stream.codec_context
-        self._context.thread_count = 1  # Workers decode in parallel; threads within would only contend.
+        self._context.thread_count = 1  # Workers decode in parallel; more threads would compete for the same cores.
         self._context.options = {"err_detect": "explode"}
         self.container = opened.format.name
         self.codec = self._context.codec.canonical_name
@@ -82,7 +82,7 @@ class VideoStream:
         self.damage: str | None = None
         self.is_gappy = False
         self.listed_damage: str | None = None
-        complaints.clear()  # Of opening: what matters comes again in decoding.
+        complaints.clear()  # Messages of opening; relevant ones are repeated in decoding.
         self._end_s = 0.0
         self._held: list[av.Packet[Any]] | None = []
         self.packets = self._list()
@@ -108,7 +108,7 @@ class VideoStream:
         return self._context.height, self._context.width
 
     def _list(self) -> list[PacketInfo]:
-        """List the packets from the first key frame on; what comes before it cannot be decoded."""
+        """List the packets from the first key frame; earlier ones cannot be decoded."""
         packets, num_bytes, extradata = [], 0, self._context.extradata or b""
         for packet in self._demuxed():
             checks_idr = packet.is_keyframe and self.codec == "h264"
@@ -135,7 +135,7 @@ class VideoStream:
         return packets[self._first :]
 
     def _demuxed(self) -> Iterator[av.Packet[Any]]:
-        """Packets with content, up to the first sign of damage."""
+        """Non-empty packets up to the first sign of damage."""
         ends_matter = self.container in _HEADER_TELLS_DURATION
         try:
             for packet in self._opened.demux(*([] if ends_matter else [self._stream])):
@@ -166,17 +166,15 @@ class VideoStream:
         raise DecodingError(f"{self.path}: has neither time stamps nor a frame rate")
 
     def first_frame(self) -> VideoFrame:
-        """Decode the first frame only; the stream can be decoded from its start afterwards."""
+        """Decode the first frame only, and rewind the stream."""
         frame = next(self.frames(), None)
         if frame is None:
-            raise DecodingError(
-                f"{self.path}: no frame of it can be decoded ({self.damage or 'its packets give none'})"
-            )
+            raise DecodingError(f"{self.path}: no frame can be decoded ({self.damage or 'its packets give none'})")
         self.restart()
         return frame
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[VideoFrame]:
-        """Frames of packets start..stop in the order they are shown, up to the first sign of damage."""
+        """Decode packets start..stop: their frames in display order, up to the first sign of damage."""
         self._complaints.clear()
         self.damage, self.is_gappy, num_frames = None, False, 0
         try:
@@ -188,7 +186,9 @@ class VideoStream:
                     yield frame
                 if self._sees_damage():
                     return
-            cut_short = stop is None and self.listed_damage  # What waits for reordering may lack its neighbours.
+            cut_short = (
+                stop is None and self.listed_damage
+            )  # Frames still waiting for reordering may refer to missing ones.
             for frame in [] if cut_short else self._context.decode(None):
                 if self._sees_damage(frame.is_corrupt):
                     return
@@ -209,7 +209,7 @@ class VideoStream:
         return _PLACEHOLDER_BYTES if self.codec == "mpeg4" else 0
 
     def _content(self, start: int, stop: int | None) -> Iterator[av.Packet[Any]]:
-        """The listed packets themselves, held or read again."""
+        """The listed packets, from memory or by reading the file again."""
         start, stop = start + self._first, self._first + (len(self.packets) if stop is None else stop)
         if self._held is not None:
             yield from self._held[start:stop]
@@ -225,15 +225,15 @@ class VideoStream:
                     yield packet
 
     def restart(self) -> None:
-        """Let the decoder forget, so that `frames` can begin at another packet."""
+        """Flush the decoder, so that `frames` can start at another packet."""
         self._context.flush_buffers()
 
     def groups(self) -> list[tuple[int, int]] | None:
-        """Ranges of packets that can be decoded alone and are shown one after the other, or None where in doubt.
+        """Ranges of packets (groups of pictures) that can be decoded independently, in display order; None if unsure.
 
-        Each begins with a key frame that is shown first, and nothing in it refers to what came before.
+        Each range starts with a key frame, which is displayed first, and refers to no earlier frame.
         """
-        in_doubt = (
+        is_unsure = (
             self.codec not in ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
             or not ("mp4" in self.container or "matroska" in self.container)
             or not (self.is_timed and self.has_idr_only)
@@ -241,7 +241,7 @@ class VideoStream:
             or self.listed_damage is not None
             or not self.packets[0].is_key
         )
-        if in_doubt:
+        if is_unsure:
             return None
         shown_until = -1 << 62
         for start, stop in self._ranges:
@@ -257,15 +257,16 @@ class VideoStream:
         return list(pairwise([*starts, len(self.packets)]))
 
     def share_needed(self, wanted: NDArray[np.int64]) -> float:
-        """Share of the packets that lie in groups of pictures which hold wanted frames, about."""
+        """Approximate fraction of the packets that are in groups of pictures with requested frames."""
         keep = set(wanted.tolist())
         needed = sum(stop - start for start, stop in self._ranges if not keep.isdisjoint(range(start, stop)))
         return needed / len(self.packets)
 
     def num_sound(self, pts: Sequence[int | None]) -> int:
-        """How many frames of the latest `frames`, which ended in damage, can be trusted to be whole and in their place.
+        """Number of frames of the latest `frames`, which ended in damage, that are intact and in the right position.
 
-        Damage begins before it is noticed, so the last frame is not; nor is any where frames are missing unnoticed.
+        Damage starts before it is detected, so the last frame is not counted. If frames may be missing at an unknown
+        position, the result is 0.
         """
         if self.is_gappy and not self.is_timed:
             return 0
@@ -277,15 +278,15 @@ class VideoStream:
         return max(len(pts) - 1, 0)
 
     def stamps(self, start: int, stop: int) -> list[int | None]:
-        """Presentation times of packets in the order they are shown."""
+        """Presentation times of packets, in display order."""
         return sorted((packet.pts for packet in self.packets[start:stop]), key=lambda pts: pts or 0)
 
 
 def _video(path: str, opened: InputContainer) -> AvStream:
-    """The first video stream that is no cover picture of a song."""
+    """The first video stream that is not a cover picture."""
     streams = [stream for stream in opened.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
-        raise DecodingError(f"{path}: holds no video stream")
+        raise DecodingError(f"{path}: has no video stream")
     if streams[0].codec_context is None:
         raise DecodingError(f"{path}: its codec has no decoder here")
     return streams[0]
@@ -296,7 +297,7 @@ def open_stream(path: str) -> Iterator[VideoStream]:
     """Open the video stream of a local file.
 
     Raises:
-        DecodingError: If there is none that can be decoded.
+        DecodingError: If the file has no video stream that can be decoded.
     """
     with logged_errors() as complaints, _open(path) as opened:
         yield VideoStream(path, opened, complaints)
@@ -304,7 +305,7 @@ def open_stream(path: str) -> Iterator[VideoStream]:
 
 @contextmanager
 def _open(path: str) -> Iterator[InputContainer]:
-    """Open with FFmpeg held to this one local file; real files carry tags that are not UTF-8."""
+    """Open a file, and let FFmpeg read no other file. Metadata may have invalid UTF-8, which is ignored."""
     try:
         with av.open(f"file:{os.path.abspath(path)}", options=_OPEN_OPTIONS, metadata_errors="ignore") as opened:
             yield opened

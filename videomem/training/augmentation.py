@@ -1,4 +1,4 @@
-"""Changes of the pixels in training, for live decoding."""
+"""Augmentation of training frames, for videos decoded on the fly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from videomem.errors import VideomemError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes of the pixels in training, the same for all frames of a clip; needs `source: video`.
+    """Augmentation of training frames, the same for all frames of a clip. Requires `source: video`.
 
     Args:
-        crop: Crop a random part of the frame, of 0.6 to 1 of its area, instead of the centre.
-        horizontal_flip: Share of the clips that are mirrored.
-        classes_survive_flip: Say that no class turns into another in a mirror; flips are refused without it.
+        crop: Crop a random region of 0.6 to 1 times the frame area, and resize it.
+        horizontal_flip: Probability that a clip is mirrored horizontally.
+        classes_survive_flip: Confirm that mirroring a clip never changes its class. Required for `horizontal_flip`.
     """
 
     crop: bool = False
@@ -31,8 +31,8 @@ class Augmentation:
             raise VideomemError(f"augmentation.horizontal_flip is {self.horizontal_flip}, but must be within 0..1")
         if self.horizontal_flip and not self.classes_survive_flip:
             raise VideomemError(
-                f"augmentation.horizontal_flip is {self.horizontal_flip}, but a mirror turns a move to the right "
-                "into one to the left; set augmentation.classes_survive_flip if no class here has such a twin"
+                f"augmentation.horizontal_flip is {self.horizontal_flip}, but mirroring turns a move to the right "
+                "into a move to the left; set augmentation.classes_survive_flip if it changes no class of your data"
             )
 
     @property
@@ -40,7 +40,7 @@ class Augmentation:
         return self.crop or self.horizontal_flip > 0
 
     def apply(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """(T, 3, size, size) uint8 -> the same shape, one draw for the whole clip."""
+        """Augment a clip (T, 3, size, size) uint8; the shape is unchanged."""
         if self.crop:
             size = frames.shape[-1]
             side = round(size * (0.6 + 0.4 * float(torch.rand((), generator=generator))) ** 0.5)
