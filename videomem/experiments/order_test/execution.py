@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from videomem.experiments.clips import Clips
+from videomem.experiments.order_test.conditions import PRIMARY
 from videomem.experiments.order_test.folds import RunSplit, run_splits, training_share
 from videomem.experiments.order_test.heads_of_plan import build_head, is_control, with_parameters_of_largest
 from videomem.experiments.order_test.jobs import (
@@ -18,7 +19,7 @@ from videomem.experiments.order_test.jobs import (
     train_job,
     write_training_result,
 )
-from videomem.experiments.order_test.plan import PRIMARY, OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.utils.parallel_jobs import run_parallel
 
 
