@@ -18,7 +18,7 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_data
 from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import PAIRS, letters
+from videomem.experiments.order_test.conditions import PAIRS, PRIMARY, letters
 from videomem.experiments.order_test.examples import examples_of
 from videomem.experiments.order_test.execution import run_jobs
 from videomem.experiments.order_test.folds import run_splits
@@ -106,7 +106,7 @@ def test_without_a_mean_readout_nothing_is_a_control(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(
         clips,
-        replace(SMALL, memories=("none",), training_conditions=("ordered", "fixed_permutation")),
+        replace(SMALL, memories=("none",), training_conditions=PRIMARY),
         replace(SHORT, readout="videomem.heads.LastReadout"),
     )
     result = run_order_test(clips, plan, tmp_path).result
@@ -144,7 +144,7 @@ def test_the_result_has_the_plan(tested: tuple[Clips, OrderPlan, Path, OrderTest
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResult]:
     """The same protocol on data whose class depends on frame order, and on data whose class does not."""
-    protocol = replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"), runs=6, folds=6)
+    protocol = replace(SMALL, memories=("gru",), training_conditions=PRIMARY, runs=6, folds=6)
     recipe = replace(SHORT, epochs=10)
     cache = tmp_path_factory.mktemp("learned")
     kinds = {"planted": drawn(30, trend=3.0, look=0.0), "null": drawn(30, trend=0.0, look=0.6)}
@@ -170,9 +170,7 @@ def test_order_does_not_matter_if_the_class_does_not_depend_on_it(learned: dict[
 def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
     clips = drawn(groups=8)
     result = run_order_test(
-        clips,
-        planned(clips, replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"))),
-        tmp_path,
+        clips, planned(clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY)), tmp_path
     ).result
     assert result.verdict.kind == "no verdict" and "20 groups" in result.verdict.remedy
 
@@ -180,7 +178,7 @@ def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
 def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
     clips = drawn()
     names = tuple("test" if group % 4 == 0 else "train" for group in clips.groups.tolist())
-    protocol = replace(SMALL, split="fixed", memories=("gru",), training_conditions=("ordered", "fixed_permutation"))
+    protocol = replace(SMALL, split="fixed", memories=("gru",), training_conditions=PRIMARY)
     fixed = replace(clips, splits=names)
     result = run_order_test(fixed, planned(fixed, protocol), tmp_path).result
     assert "conditional on this training set" in methods_paragraph(result)
@@ -213,7 +211,7 @@ def test_arrays_are_tested_from_python(tmp_path: Path) -> None:
     features = [rng.normal(size=(5, 3)) for _ in range(40)]
     labels, groups = ["ab"[n % 2] for n in range(40)], [str(n // 2) for n in range(40)]
     arguments = {
-        "settings": replace(SMALL, memories=("leaky",), training_conditions=("ordered", "fixed_permutation")),
+        "settings": replace(SMALL, memories=("leaky",), training_conditions=PRIMARY),
         "recipe": SHORT,
         "cache": tmp_path,
     }
@@ -308,9 +306,7 @@ def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Pa
     data = read_data_module(data_arguments(workspace))
     clips = clips_of_data(data)
     plan = planned(
-        clips,
-        replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"), runs=1, folds=2),
-        replace(SHORT, epochs=1),
+        clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY, runs=1, folds=2), replace(SHORT, epochs=1)
     )
     result, scores, splits = run_order_test(clips, plan, tmp_path)
     pairs = ChiralPairs((ChiralPair("move_right", "move_left", 0.5, 0.01),), 10, 10, 0.01)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from videomem.errors import VideomemError
 from videomem.experiments.memories import read_memories
 from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import TRAINING_CONDITIONS
+from videomem.experiments.order_test.conditions import PRIMARY, TRAINING_CONDITIONS
 from videomem.experiments.order_test.execution import jobs_of, run_jobs
 from videomem.experiments.order_test.folds import run_splits, training_share
 from videomem.experiments.order_test.frame_orders import (
@@ -144,7 +144,7 @@ def test_training_clips_are_in_the_frame_orders_of_their_condition(tmp_path: Pat
 def test_windows_as_long_as_the_clip_are_refused() -> None:
     with pytest.raises(VideomemError, match=r"order\.windows is 6, but clips have 6 frames"):
         check_sizes(drawn(), replace(SMALL, windows=6))
-    check_sizes(drawn(), replace(SMALL, windows=6, training_conditions=("ordered", "fixed_permutation")))
+    check_sizes(drawn(), replace(SMALL, windows=6, training_conditions=PRIMARY))
 
 
 # Training jobs and their cache.
@@ -202,7 +202,7 @@ def test_the_same_seed_gives_the_same_predictions_and_another_seed_others() -> N
 
 def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SMALL, training_conditions=("ordered", "fixed_permutation"), memories=("gru",)))
+    plan = planned(clips, replace(SMALL, training_conditions=PRIMARY, memories=("gru",)))
     trained: list[TrainingJob] = []
 
     def until_interrupted(job: TrainingJob, *rest: object) -> TrainingResult:
@@ -236,11 +236,7 @@ def test_two_processes_give_the_predictions_of_one(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_a_gpu_gives_nearly_the_predictions_of_the_cpu(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(
-        clips,
-        replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation")),
-        replace(SHORT, dropout=0.0),
-    )
+    plan = planned(clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY), replace(SHORT, dropout=0.0))
     cpu, gpu = (run_jobs(plan, clips, tmp_path / name, devices=[name]) for name in ("cpu", "cuda:0"))
     same = [
         np.mean(gpu[job].predicted["ordered"] == training_result.predicted["ordered"])
