@@ -217,7 +217,7 @@ def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(list(tmp_path.glob("*.npz"))) == 2
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(running, "train_job", train_job)
-    resumed = run_jobs(plan, clips, tmp_path, tell=lambda done, total: told.append((done, total)))
+    resumed = run_jobs(plan, clips, tmp_path, progress=lambda done, total: told.append((done, total)))
     whole = run_jobs(plan, clips, tmp_path / "other")
     assert told == [(2, 4), (3, 4), (4, 4)]
     assert all(np.array_equal(resumed[job].predicted["shuffle"], whole[job].predicted["shuffle"]) for job in whole)
