@@ -7,20 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Answer",
-    "Classifier",
-    "OrderSensitivity",
-    "OrderSettings",
-    "OrderTestResult",
-    "Prediction",
-    "Recipe",
-    "Stream",
-    "VideomemError",
-    "__version__",
-    "frames_of_file",
-    "load",
-    "order_sensitivity",
-    "order_test",
+    "Answer", "Classifier", "OrderSensitivity", "OrderSettings", "OrderTestResult", "Prediction", "Recipe", "Stream",
+    "VideomemError", "__version__", "frames_of_file", "load", "order_sensitivity", "order_test",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -36,9 +24,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "Answer": "inference.streaming",
     "Classifier": "inference.model",
-    "OrderTestResult": "experiments.order_test.result",
     "OrderSensitivity": "experiments.model_sensitivity.order_sensitivity",
     "OrderSettings": "experiments.order_test.plan",
+    "OrderTestResult": "experiments.order_test.result",
     "Prediction": "inference.model",
     "Recipe": "experiments.order_test.plan",
     "Stream": "inference.streaming",

@@ -14,7 +14,7 @@ SHORT = Recipe(epochs=2, batch_size=16, learning_rate=1e-2, dropout=0.1)
 
 def drawn(groups: int = 24, per_group: int = 3, frames: int = 6, trend: float = 2.0, look: float = 0.3, seed: int = 0,
           ragged: bool = False) -> Clips:  # fmt: skip
-    """Clips whose class is told by a trend over time and, less, by their looks."""
+    """Clips whose class a trend over time shows and, more weakly, a constant offset."""
     rng = np.random.default_rng(seed)
     features, labels, names = [], [], []
     for group in range(groups):

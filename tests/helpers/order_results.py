@@ -1,4 +1,4 @@
-"""Order results built in code: one for each verdict, and some that are hard to show."""
+"""Order results built in code: one for each verdict, and some that are difficult to display."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def estimate(value: float, se: float = 0.017, p: float | None = None) -> Estimat
 
 
 def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind | None, seed: int = 0) -> MemoryResult:
-    """A memory whose value of order is `gain`; a control where `kind` is None."""
+    """A memory with the value of order `gain`; a control if `kind` is None."""
     control = kind is None
     oo, fs = 0.612 + gain, 0.612
     accuracies = {
@@ -120,7 +120,7 @@ def sentence(name: str, gain: float, kind: VerdictKind) -> str:
 def order_result(
     kind: VerdictKind = "matters", names: Sequence[str] = MEMORIES[:2], class_names: Sequence[str] = ()
 ) -> OrderTestResult:
-    """A realistic result; the first memory is the control if it is called none."""
+    """A realistic result; the first memory is a control if its name is `none`."""
     class_names = class_names or ("finger left", "finger right", "finger up", "finger down", "open hand", "close hand")
     scale = {"matters": 1.0, "hurts": -0.3, "negligible": 0.05, "undetermined": 0.1}.get(kind, 0.012)
     memories = tuple(
@@ -158,7 +158,7 @@ def order_result(
 
 
 def no_verdict_result() -> OrderTestResult:
-    """Few groups, one memory, and everything that may be absent is."""
+    """A result with few groups, one memory, and without any optional part."""
     result = order_result("no verdict", ["gru"], ["a", "b"])
     nothing = Estimate(0.03, math.nan, math.inf, -math.inf, math.inf, math.nan, math.nan, math.nan, 12, 1)
     (one,) = result.memories
@@ -179,7 +179,7 @@ def no_verdict_result() -> OrderTestResult:
 
 
 def nasty_result() -> OrderTestResult:
-    """Names that are markup, mathematics, long, in other scripts, and on two lines."""
+    """A result with names that are markup, formulas, long, in other scripts, and on two lines."""
     result = order_result("matters", ["none", NASTY], [f"{NASTY} {number}" for number in range(5)])
     return replace(
         result,
@@ -193,7 +193,7 @@ def nasty_result() -> OrderTestResult:
 
 
 def examples(class_names: Sequence[str], heads: Sequence[str], num_frames: int = 16) -> list[Example]:
-    """A clip of a bar that moves, in order and reversed, for each of two pairs of classes."""
+    """For each of two pairs of classes, a clip of a moving bar in order and reversed."""
     found = []
     for first, second in (class_names[:2], class_names[2:4]):
         frames = _bar(num_frames, 48)

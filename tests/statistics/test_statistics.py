@@ -1,4 +1,4 @@
-"""The statistics of the order test: against definitions, against exact enumeration, by invariance, by hand."""
+"""The statistics of the order test: definitions, exact enumeration, invariances and hand-computed values."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_run_excess_of_a_balanced_table_is_the_anova_component() -> None:
     assert run_excess(errors, counts)[0] == pytest.approx(component, rel=1e-9)
 
 
-def test_overlapping_training_sets_widen_what_runs_add() -> None:
+def test_overlapping_training_sets_increase_the_variance_of_runs() -> None:
     rows = some_rows()
     apart, overlapping = (estimate_mean(*rows, overlap=o, bootstrap=0) for o in (0.0, 0.25))
     assert apart.variance_runs > 0
@@ -126,7 +126,7 @@ def test_few_groups_that_carry_the_difference_cost_degrees_of_freedom() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.floats(-0.2, 0.2), st.floats(0.1, 0.9))
-def test_estimates_follow_shift_and_scale_and_no_order_or_name(seed: int, shift: float, scale: float) -> None:
+def test_estimates_follow_shift_and_scale_and_ignore_row_order_and_ids(seed: int, shift: float, scale: float) -> None:
     values, groups, runs = some_rows(seed=seed)
     values = values * 0.7
     rng = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_estimates_follow_shift_and_scale_and_no_order_or_name(seed: int, shift:
     assert (scaled.low, scaled.high, scaled.p) == pytest.approx((-scale * one.high, -scale * one.low, one.p), rel=1e-6)
 
 
-def test_many_data_sets_at_once_give_what_each_gives_alone() -> None:
+def test_batched_data_sets_give_the_results_of_single_ones() -> None:
     tables = [group_by_run(*some_rows(seed=seed)) for seed in range(5)]
     together = two_way(np.stack([sums for sums, _ in tables]), tables[0][1], 0.25)
     for i, (sums, counts) in enumerate(tables):
@@ -158,7 +158,7 @@ def test_bootstrap_t_agrees_with_t_and_repeats_with_its_seed() -> None:
     assert one.boot_high - one.value == pytest.approx(one.value - one.boot_low)
 
 
-def test_bootstrap_t_is_left_out_where_its_draws_have_no_variance() -> None:
+def test_bootstrap_t_is_none_if_its_draws_have_no_variance() -> None:
     sums = np.array([[1.0, 0.0, 0.0, 0.0]]).T
     assert bootstrap_t(sums, np.ones((4, 1))) is None
 
@@ -192,7 +192,7 @@ def test_a_constant_difference_is_bounded_alike_and_within_what_is_possible() ->
         ([], [], [], 0.0, "0 rows"),
     ],
 )
-def test_data_that_make_no_sense_are_refused(values, groups, runs, overlap, words) -> None:  # type: ignore[no-untyped-def]
+def test_invalid_data_are_refused(values, groups, runs, overlap, words) -> None:  # type: ignore[no-untyped-def]
     ids = [np.array(x, dtype=None if len(x) else int) for x in (groups, runs)]
     with pytest.raises(VideomemError, match=words):
         estimate_mean(values, *ids, overlap=overlap)
@@ -213,7 +213,7 @@ def test_reliance_draws_whole_groups_as_enumeration_does() -> None:
     assert test.smallest_p == pytest.approx(3.0**-5)
 
 
-def test_reliance_has_its_size_where_clips_of_a_group_are_alike() -> None:
+def test_the_reliance_test_has_its_size_if_clips_of_a_group_are_similar() -> None:
     rng, rejected = np.random.default_rng(0), 0
     groups = np.repeat(np.arange(25), 8)
     for seed in range(300):

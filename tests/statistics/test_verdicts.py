@@ -1,4 +1,4 @@
-"""Classes, chiral pairs, verdicts and planning of the order test: by hand, by enumeration, on made data."""
+"""Classes, chiral pairs, verdicts and planning: hand-computed values, enumeration, and generated data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MARGIN = 0.02
 
 
 def an_estimate(low: float, high: float, *, groups: int = 200, p: float = 0.01, shrink: float = 0.84) -> Estimate:
-    """With a 90 % interval of `shrink` times the 95 % one."""
+    """An estimate whose 90 % interval is `shrink` times the 95 % interval."""
     value, half = (low + high) / 2, (high - low) / 2
     ends = (value - shrink * half, value + shrink * half)
     return Estimate(value, half / 2, 100, low, high, *ends, p, groups, 10, None, None, (half / 2) ** 2, 1e-6)
@@ -41,7 +41,7 @@ def an_estimate(low: float, high: float, *, groups: int = 200, p: float = 0.01, 
 
 
 def class_rows(gains: tuple[float, ...], num_groups: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Groups that hold one clip of every class, twice (two runs)."""
+    """Groups with one clip of every class, in two runs."""
     rng = np.random.default_rng(seed)
     labels = np.tile(np.arange(len(gains)), num_groups * 2)
     groups = np.repeat(np.tile(np.arange(num_groups), 2), len(gains))
@@ -50,7 +50,7 @@ def class_rows(gains: tuple[float, ...], num_groups: int, seed: int = 0) -> tupl
     return values.clip(-1, 1), groups, runs, labels
 
 
-def test_class_gains_are_drawn_together_but_not_past_each_other() -> None:
+def test_class_gains_are_shrunk_towards_their_mean_in_order() -> None:
     raw = class_gains(*class_rows((0.0, 0.1, 0.2, 0.6), 6), ["a", "b", "c", "d"])
     mean = np.mean([one.value for one in raw])
     for one in raw:
@@ -59,7 +59,7 @@ def test_class_gains_are_drawn_together_but_not_past_each_other() -> None:
     assert [one.name for one in sorted(raw, key=lambda one: one.pooled)] == ["a", "b", "c", "d"]
 
 
-def test_classes_that_are_alike_are_pooled_to_one_gain() -> None:
+def test_equal_classes_are_pooled_to_one_gain() -> None:
     left = []
     for seed in range(6):
         gains = class_gains(*class_rows((0.1,) * 8, 4, seed), [str(i) for i in range(8)])
@@ -67,7 +67,7 @@ def test_classes_that_are_alike_are_pooled_to_one_gain() -> None:
     assert np.median(left) < 0.3 and max(left) < 0.9
 
 
-def test_sign_flips_are_exact_for_few_groups_and_say_what_they_can_reach() -> None:
+def test_sign_flips_are_exact_for_few_groups_and_return_the_smallest_p() -> None:
     values = np.array([0.3, 0.2, 0.4, -0.1])
     one = class_gains(values, np.arange(4), np.zeros(4, dtype=int), np.zeros(4, dtype=int), ["a"])[0]
     every = [abs(np.dot(signs, values)) for signs in product((1, -1), repeat=4)]
@@ -97,7 +97,7 @@ def test_classes_of_one_group_or_no_variance_give_finite_numbers() -> None:
 def chiral_rows(
     num_groups: int, num_classes: int, turned: float, seed: int = 0, wrong: float = 0.2
 ) -> tuple[np.ndarray, ...]:
-    """Classes 0 and 1 turn into each other in a share `turned` of groups when reversed; some errors at random."""
+    """Reversal exchanges classes 0 and 1 in a share `turned` of the groups, with some random errors."""
     rng = np.random.default_rng(seed)
     labels, groups = np.tile(np.arange(num_classes), num_groups), np.repeat(np.arange(num_groups), num_classes)
     ordered, backwards = (np.where(rng.random(len(labels)) < wrong, rng.integers(num_classes, size=len(labels)), labels)
@@ -175,14 +175,14 @@ def test_equivalence_needs_as_many_groups_as_no_difference_at_all() -> None:
     assert kinds == ["undetermined", "does not matter"]
 
 
-def test_undetermined_names_groups_that_would_decide_it() -> None:
+def test_undetermined_says_how_many_groups_would_decide() -> None:
     verdict = judge(an_estimate(-0.01, 0.06), MARGIN, "gru")
     needed = int(verdict.remedy.split()[1])
     reach = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
     assert needed == pytest.approx(200 * 0.0175**2 / ((0.025 / reach) ** 2 - 1e-6), rel=0.03)
 
 
-def test_undetermined_names_runs_where_groups_cannot_decide_it() -> None:
+def test_undetermined_says_how_many_runs_would_decide_if_groups_cannot() -> None:
     noisy = replace(an_estimate(-0.03, 0.05), variance_groups=1e-6, variance_runs=4e-4)
     assert "runs (now 10)" in judge(noisy, MARGIN, "gru").remedy
     assert "neither" in judge(replace(noisy, overlap=0.3), MARGIN, "gru").remedy
@@ -233,13 +233,13 @@ def test_planned_groups_and_runs_give_the_effect_they_were_asked_for() -> None:
     assert detectable_effect(400, replace(noisy, num_runs=runs - 1)) > 0.05
 
 
-def test_no_number_of_groups_is_named_where_runs_alone_are_too_noisy() -> None:
+def test_no_number_of_groups_is_returned_if_runs_vary_too_much() -> None:
     noisy = Assumptions(run_sd=0.05)
     assert groups_needed(0.02, noisy) is None and runs_needed(0.02, 10**5, noisy) is not None
     assert runs_needed(0.02, 10**5, replace(noisy, overlap=0.25)) is None
 
 
-def test_expected_se_is_what_simulated_data_show() -> None:
+def test_expected_se_equals_that_of_simulated_data() -> None:
     plan = Assumptions(size_cv=0.0, run_sd=0.03, num_runs=4)
     rng, values = np.random.default_rng(0), []
     of_d = np.sqrt(2 * 0.8 * 0.2 * 0.5)
@@ -250,7 +250,7 @@ def test_expected_se_is_what_simulated_data_show() -> None:
     assert sum(variance_parts(40, plan)) == pytest.approx(expected_se(40, plan) ** 2)
 
 
-def test_assumptions_beyond_their_limits_are_refused() -> None:
+def test_invalid_assumptions_are_refused() -> None:
     with pytest.raises(VideomemError, match="accuracy is 80"):
         Assumptions(accuracy=80)
     with pytest.raises(VideomemError, match="effect"):

@@ -121,12 +121,7 @@ def clips_of_arrays(
             raise VideomemError(f"{len(values)} {what} for {len(tensors)} arrays of features; give one per array")
     if not tensors:
         raise VideomemError("no features; give at least one array")
-    dim = tensors[0].shape[-1] if tensors[0].ndim else 0
-    for number, array in enumerate(tensors):
-        if array.ndim != 2 or array.shape[1] != dim or not len(array):
-            raise VideomemError(f"features of clip {number} have shape {tuple(array.shape)}, but must be (T, {dim})")
-        if not torch.isfinite(array).all():
-            raise VideomemError(f"features of clip {number} have values that are not finite; remove or recompute it")
+    dim = _feature_dim(tensors)
     names = tuple(sorted(set(labels)))
     return Clips(
         features=tensors.__getitem__,
@@ -140,6 +135,17 @@ def clips_of_arrays(
         source=name,
         made_of="given as arrays",
     )
+
+
+def _feature_dim(tensors: Sequence[Tensor]) -> int:
+    """D of arrays (T, D), after checking that all have this shape and only finite values."""
+    dim = tensors[0].shape[-1] if tensors[0].ndim else 0
+    for number, array in enumerate(tensors):
+        if array.ndim != 2 or array.shape[1] != dim or not len(array):
+            raise VideomemError(f"features of clip {number} have shape {tuple(array.shape)}, but must be (T, {dim})")
+        if not torch.isfinite(array).all():
+            raise VideomemError(f"features of clip {number} have values that are not finite; remove or recompute it")
+    return dim
 
 
 def index_of(names: Sequence[str]) -> NDArray[np.int64]:

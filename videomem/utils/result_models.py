@@ -105,8 +105,8 @@ def _problem(error: ErrorDetails) -> str:
     if error["type"] in ("missing", "unexpected_keyword_argument"):
         problem = "is missing" if error["type"] == "missing" else "is unknown"
         return f"{''.join(parts[:-1])}: the field {parts[-1].lstrip('.')} {problem}"
-    message = one_line(error["msg"])
-    return f"{''.join(parts)}: {one_line(repr(error['input']))[:60]}, but {message[:1].lower()}{message[1:]}"
+    message = one_line(error["msg"]).replace("Input should be", "must be")
+    return f"{''.join(parts)}: {one_line(repr(error['input']))[:60]}, but {message}"
 
 
 def _refuse_constant(name: str) -> None:

@@ -46,7 +46,7 @@ VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """Tags in order, the text, and whether every tag is closed where it belongs."""
+    """Collects tags, ids and text, and checks that every tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def test_the_verdict_comes_first_and_headings_are_in_order(result: OrderTestResu
     assert page.index("<h1>") < page.index("<svg") and page.index("<h1>") < page.index("<table")
 
 
-def test_the_page_asks_no_network_and_runs_nothing(page: str) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(page: str) -> None:
     bare = re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
     assert not re.search(r"https?://", bare)
     assert not re.search(r"<(link|iframe|object|embed|base)\b|\son\w+=|@import|javascript:", bare)
@@ -129,7 +129,7 @@ def test_every_number_of_the_tables_is_on_the_page(result: OrderTestResult, page
         assert fact in text
 
 
-def test_every_picture_says_what_it_shows_and_follows_the_colour_of_the_text(drawn: list[Picture], page: str) -> None:
+def test_every_figure_has_a_label_and_the_color_of_the_text(drawn: list[Picture], page: str) -> None:
     assert page.count('role="img" aria-label="') == page.count("<svg") == len(drawn)
     assert "#010203" not in page and "currentColor" in page and "font-family: 'DejaVu" not in page
 
@@ -145,17 +145,17 @@ def test_the_same_result_gives_the_same_page() -> None:
     assert render(RESULTS["matters"]) == render(RESULTS["matters"])
 
 
-def test_nasty_names_are_text() -> None:
+def test_names_with_markup_are_escaped() -> None:
     result = RESULTS["nasty"]
     parsed = Page(render(result, examples(result.data.class_names, [NASTY])))
     assert "script" not in parsed.tags and parsed.text.count("<script>alert") > 10 and "手を振る" in parsed.text
 
 
-def test_a_result_is_the_same_after_json(result: OrderTestResult) -> None:
+def test_json_preserves_a_result(result: OrderTestResult) -> None:
     text = to_json(result)
     assert repr(from_json(text)) == repr(result)
     assert to_json(from_json(text)) == text
-    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_damaged_result_is_refused_in_one_line(change: object, said: str) -> N
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": NaN}', "\x00"])
-def test_a_file_that_is_no_result_is_refused_in_one_line(text: str) -> None:
+def test_a_file_that_is_not_a_result_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(VideomemError) as caught:
         from_json(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
@@ -201,7 +201,7 @@ def test_numbers_too_large_for_a_float_are_refused() -> None:
             from_json(text.replace('"margin": 0.02,\n "num_runs"', f'"margin": {number},\n "num_runs"'))
 
 
-def test_a_plan_that_is_no_json_is_refused() -> None:
+def test_a_plan_that_json_cannot_represent_is_refused() -> None:
     with pytest.raises(VideomemError, match="the plan cannot be written"):
         to_json(replace(RESULTS["matters"], plan={"margin": math.nan}))
 
@@ -231,7 +231,7 @@ def test_the_paragraph_has_the_numbers_of_the_result(result: OrderTestResult) ->
     assert set(references.splitlines()) == {whole for name, whole in REFERENCES.items() if name in text}
 
 
-def test_the_paragraph_names_only_what_was_done() -> None:
+def test_the_paragraph_mentions_only_what_was_done() -> None:
     assert "Nadeau" in methods_paragraph(RESULTS["matters"]) and "McNemar" not in methods_paragraph(RESULTS["matters"])
     bare = methods_paragraph(RESULTS["no verdict"])
     assert not any(name in bare for name in ("Nadeau", "Holm", "Paule", "Westfall", "Phipson", "Cameron et al. 2008 "))
@@ -246,7 +246,7 @@ def test_tables_are_rectangles_of_plain_values(result: OrderTestResult) -> None:
         assert all(value is None or isinstance(value, str | int | float) for row in rows for value in row)
 
 
-def test_numbers_are_written_as_a_reader_expects() -> None:
+def test_numbers_are_formatted() -> None:
     assert [formatting.points(x) for x in (0.1234, -0.0301, -0.0001, 0.0, math.nan, None)] == [
         *("+12.3", "\N{MINUS SIGN}3.0", "0.0", "0.0", formatting.NOTHING, formatting.NOTHING)
     ]
@@ -259,12 +259,12 @@ def test_numbers_are_written_as_a_reader_expects() -> None:
     assert formatting.interval(estimate(0.1, 0.01)) == "+7.9 to +12.1"
 
 
-def test_names_are_cut_in_their_middle() -> None:
+def test_long_names_are_abbreviated_in_the_middle() -> None:
     assert shorten("short") == "short" and shorten("two\nlines\x00\udcff") == "two lines?"
     assert len(shorten("x" * 80, 30)) == 30 and shorten("pushing left to right", 12) == "pushin…right"
 
 
-def test_the_terminal_has_every_memory() -> None:
+def test_the_terminal_table_has_every_memory() -> None:
     console = Console(width=200, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
     console.print(tables.summary_table(RESULTS["eight memories"]))
     text = console.export_text()
@@ -272,7 +272,7 @@ def test_the_terminal_has_every_memory() -> None:
     console.print(tables.summary_table(RESULTS["nasty"]))
 
 
-def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
+def test_a_report_is_written_and_logged_to_wandb(tmp_path: Path) -> None:
     result = RESULTS["matters"]
     figures = write_report(result, tmp_path / "out")
     written = {
@@ -297,7 +297,7 @@ def test_a_report_is_a_folder_that_wandb_takes(tmp_path: Path) -> None:
     assert len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == len(figures)
 
 
-def test_text_stands_out_from_its_ground_in_light_and_dark() -> None:
+def test_text_has_enough_contrast_in_light_and_dark() -> None:
     css = (ROOT / "videomem" / "experiments" / "page.css").read_text()
     light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css))
     for colors in (light, light | dark):

@@ -1,4 +1,4 @@
-"""The order test as a whole: what is planned is what is done, and the verdict follows the data."""
+"""The complete order test: it follows the plan, and the verdict follows the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_data
 from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import PAIRS, letters
+from videomem.experiments.order_test.conditions import PAIRS, PRIMARY, letters
 from videomem.experiments.order_test.examples import examples_of
 from videomem.experiments.order_test.execution import run_jobs
 from videomem.experiments.order_test.folds import run_splits
@@ -35,14 +35,14 @@ from videomem.statistics.results import ChiralPair, ChiralPairs
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clips, OrderPlan, Path, OrderTest]:
-    """A small whole test with every option on."""
+    """A small complete test with every option enabled."""
     clips = drawn(ragged=True)
     protocol = replace(SMALL, sizes=(0.5,), sensitivity=("last", "equal_parameters"), memories=("none", "leaky", "gru"))
     plan, cache = planned(clips, protocol), tmp_path_factory.mktemp("jobs")
     return clips, plan, cache, run_order_test(clips, plan, cache, command="videomem order")
 
 
-def test_what_the_cache_holds_is_not_trained_again(
+def test_jobs_with_a_result_in_the_cache_are_not_trained_again(
     tested: tuple[Clips, OrderPlan, Path, OrderTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips, plan, cache, before = tested
@@ -106,14 +106,14 @@ def test_without_a_mean_readout_nothing_is_a_control(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(
         clips,
-        replace(SMALL, memories=("none",), training_conditions=("ordered", "fixed_permutation")),
+        replace(SMALL, memories=("none",), training_conditions=PRIMARY),
         replace(SHORT, readout="videomem.heads.LastReadout"),
     )
     result = run_order_test(clips, plan, tmp_path).result
     assert not result.memories[0].is_control and result.noise_floor is None and result.controls is None
 
 
-def test_a_control_relies_on_nothing_to_the_bit(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
+def test_the_reliance_of_a_control_is_exactly_zero(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
     result = tested[3].result
     none = result.memories[0]
     assert none.is_control and none.verdict is None and none.reliance.value == 0 and none.max_logit_change == 0
@@ -132,7 +132,7 @@ def test_a_control_relies_on_nothing_to_the_bit(tested: tuple[Clips, OrderPlan, 
     )
 
 
-def test_the_result_says_what_was_planned(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
+def test_the_result_has_the_plan(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
     clips, plan, _, (result, _, _) = tested
     assert result.plan_sha256 == plan.sha256 and result.plan == json.loads(plan.as_json())
     assert result.num_trainings == 2 * (2 + 2 * (6 + 6)) and result.num_trained_before == 0
@@ -143,8 +143,8 @@ def test_the_result_says_what_was_planned(tested: tuple[Clips, OrderPlan, Path, 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResult]:
-    """The same protocol on data where order tells the class, and where looks alone do."""
-    protocol = replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"), runs=6, folds=6)
+    """The same protocol on data whose class depends on frame order, and on data whose class does not."""
+    protocol = replace(SMALL, memories=("gru",), training_conditions=PRIMARY, runs=6, folds=6)
     recipe = replace(SHORT, epochs=10)
     cache = tmp_path_factory.mktemp("learned")
     kinds = {"planted": drawn(30, trend=3.0, look=0.0), "null": drawn(30, trend=0.0, look=0.6)}
@@ -153,14 +153,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResu
     }
 
 
-def test_order_that_tells_the_class_matters(learned: dict[str, OrderTestResult]) -> None:
+def test_order_matters_if_the_class_depends_on_it(learned: dict[str, OrderTestResult]) -> None:
     result = learned["planted"]
     assert result.verdict.kind == "matters" and "gru" in result.verdict.sentence
     assert result.memories[0].value_of_order.value > 0.2
     assert result.memories[0].reliance_test is not None and result.memories[0].reliance_test.p < 0.01
 
 
-def test_looks_alone_do_not_make_order_matter(learned: dict[str, OrderTestResult]) -> None:
+def test_order_does_not_matter_if_the_class_does_not_depend_on_it(learned: dict[str, OrderTestResult]) -> None:
     result = learned["null"]
     assert 0.6 < result.memories[0].accuracies["ordered/ordered"].value < 0.95  # At 1 the test would be vacuous.
     assert result.verdict.kind in ("undetermined", "does not matter", "negligible")
@@ -170,9 +170,7 @@ def test_looks_alone_do_not_make_order_matter(learned: dict[str, OrderTestResult
 def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
     clips = drawn(groups=8)
     result = run_order_test(
-        clips,
-        planned(clips, replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"))),
-        tmp_path,
+        clips, planned(clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY)), tmp_path
     ).result
     assert result.verdict.kind == "no verdict" and "20 groups" in result.verdict.remedy
 
@@ -180,7 +178,7 @@ def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
 def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
     clips = drawn()
     names = tuple("test" if group % 4 == 0 else "train" for group in clips.groups.tolist())
-    protocol = replace(SMALL, split="fixed", memories=("gru",), training_conditions=("ordered", "fixed_permutation"))
+    protocol = replace(SMALL, split="fixed", memories=("gru",), training_conditions=PRIMARY)
     fixed = replace(clips, splits=names)
     result = run_order_test(fixed, planned(fixed, protocol), tmp_path).result
     assert "conditional on this training set" in methods_paragraph(result)
@@ -213,7 +211,7 @@ def test_arrays_are_tested_from_python(tmp_path: Path) -> None:
     features = [rng.normal(size=(5, 3)) for _ in range(40)]
     labels, groups = ["ab"[n % 2] for n in range(40)], [str(n // 2) for n in range(40)]
     arguments = {
-        "settings": replace(SMALL, memories=("leaky",), training_conditions=("ordered", "fixed_permutation")),
+        "settings": replace(SMALL, memories=("leaky",), training_conditions=PRIMARY),
         "recipe": SHORT,
         "cache": tmp_path,
     }
@@ -244,7 +242,7 @@ def test_a_plan_is_frozen_and_another_refused(tmp_path: Path) -> None:
     assert planned(drawn(seed=1)).sha256 != plan.sha256
 
 
-def test_a_forecast_knows_more_from_more_groups_and_costs_more_for_more_runs() -> None:
+def test_a_forecast_is_more_precise_for_more_groups() -> None:
     few, many = drawn(12), drawn(48)
     small, large = (forecast(planned(clips), clips, Assumptions()) for clips in (few, many))
     assert large.se < small.se and large.detectable < small.detectable
@@ -274,7 +272,7 @@ def test_a_forecast_knows_more_from_more_groups_and_costs_more_for_more_runs() -
         ({"memories": ()}, r"order\.memories is empty"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(VideomemError, match=message):
         replace(SMALL, **change)  # type: ignore[arg-type]
 
@@ -291,9 +289,7 @@ def order_arguments(workspace: Path, out: Path) -> list[str]:
     ]
 
 
-def test_the_command_judges_and_writes_everything(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["order", *order_arguments(workspace, tmp_path / "order")]) == 0
     result = from_json((tmp_path / "order" / "order.json").read_text())
     assert [one.name for one in result.memories] == ["none", "leaky", "rnn", "gated", "gru", "lstm"]
@@ -306,13 +302,11 @@ def test_the_command_judges_and_writes_everything(
     assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()
 
 
-def test_video_strips_show_the_frames_in_the_orders_that_were_judged(workspace: Path, tmp_path: Path) -> None:
+def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Path) -> None:
     data = read_data_module(data_arguments(workspace))
     clips = clips_of_data(data)
     plan = planned(
-        clips,
-        replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation"), runs=1, folds=2),
-        replace(SHORT, epochs=1),
+        clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY, runs=1, folds=2), replace(SHORT, epochs=1)
     )
     result, scores, splits = run_order_test(clips, plan, tmp_path)
     pairs = ChiralPairs((ChiralPair("move_right", "move_left", 0.5, 0.01),), 10, 10, 0.01)
@@ -324,7 +318,7 @@ def test_video_strips_show_the_frames_in_the_orders_that_were_judged(workspace: 
     assert [set(strip.predictions) for strip in example.strips] == [{"gru"}] * 3
 
 
-def test_a_plan_is_told_and_nothing_is_trained(
+def test_plan_prints_a_forecast_and_trains_nothing(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["order", *order_arguments(workspace, tmp_path / "order"), "--plan"]) == 0

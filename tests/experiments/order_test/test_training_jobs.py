@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from videomem.errors import VideomemError
 from videomem.experiments.memories import read_memories
 from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import TRAINING_CONDITIONS
+from videomem.experiments.order_test.conditions import PRIMARY, TRAINING_CONDITIONS
 from videomem.experiments.order_test.execution import jobs_of, run_jobs
 from videomem.experiments.order_test.folds import run_splits, training_share
 from videomem.experiments.order_test.frame_orders import (
@@ -56,7 +56,7 @@ def test_groups_are_in_one_part_of_a_run_and_tested_equally_often(
     assert times.max() - times.min() <= 1
 
 
-def test_a_fixed_split_is_the_catalogs_and_says_so() -> None:
+def test_a_fixed_split_is_that_of_the_catalog() -> None:
     clips = drawn()
     names = tuple("test" if group % 4 == 0 else "train" for group in clips.groups.tolist())
     fixed = replace(SMALL, split="fixed")
@@ -68,7 +68,7 @@ def test_a_fixed_split_is_the_catalogs_and_says_so() -> None:
 
 @given(share=st.floats(0.01, 0.9), more=st.floats(0.01, 1.0))
 @settings(max_examples=30, deadline=None)
-def test_a_larger_share_of_training_holds_the_smaller_and_every_class(share: float, more: float) -> None:
+def test_a_larger_share_of_training_contains_the_smaller_and_every_class(share: float, more: float) -> None:
     clips = drawn()
     train = run_splits(clips, SMALL)[0].train
     small, large = (set(training_share(clips, train, size, 3).tolist()) for size in sorted((share, more)))
@@ -98,7 +98,7 @@ def test_a_condition_shows_every_frame_once_and_the_same_order_for_the_same_seed
         assert np.array_equal(order, training_order(condition, clips, row, SMALL, 5, 2))
 
 
-def test_training_conditions_are_what_they_are_called() -> None:
+def test_training_conditions_show_their_frame_orders() -> None:
     clips, protocol = drawn(frames=12, ragged=True), replace(SMALL, windows=4, blocks=4)
     show = partial(training_order, clips=clips, settings=protocol, seed=1)
     rows = range(len(clips))
@@ -122,7 +122,7 @@ def test_training_conditions_are_what_they_are_called() -> None:
     assert np.array_equal(common_order(12, 12, 1)[0], common[12])
 
 
-def test_a_clips_permutation_is_its_own_wherever_it_stands() -> None:
+def test_the_permutation_of_a_clip_does_not_depend_on_its_row() -> None:
     clips = drawn()
     turned = replace(clips, features=lambda row: clips.features(len(clips) - 1 - row), ids=clips.ids[::-1])
     assert np.array_equal(
@@ -144,13 +144,13 @@ def test_training_clips_are_in_the_frame_orders_of_their_condition(tmp_path: Pat
 def test_windows_as_long_as_the_clip_are_refused() -> None:
     with pytest.raises(VideomemError, match=r"order\.windows is 6, but clips have 6 frames"):
         check_sizes(drawn(), replace(SMALL, windows=6))
-    check_sizes(drawn(), replace(SMALL, windows=6, training_conditions=("ordered", "fixed_permutation")))
+    check_sizes(drawn(), replace(SMALL, windows=6, training_conditions=PRIMARY))
 
 
 # Training jobs and their cache.
 
 
-def test_a_training_job_is_named_by_every_cause_and_by_nothing_else() -> None:
+def test_the_key_of_a_training_job_has_every_cause_and_nothing_else() -> None:
     clips = drawn()
     split, plan = run_splits(clips, SMALL)[0], planned(clips)
     job = jobs_of(plan, clips)[0]
@@ -175,7 +175,7 @@ def test_a_training_job_is_named_by_every_cause_and_by_nothing_else() -> None:
     assert base == job_key(job, clips, split, replace(SMALL, margin=0.1, runs=7, memories=("gru",)), SHORT)
 
 
-def test_training_results_come_back_as_they_were_and_damage_is_one_line(tmp_path: Path) -> None:
+def test_training_results_are_read_as_written_and_damage_is_one_line(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips)
     training_result = train_job(jobs_of(plan, clips)[0], clips, run_splits(clips, SMALL)[0], SMALL, SHORT)
@@ -190,7 +190,7 @@ def test_training_results_come_back_as_they_were_and_damage_is_one_line(tmp_path
         read_training_result(tmp_path / "a.npz")
 
 
-def test_the_same_seed_gives_the_same_answers_and_another_seed_others() -> None:
+def test_the_same_seed_gives_the_same_predictions_and_another_seed_others() -> None:
     clips = drawn()
     split, plan = run_splits(clips, SMALL)[0], planned(clips)
     job = next(job for job in jobs_of(plan, clips) if job.name == "gru" and job.condition == "reshuffled")
@@ -200,9 +200,9 @@ def test_the_same_seed_gives_the_same_answers_and_another_seed_others() -> None:
     assert not np.array_equal(one.predicted["shuffle"], other.predicted["shuffle"])
 
 
-def test_an_interrupted_test_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SMALL, training_conditions=("ordered", "fixed_permutation"), memories=("gru",)))
+    plan = planned(clips, replace(SMALL, training_conditions=PRIMARY, memories=("gru",)))
     trained: list[TrainingJob] = []
 
     def until_interrupted(job: TrainingJob, *rest: object) -> TrainingResult:
@@ -217,14 +217,14 @@ def test_an_interrupted_test_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
     assert len(list(tmp_path.glob("*.npz"))) == 2
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(running, "train_job", train_job)
-    resumed = run_jobs(plan, clips, tmp_path, tell=lambda done, total: told.append((done, total)))
+    resumed = run_jobs(plan, clips, tmp_path, progress=lambda done, total: told.append((done, total)))
     whole = run_jobs(plan, clips, tmp_path / "other")
     assert told == [(2, 4), (3, 4), (4, 4)]
     assert all(np.array_equal(resumed[job].predicted["shuffle"], whole[job].predicted["shuffle"]) for job in whole)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_answers_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_predictions_of_one(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips, replace(SMALL, memories=("gru",)))
     one, two = run_jobs(plan, clips, tmp_path / "one"), run_jobs(plan, clips, tmp_path / "two", num_processes=2)
@@ -234,13 +234,9 @@ def test_two_processes_give_the_answers_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_nearly_the_answers_of_the_cpu(tmp_path: Path) -> None:
+def test_a_gpu_gives_nearly_the_predictions_of_the_cpu(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(
-        clips,
-        replace(SMALL, memories=("gru",), training_conditions=("ordered", "fixed_permutation")),
-        replace(SHORT, dropout=0.0),
-    )
+    plan = planned(clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY), replace(SHORT, dropout=0.0))
     cpu, gpu = (run_jobs(plan, clips, tmp_path / name, devices=[name]) for name in ("cpu", "cuda:0"))
     same = [
         np.mean(gpu[job].predicted["ordered"] == training_result.predicted["ordered"])
@@ -276,7 +272,7 @@ def test_memories_have_one_state_size_and_the_same_start() -> None:
 
 
 @pytest.mark.parametrize("name", ["gruu", "nowhere.yaml"])
-def test_an_unknown_memory_is_refused_with_those_that_there_are(name: str) -> None:
+def test_an_unknown_memory_is_refused_and_known_ones_are_named(name: str) -> None:
     with pytest.raises(VideomemError, match=r"is not a head; choose from .*gru"):
         read_memories((name,), 8)
 
@@ -305,7 +301,7 @@ def test_equal_parameters_are_nearly_equal() -> None:
 # The projection.
 
 
-def test_a_projection_is_not_taken_from_other_clips() -> None:
+def test_a_cached_projection_is_not_used_for_other_clips() -> None:
     train = np.arange(40)
     for seed in range(20):  # Clips that are gone may leave their id to others.
         clips = drawn(seed=seed)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from videomem.experiments.clips import Clips
+from videomem.experiments.order_test.conditions import PRIMARY
 from videomem.experiments.order_test.folds import RunSplit, run_splits, training_share
 from videomem.experiments.order_test.heads_of_plan import build_head, is_control, with_parameters_of_largest
 from videomem.experiments.order_test.jobs import (
@@ -18,7 +19,7 @@ from videomem.experiments.order_test.jobs import (
     train_job,
     write_training_result,
 )
-from videomem.experiments.order_test.plan import PRIMARY, OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.utils.parallel_jobs import run_parallel
 
 
@@ -64,7 +65,7 @@ def run_jobs(
     cache: Path,
     num_processes: int = 1,
     devices: Sequence[str] = ("cpu",),
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[TrainingJob, TrainingResult]:
     """Train all jobs without a result in the cache, and return the results of all jobs.
 
@@ -74,19 +75,19 @@ def run_jobs(
         cache: Folder of training results. Each is written when its job finishes, so an interrupted test can resume.
         num_processes: Training jobs in parallel; 1 trains in this process.
         devices: Devices that training jobs are assigned to in turn.
-        tell: Called with the number of finished jobs and the number of all jobs.
+        progress: Called with the number of finished jobs and the number of all jobs.
     Raises:
         VideomemError: If a training diverges, or a process is killed.
     """
     split, paths = _placed(plan, clips, cache, devices[0])
     todo = [job for job, path in paths.items() if not path.is_file()]
     done = len(paths) - len(todo)
-    tell(done, len(paths))
+    progress(done, len(paths))
     train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
     calls = [(job, split[job], paths[job], devices[n % len(devices)]) for n, job in enumerate(todo)]
     for finished in run_parallel(train, calls, clips, min(num_processes, len(todo))):
         done += finished
-        tell(done, len(paths))
+        progress(done, len(paths))
     return {job: read_training_result(path) for job, path in paths.items()}
 
 

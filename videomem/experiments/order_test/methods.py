@@ -62,9 +62,9 @@ def _data(result: OrderTestResult) -> list[str]:
     version = f" {result.versions['videomem']}" if "videomem" in result.versions else ""
     # The folder and the name of the catalog identify the data without the other folders of the machine.
     catalog = "/".join(Path(data.catalog).parts[-2:])
-    folds = f"{settings['folds']} folds" if "folds" in settings else "folds"
+    fold = f"one of {settings['folds']} folds" if "folds" in settings else "one fold"
     split = (
-        f"Each run tested one of {folds} of the groups and trained on the others"
+        f"Each run tested {fold} of the groups and trained on the others"
         if data.split == "random"
         else "Runs used the catalog's own split, so results are conditional on this training set"
     )
@@ -106,8 +106,8 @@ def _training(result: OrderTestResult) -> list[str]:
     sentences.append(
         f"Training conditions were {_listed(trained)}, {_count(result.num_runs, 'run')} each. The value of order is "
         "the accuracy trained and tested in order, minus the accuracy trained on one fixed permutation per clip and "
-        f"tested on {_count(result.num_permutations, 'permutation')} of each test clip; reliance is the accuracy in "
-        "order minus that of the same models on permuted frames."
+        f"tested on {_count(result.num_permutations, 'random permutation')} of each test clip; reliance is the "
+        "accuracy in order minus that of the same models on permuted frames."
     )
     if result.noise_floor is not None:
         sentences.append(

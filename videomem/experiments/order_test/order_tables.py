@@ -183,11 +183,11 @@ def plan_table(result: OrderTestResult) -> Table:
 def summary_table(result: OrderTestResult) -> RichTable:
     """The main results of each memory, for a terminal of 80 columns."""
     rich = RichTable(
-        title=f"O: ordered, F: fixed permutation, S: shuffled (training, test); accuracy in %, differences in points\n"
+        title="accuracy in order, in %; value of order and reliance, in points\n"
         f"margin {percent(result.margin)} points, {result.num_runs} runs",
         box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold underline",
     )  # fmt: skip
-    for name in ("memory", "OO", "OO - FS", "95 % interval", "p (Holm)", "verdict", "OO - OS"):
+    for name in ("memory", "accuracy", "value", "95 % interval", "p (Holm)", "verdict", "reliance"):
         rich.add_column(name, justify="left" if name in ("memory", "verdict") else "right", no_wrap=True)
     for one in result.memories:
         value, words = one.value_of_order, [p_value(one.p_holm), verdict_word(one), points(one.reliance.value)]

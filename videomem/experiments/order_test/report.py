@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from videomem.experiments.drawing import png, shorten
-from videomem.experiments.frame_strips import Example, Strip, strip_image
+from videomem.experiments.frame_strips import Example, strip_image
 from videomem.experiments.html import Picture, environment
 from videomem.experiments.order_test import order_tables as tables
 from videomem.experiments.order_test.conditions import letters
@@ -30,8 +30,6 @@ from videomem.experiments.order_test.methods import methods_paragraph, methods_t
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult, to_json
 from videomem.experiments.tables import Table, csv_text, points
 from videomem.utils.atomic import write_atomic
-
-__all__ = ["Example", "Picture", "Strip", "pictures", "render", "strip_image", "write_report"]
 
 
 def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:

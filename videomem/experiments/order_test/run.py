@@ -135,7 +135,7 @@ def run_order_test(
     cache: Path,
     num_processes: int = 1,
     devices: Sequence[str] = ("cpu",),
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
     failures: Sequence[tuple[str, str]] = (),
     num_trained_before: int | None = None,
@@ -148,7 +148,7 @@ def run_order_test(
         cache: Folder of training results; several plans may share it.
         num_processes: Training jobs in parallel.
         devices: Devices that training jobs are assigned to in turn.
-        tell: Called with the number of finished jobs and the number of all jobs.
+        progress: Called with the number of finished jobs and the number of all jobs.
         command: Command line to record in the result.
         failures: Clips that could not be used, (path, reason), to record in the result.
         num_trained_before: Return value of `freeze`; by default the number of results now in the cache.
@@ -156,7 +156,7 @@ def run_order_test(
     started = time.perf_counter()
     if num_trained_before is None:
         num_trained_before = num_cached(plan, clips, cache, devices[0])
-    training_results = run_jobs(plan, clips, cache, num_processes, devices, tell)
+    training_results = run_jobs(plan, clips, cache, num_processes, devices, progress)
     splits = run_splits(clips, plan.settings)
     scores = scores_of(training_results, clips, splits, overlap(splits, plan.settings.split == "fixed"))
     results = analyse(plan, clips, splits, scores)
