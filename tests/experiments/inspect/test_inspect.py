@@ -346,14 +346,14 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
     [
         ({"video": "nowhere.mp4"}, "nowhere.mp4: no such file"),
         ({"video": "broken.mp4"}, "broken.mp4: not decodable"),
-        ({"video": "one.mp4"}, "one.mp4: has one frame, and one frame has no order"),
+        ({"video": "one.mp4"}, "one.mp4: the video has 1 frame, but at least 2 are needed"),
         ({"video": "folder"}, "nor a folder with images"),
         ({"--model": "nowhere"}, "nowhere: no such model; name a folder of `videomem export` or a checkpoint"),
         ({"--model": "folder"}, "lacks config.json, so it is no folder of `videomem export`"),
         ({"--model": "broken.mp4"}, "not a checkpoint of plain data"),
         ({"--model": "headless"}, "exported without its backbone; export it again with it"),
         ({"--frames": "0"}, "0 is below 2"),
-        ({"--layer": "3"}, "--layer 3: gru has 1 of memory; give one within 1..1"),
+        ({"--layer": "3"}, "--layer is 3, but gru has 1 layers; choose one in 1..1"),
         ({"--layer": "0"}, "0 is below 1"),
         ({"--fps": "0"}, "0 is not a number above 0"),
         ({"--device": "warp"}, "--device warp"),
@@ -375,6 +375,6 @@ def test_a_video_too_short_for_the_rate_of_training_is_told_what_helps(tmp_path:
     write_video(tmp_path / "short.mp4", [np.full((8, 8, 3), n, np.uint8) for n in range(3)], fps=30)
     model = tiny_model(MEMORIES["gru"])
     model.settings = replace(model.settings, sampling=FixedRate(5.0))
-    with pytest.raises(VideomemError, match="takes one frame of it; give --frames"):
+    with pytest.raises(VideomemError, match=r"takes 1 frame of this short video.* set --frames"):
         read_video(model, tmp_path / "short.mp4")
     assert len(read_video(model, tmp_path / "short.mp4", num_frames=3).frames_TCHW) == 3

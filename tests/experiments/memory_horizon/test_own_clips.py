@@ -39,13 +39,13 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
         assert zero[kind]["value"] == pytest.approx([0] * 7, abs=1e-5), kind
         assert np.all(np.array(gated[kind]["value"])[:2] != 0)
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 4 and ">nan" not in page and "how far back on 20 clips" in capsys.readouterr().out
+    assert page.count("<svg") == 4 and ">nan" not in page and "memory horizon on 20 clips" in capsys.readouterr().out
 
 
 def test_the_report_shows_a_video_from_inside(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     assert main(["memory", str(checkpoints["gated"]), "--out", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "seen from the inside" in page and page.count("<svg") == 5
+    assert "Inspection of one video" in page and page.count("<svg") == 5
     assert (tmp_path / "figures/inside-0-0.png").stat().st_size > 10_000
 
 

@@ -254,7 +254,7 @@ def test_the_command_writes_page_card_tables_and_figures(tmp_path: Path, capsys:
     assert {path.stem for path in (out / "figures").iterdir()} >= {"task", "recall", "gradient", "time_constants"}
     assert len((out / "tables/horizons.csv").read_text().splitlines()) == 4
     printed = capsys.readouterr().out
-    assert "how far back" in printed and "none forgets at once" in printed
+    assert "memory horizon" in printed and "none keeps nothing" in printed
 
 
 def test_memories_of_one_label_are_told_apart_by_name(tmp_path: Path) -> None:

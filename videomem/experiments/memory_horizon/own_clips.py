@@ -1,13 +1,14 @@
-"""How far back trained heads reach on the videos that they were trained for: checkpoints, grouped by memory."""
+"""Memory horizon of trained heads on clips of their own data set: checkpoints, grouped by memory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments.head_labels import distinct_labels
@@ -23,18 +24,18 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class OwnReach:
-    """How far back one memory reaches on clips of a catalog, over its checkpoints.
+    """Measurements of one memory on clips of a catalog, over its checkpoints.
 
     Attributes:
         label: The memory with its parameters; see `labels_of`.
-        num_heads: Checkpoints.
+        num_heads: Number of checkpoints.
         gradient: RMS of d logits / d x at each lag, relative to the last frame; geometric mean over checkpoints.
-        direct: Of it the part along the retention alone.
-        gradient_untrained: Of heads with fresh weights.
-        swap: Change of the logits when the frame at a lag is exchanged for one of another clip, relative to the last.
-        probe: Partial R^2 of the frame at a lag from the state, beyond the last frame; the interval is over groups for
-            one checkpoint, over checkpoints for several.
-        taus: Time constants of each layer's neurons, in frames, rising, at most the clips' length.
+        direct: The part of the gradient that flows along the retention alone.
+        gradient_untrained: Gradient of heads with fresh weights.
+        swap: Change of the logits if the frame at a lag is replaced by that of another clip, relative to lag 0.
+        probe: Partial R^2 of the frame at a lag from the state, beyond the last frame. The interval is over groups for
+            one checkpoint, and over checkpoints for several.
+        taus: Time constants of the neurons of each layer in frames, sorted, at most the length of the clips.
         lyapunovs: Largest Lyapunov exponent of each layer, per frame; -inf where no state is carried.
     """
 
@@ -50,29 +51,29 @@ class OwnReach:
 
     @property
     def tau(self) -> list[float]:
-        """Of the top layer, which the readout sees."""
+        """Time constants of the last layer, the input of the readout."""
         return self.taus[-1]
 
     @property
     def lyapunov(self) -> float:
-        """Of the top layer."""
+        """Largest Lyapunov exponent of the last layer."""
         return self.lyapunovs[-1]
 
 
 @dataclass(frozen=True)
 class OwnResult:
-    """Measurements on clips of a catalog.
+    """The result of a measurement on clips of a catalog.
 
     Attributes:
-        schema_version: Of this result.
+        schema_version: Version of the schema of this result.
         data: The catalog and its split.
-        num_clips: Clips measured.
-        num_groups: Groups that they are from.
-        num_frames: Frames of each clip that gradients and retention are measured on, its last ones.
-        seconds_per_frame: Median time between frames that are neighbours in a clip; None where it is not known.
-        memories: By memory, in the order of the checkpoints.
+        num_clips: Number of measured clips.
+        num_groups: Number of groups that the clips are from.
+        num_frames: Number of last frames of each clip that gradients and retention are measured on.
+        seconds_per_frame: Median time between consecutive frames of a clip; None if not known.
+        memories: Result of each memory, in the order of the checkpoints.
         command: Command line.
-        versions: Of the libraries.
+        versions: Versions of the libraries.
     """
 
     schema_version: int
@@ -90,59 +91,74 @@ class OwnResult:
 
 
 def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0) -> OwnResult:
-    """Measure trained heads, and heads of the same kind with fresh weights, on the test split of their data.
+    """Measures trained heads, and heads of the same kind with fresh weights, on the test split of their data.
 
     Args:
         checkpoints: Checkpoints of `videomem fit` on the same catalog.
-        changes: Arguments of the data that replace those of training, such as `catalog`.
-        seed: Of fresh weights and of all draws.
+        changes: Arguments of the data module that replace those of training, such as `catalog`.
+        seed: Seed of the fresh weights and of all random draws.
     Raises:
-        VideomemError: If the checkpoints were trained on different clips, the split has too few of them, or they see
-            one frame of a clip or not the same number of frames.
+        VideomemError: If a checkpoint was trained without stored features, the split has fewer than 2 clips, most clips
+            have one frame, or the checkpoints use clips of different lengths or frame rates.
     """
     by_label: dict[str, list[tuple[HeadMeasures, HeadMeasures]]] = {}
-    first: tuple[int, float | None] | None = None
+    first: _TestClips | None = None
     for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
-        data = checkpoint.data_module(**changes)
-        if data.source != "features":
-            raise VideomemError(f"{checkpoint.path}: was trained on live video; measuring needs stored features")
-        data.setup("test")
-        rows = data.rows(data.test_split)
-        clips, groups = [data.features(row) for row in rows], [data.clips[row].group for row in rows]
-        if len(clips) < 2:
+        test = _test_clips(checkpoint, changes)
+        first = first or test
+        if (first.num_frames, first.seconds_per_frame) != (test.num_frames, test.seconds_per_frame):
             raise VideomemError(
-                f"{data.catalog_path}: the split {data.test_split} has {len(clips)} clip(s), 2 are needed"
+                f"{checkpoints[0].path} and {checkpoint.path} see {first.num_frames} and {test.num_frames} frames of a "
+                "clip, or at another rate; run the command for each"
             )
-        classifier, num_frames, per_frame = checkpoint.classifier(), median_length(clips), seconds_per_frame(data, rows)
-        if num_frames < 2:
-            raise VideomemError(f"{checkpoint.path}: sees one frame of most clips, and one frame has no past")
-        first = first or (num_frames, per_frame)
-        if first != (num_frames, per_frame):
-            raise VideomemError(
-                f"{checkpoints[0].path} and {checkpoint.path} see {first[0]} and {num_frames} frames of a clip, or at "
-                "another rate; run it for each"
-            )
-        of_label = by_label.setdefault(label, [])
-        fresh = untrained(classifier, seed + len(of_label))  # Each its own, or they would seem to agree.
-        both = [
-            measure_head(head, clips, groups, per_frame, lags_of(num_frames), seed) for head in (classifier.head, fresh)
-        ]
-        of_label.append((both[0], both[1]))
+        of_label, classifier = by_label.setdefault(label, []), checkpoint.classifier()
+        # One fresh head per trained head, so that their interval over seeds is valid.
+        heads = (classifier.head, untrained(classifier, seed + len(of_label)))
+        lags = lags_of(test.num_frames)
+        trained, fresh = (
+            measure_head(head, test.clips, test.groups, test.seconds_per_frame, lags, seed) for head in heads
+        )
+        of_label.append((trained, fresh))
     return OwnResult(
         schema_version=SCHEMA_VERSION,
-        data=f"{data.catalog_path}, {data.test_split}",
-        num_clips=len(clips),
-        num_groups=len(set(groups)),
-        num_frames=num_frames,
-        seconds_per_frame=per_frame,
+        data=test.data,
+        num_clips=len(test.clips),
+        num_groups=len(set(test.groups)),
+        num_frames=test.num_frames,
+        seconds_per_frame=test.seconds_per_frame,
         memories=tuple(_over_heads(label, pairs) for label, pairs in by_label.items()),
     )
 
 
-def labels_of(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """A name for each checkpoint, the same for heads that differ in their seed alone.
+class _TestClips(NamedTuple):
+    data: str
+    clips: list[Tensor]
+    groups: list[str]
+    num_frames: int
+    seconds_per_frame: float | None
 
-    It is the head's label, and where several kinds of head have the same one, their number in the order given.
+
+def _test_clips(checkpoint: Checkpoint, changes: dict[str, Any]) -> _TestClips:
+    """Returns the features of the test split of a checkpoint, and the median length and rate of its clips."""
+    data = checkpoint.data_module(**changes)
+    if data.source != "features":
+        raise VideomemError(
+            f"{checkpoint.path}: data.source is {data.source}, but stored features are needed; train on features"
+        )
+    data.setup("test")
+    rows, split = data.rows(data.test_split), f"{data.catalog_path}, {data.test_split}"
+    clips, groups = [data.features(row) for row in rows], [data.clips[row].group for row in rows]
+    if len(clips) < 2:
+        raise VideomemError(f"{split}: the split has {len(clips)} clip(s), but at least 2 are needed; add clips")
+    if (num_frames := median_length(clips)) < 2:
+        raise VideomemError(f"{checkpoint.path}: sees one frame of most clips, but needs at least 2; use longer clips")
+    return _TestClips(split, clips, groups, num_frames, seconds_per_frame(data, rows))
+
+
+def labels_of(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Returns a label for each checkpoint, the same for heads that differ in their seed alone.
+
+    Kinds of heads with the same label are numbered in the given order; see `distinct_labels`.
     """
     labels, kinds = [], []
     for checkpoint in checkpoints:
@@ -153,13 +169,13 @@ def labels_of(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 
 def lags_of(num_frames: int) -> list[int]:
-    """Lags to measure in clips of some length: all up to 8, then ever wider."""
+    """Returns the lags for clips of `num_frames` frames: all up to 8, then at increasing distances."""
     steps = sorted({round(8 * 2 ** (k / 2)) for k in range(20)} | set(range(1, 9)))
     return [lag for lag in steps if lag < num_frames]
 
 
 def seconds_per_frame(data: VideoDataModule, rows: Sequence[int]) -> float | None:
-    """Median time between sampled frames that are neighbours; None where the rate is not known."""
+    """Returns the median time between consecutive sampled frames; None if the frame rate is not known."""
     steps = [
         (entry.indices[-1] - entry.indices[0]) / (len(entry.indices) - 1) / entry.fps
         for entry in map(data.entry, rows)
@@ -188,7 +204,7 @@ def _over_heads(label: str, pairs: Sequence[tuple[HeadMeasures, HeadMeasures]]) 
 
 
 def _probe(lags: Sequence[int], found: Sequence[ProbeCurve]) -> Curve:
-    """Over groups for one head, over heads for several; nothing where all clips are of one group."""
+    """Returns the curve over groups for one head, over heads for several; NaN if all clips are of one group."""
     if not found:
         nothing = (np.nan,) * len(lags)
         return Curve(tuple(lags), nothing, nothing, nothing, (nothing,))

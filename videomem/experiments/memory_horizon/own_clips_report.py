@@ -1,4 +1,4 @@
-"""The report of how far back trained heads reach on their own videos."""
+"""The report of the memory horizon of trained heads on their own data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CURVES = ("gradient", "direct", "gradient_untrained", "swap", "probe")
 
 
 def reach_table(result: OwnResult) -> Table:
-    """One row per memory; what is at a lag is at half the clip."""
+    """Returns one row per memory; values at a lag are those at half the length of the clips."""
     middle = _middle(result)
     columns = (
         Column("memory"), Column("heads", "count"), Column(f"gradient at {middle}"), Column(f"untrained at {middle}"),
@@ -36,7 +36,7 @@ def reach_table(result: OwnResult) -> Table:
 
 
 def _middle(result: OwnResult) -> int:
-    """The measured lag nearest to half the clips."""
+    """Returns the measured lag nearest to half the length of the clips."""
     return min(result.memories[0].gradient.places, key=lambda lag: abs(lag - result.num_frames / 2))
 
 
@@ -53,7 +53,7 @@ def _at(curve: Curve, lag: int) -> str:
 
 
 def _time(frames: float, result: OwnResult) -> str:
-    """In frames, and in seconds where the rate is known."""
+    """Formats a time constant in frames, and in seconds if the frame rate is known."""
     text = time_text(frames, result.num_frames)
     if frames <= 0 or result.seconds_per_frame is None:
         return text
@@ -61,7 +61,7 @@ def _time(frames: float, result: OwnResult) -> str:
 
 
 def layers_table(result: OwnResult) -> Table:
-    """Time constants of every layer of every memory, with quartiles over neurons."""
+    """Returns the time constants of each layer of each memory, with quartiles over neurons."""
     columns = (Column("memory"), Column("layer", "count"), Column("neurons", "count"), Column("tau, lower quarter"),
                Column("median"), Column("upper quarter"), Column("longest"), Column("-1 / Lyapunov"))  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
@@ -77,7 +77,7 @@ def own_tables(result: OwnResult) -> list[Table]:
 
 
 def own_summary(result: OwnResult) -> dict[str, float | str]:
-    """Finite numbers by memory, for W&B."""
+    """Returns finite numbers by memory, for W&B."""
     found = {f"{one.label}/lyapunov": one.lyapunov for one in result.memories}
     found |= {f"{one.label}/tau_median": float(np.median(one.tau)) for one in result.memories}
     return {name: value for name, value in found.items() if np.isfinite(value)}
@@ -101,7 +101,7 @@ def pictures(result: OwnResult) -> list[Picture]:
         Picture(
             "probe", own_figure(result.memories, "probe"), "Partial R squared over lag; numbers in tables/curves.csv"
         ),
-        Picture("swap", own_figure(result.memories, "swap"), "Effect of exchanged frames over lag"),
+        Picture("swap", own_figure(result.memories, "swap"), "Effect of replaced frames over lag"),
         Picture("gradient", gradient_figure(result.memories), "Gradients over lag"),
     ]
     if any(max(one.tau, default=0) > 0 for one in result.memories):
@@ -111,14 +111,14 @@ def pictures(result: OwnResult) -> list[Picture]:
 
 
 def write_own_report(result: OwnResult, folder: Path, videos: Sequence[InspectionView] = ()) -> Mapping[str, Path]:
-    """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
+    """Writes `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
     Args:
-        result: What was measured.
-        folder: Where to write.
-        videos: Clips seen from the inside, as `videomem inspect` shows them.
+        result: The measurements.
+        folder: Output folder.
+        videos: Inspections of single clips, as by `videomem inspect`.
     Returns:
-        The PNG of each figure by its name.
+        Path of the PNG of each figure, by its name.
     """
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -144,12 +144,12 @@ def write_own_report(result: OwnResult, folder: Path, videos: Sequence[Inspectio
 
 
 def terminal_table(result: OwnResult) -> RichTable:
-    """The table of the page with short words; times in frames."""
+    """Returns the table of the page with short column names; times are in frames."""
     middle, rate = _middle(result), result.seconds_per_frame
     on = f"{result.num_clips} clips of {result.num_groups} groups"
     apart = "" if rate is None else f", a frame is {rate:.3g} s"
     shown = RichTable(
-        box=SIMPLE_HEAD, pad_edge=False, title=f"how far back on {on}; lag {middle} of {result.num_frames}{apart}"
+        box=SIMPLE_HEAD, pad_edge=False, title=f"memory horizon on {on}; lag {middle} of {result.num_frames}{apart}"
     )
     for name in ("memory", "gradient", "untrained", "swap", "R²", "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)

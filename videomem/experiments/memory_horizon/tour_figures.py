@@ -1,4 +1,4 @@
-"""Figures of the tour that only it has: an memoryless head beside one that remembers, and a pulse in leaky neurons."""
+"""Figures of the tour: a memoryless and a recurrent head, and the response of leaky neurons to a pulse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ORDER_COLORS = (BLUE, VERMILLION, GREEN)
 
 @figure_function
 def memoryless_figure(found: Memoryless) -> Figure:
-    """The answer after each frame, for the same video in three orders, by each head."""
+    """Draws the prediction of each head after each frame, for one video in three frame orders."""
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     panels = figure.subplots(1, len(found.right_KT), sharey=True)
     for axes, (name, right_KT) in zip(panels, found.right_KT.items(), strict=True):
@@ -24,7 +24,7 @@ def memoryless_figure(found: Memoryless) -> Figure:
             axes.plot(steps, right_T, color=color, linewidth=1.6, label=order)
             axes.plot(steps[-1:], right_T[-1:], color=color, marker="o", markersize=5, clip_on=False)
         axes.axhline(0.5, color=INK, alpha=0.3, linewidth=0.8)
-        axes.set_title(f"{name}: {100 * found.accuracy[name]:.0f} % right", fontsize=SMALL)
+        axes.set_title(f"{name}: accuracy {100 * found.accuracy[name]:.0f} %", fontsize=SMALL)
         axes.set_ylim(0, 1)
         axes.set_xlabel("frames seen")
     panels[0].set_ylabel("p(moves right)")
@@ -35,7 +35,7 @@ def memoryless_figure(found: Memoryless) -> Figure:
 
 @figure_function
 def pulse_figure(found: Sequence[Pulse]) -> Figure:
-    """What is left of a pulse, on a logarithmic axis: straight lines, one slope each."""
+    """Draws the remaining share of a pulse on a logarithmic axis, where each decay is a straight line."""
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     axes = figure.subplots()
     for pulse, color in zip(found, ORDER_COLORS, strict=False):
@@ -49,6 +49,6 @@ def pulse_figure(found: Sequence[Pulse]) -> Figure:
     axes.set_xlim(0, len(found[0].left_T) - 1)
     figure.legend(loc="outside upper center", ncols=len(found), frameon=False, fontsize=8, columnspacing=1.0,
                   handlelength=1.2)  # fmt: skip
-    axes.set_xlabel("frames since")
-    axes.set_ylabel("share left")
+    axes.set_xlabel("frames since the pulse")
+    axes.set_ylabel("share remaining")
     return figure
