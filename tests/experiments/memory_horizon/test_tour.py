@@ -1,4 +1,4 @@
-"""The tour: each step shows what it claims."""
+"""The measurements and figures of the tour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import CONFIGS, ROOT
 
 from videomem.cli import tour as command
 from videomem.cli.main import main
-from videomem.experiments.memory_horizon.horizon_run import measure_recall
+from videomem.experiments.memory_horizon.recall_measurement import measure_recall
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.tour import SECTIONS, memoryless, pulses, recall_plan
 from videomem.features.backbone import BackboneSettings

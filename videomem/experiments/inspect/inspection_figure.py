@@ -157,8 +157,8 @@ def _states(axes: Axes, inspection: Inspection) -> None:
             axes.text(1, num_neurons / 2, "no previous state", rotation=90, ha="center", va="center", fontsize=8)
     _neuron_axis(axes, inspection, ranks)
     bar = axes.inset_axes((1.03, 0.08, 0.02, 0.84))
-    said = "share of state kept" if inspection.keeps else "activation φ(h)"
-    axes.figure.colorbar(image, cax=bar).set_label(said, fontsize=TEXT)
+    text = "share of state kept" if inspection.keeps else "activation φ(h)"
+    axes.figure.colorbar(image, cax=bar).set_label(text, fontsize=TEXT)
     bar.tick_params(labelsize=TEXT, width=0.5)
     bar.set_yticks([0, 0.5, 1] if inspection.keeps else [-1, 0, 1])
 
@@ -217,20 +217,20 @@ def _beside(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float) -> N
         axes.annotate("", (1.0, value), (1.022, height), "axes fraction", "axes fraction",
                       arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8})  # fmt: skip
         gap_in = RIGHT - 0.1 - 0.03 * (WIDTH - LEFT - RIGHT)
-        said = _fitted(axes.figure, f"{digits(value)}  ", name, gap_in, TEXT)
-        axes.text(1.03, height, said, transform=axes.transAxes, color=color, va="center", fontsize=TEXT,
+        text = _fitted(axes.figure, f"{digits(value)}  ", name, gap_in, TEXT)
+        axes.text(1.03, height, text, transform=axes.transAxes, color=color, va="center", fontsize=TEXT,
                   fontweight="normal" if color == GREY else "bold")  # fmt: skip
 
 
 def _fitted(figure: Any, before: str, name: str, gap_in: float, points: float) -> str:
     """Returns a text and a name, shortened in its middle until both fit into `gap_in` inches in bold."""
-    said = before
+    text = before
     for limit in range(48, 5, -1):
-        said = before + shorten(name, limit)
-        text = Text(0, 0, said, fontsize=points, fontweight="bold", figure=figure)
-        if text.get_window_extent().width <= gap_in * figure.dpi:
+        text = before + shorten(name, limit)
+        drawn = Text(0, 0, text, fontsize=points, fontweight="bold", figure=figure)
+        if drawn.get_window_extent().width <= gap_in * figure.dpi:
             break
-    return said
+    return text
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
@@ -271,10 +271,10 @@ def _time_axis(axes: Axes, video: Video, places: Sequence[int]) -> None:
     _frame_axis(axes, both, places, "frame\nseconds")
 
 
-def _frame_axis(axes: Axes, labels: Sequence[str], places: Sequence[int], said: str = "frame") -> None:
+def _frame_axis(axes: Axes, labels: Sequence[str], places: Sequence[int], text: str = "frame") -> None:
     axes.set_xticks([place + 1 for place in places], labels, fontsize=TEXT)
     axes.tick_params(axis="x", length=2.5, pad=3)
-    axes.annotate(said, (0, 0), (-9, -5.5), "axes fraction", "offset points", ha="right", va="top", fontsize=TEXT,
+    axes.annotate(text, (0, 0), (-9, -5.5), "axes fraction", "offset points", ha="right", va="top", fontsize=TEXT,
                   color=GREY, linespacing=1.2)  # fmt: skip
 
 
@@ -314,12 +314,12 @@ def _title(figure: Figure, video: Video, inspection: Inspection, colors: dict[in
     figure.text(LEFT / WIDTH, 1 - 0.2 / height, title(video, inspection), fontsize=15, fontweight="bold", va="top")
     for place, traced in enumerate(inspection.traces):
         across, gap_in = (LEFT + place * column_in) / WIDTH, column_in - 0.25
-        name, said = inspection.class_names[traced.answer], f"{digits(traced.probability)}  "
+        name, text = inspection.class_names[traced.answer], f"{digits(traced.probability)}  "
         figure.text(across, 1 - 0.62 / height, traced.order, fontsize=TEXT, va="top", color=GREY)
-        figure.text(across, 1 - 0.79 / height, _fitted(figure, said, name, gap_in, 13), fontsize=13,
+        figure.text(across, 1 - 0.79 / height, _fitted(figure, text, name, gap_in, 13), fontsize=13,
                     fontweight="bold", va="top", color=colors[traced.answer])  # fmt: skip
         if not inspection.is_memoryless:
             name = inspection.class_names[int(traced.emptied_C.argmax())]
-            said = f"without memory: {digits(float(traced.emptied_C.max()))}  "
-            fitted = _fitted(figure, said, name, gap_in, TEXT)
+            text = f"without memory: {digits(float(traced.emptied_C.max()))}  "
+            fitted = _fitted(figure, text, name, gap_in, TEXT)
             figure.text(across, 1 - 1.06 / height, fitted, fontsize=TEXT, va="top", color=GREY)

@@ -13,13 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function, shorten
 from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallResult
-from videomem.experiments.memory_horizon.own_clips import OwnReach
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
+from videomem.experiments.memory_horizon.trained_heads import HeadsReach
 from videomem.statistics.horizons import Curve
 
 TASK_COLORS = {"latch": BLUE, "update": VERMILLION}
-OWN_LABELS = {"swap": "change, relative to lag 0", "probe": "partial R²"}
+LAG_LABELS = {"swap": "change, relative to lag 0", "probe": "partial R²"}
 COLUMNS = 3
 Line = Literal["-", "--", ":"]
 
@@ -53,7 +53,7 @@ def recall_figure(result: RecallResult) -> Figure:
 
 
 @figure_function
-def gradient_figure(memories: Sequence[MemoryReach | OwnReach]) -> Figure:
+def gradient_figure(memories: Sequence[MemoryReach | HeadsReach]) -> Figure:
     """Draws the gradient at each lag relative to the last frame, on logarithmic axes."""
     figure, panels = _panels(memories)
     floor = 1e-8
@@ -78,7 +78,7 @@ def gradient_figure(memories: Sequence[MemoryReach | OwnReach]) -> Figure:
 
 
 @figure_function
-def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at: int) -> Figure:
+def time_constant_figure(memories: Sequence[MemoryReach | HeadsReach], censored_at: int) -> Figure:
     """Draws the share of neurons above each time constant; a curve further right means longer retention."""
     shown = [one for one in memories if max(one.tau, default=0) > 0]
     figure, panels = _panels(shown)
@@ -140,7 +140,7 @@ def _powers(longest: int) -> tuple[list[int], list[str]]:
     return ticks, [str(tick) for tick in ticks]
 
 
-def _panels(memories: Sequence[MemoryReach | OwnReach]) -> tuple[Figure, list[Axes]]:
+def _panels(memories: Sequence[MemoryReach | HeadsReach]) -> tuple[Figure, list[Axes]]:
     num_rows = max(1, -(-len(memories) // COLUMNS))
     height = 1.2 * num_rows + 0.85
     figure = Figure(figsize=(WIDTH, height))
@@ -182,7 +182,7 @@ def _key(figure: Figure, entries: dict[str, tuple[str, Line]]) -> None:
 
 
 @figure_function
-def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
+def lag_figure(memories: Sequence[HeadsReach], kind: str) -> Figure:
     """Draws `swap` or `probe` of each memory over the lag, with intervals."""
     figure, panels = _panels(memories)
     curves = [getattr(one, kind) for one in memories]
@@ -195,5 +195,5 @@ def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
         axes.axhline(0, color=INK, alpha=0.3, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.set_ylim(lowest, 1.15 * max(top, 0.05))  # The panels share one axis.
-    _label(figure, "lag in frames", OWN_LABELS[kind])
+    _label(figure, "lag in frames", LAG_LABELS[kind])
     return figure

@@ -10,7 +10,6 @@ import numpy as np
 
 from videomem.experiments.drawing import png
 from videomem.experiments.html import Picture, environment
-from videomem.experiments.json_report import json_bytes
 from videomem.experiments.memory_horizon.horizon_figures import (
     frames_figure,
     gates_figure,
@@ -26,6 +25,7 @@ from videomem.experiments.memory_horizon.horizon_tables import (
     recall_tables,
 )
 from videomem.experiments.memory_horizon.recall_frames import FrameTable
+from videomem.experiments.reports import json_bytes
 from videomem.experiments.tables import csv_text
 from videomem.statistics.horizons import whole_or_three_digits
 from videomem.utils.atomic import write_atomic

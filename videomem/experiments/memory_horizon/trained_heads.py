@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.experiments.head_labels import distinct_labels
 from videomem.experiments.memory_horizon.gradients import untrained
 from videomem.experiments.memory_horizon.head_measures import HeadMeasures, measure_head, median_length
 from videomem.experiments.memory_horizon.probe import ProbeCurve
+from videomem.experiments.reports import distinct_labels
 from videomem.statistics.horizons import Curve, curve_over_seeds
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class OwnReach:
+class HeadsReach:
     """Measurements of one memory on clips of a catalog, over its checkpoints.
 
     Attributes:
@@ -61,7 +61,7 @@ class OwnReach:
 
 
 @dataclass(frozen=True)
-class OwnResult:
+class HeadsResult:
     """The result of a measurement on clips of a catalog.
 
     Attributes:
@@ -82,7 +82,7 @@ class OwnResult:
     num_groups: int
     num_frames: int
     seconds_per_frame: float | None
-    memories: tuple[OwnReach, ...]
+    memories: tuple[HeadsReach, ...]
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class OwnResult:
         return asdict(self)
 
 
-def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0) -> OwnResult:
+def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0) -> HeadsResult:
     """Measures trained heads, and heads of the same kind with fresh weights, on the test split of their data.
 
     Args:
@@ -119,7 +119,7 @@ def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, An
             measure_head(head, test.clips, test.groups, test.seconds_per_frame, lags, seed) for head in heads
         )
         of_label.append((trained, fresh))
-    return OwnResult(
+    return HeadsResult(
         schema_version=SCHEMA_VERSION,
         data=test.data,
         num_clips=len(test.clips),
@@ -184,10 +184,10 @@ def seconds_per_frame(data: VideoDataModule, rows: Sequence[int]) -> float | Non
     return float(np.median(steps)) if steps else None
 
 
-def _over_heads(label: str, pairs: Sequence[tuple[HeadMeasures, HeadMeasures]]) -> OwnReach:
+def _over_heads(label: str, pairs: Sequence[tuple[HeadMeasures, HeadMeasures]]) -> HeadsReach:
     trained, fresh = zip(*pairs, strict=True)
     lags = trained[0].sensitivity.lags
-    return OwnReach(
+    return HeadsReach(
         label=label,
         num_heads=len(trained),
         gradient=curve_over_seeds(lags, [one.sensitivity.gradient for one in trained], log=True),
