@@ -25,9 +25,10 @@ from videomem.utils.plotting import as_png
 
 INK, PAPER = "#010203", "#fefefd"
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
+BLUE, VERMILLION, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
 WIDTH = 4.6  # inches: 331 units of an SVG, so on a phone a point is about a pixel
 SMALL = 10
+ORANGE = "#e69f00"  # of the same palette
 
 STYLE: dict[Any, Any] = {
     "font.size": 11, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "videomem",
