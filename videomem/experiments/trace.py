@@ -55,12 +55,12 @@ def trace(head: Head, x_BTD: Tensor, direct: bool = False) -> Trace:
 
 
 def trace_normed(head: Head, y_BTD: Tensor, direct: bool = False) -> Trace:
-    """Does the same from standardised features, whose unit is the training standard deviation."""
+    """Runs a head as `trace` does, from standardised features, whose unit is the training standard deviation."""
     return trace_projected(head, head.memories[0].project(head.projection(y_BTD)), direct)
 
 
 def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trace:
-    """Does the same from the projected terms of the first layer, which often have fewer dimensions than features."""
+    """Runs a head as `trace` does, from the projected terms of the first layer, which are often narrower."""
     first, *above = head.memories
     layers = [_trace_terms(first, terms_BTK, None, direct)]
     y = first.activation(layers[0].h_BTH)

@@ -165,12 +165,12 @@ def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, 
 
 
 def _project(head: Head, y_BTD: Tensor) -> Tensor:
-    """Terms of the first layer from standardised features."""
+    """Returns the projected terms of the first layer from standardised features."""
     return head.memories[0].project(head.projection(y_BTD))
 
 
 def _gradient(of: Tensor, by: Tensor, along: Tensor) -> Tensor:
-    """Gradients (K, *by) of what K directions (K, *of) weigh."""
+    """Returns gradients (K, *by) of the inner products of `of` with K directions (K, *of)."""
     return torch.autograd.grad(of, by, along, retain_graph=True, is_grads_batched=True)[0]
 
 
