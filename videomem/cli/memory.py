@@ -20,14 +20,19 @@ from videomem.experiments.inspect.inspection_report import InspectionView, view_
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.horizon_report import write_recall_report
 from videomem.experiments.memory_horizon.horizon_result import RecallResult
-from videomem.experiments.memory_horizon.horizon_run import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall, versions
 from videomem.experiments.memory_horizon.horizon_tables import recall_summary, recall_tables, terminal_table
-from videomem.experiments.memory_horizon.own_clips import labels_of, measure_checkpoints
-from videomem.experiments.memory_horizon.own_clips_report import own_summary, own_tables, write_own_report
-from videomem.experiments.memory_horizon.own_clips_report import terminal_table as own_table
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
+from videomem.experiments.memory_horizon.recall_measurement import (
+    NUM_DRAWINGS,
+    NUM_TEST_DRAWINGS,
+    measure_recall,
+    versions,
+)
 from videomem.experiments.memory_horizon.recall_tasks import TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
+from videomem.experiments.memory_horizon.trained_heads import labels_of, measure_checkpoints
+from videomem.experiments.memory_horizon.trained_heads_report import heads_summary, heads_tables, write_heads_report
+from videomem.experiments.memory_horizon.trained_heads_report import terminal_table as own_table
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
@@ -116,10 +121,10 @@ def _measure_own(given: Any, command_line: str) -> int:
     changes = {name: value for name, value in changes.items() if value}
     card = measure_checkpoints(checkpoints, changes)
     card = replace(card, command=command_line, versions=versions())
-    figures = write_own_report(card, given.out, _videos(checkpoints, changes, given.videos))
-    tables = [(table.name, *flat(table)) for table in own_tables(card)]
+    figures = write_heads_report(card, given.out, _videos(checkpoints, changes, given.videos))
+    tables = [(table.name, *flat(table)) for table in heads_tables(card)]
     run = run_of_checkpoints(given.out.name, given.out, given.wandb, checkpoints, job_type="memory-horizon")
-    log_result(run, "memory", tables, figures, own_summary(card))
+    log_result(run, "memory", tables, figures, heads_summary(card))
     run.finish()
     Console(soft_wrap=True).print(own_table(card))
     print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")

@@ -13,18 +13,19 @@ from videomem.cli.options import at_least, parser
 from videomem.cli.order import told
 from videomem.experiments.drawing import png
 from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
-from videomem.experiments.memory_horizon.horizon_run import measure_recall
 from videomem.experiments.memory_horizon.horizon_tables import terminal_table
+from videomem.experiments.memory_horizon.recall_measurement import measure_recall
 from videomem.experiments.memory_horizon.tour import (
     SECTIONS,
     Memoryless,
     Pulse,
     Section,
     memoryless,
+    memoryless_figure,
+    pulse_figure,
     pulses,
     recall_plan,
 )
-from videomem.experiments.memory_horizon.tour_figures import memoryless_figure, pulse_figure
 from videomem.features.backbone import BackboneSettings
 from videomem.utils.atomic import write_atomic
 

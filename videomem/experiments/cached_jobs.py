@@ -17,7 +17,7 @@ def run_cached(
     progress: Callable[[int, int], None] = lambda done, total: None,
     in_turn: Sequence[Any] = (),
 ) -> None:
-    """Call `job(*call, path, shared)` for every path at which there is no file yet.
+    """Calls `job(*call, path, shared)` for every path where no file exists yet.
 
     Args:
         job: A function of a module, or a partial of one, that writes its result to `path` atomically. An interrupted

@@ -80,21 +80,6 @@ def compare(logits_BC: Tensor, ordered_BC: Tensor, labels_B: Tensor) -> Comparis
     )
 
 
-def clip_orders(
-    perturbations: Sequence[Perturbation], length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]
-) -> list[FrameOrders]:
-    """Returns the frame orders (K, T) of one clip under each perturbation.
-
-    Args:
-        perturbations: The perturbations.
-        length: Number of real frames of the clip.
-        num_frames: T, padding included.
-        num_permutations: K of random perturbations.
-        seed: Must identify the clip, so that clips get different frame orders.
-    """
-    return [one.frame_orders(length, num_frames, num_permutations, seed) for one in perturbations]
-
-
 def batch_orders(
     perturbations: Sequence[Perturbation],
     clips: Sequence[int],
@@ -114,7 +99,7 @@ def batch_orders(
         seed: Seed of the frame orders.
     """
     of_clip = [
-        np.concatenate(clip_orders(perturbations, length, num_frames, num_permutations, (seed, clip)))
+        np.concatenate([one.frame_orders(length, num_frames, num_permutations, (seed, clip)) for one in perturbations])
         for clip, length in zip(clips, lengths, strict=True)
     ]
     return torch.from_numpy(np.stack(of_clip, axis=1))

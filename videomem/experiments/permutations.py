@@ -1,10 +1,10 @@
-"""Orders to put the frames of a clip in: pure functions that give indices and leave padding where it is.
+"""Frame orders: pure functions that return frame indices and never move padding.
 
 Shape:
-    every function gives (K, T) int64, K frame orders; row k says which frame is shown at each place
+    every function returns K frame orders (K, T) int64; row k holds the index of the frame shown at each position
 
-A seed names the clip, so that clips differ; the same seed gives the same frame orders. Frozen and subsampled clips show
-some frames more than once, every other frame order is a permutation of the real frames.
+The seed must identify the clip, so that clips get different frame orders; the same seed gives the same frame orders.
+Every frame order is a permutation of the real frames, except those of `frozen` and `subsampled`, which repeat frames.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ FrameOrders = NDArray[np.int64]
 
 
 def ordered(length: int, num_frames: int) -> FrameOrders:
-    """The frames as they are: (1, T)."""
+    """Returns the original order: (1, T)."""
     return np.arange(num_frames, dtype=np.int64)[None]
 
 
 def reversed_order(length: int, num_frames: int) -> FrameOrders:
-    """The real frames backwards: (1, T)."""
+    """Returns the real frames in reverse order: (1, T)."""
     frame_order = ordered(length, num_frames)
     frame_order[:, :length] = frame_order[:, :length][:, ::-1]
     return frame_order
 
 
 def shuffled(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
-    """Permutations of the real frames, each drawn uniformly and independently: (K, T).
+    """Returns independent, uniformly drawn permutations of the real frames: (K, T).
 
     Args:
-        length: Real frames of the clip.
+        length: Number of real frames of the clip.
         num_frames: T, padding included.
         num_permutations: K.
-        seed: The same seed gives the same permutations; name the clip in it, so that clips differ.
+        seed: Seed of the permutations; include the number of the clip, so that clips get different ones.
     """
     frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
     real = np.random.default_rng(seed).permuted(frame_orders[:, :length], axis=1)
@@ -49,9 +49,9 @@ def shuffled(length: int, num_frames: int, num_permutations: int, seed: tuple[in
 def within_windows(
     length: int, num_frames: int, window: int, num_permutations: int, seed: tuple[int, ...]
 ) -> FrameOrders:
-    """Frames shuffled inside consecutive windows, the last of which may be shorter: (K, T).
+    """Returns frames shuffled within consecutive windows, the last of which may be shorter: (K, T).
 
-    A window of 1 moves nothing; one of `length` or more is `shuffled` with the same seed.
+    A window of 1 is the original order; a window of `length` or more equals `shuffled` with the same seed.
 
     Raises:
         ValueError: If `window` is below 1.
@@ -66,9 +66,10 @@ def within_windows(
 
 
 def blocks(length: int, num_frames: int, block: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
-    """Consecutive blocks of frames in random order, each kept as it is inside; the last may be shorter: (K, T).
+    """Returns consecutive blocks of frames in random order; frames within a block keep their order: (K, T).
 
-    A block of 1 is a shuffle of all frames; one of `length` or more moves nothing.
+    The last block may be shorter. A block of 1 is a shuffle of all frames; a block of `length` or more is the original
+    order.
 
     Raises:
         ValueError: If `block` is below 1.
@@ -83,7 +84,7 @@ def blocks(length: int, num_frames: int, block: int, num_permutations: int, seed
 
 
 def rotated(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
-    """Begun somewhere else and gone on from the start, by 1 to length - 1 frames at random: (K, T)."""
+    """Returns the real frames rotated by a random offset from 1 to length - 1: (K, T)."""
     frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
     if length > 1:
         offsets = np.random.default_rng(seed).integers(1, length, size=(num_permutations, 1))
@@ -92,14 +93,14 @@ def rotated(length: int, num_frames: int, num_permutations: int, seed: tuple[int
 
 
 def frozen(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
-    """One frame, drawn at random, at every real place: (K, T). Not a permutation."""
+    """Returns one randomly drawn frame at every real position: (K, T). Not a permutation."""
     frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
     frame_orders[:, :length] = np.random.default_rng(seed).integers(length, size=(num_permutations, 1))
     return frame_orders
 
 
 def subsampled(length: int, num_frames: int, step: int) -> FrameOrders:
-    """Every step-th frame from the first, each held for `step` places: (1, T). Not a permutation, unless step is 1.
+    """Returns every step-th frame, repeated `step` times: (1, T). Not a permutation, unless `step` is 1.
 
     Raises:
         ValueError: If `step` is below 1.
@@ -111,29 +112,30 @@ def subsampled(length: int, num_frames: int, step: int) -> FrameOrders:
 
 
 def fixed(length: int, num_frames: int, seed: tuple[int, ...]) -> FrameOrders:
-    """One permutation for good, of the clip that the seed names: (1, T)."""
+    """Returns one fixed permutation for the clip that the seed identifies: (1, T)."""
     return shuffled(length, num_frames, 1, seed)
 
 
 def common(length: int, num_frames: int, seed: tuple[int, ...]) -> FrameOrders:
-    """One permutation for all clips: (1, T); a shorter clip has the longer ones' with the frames it lacks left out.
+    """Returns one permutation that is common to all clips: (1, T).
 
-    It depends on the seed alone, neither on the clip nor on the padding; the seed must not name the clip.
+    A shorter clip gets the permutation of longer clips without the frames it does not have. The permutation depends on
+    the seed alone, which must not identify the clip, and not on the padding.
     """
     frame_order = ordered(length, num_frames)
-    # Sorting one key per frame: the keys of a shorter clip are the first ones of a longer clip.
+    # One sort key is drawn per frame; the keys of a shorter clip are the first keys of a longer clip.
     frame_order[0, :length] = np.argsort(np.random.default_rng(seed).random(length), kind="stable")
     return frame_order
 
 
 def displacement(frame_order_T: NDArray[np.int64], length: int) -> float:
-    """How far frames are from their places: mean |i - pi(i)| over the real frames, as a share of their number."""
+    """Returns the mean |i - pi(i)| over the real frames, as a share of their number."""
     shown = frame_order_T[:length]
     return float(np.abs(shown - np.arange(length)).mean() / length)
 
 
 def kendall_tau(frame_order_T: NDArray[np.int64], length: int) -> float | None:
-    """Kendall's tau-b between place and frame shown: 1 in order, -1 reversed; None where only one frame is shown.
+    """Returns Kendall's tau-b between position and frame shown: 1 in order, -1 reversed, None if one frame is shown.
 
     Reference:
         Kendall 1945, "The treatment of ties in ranking problems".
@@ -146,7 +148,7 @@ def kendall_tau(frame_order_T: NDArray[np.int64], length: int) -> float | None:
 
 
 def adjacency(frame_order_T: NDArray[np.int64], length: int) -> float:
-    """Share of neighbouring places that show neighbouring frames, in either direction; 1 for a single frame."""
+    """Returns the share of adjacent positions that show adjacent frames, in either direction; 1 for a single frame."""
     return float((np.abs(np.diff(frame_order_T[:length])) == 1).mean()) if length > 1 else 1.0
 
 
@@ -157,8 +159,8 @@ class Perturbation:
     Attributes:
         name: Kind: `shuffle`, `windows`, `blocks`, `reverse`, `rotate`, `frozen` or `subsample`.
         label: Kind with its parameter, such as `windows of 4`.
-        frame_orders: From (length, num_frames, K, seed) to (K, T); to (1, T) where nothing is drawn.
-        is_random: Whether frame orders are drawn, so that there are K of them.
+        frame_orders: Function from (length, num_frames, K, seed) to frame orders (K, T), or (1, T) if not random.
+        is_random: Whether frame orders are drawn at random, so that there are K of them.
     """
 
     name: str
@@ -168,9 +170,10 @@ class Perturbation:
 
 
 def suite(num_frames: int, more_sizes: Collection[int] = ()) -> tuple[Perturbation, ...]:
-    """Ways to take order away from clips of up to `num_frames` frames.
+    """Returns the perturbations for clips of up to `num_frames` frames.
 
-    Windows and blocks have 2 and 4 frames, a quarter (of many) and half of all, and `more_sizes`, where less than all.
+    Windows and blocks have 2, 4 and half of all frames, from 32 frames on also a quarter, and `more_sizes`. Sizes that
+    are not below `num_frames` are left out.
     """
     parts = {2, 4, num_frames // 2, num_frames // 4 if num_frames >= 32 else 2, *more_sizes}
     sizes = sorted(size for size in parts if 1 < size < num_frames)
@@ -219,4 +222,4 @@ REVERSE = Perturbation("reverse", "reverse", _reversed, is_random=False)
 
 def _check_frames(what: str, num_frames: int) -> None:
     if num_frames < 1:
-        raise ValueError(f"{what} of {num_frames} frames; it needs at least 1")
+        raise ValueError(f"{what} is {num_frames} frames, but must be at least 1")

@@ -1,4 +1,4 @@
-"""A head run over clips with everything kept: what each step of each layer kept, and what the state became."""
+"""Traces of a head: the states, retention and logits at every frame and layer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from videomem.heads import Head, Memory, State
 
 
 class LayerTrace(NamedTuple):
-    """One layer of memory, step by step.
+    """One layer of memory at every frame.
 
     Attributes:
-        h_BTH: States as the readout sees them, before phi.
-        kept_BTH: What flows on from step to step: c_t of an LSTM, h_t of all others.
-        keep_BTH: Retention: the share of the past that each step kept unprocessed, zero where nothing is.
-        terms_BTK: What was projected of each frame.
+        h_BTH: States before the activation phi, as they reach the readout or the next layer.
+        kept_BTH: State that is carried from frame to frame: c_t of an LSTM, h_t of all other memories.
+        keep_BTH: Retention: the share of the previous state that passes unprocessed; zero where nothing does.
+        terms_BTK: Projected terms of each frame.
     """
 
     h_BTH: Tensor
@@ -29,12 +29,12 @@ class LayerTrace(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A head over clips of one length.
+    """A head at every frame, on clips of one length.
 
     Attributes:
-        layers: One trace per layer of memory, from the frames upwards.
-        logits_BTC: Logits of each frame, after the frames up to it.
-        answers_BTC: The readout's answer after each frame; the last is the answer for the clip.
+        layers: One trace per layer of memory, from input to output.
+        logits_BTC: Logits of each frame, computed from the frames up to it.
+        answers_BTC: Output of the readout after each frame; the last one is the prediction for the clip.
     """
 
     layers: tuple[LayerTrace, ...]
@@ -43,24 +43,24 @@ class Trace(NamedTuple):
 
 
 def trace(head: Head, x_BTD: Tensor, direct: bool = False) -> Trace:
-    """Run a head over whole clips, without padding, and keep every step.
+    """Runs a head on clips without padding, and returns the states of every step.
 
     Args:
-        head: The head; dropout is left out.
+        head: The head; dropout is not applied.
         x_BTD: Features.
-        direct: Let gradients flow back in time along the retention alone, as along a residual connection: gates and
-            recurrent terms take the past as a constant. The values are the same.
+        direct: Whether gradients flow back in time along the retention alone, as along a residual connection. Gates and
+            recurrent terms then treat the previous state as a constant. The values do not change.
     """
     return trace_normed(head, head.norm(x_BTD), direct)
 
 
 def trace_normed(head: Head, y_BTD: Tensor, direct: bool = False) -> Trace:
-    """The same from standardised features, whose unit is the training standard deviation."""
+    """Runs a head as `trace` does, from standardised features, whose unit is the training standard deviation."""
     return trace_projected(head, head.memories[0].project(head.projection(y_BTD)), direct)
 
 
 def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trace:
-    """The same from the projected terms of the first layer, which are narrower than wide features."""
+    """Runs a head as `trace` does, from the projected terms of the first layer, which are often narrower."""
     first, *above = head.memories
     layers = [_trace_terms(first, terms_BTK, None, direct)]
     y = first.activation(layers[0].h_BTH)
@@ -72,14 +72,14 @@ def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trac
 
 
 def trace_layer(memory: Memory, y_BTD: Tensor, state: State | None = None, direct: bool = False) -> LayerTrace:
-    """Run one layer step by step from its inputs (B, T, D)."""
+    """Runs one layer step by step from its inputs (B, T, D)."""
     return _trace_terms(memory, memory.project(y_BTD), state, direct)
 
 
 def _trace_terms(memory: Memory, terms_BTK: Tensor, state: State | None, direct: bool) -> LayerTrace:
     state = memory.initial_state(terms_BTK[:, 0]) if state is None else state
     shown, kept, keeps = [], [], []
-    for terms_BK in terms_BTK.unbind(1):  # The gradient of an index at every step would be of all T steps.
+    for terms_BK in terms_BTK.unbind(1):  # With indexing, backward would allocate a gradient of all T steps per step.
         seen = tuple(part.detach() for part in state) if direct else state
         update = memory.update(terms_BK, seen)
         keep_BH = torch.zeros_like(state[-1]) if update.keep is None else update.keep

@@ -1,4 +1,4 @@
-"""`videomem inspect`: the inside of a head on one video, its figure, its tables, and its errors."""
+"""`videomem inspect`: states and predictions of a head on one video, figure, tables, and errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def video(catalog: Catalog) -> str:
     return next(clip.path for clip in catalog.clips if clip.split == "test")
 
 
-# Models, from wherever they are.
+# Models.
 
 
 def test_a_checkpoint_and_its_folder_give_the_same_model(
@@ -88,7 +88,7 @@ def test_a_checkpoint_is_refused_when_the_weights_of_its_backbone_changed(
         load(checkpoints["gru"])
 
 
-# What is computed.
+# Computation.
 
 
 @every_memory
@@ -139,7 +139,7 @@ def test_an_emptied_head_with_a_mean_readout_ignores_order_and_with_a_last_one_s
 def test_time_constants_are_those_of_the_leaky_integrator() -> None:
     tau_H = inspect_frames(tiny_model(partial(Leaky, hidden_dim=4, alpha=0.8)), tiny_video().frames_TCHW).tau_H
     assert np.allclose(tau_H, -1 / math.log(0.8), rtol=1e-5)
-    # The first step has no past; a forget gate that closes once forgets all; one that never does keeps for ever.
+    # The first step has no previous state; one closed forget gate gives tau = 0, one that is always open infinity.
     keep_TH = np.array([[0.0, 1.0, 1.0], [0.5, 0.0, 1.0], [0.5, 1.0, 1.0]])
     assert np.allclose(clip_time_constants(keep_TH), [1 / math.log(2), 0, np.inf])
 
@@ -182,7 +182,7 @@ def test_frames_have_the_times_at_which_they_are_shown(tmp_path: Path) -> None:
     assert known is not None and np.allclose(known, [0, 1, 2])
 
 
-# What is drawn and said.
+# Figure and tables.
 
 
 def inside_of(name: str, readout: MeanReadout | LastReadout | None = None, num_frames: int = 6) -> Inspection:
@@ -269,7 +269,7 @@ def test_an_answer_that_the_last_frame_gives_alone_is_not_called_memory() -> Non
     assert "need no memory" in said([0, 0, 1], [0, 0, 1], False)
     assert "some predictions differ and need memory" in said([0, 0, 0], [0, 0, 1], False)
     assert "all predictions differ and need memory" in said([1, 1, 0], [0, 0, 1], False)
-    assert "the predictions that differ need memory" in said([0, 0, 0], [0, 0, 1], True)
+    assert "the predictions that differ from it need memory" in said([0, 0, 0], [0, 0, 1], True)
     assert "order makes no difference" in said([0, 0, 0], [0, 0, 0], True)
 
 
@@ -333,7 +333,7 @@ def test_the_command_takes_a_folder_and_gives_the_same_numbers_again(
 
 @pytest.fixture
 def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
-    """Videos and models that are none."""
+    """Returns a folder with invalid videos and models."""
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     write_video(tmp_path / "one.mp4", [np.zeros((64, 64, 3), np.uint8)])
     (tmp_path / "folder").mkdir()
@@ -346,14 +346,14 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
     [
         ({"video": "nowhere.mp4"}, "nowhere.mp4: no such file"),
         ({"video": "broken.mp4"}, "broken.mp4: not decodable"),
-        ({"video": "one.mp4"}, "one.mp4: has one frame, and one frame has no order"),
+        ({"video": "one.mp4"}, "one.mp4: the video has 1 frame, but at least 2 are needed"),
         ({"video": "folder"}, "nor a folder with images"),
         ({"--model": "nowhere"}, "nowhere: no such model; name a folder of `videomem export` or a checkpoint"),
         ({"--model": "folder"}, "lacks config.json, so it is no folder of `videomem export`"),
         ({"--model": "broken.mp4"}, "not a checkpoint of plain data"),
         ({"--model": "headless"}, "exported without its backbone; export it again with it"),
         ({"--frames": "0"}, "0 is below 2"),
-        ({"--layer": "3"}, "--layer 3: gru has 1 of memory; give one within 1..1"),
+        ({"--layer": "3"}, "--layer is 3, but gru has 1 layers; choose one in 1..1"),
         ({"--layer": "0"}, "0 is below 1"),
         ({"--fps": "0"}, "0 is not a number above 0"),
         ({"--device": "warp"}, "--device warp"),
@@ -375,6 +375,6 @@ def test_a_video_too_short_for_the_rate_of_training_is_told_what_helps(tmp_path:
     write_video(tmp_path / "short.mp4", [np.full((8, 8, 3), n, np.uint8) for n in range(3)], fps=30)
     model = tiny_model(MEMORIES["gru"])
     model.settings = replace(model.settings, sampling=FixedRate(5.0))
-    with pytest.raises(VideomemError, match="takes one frame of it; give --frames"):
+    with pytest.raises(VideomemError, match=r"takes 1 frame of this short video.* set --frames"):
         read_video(model, tmp_path / "short.mp4")
     assert len(read_video(model, tmp_path / "short.mp4", num_frames=3).frames_TCHW) == 3

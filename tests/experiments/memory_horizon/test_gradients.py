@@ -1,4 +1,4 @@
-"""How far back memories reach: traces, sensitivity, retention, probes."""
+"""Traces of heads, and the sensitivity of logits to earlier frames."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def frames(num: int = 4, num_frames: int = 9, seed: int = 0) -> Tensor:
 
 
 def jacobian_rms(head: Head, x_BTD: Tensor, lag: int) -> Tensor:
-    """RMS (B,) of the last frame's logits by the standardised frame at a lag, from the dense Jacobian of the head."""
+    """Returns the RMS gradient (B,) at a lag from the dense Jacobian of the head."""
     exact, place = in_double(head), x_BTD.shape[1] - 1 - lag
     scale_D = exact.norm.scale
 
@@ -162,7 +162,7 @@ def test_where_the_last_frame_does_not_matter_no_ratio_is_given() -> None:
 def test_clips_whose_last_frame_does_not_matter_are_left_out() -> None:
     x, head = frames(num=3), one_layer(Leaky(D, H, alpha=0.8))
     nn.init.constant_(head.memories[0].input.weight, 0.5)  # type: ignore[union-attr, arg-type]
-    x[:2, -1] = 1e6  # No tanh moves there: ten standard deviations of every feature, all of one sign.
+    x[:2, -1] = 1e6  # All tanh are saturated: features of ten standard deviations with the same sign.
     assert (jacobian_rms(head, x, 0) == 0).tolist() == [True, True, False]
     assert sensitivity(head, x, [2]).gradient[0] == pytest.approx(0.8**2)
 

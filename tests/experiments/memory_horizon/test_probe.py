@@ -1,4 +1,4 @@
-"""Probes of states against memories whose contents are known, and the measurements of a head as a whole."""
+"""Probes of memories with known contents, and all measurements of a head."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GROUPS = [f"g{clip // 2}" for clip in range(24)]
 
 
 def ar_clips(persistence: float, num: int = 24, num_frames: int = 40, dim: int = D, seed: int = 0) -> list[Tensor]:
-    """Clips (T, D) whose features are independent, x_t = persistence x_{t-1} + noise, of variance 1."""
+    """Returns clips (T, D) of independent AR(1) features with variance 1: x_t = persistence x_{t-1} + noise."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(num, num_frames, dim, generator=generator)
     x = [noise[:, 0]]
@@ -43,7 +43,7 @@ def one_layer(memory: Memory) -> Head:
 
 
 def linear(memory: Memory, gain: float = 0.1) -> Memory:
-    """Small weights, so that tanh is nearly linear in the states."""
+    """Scales weights down, so that tanh is nearly linear in the states."""
     for parameter in memory.parameters():
         parameter.data *= gain
     return memory
@@ -53,7 +53,7 @@ def linear(memory: Memory, gain: float = 0.1) -> Memory:
 def test_a_state_without_memory_tells_nothing_beyond_the_frame(persistence: float) -> None:
     clips = ar_clips(persistence)
     curve = probe(states_of(one_layer(NoMemory(D, 16)), clips), clips, GROUPS, LAGS)
-    assert min(curve.partial_r2) > -0.05 and max(curve.partial_r2) < 0.01  # 16 useless regressors do some harm.
+    assert min(curve.partial_r2) > -0.05 and max(curve.partial_r2) < 0.01  # Useless regressors increase the error.
     assert curve.frame_r2 == pytest.approx([persistence ** (2 * lag) for lag in LAGS], abs=0.06)
 
 
@@ -94,7 +94,7 @@ def test_what_a_state_makes_of_the_frame_alone_is_no_memory() -> None:
     states = states_of(head, clips)
     assert probe(states, clips, GROUPS, [1]).partial_r2[0] > 0.1
     alone = states_of(head, clips, alone=True)
-    # Exactly, with few clips too: neither the number of regressors nor their size differs.
+    # Exactly zero, even with few clips: both regressions have as many regressors of the same scale.
     assert probe(states, clips, GROUPS, [1], alone_by_clip=alone).partial_r2[0] == pytest.approx(0, abs=1e-5)
     assert probe(states[:4], clips[:4], GROUPS[:4], [1], alone_by_clip=alone[:4]).partial_r2[0] == pytest.approx(
         0, abs=1e-5
@@ -107,7 +107,7 @@ def test_what_is_learnt_of_a_group_is_never_used_on_itself() -> None:
     even = (torch.arange(40) % 2 == 0).float()[:, None]
     clips = [marks[clip // 2] * even + 0.1 * torch.randn(40, D, generator=generator) for clip in range(24)]
     states = [torch.eye(12)[clip // 2].expand(40, 12) for clip in range(24)]
-    # x_{t-1} is the mark of the group less x_t, which can be learnt for a group that is known, and for no other.
+    # x_{t-1} is the mark of the group minus x_t, which can be learnt for training groups only.
     assert probe(states, clips, GROUPS, [1]).partial_r2[0] < 0.02
     torn = [f"{group}-{clip}" for clip, group in enumerate(GROUPS)]
     assert probe(states, clips, torn, [1]).partial_r2[0] > 0.5

@@ -1,4 +1,4 @@
-"""Recall: the tasks, the exactness of frames composed by index, horizons, and `videomem memory`."""
+"""The recall tasks, horizons, and `videomem memory`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TABLE = FrameTable(np.zeros((2 * NUM_SYMBOLS * 5 + 5, 1, 1, 3), np.uint8), 5)
 
 
 def easy_frames() -> RecallFrames:
-    """Features that name symbol, mark and query outright, with a little of the drawing."""
+    """Returns features that encode symbol, mark and query directly, with some noise per drawing."""
     rows = np.arange(len(TABLE.frames_NHWC)) // 5
     x = torch.zeros(len(rows), 2 * NUM_SYMBOLS + 1)
     x[torch.arange(len(rows)), torch.from_numpy(rows)] = 1
@@ -218,7 +218,7 @@ def test_gates_let_go_at_the_cues(found: tuple[MemoryReach, ...]) -> None:
 
 def test_expectations_are_told_either_way(found: tuple[MemoryReach, ...]) -> None:
     told = {one.claim.split(" ")[0]: one.found for one in expectations(found, small_plan())}
-    assert told["none"] == "confirmed" and told["mingru"] == "open"  # 4 frames say nothing of hundreds.
+    assert told["none"] == "confirmed" and told["mingru"] == "open"  # Delays of 4 frames cannot confirm hundreds.
     assert told["leaky(alpha=0.9)"] in ("open", "refuted")
 
 
@@ -254,7 +254,7 @@ def test_the_command_writes_page_card_tables_and_figures(tmp_path: Path, capsys:
     assert {path.stem for path in (out / "figures").iterdir()} >= {"task", "recall", "gradient", "time_constants"}
     assert len((out / "tables/horizons.csv").read_text().splitlines()) == 4
     printed = capsys.readouterr().out
-    assert "how far back" in printed and "none forgets at once" in printed
+    assert "memory horizon" in printed and "none keeps nothing" in printed
 
 
 def test_memories_of_one_label_are_told_apart_by_name(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_share_of_neurons_above_a_time_constant_falls_from_one_to_zero(found
     one = replace(found[1], tau=[1.0, 2.0, 2.0, 8.0])
     (line,) = [line for line in time_constant_figure([one], 16).axes[0].lines if line.get_drawstyle() == "steps-pre"]
     assert np.asarray(line.get_xdata()).tolist() == [1, 2, 2, 8, 8]
-    assert np.asarray(line.get_ydata()).tolist() == [1, 0.75, 0.5, 0.25, 0]  # Each is the height on the left of its x.
+    assert np.asarray(line.get_ydata()).tolist() == [1, 0.75, 0.5, 0.25, 0]  # Each is the height to the left of its x.
 
 
 @pytest.mark.parametrize(

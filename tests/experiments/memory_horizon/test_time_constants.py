@@ -1,4 +1,4 @@
-"""Time constants and Lyapunov exponents against what is known of each memory, and against dense Jacobians."""
+"""Time constants and Lyapunov exponents, compared with known values and with dense Jacobians."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_seconds_are_frames_times_their_duration() -> None:
 
 
 def dense_exponents(memory: Memory, terms_BTK: Tensor, shown_BTH: Tensor, kept_BTH: Tensor) -> float:
-    """The largest exponent from the QR decomposition of the dense Jacobians of the whole state."""
+    """Returns the largest exponent from the QR decomposition of the dense Jacobians of the whole state."""
     size, parts = memory.hidden_dim, len(memory.initial_state(terms_BTK[:, 0]))
     states_BTS = torch.cat((shown_BTH, kept_BTH)[:parts], dim=2)
     before_BTS = torch.cat([torch.zeros_like(states_BTS[:, :1]), states_BTS[:, :-1]], dim=1)
@@ -154,7 +154,7 @@ def test_chunks_of_clips_change_no_time_and_no_exponent(monkeypatch: pytest.Monk
     taus, exponents = [layer.tau_H for layer in retention(head, x)], lyapunov(head, x)
     monkeypatch.setattr("videomem.experiments.memory_horizon.time_constants.ELEMENTS", 1)
     assert np.stack([layer.tau_H for layer in retention(head, x)]) == pytest.approx(np.stack(taus))
-    assert lyapunov(head, x) == pytest.approx(exponents, abs=0.01)  # Other tangents.
+    assert lyapunov(head, x) == pytest.approx(exponents, abs=0.01)  # The tangent vectors differ.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The tour: each step shows what it claims."""
+"""The measurements and figures of the tour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import CONFIGS, ROOT
 
 from videomem.cli import tour as command
 from videomem.cli.main import main
-from videomem.experiments.memory_horizon.horizon_run import measure_recall
+from videomem.experiments.memory_horizon.recall_measurement import measure_recall
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.tour import SECTIONS, memoryless, pulses, recall_plan
 from videomem.features.backbone import BackboneSettings
@@ -53,7 +53,7 @@ def test_sections_that_recall_draw_their_figure_and_share_trainings(
     assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("gates", "residual", "retention"))
     # gates: leaky and gated; residual adds rnn; retention adds gru and lstm: each on two tasks with two seeds.
     assert len(list((tmp_path / "trainings").iterdir())) == 5 * 2 * 2
-    assert "how far back" in capsys.readouterr().out
+    assert "memory horizon" in capsys.readouterr().out
 
 
 def test_an_unknown_section_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

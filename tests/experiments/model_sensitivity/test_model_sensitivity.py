@@ -26,7 +26,7 @@ CLASSES, FRAMES = 4, 8
 
 
 def made(num_clips: int = 24, num_frames: int = FRAMES, seed: int = 0) -> tuple[list[Tensor], list[int], list[int]]:
-    """Clips (T, C) whose first frame tells the class; a dozen groups."""
+    """Returns clips (T, C) whose first frame determines the class, in a dozen groups."""
     generator = torch.Generator().manual_seed(seed)
     clips, labels = [], [clip % CLASSES for clip in range(num_clips)]
     for label in labels:
@@ -41,7 +41,7 @@ def first_frame(clips_BTC: Tensor) -> Tensor:
 
 
 class SortedMean(nn.Module):
-    """A model without order: it sums sorted values, so that not a bit moves."""
+    """An order-blind model: it sums sorted values, so that the result is identical to the bit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ def test_a_model_is_given_back_as_it_was_though_it_fails() -> None:
 
 
 class TinyNetwork(nn.Module):
-    """Stands in for a video network: brightness of the corners of the first and the last frame."""
+    """A small video network that sees the brightness of the corners of the first and the last frame."""
 
     def __init__(self, num_classes: int = 400) -> None:
         super().__init__()

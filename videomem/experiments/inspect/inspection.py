@@ -1,6 +1,6 @@
-"""The inside of one trained head on one video: what each neuron keeps, how the answer grows, what another order does.
+"""Inspection of one trained head on one video: retention, predictions over time, and the effect of frame order.
 
-The same frames are shown in three orders: as they are, in one shuffle, and reversed. Their features are computed once.
+The same frames are shown in three orders: original, shuffled and reversed. Their features are computed once.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Video(NamedTuple):
     """The frames of a video that a model sees.
 
     Attributes:
-        path: The video.
-        frames_TCHW: (T, 3, crop, crop) uint8, as the backbone takes them.
-        places_T: Place of each among the frames of the video, from 0.
-        num_available: N, the frames of the video.
-        times_s_T: Seconds from the video's first frame; None for images whose rate is not known.
+        path: Path of the video.
+        frames_TCHW: Frames (T, 3, crop, crop) uint8, in the form that the backbone takes.
+        places_T: Index of each frame in the video, from 0.
+        num_available: Number of frames of the video.
+        times_s_T: Seconds since the first frame of the video; None for images without a frame rate.
     """
 
     path: str
@@ -47,21 +47,21 @@ class Video(NamedTuple):
 
     @property
     def step_s(self) -> float | None:
-        """Seconds from one frame to the next, on average."""
+        """Mean time between consecutive frames in seconds."""
         return None if self.times_s_T is None else float(np.diff(self.times_s_T).mean())
 
 
 class OrderTrace(NamedTuple):
-    """The frames shown in one order, and what became of them in one layer of memory and in the answer.
+    """One layer of memory and the predictions for the frames in one order.
 
     Attributes:
-        order: Which of the three.
-        frames_T: Which frame of the video is shown at each place.
-        keep_TH: Retention: the share of the past that each step keeps unprocessed. The first step has no past.
-        activations_TH: phi(h): what the readout, or the next layer, sees of the states.
-        probabilities_TC: Probability of each class, from the readout's answer after each frame; the last is the answer.
-        change_T: How much each frame moved the state; see `changes`.
-        emptied_C: The answer's probabilities where the head is emptied before every frame, so that it has no memory.
+        order: Frame order.
+        frames_T: Index of the frame shown at each position.
+        keep_TH: Retention: the share of the previous state that passes unprocessed. At the first frame there is none.
+        activations_TH: phi(h), the input of the readout or the next layer.
+        probabilities_TC: Class probabilities of the readout after each frame; the last row is the prediction.
+        change_T: Change of the state at each frame; see `changes`.
+        emptied_C: Class probabilities if the state is reset before every frame, so that the head has no memory.
     """
 
     order: Order
@@ -82,32 +82,32 @@ class OrderTrace(NamedTuple):
 
     @property
     def settled(self) -> int:
-        """The place from which on the most probable class is that of the answer."""
+        """First position from which the most probable class no longer changes."""
         others = np.flatnonzero(self.probabilities_TC.argmax(axis=1) != self.answer)
         return int(others[-1]) + 1 if len(others) else 0
 
     @property
     def most_changed(self) -> int:
-        """The place whose frame moved the state most, the first left out: it meets an empty state."""
+        """Position of the largest change of the state, without the first frame, which starts from an empty state."""
         return 1 + int(self.change_T[1:].argmax())
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one head makes of one video.
+    """States and predictions of one head on one video.
 
     Attributes:
-        label: The head's name, such as `gru`.
-        class_names: Its classes.
-        layer: The layer of memory that is shown, from 1.
-        num_layers: Layers of memory there are.
+        label: Label of the head, such as `gru`.
+        class_names: Names of the classes.
+        layer: Number of the inspected layer of memory, from 1.
+        num_layers: Number of layers of memory.
         seed: Seed of the shuffle.
-        traces: In order, shuffled, reversed.
-        tau_H: Time constant of each neuron in frames, in order; see `clip_time_constants`.
-        is_memoryless: The layer and those below it see each frame alone.
-        sees_frame_only: What is kept depends on the frame alone, not on what came before it.
-        averages: The answer is the mean over frames.
-        num_frames_trained: Frames of a clip in training, where that was one number.
+        traces: Traces in order, shuffled and reversed.
+        tau_H: Time constant of each neuron in order, in frames; see `clip_time_constants`.
+        is_memoryless: Whether the layer and all layers before it process each frame alone.
+        sees_frame_only: Whether the retention depends on the current frame alone.
+        averages: Whether the prediction is the mean over frames.
+        num_frames_trained: Number of frames per clip in training; None if it varied.
     """
 
     label: str
@@ -128,90 +128,75 @@ class Inspection:
 
     @property
     def keeps(self) -> bool:
-        """Whether anything of the past flows on unprocessed."""
+        """Whether any share of the previous state passes unprocessed."""
         return bool(self.in_order.keep_TH.any())
 
     @property
     def keeps_evenly(self) -> bool:
-        """Whether each neuron keeps the same share at every frame."""
+        """Whether the retention of each neuron is the same at every frame."""
         return bool(np.ptp(self.in_order.keep_TH, axis=0).max() < 1e-6)
 
 
 def read_video(
     model: Classifier, video: Path | str | Clip, num_frames: int | None = None, fps: float | None = None
 ) -> Video:
-    """The frames that a model sees of a video.
+    """Reads the frames of a video that a model sees.
 
     Args:
-        model: Says how frames are sampled and cropped.
+        model: Model that defines how frames are sampled and cropped.
         video: A video, a folder of numbered images, a template of their names, or a clip of a catalog.
         num_frames: T, spread evenly over the video; None samples as in training.
         fps: Frames per second of images.
     Raises:
-        VideomemError: If the video cannot be decoded exactly, or gives one frame only, which has no order.
+        VideomemError: If the video cannot be decoded exactly, or if only one frame is sampled.
     """
     sampling = None if num_frames is None else Uniform(num_frames)
     clip = video if isinstance(video, Clip) else Clip(str(video), "", "", "", fps=fps)
     path, (frames_TCHW, decoded) = clip.path, model.decode(clip, sampling)
     if decoded.num_available < 2:
-        raise DecodingError(f"{path}: has one frame, and one frame has no order; name a video of at least 2")
+        raise DecodingError(f"{path}: the video has 1 frame, but at least 2 are needed; use a longer video")
     if len(frames_TCHW) < 2:
         raise DecodingError(
-            f"{path}: so short that the sampling of training takes one frame of it; give --frames, at least 2"
+            f"{path}: the training sampling takes 1 frame of this short video, but at least 2 are needed; set --frames"
         )
     return Video(path, frames_TCHW, decoded.indices_T, decoded.num_available, decoded.times_s_T)
 
 
 @torch.inference_mode()
 def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer: int = 1) -> Inspection:
-    """Show a head the same frames in order, in one shuffle and reversed, and keep what happens inside.
+    """Runs a head on the same frames in order, shuffled and reversed, and returns its states and predictions.
 
     Args:
-        model: The head, with its backbone, on any device.
-        frames_TCHW: Frames (T, 3, crop, crop) uint8, T >= 2, as `model.read` gives them.
+        model: The head with its backbone, on any device.
+        frames_TCHW: Frames (T, 3, crop, crop) uint8, T >= 2, as returned by `model.read`.
         seed: Seed of the shuffle.
-        layer: Which layer of memory to show, from 1.
+        layer: Number of the layer of memory to inspect, from 1.
     Raises:
-        VideomemError: If the model has no backbone or not so many layers, or its answers are not finite.
+        VideomemError: If the model has no backbone or no such layer, or if its logits are not finite.
     """
     head, num_frames = model.head, len(frames_TCHW)
-    if not 1 <= layer <= len(head.memories):
+    num_layers = len(head.memories)
+    if not 1 <= layer <= num_layers:
         raise VideomemError(
-            f"--layer {layer}: {head.label} has {len(head.memories)} of memory; give one within 1..{len(head.memories)}"
+            f"--layer is {layer}, but {head.label} has {num_layers} layers; choose one in 1..{num_layers}"
         )
-    x_1TD = model.features(frames_TCHW)[None]
-    orders = {
-        "in order": permutations.ordered(num_frames, num_frames)[0],
-        "shuffled": permutations.shuffled(num_frames, num_frames, 1, (seed,))[0],
-        "reversed": permutations.reversed_order(num_frames, num_frames)[0],
-    }
-    frames_BT = np.stack([orders[name] for name in ORDERS])
-    emptied_BC = _numpy(_emptied(head, x_1TD, frames_BT).double().softmax(dim=1))
-    traced = trace(head, _in_orders(x_1TD, frames_BT)[0])
-    answers_BTC = traced.answers_BTC.clone()
-    answers_BTC[:, -1] = _answers(head, x_1TD, frames_BT)
-    if not answers_BTC.isfinite().all():
-        raise VideomemError(f"{head.label} gives logits that are not finite; its training diverged")
-    shown, memory = traced.layers[layer - 1], head.memories[layer - 1]
-    keep, activations, kept = (
-        _numpy(part) for part in (shown.keep_BTH, memory.activation(shown.h_BTH), shown.kept_BTH)
+    frames_BT = np.concatenate(
+        [
+            permutations.ordered(num_frames, num_frames),
+            permutations.shuffled(num_frames, num_frames, 1, (seed,)),
+            permutations.reversed_order(num_frames, num_frames),
+        ]
     )
-    probabilities_BTC, size = _numpy(answers_BTC.double().softmax(dim=2)), state_size(kept[0])
-    traces = tuple(
-        OrderTrace(
-            name, frames_BT[b], keep[b], activations[b], probabilities_BTC[b], changes(kept[b], size), emptied_BC[b]
-        )
-        for b, name in enumerate(ORDERS)
-    )
-    sampling = model.settings.sampling
+    traces = _order_traces(head, model.features(frames_TCHW)[None], frames_BT, layer)
+    sampling, memory = model.settings.sampling, head.memories[layer - 1]
     return Inspection(
         head.label,
         tuple(model.class_names),
         layer,
-        len(head.memories),
+        num_layers,
         seed,
         traces,
-        tau_H=clip_time_constants(keep[0]),
+        tau_H=clip_time_constants(traces[0].keep_TH),
         is_memoryless=all(one.memoryless for one in head.memories[:layer]),
         sees_frame_only=isinstance(memory, ParallelMemory)
         and all(one.memoryless for one in head.memories[: layer - 1]),
@@ -220,16 +205,37 @@ def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer:
     )
 
 
+def _order_traces(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64], layer: int) -> tuple[OrderTrace, ...]:
+    """Returns the traces of one layer for the features of a video in each of the orders `ORDERS`."""
+    emptied_BC = _numpy(_emptied(head, x_1TD, frames_BT).double().softmax(dim=1))
+    traced = trace(head, _in_orders(x_1TD, frames_BT)[0])
+    answers_BTC = traced.answers_BTC.clone()
+    answers_BTC[:, -1] = _answers(head, x_1TD, frames_BT)
+    if not answers_BTC.isfinite().all():
+        raise VideomemError(f"{head.label}: logits are not finite; its training diverged")
+    shown, memory = traced.layers[layer - 1], head.memories[layer - 1]
+    keep, activations, kept = (
+        _numpy(part) for part in (shown.keep_BTH, memory.activation(shown.h_BTH), shown.kept_BTH)
+    )
+    probabilities_BTC, size = _numpy(answers_BTC.double().softmax(dim=2)), state_size(kept[0])
+    return tuple(
+        OrderTrace(
+            name, frames_BT[b], keep[b], activations[b], probabilities_BTC[b], changes(kept[b], size), emptied_BC[b]
+        )
+        for b, name in enumerate(ORDERS)
+    )
+
+
 def _answers(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
-    """Logits (B, C) of the video in each order, projected once and permuted: of a head without memory the same bits."""
+    """Returns logits (B, C) in each frame order, projected once and permuted: identical bits for a memoryless head."""
     return head.forward_projected(*_in_orders(head.project(x_1TD), frames_BT))
 
 
 def _emptied(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
-    """Logits (B, C) of the head emptied before every frame: what the frames alone say, read out in each order.
+    """Returns logits (B, C) in each frame order if the state is reset before every frame.
 
-    A mean readout then cannot see order; a last readout sees nothing but the last frame. An answer that the whole head
-    shares with it needs no memory.
+    With a mean readout they do not depend on frame order; with a last readout they depend on the last frame alone. A
+    prediction that is the same with and without the reset needs no memory.
     """
     x_T1D = x_1TD.transpose(0, 1)
     logits_T1C = head.frame_logits(x_T1D, torch.ones(len(x_T1D), dtype=torch.int64, device=x_T1D.device))
@@ -237,7 +243,7 @@ def _emptied(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
 
 
 def _in_orders(x_1TK: Tensor, frames_BT: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """The video's frames in each order (B, T, K), and their lengths (B,)."""
+    """Returns the frames of the video in each order (B, T, K), and their lengths (B,)."""
     indices_BT = torch.from_numpy(frames_BT).to(x_1TK.device)
     lengths_B = torch.full((len(frames_BT),), frames_BT.shape[1], device=x_1TK.device)
     return permute_frames(x_1TK.expand(len(frames_BT), -1, -1), indices_BT), lengths_B
@@ -254,17 +260,16 @@ def clip_time_constants(keep_TH: Matrix) -> Matrix:
 
 
 def state_size(kept_TH: Matrix) -> float:
-    """Usual size of the states of a clip: the root mean square of ||kept_t||, 1 for states of zero."""
+    """Returns the root mean square of ||kept_t|| over the frames of a clip; 1 if all states are zero."""
     return float(np.sqrt(np.square(kept_TH).sum(axis=1).mean())) or 1.0
 
 
 def changes(kept_TH: Matrix, size: float) -> Matrix:
-    """How much each frame moved the state: ||kept_t - kept_{t-1}|| / size, from a state of zero.
+    """Returns the change of the state at each frame: ||kept_t - kept_{t-1}|| / size, starting from a state of zero.
 
-    The unit is one number for the whole clip, the usual size of its states in order, so that places and orders compare.
-    Divided by ||kept_t|| + ||kept_{t-1}|| instead, the second frame would win nearly always: states start at zero and
-    grow, and what grows changes most, relatively, while it is small. In this unit the first frame counts with the size
-    of the state that it makes.
+    One unit for the whole clip, the RMS norm of its states in order, makes positions and frame orders comparable. A
+    unit per frame, such as ||kept_t|| + ||kept_{t-1}||, would nearly always give the largest change at the second
+    frame, because states start at zero.
 
     Shape:
         kept_TH (T, H) -> (T,)

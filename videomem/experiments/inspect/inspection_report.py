@@ -13,7 +13,7 @@ from videomem.experiments.html import Picture, environment
 from videomem.experiments.inspect.inspection import Inspection, OrderTrace, Video
 from videomem.experiments.inspect.inspection_figure import draw_inspection
 from videomem.experiments.inspect.inspection_tables import InspectionText, inspection_text, title
-from videomem.experiments.json_report import finite, json_bytes
+from videomem.experiments.reports import finite, json_bytes
 from videomem.utils.atomic import write_atomic
 
 SCHEMA_VERSION = 1

@@ -1,4 +1,4 @@
-"""The tables of `videomem inspect`, each with a sentence that says what the numbers mean for this head."""
+"""The tables of `videomem inspect`, with short notes on what the numbers mean for this head."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def inspection_text(video: Video, inspection: Inspection) -> InspectionText:
     """Returns the tables and notes about a head on a video."""
     return InspectionText(
         headline=_headline(inspection),
-        predictions=_predictions(video, inspection),
+        predictions=_predictions(inspection),
         predictions_note=_predictions_note(inspection),
         timing=_timing(video, inspection),
         retention=_retention(video, inspection) if inspection.keeps else _activations(inspection),
@@ -108,17 +108,14 @@ def _headline(inspection: Inspection) -> str:
     return f"{inspection.label} predicts {ordered} in order, {shuffled} shuffled, {backwards} reversed"
 
 
-def _predictions(video: Video, inspection: Inspection) -> Table:
-    columns = [Column("frame order"), Column("prediction"), Column("constant from")]
+def _predictions(inspection: Inspection) -> Table:
+    columns = (Column("frame order"), Column("prediction"), Column("prediction without memory"))
+    num_columns = 2 if inspection.is_memoryless else 3
     rows = [
-        [one.order, _most_probable(inspection, one.probabilities_TC[-1]), f"position {one.settled + 1}"]
+        (one.order, *(_most_probable(inspection, p) for p in (one.probabilities_TC[-1], one.emptied_C)))
         for one in inspection.traces
     ]
-    if not inspection.is_memoryless:
-        columns.append(Column("prediction without memory"))
-        for row, one in zip(rows, inspection.traces, strict=True):
-            row.append(_most_probable(inspection, one.emptied_C))
-    return Table("predictions", tuple(columns), tuple(map(tuple, rows)))
+    return Table("predictions", columns[:num_columns], tuple(row[:num_columns] for row in rows))
 
 
 def _predictions_note(inspection: Inspection) -> str:
@@ -145,16 +142,18 @@ def _memory_note(inspection: Inspection) -> str:
     same = [int(one.emptied_C.argmax()) == one.answer for one in inspection.traces]
     reset = "Without memory, the state is reset before every frame"
     if inspection.averages:
-        conclusion = "the predictions need no memory" if all(same) else "the predictions that differ need memory"
-        return f"{reset}, so the prediction is the same in all frame orders; {conclusion}."
+        conclusion = (
+            "the predictions need no memory" if all(same) else "the predictions that differ from it need memory"
+        )
+        return f"{reset} and the prediction does not depend on frame order; {conclusion}."
     conclusion = (
-        "the predictions are the same and need no memory"
+        "the predictions above are the same and need no memory"
         if all(same)
         else "some predictions differ and need memory"
         if any(same)
         else "all predictions differ and need memory"
     )
-    return f"{reset}, so the prediction depends on the last frame alone; {conclusion}."
+    return f"{reset} and the prediction depends on the last frame alone; {conclusion}."
 
 
 def _timing(video: Video, inspection: Inspection) -> Table:
@@ -180,7 +179,7 @@ def _retention(video: Video, inspection: Inspection) -> Table:
     rows = [("neurons", str(len(inspection.tau_H)))]
     rows += [(name, frames(of[quantile], video.step_s)) for quantile, name in names.items()]
     beyond = int((inspection.tau_H > num_frames).sum())
-    rows.append((f"neurons with a time constant above the {num_frames} frames", str(beyond)))
+    rows.append((f"neurons with a time constant above {num_frames} frames", str(beyond)))
     if not inspection.keeps_evenly:
         keep_TH = inspection.in_order.keep_TH
         keep_T, spans_H = keep_TH.mean(axis=1), np.ptp(keep_TH[1:], axis=0)

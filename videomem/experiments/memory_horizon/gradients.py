@@ -1,4 +1,4 @@
-"""How much an answer owes to a frame some lags back: by its gradient, and by exchanging the frame for another."""
+"""Sensitivity of the logits to earlier frames: by gradients, and by replacing single frames."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from videomem.heads import Head
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import from_plain
 
-ELEMENTS = 2**24  # of gradients (probes, clips, frames, units) that are held at once; 128 MiB in float64
+ELEMENTS = 2**24  # elements (probes, clips, frames, units) per chunk; 128 MiB in float64
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What the logits of a clip's last frame owe to the frame `lag` frames earlier, relative to the last frame itself.
+    """Sensitivity of the logits of the last frame to the frame `lag` frames earlier, relative to the last frame.
 
-    Each is a median over the clips of which the last frame matters at all; not a number where there are none.
+    Each value is a median over the clips whose last frame has any effect; NaN if there are none.
 
     Attributes:
         lags: Lags in frames.
-        gradient: RMS of d logits_T / d x_{T-lag}, over that of lag 0.
-        direct: The same along the retention alone, over the whole gradient of lag 0.
-        swap: RMS change of the logits when the frame is exchanged for one of another clip, over that of lag 0.
-        gradient_at_zero: The RMS gradient of lag 0, in logits per training standard deviation of a feature.
-        swap_at_zero: The RMS change of lag 0, in logits.
+        gradient: RMS of d logits_T / d x_{T-lag}, divided by that at lag 0.
+        direct: The same along the retention alone, divided by the whole gradient at lag 0.
+        swap: RMS change of the logits if the frame is replaced by that of another clip, divided by that at lag 0.
+        gradient_at_zero: RMS gradient at lag 0, in logits per training standard deviation of a feature.
+        swap_at_zero: RMS change at lag 0, in logits.
     """
 
     lags: tuple[int, ...]
@@ -43,25 +43,25 @@ class Sensitivity:
 
 
 def sensitivity(head: Head, x_BTD: Tensor, lags: Sequence[int], seed: int = 0, max_probes: int = 32) -> Sensitivity:
-    """Gradients and exchanges of single frames, as the logits of the last frame see them.
+    """Measures gradients of the last frame's logits, and their change if a single frame is replaced.
 
-    The answer is taken before the readout: a mean over frames owes something to every frame, whatever the memory.
-    Features are in units of the training standard deviation, as `FeatureNorm` hands them over; those that never vary
-    there do not count. The RMS is over classes and features. With more than `max_probes` classes it is estimated
-    without bias from random signs r, since E |J^T r|^2 = |J|^2. All is computed in float64, for gradients shrink by
-    many orders of magnitude.
+    The logits are those before the readout, because a mean readout depends on every frame, whatever the memory.
+    Features are in units of the training standard deviation, as returned by `FeatureNorm`; features that were constant
+    in training are left out. The RMS is over classes and features. With more than `max_probes` classes it is estimated
+    without bias from random signs r, since E |J^T r|^2 = |J|^2. Computations are in float64, because gradients decrease
+    by many orders of magnitude.
 
-    A gradient speaks of small changes; an exchange is as large as the difference of two clips, and stays among frames
-    that occur. Frame T - lag of each clip is exchanged for that of the next clip in a random circle of all clips.
+    A gradient measures the effect of small changes; a replacement is as large as the difference between two clips, and
+    uses real frames. Frame T - lag of each clip is replaced by that of the next clip in a random cycle of all clips.
 
     Args:
-        head: A head, trained or not; it is left as it was.
+        head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
         lags: Lags in frames, each from 0 to T - 1.
-        seed: Of the circle and of the random signs.
-        max_probes: Most backward passes per clip.
+        seed: Seed of the cycle and of the random signs.
+        max_probes: Largest number of backward passes per clip.
     Raises:
-        VideomemError: If a lag is outside the clips, or there are fewer than 2 clips to exchange frames.
+        VideomemError: If a lag is out of range, or there are fewer than 2 clips.
     Reference:
         Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", section 2 (gradients over lags);
         Hutchinson 1990 (random signs).
@@ -88,9 +88,9 @@ def sensitivity(head: Head, x_BTD: Tensor, lags: Sequence[int], seed: int = 0, m
 
 
 def untrained(classifier: LitClassifier, seed: int = 0) -> Head:
-    """A head built as the classifier's was, with fresh weights and the same FeatureNorm, in evaluation mode.
+    """Returns a head with the configuration and `FeatureNorm` of a classifier but fresh weights, in evaluation mode.
 
-    It goes through the constructors, which set the biases of gates; the global generator is left as it was.
+    The head is made by its constructors, which initialise the biases of gates. The global generator is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -100,20 +100,20 @@ def untrained(classifier: LitClassifier, seed: int = 0) -> Head:
 
 
 def in_double(head: Head) -> Head:
-    """A copy in float64 and in evaluation mode, whose weights ask for no gradients."""
+    """Returns a copy in float64 and evaluation mode, whose weights require no gradients."""
     return copy.deepcopy(head).double().eval().requires_grad_(False)
 
 
 def check_features(head: Head, x_BTD: Tensor) -> None:
-    """Hold features to what the head takes.
+    """Checks the shape of features.
 
     Raises:
-        VideomemError: If they are not (B, T, D) with at least one clip of at least one frame.
+        VideomemError: If it is not (B, T, D) with the D of the head, B >= 1 and T >= 1.
     """
     if x_BTD.ndim != 3 or x_BTD.shape[2] != head.feature_dim or not x_BTD.numel():
         raise VideomemError(
             f"features have shape {tuple(x_BTD.shape)}, but the head takes (B, T, {head.feature_dim}) with B and T at "
-            "least 1; use the store and layer that it was trained on"
+            "least 1; use the feature store and layer that the head was trained on"
         )
 
 
@@ -125,13 +125,13 @@ def _check(head: Head, x_BTD: Tensor, lags: Sequence[int], max_probes: int) -> N
             f"lag is {wrong[0]}, but clips of {num_frames} frames have lags 0..{num_frames - 1}; take longer clips"
         )
     if len(x_BTD) < 2:
-        raise VideomemError(f"{len(x_BTD)} clip, but at least 2 are needed to exchange frames between; give more clips")
+        raise VideomemError(f"{len(x_BTD)} clip, but at least 2 are needed to replace frames; give more clips")
     if max_probes < 1:
         raise VideomemError(f"max_probes is {max_probes}, but must be at least 1")
 
 
 def _circle(num_clips: int, generator: torch.Generator) -> Tensor:
-    """For each clip another one (B,): its successor in a random circle of all, so that none is its own."""
+    """Returns for each clip its successor (B,) in a random cycle of all clips, which is never the clip itself."""
     order = torch.randperm(num_clips, generator=generator)
     partners_B = torch.empty_like(order)
     partners_B[order] = order.roll(-1)
@@ -139,7 +139,7 @@ def _circle(num_clips: int, generator: torch.Generator) -> Tensor:
 
 
 def _probes(num_classes: int, max_probes: int, generator: torch.Generator) -> Tensor:
-    """Directions among the logits (K, C) with sum_k r_k r_k' = 1, or of that expectation where K < C."""
+    """Returns directions (K, C) in logit space with sum_k r_k r_k' = 1, or with that expectation if K < C."""
     if num_classes <= max_probes:
         return torch.eye(num_classes, dtype=torch.float64)
     signs_KC = torch.randint(0, 2, (max_probes, num_classes), generator=generator).double() * 2 - 1
@@ -147,9 +147,9 @@ def _probes(num_classes: int, max_probes: int, generator: torch.Generator) -> Te
 
 
 def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, direct: bool) -> Tensor:
-    """RMS gradients (B, L) of the last frame's logits with respect to the standardised frames at some places."""
+    """Returns RMS gradients (B, L) of the last frame's logits by the standardised frames at given positions."""
     y_BTD = head.norm(x_BTD)
-    # Differentiated by projected terms, which are narrow; only the places asked for are taken back to features.
+    # Gradients are taken with respect to the narrow projected terms; only the given positions are mapped to features.
     terms_BTK = _project(head, y_BTD).requires_grad_()
     logits_BC = trace_projected(head, terms_BTK, direct).logits_BTC[:, -1]
     y_BLD = y_BTD[:, places].requires_grad_()
@@ -165,18 +165,18 @@ def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, 
 
 
 def _project(head: Head, y_BTD: Tensor) -> Tensor:
-    """Terms of the first layer from standardised features."""
+    """Returns the projected terms of the first layer from standardised features."""
     return head.memories[0].project(head.projection(y_BTD))
 
 
 def _gradient(of: Tensor, by: Tensor, along: Tensor) -> Tensor:
-    """Gradients (K, *by) of what K directions (K, *of) weigh."""
+    """Returns gradients (K, *by) of the inner products of `of` with K directions (K, *of)."""
     return torch.autograd.grad(of, by, along, retain_graph=True, is_grads_batched=True)[0]
 
 
 @torch.no_grad()
 def _swaps(head: Head, x_BTD: Tensor, other_BTD: Tensor, places: list[int]) -> Tensor:
-    """RMS changes (B, L) of the last frame's logits where one frame is another clip's."""
+    """Returns RMS changes (B, L) of the last frame's logits if one frame is replaced by that of another clip."""
     terms_BTK, other_BLK = (_project(head, head.norm(frames)) for frames in (x_BTD, other_BTD[:, places]))
     before_BC = _last_logits(head, terms_BTK)
     moved = []
@@ -188,7 +188,7 @@ def _swaps(head: Head, x_BTD: Tensor, other_BTD: Tensor, places: list[int]) -> T
 
 
 def _last_logits(head: Head, terms_BTK: Tensor) -> Tensor:
-    """Logits (B, C) of the last frame from the projected terms of the first layer."""
+    """Returns logits (B, C) of the last frame from the projected terms of the first layer."""
     lengths_B = torch.full((len(terms_BTK),), terms_BTK.shape[1], device=terms_BTK.device)
     first, *above = head.memories
     y = first.activation(first.unroll(terms_BTK, lengths_B)[0])
@@ -199,7 +199,7 @@ def _last_logits(head: Head, terms_BTK: Tensor) -> Tensor:
 
 
 def _median_ratios(values_BL: np.ndarray, at_zero_B: np.ndarray) -> tuple[float, ...]:
-    """Median over clips of values over that of lag 0 (L,), among the clips where that is not zero."""
+    """Returns medians (L,) of the values divided by those at lag 0, over the clips where these are not zero."""
     there_B = at_zero_B > 0
     if not there_B.any():
         return (float("nan"),) * values_BL.shape[1]

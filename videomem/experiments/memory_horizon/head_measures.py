@@ -1,4 +1,4 @@
-"""All measurements of one head on real clips, which differ in length."""
+"""All measurements of one head on clips that differ in length."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from videomem.experiments.memory_horizon.probe import ProbeCurve, probe, states_
 from videomem.experiments.memory_horizon.time_constants import Retention, lyapunov, retention
 from videomem.heads import Head
 
-MAX_CLIPS = 64  # whose gradients, retention and exponents are measured
+MAX_CLIPS = 64  # for gradients, retention and Lyapunov exponents
 
 
 @dataclass(frozen=True)
 class HeadMeasures:
-    """What was measured of one head.
+    """Measurements of one head.
 
     Attributes:
-        sensitivity: What the last frame's logits owe to earlier ones, on `num_clips` clips of `num_frames` frames.
-        retention: Time constants of each layer, from the frames upwards, on the same clips.
+        sensitivity: Sensitivity of the last frame's logits, on `num_clips` clips of `num_frames` frames.
+        retention: Time constants of each layer, from input to output, on the same clips.
         lyapunov: Largest Lyapunov exponent of each layer, per frame, on the same clips.
-        probe: What the top layer knows of earlier frames, on all clips; None where they are of one group.
-        num_clips: Clips of the first three.
-        num_frames: Their frames T.
-        seconds_per_frame: For lags and times in seconds; None where it is not known.
+        probe: Probe of earlier frames from the last layer, on all clips; None if all clips are of one group.
+        num_clips: Number of clips of the first three measurements.
+        num_frames: Number of frames T of these clips.
+        seconds_per_frame: Time between frames; None if not known.
     """
 
     sensitivity: Sensitivity
@@ -51,23 +51,22 @@ def measure_head(
     seed: int = 0,
     max_clips: int = MAX_CLIPS,
 ) -> HeadMeasures:
-    """Sensitivity, retention, Lyapunov exponents and probes of one head.
+    """Measures sensitivity, retention, Lyapunov exponents and probes of one head.
 
-    The first three need clips of one length: it is the median length, so that at least half of the clips are as long.
-    Shorter ones are left out, longer ones cut to their last frames, which then follow on nothing; at most `max_clips`
-    are drawn at random. Lags that such clips have not are left out there, as is lag 0 of the probe, which takes all
-    clips whole.
+    The first three measurements need clips of one length, the median length. Shorter clips are left out, longer clips
+    are cut to their last frames, and at most `max_clips` clips are drawn at random. Lags beyond the median length are
+    left out. The probe uses all clips at full length and leaves out lag 0.
 
     Args:
-        head: A head, trained or not; it is left as it was.
-        clips: Features (T, D) of each clip, best of ones that the head was not trained on.
-        groups: What each clip was cut from.
-        seconds_per_frame: Kept with the results.
+        head: A head, trained or not; it is not changed.
+        clips: Features (T, D) of each clip, preferably of clips that the head was not trained on.
+        groups: Source of each clip.
+        seconds_per_frame: Time between frames, stored with the results.
         lags: Lags in frames.
-        seed: Of the choice of clips, and of each measurement.
-        max_clips: Most clips of the first three.
+        seed: Seed of the choice of clips, and of each measurement.
+        max_clips: Largest number of clips for the first three measurements.
     Raises:
-        VideomemError: If there are fewer than 2 clips, a lag is negative, or clips are not what the head takes.
+        VideomemError: If there are fewer than 2 clips, a lag is negative, or the features do not fit the head.
     """
     _check(clips, groups, seconds_per_frame, max_clips)
     x_BTD = clips_of_one_length(clips, max_clips, seed).to(head.norm.mean.device)
@@ -83,7 +82,7 @@ def measure_head(
 
 
 def clips_of_one_length(clips: Sequence[Tensor], max_clips: int, seed: int) -> Tensor:
-    """The last T frames (B, T, D) of at most `max_clips` clips, T the (lower) median of their lengths."""
+    """Returns the last T frames (B, T, D) of at most `max_clips` clips, with T the lower median of the lengths."""
     lengths, num_frames = np.array([len(x_TD) for x_TD in clips]), median_length(clips)
     long_enough = np.flatnonzero(lengths >= num_frames)
     chosen = np.random.default_rng(seed).permutation(long_enough)[:max_clips]
@@ -91,7 +90,7 @@ def clips_of_one_length(clips: Sequence[Tensor], max_clips: int, seed: int) -> T
 
 
 def median_length(clips: Sequence[Tensor]) -> int:
-    """The (lower) median of the clips' lengths, in frames."""
+    """Returns the lower median of the lengths of clips, in frames."""
     return int(np.quantile([len(x_TD) for x_TD in clips], 0.5, method="lower"))
 
 
@@ -110,7 +109,7 @@ def _check(clips: Sequence[Tensor], groups: Sequence[str], seconds_per_frame: fl
     if len(clips) != len(groups):
         raise VideomemError(f"{len(clips)} clips, but {len(groups)} groups; give one for each clip")
     if len(clips) < 2:
-        raise VideomemError(f"{len(clips)} clip(s), but at least 2 are needed to exchange frames between")
+        raise VideomemError(f"{len(clips)} clip(s), but at least 2 are needed to replace frames; give more clips")
     if max_clips < 2:
         raise VideomemError(f"max_clips is {max_clips}, but must be at least 2")
     if seconds_per_frame is not None and not 0 < seconds_per_frame < math.inf:

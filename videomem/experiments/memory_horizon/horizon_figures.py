@@ -1,4 +1,4 @@
-"""Figures of how far back memories reach: recall, gradients, time constants, and forget gates at work."""
+"""Figures of the memory horizon: recall, gradients, time constants and retention."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from matplotlib.ticker import MaxNLocator
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function, shorten
 from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallResult
-from videomem.experiments.memory_horizon.own_clips import OwnReach
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
+from videomem.experiments.memory_horizon.trained_heads import HeadsReach
 from videomem.statistics.horizons import Curve
 
 TASK_COLORS = {"latch": BLUE, "update": VERMILLION}
-OWN_LABELS = {"swap": "change, relative to lag 0", "probe": "partial R²"}
+LAG_LABELS = {"swap": "change, relative to lag 0", "probe": "partial R²"}
 COLUMNS = 3
 Line = Literal["-", "--", ":"]
 
 
 @figure_function
 def recall_figure(result: RecallResult) -> Figure:
-    """Accuracy of each memory over the delay, with intervals over seeds; a tick where the horizon is."""
+    """Draws the accuracy of each memory over the delay, with intervals over seeds and a dot at the horizon."""
     figure, panels = _panels(result.memories)
     longest = result.plan["recipe"]["max_delay"]
     for axes, one in zip(panels, result.memories, strict=False):
@@ -53,8 +53,8 @@ def recall_figure(result: RecallResult) -> Figure:
 
 
 @figure_function
-def gradient_figure(memories: Sequence[MemoryReach | OwnReach]) -> Figure:
-    """What the answer owes to each lag, relative to the last frame, on logarithmic axes."""
+def gradient_figure(memories: Sequence[MemoryReach | HeadsReach]) -> Figure:
+    """Draws the gradient at each lag relative to the last frame, on logarithmic axes."""
     figure, panels = _panels(memories)
     floor = 1e-8
     for axes, one in zip(panels, memories, strict=False):
@@ -78,8 +78,8 @@ def gradient_figure(memories: Sequence[MemoryReach | OwnReach]) -> Figure:
 
 
 @figure_function
-def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at: int) -> Figure:
-    """Time constants of all neurons: the share that exceeds each, so a curve further right keeps longer."""
+def time_constant_figure(memories: Sequence[MemoryReach | HeadsReach], censored_at: int) -> Figure:
+    """Draws the share of neurons above each time constant; a curve further right means longer retention."""
     shown = [one for one in memories if max(one.tau, default=0) > 0]
     figure, panels = _panels(shown)
     for axes, one in zip(panels, shown, strict=False):
@@ -99,7 +99,7 @@ def time_constant_figure(memories: Sequence[MemoryReach | OwnReach], censored_at
 
 @figure_function
 def gates_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
-    """Retention of every neuron at every frame of one sequence, its cues marked below."""
+    """Draws the retention of each neuron at each frame of one sequence, with its cues marked below."""
     shown = [one for one in memories if np.ptp(np.array(one.gates)) > 0.01]
     height = 0.85 * len(shown) + 0.75
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -114,7 +114,7 @@ def gates_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     if shown:
-        rows[-1].set_xlabel(f"frame ({task}; triangles: cues, the last frame asks)", labelpad=8)
+        rows[-1].set_xlabel(f"frame ({task}; triangles: cues; last frame: query)", labelpad=8)
         bar = figure.colorbar(image, ax=list(rows), shrink=min(1.0, 2.2 / height), pad=0.02)
         bar.set_label("share kept", fontsize=SMALL)
         bar.outline.set_visible(False)
@@ -123,7 +123,7 @@ def gates_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
 
 @figure_function
 def frames_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
-    """Some frames in parallel, each with a word below."""
+    """Draws frames in a row with captions below."""
     figure = Figure(figsize=(WIDTH, WIDTH / len(images) + 0.25))
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_axes((place / len(images), 0.2, 0.96 / len(images), 0.78))
@@ -134,13 +134,13 @@ def frames_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figu
 
 
 def _powers(longest: int) -> tuple[list[int], list[str]]:
-    """Ticks on a logarithmic axis from 1, far enough apart to be read."""
+    """Returns readable ticks of a logarithmic axis from 1."""
     step = 8 if longest > 64 else 4 if longest > 16 else 2
     ticks = [step**power for power in range(12) if step**power <= longest]
     return ticks, [str(tick) for tick in ticks]
 
 
-def _panels(memories: Sequence[MemoryReach | OwnReach]) -> tuple[Figure, list[Axes]]:
+def _panels(memories: Sequence[MemoryReach | HeadsReach]) -> tuple[Figure, list[Axes]]:
     num_rows = max(1, -(-len(memories) // COLUMNS))
     height = 1.2 * num_rows + 0.85
     figure = Figure(figsize=(WIDTH, height))
@@ -175,15 +175,15 @@ def _label(figure: Figure, below: str, left: str) -> None:
 
 
 def _key(figure: Figure, entries: dict[str, tuple[str, Line]]) -> None:
-    """What the lines are, in one row on top."""
+    """Draws the legend in one row at the top."""
     handles = [Line2D([], [], color=color, linestyle=line, label=name) for name, (color, line) in entries.items()]
     figure.legend(handles=handles, loc="upper center", ncols=len(handles), frameon=False, fontsize=SMALL,
                   borderaxespad=0, handlelength=1.6, columnspacing=1.2)  # fmt: skip
 
 
 @figure_function
-def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
-    """`swap` or `probe` of each memory over the lag, with intervals, from zero to the largest of them."""
+def lag_figure(memories: Sequence[HeadsReach], kind: str) -> Figure:
+    """Draws `swap` or `probe` of each memory over the lag, with intervals."""
     figure, panels = _panels(memories)
     curves = [getattr(one, kind) for one in memories]
     top = max([value for curve in curves for value in curve.value if np.isfinite(value)], default=1.0)
@@ -194,6 +194,6 @@ def own_figure(memories: Sequence[OwnReach], kind: str) -> Figure:
         axes.plot(*_points(curve), color=BLUE, linewidth=1.6, marker="o", markersize=2.5)
         axes.axhline(0, color=INK, alpha=0.3, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-        axes.set_ylim(lowest, 1.15 * max(top, 0.05))  # One for all: the panels share their axes.
-    _label(figure, "lag in frames", OWN_LABELS[kind])
+        axes.set_ylim(lowest, 1.15 * max(top, 0.05))  # The panels share one axis.
+    _label(figure, "lag in frames", LAG_LABELS[kind])
     return figure

@@ -1,4 +1,4 @@
-"""The report of a recall measurement: one HTML page that needs nothing beside it, and the files that go with it."""
+"""The report of a recall measurement: a self-contained HTML page, JSON, tables and figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from videomem.experiments.drawing import png
 from videomem.experiments.html import Picture, environment
-from videomem.experiments.json_report import json_bytes
 from videomem.experiments.memory_horizon.horizon_figures import (
     frames_figure,
     gates_figure,
@@ -26,26 +25,27 @@ from videomem.experiments.memory_horizon.horizon_tables import (
     recall_tables,
 )
 from videomem.experiments.memory_horizon.recall_frames import FrameTable
+from videomem.experiments.reports import json_bytes
 from videomem.experiments.tables import csv_text
 from videomem.statistics.horizons import whole_or_three_digits
 from videomem.utils.atomic import write_atomic
 
 
 def headline(result: RecallResult) -> str:
-    """One sentence: which memories reach how far, in the task that needs forgetting too if it was asked."""
+    """Returns a headline with the horizon of each memory on the last task of the plan."""
     task = result.plan["tasks"][-1]
     found = [(one.label, one.tasks[task].horizon) for one in result.memories]
     learned = [(label, horizon) for label, horizon in found if horizon.frames is not None]
     failed = [label for label, horizon in found if horizon.frames is None]
     cue = "a cue" if task == "latch" else "the latest cue"
     if not learned:
-        return f"No memory here can say {cue}, not even at once"
+        return f"No memory recalls {cue}, even at the shortest delay"
     beyond = [label for label, horizon in learned if horizon.kind == "beyond"]
     parts = [f"{listed(beyond)} at least {result.plan['recipe']['max_delay']} frames"] if beyond else []
     crossed = sorted((horizon.frames or 0, label) for label, horizon in learned if horizon.kind == "crossed")
     parts += [f"{label} {whole_or_three_digits(frames)}" for frames, label in reversed(crossed)]
-    end = f"; {listed(failed)} cannot say it at all" if failed else ""
-    return f"How long {cue} stays: {', '.join(parts)}{'' if beyond else ' frames'}{end}"
+    end = f"; {listed(failed)} did not learn the task" if failed else ""
+    return f"Horizon for {cue}: {', '.join(parts)}{'' if beyond else ' frames'}{end}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -53,7 +53,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def pictures(result: RecallResult, table: FrameTable) -> list[Picture]:
-    """Every figure of a result."""
+    """Draws the figures of a result."""
     reach = "; ".join(f"{one.label} {one.tasks[task].horizon}" for one in result.memories for task in one.tasks)
     task = result.memories[0].measured_on
     found = [
@@ -70,7 +70,7 @@ def pictures(result: RecallResult, table: FrameTable) -> list[Picture]:
 
 
 def _task_figure(result: RecallResult, table: FrameTable) -> Any:
-    """The frames around the last cue of the sequence whose forget gates are shown, and the query."""
+    """Draws the frames around the last cue of the sequence in the retention figure, and the query."""
     one = result.memories[0]
     cue = one.cues[-1]
     places = [cue - 2, cue - 1, cue, cue + 1, cue + 2, len(one.rows) - 1]
@@ -79,10 +79,10 @@ def _task_figure(result: RecallResult, table: FrameTable) -> Any:
 
 
 def write_recall_report(result: RecallResult, table: FrameTable, folder: Path) -> Mapping[str, Path]:
-    """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
+    """Writes `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
     Returns:
-        The PNG of each figure by its name.
+        Path of the PNG of each figure, by its name.
     """
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a recall measurement found: curves over seeds, horizons, and what theory had led to expect."""
+"""The result of a recall measurement: curves over seeds, horizons, and a comparison with theory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from videomem.experiments.head_labels import distinct_labels
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
+from videomem.experiments.reports import distinct_labels
 from videomem.statistics.horizons import Curve, Horizon, curve_over_seeds, horizon
 
 SCHEMA_VERSION = 1
@@ -21,11 +21,11 @@ class TaskResult:
     """One memory on one task.
 
     Attributes:
-        accuracy: At each delay up to the longest that was trained.
-        extrapolated: At delays beyond it.
-        followed: How far the answer follows the cue alone, at all delays.
-        horizon: Of the mean over seeds.
-        horizons: Of each seed.
+        accuracy: Accuracy at each delay up to the longest training delay.
+        extrapolated: Accuracy at longer delays.
+        followed: How far the prediction follows the cue alone, at all delays.
+        horizon: Horizon of the mean over seeds.
+        horizons: Horizon of each seed.
     """
 
     accuracy: Curve
@@ -37,22 +37,22 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class MemoryReach:
-    """How far back one memory reaches, by every measurement; gradients and time constants are of `measured_on`.
+    """All measurements of one memory. Gradients and time constants are those of heads trained on `measured_on`.
 
     Attributes:
         name: Name of the head config.
-        label: The memory with its parameters; the name where several have the same.
-        tasks: By the name of the task.
-        measured_on: Task whose heads the following are of.
+        label: The memory with its parameters, or its name if several memories have the same label.
+        tasks: Result on each task, by name.
+        measured_on: Task of the heads that the following attributes are measured on.
         gradient: RMS of d logits / d x at each lag, relative to lag 0; geometric means over seeds.
-        direct: Of it the part along the retention alone.
-        gradient_untrained: Of heads with fresh weights.
-        tau: Time constants of the neurons of all seeds, in frames, rising; 0 where nothing is kept.
+        direct: The part of the gradient that flows along the retention alone.
+        gradient_untrained: Gradient of heads with fresh weights.
+        tau: Time constants of the neurons of all seeds in frames, sorted; 0 where nothing is kept.
         lyapunov: Largest Lyapunov exponent per frame, mean over seeds; -inf where no state is carried.
-        gates: Retention (T, H) along one sequence, neurons by their mean.
-        cues: Places of the cues in it.
+        gates: Retention (T, H) along one sequence, with neurons sorted by their mean.
+        cues: Positions of the cues in this sequence.
         rows: Rows of its frames in the frame table.
-        seconds: Training time, all seeds and tasks.
+        seconds: Training time of all seeds and tasks.
     """
 
     name: str
@@ -72,7 +72,7 @@ class MemoryReach:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What theory leads to expect, and what was found; `open` where longer delays would have to be asked."""
+    """A theoretical expectation and what was found; `open` if longer delays would be needed to decide."""
 
     claim: str
     found: Literal["confirmed", "refuted", "open"]
@@ -81,17 +81,17 @@ class Expectation:
 
 @dataclass(frozen=True)
 class RecallResult:
-    """A recall measurement, complete.
+    """The complete result of a recall measurement.
 
     Attributes:
-        schema_version: Of this result.
-        plan: What was trained and asked, plain.
-        features: What made the features of the frames.
-        memories: In the order of the plan.
-        expectations: What theory had led to expect, and what was found.
+        schema_version: Version of the schema of this result.
+        plan: The plan as plain data.
+        features: Description of the backbone.
+        memories: Result of each memory, in the order of the plan.
+        expectations: Theoretical expectations and what was found.
         command: Command line.
-        versions: Of the libraries.
-        seconds: All together, with what was trained now only.
+        versions: Versions of the libraries.
+        seconds: Run time, without cached trainings.
     """
 
     schema_version: int
@@ -108,7 +108,7 @@ class RecallResult:
 
 
 def reaches(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> tuple[MemoryReach, ...]:
-    """One result per memory, over its seeds."""
+    """Returns one result per memory over its seeds."""
     found = [_reach([one for one in results if one.memory == name], plan) for name in plan.memories]
     # A label does not show every setting of a config, so two memories may have the same one.
     labels = distinct_labels([one.label for one in found], list(plan.memories), list(plan.memories))
@@ -152,7 +152,7 @@ def _task(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> TaskResu
 
 
 def expectations(memories: Sequence[MemoryReach], plan: RecallPlan) -> tuple[Expectation, ...]:
-    """What theory leads to expect of the memories at hand, against the horizons that were found."""
+    """Compares theoretical expectations for the measured memories with their horizons."""
     by_name = {one.name: one for one in memories}
     found = [_memoryless(by_name[name]) for name in ("none", "leaky_zero") if name in by_name]
     if "leaky" in by_name:
@@ -167,7 +167,7 @@ def expectations(memories: Sequence[MemoryReach], plan: RecallPlan) -> tuple[Exp
     return tuple(found)
 
 
-def _said(claim: str, holds: bool | None, one: MemoryReach) -> Expectation:
+def _expectation(claim: str, holds: bool | None, one: MemoryReach) -> Expectation:
     horizons = "; ".join(f"{task} {of_task.horizon}" for task, of_task in one.tasks.items())
     found: Literal["confirmed", "refuted", "open"] = "open" if holds is None else "confirmed" if holds else "refuted"
     return Expectation(claim, found, f"horizon in frames: {horizons}")
@@ -175,28 +175,28 @@ def _said(claim: str, holds: bool | None, one: MemoryReach) -> Expectation:
 
 def _memoryless(one: MemoryReach) -> Expectation:
     holds = all(of_task.horizon.kind == "not learned" for of_task in one.tasks.values())
-    return _said(f"{one.label} forgets at once", holds, one)
+    return _expectation(f"{one.label} keeps nothing", holds, one)
 
 
 def _fades(one: MemoryReach) -> Expectation:
-    """A trace alpha^k is lost among the terms of the frames since, some time constants after the cue."""
+    """After some time constants, alpha^k times the cue is small compared with the terms of the frames since."""
     tau = one.tau[-1]
-    return _within(one, f"{one.label} reaches one to five of its time constant, {tau:.3g} frames", tau, 5 * tau)
+    return _within(one, f"{one.label} reaches one to five time constants of {tau:.3g} frames", tau, 5 * tau)
 
 
 def _keeps_all(one: MemoryReach) -> Expectation:
     latch, update = one.tasks["latch"].horizon, one.tasks["update"].horizon
     holds = latch.kind != "not learned" and update.kind == "not learned"
-    return _said(f"{one.label} keeps all and cannot tell what came last: it passes latch, fails update", holds, one)
+    return _expectation(f"{one.label} keeps everything but not its order: it learns latch, not update", holds, one)
 
 
 def _within(one: MemoryReach, claim: str, low: float, high: float) -> Expectation:
-    """Whether every horizon lies in a range; one beyond the longest delay may still turn out to."""
+    """Returns whether every horizon is in a range; `open` if a horizon beyond the longest delay might be."""
     found = [of_task.horizon for of_task in one.tasks.values()]
     if any(
         here.frames is None or here.frames > high or (here.kind == "crossed" and here.frames < low) for here in found
     ):
-        return _said(claim, False, one)
+        return _expectation(claim, False, one)
     decided = all(here.frames is not None and low <= here.frames for here in found)
     ended = all(here.kind == "crossed" for here in found) or high == np.inf
-    return _said(claim, True if decided and ended else None, one)
+    return _expectation(claim, True if decided and ended else None, one)

@@ -1,4 +1,4 @@
-"""The tables of a recall result, once for the page, the terminal, CSV and W&B."""
+"""The tables of a recall result for the page, the terminal, CSV files and W&B."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from videomem.statistics.horizons import Curve, Horizon, whole_or_three_digits
 
 
 def horizon_text(of_task: TaskResult) -> str:
-    """The horizon of the mean over seeds, and the range of the seeds' own: `53 (41 to 70)`."""
+    """Formats the horizon of the mean over seeds, and the range over seeds, as in `53 (41 to 70)`."""
     if len(of_task.horizons) < 2:
         return str(of_task.horizon)
     ends = sorted(of_task.horizons, key=_reach)
@@ -45,14 +45,14 @@ def _horizon_row(one: MemoryReach, tasks: tuple[str, ...], result: RecallResult)
 
 
 def lyapunov_text(exponent: float, censored_at: float) -> str:
-    """-1 / lambda in frames: what a small change of the whole state needs to fall to 1/e, unless it grows."""
+    """Formats -1 / lambda in frames, the time in which a small change of the whole state decays to 1/e."""
     if exponent > 1 / censored_at:
         return "grows"
     return NOTHING if exponent == -np.inf else time_text(lyapunov_time(exponent), censored_at)
 
 
 def time_text(frames: float, censored_at: float) -> str:
-    """A time constant in frames; `–` where nothing is kept, `>= T` where T frames were too few to tell."""
+    """Formats a time constant in frames; `–` if nothing is kept, `>= T` if it is censored at T frames."""
     if frames <= 0:
         return NOTHING
     return f">= {censored_at:.0f}" if frames >= censored_at else whole_or_three_digits(frames)
@@ -64,7 +64,7 @@ def expectations_table(result: RecallResult) -> Table:
 
 
 def curves_table(result: RecallResult) -> Table:
-    """Every point of every curve, one row each."""
+    """Returns every point of every curve, one per row."""
     columns = (Column("memory"), Column("curve"), Column("frames", "count"), Column("value", "number"),
                Column("low", "number"), Column("high", "number"))  # fmt: skip
     rows = [
@@ -87,14 +87,14 @@ def recall_tables(result: RecallResult) -> list[Table]:
 
 
 def recall_summary(result: RecallResult) -> dict[str, float | str]:
-    """Horizons by memory and task, for W&B."""
+    """Returns horizons by memory and task, for W&B."""
     return {f"{one.name}/{task}_horizon": str(of_task.horizon) for one in result.memories
             for task, of_task in one.tasks.items()}  # fmt: skip
 
 
 def terminal_table(result: RecallResult) -> RichTable:
-    """The horizons and time constants; the range over seeds and the rest are on the page."""
-    shown, tasks = RichTable(title="how far back, in frames"), result.plan["tasks"]
+    """Returns horizons and time constants; ranges over seeds and further results are on the page."""
+    shown, tasks = RichTable(title="memory horizon in frames"), result.plan["tasks"]
     for name in ("memory", *tasks, "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
     for one, row in zip(result.memories, horizons_table(result).rows, strict=True):

@@ -1,4 +1,4 @@
-"""What the state still knows of frames some lags back: ridge probes of features, on groups of clips held out."""
+"""Linear probes of earlier frames from the state: ridge regressions, evaluated on held-out groups of clips."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from videomem.statistics.variance import two_way
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-PENALTIES = np.logspace(-1, 5, 7)  # on regressors of a mean variance of 1, summed over some thousand frames
-SEEN = 4  # times as many components of x_t are given to the probe as there are targets
-MAX_FITTED = 5000  # frames that components are fitted on; more move them little
+PENALTIES = np.logspace(-1, 5, 7)  # for regressors with a mean variance of 1 and thousands of frames
+SEEN = 4  # number of components of x_t among the regressors, per target component
+MAX_FITTED = 5000  # frames that components are fitted on; more change them little
 
 
 @dataclass(frozen=True)
 class ProbeCurve:
-    """How much of the frame `lag` frames earlier can be read from the state beyond what the present frame tells.
+    """How well the frame `lag` frames earlier can be predicted from the state, beyond the current frame.
 
     Attributes:
         lags: Lags in frames, from 1.
-        partial_r2: 1 - SSE(x_{t-lag} | x_t, h_t) / SSE(x_{t-lag} | x_t) on groups held out; below 0 where the state
-            only misleads; not a number where fewer than 2 groups have clips that long.
+        partial_r2: 1 - SSE(x_{t-lag} | x_t, h_t) / SSE(x_{t-lag} | x_t) on held-out groups. Negative where the state
+            makes the prediction worse; NaN where fewer than 2 groups have clips longer than the lag.
         low: Lower end of its 95 % interval.
-        high: Its upper end.
-        frame_r2: 1 - SSE(x_{t-lag} | x_t) / SSE(x_{t-lag}) on groups held out: what the present frame itself tells.
-        num_pairs: Pairs (t, t - lag) that were predicted.
-        num_groups: Groups that they are from.
+        high: Upper end of its 95 % interval.
+        frame_r2: 1 - SSE(x_{t-lag} | x_t) / SSE(x_{t-lag}) on held-out groups: the prediction from the current frame.
+        num_pairs: Number of predicted pairs (t, t - lag).
+        num_groups: Number of groups that the pairs are from.
     """
 
     lags: tuple[int, ...]
@@ -50,14 +50,14 @@ class ProbeCurve:
 
 @dataclass(frozen=True)
 class _Frames:
-    """The frames of all clips, one after the other.
+    """The frames of all clips, concatenated.
 
     Attributes:
-        group_B: Number of each clip's group.
-        clip_N: Each frame's clip.
-        time_N: Its place in the clip.
-        states_NH: Regressors of one of the two regressions.
-        alone_NH: Regressors of both, beside components of the frame.
+        group_B: Number of the group of each clip.
+        clip_N: Number of the clip of each frame.
+        time_N: Position of each frame in its clip.
+        states_NH: Regressors of the second regression only.
+        alone_NH: Regressors of both regressions, in addition to the components of the frame.
     """
 
     group_B: Ints
@@ -78,33 +78,33 @@ def probe(
     max_pairs: int = 6000,
     seed: int = 0,
 ) -> ProbeCurve:
-    """Partial R^2 of x_{t-lag} from h_t beyond x_t, out of sample.
+    """Measures the partial R^2 of x_{t-lag} from h_t beyond x_t, by cross-validation over groups.
 
-    Targets are the first principal components of the features, weighed by their variance. Two ridge regressions are
-    compared: from more components of x_t, and from these and h_t. Folds are of whole groups. Components, scales and
-    penalty come from the training groups alone; the penalty is chosen on a third of them. A present frame tells of
-    earlier ones in ways, too, that no linear probe of x_t finds but a state does that is not linear in it;
-    `alone_by_clip` closes that gap, as regressors of both: what the same head makes of each frame without any past.
+    Targets are the first principal components of the features, weighted by their variance. Two ridge regressions are
+    compared: from more components of x_t, and from these components and h_t. Folds consist of whole groups. Components,
+    scales and penalty come from the training groups alone; the penalty is chosen on a third of them. The states are a
+    non-linear function of x_t and could predict earlier frames better than components of x_t without any memory.
+    `alone_by_clip` excludes this: it adds the states of each frame without a past to both regressions.
 
-    The interval is cluster-robust over groups of the ratio of the summed errors (CR2 with Student's t; see
-    `statistics.variance`). It does not count that folds share training groups, and it is about probes fitted on as
-    many frames: useless regressors do some harm, of the order of H over the frames trained on.
+    The interval is for the ratio of the summed errors and is cluster-robust over groups (CR2 with Student's t; see
+    `statistics.variance`). It neglects that folds share training groups, and holds for probes fitted on as many frames:
+    regressors without information increase the error, by about H over the number of training frames.
 
     Args:
-        states_by_clip: Fired states (T, H) of each clip, as the readout sees them: see `states_of`.
-        features_by_clip: Features (T, D) of each clip, standardised as the head does it (`head.norm`).
-        groups: What each clip was cut from; groups are never split.
-        lags: Lags in frames, from 1; clips that are not longer than a lag are left out there.
-        alone_by_clip: States (T, H) of each frame seen alone: `states_of(head, clips, alone=True)`.
-        num_components: Targets, at most D.
-        num_folds: Folds; as many as there are groups where these are fewer.
-        max_pairs: Most pairs (t, t - lag) per lag, drawn at random from all.
-        seed: Of that draw.
+        states_by_clip: Activations (T, H) of each clip, as the readout receives them; see `states_of`.
+        features_by_clip: Features (T, D) of each clip, standardised by `head.norm`.
+        groups: Source of each clip; groups are never split.
+        lags: Lags in frames, from 1. Clips that are not longer than a lag are left out at this lag.
+        alone_by_clip: Activations (T, H) of each frame without a past: `states_of(head, clips, alone=True)`.
+        num_components: Number of target components, at most D.
+        num_folds: Number of folds; at most the number of groups.
+        max_pairs: Largest number of pairs (t, t - lag) per lag; more are subsampled at random.
+        seed: Seed of the subsampling.
     Raises:
-        VideomemError: If there are fewer than 2 groups, a lag is below 1, or states and features do not fit together.
+        VideomemError: If there are fewer than 2 groups, a lag is below 1, or states and features differ in length.
     Reference:
         Alain and Bengio 2017, "Understanding intermediate layers using linear classifier probes"; Jaeger 2001, "Short
-        term memory in recurrent term state networks" (memory curves); Bell and McCaffrey 2002 (the interval).
+        term memory in echo state networks" (memory curves); Bell and McCaffrey 2002 (the interval).
     """
     alone_by_clip = [states[:, :0] for states in states_by_clip] if alone_by_clip is None else alone_by_clip
     _check(states_by_clip, alone_by_clip, features_by_clip, groups, lags)
@@ -121,12 +121,12 @@ def probe(
 
 @torch.no_grad()
 def states_of(head: Head, clips: Sequence[Tensor], alone: bool = False) -> list[Tensor]:
-    """Fired states (T, H) of the top layer, which the readout sees, of each clip (T, D).
+    """Returns the activations (T, H) of the last layer, the input of the readout, for each clip (T, D).
 
     Args:
-        head: A head, trained or not; dropout is left out.
+        head: A head, trained or not; dropout is not applied.
         clips: Features of each clip; T may differ.
-        alone: Each frame as a clip of its own, so that nothing of the past is in its state.
+        alone: Whether each frame is processed as a separate clip, so that its state has no past.
     """
     device, states = head.norm.mean.device, []
     for x_TD in clips:
@@ -144,20 +144,22 @@ def _check(
 ) -> None:  # fmt: skip
     if len({len(states), len(alone), len(features), len(groups)}) != 1:
         raise VideomemError(
-            f"states are of {len(states)} clips, those alone of {len(alone)}, features of {len(features)}, and there "
-            f"are {len(groups)} groups; give one of each per clip"
+            f"states are of {len(states)} clips, states of single frames of {len(alone)}, features of {len(features)}, "
+            f"and there are {len(groups)} groups; give one of each per clip"
         )
     for number, parts in enumerate(zip(states, alone, features, strict=True)):
         if len({len(part) for part in parts}) != 1:
             lengths = ", ".join(str(len(part)) for part in parts)
-            raise VideomemError(f"clip {number}: states, states alone and features have {lengths} frames; give as many")
+            raise VideomemError(
+                f"clip {number}: states, states of single frames and features have {lengths} frames; give equal numbers"
+            )
     if len(set(groups)) < 2:
         raise VideomemError(
-            f"clips are of {len(set(groups))} group(s), but a probe is fitted on some groups and judged on others; "
-            "at least 2 are needed"
+            f"clips are of {len(set(groups))} group(s), but at least 2 are needed to fit a probe and to evaluate it; "
+            "add clips of other groups"
         )
     if wrong := [lag for lag in lags if lag < 1]:
-        raise VideomemError(f"lag is {wrong[0]}, but must be at least 1: at 0 the frame is the one that is given")
+        raise VideomemError(f"lag is {wrong[0]}, but must be at least 1; leave out lag 0")
 
 
 def _frames(states: Sequence[Tensor], alone: Sequence[Tensor], groups: Sequence[str]) -> _Frames:
@@ -177,7 +179,7 @@ def _stacked(parts: Sequence[Tensor]) -> Floats:
 
 
 def _pairs(time_N: Ints, lag: int, max_pairs: int, rng: np.random.Generator) -> Ints:
-    """Rows of frames that have one `lag` rows earlier in their clip."""
+    """Returns the rows of frames whose clip has a frame `lag` rows earlier."""
     now_M = np.flatnonzero(time_N >= lag)
     return np.sort(rng.choice(now_M, max_pairs, replace=False)) if len(now_M) > max_pairs else now_M
 
@@ -185,14 +187,14 @@ def _pairs(time_N: Ints, lag: int, max_pairs: int, rng: np.random.Generator) -> 
 def _folds(
     frames: _Frames, features: Sequence[Tensor], num_components: int, num_folds: int
 ) -> Iterator[tuple[NDArray[np.bool_], Floats]]:
-    """For each fold which frames are tested (N,), and components of all frames (N, P) as the others have them."""
+    """Yields for each fold the mask (N,) of test frames, and components (N, P) fitted on the training frames."""
     for train, test in GroupKFold(num_folds).split(frames.group_B, groups=frames.group_B):
         components = _components([features[clip] for clip in train], SEEN * num_components)
         yield np.isin(frames.clip_N, test), np.concatenate([components(x_TD) for x_TD in features])
 
 
 def _components(train: Sequence[Tensor], num_components: int) -> Callable[[Tensor], Floats]:
-    """The principal components of training frames: a function (T, D) -> (T, P)."""
+    """Fits principal components, and returns a function (T, D) -> (T, P)."""
     every = -(-sum(map(len, train)) // MAX_FITTED)
     fitted_ND = torch.cat([x_TD[::every] for x_TD in train]).cpu().float().numpy()
     pca = PCA(min(num_components, *fitted_ND.shape), random_state=0).fit(fitted_ND)
@@ -202,14 +204,14 @@ def _components(train: Sequence[Tensor], num_components: int) -> Callable[[Tenso
 def _add_errors(
     errors_GE: Floats, frames: _Frames, seen_NP: Floats, target_MP: Floats, now_M: Ints, is_test_M: NDArray[np.bool_]
 ) -> None:
-    """Add pairs of a fold to those of its groups, and squared errors: from nothing, from x_t, and from x_t and h_t."""
+    """Adds the number of pairs of a fold per group, and squared errors: of the mean, from x_t, and from x_t and h_t."""
     group_M = frames.group_B[frames.clip_N[now_M]]
     if is_test_M.sum() < 1 or (~is_test_M).sum() < 2:
         return
     kinds = (seen_NP, frames.alone_NH, frames.states_NH)
     seen_MK, alone_MH, states_MH = (_scaled(kind[now_M], is_test_M) for kind in kinds)
-    # What is made of the frame alone stands twice in the first, where the second has the states: as many regressors, of
-    # one size, so the penalty weighs on both alike, and a state without memory tells exactly nothing.
+    # The first regression has the states of single frames twice, so that both have as many regressors of the same scale
+    # and are penalised equally. A state without memory then gives a partial R^2 of exactly zero.
     frame_MK = np.concatenate([seen_MK, alone_MH, alone_MH], axis=1)
     both_MK = np.concatenate([seen_MK, alone_MH, states_MH], axis=1)
     mean_P = target_MP[~is_test_M].mean(0)
@@ -219,10 +221,10 @@ def _add_errors(
 
 
 def _predicted(x_MK: Floats, target_MP: Floats, group_M: Ints, is_test_M: NDArray[np.bool_]) -> Floats:
-    """Targets of the tested rows by a ridge regression on the others."""
+    """Returns predictions for the test rows from a ridge regression on the training rows."""
     train_M = ~is_test_M
     num_groups = len(set(group_M[train_M].tolist()))
-    # Within one training group single frames are left out instead, which is sklearn's own way.
+    # With one training group, RidgeCV falls back to leaving out single frames.
     splits = GroupKFold(min(3, num_groups)).split(x_MK[train_M], groups=group_M[train_M]) if num_groups > 1 else None
     ridge = RidgeCV(PENALTIES, cv=[next(splits)] if splits else None, scoring="neg_mean_squared_error")
     ridge.fit(x_MK[train_M], target_MP[train_M])
@@ -230,9 +232,9 @@ def _predicted(x_MK: Floats, target_MP: Floats, group_M: Ints, is_test_M: NDArra
 
 
 def _scaled(x_MK: Floats, is_test_M: NDArray[np.bool_]) -> Floats:
-    """Regressors of one kind with a mean variance of 1 among the rows trained on.
+    """Scales regressors of one kind to a mean variance of 1 over the training rows.
 
-    One scale for all: a neuron that hardly moves in the training groups, each for itself, would be blown up in others.
+    All get one scale: a scale per neuron would amplify neurons that are nearly constant in the training groups.
     """
     spread = x_MK[~is_test_M].std(0)
     size = np.sqrt(np.square(spread).mean()) if len(spread) else 1.0
@@ -256,11 +258,11 @@ def _curve(lags: tuple[int, ...], errors_LGE: Floats) -> ProbeCurve:
 
 
 def _interval(frame_G: Floats, both_G: Floats) -> tuple[float, float, float]:
-    """1 - sum(both) / sum(frame) with its 95 % interval over groups; groups without pairs have zeros."""
+    """Returns 1 - sum(both) / sum(frame) and its 95 % interval over groups; groups without pairs have zeros."""
     there_G = frame_G > 0
     if there_G.sum() < 2:
         return (float("nan"),) * 3
-    # A mean of differences over groups that weigh as much as their errors are large.
+    # A weighted mean of relative differences over groups, with their errors as weights.
     fit = two_way((frame_G - both_G)[there_G, None], frame_G[there_G, None])
     value, half = float(fit.value), float(fit.half(0.95))
     return value, value - half, value + half

@@ -1,6 +1,6 @@
-"""The frames of the recall tasks: rendered once, their features extracted once, composed to sequences by index.
+"""The frames of the recall tasks: rendered and encoded once, and combined into sequences by index.
 
-The backbone sees single frames, so the features of a sequence are the features of its frames, whatever the sequence.
+The backbone processes single frames, so the features of a sequence are the features of its frames.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from videomem.features.store import FRAME_BATCH
 from videomem.video.synthetic import BRIGHT, DARK, SHAPES, Image, Pose, draw, grid, texture
 
 Ints = NDArray[np.int64]
-NUM_SYMBOLS = 8  # places of an object around the centre: what a cue says
+NUM_SYMBOLS = 8  # positions of an object around the centre; the position is the content of a cue
 
 
 @dataclass(frozen=True)
 class FrameTable:
-    """Distinct frames, N of them: every symbol with and without the mark, and the query, each drawn several times.
+    """N distinct frames: every symbol with and without the mark, and the query, each in several drawings.
 
     Attributes:
-        frames_NHWC: RGB frames, (N, size, size, 3) uint8.
-        num_variants: Drawings V of each; they differ in background, surface, shape and noise.
+        frames_NHWC: RGB frames (N, size, size, 3) uint8.
+        num_variants: Number of drawings of each; they differ in background, surface, shape and noise.
     """
 
     frames_NHWC: NDArray[np.uint8]
     num_variants: int
 
     def rows(self, symbol: Ints, marked: NDArray[np.bool_], variant: Ints) -> Ints:
-        """Rows of frames that show a symbol, marked as a cue or not."""
+        """Returns the rows of frames that show a symbol, marked as a cue or not."""
         return np.asarray((marked * NUM_SYMBOLS + symbol) * self.num_variants + variant, dtype=np.int64)
 
     def query_rows(self, variant: Ints) -> Ints:
-        """Rows of frames that ask for the answer."""
+        """Returns the rows of query frames."""
         return np.asarray(2 * NUM_SYMBOLS * self.num_variants + variant, dtype=np.int64)
 
     @property
     def variants_N(self) -> Ints:
-        """Which drawing each frame is."""
+        """Number of the drawing of each frame."""
         return np.tile(np.arange(self.num_variants), 2 * NUM_SYMBOLS + 1)
 
 
 @dataclass(frozen=True)
 class RecallFrames:
-    """The frames of the recall tasks as heads see them.
+    """The frames of the recall tasks and their features.
 
     Attributes:
         table: The frames.
-        x_ND: Their features, in the first principal components of the drawings that heads are trained on.
-        train_variants: Drawings to train on.
-        test_variants: Drawings to test on, which no head has seen.
+        x_ND: Their features, projected on the first principal components of the training drawings.
+        train_variants: Numbers of the training drawings.
+        test_variants: Numbers of the test drawings, which are not used in training.
     """
 
     table: FrameTable
@@ -67,13 +67,13 @@ class RecallFrames:
     test_variants: Ints
 
     def training_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (D,) of the training drawings."""
+        """Returns the mean and standard deviation (D,) of the features of the training drawings."""
         x_ND = self.x_ND[np.isin(self.table.variants_N, self.train_variants)]
         return x_ND.mean(0), x_ND.std(0)
 
 
 def recall_frames(table: FrameTable, features_ND: Tensor, num_test_variants: int, projection_dim: int) -> RecallFrames:
-    """Features projected as the order test projects them, D -> P, without a look at the drawings kept for testing."""
+    """Projects features D -> P as the order test does, with components fitted on the training drawings alone."""
     drawings, names = np.arange(table.num_variants), [str(number) for number in table.variants_N]
     train, test = drawings[:-num_test_variants], drawings[-num_test_variants:]
     clips = clips_of_arrays(list(features_ND.unsqueeze(1)), names, names, name="recall frames")
@@ -84,21 +84,25 @@ def recall_frames(table: FrameTable, features_ND: Tensor, num_test_variants: int
 
 
 def features_of(table: FrameTable, backbone: BackboneSettings) -> Tensor:
-    """Features (N, D) of every frame, in batches as the feature store's."""
+    """Returns the features (N, D) of every frame, extracted in batches of the same size as for the feature store."""
     network = load_backbone(backbone)
     return extract_features(network, network.preprocessing.shape_frames(table.frames_NHWC), FRAME_BATCH)
 
 
 def render_frames(num_variants: int, frame_size: int = 112, seed: int = 0) -> FrameTable:
-    """Draw every frame from a seed.
+    """Draws all frames.
 
     Args:
-        num_variants: Drawings of each frame; some are kept for testing, so at least 2.
+        num_variants: Number of drawings of each frame, at least 2, because some are for testing.
         frame_size: Height and width in pixels.
-        seed: Seed of all that is drawn.
+        seed: Seed of the drawings.
+    Raises:
+        VideomemError: If `num_variants` is below 2.
     """
     if num_variants < 2:
-        raise VideomemError(f"num_variants is {num_variants}, but must be at least 2: some are kept for testing")
+        raise VideomemError(
+            f"num_variants is {num_variants}, but must be at least 2, because some drawings are for testing"
+        )
     frames = [
         _symbol(np.random.default_rng([seed, variant, symbol, marked]), frame_size, symbol, bool(marked))
         for marked in (0, 1)
@@ -110,7 +114,7 @@ def render_frames(num_variants: int, frame_size: int = 112, seed: int = 0) -> Fr
 
 
 def _symbol(rng: np.random.Generator, size: int, symbol: int, marked: bool) -> NDArray[np.uint8]:
-    """An object at one of the places; a cue has a bright frame around it."""
+    """Draws an object at one of the positions; a cue has a bright border."""
     direction = 2 * math.pi * symbol / NUM_SYMBOLS
     pose = Pose(0.2 * math.cos(direction), 0.2 * math.sin(direction), 0.11, rng.uniform(0, 2 * math.pi))
     shape = list(SHAPES.values())[rng.integers(len(SHAPES))]
@@ -123,7 +127,7 @@ def _symbol(rng: np.random.Generator, size: int, symbol: int, marked: bool) -> N
 
 
 def _query(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
-    """A bright cross through the whole picture."""
+    """Draws a bright cross over the whole frame."""
     y, x = grid(size)
     cross = (np.minimum(np.abs(x), np.abs(y)) < 0.05)[..., None]
     return _noisy(rng, np.where(cross, texture(rng, size, BRIGHT), texture(rng, size, DARK)))

@@ -1,10 +1,11 @@
-"""The recall tasks: sequences of frames in which a cue is asked for after a delay.
+"""The recall tasks: sequences of frames in which a cue must be reported after a delay.
 
-A cue is a marked frame, the distractors show the same symbols without the mark, and the last frame is the query. Only
-the logits there count: a mean over frames would let the cue's own logits give the answer away.
+A cue is a marked frame, distractors show the same symbols without the mark, and the last frame is the query. The head
+is read at the query alone: with a mean over frames, the logits of the cue frame would solve the task without memory.
 
-    latch    one cue, asked for after a delay
-    update   the latest of several cues with different symbols: a sum over frames knows which there were, not the last
+    latch    one cue
+    update   several cues with different symbols, of which the latest is the answer; a sum over frames contains the
+             symbols of all cues but not which of them was the latest
 
 Reference:
     Hochreiter and Schmidhuber 1997, section 5 (long time lags among distractors).
@@ -19,7 +20,7 @@ import numpy as np
 
 from videomem.experiments.memory_horizon.recall_frames import NUM_SYMBOLS, FrameTable, Ints
 
-LEAD = 16  # frames up to the cue that is asked for, itself included
+LEAD = 16  # number of frames up to and including the cue to report
 NUM_CUES = 3  # in the update task
 CHANCE = 1 / NUM_SYMBOLS
 
@@ -28,9 +29,9 @@ class Sequences(NamedTuple):
     """Sequences as rows of a frame table.
 
     Attributes:
-        rows_BT: Row of each frame, the query last.
-        labels_B: Symbol of the cue that is asked for.
-        cues_BN: Place of each cue, the one that is asked for last.
+        rows_BT: Row of each frame; the query is the last frame.
+        labels_B: Symbol of the cue to report.
+        cues_BN: Position of each cue; the cue to report is the last.
     """
 
     rows_BT: Ints
@@ -38,19 +39,19 @@ class Sequences(NamedTuple):
     cues_BN: Ints
 
 
-# From a generator, frames, the drawings to use, a delay in frames and a number of sequences.
+# Arguments: generator, frame table, drawings to use, delay in frames, number of sequences.
 Task = Callable[[np.random.Generator, FrameTable, Ints, int, int], Sequences]
 
 
 def latch(rng: np.random.Generator, table: FrameTable, variants: Ints, delay: int, num: int) -> Sequences:
-    """One cue, `delay` frames before the query."""
+    """Returns sequences with one cue, `delay` frames before the query."""
     return _compose(rng, table, variants, delay, rng.integers(NUM_SYMBOLS, size=(num, 1)))
 
 
 def update(rng: np.random.Generator, table: FrameTable, variants: Ints, delay: int, num: int) -> Sequences:
-    """Several cues with different symbols, the latest `delay` frames before the query.
+    """Returns sequences with `NUM_CUES` cues of different symbols, the latest `delay` frames before the query.
 
-    What only knows which cues there were is right in one of `NUM_CUES` cases at best.
+    A head that stores which cues occurred, but not their order, has an accuracy of at most 1 / `NUM_CUES`.
     """
     symbols = rng.permuted(np.tile(np.arange(NUM_SYMBOLS), (num, 1)), axis=1)
     return _compose(rng, table, variants, delay, symbols[:, :NUM_CUES])
@@ -60,7 +61,7 @@ TASKS: dict[str, Task] = {"latch": latch, "update": update}
 
 
 def _compose(rng: np.random.Generator, table: FrameTable, variants: Ints, delay: int, symbols_BN: Ints) -> Sequences:
-    """Distractors, cues among the first `LEAD` frames with the last of them at its end, and the query."""
+    """Composes distractors, the query, and cues among the first `LEAD` frames, of which the last is a cue."""
     num, num_cues = symbols_BN.shape
     symbols_BT = rng.integers(NUM_SYMBOLS, size=(num, LEAD + delay))
     marked_BT = np.zeros_like(symbols_BT, dtype=bool)

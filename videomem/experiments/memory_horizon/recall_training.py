@@ -1,4 +1,4 @@
-"""Recall: heads trained to say a cue after a delay, and how long a delay they stand."""
+"""Training of heads on the recall tasks, and tests of their recall at each delay."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from videomem.training.feature_sources import mix_seed
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import class_path, from_plain
 
-NUM_SWAPPED = 64  # sequences of each delay in which the cue is exchanged
-_TRAIN, _TEST = range(2)  # kinds of randomness, so that no two draws share a seed
+NUM_SWAPPED = 64  # number of sequences per delay in which the cue is replaced
+_TRAIN, _TEST = range(2)  # kinds of draws, which get different seeds
 
 
 @dataclass(frozen=True)
 class RecallRecipe:
-    """How heads learn to recall.
+    """Hyperparameters of the training on recall tasks.
 
     Attributes:
-        num_steps: Batches.
-        batch_size: Sequences of a batch, which all have one delay.
-        max_delay: Training delays are drawn log-uniformly from 1 to this, in frames.
-        learning_rate: Of AdamW.
-        hidden_dim: H.
-        projection_dim: P, the principal components of the frames that heads see.
+        num_steps: Number of batches.
+        batch_size: Number of sequences per batch, which all have the same delay.
+        max_delay: Longest training delay in frames; delays are drawn log-uniformly from 1 to `max_delay`.
+        learning_rate: Learning rate of AdamW.
+        hidden_dim: State size H.
+        projection_dim: Number P of principal components of the frame features.
     """
 
     num_steps: int = 600
@@ -49,14 +49,14 @@ class RecallRecipe:
 def train_recall(
     task: str, memory: dict[str, Any], frames: RecallFrames, recipe: RecallRecipe, seed: int
 ) -> LitClassifier:
-    """A head trained on a task, read at the query alone.
+    """Trains a head on a task, with its prediction read at the query alone.
 
     Args:
-        task: One of `tasks.TASKS`.
-        memory: Plain description of the memory.
+        task: One of `recall_tasks.TASKS`.
+        memory: The memory as plain data.
         frames: The frames.
-        recipe: How it is trained.
-        seed: Of the start and of the training sequences.
+        recipe: Hyperparameters.
+        seed: Seed of the initial weights and of the training sequences.
     Raises:
         VideomemError: If training diverges.
     """
@@ -84,10 +84,10 @@ def train_recall(
 
 
 class DrawnData(LightningDataModule):
-    """Training batches that are drawn one by one, not stored.
+    """Training batches that are generated during training.
 
     Args:
-        batches: Yields the batches.
+        batches: Dataset that yields the batches.
         statistics: Mean and standard deviation (D,) of the features.
     """
 
@@ -118,31 +118,31 @@ class _Batches(IterableDataset[VideoBatch]):
 
 
 def as_batch(sequences: Sequences, frames: RecallFrames) -> VideoBatch:
-    """The features of sequences, composed by index."""
+    """Returns the features of sequences, looked up by index."""
     num, num_frames = sequences.rows_BT.shape
     x_BTD = frames.x_ND[torch.from_numpy(sequences.rows_BT)]
     return VideoBatch(x_BTD, torch.full((num,), num_frames), torch.from_numpy(sequences.labels_B), torch.arange(num))
 
 
 def unseen_sequences(task: str, frames: RecallFrames, delay: int, num: int) -> Sequences:
-    """Sequences of drawings that no head was trained on: the same ones for every head."""
+    """Returns test sequences, which are the same for every head and use the test drawings alone."""
     rng = np.random.default_rng(mix_seed(_TEST, delay))
     return TASKS[task](rng, frames.table, frames.test_variants, delay, num)
 
 
 @torch.inference_mode()
 def recall(head: Head, task: str, frames: RecallFrames, delays: Sequence[int], num: int) -> tuple[list[float], ...]:
-    """How well a head says the cue after each delay, and how far its answer follows the cue.
+    """Tests the recall of a head at each delay, and how far its prediction follows the cue.
 
     Args:
         head: A trained head.
-        task: One of `tasks.TASKS`.
+        task: One of `recall_tasks.TASKS`.
         frames: The frames.
-        delays: In frames.
-        num: Sequences of each delay.
+        delays: Delays in frames.
+        num: Number of sequences per delay.
     Returns:
-        Accuracy at each delay; and the effect of another cue in the same video: the RMS change of logits when the cue
-        alone is swapped for that of the next sequence, relative to their RMS difference between the two sequences.
+        The accuracy at each delay, and the effect of the cue at each delay: the RMS change of the logits if the cue
+        alone is replaced by that of the next sequence, divided by the RMS difference of the logits of both sequences.
     """
     accuracy, followed = [], []
     for delay in delays:

@@ -1,4 +1,4 @@
-"""How long a layer holds what it has: time constants of its retention, and Lyapunov exponents of its whole update."""
+"""Time constants of the retention of a layer, and Lyapunov exponents of its whole update."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Retention:
 
     Attributes:
         tau_H: Time constant of each neuron in frames, at most `censored_at`; zero where nothing is kept.
-        censored_at: T, the length of the clips: they cannot tell longer time constants from each other.
-        num_censored: Neurons whose time constant is at least that.
-        keeps: Whether anything of the past flows on unprocessed at all.
+        censored_at: T, the length of the clips, which cannot distinguish longer time constants.
+        num_censored: Number of neurons with a time constant of at least `censored_at`.
+        keeps: Whether any share of the previous state passes unprocessed.
     """
 
     tau_H: Floats
@@ -85,7 +85,7 @@ def _retention(log_keep_H: Floats, num_frames: int) -> Retention:
 
 
 def in_seconds(tau_H: Floats, seconds_per_frame: float) -> Floats:
-    """Time constants in seconds, from frames.
+    """Converts time constants from frames to seconds.
 
     Raises:
         VideomemError: If `seconds_per_frame` is not above zero and finite.
@@ -97,24 +97,24 @@ def in_seconds(tau_H: Floats, seconds_per_frame: float) -> Floats:
 
 @torch.no_grad()
 def lyapunov(head: Head, x_BTD: Tensor, num_discarded: int | None = None, seed: int = 0) -> list[float]:
-    """Largest Lyapunov exponent of each layer's update, per frame, as the clips drive it.
+    """Returns the largest Lyapunov exponent of each layer's update, per frame, with the clips as input.
 
-    A small difference in a layer's state grows as exp(lambda k) over k frames of the same input. Unlike the retention
-    it counts all ways from a state to the next, recurrent terms and gates too. A random tangent of the whole state,
-    (h, c) of an LSTM, is pushed through the derivative of `Memory.cell` and brought back to length 1 before every
-    step; lambda is the mean logarithm of its growth, over frames and clips. Clips are short, so it is a finite-time
-    exponent: it settles as fast as the second exponent is below the first. Layers above do not act on those below, so
-    the exponents of a head are those of its layers, each driven by the one below.
+    A small difference in the state of a layer grows as exp(lambda k) over k frames of the same input. Unlike retention,
+    the exponent includes every path from a state to the next one, through recurrent terms and gates as well. A random
+    tangent vector of the whole state, (h, c) for an LSTM, is multiplied by the Jacobian of `Memory.cell` and normalised
+    before every step; lambda is the mean logarithm of its growth over frames and clips. This is a finite-time exponent:
+    it converges at the rate by which the second exponent is below the first. A layer does not affect the layers before
+    it, so the exponents of a head are those of its layers, each with the layer before it as input.
 
     Args:
-        head: A head, trained or not; it is left as it was.
+        head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
-        num_discarded: First frames of a clip that are left out, while the tangent turns; None for half of them.
-        seed: Of the tangents.
+        num_discarded: Number of first frames of each clip that are discarded as burn-in; None discards half of them.
+        seed: Seed of the tangent vectors.
     Returns:
-        One per layer, from the frames upwards; -inf where no difference outlives a step.
+        One exponent per layer, from input to output; -inf where every difference vanishes after one step.
     Raises:
-        VideomemError: If no frame is left, or the features are not what the head takes.
+        VideomemError: If no frame is left, or the shape of the features does not fit the head.
     Reference:
         Vogt et al. 2022, "On Lyapunov exponents for RNNs", algorithm 1; Engelken et al. 2023, "Lyapunov spectra of
         chaotic recurrent neural networks".
@@ -123,7 +123,7 @@ def lyapunov(head: Head, x_BTD: Tensor, num_discarded: int | None = None, seed: 
     num_discarded = num_frames // 2 if num_discarded is None else num_discarded
     if not 0 <= num_discarded < num_frames:
         raise VideomemError(
-            f"num_discarded is {num_discarded}, but clips of {num_frames} frames have at most {num_frames - 1} to spare"
+            f"num_discarded is {num_discarded}, but clips of {num_frames} frames allow at most {num_frames - 1}"
         )
     exact, generator = in_double(head), torch.Generator().manual_seed(seed)
     sums = [0.0] * len(head.memories)
@@ -134,12 +134,12 @@ def lyapunov(head: Head, x_BTD: Tensor, num_discarded: int | None = None, seed: 
 
 
 def lyapunov_time(exponent: float) -> float:
-    """Frames in which a difference falls to 1/e: -1 / lambda; infinite where it does not fall."""
+    """Returns -1 / lambda, the number of frames in which a difference decays to 1/e; infinite if it does not decay."""
     return -1 / exponent if exponent < 0 else math.inf
 
 
 def _growth(memory: Memory, terms_BTK: Tensor, num_discarded: int, generator: torch.Generator) -> Tensor:
-    """Mean logarithm (B,) of a tangent's growth per frame."""
+    """Returns the mean logarithm (B,) of the growth of a tangent vector per frame."""
     state = memory.initial_state(terms_BTK[:, 0])
     tangent = tuple(torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part) for part in state)
     logs = []
@@ -152,14 +152,14 @@ def _growth(memory: Memory, terms_BTK: Tensor, num_discarded: int, generator: to
 
 
 def _push(memory: Memory, terms_BK: Tensor, state: State, tangent: State) -> tuple[State, State]:
-    """A step of the state, and of a small difference of it."""
+    """Returns the next state and the next tangent vector."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)  # torch's, of its own code, at first use
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)  # raised by torch about its own code
         return torch.func.jvp(lambda *before: memory.cell(terms_BK, before), state, tangent)[:2]
 
 
 def _traces(head: Head, x_BTD: Tensor) -> Iterator[Trace]:
-    """Traces in float64, of as many clips at once as fit."""
+    """Yields traces in float64, in chunks that limit memory."""
     check_features(head, x_BTD)
     exact = in_double(head)
     for part_BTD in x_BTD.split(max(1, ELEMENTS // x_BTD[0].numel())):

@@ -1,4 +1,4 @@
-"""A walk from the memoryless classifier to gates: each section is one idea, and a small measurement that shows it."""
+"""A tour from the memoryless classifier to gated memories; each section has a small measurement."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from videomem.batch import VideoBatch
 from videomem.experiments import permutations
+from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
 from videomem.experiments.memory_horizon.recall_training import DrawnData, RecallRecipe
@@ -26,16 +28,17 @@ from videomem.utils.plain_data import from_plain
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip
 
 ALPHAS = (0.5, 0.9, 0.98)
+ORDER_COLORS = (BLUE, VERMILLION, GREEN)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One idea.
+    """One section of the tour.
 
     Attributes:
-        title: What it is about.
-        memories: Heads of `configs/head/` that recall; empty where the section measures something else.
-        figure: What is drawn: `recall`, `gradient` or `gates` of those; else the section's own.
+        title: Title of the section.
+        memories: Heads of `configs/head/` in its recall measurement; empty if the section measures something else.
+        figure: Figure of the recall measurement: `recall`, `gradient` or `gates`.
     """
 
     title: str
@@ -46,19 +49,17 @@ class Section:
 SECTIONS: dict[str, Section] = {
     "memoryless": Section("A classifier without memory cannot tell a video from its reversal"),
     "sums": Section("Keep nothing, or keep everything", ("leaky_zero", "leaky_sum"), "recall"),
-    "telephone": Section("Fired and projected again at every step: the telephone game", ("rnn",), "recall"),
-    "residual": Section("A path that leaves the past alone", ("rnn", "leaky", "gated"), "gradient"),
-    "leaky": Section("A leaky neuron forgets at its own, fixed pace"),
+    "telephone": Section("The previous state is activated and projected at every step", ("rnn",), "recall"),
+    "residual": Section("A path that passes the previous state unchanged", ("rnn", "leaky", "gated"), "gradient"),
+    "leaky": Section("A leaky neuron decays at a fixed rate"),
     "gates": Section("One forget gate per neuron and step", ("leaky", "gated"), "recall"),
-    "retention": Section(
-        "What the forget gates of gated, GRU and LSTM do when a cue comes", ("gated", "gru", "lstm"), "gates"
-    ),
-    "parallel": Section("Gates that see only the frame", ("mingru", "minlstm"), "recall"),
+    "retention": Section("The forget gates of gated, GRU and LSTM at cues", ("gated", "gru", "lstm"), "gates"),
+    "parallel": Section("Gates that depend on the current frame alone", ("mingru", "minlstm"), "recall"),
 }
 
 
 def recall_plan(names: Sequence[str]) -> RecallPlan:
-    """A short recall measurement: up to 64 frames, two seeds."""
+    """Returns the plan of a short recall measurement: up to 64 frames, two seeds."""
     recipe = RecallRecipe(num_steps=400, max_delay=64)
     delays = (1, 2, 4, 8, 16, 32, 64, 128)
     return RecallPlan(read_memories(names, recipe.hidden_dim), num_seeds=2, recipe=recipe, delays=delays)
@@ -66,13 +67,13 @@ def recall_plan(names: Sequence[str]) -> RecallPlan:
 
 @dataclass(frozen=True)
 class Memoryless:
-    """Two heads, trained to tell videos from their reversals, on one test video.
+    """Heads trained to distinguish videos from their reversals, and their predictions for one test video.
 
     Attributes:
-        accuracy: Share of right answers on test videos and their reversals, by head.
-        right_KT: Probability that the video moves right after each frame (orders K, frames T), by head.
-        logit_change: Largest change of a logit when the test videos are shuffled, by head.
-        orders: Names of the orders.
+        accuracy: Accuracy on test videos and their reversals, by head.
+        right_KT: Probability that the object moves right after each frame (orders K, frames T), by head.
+        logit_change: Largest change of a logit if the test videos are shuffled, by head.
+        orders: Names of the frame orders.
     """
 
     accuracy: Mapping[str, float]
@@ -84,13 +85,13 @@ class Memoryless:
 def memoryless(
     backbone: BackboneSettings, heads: Sequence[str] = ("none", "gru"), num_train: int = 60, num_test: int = 20
 ) -> Memoryless:
-    """Videos of an object that moves right, each beside its reversal, where it moves left.
+    """Trains and tests heads on videos of an object that moves right, and on their reversals.
 
     Args:
-        backbone: What makes the features.
-        heads: Of `configs/head/`.
-        num_train: Videos to train on.
-        num_test: Videos to test on.
+        backbone: Backbone that extracts the features.
+        heads: Names of heads in `configs/head/`.
+        num_train: Number of training videos.
+        num_test: Number of test videos.
     """
     settings = SyntheticSettings(num_frames=16)
     videos = [
@@ -117,7 +118,7 @@ def memoryless(
 
 
 def _tell_direction(name: str, x_BTD: Tensor) -> LitClassifier:
-    """A head trained on videos (class 1) and their reversals (class 0)."""
+    """Trains a head on videos (class 1) and their reversals (class 0)."""
     arguments = {"memory": read_memories([name], 64)[name], "feature_dim": x_BTD.shape[2],
                  "class_names": ["left", "right"], "class_counts": [1, 1], "projection_dim": 64}  # fmt: skip
     torch.manual_seed(0)
@@ -143,12 +144,12 @@ class _Directions(IterableDataset[VideoBatch]):
 
 @dataclass(frozen=True)
 class Pulse:
-    """What is left of one bright frame in a leaky neuron.
+    """The response of a leaky neuron to one pulse.
 
     Attributes:
         alpha: Share kept at each frame.
-        left_T: Share of the pulse that is left after each frame.
-        tau: Time constant measured from it, in frames.
+        left_T: Share of the pulse that remains after each frame.
+        tau: Time constant fitted to it, in frames.
         expected: -1 / log alpha.
     """
 
@@ -159,7 +160,7 @@ class Pulse:
 
 
 def pulses(num_frames: int = 64) -> list[Pulse]:
-    """A pulse at the first frame, and nothing after it."""
+    """Measures the response to a pulse at the first frame, for each alpha of `ALPHAS`."""
     x_BTD = torch.zeros(1, num_frames, 1)
     x_BTD[0, 0] = 1
     found = []
@@ -172,3 +173,44 @@ def pulses(num_frames: int = 64) -> list[Pulse]:
         tau = -1 / np.polyfit(np.arange(num_frames), np.log(left_T), 1)[0]
         found.append(Pulse(alpha, left_T, float(tau), float(time_constants(np.log(alpha)))))
     return found
+
+
+@figure_function
+def memoryless_figure(found: Memoryless) -> Figure:
+    """Draws the prediction of each head after each frame, for one video in three frame orders."""
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    panels = figure.subplots(1, len(found.right_KT), sharey=True)
+    for axes, (name, right_KT) in zip(panels, found.right_KT.items(), strict=True):
+        steps = np.arange(1, right_KT.shape[1] + 1)
+        for order, color, right_T in zip(found.orders, ORDER_COLORS, right_KT, strict=True):
+            axes.plot(steps, right_T, color=color, linewidth=1.6, label=order)
+            axes.plot(steps[-1:], right_T[-1:], color=color, marker="o", markersize=5, clip_on=False)
+        axes.axhline(0.5, color=INK, alpha=0.3, linewidth=0.8)
+        axes.set_title(f"{name}: accuracy {100 * found.accuracy[name]:.0f} %", fontsize=SMALL)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("frames seen")
+    panels[0].set_ylabel("p(moves right)")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=SMALL)
+    return figure
+
+
+@figure_function
+def pulse_figure(found: Sequence[Pulse]) -> Figure:
+    """Draws the remaining share of a pulse on a logarithmic axis, where each decay is a straight line."""
+    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    axes = figure.subplots()
+    for pulse, color in zip(found, ORDER_COLORS, strict=False):
+        axes.plot(pulse.left_T, color=color, linewidth=1.6, label=f"alpha {pulse.alpha:g}, tau {pulse.tau:.3g}")
+        axes.plot([pulse.tau], [np.exp(-1)], marker="o", color=color, markersize=6, clip_on=False)
+    axes.axhline(np.exp(-1), color=INK, alpha=0.3, linewidth=0.8)
+    axes.set_yscale("log")
+    axes.set_ylim(1e-2, 1.2)
+    axes.set_yticks([0.01, 0.1, np.exp(-1), 1], ["0.01", "0.1", "1/e", "1"])
+    axes.minorticks_off()
+    axes.set_xlim(0, len(found[0].left_T) - 1)
+    figure.legend(loc="outside upper center", ncols=len(found), frameon=False, fontsize=8, columnspacing=1.0,
+                  handlelength=1.2)  # fmt: skip
+    axes.set_xlabel("frames since the pulse")
+    axes.set_ylabel("share remaining")
+    return figure

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from videomem.errors import VideomemError
 from videomem.experiments.frame_order_predictions import (
     OrderMeasures,
-    clip_orders,
     compare,
     order_measures,
     predict_orders,
@@ -101,7 +100,7 @@ def predict_clip(
     """
     x_T = as_tensor(clip, place)
     length, seed = len(x_T), (settings.seed, place)
-    shown = clip_orders(perturbations, length, length, settings.num_permutations, seed)
+    shown = [one.frame_orders(length, length, settings.num_permutations, seed) for one in perturbations]
     # The model predicts equal frame orders once.
     distinct, which = np.unique(np.concatenate(shown), axis=0, return_inverse=True)
     device = _device_of(model) if settings.device is None else settings.device

@@ -18,7 +18,6 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.frame_order_predictions import PerturbationEffect
-from videomem.experiments.json_report import finite
 from videomem.experiments.model_sensitivity.clip_predictions import (
     ClipPredictions,
     Model,
@@ -29,6 +28,7 @@ from videomem.experiments.model_sensitivity.clip_predictions import (
     with_shuffle,
 )
 from videomem.experiments.permutations import Perturbation
+from videomem.experiments.reports import finite
 from videomem.statistics.contrasts import estimate_mean
 from videomem.statistics.randomization import reliance_test
 from videomem.statistics.results import Estimate, Randomization
@@ -110,17 +110,12 @@ class OrderSensitivity:
             {
                 "name": row.name,
                 "label": row.label,
-                "accuracy": row.accuracy.value,
-                "accuracy_low": row.accuracy.low,
-                "accuracy_high": row.accuracy.high,
-                "reliance": row.reliance.value,
-                "reliance_low": row.reliance.low,
-                "reliance_high": row.reliance.high,
-                "flip_rate": row.flip_rate,
-                "max_logit_change": row.max_logit_change,
-                "displacement": row.displacement,
-                "kendall_tau": row.kendall_tau,
-                "adjacency": row.adjacency,
+                **_with_interval("accuracy", row.accuracy),
+                **_with_interval("reliance", row.reliance),
+                **{
+                    name: getattr(row, name)
+                    for name in ("flip_rate", "max_logit_change", "displacement", "kendall_tau", "adjacency")
+                },
             }
             for row in self.conditions
         ]
@@ -141,6 +136,10 @@ class OrderSensitivity:
             f"{high:.1f}, p = {self.reliance_test.p:.2g}): from {self.accuracy.value:.3f} to "
             f"{self.shuffled.accuracy.value:.3f} on {self.num_clips} clips of {self.num_groups} groups."
         )
+
+
+def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def order_sensitivity(

@@ -1,8 +1,25 @@
-"""Labels that distinguish heads of different kinds."""
+"""What the reports of all experiments share: standard JSON, and labels that distinguish heads."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Hashable, Sequence
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """Returns plain data with lists instead of tuples, and None for NaN and infinity, which JSON cannot represent."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_bytes(value: Any) -> bytes:
+    """Returns plain data as indented JSON, with null for numbers that are not finite."""
+    return f"{json.dumps(finite(value), indent=1, allow_nan=False)}\n".encode("utf-8", "replace")
 
 
 def distinct_labels(labels: Sequence[str], kinds: Sequence[Hashable], names: Sequence[str] | None = None) -> list[str]:

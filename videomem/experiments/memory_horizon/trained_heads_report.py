@@ -1,4 +1,4 @@
-"""The report of how far back trained heads reach on their own videos."""
+"""The report of the memory horizon of trained heads on their own data set."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.table import Table as RichTable
 from videomem.experiments.drawing import png
 from videomem.experiments.html import Picture, environment
 from videomem.experiments.inspect.inspection_report import InspectionView
-from videomem.experiments.json_report import json_bytes
 from videomem.experiments.memory_horizon.head_measures import MAX_CLIPS
-from videomem.experiments.memory_horizon.horizon_figures import gradient_figure, own_figure, time_constant_figure
+from videomem.experiments.memory_horizon.horizon_figures import gradient_figure, lag_figure, time_constant_figure
 from videomem.experiments.memory_horizon.horizon_tables import lyapunov_text, time_text
-from videomem.experiments.memory_horizon.own_clips import OwnReach, OwnResult
+from videomem.experiments.memory_horizon.trained_heads import HeadsReach, HeadsResult
+from videomem.experiments.reports import json_bytes
 from videomem.experiments.tables import NOTHING, Cell, Column, Table, csv_text
 from videomem.statistics.horizons import Curve
 from videomem.utils.atomic import write_atomic
@@ -24,8 +24,8 @@ from videomem.utils.atomic import write_atomic
 CURVES = ("gradient", "direct", "gradient_untrained", "swap", "probe")
 
 
-def reach_table(result: OwnResult) -> Table:
-    """One row per memory; what is at a lag is at half the clip."""
+def reach_table(result: HeadsResult) -> Table:
+    """Returns one row per memory; values at a lag are those at half the length of the clips."""
     middle = _middle(result)
     columns = (
         Column("memory"), Column("heads", "count"), Column(f"gradient at {middle}"), Column(f"untrained at {middle}"),
@@ -35,12 +35,12 @@ def reach_table(result: OwnResult) -> Table:
     return Table("memory", columns, tuple(_row(one, result, middle) for one in result.memories))
 
 
-def _middle(result: OwnResult) -> int:
-    """The measured lag nearest to half the clips."""
+def _middle(result: HeadsResult) -> int:
+    """Returns the measured lag nearest to half the length of the clips."""
     return min(result.memories[0].gradient.places, key=lambda lag: abs(lag - result.num_frames / 2))
 
 
-def _row(one: OwnReach, result: OwnResult, middle: int) -> tuple[str | int, ...]:
+def _row(one: HeadsReach, result: HeadsResult, middle: int) -> tuple[str | int, ...]:
     found = [_at(curve, middle) for curve in (one.gradient, one.gradient_untrained, one.swap, one.probe)]
     taus = [float(np.quantile(one.tau, share)) for share in (0.5, 0.9)]
     return (one.label, one.num_heads, *found, *(_time(frames, result) for frames in taus),
@@ -52,16 +52,16 @@ def _at(curve: Curve, lag: int) -> str:
     return NOTHING if not np.isfinite(value) else f"{value:.2g}"
 
 
-def _time(frames: float, result: OwnResult) -> str:
-    """In frames, and in seconds where the rate is known."""
+def _time(frames: float, result: HeadsResult) -> str:
+    """Formats a time constant in frames, and in seconds if the frame rate is known."""
     text = time_text(frames, result.num_frames)
     if frames <= 0 or result.seconds_per_frame is None:
         return text
     return f"{text} ({min(frames, result.num_frames) * result.seconds_per_frame:.2g} s)"
 
 
-def layers_table(result: OwnResult) -> Table:
-    """Time constants of every layer of every memory, with quartiles over neurons."""
+def layers_table(result: HeadsResult) -> Table:
+    """Returns the time constants of each layer of each memory, with quartiles over neurons."""
     columns = (Column("memory"), Column("layer", "count"), Column("neurons", "count"), Column("tau, lower quarter"),
                Column("median"), Column("upper quarter"), Column("longest"), Column("-1 / Lyapunov"))  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
@@ -72,18 +72,18 @@ def layers_table(result: OwnResult) -> Table:
     return Table("layers", columns, tuple(rows))
 
 
-def own_tables(result: OwnResult) -> list[Table]:
+def heads_tables(result: HeadsResult) -> list[Table]:
     return [reach_table(result), layers_table(result), curves_table(result)]
 
 
-def own_summary(result: OwnResult) -> dict[str, float | str]:
-    """Finite numbers by memory, for W&B."""
+def heads_summary(result: HeadsResult) -> dict[str, float | str]:
+    """Returns finite numbers by memory, for W&B."""
     found = {f"{one.label}/lyapunov": one.lyapunov for one in result.memories}
     found |= {f"{one.label}/tau_median": float(np.median(one.tau)) for one in result.memories}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def curves_table(result: OwnResult) -> Table:
+def curves_table(result: HeadsResult) -> Table:
     columns = (Column("memory"), Column("curve"), Column("lag", "count"), Column("value", "number"),
                Column("low", "number"), Column("high", "number"))  # fmt: skip
     rows = [
@@ -96,12 +96,12 @@ def curves_table(result: OwnResult) -> Table:
     return Table("curves", columns, tuple(rows))
 
 
-def pictures(result: OwnResult) -> list[Picture]:
+def pictures(result: HeadsResult) -> list[Picture]:
     found = [
         Picture(
-            "probe", own_figure(result.memories, "probe"), "Partial R squared over lag; numbers in tables/curves.csv"
+            "probe", lag_figure(result.memories, "probe"), "Partial R squared over lag; numbers in tables/curves.csv"
         ),
-        Picture("swap", own_figure(result.memories, "swap"), "Effect of exchanged frames over lag"),
+        Picture("swap", lag_figure(result.memories, "swap"), "Effect of replaced frames over lag"),
         Picture("gradient", gradient_figure(result.memories), "Gradients over lag"),
     ]
     if any(max(one.tau, default=0) > 0 for one in result.memories):
@@ -110,20 +110,20 @@ def pictures(result: OwnResult) -> list[Picture]:
     return found
 
 
-def write_own_report(result: OwnResult, folder: Path, videos: Sequence[InspectionView] = ()) -> Mapping[str, Path]:
-    """Write `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
+def write_heads_report(result: HeadsResult, folder: Path, videos: Sequence[InspectionView] = ()) -> Mapping[str, Path]:
+    """Writes `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
     Args:
-        result: What was measured.
-        folder: Where to write.
-        videos: Clips seen from the inside, as `videomem inspect` shows them.
+        result: The measurements.
+        folder: Output folder.
+        videos: Inspections of single clips, as by `videomem inspect`.
     Returns:
-        The PNG of each figure by its name.
+        Path of the PNG of each figure, by its name.
     """
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     shown = pictures(result)
-    template = environment().get_template("memory_horizon/own_clips.html.jinja")
+    template = environment().get_template("memory_horizon/trained_heads.html.jinja")
     page = template.render(
         result=result,
         reach=reach_table(result),
@@ -134,7 +134,7 @@ def write_own_report(result: OwnResult, folder: Path, videos: Sequence[Inspectio
     )
     write_atomic(folder / "report.html", page.encode("utf-8", "replace"))
     write_atomic(folder / "memory.json", json_bytes(result.as_plain()))
-    for table in own_tables(result):
+    for table in heads_tables(result):
         write_atomic(folder / f"tables/{table.name}.csv", csv_text(table).encode())
     shown += [video.picture for video in videos]
     written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
@@ -143,13 +143,13 @@ def write_own_report(result: OwnResult, folder: Path, videos: Sequence[Inspectio
     return written
 
 
-def terminal_table(result: OwnResult) -> RichTable:
-    """The table of the page with short words; times in frames."""
+def terminal_table(result: HeadsResult) -> RichTable:
+    """Returns the table of the page with short column names; times are in frames."""
     middle, rate = _middle(result), result.seconds_per_frame
     on = f"{result.num_clips} clips of {result.num_groups} groups"
     apart = "" if rate is None else f", a frame is {rate:.3g} s"
     shown = RichTable(
-        box=SIMPLE_HEAD, pad_edge=False, title=f"how far back on {on}; lag {middle} of {result.num_frames}{apart}"
+        box=SIMPLE_HEAD, pad_edge=False, title=f"memory horizon on {on}; lag {middle} of {result.num_frames}{apart}"
     )
     for name in ("memory", "gradient", "untrained", "swap", "R²", "tau", "top tenth", "-1/Lyap."):
         shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)

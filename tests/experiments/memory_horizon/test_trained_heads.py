@@ -1,4 +1,4 @@
-"""`videomem memory CHECKPOINT`: trained heads on the clips of their own data."""
+"""`videomem memory CHECKPOINT`: trained heads on clips of their data set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon import head_measures as measure
-from videomem.experiments.memory_horizon import own_clips as own
-from videomem.experiments.memory_horizon.own_clips import labels_of, lags_of, measure_checkpoints
+from videomem.experiments.memory_horizon import trained_heads as own
+from videomem.experiments.memory_horizon.trained_heads import labels_of, lags_of, measure_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 
 
 def changed(checkpoint: Checkpoint, **arguments: object) -> Checkpoint:
-    """The same with other arguments of the model."""
+    """Returns the checkpoint with changed arguments of the model."""
     content = copy.deepcopy(checkpoint.content)
     content["hyper_parameters"].update(arguments)
     return replace(checkpoint, content=content)
@@ -39,13 +39,13 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
         assert zero[kind]["value"] == pytest.approx([0] * 7, abs=1e-5), kind
         assert np.all(np.array(gated[kind]["value"])[:2] != 0)
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 4 and ">nan" not in page and "how far back on 20 clips" in capsys.readouterr().out
+    assert page.count("<svg") == 4 and ">nan" not in page and "memory horizon on 20 clips" in capsys.readouterr().out
 
 
 def test_the_report_shows_a_video_from_inside(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     assert main(["memory", str(checkpoints["gated"]), "--out", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "seen from the inside" in page and page.count("<svg") == 5
+    assert "Inspection of one video" in page and page.count("<svg") == 5
     assert (tmp_path / "figures/inside-0-0.png").stat().st_size > 10_000
 
 
@@ -71,7 +71,7 @@ def test_heads_are_pooled_over_their_seeds_alone(checkpoints: dict[str, Path]) -
 def test_every_head_of_a_kind_has_an_untrained_one_of_its_own(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "probe", lambda *_, **__: None)  # It takes long, and knows no untrained heads.
+    monkeypatch.setattr(measure, "probe", lambda *_, **__: None)  # The probe is slow, and not used for untrained heads.
     gated = read_checkpoint(checkpoints["gated"])
     (found,) = measure_checkpoints([gated, changed(gated, seed=5)], {}).memories
     one, two = found.gradient_untrained.seeds

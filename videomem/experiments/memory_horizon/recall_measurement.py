@@ -1,4 +1,4 @@
-"""A recall measurement from the rendering of its frames to its result."""
+"""The recall measurement, from rendering the frames to the result."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def measure_recall(
     tell: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
 ) -> tuple[RecallResult, FrameTable]:
-    """Render the frames, extract their features once, train what the cache lacks, and give the result.
+    """Renders the frames, extracts their features, runs the training jobs that are not cached, and returns the result.
 
     Args:
-        plan: What is trained and what is asked.
-        backbone: What makes the features.
-        cache: Folder of trainings, shared by all plans.
-        num_drawings: Drawings of each frame, `NUM_TEST_DRAWINGS` of which are kept for testing.
-        num_processes: Trainings in parallel.
-        tell: Called with the number of trainings done and of all.
+        plan: What is trained and tested.
+        backbone: Backbone that extracts the features.
+        cache: Folder of training results, which different plans can share.
+        num_drawings: Number of drawings of each frame, including `NUM_TEST_DRAWINGS` for testing.
+        num_processes: Number of trainings in parallel.
+        tell: Called with the number of finished jobs and the number of all jobs.
         command: Command line, for the result.
     """
     started, (table, features_ND) = time.perf_counter(), _frames(num_drawings, backbone)
@@ -61,11 +61,11 @@ def measure_recall(
 
 @lru_cache(maxsize=1)
 def _frames(num_drawings: int, backbone: BackboneSettings) -> tuple[FrameTable, Tensor]:
-    """Frames and their features, kept for the next measurement: AlexNet takes longer than a short training."""
+    """Returns the frames and their features, cached because the backbone takes longer than a short training."""
     table = render_frames(num_drawings)
     return table, features_of(table, backbone)
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that decide the numbers."""
+    """Returns the versions of Python and of the libraries that determine the numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
