@@ -1,4 +1,4 @@
-"""Features of other tools: what is read, what is refused, and that every command works on them."""
+"""Imported features: valid and invalid arrays, and use with every command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_catalog(folder: Path, videos: list[str] = VIDEOS, **columns: str) -> P
 
 
 def arrays(videos: list[str] = VIDEOS, dtype: str = "float32") -> dict[str, Array]:
-    """An array of its own length for every video; those of one class go up, of the other down."""
+    """An array for every video, of different lengths; values rise in one class and fall in the other."""
     made = {}
     for place, video in enumerate(videos):
         ramp = np.linspace(-1, 1, 5 + place % 3)[:, None] * (1 if "up" in video else -1)

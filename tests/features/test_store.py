@@ -1,4 +1,4 @@
-"""The feature store: byte-equal however it came about, and keyed by every cause."""
+"""The feature store: byte-identical results, and keys that depend on all settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def clips(catalog: Catalog) -> list[Clip]:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Every file of a store but the failure table and the cache of hashes, by its path."""
+    """All files of a store by path, without the failure table and the cache of hashes."""
     kept = [path for path in root.rglob("*") if path.is_file() and path.name not in ("failures.csv", "hashes.sqlite")]
     return {str(path.relative_to(root)): path.read_bytes() for path in kept}
 
@@ -287,7 +287,7 @@ def test_decoding_errors_of_all_kinds_stay_with_their_clip(
 
 
 def decode_oddly(clip: Clip, settings: FeatureSettings) -> tuple[torch.Tensor, DecodedClip]:
-    """A decoder that hangs, dies or fails where the name of a file says so."""
+    """A decoder that hangs, dies or fails, depending on the name of a file."""
     name = Path(clip.path).name
     if name.startswith("hangs"):
         time.sleep(1000)
@@ -300,7 +300,7 @@ def decode_oddly(clip: Clip, settings: FeatureSettings) -> tuple[torch.Tensor, D
 
 @pytest.fixture
 def with_odd(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
-    """Clips of which some make their decoder hang, abort and fail."""
+    """Clips, some of which make their decoder hang, abort or fail."""
     monkeypatch.setattr(extraction, "decode_frames", decode_oddly)
     odd = []
     for number, name in enumerate(["hangs.mp4", "aborts.mp4", "fails.mp4"]):
@@ -429,7 +429,7 @@ if __name__ == "__main__":
 
 
 def start(catalog: Path, root: Path) -> subprocess.Popen[str]:
-    """Extract in a process of its own; it says when its imports are done."""
+    """Extract in a separate process, which prints a line when its imports are done."""
     command = [sys.executable, "-c", EXTRACT, str(catalog), str(root)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -441,7 +441,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def real_catalog(tmp_path: Path) -> Path:
-    """A catalog of real clips, a damaged one among them."""
+    """A catalog of real clips, one of them damaged."""
     videos = sorted(shared_data("data/egogestar").glob("*.mp4"))[:60] + sorted(shared_data("data/clips").glob("*.avi"))
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(videos[0].read_bytes()[:-50_000])

@@ -83,7 +83,7 @@ def _copy(to: Leaky, source: Leaky) -> Leaky:
     return to
 
 
-# Against torch.nn.
+# Comparison with torch.nn.
 
 
 def test_activations_rnn_state_is_that_of_torch() -> None:
@@ -107,7 +107,7 @@ def test_cells_are_those_of_torch(memory: type[GRU] | type[LSTM], carried: bool)
     assert all(close(one, other) for one, other in zip(last, expected_last, strict=True))
 
 
-# Faces that agree.
+# Equivalent interfaces.
 
 
 @every_memory
@@ -183,7 +183,7 @@ def test_padding_leaves_the_carried_state_alone(name: str) -> None:
         assert all(close(one[0], other[number]) for one, other in zip(alone, last, strict=True))
 
 
-# Order.
+# Frame order.
 
 
 def permuted(x: Tensor, lengths: Tensor, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The scan and the memories that use it, against their readable loops in float64."""
+"""The scan and the memories that use it, compared with loops in float64."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from videomem.heads import Gated, Head, Leaky, Memory, MinGRU, MinLSTM, Parallel
 from videomem.heads.scan import linear_loop
 
 B, D, H = 3, 5, 4
-# Of the largest magnitude. In bfloat16 no error is left but that of rounding what comes out, 2**-8.
+# Relative to the largest magnitude. In bfloat16 the only error is the rounding of the result, 2**-8.
 SCAN_TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-8 + 3e-6}
-# Three times the largest that was measured. In bfloat16 products with weights are rounded, before and after the scan.
+# Three times the largest measured error. In bfloat16, products with weights before and after the scan are rounded.
 MEMORY_TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2.5e-2}
 every_dtype = pytest.mark.parametrize("dtype", list(SCAN_TOLERANCE), ids=str)
 
@@ -35,7 +35,7 @@ RETENTIONS: dict[str, Callable[..., Tensor]] = {
 MEMORIES: dict[str, Callable[[int], ParallelMemory]] = {
     "mingru": partial(MinGRU, hidden_dim=H),
     "minlstm": partial(MinLSTM, hidden_dim=H),
-    "leaky": partial(Leaky, hidden_dim=H, alpha=1 - 2**-10),  # In bfloat16 it would be 1.
+    "leaky": partial(Leaky, hidden_dim=H, alpha=1 - 2**-10),  # Rounds to 1 in bfloat16.
     "leaky learned": partial(Leaky, hidden_dim=H, alpha=0.9, learned=True),
     "leaky coupled": partial(Leaky, hidden_dim=H, alpha=0.75, coupled=True),
 }
@@ -43,13 +43,13 @@ every_memory = pytest.mark.parametrize("name", MEMORIES)
 
 
 def error(answers: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference within each pair, as a share of the largest magnitude that was expected; of all pairs."""
+    """The largest relative error over pairs: the largest difference over the largest expected magnitude."""
     pairs = zip((part.detach() for part in answers), (part.detach() for part in expected), strict=True)
     return max(float((a - e).abs().max() / e.abs().max().clamp(min=1e-300)) for a, e in pairs)
 
 
 def terms(frames: int, retention: str = "any", dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
-    """What a scan takes: keep, take, start."""
+    """Inputs of a scan: keep, add, start."""
     generator = torch.Generator().manual_seed(seed)
     keep = RETENTIONS[retention](generator, B, frames, H)
     take, start = (torch.randn(*shape, generator=generator) for shape in ((B, frames, H), (B, H)))
@@ -57,14 +57,14 @@ def terms(frames: int, retention: str = "any", dtype: torch.dtype = torch.float3
 
 
 def states_and_gradients(recurrence: Callable[..., Tensor], parts: list[Tensor]) -> list[Tensor]:
-    """States, then the gradients of keep, take and start, for a loss that weighs states at random."""
+    """States, then the gradients of keep, add and start, for a loss with random weights of states."""
     parts = [part.detach().requires_grad_() for part in parts]
     h = recurrence(*parts)
     weights = torch.randn(h.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(h.dtype)
     return [h, *torch.autograd.grad(h, parts, weights)]
 
 
-# The scan against the loop.
+# The scan compared with the loop.
 
 
 @every_dtype
@@ -135,23 +135,23 @@ def test_scan_takes_views_and_leaves_them_as_they_were() -> None:
     assert error(answers, expected) <= SCAN_TOLERANCE[torch.float32]
 
 
-# Memories against the generic loop of all memories.
+# Memories compared with the generic loop of all memories.
 
 
 def rounded(memory: Memory) -> Memory:
-    """With weights that bfloat16 can hold, so that one reference in float64 serves both types."""
+    """A memory whose weights are exact in bfloat16, so that one float64 reference is valid for both types."""
     return memory.bfloat16().float()
 
 
 def clip(frames: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Clips of different lengths with noise for padding, their lengths, and a carried state; bfloat16 can hold them."""
+    """Clips of different lengths with noise as padding, lengths, and a carried state, all exact in bfloat16."""
     generator = torch.Generator().manual_seed(2)
     x, state = torch.randn(B, frames, D, generator=generator), torch.randn(B, H, generator=generator)
     return x.bfloat16().float(), torch.tensor([frames, max(1, frames // 3), 1]), state.bfloat16().float()
 
 
 def outcome(memory: Memory, frames: int, carried: bool, loop: bool = False) -> list[Tensor]:
-    """States, the last one, and the gradients of inputs and parameters, for a loss that weighs states at random."""
+    """States, the last state, and gradients of inputs and parameters, for a loss with random weights of states."""
     dtype = next(memory.parameters()).dtype
     x, lengths, state = clip(frames)
     inputs = [part.to(dtype).requires_grad_() for part in (x, state)[: 1 + carried]]
@@ -211,7 +211,7 @@ def test_a_head_in_bfloat16_steps_through_a_clip(name: str, num_layers: int) -> 
     assert error([logits], [head(x, torch.full((B,), 20))]) <= 2e-2
 
 
-# What they promise.
+# Properties.
 
 
 def test_mingru_is_gated_without_its_recurrent() -> None:
@@ -249,7 +249,7 @@ def test_minlstm_halves_where_both_gates_saturate(logit: float, dtype: torch.dty
 
 
 def retention(memory: ParallelMemory) -> Tensor:
-    """What is kept (H,) where the input is zero, before any training."""
+    """Retention (H,) at zero input, before training."""
     keep = memory.gates(memory.project(torch.zeros(1, D))).keep
     assert keep is not None
     return keep[0].detach()
@@ -271,7 +271,7 @@ def test_chrono_spreads_what_is_kept_at_first(memory: type[MinGRU] | type[MinLST
     assert abs(times.mean() - 33) < 2
 
 
-# Where they run.
+# Autocast, compilation and devices.
 
 
 @every_memory
@@ -294,7 +294,7 @@ class States(nn.Module):
 
 @pytest.mark.parametrize(
     "backend",
-    ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],  # inductor compiles C++ for half a minute
+    ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],  # inductor compiles C++ for half a minute.
 )
 def test_a_compiled_memory_is_one_graph_with_the_same_states_and_gradients(backend: str) -> None:
     if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):

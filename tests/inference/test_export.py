@@ -108,7 +108,7 @@ def preprocessor(change: Callable[[Any], object]) -> Callable[[Path], None]:
     return lambda folder: edit(folder, "preprocessor_config.json", lambda content: change(content) and None)
 
 
-# What is wrong with a folder, and a word of the error.
+# Changes that make a folder invalid, and a part of the error message.
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is missing": (lambda folder: (folder / "preprocessor_config.json").unlink(), "lacks preprocessor_config"),
     "a file is a folder": (
@@ -129,7 +129,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "JSON is a list": (lambda folder: (folder / "config.json").write_text("[1]"), "is not a JSON object"),
     "JSON is of another library": (
         config(lambda c: c.update(model_type="videomae")),
-        "another library's model (model_type 'videomae')",
+        "not a model of videomem (model_type 'videomae')",
     ),
     "a later format": (config(lambda c: c.update(format=99)), "format 99"),
     "weights are truncated": (
@@ -158,18 +158,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a tensor too many": (
         lambda folder: change_weights(folder, lambda t: t.update({"head.../../x": torch.zeros(1)})),
-        "tensor 'head.../../x' is F32 (1,) in model.safetensors, absent by config.json",
+        "tensor 'head.../../x' is F32 (1,) in model.safetensors, but absent according to config.json",
     ),
     "a tensor too few": (lambda folder: change_weights(folder, lambda t: t.pop("head.norm.mean")), "is absent in"),
     "a tensor of another type": (
         lambda folder: change_weights(folder, lambda t: t.update({"head.norm.mean": t["head.norm.mean"].double()})),
         "is F64",
     ),
-    "a label too many": (config(lambda c: c["id2label"].update({"10": "more"})), "by config.json"),
+    "a label too many": (config(lambda c: c["id2label"].update({"10": "more"})), "according to config.json"),
     "a label twice": (config(lambda c: c["id2label"].update({"0": c["id2label"]["1"]})), "of which 9 differ"),
     "labels that skip a number": (config(lambda c: c["id2label"].pop("3")), "KeyError"),
     "a label that writes to the terminal": (config(lambda c: c["id2label"].update({"0": "\x1b[2J"})), "be printed"),
-    "another memory": (config(lambda c: c["memory"].update(name="LSTM")), "by config.json"),
+    "another memory": (config(lambda c: c["memory"].update(name="LSTM")), "according to config.json"),
     "an unknown memory": (config(lambda c: c["memory"].update(name="os.system")), "do not fit together"),
     "an argument that is no argument": (
         config(lambda c: c["memory"]["arguments"].update(path="/etc/passwd")),
@@ -186,7 +186,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "as many layers as there are atoms": (config(lambda c: c.update(num_layers=10**80)), "layers, but"),
     "layers that are no number": (config(lambda c: c.update(num_layers="2")), "must be an integer"),
-    "another width": (config(lambda c: c.update(feature_dim=3)), "by config.json"),
+    "another width": (config(lambda c: c.update(feature_dim=3)), "according to config.json"),
     "an unknown network": (config(lambda c: c["backbone"].update(name="../../evil")), "Unknown model ../../evil"),
     "weights of the network elsewhere": (
         config(lambda c: c["backbone"].update(weights="/etc/passwd")),
@@ -195,7 +195,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a network that is left out": (config(lambda c: c["backbone"].update(weights="exported")), "is absent in"),
     "an unknown sampling": (preprocessor(lambda c: c["sampling"].update(name="x")), "do not fit together"),
     "frames without end": (preprocessor(lambda c: c["sampling"].update(num_frames=10**12)), "sampling.num_frames"),
-    "another preprocessing": (preprocessor(lambda c: c.update(crop_px=10)), "preprocesses in another way: crop_px"),
+    "another preprocessing": (preprocessor(lambda c: c.update(crop_px=10)), "another preprocessing: crop_px differs"),
     "a type that is a function": (preprocessor(lambda c: c.update(feature_dtype="load")), "invalid arguments of"),
     "an unknown decoder": (preprocessor(lambda c: c.update(decoder="evil")), "invalid arguments of"),
     "a section that is missing": (config(lambda c: c.pop("imported")), "KeyError"),
@@ -217,7 +217,7 @@ def test_a_folder_that_does_not_fit_together_is_one_clear_error(small: Path, tmp
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_config_with_anything_in_it_is_refused_or_loads(small: Path, data: st.DataObject) -> None:
-    """One value of a config, anywhere in it, becomes another: an error of ours, or a model."""
+    """Any change of one value in a config gives a `VideomemError` or a model."""
     name = data.draw(st.sampled_from(["config.json", "preprocessor_config.json"]))
     before = (small / name).read_text()
     content = json.loads(before)
@@ -238,7 +238,7 @@ def test_a_config_with_anything_in_it_is_refused_or_loads(small: Path, data: st.
 
 
 def places_in(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to each value of JSON."""
+    """The path to each value of a JSON document."""
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         yield (*above, key)
         if isinstance(value, dict | list):
@@ -247,7 +247,7 @@ def places_in(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, 
 
 @pytest.fixture(scope="module")
 def small(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder without the backbone, which loads in a moment."""
+    """A folder without the backbone, which is fast to load."""
     folder = tmp_path_factory.mktemp("small") / "folder"
     model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(folder, with_backbone=False)
     return folder

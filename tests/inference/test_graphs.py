@@ -1,4 +1,4 @@
-"""A model as graphs: they answer as it does at any batch and time, in torch and in onnxruntime, or are not there."""
+"""Exported graphs give the logits of the model for any batch and time, in torch and onnxruntime, or are removed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from videomem.inference.onnx_graphs import run_onnx, write_onnx
 from videomem.inference.resizing import shape_in_graph
 from videomem.video.sampling import Uniform
 
-logging.getLogger("torch.__trace").propagate = False  # Thousands of lines for each export.
+logging.getLogger("torch.__trace").propagate = False  # It logs thousands of lines for each export.
 TINY = Preprocessing(12, 8, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
 class TinyBackbone(nn.Module):
-    """Stands in for a network: one layer over small frames."""
+    """A replacement for a network: one layer on small frames."""
 
     feature_dim = D
     preprocessing = TINY
@@ -74,7 +74,7 @@ def tiny_model(
 
 
 def padded(batch: int, num_frames: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features that float16 has, as if they were rounded already, and lengths."""
+    """Features that are exact in float16, and lengths."""
     generator = torch.Generator().manual_seed(seed)
     lengths_B = torch.randint(1, num_frames + 1, (batch,), generator=generator)
     return torch.randn(batch, num_frames, D, generator=generator).half().float(), lengths_B
@@ -258,11 +258,11 @@ def test_frames_of_any_size_go_into_a_graph_that_preprocesses(tmp_path: Path) ->
         assert np.allclose(logits, model(frames), rtol=0, atol=1e-3)
 
 
-# What must not pass.
+# Wrong graphs.
 
 
 class FrozenClip(ClipGraph):
-    """What tracing a Python loop gives: the frames that there were at export, and no others."""
+    """A graph traced from a Python loop: it supports only the number of frames at export."""
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         first = torch.arange(3).clamp(max=frames.shape[1] - 1)
@@ -315,7 +315,7 @@ def test_what_passed_before_a_failure_stays_with_its_report(tmp_path: Path, monk
 def test_graphs_that_are_there_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "mine.txt").write_text("years of work")
-    with pytest.raises(VideomemError, match="onnx: is there already"):
+    with pytest.raises(VideomemError, match="onnx: exists already"):
         export_graphs(tiny_model(), tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "mine.txt"]
 
@@ -361,7 +361,7 @@ def test_preprocessing_needs_a_backbone(tmp_path: Path) -> None:
         export_graphs(tiny_model(), tmp_path, preprocess=True)
 
 
-# The files of torch, the command line, the documents.
+# Files of torch.export, the command line, and the documentation.
 
 
 @pytest.mark.parametrize(("name", "readout"), [("lstm", MeanReadout), ("minlstm", LastReadout)])
@@ -390,7 +390,7 @@ def test_every_memory_and_readout_in_every_format(
 
 
 def run_code(markdown: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run each block of code in a folder; how many there were."""
+    """Run each code block in a folder; returns the number of blocks."""
     monkeypatch.chdir(folder)
     blocks = re.findall(r"```python\n(.*?)```", markdown, re.DOTALL)
     for block in blocks:

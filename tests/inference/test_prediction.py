@@ -1,4 +1,4 @@
-"""`videomem predict` and `Classifier.predict`: every way to name videos, one line for each, whatever one of them is."""
+"""`videomem predict` and `Classifier.predict`: all ways to name videos, with one line per video, also for failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model(checkpoints: dict[str, Path]) -> Classifier:
 
 @pytest.fixture
 def videos(catalog: Catalog, tmp_path: Path) -> Path:
-    """Two videos at two depths, a broken one, a folder of images, and what is no video."""
+    """Two videos at two depths, a damaged one, a folder of images, and a file that is not a video."""
     (tmp_path / "videos" / "deep").mkdir(parents=True)
     (tmp_path / "images").mkdir()
     shutil.copy(catalog.clips[0].path, tmp_path / "videos" / "one.mp4")

@@ -1,4 +1,4 @@
-"""Streams: one frame in, one answer out, the same as offline, in memory that does not grow."""
+"""Streams give the same predictions as whole clips, in constant memory."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_raw_frames_of_a_pipe_give_the_answers_of_the_file(
 
 
 class Trickle(io.RawIOBase):
-    """A pipe that gives a few bytes at a time."""
+    """A pipe that returns a few bytes at a time."""
 
     def __init__(self, content: bytes) -> None:
         self._content = io.BytesIO(content)

@@ -1,4 +1,4 @@
-"""TensorBoard, CSV and W&B by config alone; sweeps; runs that are killed or start together."""
+"""TensorBoard, CSV and W&B selected by config; sweeps; runs that are killed or start at the same time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from videomem.video.catalog import data_name
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """The summary of the run below a folder, by W&B's own reader."""
+    """The summary of the run below a folder, read by W&B."""
     (path,) = folder.rglob("run-*.wandb")
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(path)]
     return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
@@ -71,7 +71,7 @@ def test_a_missing_tensorboard_is_one_line(workspace: Path, tmp_path: Path, monk
 
 
 def corners(parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """Settings that an agent may be given: the least and the most of each parameter."""
+    """Settings of a sweep agent: the minimum and maximum of each parameter."""
     ends = {
         name: [given["min"], given["max"]] if "min" in given else given["values"] for name, given in parameters.items()
     }
@@ -97,7 +97,7 @@ def test_an_agent_of_the_sweep_trains_with_its_settings(
     save_config_file_from_dict(str(settings), given)
     for name, value in {"SWEEP_ID": "abcd1234", "RUN_ID": f"run{end}", "SWEEP_PARAM_PATH": str(settings)}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    wandb.teardown()  # It reads the environment once in a process.
+    wandb.teardown()  # It reads the environment only once per process.
     small = ["--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     ours = [*data_arguments(workspace), *(word for word in arguments if word is not None), *small]
     assert main(["fit", *ours, "--trainer.check_val_every_n_epoch", "1"]) == 0
@@ -111,7 +111,7 @@ def test_an_agent_of_the_sweep_trains_with_its_settings(
     assert (
         "val/accuracy" in summary["summary"] and summary["config"]["learning_rate"] == config["model"]["learning_rate"]
     )
-    for name, value in given.items():  # As the agent gives them to W&B, under the names of the command line.
+    for name, value in given.items():  # As the agent passes them to W&B, with the names of the command line.
         assert summary["config"][name] == value["value"]
     (started,) = [record["run"] for record in logged_by(tmp_path / "run") if record["type"] == "run"]
     assert started["run_group"] == "sweep-abcd1234" and started["job_type"] == "train"
@@ -227,7 +227,7 @@ time.sleep(600)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """End a process and all that it started, W&B's own among them, without a word."""
+    """Kill a process and its child processes, including those of W&B."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -257,4 +257,4 @@ def test_a_killed_training_keeps_what_it_logged(workspace: Path, tmp_path: Path)
         kill(process)
     logged = logged_by(tmp_path / "run")
     assert sum(record["type"] == "history" for record in logged) >= 50
-    assert any(record["type"] == "artifact" for record in logged)  # The data that it was trained on.
+    assert any(record["type"] == "artifact" for record in logged)  # The data set artifact.

@@ -1,4 +1,4 @@
-"""W&B runs, read back from disk with W&B's own reader: what they hold, and what they do not tell."""
+"""W&B runs, read from disk by W&B: recorded values, and no private information."""
 
 from __future__ import annotations
 

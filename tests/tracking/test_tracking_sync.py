@@ -1,4 +1,4 @@
-"""Offline runs of training, resuming, testing, shuffling and exporting, uploaded with `wandb sync` and read there."""
+"""Offline runs of training, resuming, testing, shuffling and exporting, uploaded to a local server by `wandb sync`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from videomem.training.checkpoint import read_checkpoint
 
 
 def sync(server: FakeServer, folder: Path, *paths: Path) -> str:
-    """`wandb sync` of offline runs; what it says."""
+    """Run `wandb sync` on offline runs; returns its output."""
     environment = {**os.environ, "WANDB_BASE_URL": server.address, "WANDB_API_KEY": "0" * 40}
     command = [str(Path(sys.executable).parent / "wandb"), "sync", *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120, check=True)
@@ -36,7 +36,7 @@ def offline_runs(folder: Path) -> list[Path]:
 
 @dataclass
 class Story:
-    """Folders of what was run, what the server has of it, and the ids of the runs."""
+    """Folders of the runs, the server with their uploads, and the ids of the runs."""
 
     folder: Path
     server: FakeServer
@@ -80,7 +80,7 @@ def test_runs_of_a_data_set_are_a_group_and_say_what_they_do(story: Story, works
     kinds = {"first": "train", "test": "test", "shuffle": "shuffle", "export": "export"}
     for name, kind in kinds.items():
         assert (story.run(name)["jobType"], story.run(name)["groupName"]) == (kind, "videos")
-    assert story.run("first")["displayName"] == "second"  # The run went on in the second directory.
+    assert story.run("first")["displayName"] == "second"  # The run was continued in the second directory.
 
 
 def test_a_resumed_run_is_the_same_run_and_its_steps_go_on(story: Story) -> None:
@@ -143,7 +143,7 @@ def test_tables_and_figures_are_uploaded(story: Story) -> None:
 
 
 def told_of(server: FakeServer, *private: str) -> list[str]:
-    """Requests that hold something private, but for what docs/tracking.md says of paths."""
+    """Requests with private information, except paths described in docs/tracking.md."""
     sent = [text.replace(str(Path(sys.executable).parent / "wandb"), "") for text in server.received]
     sent = [text for text in sent if not text.split()[1].endswith((".ckpt", ".png", "/wandb_manifest.json"))]
     sent = [text for text in sent if not re.search(r"(UpsertSweep|CreateAgent) ?\(", text)]
@@ -155,7 +155,7 @@ def told_of(server: FakeServer, *private: str) -> list[str]:
 def test_what_is_sent_tells_nothing_of_the_machine(story: Story, workspace: Path) -> None:
     private = [str(story.folder), str(workspace), str(Path.home()), socket.gethostname(), getpass.getuser()]
     assert not told_of(story.server, *private)
-    assert told_of(story.server, "videos")  # The group: so a word would be seen.
+    assert told_of(story.server, "videos")  # The group is found, so a private word would be found, too.
 
 
 def test_all_that_a_sync_needs_lies_with_the_run(story: Story) -> None:

@@ -195,7 +195,7 @@ def test_a_reversed_member_that_fails_takes_its_partner_along(
     assert lost.group not in {clip.group for clip in data.clips}
 
 
-# What is asked for but not there.
+# Missing features and clips.
 
 
 def test_a_store_of_other_settings_is_named(workspace: Path) -> None:

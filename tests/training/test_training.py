@@ -1,4 +1,4 @@
-"""Training through the real command line: every config, resuming, and what a checkpoint holds."""
+"""Training from the command line: every config, resuming, and the content of checkpoints."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_parts_survive_the_way_to_plain_data_and_back() -> None:
     assert from_plain(LitClassifier, dict(again.hparams)).hparams == again.hparams
 
 
-# Checkpoints that ask for more than they may.
+# Untrusted checkpoints.
 
 
 class Stranger(NoMemory):
@@ -204,7 +204,7 @@ def test_settings_that_fit_nothing_are_one_line(
     checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any]
 ) -> None:
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
-    with pytest.raises(VideomemError, match="not the settings of a LitClassifier"):
+    with pytest.raises(VideomemError, match="invalid settings of LitClassifier"):
         read_checkpoint(path).classifier()
 
 

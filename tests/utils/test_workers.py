@@ -1,4 +1,4 @@
-"""Workers that hang or die cost their item only, and leave nothing behind."""
+"""A worker that hangs or dies loses only its item, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GIL_HELD = "a" * 60 + "b"
 
 
 def misbehave(how: str) -> object:
-    """Do what strange files have made decoders do."""
+    """Fail in the ways in which decoders fail on damaged files."""
     if how == "abort":
         os.abort()
     elif how == "segfault":
@@ -84,7 +84,7 @@ def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
         assert isinstance(answer, tuple)
         pids.add(answer[1])
         if number == 3:
-            time.sleep(1)  # It has answered all that there is room for, and waits.
+            time.sleep(1)  # The queue is full, and the thread waits.
             os.kill(answer[1], signal.SIGKILL)
             time.sleep(0.5)
     assert len(pids) == 2
@@ -167,7 +167,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
 
 
 def resident_bytes(paths: list[str]) -> int:
-    """Open and decode files, and say what memory the process has then."""
+    """Open and decode files; returns the resident memory of the process."""
     for path in paths:
         decode_clip(path, Uniform(4))
     pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -1,4 +1,4 @@
-"""Damaged files, many of each kind: a right answer or an error, never a frame in another's place, a hang or a crash.
+"""Damaged files of many kinds give the right frames or an error, never wrong frames, a hang or a crash.
 
 `pytest -s -m slow tests/video/test_damaged_videos.py` tries every kind and prints the counts.
 """
@@ -24,7 +24,7 @@ from videomem.video.sampling import Uniform
 
 DAMAGES = ("none", "truncated", "a bit flipped", "100 bytes of zero", "100 random bytes", "5 % random", "2 % zero",
            "37 bytes removed", "last tenth zero", "first tenth random")  # fmt: skip
-# Pixels that differ by no more than this are the same picture; barcodes differ by 215.
+# Frames whose pixels differ by at most this are equal; barcodes differ by 215.
 TOLERANCE = 16
 
 
@@ -63,7 +63,7 @@ def same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
 
 
 def verdict(folder: Path, trial: Trial) -> str:
-    """What became of a damaged file: `right`, `refused`, `altered` (a picture that no frame is) or `wrong`."""
+    """Result for a damaged file: `right`, `refused`, `altered` (a picture that is no original frame) or `wrong`."""
     whole = file_of(folder, trial.kind)
     num_frames = max(len(KINDS[trial.kind].expected), 2)
     reference = decode_clip(whole, Uniform(num_frames), decoder="pyav").frames_THWC
@@ -82,16 +82,16 @@ def verdict(folder: Path, trial: Trial) -> str:
     known = [(index, number) for index, number in found if number is not None]
     for (index, number), (next_index, next_number) in pairwise(known):
         if next_number - number < next_index - index:
-            return "wrong"  # Out of order, or one frame in the place of two.
+            return "wrong"  # Frames in the wrong order, or a repeated frame.
     if len(known) < len(found):
         return "altered"
     return "right" if all(index == number for index, number in known) else "right, frames missing unnoticed"
 
 
 def run(folder: Path, kinds: list[str], modes: tuple[OnDamage, ...]) -> Counter[tuple[bool, str]]:
-    """Verdicts on every damage of some kinds, with those that hung, crashed or raised anything but a DecodingError."""
+    """Results for all damages of some kinds, including hangs, crashes and errors other than DecodingError."""
     for kind in kinds:
-        file_of(folder, kind)  # Once, before several workers need it.
+        file_of(folder, kind)  # Written once, before several workers read it.
     trials = [Trial(kind, damage, mode) for kind in kinds for damage in DAMAGES for mode in modes]
     counts: Counter[tuple[bool, str]] = Counter()
     for trial, answer in zip(trials, run_isolated(partial(verdict, folder), trials, 2, time_limit_s=60), strict=True):

@@ -1,4 +1,4 @@
-"""Every layout of `videomem catalog build`, from files of the shape in which the data set is released."""
+"""Every layout of `videomem catalog build`, with files in the format of the released data sets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def text(folder: Path, name: str, lines: Sequence[str], end: str = "\n", encodin
 
 
 def videos(root: Path, *names: str) -> Path:
-    """Videos that decode, of 6 frames."""
+    """Decodable videos of 6 frames."""
     rng = np.random.default_rng(0)
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +265,7 @@ def test_hmdb51_names_the_line_that_is_wrong(tmp_path: Path, line: str, capsys: 
 
 
 def assert_decoded_as_by_pyav(catalog: Catalog) -> None:
-    """The same frames in the same number as a plain forward pass, within 2/255."""
+    """Whether the frames equal those of a forward pass within 2/255."""
     for clip in catalog.clips:
         with av.open(clip.path, metadata_errors="ignore") as container:
             reference = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

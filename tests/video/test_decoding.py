@@ -1,4 +1,4 @@
-"""Every kind of file gives the right frames, or an error; frames carry their own number, so there is no doubt which."""
+"""Every kind of file gives the right frames or an error. Frames have their index as a barcode."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def numbers(name: str, frames_THWC: NDArray[np.uint8]) -> list[int]:
 
 
 def assert_right(files: Path, name: str, decoder: decoding.Decoder) -> set[str]:
-    """Hold a kind of file to its numbers, for many choices of frames; what decoded it."""
+    """Check the numbers of decoded frames for many choices of frames; returns the decoders used."""
     expected, served = KINDS[name].expected, set()
     for num_frames in sorted({2, 5, 16, max(len(expected), 2), len(expected) + 7}):
         clip = decode_clip(file_of(files, name), Uniform(num_frames), decoder=decoder)
@@ -287,7 +287,7 @@ def test_nothing_is_printed_and_no_setting_of_pyav_stays_changed(
 
 
 def healthy(path: Path, kind: str) -> list[int]:
-    """Write an unusual file with nothing wrong in it; the numbers of its frames."""
+    """Write an unusual but valid file; returns the numbers of its frames."""
     if kind == "avi with dropped frames":
         dropped = Kind("avi", "mpeg4", {"q:v": "3"}, pts=[n + (n > 20) + (n > 40) for n in range(60)])
         return dropped.write(path) and dropped.expected

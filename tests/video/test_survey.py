@@ -1,4 +1,4 @@
-"""What `catalog check` says of the media, and the fingerprints by which it knows copies."""
+"""The survey of `catalog check`, and the fingerprints by which it finds copies."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_one_flat_frame_of_four_is_passed_over_and_two_are_too_many() -> None:
 
 @st.composite
 def clusters(draw: st.DrawFn) -> NDArray[np.uint64]:
-    """Fingerprints (N, 4), most of them a few bits away from one another, some turned round."""
+    """Fingerprints (N, 4), most with a distance of a few bits, some reversed."""
     centre = draw(arrays(np.uint64, 4))
     rows = []
     for _ in range(draw(st.integers(0, 12))):
@@ -162,7 +162,7 @@ def test_copies_of_real_clips_are_near_and_other_clips_are_not(tmp_path: Path) -
 
 
 def check(folder: Path, *rows: Clip, options: tuple[str, ...] = ("--workers", "1")) -> int:
-    """`catalog check` of a catalog with these rows, whose paths are names in the folder."""
+    """Run `catalog check` on a catalog with these rows, whose paths are file names in the folder."""
     at = tuple(Clip(str(folder / r.path), r.label, r.split, r.group, r.start_s, r.end_s, r.fps) for r in rows)
     write_catalog(Catalog(at), folder / "catalog.csv")
     return main(["catalog", "check", str(folder / "catalog.csv"), *options])
