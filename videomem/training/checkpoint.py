@@ -73,7 +73,7 @@ class Checkpoint:
         """The `data` and `model` sections that the command line would be given to train it."""
         model = {key: value for key, value in self.model_arguments.items() if key not in LINKED}
         data = {key: value for key, value in self.data_arguments.items() if key != "seed"}
-        return {"seed_everything": self.model_arguments["seed"], "data": data, "model": model}
+        return {"seed": self.model_arguments["seed"], "data": data, "model": model}
 
     def training_facts(self) -> dict[str, Any]:
         """What its training was, for a model card; paths are names only, since folders tell of their owner."""

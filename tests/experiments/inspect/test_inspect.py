@@ -345,7 +345,7 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
         ({"--frames": "0"}, "0 is below 2"),
         ({"--layer": "3"}, "--layer 3: gru has 1 of memory; give one within 1..1"),
         ({"--layer": "0"}, "0 is below 1"),
-        ({"--fps": "0"}, "0 is not a number above 0"),
+        ({"--source-fps": "0"}, "0 is not a number above 0"),
         ({"--device": "warp"}, "--device warp"),
         ({"--out": "broken.mp4"}, "broken.mp4"),
     ],
