@@ -249,7 +249,7 @@ def test_what_cannot_be_streamed_is_one_line(
     for arguments, message in (
         (["-", *model], "--size WIDTHxHEIGHT"),
         ([str(tmp_path / "gone.mp4"), *model], "gone.mp4: no such file"),
-        ([str(tmp_path / "raw"), "--source-fps", "5", *model], "a video has its own times"),
+        ([str(tmp_path / "raw"), "--source-fps", "5", *model], "--source-fps has no effect on a video file"),
         ([str(tmp_path / "gone"), "--size", "4x4", *model], "No such file"),
         ([str(tmp_path / "empty"), "--size", "4x4", *model], "no frame came"),
         ([str(tmp_path / "raw"), "--size", "4x4", "--fps", "5", *model], "give --source-fps"),
