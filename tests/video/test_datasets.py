@@ -186,7 +186,7 @@ def test_listed_files_that_are_absent_are_counted(tmp_path: Path, capsys: pytest
     assert len(built(out, *arguments).clips) == 150
     assert not (tmp_path / "out.csv.missing.txt").exists()
     wrong = [*arguments[:2], lists, *arguments[3:], "--allow-missing"]
-    assert "none of the 150 listed files is there" in refused(capsys, tmp_path / "new.csv", *wrong)
+    assert "none of the 150 listed files exists" in refused(capsys, tmp_path / "new.csv", *wrong)
 
 
 # HMDB51
