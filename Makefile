@@ -1,4 +1,4 @@
-# Each target is enough on a fresh machine with make and Python >= 3.11: it makes .venv with pinned versions first.
+# Every target works on a fresh machine with make and Python >= 3.11: it first creates .venv with pinned versions.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,14 +8,14 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/videomem demo --out runs/demo
 
-# Two processes in parallel, in which threads would only contend.
+# Two parallel processes, each with one thread, because more threads would compete for the cores.
 test: lint
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" tests
 
 test-all: lint
 	$(BIN)/pytest -q tests
 
-# On a machine with a GPU: every CUDA path beside the CPU, and its speed, in under 5 minutes.
+# On a machine with a GPU: compares every CUDA path with the CPU and measures its speed, in under 5 minutes.
 test-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py
 
@@ -30,7 +30,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { recurrent term "videomem needs Python >= 3.11; name one: make PYTHON=python3.12"; exit 1; }
+	  { printf '%s\n' 'videomem needs Python >= 3.11; set it with make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)

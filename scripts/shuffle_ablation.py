@@ -1,4 +1,4 @@
-"""Take the order of the frames away from trained heads: python scripts/shuffle_ablation.py CHECKPOINT..."""
+"""Evaluate trained heads on shuffled clips: python scripts/shuffle_ablation.py CHECKPOINT..."""
 
 import sys
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from videomem.cli.extract import read_data_module
+from videomem.cli.config_options import read_data_module
 from videomem.cli.main import main
 from videomem.training.data_module import VideoDataModule
 from videomem.video.catalog import Catalog, read_catalog
@@ -101,7 +101,7 @@ def fit_arguments(workspace: Path, run_dir: Path, head: str = "gru", epochs: int
     return [
         *data_arguments(workspace),
         *("--config", str(CONFIGS / "head" / f"{head}.yaml"), "--config", str(CONFIGS / "quiet.yaml")),
-        *("--run_dir", str(run_dir), "--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
+        *("--run-dir", str(run_dir), "--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
         *("--trainer.check_val_every_n_epoch", "1"),
     ]
 
@@ -110,7 +110,7 @@ def tracked_arguments(workspace: Path, run_dir: Path, epochs: int = 1) -> list[s
     """A short training run whose loggers are those of configs/base.yaml."""
     return [
         *data_arguments(workspace),
-        *("--config", str(CONFIGS / "head" / "gru.yaml"), "--run_dir", str(run_dir)),
+        *("--config", str(CONFIGS / "head" / "gru.yaml"), "--run-dir", str(run_dir)),
         *("--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
         *("--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"),
     ]

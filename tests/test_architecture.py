@@ -11,6 +11,8 @@ import pytest
 import yaml
 from conftest import CONFIGS, ROOT
 
+from videomem.cli.main import COMMANDS
+
 PACKAGE = ROOT / "videomem"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -112,6 +114,12 @@ def test_the_lightning_module_knows_neither_videos_nor_where_features_come_from(
     assert not known & {"video", "features", "tracking", "experiments"}
 
 
+def test_no_command_imports_another() -> None:
+    commands = {f"videomem.cli.{command.module}" for command in COMMANDS.values()}
+    for path in (PACKAGE / "cli").glob("*.py"):
+        assert not imports(path, guarded=True) & commands, path
+
+
 def experiment(path: Path) -> str:
     parts = path.relative_to(PACKAGE / "experiments").parts
     return parts[0] if len(parts) > 1 else ""
@@ -171,4 +179,4 @@ def test_configs_have_only_sections_of_the_command_line(path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     if path.name == "sweep.yaml":  # Of `wandb sweep`: its parameters are the command line's.
         content = {name.split(".")[0] for name in content["parameters"]}
-    assert set(content) <= {"seed_everything", "data", "model", "trainer", "order"}
+    assert set(content) <= {"seed", "data", "model", "trainer", "order"}

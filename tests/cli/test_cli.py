@@ -49,7 +49,7 @@ def test_the_installed_script_prints_its_version() -> None:
 
 
 def test_an_error_is_one_line_on_stderr_and_a_status(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "videomem", "test", "--ckpt_path", str(tmp_path / "none.ckpt")]
+    command = [sys.executable, "-m", "videomem", "test", "--ckpt-path", str(tmp_path / "none.ckpt")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"videomem: error: {tmp_path / 'none.ckpt'}: no such checkpoint\n"
@@ -79,7 +79,7 @@ def test_an_error_that_is_no_users_fault_keeps_its_traceback(monkeypatch: pytest
 def test_an_unknown_command_is_answered_with_those_there_are(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "is no command of videomem; it has demo, configs, catalog" in failed(capsys, *arguments)
+    assert "is not a command of videomem; it has demo, configs, catalog" in failed(capsys, *arguments)
 
 
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,10 +89,10 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_options_of_commands_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "see `videomem shuffle --help`" in failed(capsys, "shuffle")
-    assert "0 is below 1" in failed(capsys, "shuffle", "x.ckpt", "--permutations", "0")
+    assert "--permutations is 0, but must be at least 1" in failed(capsys, "shuffle", "x.ckpt", "--permutations", "0")
     assert "the following arguments are required: --out" in failed(capsys, "synthesize")
     assert "num_frames is 15, but must be even" in failed(capsys, "synthesize", "--out", tmp_path, "--num-frames", 15)
-    assert "needs --ckpt_path" in failed(capsys, "test")
+    assert "needs --ckpt-path" in failed(capsys, "test")
 
 
 def extract(workspace: Path, *options: object) -> list[object]:
@@ -154,9 +154,9 @@ def test_devices_and_workers_that_are_not_there_are_one_line(
         (["--trainer.accelerator", "banana"], "banana"),
         (["--trainer.devices", "0"], "devices"),
         (["--trainer.max_epochs", "0"], "nothing was trained: trainer.max_epochs is 0"),
-        (["--seed_everything", "-1"], "-1"),
+        (["--seed", "-1"], "-1"),
         (["--ckpt", "none.ckpt"], "ckpt"),
-        (["--run_dir", __file__], "test_cli.py"),
+        (["--run-dir", __file__], "test_cli.py"),
     ],
 )
 def test_a_wrong_setting_of_the_training_is_one_line(
@@ -169,7 +169,7 @@ def test_a_wrong_setting_of_the_training_is_one_line(
 def test_a_finished_run_has_nothing_to_resume_and_another_model_does_not_fit(
     workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--ckpt_path", checkpoints["gru"]]
+    arguments = [*fit_arguments(workspace, tmp_path / "run"), "--ckpt-path", checkpoints["gru"]]
     assert "nothing was trained: trainer.max_epochs is 1" in failed(capsys, "fit", *arguments)
     wider = ["--trainer.max_epochs", "2", "--model.memory.hidden_dim", "64"]
     assert "its weights are of another model" in failed(capsys, "fit", *arguments, *wider)
@@ -220,7 +220,7 @@ def test_a_checkpoint_in_a_config_is_not_passed_over(
     config = tmp_path / "resume.yaml"
     config.write_text(f"ckpt_path: {checkpoints['gru']}\n")
     arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", config]
-    assert "give it as --ckpt_path" in failed(capsys, "fit", *arguments)
+    assert "give it as --ckpt-path" in failed(capsys, "fit", *arguments)
 
 
 def test_a_runs_own_config_serves_extract(workspace: Path, checkpoints: dict[str, Path]) -> None:
@@ -259,7 +259,7 @@ def test_videos_that_fail_are_named_and_the_status_says_so(
     assert main([str(part) for part in extract(workspace, *options, "--retry-failed")]) == 1
     assert "1 clips extracted" in capsys.readouterr().out
     assert main([str(part) for part in ["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *options]]) == 0
-    assert "2 of 10 clips are in no batch" in capsys.readouterr().err
+    assert "2 of 10 clips are excluded" in capsys.readouterr().err
 
 
 def _clips(workspace: Path) -> list[object]:

@@ -62,11 +62,11 @@ def test_the_config_of_imported_features_trains(small: Path, tmp_path: Path) -> 
 
 
 def check_training(data: list[str], small: Path, tmp_path: Path) -> None:
-    head = ["--config", str(CONFIGS / "head" / "gated.yaml"), "--run_dir", str(tmp_path / "run")]
+    head = ["--config", str(CONFIGS / "head" / "gated.yaml"), "--run-dir", str(tmp_path / "run")]
     trainer = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     assert main(["fit", *data, *head, *trainer, "--trainer.check_val_every_n_epoch", "1"]) == 0
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    assert main(["test", "--ckpt_path", str(checkpoint)]) == 0
+    assert main(["test", "--ckpt-path", str(checkpoint)]) == 0
     assert len(read_catalog(small / "catalog.csv").clips) >= 8
 
 
@@ -81,6 +81,6 @@ def test_configs_are_copied_and_what_is_edited_stays(
     edited.write_text("data: {catalog: mine.csv}\n")
     capsys.readouterr()
     assert main(["configs"]) == 0
-    assert capsys.readouterr().out == "kept yours: configs/data/my_videos.yaml\n0 configs written to configs\n"
+    assert capsys.readouterr().out == "kept the existing configs/data/my_videos.yaml\n0 configs written to configs\n"
     assert edited.read_text() == "data: {catalog: mine.csv}\n"
     assert main(["configs", "--out", str(edited)]) == 2

@@ -82,4 +82,4 @@ def test_the_demo_deletes_nothing_before_it_knows_that_it_can_run(
 def test_the_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "holds something else already" in capsys.readouterr().err
+    assert "contains other files" in capsys.readouterr().err

@@ -312,7 +312,7 @@ def test_other_names_widths_samplings_and_types_are_other_stores(tmp_path: Path)
 def test_trims_and_rates_need_times(tmp_path: Path) -> None:
     write_catalog(tmp_path, start_s="0.2", end_s="0.5")
     features = as_npy(arrays(), tmp_path)
-    with pytest.raises(VideomemError, match="arrays have no times, but Uniform and trims need them; pass --fps"):
+    with pytest.raises(VideomemError, match="arrays have no times, but Uniform and trims need them; pass --source-fps"):
         imported(tmp_path, features)
     assert imported(tmp_path, features, fps=10.0).failures == ()
     found = stored(tmp_path)[VIDEOS[0]]
@@ -358,7 +358,7 @@ def test_sources_that_cannot_be_read_are_one_line(tmp_path: Path, capsys: pytest
     }.items():
         assert message in one_line(capsys, *command, tmp_path / features)
     features = as_npy(arrays(), tmp_path)
-    assert "--fps is -1.0" in one_line(capsys, *command, features, "--fps", "-1")
+    assert "--source-fps is -1.0" in one_line(capsys, *command, features, "--source-fps", "-1")
     assert "imported.name" in one_line(capsys, *command, features, "--name", " ")
     assert "no clip has features" in one_line(capsys, *command, as_npy({"other": np.zeros((3, 3))}, tmp_path / "empty"))
 
@@ -377,14 +377,14 @@ def test_every_command_works_on_imported_features(
         *("--data.catalog", "catalog.csv", "--data.imported", json.dumps({"name": "clip", "feature_dim": D})),
         *("--data.sampling.init_args.num_frames", str(FRAMES)),
     ]
-    head = ["--config", str(CONFIGS / "head" / "gru.yaml"), "--config", str(CONFIGS / "quiet.yaml"), "--run_dir", "run"]
+    head = ["--config", str(CONFIGS / "head" / "gru.yaml"), "--config", str(CONFIGS / "quiet.yaml"), "--run-dir", "run"]
     short = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"]
     assert "nothing to extract" in one_line(capsys, "extract", *data)
     assert "set data.source to features" in one_line(capsys, "fit", *data, *head, *short, "--data.source", "video")
     assert main(["fit", *data, *head, *short]) == 0
     checkpoint = "run/checkpoints/last.ckpt"
     for command in ("validate", "test"):
-        assert main([command, "--ckpt_path", checkpoint]) == 0
+        assert main([command, "--ckpt-path", checkpoint]) == 0
     assert main(["shuffle", checkpoint, "--permutations", "3", "--out", "shuffle", "--wandb", "disabled"]) == 0
     assert len(Path("shuffle/shuffle.csv").read_text().splitlines()) == 6
     assert main(["export", checkpoint, "--out", "exported"]) == 0

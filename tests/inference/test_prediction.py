@@ -117,7 +117,7 @@ def test_a_list_on_standard_input_and_a_folder_of_images(
     assert found["num_frames"] == 8 and found["over_time"][0]["time_s"] is None
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     assert main(["predict", "-", "--model", str(checkpoints["gru"])]) == 2
-    assert "standard input named none" in capsys.readouterr().err
+    assert "standard input is empty" in capsys.readouterr().err
 
 
 def test_names_cannot_write_to_the_terminal(

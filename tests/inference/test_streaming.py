@@ -122,7 +122,7 @@ def test_raw_frames_of_a_pipe_give_the_answers_of_the_file(
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"".join(frame.tobytes() for frame in frames),))
     writer.start()
-    raw = ["--size", f"{width}x{height}", "--rate", 10, "--model", checkpoints["gru"]]
+    raw = ["--size", f"{width}x{height}", "--source-fps", 10, "--model", checkpoints["gru"]]
     found = lines(capsys, pipe, *raw)
     writer.join()
     expected = lines(capsys, path, "--model", checkpoints["gru"])
@@ -221,7 +221,7 @@ def test_a_folder_of_images_is_streamed_and_a_gap_ends_it(
 ) -> None:
     for number in (0, 1, 2, 4):
         Image.fromarray(np.full((40, 60, 3), 50 * number, np.uint8)).save(tmp_path / f"{number}.png")
-    found = lines(capsys, tmp_path, "--model", checkpoints["none"], "--rate", 2, "--fps", 1, status=1)
+    found = lines(capsys, tmp_path, "--model", checkpoints["none"], "--source-fps", 2, "--fps", 1, status=1)
     assert [line["frame"] for line in found] == [0] and found[0]["time_s"] == 0.0
     (tmp_path / "4.png").unlink()
     assert [line["frame"] for line in lines(capsys, tmp_path, "--model", checkpoints["none"])] == [0, 1, 2]
@@ -249,10 +249,10 @@ def test_what_cannot_be_streamed_is_one_line(
     for arguments, message in (
         (["-", *model], "--size WIDTHxHEIGHT"),
         ([str(tmp_path / "gone.mp4"), *model], "gone.mp4: no such file"),
-        ([str(tmp_path / "raw"), "--rate", "5", *model], "a video has its own times"),
+        ([str(tmp_path / "raw"), "--source-fps", "5", *model], "--source-fps has no effect on a video file"),
         ([str(tmp_path / "gone"), "--size", "4x4", *model], "No such file"),
         ([str(tmp_path / "empty"), "--size", "4x4", *model], "no frame came"),
-        ([str(tmp_path / "raw"), "--size", "4x4", "--fps", "5", *model], "give --rate"),
+        ([str(tmp_path / "raw"), "--size", "4x4", "--fps", "5", *model], "give --source-fps"),
         ([str(tmp_path / "raw"), "--size", "0x4", *model], "'0x4' is no WIDTHxHEIGHT"),
         ([str(tmp_path / "raw"), "--size", "4x4", "--reset-on-scene-change", "300", *model], "at most 255 levels"),
         ([str(tmp_path / "raw"), "--size", "4x4", "--model", str(tmp_path / "raw")], "not a checkpoint"),

@@ -98,7 +98,7 @@ def test_an_agent_of_the_sweep_trains_with_its_settings(
     for name, value in {"SWEEP_ID": "abcd1234", "RUN_ID": f"run{end}", "SWEEP_PARAM_PATH": str(settings)}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     wandb.teardown()  # It reads the environment only once per process.
-    small = ["--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    small = ["--run-dir", str(tmp_path / "run"), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     ours = [*data_arguments(workspace), *(word for word in arguments if word is not None), *small]
     assert main(["fit", *ours, "--trainer.check_val_every_n_epoch", "1"]) == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -137,7 +137,7 @@ def test_a_run_that_cannot_be_set_up_leaves_no_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = fit_arguments(workspace, Path("unused"))
-    place = arguments.index("--run_dir")
+    place = arguments.index("--run-dir")
     with pytest.raises(VideomemError):
         run("fit", [*arguments[:place], *arguments[place + 2 :], *wrong])
     assert not list(tmp_path.glob("runs/*"))

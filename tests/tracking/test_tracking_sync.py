@@ -59,8 +59,8 @@ def story(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
         patch.setenv("HOME", str(home))
         assert main(["fit", *tracked_arguments(workspace, folder / "first")]) == 0
         first, last = (folder / name / "checkpoints" / "last.ckpt" for name in ("first", "second"))
-        assert main(["fit", *tracked_arguments(workspace, folder / "second", 2), "--ckpt_path", str(first)]) == 0
-        assert main(["test", "--ckpt_path", str(last), "--run_dir", str(folder / "test"), "--wandb", "offline"]) == 0
+        assert main(["fit", *tracked_arguments(workspace, folder / "second", 2), "--ckpt-path", str(first)]) == 0
+        assert main(["test", "--ckpt-path", str(last), "--run-dir", str(folder / "test"), "--wandb", "offline"]) == 0
         assert main(["shuffle", str(last), "--permutations", "2", "--out", str(folder / "shuffle")]) == 0
         exported = folder / "exported"
         exported.mkdir()
@@ -167,7 +167,7 @@ def test_all_that_a_sync_needs_lies_with_the_run(story: Story) -> None:
 
 def test_a_run_can_be_resumed_as_a_new_one(story: Story, workspace: Path, tmp_path: Path) -> None:
     checkpoint = story.folder / "first" / "checkpoints" / "last.ckpt"
-    options = ["--ckpt_path", str(checkpoint), "--new_wandb_run"]
+    options = ["--ckpt-path", str(checkpoint), "--new-wandb-run"]
     assert main(["fit", *tracked_arguments(workspace, tmp_path / "run", 2), *options]) == 0
     (path,) = offline_runs(tmp_path / "run")
     assert story.run_id("first") not in path.name

@@ -9,7 +9,7 @@ import torch
 from conftest import data_arguments
 
 from videomem.batch import VideoBatch, collate, length_mask
-from videomem.cli.extract import read_data_module
+from videomem.cli.config_options import read_data_module
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract

@@ -40,7 +40,7 @@ def test_a_run_has_its_own_directory_with_its_config(checkpoints: dict[str, Path
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert config["model"]["memory"]["class_path"] == "videomem.heads.GRU"
     assert (run_dir / "metrics.csv").read_text().startswith("epoch,")
-    with pytest.raises(VideomemError, match="holds a run already"):
+    with pytest.raises(VideomemError, match="already contains a run"):
         run("fit", fit_arguments(workspace, run_dir))
 
 
@@ -70,7 +70,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(
     checkpoint = tmp_path / "first" / "checkpoints" / "last.ckpt"
     torch.manual_seed(99)
     resumed = fit_arguments(workspace, tmp_path / "second", epochs=3)
-    run("fit", [*resumed, *options, "--ckpt_path", str(checkpoint)])
+    run("fit", [*resumed, *options, "--ckpt-path", str(checkpoint)])
     one, other = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "second"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -78,7 +78,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(workspace: Path, tmp_path: Path) -> None:
     for name, seed in (("one", "3"), ("two", "3"), ("other", "4")):
-        run("fit", [*fit_arguments(workspace, tmp_path / name), "--seed_everything", seed])
+        run("fit", [*fit_arguments(workspace, tmp_path / name), "--seed", seed])
     one, two, other = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("one", "two", "other"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["head.classify.weight"], other["head.classify.weight"])
@@ -89,7 +89,7 @@ def test_a_checkpoint_alone_finds_its_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for command, split in (("test", "test"), ("validate", "val")):
-        assert main([command, "--ckpt_path", str(checkpoints["gru"]), "--run_dir", command]) == 0
+        assert main([command, "--ckpt-path", str(checkpoints["gru"]), "--run-dir", command]) == 0
         figures = json.loads(Path(command, "metrics.json").read_text())
         assert figures["split"] == split and figures["num_clips"] == {"test": 20, "val": 10}[split]
         assert 0 <= figures["accuracy"] <= figures["accuracy_top5"] <= 1
@@ -100,7 +100,7 @@ def test_a_checkpoint_alone_finds_its_data(
 
 def test_accuracy_is_that_of_a_plain_loop(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     checkpoint = read_checkpoint(checkpoints["lstm"])
-    main(["test", "--ckpt_path", str(checkpoints["lstm"]), "--run_dir", str(tmp_path)])
+    main(["test", "--ckpt-path", str(checkpoints["lstm"]), "--run-dir", str(tmp_path)])
     data, head = checkpoint.data_module(), checkpoint.classifier().head
     right = 0
     for row in data.rows("test"):
@@ -170,8 +170,8 @@ def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported
     monkeypatch.syspath_prepend(tmp_path)
     named = "spy_module.Spy" if as_text else {"class_path": "spy_module.Spy", "init_args": {}}
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(memory=named))
-    option = [] if command in ("shuffle", "export") else ["--ckpt_path"]
-    out = ["--out", str(tmp_path / "out")] if command in ("shuffle", "export") else ["--run_dir", str(tmp_path / "out")]
+    option = [] if command in ("shuffle", "export") else ["--ckpt-path"]
+    out = ["--out", str(tmp_path / "out")] if command in ("shuffle", "export") else ["--run-dir", str(tmp_path / "out")]
     assert main([command, *option, str(path), *out]) == 2
     assert "names the class spy_module.Spy" in capsys.readouterr().err
     assert not mark.exists()
@@ -212,7 +212,7 @@ def test_trust_lets_a_checkpoint_name_another_class(checkpoints: dict[str, Path]
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(memory=STRANGER))
     memory: Memory = read_checkpoint(path, trust=True).classifier().head.memories[0]
     assert isinstance(memory, NoMemory)
-    assert main(["test", "--ckpt_path", str(path), "--run_dir", str(tmp_path / "out"), "--trust"]) == 0
+    assert main(["test", "--ckpt-path", str(path), "--run-dir", str(tmp_path / "out"), "--trust"]) == 0
 
 
 class Evil:
@@ -239,7 +239,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, make: Any, message: s
 def test_a_checkpoint_of_other_features_is_refused(
     checkpoints: dict[str, Path], workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["test", "--ckpt_path", str(checkpoints["gru"]), "--run_dir", str(tmp_path / "out")]
+    arguments = ["test", "--ckpt-path", str(checkpoints["gru"]), "--run-dir", str(tmp_path / "out")]
     assert main(["extract", *data_arguments(workspace), "--data.backbone.grid", "1", "--workers", "0"]) == 0
     assert main([*arguments, "--data.backbone.grid", "1"]) == 2
     assert "trained on other features: backbone.grid 3 not 1" in capsys.readouterr().err

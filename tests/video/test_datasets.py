@@ -186,7 +186,7 @@ def test_listed_files_that_are_absent_are_counted(tmp_path: Path, capsys: pytest
     assert len(built(out, *arguments).clips) == 150
     assert not (tmp_path / "out.csv.missing.txt").exists()
     wrong = [*arguments[:2], lists, *arguments[3:], "--allow-missing"]
-    assert "none of the 150 listed files is there" in refused(capsys, tmp_path / "new.csv", *wrong)
+    assert "none of the 150 listed files exists" in refused(capsys, tmp_path / "new.csv", *wrong)
 
 
 # HMDB51
@@ -583,7 +583,7 @@ def test_lists_of_frames_count_what_is_there(tmp_path: Path, capsys: pytest.Capt
     train = text(tmp_path, "train.txt", ["walk 01 5 0", "run 7 1"])
     val = text(tmp_path, "val.txt", ["test/walk 5 0"])
     arguments = ["list", "--root", root, "--list", f"train={train}", "--list", f"validation={val}"]
-    catalog = built(tmp_path / "out.csv", *arguments, "--template", "img_{:05}.jpg", "--fps", "25")
+    catalog = built(tmp_path / "out.csv", *arguments, "--template", "img_{:05}.jpg", "--source-fps", "25")
     assert "warning: 1 of 3 folders do not have the listed number of frames, the first run: 7 listed, 5 there" in (
         capsys.readouterr().err
     )
@@ -627,7 +627,7 @@ def test_a_line_of_a_list_that_is_no_single_label_is_named(
         ("--template", "{}_{:05}.jpg", "is not an image name with one field"),
         ("--template", "img_{:5x}.jpg", "is not an image name with one field"),
         ("--template", "img_{:05}.mp4", "is not an image name with one field"),
-        ("--fps", "0", "0 must be finite and above 0"),
+        ("--source-fps", "0", "0 must be finite and above 0"),
     ],
 )
 def test_options_of_lists_are_held_to_their_form(

@@ -187,7 +187,8 @@ def test_near_duplicates_in_different_splits_are_warned_of(copies: Path, capsys:
     printed = capsys.readouterr()
     assert re.search(
         r"warning: 2 pair\(s\) of near-duplicates are in different splits, the first \S+/a\.avi \(train\) and "
-        r"\S+/copy\.avi \(test\): what was trained on is tested on\n\S+/a\.avi \(train\) and \S+/turned\.avi \(test\), "
+        r"\S+/copy\.avi \(test\): training clips leak into the test\n"
+        r"\S+/a\.avi \(train\) and \S+/turned\.avi \(test\), "
         r"reversed\n",
         printed.err,
     )

@@ -1,4 +1,4 @@
-"""`videomem catalog`: build or check the table of your videos."""
+"""`videomem catalog`: build or check a catalog, the table of videos and labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from videomem.cli.options import Parser, at_least, parser
+from videomem.cli.options import HelpFormatter, Parser, add_shared, at_least, parser, refuse_unused
 from videomem.errors import VideomemError
 from videomem.utils.atomic import atomic_path
 from videomem.video.catalog import (
@@ -30,27 +30,27 @@ from videomem.video.catalog import (
 from videomem.video.datasets import LAYOUTS, Found, Layout
 from videomem.video.files import file_problem, is_url, split_template
 from videomem.video.splits import assign_splits, hold_out
-from videomem.video.survey import TIME_LIMIT_S, ClipFacts, near_duplicates, summary, survey
+from videomem.video.survey import ClipFacts, near_duplicates, summary, survey
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Run `catalog build` or `catalog check`."""
     options = parser(command, __doc__)
     actions = options.add_subparsers(dest="action", required=True, parser_class=Parser)
-    build = actions.add_parser("build", help="from a public data set, a folder of videos, or your own table")
+    build = actions.add_parser("build", help="build a catalog from a public data set, a folder of videos, or a table")
     layouts = build.add_subparsers(dest="layout", required=True, parser_class=Parser)
     inputs = {name: _add_layout(layouts, name, layout) for name, layout in LAYOUTS.items()}
-    check = actions.add_parser("check", help="say what is wrong with a catalog, and what is in it")
+    check = actions.add_parser("check", help="report the content and the problems of a catalog",
+                               formatter_class=HelpFormatter)  # fmt: skip
     check.add_argument("catalog", type=Path)
-    workers = "processes that decode (default: one per processor)"
-    check.add_argument("--workers", type=at_least(1), default=os.cpu_count() or 1, help=workers)
-    limit = f"seconds that one clip may take a worker (default: {TIME_LIMIT_S:g})"
-    check.add_argument("--time-limit", type=_seconds, default=TIME_LIMIT_S, help=limit)
+    add_shared(check, "--workers", "--time-limit")
     check.add_argument(
-        "--no-decode", action="store_true", help="judge the table and the files' presence; open no video"
+        "--no-decode", action="store_true", help="check only the table and that its files exist; decode no video"
     )
     given = options.parse_args(arguments)
     if given.action == "check":
+        if given.no_decode:
+            refuse_unused(check, given, ("workers", "time_limit"), "with --no-decode; leave it out")
         return _check(given)
     layout = LAYOUTS[given.layout]
     found = layout.read(given.root, **{name: getattr(given, name) for name in inputs[given.layout]})
@@ -58,7 +58,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 
 def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
-    """Add the subcommand of a layout; the names of what its reader takes besides the root."""
+    """Adds the subcommand of a layout; returns the names of the arguments of its reader besides the root."""
     subparser = layouts.add_parser(
         name,
         help=layout.help,
@@ -66,28 +66,24 @@ def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    own = [subparser.add_argument(f"--{flag.replace('_', '-')}", **how) for flag, how in layout.options.items()]
-    subparser.add_argument("--root", type=Path, required=True, help="folder that paths are relative to")
+    own = []
+    for flag, how in layout.options.items():
+        name = "source-fps" if flag == "fps" else flag.replace("_", "-")  # --fps is a sampling rate everywhere
+        own.append(subparser.add_argument(f"--{name}", **{"dest": flag, **how}))
+    subparser.add_argument("--root", type=Path, required=True, help="folder that contains the videos")
     subparser.add_argument("--out", type=Path, required=True, help="catalog to write, .csv or .parquet")
     if not layout.missing_is_normal:
-        missing = "leave out files that are listed but missing, and list them in OUT.missing.txt"
+        missing = "exclude listed files that do not exist, and write their names to OUT.missing.txt"
         subparser.add_argument("--allow-missing", action="store_true", help=missing)
     if not layout.has_splits:
-        shares = "train,val,test; 0 leaves a split out (default: 0.7,0.15,0.15)"
+        shares = "shares of train, val and test; 0 for no such split (default: 0.7,0.15,0.15)"
         subparser.add_argument("--fractions", type=_fractions, default="0.7,0.15,0.15", help=shares)
     if not layout.has_val:
-        share = "share of the training groups that becomes val (default: 0)"
+        share = "share of the training groups that is held out as val (default: 0)"
         subparser.add_argument("--val-share", type=_share, default=0.0, help=share)
     if not (layout.has_splits and layout.has_val):
         subparser.add_argument("--seed", type=at_least(0), default=0, help="seed of the split (default: 0)")
     return [action.dest for action in own]
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
 
 
 def _share(text: str) -> float:
@@ -108,7 +104,7 @@ def _fractions(text: str) -> dict[str, float]:
 
 
 def _with_splits(found: Found, layout: Layout, given: argparse.Namespace) -> Found:
-    """Draw the splits that the data set lacks, before any file is looked for: what is missing changes no split."""
+    """Draws the splits that the data set lacks, before any file is looked for: missing files do not change splits."""
     clips = found.clips
     if not layout.has_splits:
         known = {bool(clip.split) for clip in clips}
@@ -152,15 +148,15 @@ def _build(found: Found, given: argparse.Namespace, missing_is_normal: bool) -> 
 def _what_is_missing(missing: Sequence[str], num_listed: int, root: Path) -> str:
     first = ", ".join(os.path.relpath(path, root) for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
     if len(missing) == num_listed:
-        return f"{root}: none of the {num_listed} listed files is there ({first}); is --root the right folder?"
+        return f"{root}: none of the {num_listed} listed files exists ({first}); check --root"
     return (
         f"{root}: {len(missing)} of the {num_listed} listed files are missing ({first}); complete the data set, or "
-        "leave them out with --allow-missing"
+        "exclude them with --allow-missing"
     )
 
 
 def _write_missing(missing: Sequence[str], path: Path) -> None:
-    """List the missing files a line each; a list of an earlier build does not stay."""
+    """Writes the missing files, one per line; removes the list of an earlier build."""
     if not missing:
         path.unlink(missing_ok=True)
         return
@@ -188,7 +184,7 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
-    """Open every clip and print what is in them; the problems of those that cannot be decoded."""
+    """Decodes every clip and prints a summary; returns the problems of those that cannot be decoded."""
     console = Console(stderr=True)
     answers, hidden = survey(clips, num_workers, time_limit_s), not console.is_terminal
     shown = track(answers, "decoding", len(clips), console=console, transient=True, disable=hidden)
@@ -198,7 +194,7 @@ def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> lis
         print(f"{name:<12} {text}")
     num_pairs, pairs = near_duplicates(facts)
     if pairs:
-        leak = f"the first {pairs[0]}: what was trained on is tested on"
+        leak = f"the first {pairs[0]}: training clips leak into the test"
         _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, {leak}"])
         _list(pairs[1:], num_pairs - 1)
     return [answer for answer in answer_of.values() if isinstance(answer, str)]

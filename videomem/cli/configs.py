@@ -1,4 +1,4 @@
-"""`videomem configs`: put the configs that come with videomem into a folder of yours, to use and to edit."""
+"""`videomem configs`: copy the config files of videomem to a folder, to use and to edit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from videomem.utils.folders import config_folder
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Copy them; a file that is there already is left as it is, and named where it differs."""
+    """Copy the config files; existing files are not overwritten."""
     options = parser(command, __doc__)
-    options.add_argument("--out", type=Path, default=Path("configs"), help="folder for them")
+    options.add_argument("--out", type=Path, default=Path("configs"), help="output folder")
     out = options.parse_args(arguments).out
     if out.exists() and not out.is_dir():
-        raise VideomemError(f"{out}: a file, but a folder is needed here")
+        raise VideomemError(f"{out}: a file, but must be a folder")
     source, num_new = config_folder(), 0
     for path in sorted(source.rglob("*.yaml")):
         target = out / path.relative_to(source)
@@ -26,6 +26,6 @@ def main(command: str, arguments: Sequence[str]) -> int:
             write_atomic(target, path.read_bytes())
             num_new += 1
         elif target.read_bytes() != path.read_bytes():
-            print(f"kept yours: {target}")
+            print(f"kept the existing {target}")
     print(f"{num_new} configs written to {out}")
     return 0

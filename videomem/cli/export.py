@@ -1,4 +1,4 @@
-"""`videomem export`: turn a checkpoint into a folder that others can load."""
+"""`videomem export`: write a checkpoint as a folder that `videomem.load` reads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videomem.cli.options import at_least, parser
-from videomem.cli.shuffle import chance, measure_checkpoint
+from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
+from videomem.experiments.shuffle.checkpoint_measurements import chance, measure_checkpoint
 from videomem.experiments.shuffle.measurements import summarize
 from videomem.inference.exported_folder import write_card
 from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
@@ -23,10 +23,13 @@ from videomem.utils.folders import is_empty_or_absent
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Measure the model where its data is at hand, and write the folder with its model card."""
-    given = _parser(command).parse_args(arguments)
+    """Evaluate the model if its data is available, and write the folder with its model card."""
+    options = _parser(command)
+    given = options.parse_args(arguments)
+    if given.no_evaluation:
+        refuse_unused(options, given, ("permutations", "catalog", "store"), "with --no-evaluation; leave it out")
     if not is_empty_or_absent(given.out):
-        raise VideomemError(f"{given.out}: is not empty; choose a new folder for --out")
+        raise VideomemError(f"{given.out}: not empty; choose a new folder for --out")
     checkpoint = read_checkpoint(given.checkpoint, given.trust)
     model = model_of(checkpoint)
     graphs = (given.onnx, given.torch_export, given.preprocess)
@@ -34,8 +37,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if given.order is not None:
         model.evidence["order_test"] = order_evidence(model, given.order)
     if not given.no_evaluation:
-        moved = {name: value for name in ("catalog", "store") if (value := getattr(given, name))}
-        model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved)
+        model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved_data(given))
     model.save_pretrained(given.out, not given.without_backbone)
     print(_evaluated(model.evidence.get("evaluation")))
     print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
@@ -52,39 +54,38 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _parser(command: str) -> argparse.ArgumentParser:
     options = parser(command, __doc__)
-    options.add_argument("checkpoint", type=Path, help="a checkpoint of `videomem fit`")
-    options.add_argument("--out", type=Path, required=True, help="new folder; load it with `videomem.load(folder)`")
-    options.add_argument("--without-backbone", action="store_true", help="leave the backbone's weights out")
-    options.add_argument("--onnx", action="store_true", help="also as ONNX graphs of clips and of one step, checked")
-    options.add_argument("--torch-export", action="store_true", help="the same as files of torch.export (.pt2)")
+    options.add_argument("checkpoint", type=Path, help="checkpoint of `videomem fit`")
+    options.add_argument("--out", type=Path, required=True, help="new folder, which `videomem.load` reads")
+    options.add_argument("--without-backbone", action="store_true", help="do not include the weights of the backbone")
+    options.add_argument(
+        "--onnx",
+        action="store_true",
+        help="also write ONNX graphs for clips and for single frames, and check their outputs",
+    )
+    options.add_argument("--torch-export", action="store_true", help="also write these graphs with torch.export (.pt2)")
     options.add_argument(
         "--preprocess",
         action="store_true",
-        help="let the graphs take uint8 frames of any size, and resize and crop there",
+        help="include resizing and cropping in the graphs, so that they take uint8 frames of any size",
     )
     options.add_argument("--order", type=Path, default=None, help="`order.json` of an order test, for the model card")
-    options.add_argument("--no-evaluation", action="store_true", help="leave accuracy and shuffling out of the card")
+    options.add_argument("--no-evaluation", action="store_true", help="write a model card without accuracies")
     options.add_argument("--permutations", type=at_least(1), default=20, help="shuffles of each test clip")
-    options.add_argument("--catalog", default=None, help="where the catalog is now, if it moved since training")
-    options.add_argument("--store", default=None, help="where the feature stores are now, if they moved")
-    options.add_argument(
-        "--wandb",
-        choices=("offline", "online", "disabled"),
-        default="disabled",
-        help="mode of a W&B run that keeps the folder as an artifact of the checkpoint's group",
-    )
-    options.add_argument("--trust", action="store_true", help="let the checkpoint name classes of other packages")
+    add_shared(options, "--catalog", "--store", "--wandb", "--trust")
+    options.set_defaults(wandb="disabled")  # A folder to publish is not always a result to track.
     return options
 
 
 def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str]) -> dict[str, Any]:
-    """What a checkpoint's test clips say, in order, shuffled and reversed; or the reason why they cannot be asked."""
+    """Returns the accuracies on ordered, shuffled and reversed test clips, or the reason why there are none."""
     try:
         data = checkpoint.data_module(**moved)
         rows = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
     except VideomemError as error:
-        print(f"videomem: not evaluated: {error}", file=sys.stderr)  # It may name paths, which a card must not.
-        return {"reason": "its test clips were not at hand when it was exported"}
+        print(
+            f"videomem: not evaluated: {error}", file=sys.stderr
+        )  # The error may contain paths, which a model card must not.
+        return {"reason": "its test clips were not available at the time of export"}
     (found,) = summarize(rows)
     clips = [data.clips[row] for row in data.rows(data.test_split)]
     return {
@@ -102,10 +103,10 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
 
 
 def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
-    """What an order test on the same classes found for a memory like this model's.
+    """Returns the result of an order test on the same classes for the memory of the model.
 
     Raises:
-        VideomemError: If the card is unreadable, of other classes, or has no such memory.
+        VideomemError: If the result is unreadable, has other classes, or lacks the memory.
     """
     try:
         card = from_json(path.read_text(encoding="utf-8"))
@@ -132,8 +133,8 @@ def _evaluated(found: dict[str, Any] | None) -> str:
     if found is None:
         return "not evaluated, and the model card says so"
     if "reason" in found:
-        return "the model card has no accuracy; give --catalog and --store where the data is now"
+        return "the model card has no accuracy; pass the location of the data with --catalog and --store"
     return (
-        f"{found['num_clips']} clips of split {found['split']}: accuracy {found['accuracy']:.3f} in order, "
+        f"{found['num_clips']} clips of split {found['split']}: accuracy {found['accuracy']:.3f} ordered, "
         f"{found['shuffled']:.3f} shuffled, {found['reversed']:.3f} reversed"
     )

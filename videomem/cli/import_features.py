@@ -1,7 +1,7 @@
-"""`videomem import-features`: bring features that were made elsewhere into the feature store.
+"""`videomem import-features`: import features that were computed by another tool into the feature store.
 
-A (T, D) array for each video: FOLDER/<path or stem of the video>.npy, or one HDF5 or safetensors file whose datasets or
-tensors are named by the videos' paths (as the catalog writes them, or without suffix) or stems.
+Each video needs one (T, D) array: a file FOLDER/<path or stem of the video>.npy, or a dataset of one HDF5 file or a
+tensor of one safetensors file. Its name is the path of the video in the catalog, with or without suffix, or the stem.
 """
 
 from __future__ import annotations
@@ -11,57 +11,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from videomem.cli.options import at_least, parser
+from videomem.cli.options import above_zero, add_shared, at_least, parser, refuse_unused
+from videomem.cli.terminal import print_failures
 from videomem.errors import VideomemError
 from videomem.features.importing import Importing, ImportReport, import_features
 from videomem.video.sampling import FixedRate, Sampling, Uniform
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Import, and say what a config must say to use it."""
-    given = _parser(command).parse_args(arguments)
-    importing = Importing(given.name, _sampling(given), given.dtype, given.fps)
+    """Import features and print the options of `fit` that use them."""
+    options = _parser(command)
+    given = options.parse_args(arguments)
+    importing = Importing(given.name, _sampling(options, given), given.dtype, given.source_fps)
     report = import_features(given.catalog, given.features, given.store, importing)
     print(
-        f"{report.num_imported} clips imported, {report.num_done_before} there before, {len(report.failures)} failed; "
-        f"store {report.folder}"
+        f"{report.num_imported} clips imported, {report.num_done_before} already stored, "
+        f"{len(report.failures)} failed; store {report.folder}"
     )
-    print(f"for fit: --data.catalog {given.catalog} --data.store {given.store} {_options(importing, report)}")
-    console = Console(stderr=True, soft_wrap=True)
-    for failure in report.failures[:10]:
-        console.print(f"failed: {failure.message}", markup=False, highlight=False)
-    if report.failures:
-        console.print(f"all failures are in {report.folder / 'failure_table.csv'}", highlight=False)
+    print(f"options of fit: --data.catalog {given.catalog} --data.store {given.store} {_options(importing, report)}")
+    print_failures(report.failures, report.folder / "failures.csv")
     return 1 if report.failures and not given.allow_failures else 0
 
 
 def _parser(command: str) -> Any:
     options = parser(command, __doc__)
-    options.add_argument("--catalog", required=True, help="catalog of the videos, which need not exist themselves")
-    options.add_argument("--features", type=Path, required=True, help="folder or file of arrays")
+    options.add_argument("--catalog", required=True, help="catalog of the videos, whose files need not exist")
+    options.add_argument("--features", type=Path, required=True, help="folder or file with the arrays")
     options.add_argument("--name", required=True, help="name of the features, such as clip-vit-b32")
     options.add_argument("--store", default="features", help="folder of feature stores")
-    options.add_argument("--num-frames", type=at_least(2), default=16, help="rows of each array, spread evenly over it")
-    options.add_argument("--fps", type=float, default=None, help="rows per second, where the catalog trims its clips")
     options.add_argument(
-        "--sample-fps", type=float, default=None, help="rows per second to take, in place of --num-frames; needs --fps"
+        "--num-frames", type=at_least(2), default=16, help="rows that are taken from each array, spread evenly"
     )
-    options.add_argument("--max-frames", type=at_least(2), default=64, help="most rows to take with --sample-fps")
-    options.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="type to store them in")
-    options.add_argument("--allow-failures", action="store_true", help="end with status 0 though clips failed")
+    add_shared(options, "--source-fps", "--allow-failures")
+    options.add_argument("--fps", type=above_zero, default=None, help="sampling rate in rows per second, which "
+                         "replaces --num-frames; needs --source-fps")  # fmt: skip
+    options.add_argument("--max-frames", type=at_least(2), default=64, help="largest number of rows with --fps")
+    options.add_argument(
+        "--dtype", choices=("float16", "float32"), default="float16", help="type of the stored features"
+    )
     return options
 
 
-def _sampling(given: Any) -> Sampling:
-    if given.fps is not None and not 0 < given.fps <= 1000:
-        raise VideomemError(f"--fps is {given.fps}, but must be above 0 and at most 1000 rows per second")
-    return Uniform(given.num_frames) if given.sample_fps is None else FixedRate(given.sample_fps, given.max_frames)
+def _sampling(options: Any, given: Any) -> Sampling:
+    if given.source_fps is not None and given.source_fps > 1000:
+        raise VideomemError(f"--source-fps is {given.source_fps}, but must be at most 1000 rows per second")
+    if given.fps is None:
+        refuse_unused(options, given, ["max_frames"], "without --fps; set --num-frames")
+        return Uniform(given.num_frames)
+    refuse_unused(options, given, ["num_frames"], "with --fps; set --max-frames")
+    return FixedRate(given.fps, given.max_frames)
 
 
 def _options(importing: Importing, report: ImportReport) -> str:
-    """Options of `fit` that name these features; `configs/data/imported.yaml` shows them as a config."""
+    """Returns the options of `fit` that use these features; `configs/data/imported.yaml` is the same as a config."""
     imported = json.dumps({"name": importing.name, "feature_dim": report.feature_dim})
     sampling = {"class_path": f"videomem.video.sampling.{type(importing.sampling).__name__}",
                 "init_args": vars(importing.sampling)}  # fmt: skip

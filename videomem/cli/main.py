@@ -1,6 +1,6 @@
-"""The `videomem` command: a table of commands, each a module of `videomem.cli` that is imported when it is called.
+"""The `videomem` command: a table of commands, each a module of `videomem.cli` that is imported when it runs.
 
-Nothing heavy is imported here, so that `videomem --help` answers at once.
+No large library is imported here, so that `videomem --help` is fast.
 """
 
 from __future__ import annotations
@@ -16,42 +16,55 @@ from videomem.errors import VideomemError
 
 
 class Command(NamedTuple):
-    """A command of the command line: the module of `videomem.cli` with its `main(command, arguments)`, and its help."""
+    """A command: the module of `videomem.cli` that has its `main(command, arguments)`, and one line of help."""
 
     module: str
     help: str
 
 
-COMMANDS = {
-    "demo": Command("demo", "make videos, train every memory on them, and report what order was worth"),
-    "configs": Command("configs", "put the configs that come with videomem into a folder of yours"),
-    "catalog": Command("catalog", "build or check the table of your videos"),
-    "synthesize": Command("synthesize", "make synthetic videos whose class order alone tells, or looks alone"),
-    "extract": Command("extract", "run the frozen backbone over a catalog, once, into the feature store"),
-    "import-features": Command("import_features", "bring features that were made elsewhere into the feature store"),
-    "fit": Command("train", "train a head on the features of a catalog"),
-    "validate": Command("train", "evaluate a checkpoint on the validation split"),
-    "test": Command("train", "evaluate a checkpoint on the test split"),
-    "order": Command(
-        "order", "train with and without order, and judge what order is worth: the verdict, with its report"
-    ),
-    "shuffle": Command("shuffle", "take the order of the frames away from trained heads and measure what is lost"),
-    "sensitivity": Command(
-        "sensitivity", "measure how much a network that sees whole clips relies on the order of frames"
-    ),
-    "memory": Command("memory", "measure how far back memories reach: recall, gradients, time constants"),
-    "tour": Command("tour", "play the idea through: from the memoryless classifier to gates, a figure for each step"),
-    "inspect": Command(
-        "inspect", "show the inside of a trained head on one video: what it keeps, what it answers, and when"
-    ),
-    "predict": Command("predict", "say what videos show, by a trained model"),
-    "stream": Command("stream", "run a trained model over a video frame by frame, as it comes"),
-    "export": Command("export", "turn a checkpoint into a folder that others can load"),
+GROUPS = {
+    "getting started": {
+        "demo": Command("demo", "make videos, train all memories on them, and report what frame order is worth"),
+        "configs": Command("configs", "copy the config files of videomem to a folder"),
+    },
+    "data": {
+        "catalog": Command("catalog", "build or check a catalog of videos"),
+        "synthesize": Command(
+            "synthesize", "make videos whose class depends on frame order only, or on appearance only"
+        ),
+        "extract": Command("extract", "compute the features of a catalog with the frozen backbone"),
+        "import-features": Command("import_features", "import features that were computed by another tool"),
+    },
+    "training": {
+        "fit": Command("train", "train a head on the features of a catalog"),
+        "validate": Command("train", "evaluate a checkpoint on the validation split"),
+        "test": Command("train", "evaluate a checkpoint on the test split"),
+    },
+    "experiments": {
+        "order": Command("order", "measure what frame order is worth to heads trained on a data set"),
+        "shuffle": Command("shuffle", "evaluate trained heads on shuffled and reversed clips"),
+        "sensitivity": Command("sensitivity", "measure how much a video network relies on frame order"),
+        "memory": Command("memory", "measure how far back memories reach: recall, gradients, time constants"),
+        "tour": Command("tour", "explain memories step by step, with one figure for each step"),
+    },
+    "use a trained model": {
+        "inspect": Command("inspect", "show the state and the predictions of a trained head on one video"),
+        "predict": Command("predict", "classify videos"),
+        "stream": Command("stream", "classify a video stream frame by frame"),
+        "export": Command("export", "write a checkpoint as a folder that others can load"),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+EPILOG = """\
+Options that belong to a section of the config files have dotted names, as in YAML: --data.batch_size,
+--model.memory, --trainer.max_epochs, --order.runs. All other options are kebab-case: --run-dir, --seed.
+
+`videomem COMMAND --help` shows the options of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 done but something failed, 2 not done."""
+    """Runs one command and returns its exit status: 0 for success, 1 for partial failure, 2 for an error."""
     try:
         return _main(list(sys.argv[1:] if arguments is None else arguments))
     except VideomemError as error:
@@ -59,13 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("videomem: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # Who reads our output has seen enough.
+    except BrokenPipeError:  # The reader of the output has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except UnicodeError as error:
-        return _fail(f"text that is not UTF-8: {error}")
+        return _fail(f"not valid UTF-8: {error}")
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's own class, without importing torch
             raise
@@ -80,20 +93,23 @@ def _main(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"videomem {__version__}")
         return 0
-    command = COMMANDS.get(arguments[0])
-    if command is None:
-        return _fail(f"{arguments[0]!r} is no command of videomem; it has {', '.join(COMMANDS)}")
-    return int(import_module(f"videomem.cli.{command.module}").main(arguments[0], arguments[1:]) or 0)
+    if arguments[0] not in COMMANDS:
+        return _fail(f"{arguments[0]!r} is not a command of videomem; it has {', '.join(COMMANDS)}")
+    return run_command(arguments)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs the command that the first argument names, and returns its exit status."""
+    command, *rest = arguments
+    return int(import_module(f"videomem.cli.{COMMANDS[command].module}").main(command, rest) or 0)
 
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: videomem COMMAND [...]", "",
-         "Does the order of the frames matter, in your videos and to your model?", "",
-         *lines, "", "videomem COMMAND --help says more of one."]
-    )  # fmt: skip
+    lines = ["usage: videomem COMMAND [...]", "", "Measure whether frame order matters, in videos and to models.", ""]
+    for title, commands in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:<{width}}  {command.help}" for name, command in commands.items()), ""]
+    return "\n".join([*lines, EPILOG])
 
 
 def _fail(message: str) -> int:

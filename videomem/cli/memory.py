@@ -1,4 +1,4 @@
-"""`videomem memory`: how far back a memory reaches, in recall, in gradients, and in what its neurons keep."""
+"""`videomem memory`: measure how far back memories reach: recall, gradients and time constants."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from videomem.cli.options import at_least, parser
-from videomem.cli.order import told
-from videomem.cli.shuffle import check_same_test
+from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, refuse_unused
+from videomem.cli.terminal import training_progress
 from videomem.errors import VideomemError
 from videomem.experiments.inspect.inspection import inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import InspectionView, view_inspection
@@ -33,19 +32,20 @@ from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.trained_heads import labels_of, measure_checkpoints
 from videomem.experiments.memory_horizon.trained_heads_report import heads_summary, heads_tables, write_heads_report
 from videomem.experiments.memory_horizon.trained_heads_report import terminal_table as own_table
+from videomem.experiments.shuffle.checkpoint_measurements import check_same_test
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
 from videomem.tracking import log_result, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 
-OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that only measuring checkpoints has
+OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that apply only to checkpoints
 OF_BOTH = ("checkpoints", "out", "wandb")
 SUITE = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"]
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Train every memory to recall, and write `report.html` and `memory.json`."""
+    """Train every memory on recall tasks, or measure checkpoints, and write `report.html` and `memory.json`."""
     options = _parser(command)
     given, command_line = options.parse_args(arguments), shlex.join(["videomem", command, *arguments])
     _check_used(options, given)
@@ -54,7 +54,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     plan, backbone = _plan(given), BackboneSettings(given.backbone, given.layer, given.weights)
     console = Console(stderr=True, soft_wrap=True)
     processes = given.processes or os.cpu_count() or 1
-    with told(console) as tell:
+    with training_progress(console) as tell:
         card, table = measure_recall(
             plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line
         )
@@ -71,54 +71,52 @@ def main(command: str, arguments: Sequence[str]) -> int:
 def _parser(command: str) -> Any:
     options, recipe, backbone = parser(command, __doc__), RecallRecipe(), BackboneSettings(weights="random")
     options.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
-                         help="of `videomem fit`, to measure on the test split of their own data, with the options "
-                         "from --catalog on; where none is named, memories are trained to recall")  # fmt: skip
+                         help="checkpoints of `videomem fit`, which are measured on the test split of their data; "
+                         "without checkpoints, memories are trained on recall tasks")  # fmt: skip
     options.add_argument("--memories", nargs="+", default=SUITE, metavar="HEAD",
-                         help="of configs/head/, or paths of such files")  # fmt: skip
+                         help="names of configs/head/, or paths of such files")  # fmt: skip
     options.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS), help="recall tasks")
-    options.add_argument("--seeds", type=at_least(1), default=3, help="trainings of each memory on each task")
+    options.add_argument("--seeds", type=at_least(1), default=3, help="training jobs of each memory on each task")
     options.add_argument("--max-delay", type=at_least(2), default=recipe.max_delay,
-                         help="longest delay that is trained, in frames; twice as long is tested")  # fmt: skip
-    options.add_argument("--steps", type=at_least(1), default=recipe.num_steps, help="batches of each training")
-    options.add_argument("--batch-size", type=at_least(1), default=recipe.batch_size, help="sequences of a batch")
-    options.add_argument("--learning-rate", type=float, default=recipe.learning_rate, help="of AdamW")
-    options.add_argument("--hidden-dim", type=at_least(1), default=recipe.hidden_dim, help="neurons of each memory")
+                         help="longest delay in training, in frames; tests go up to twice this delay")  # fmt: skip
+    options.add_argument(
+        "--steps", type=at_least(1), default=recipe.num_steps, help="optimizer steps of each training job"
+    )
+    options.add_argument("--batch-size", type=at_least(1), default=recipe.batch_size, help="sequences per batch")
+    options.add_argument("--learning-rate", type=float, default=recipe.learning_rate, help="learning rate of AdamW")
+    options.add_argument("--hidden-dim", type=at_least(1), default=recipe.hidden_dim, help="state size of each memory")
     options.add_argument("--drawings", type=at_least(NUM_TEST_DRAWINGS + 2), default=NUM_DRAWINGS,
-                         help=f"drawings of each frame; {NUM_TEST_DRAWINGS} are kept for testing")  # fmt: skip
+                         help=f"drawings of each frame, {NUM_TEST_DRAWINGS} of them for testing only")  # fmt: skip
     options.add_argument("--test", type=at_least(2), default=256, help="test sequences of each delay")
-    options.add_argument("--backbone", default=backbone.name, help="the frozen network")
-    options.add_argument("--layer", default=backbone.layer, help="its layer")
-    options.add_argument("--weights", default=backbone.weights, help="imagenet, random, or the file of a state_dict")
-    options.add_argument("--processes", type=at_least(1), default=None, help="trainings in parallel (one a core)")
-    options.add_argument("--catalog", default=None, help="where the catalog is now, if it moved since training")
-    options.add_argument("--store", default=None, help="where the feature stores are now, if they moved")
-    options.add_argument("--split", default=None, help="split to measure on (default: the data's test_split)")
+    options.add_argument("--backbone", default=backbone.name, help="name of the backbone")
+    options.add_argument("--layer", default=backbone.layer, help="layer of the backbone")
+    options.add_argument(
+        "--weights",
+        default=backbone.weights,
+        help="weights of the backbone: imagenet, random, or the file of a state_dict",
+    )
+    add_shared(options, "--processes", "--catalog", "--store", "--split")
     options.add_argument("--videos", type=at_least(0), default=1,
-                         help="clips of the split that the report shows from inside each memory")  # fmt: skip
-    options.add_argument("--trust", action="store_true", help="let checkpoints name classes of other packages")
-    options.add_argument("--out", type=Path, default=Path("runs/memory"), help="folder of trainings and results")
-    options.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline",
-                         help="mode of the W&B run")  # fmt: skip
+                         help="clips of the split for which the report shows the states of each memory")  # fmt: skip
+    add_shared(options, "--trust", "--wandb")
+    add_out(options, command, "training results, figures and the report")
     return options
 
 
 def _check_used(options: Any, given: Any) -> None:
-    """Refuse options that the other of the two measurements has."""
-    for name, value in vars(given).items():
-        idle = name not in OF_BOTH and (name in OF_CHECKPOINTS) != bool(given.checkpoints)
-        if idle and value != options.get_default(name):
-            option = f"--{name.replace('_', '-')}"
-            if given.checkpoints:
-                raise VideomemError(f"{option} is for training memories; leave it out, or name no CHECKPOINT")
-            raise VideomemError(f"{option} needs checkpoints; leave it out, or name a CHECKPOINT")
+    """Refuses the options of the measurement that is not made."""
+    of_training = [name for name in vars(given) if name not in (*OF_BOTH, *OF_CHECKPOINTS)]
+    if given.checkpoints:
+        refuse_unused(options, given, of_training, "on checkpoints; leave it out, or name no CHECKPOINT")
+    else:
+        refuse_unused(options, given, OF_CHECKPOINTS, "without checkpoints; leave it out, or name a CHECKPOINT")
 
 
 def _measure_own(given: Any, command_line: str) -> int:
-    """Measure trained heads on the videos that they were trained for."""
+    """Measures trained heads on the test clips of their own data."""
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
     check_same_test(checkpoints)
-    changes = {"test_split": given.split, "catalog": given.catalog, "store": given.store}
-    changes = {name: value for name, value in changes.items() if value}
+    changes = moved_data(given)
     card = measure_checkpoints(checkpoints, changes)
     card = replace(card, command=command_line, versions=versions())
     figures = write_heads_report(card, given.out, _videos(checkpoints, changes, given.videos))
@@ -132,7 +130,7 @@ def _measure_own(given: Any, command_line: str) -> int:
 
 
 def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[InspectionView]:
-    """The first clips of the split, seen from inside each memory's first head; the videos must be at hand."""
+    """Returns the states of each memory's first head on the first clips of the split whose videos exist."""
     shown: dict[str, list[InspectionView]] = {}
     for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
         data = checkpoint.data_module(**changes)

@@ -1,69 +1,145 @@
-"""What the commands' parsers have in common."""
+"""The parser of the commands, and the options that several commands share: each is declared once, with one default."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from videomem.errors import VideomemError
+from videomem.utils.workers import TIME_LIMIT_S
+from videomem.video.synthetic import SyntheticSettings
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, like all others."""
+    """An argparse parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise VideomemError(f"{message}; see `{self.prog} --help`")
+        raise VideomemError(f"{tidy(message)}; see `{self.prog} --help`")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except those of flags, None, and those that the help text describes itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        described = "(default" in (action.help or "")
+        return (
+            action.help
+            if described or action.default in ([], None) or action.nargs == 0
+            else super()._get_help_string(action)
+        )
 
 
 def parser(command: str, description: str | None) -> Parser:
-    return Parser(
-        f"videomem {command}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
+    return Parser(f"videomem {command}", description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+
+
+def tidy(message: str) -> str:
+    """A parser's message that starts with the name of the option, as all other errors do."""
+    message = re.sub(r"^argument (--[\w-]+): is ", r"\1 is ", message)
+    return re.sub(r'^Parser key "(\w+)": is ', lambda match: f"--{match[1].replace('_', '-')} is ", message)
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """An integer with a lower limit, for argparse's `type`."""
+    """Returns a converter of text to an integer with a lower limit, for argparse's `type`."""
 
     def integer(text: str) -> int:
         value = int(text)
         if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is below {least}")
+            raise argparse.ArgumentTypeError(f"is {value}, but must be at least {least}")
         return value
 
     return integer
 
 
 def above_zero(text: str) -> float:
-    """A finite number above zero, for argparse's `type`."""
+    """Converts text to a finite number above zero, for argparse's `type`."""
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"is {value}, but must be above 0 and finite")
     return value
 
 
+SHARED: dict[str, dict[str, Any]] = {
+    "--model": {"type": Path, "required": True, "help": "folder of `videomem export`, or checkpoint of `videomem fit`"},
+    "--device": {"default": "auto", "help": "device that computes: auto (a GPU if there is one), cpu, cuda or cuda:N"},
+    "--devices": {"default": "auto", "help": "devices that compute: auto (all GPUs, or the CPU), cpu, or a list such "
+                  "as cuda:0,cuda:1"},
+    "--trust": {"action": "store_true", "help": "allow checkpoints to name classes of other packages"},
+    "--seed": {"type": at_least(0), "default": 0, "help": "seed of all random numbers"},
+    "--split": {"default": None, "help": "split to evaluate (default: data.test_split of the checkpoint)"},
+    "--catalog": {"default": None, "help": "path of the catalog, if it has moved since training"},
+    "--store": {"default": None, "help": "folder of feature stores, if it has moved since training"},
+    "--wandb": {"choices": ("offline", "online", "disabled"), "default": "offline", "help": "mode of the W&B run"},
+    "--workers": {"type": at_least(0), "default": 1, "help": "processes that decode videos; 0 decodes in the main "
+                  "process, without isolation and time limit"},
+    "--time-limit": {"type": above_zero, "default": TIME_LIMIT_S, "help": "seconds that a worker may spend on one "
+                     "clip"},
+    "--processes": {"type": at_least(1), "default": None, "help": "training processes that run in parallel (default: "
+                    "one per CPU core, or two per GPU)"},
+    "--source-fps": {"type": above_zero, "default": None, "help": "frame rate of a folder of images, in frames per "
+                     "second"},
+    "--allow-failures": {"action": "store_true", "help": "exit with status 0 even if clips failed"},
+}  # fmt: skip
+
+
+def add_shared(to: Any, *names: str) -> None:
+    """Adds options of `SHARED` to a parser of argparse or jsonargparse."""
+    for name in names:
+        to.add_argument(name, **SHARED[name])
+
+
+def add_out(to: Any, command: str, content: str = "results") -> None:
+    to.add_argument("--out", type=Path, default=Path("runs") / command, help=f"output folder for {content}")
+
+
+def moved_data(given: argparse.Namespace) -> dict[str, str]:
+    """Returns the settings of a checkpoint's data module that `--catalog`, `--store` and `--split` replace."""
+    named = {"test_split": "split", "catalog": "catalog", "store": "store"}
+    return {setting: value for setting, name in named.items() if (value := getattr(given, name, None))}
+
+
+def refuse_unused(options: argparse.ArgumentParser, given: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raises a VideomemError if one of the options was changed from its default, because it would have no effect."""
+    for name in names:
+        if getattr(given, name) != options.get_default(name):
+            raise VideomemError(f"--{name.replace('_', '-')} has no effect {why}")
+
+
 def printable(text: str) -> str:
-    """A name as a terminal may be given it: what would move the cursor or colour the screen is escaped."""
+    """Returns text that is safe to print: characters that would move the cursor or change colors are escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def usable_device(name: str) -> str:
-    """A device that torch can compute on; `auto` is the GPU where there is one."""
-    import torch  # Help of the commands that need no torch must not wait for it.
+    """Returns the name of a device that torch can compute on; `auto` is the GPU if there is one."""
+    import torch  # Imported here because commands without torch must show their help quickly.
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name).cpu()
-    except (RuntimeError, AssertionError) as error:  # torch's answers to a name, a kind or a number that is not there
+    except (RuntimeError, AssertionError) as error:  # torch's errors for unknown names, types and indices of devices
         raise VideomemError(f"--device {name}: {str(error).splitlines()[0]}; try auto or cpu") from error
     return name
 
 
-def add_fields(to: argparse.ArgumentParser, defaults: Any, helps: dict[str, str]) -> None:
-    """An option for every field of a settings dataclass, a number or a word, with its default."""
-    for name, value in vars(defaults).items():
-        to.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=helps[name])
+SYNTHETIC = {
+    "train_pairs": "training pairs (a clip and its reversal) of each action",
+    "val_pairs": "validation pairs of each action",
+    "test_pairs": "test pairs of each action",
+    "num_frames": "frames per clip, even",
+    "frame_size": "height and width in pixels, even",
+    "fps": "frame rate of the videos",
+    "seed": "seed of all random numbers",
+    "label_by": "what the class is: direction (depends on frame order only) or shape (does not depend on frame order)",
+}
+
+
+def add_synthetic_settings(to: argparse.ArgumentParser) -> None:
+    """Adds an option for every field of `SyntheticSettings`."""
+    for name, value in vars(SyntheticSettings()).items():
+        flag = "video-fps" if name == "fps" else name.replace("_", "-")
+        to.add_argument(f"--{flag}", dest=name, type=type(value), default=value, help=SYNTHETIC[name])

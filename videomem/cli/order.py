@@ -1,23 +1,23 @@
-"""`videomem order`: what is the order of the frames worth to learners trained on this data? A verdict with evidence."""
+"""`videomem order`: measure how much accuracy frame order is worth to heads trained on a data set."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Trainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videomem.cli.options import usable_device
-from videomem.errors import VideomemError, one_line_reason
+from videomem.cli.config_options import config_parser, parse, refuse_without_effect
+from videomem.cli.options import add_out, add_shared, usable_device
+from videomem.cli.terminal import training_progress
 from videomem.experiments.clips import Clips, clips_of_data
 from videomem.experiments.frame_strips import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
@@ -45,20 +45,17 @@ from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import from_plain
 
-# Of the `model` section: what the order test decides itself.
+# Settings of the `model` section that the order test sets itself.
 _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
 
 
-FEW_STEPS = 200  # below which heads of these sizes are mostly still learning
+FEW_STEPS = 200  # below this, heads of these sizes have usually not converged
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Train every memory in order and without it, and judge what order was worth."""
-    options = _parser(f"videomem {command}")
-    try:
-        config = options.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise VideomemError(one_line_reason(error)) from error
+    """Train every memory on ordered and on shuffled clips, and write the verdict and the report."""
+    refuse_without_effect(command, arguments, UNUSED)
+    config = parse(_parser(command), arguments)
     data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
     clips = clips_of_data(data)
     plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
@@ -71,7 +68,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     out, cache = Path(config.out), Path(config.cells or data.feature_store.root / "order_cells")
     before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
     command_line = shlex.join(["videomem", command, *arguments])
-    with told(Console(stderr=True)) as tell:
+    with training_progress(Console(stderr=True)) as tell:
         tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data), before)
     write_results(tested, data, clips, plan, out, config.wandb)
     return 0
@@ -80,7 +77,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
 def write_results(
     tested: OrderTest, data: VideoDataModule, clips: Clips, plan: OrderPlan, out: Path, mode: Mode
 ) -> None:
-    """The report and all that goes with it, into a folder and to W&B; the verdict on the terminal."""
+    """Writes the report and its figures to a folder and to W&B, and prints the verdict."""
     result = tested.result
     examples = examples_of(data, clips, plan, tested.splits[0], tested.scores, result)
     figures, strips = write_report(result, out, examples), write_strips(examples, out / "figures")
@@ -103,8 +100,8 @@ def track_results(
     figures: Mapping[str, Path],
     strips: Sequence[tuple[Path, str]],
 ) -> None:
-    """W&B runs in a group of the plan's: one of the whole test, and one of each memory to compare them by."""
-    # Paths of clips that failed, and of head configs, stay here.
+    """Logs a group of W&B runs: one for the whole test, and one for each memory, so that they can be compared."""
+    # Paths of failed clips and of head configs are not sent to W&B.
     result = replace(tested.result, plan=without_paths(tested.result.plan), failures=())
     group = group_of(f"order-{result.plan_sha256[:8]}")
     run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=result.plan)
@@ -129,28 +126,57 @@ def track_results(
     track_memories("videomem", out, mode, group, memories)
 
 
-def _parser(program: str) -> ArgumentParser:
-    options = ArgumentParser(prog=program, description=__doc__, exit_on_error=False, allow_abbrev=False)
-    options.add_argument("-c", "--config", action=ActionConfigFile, help="configs of `fit`, and configs/order.yaml")
-    options.add_class_arguments(VideoDataModule, "data", instantiate=False)
-    options.add_class_arguments(OrderSettings, "order", instantiate=False)
-    options.add_class_arguments(LitClassifier, "model", skip=_NOT_OF_RECIPE, instantiate=False)
-    options.add_class_arguments(Trainer, "trainer", instantiate=False)
-    options.add_class_arguments(Assumptions, "assume", instantiate=False, skip=_OF_PLAN)
-    options.add_argument("--seed_everything", type=int, default=0, help="ignored here; see order.seed")
-    options.add_argument("--plan", action="store_true", help="say what to expect, and what it costs; train nothing")
-    options.add_argument("--out", type=str, default="runs/order", help="folder of the plan, the result and the report")
-    options.add_argument("--cells", default=None, help="folder of trainings, for all plans (default: in the store)")
-    options.add_argument(
-        "--processes", type=int, default=None, help="trainings in parallel (default: one a core, 2 a GPU)"
-    )
-    options.add_argument("--devices", type=str, default="auto", help="auto, cpu, or GPUs such as cuda:0,cuda:1")
-    options.add_argument("--wandb", type=str, default="offline", choices=("offline", "online", "disabled"),
-                         help="mode of the W&B run")  # fmt: skip
-    return options
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Training of the heads.
+
+    Args:
+        max_epochs: Passes over the training clips.
+        gradient_clip_val: Largest norm of the gradient; null for no limit.
+    """
+
+    max_epochs: int = Recipe.epochs
+    gradient_clip_val: float | None = Recipe.gradient_clip_val
 
 
 _OF_PLAN = {"clips_per_group", "num_runs", "overlap", "size_cv"}
+_OF_RECIPE = ("num_layers", "dropout", "learning_rate", "weight_decay", "class_weighting")
+_SEEDED = "set order.seed"
+_STORED = "features are read from the store"
+UNUSED = {
+    **{f"trainer.{name}": "all heads are trained as one model, with trainer.max_epochs and trainer.gradient_clip_val"
+       for name in signature(Trainer).parameters if name not in {field.name for field in fields(TrainerSettings)}},
+    "model.memory": "set order.memories",
+    "model.projection_dim": "set order.projection and order.projection_dim",
+    "model.seed": _SEEDED,
+    "data.seed": _SEEDED,
+    "seed": _SEEDED,
+    "data.num_workers": _STORED,
+    "data.storage": _STORED,
+    "data.augmentation": _STORED,
+    "data.test_split": "set order.split",
+    "run-dir": "set --out",
+    "ckpt-path": "the order test trains its own heads",
+    "new-wandb-run": "an order test always starts new W&B runs",
+    "trust": "no checkpoint is read",
+}  # fmt: skip
+
+
+def _parser(command: str) -> ArgumentParser:
+    options = config_parser(command, __doc__, UNUSED)
+    of_data = {name.removeprefix("data.") for name in UNUSED if name.startswith("data.")}
+    options.add_class_arguments(VideoDataModule, "data", skip=of_data, instantiate=False)
+    options.add_class_arguments(OrderSettings, "order", instantiate=False)
+    options.add_class_arguments(LitClassifier, "model", skip=_NOT_OF_RECIPE, instantiate=False)
+    options.set_defaults({f"model.{name}": getattr(Recipe, name) for name in _OF_RECIPE})
+    options.add_class_arguments(TrainerSettings, "trainer", instantiate=False)
+    options.add_class_arguments(Assumptions, "assume", instantiate=False, skip=_OF_PLAN)
+    options.add_argument("--plan", action="store_true", help="print the expected precision and cost; train nothing")
+    add_out(options, command, "the plan, the result and the report")
+    options.add_argument("--cells", default=None, help="folder of training results, shared by all plans (default: in "
+                         "the store)")  # fmt: skip
+    add_shared(options, "--processes", "--devices", "--wandb")
+    return options
 
 
 def _dataclass(cls: type, section: Namespace) -> Any:
@@ -159,12 +185,11 @@ def _dataclass(cls: type, section: Namespace) -> Any:
 
 
 def recipe_of(config: Namespace) -> Recipe:
-    """How heads are trained, from the sections that `fit` reads."""
+    """Returns the training recipe, from the sections that `fit` reads too."""
     model, trainer = config.model, config.trainer
     readout = model.readout.class_path if model.readout else Recipe.readout
-    epochs = trainer.max_epochs if trainer.max_epochs is not None else Recipe.epochs
     return Recipe(
-        epochs=epochs,
+        epochs=trainer.max_epochs,
         batch_size=config.data.batch_size,
         learning_rate=model.learning_rate,
         weight_decay=model.weight_decay,
@@ -184,14 +209,12 @@ def _devices(text: str) -> list[str]:
 
 
 def _processes(wanted: int | None, devices: Sequence[str]) -> int:
-    if wanted is not None and wanted < 1:
-        raise VideomemError(f"--processes is {wanted}, but must be at least 1")
     on_gpus = any(device.startswith("cuda") for device in devices)
     return wanted or (2 * len(devices) if on_gpus else os.cpu_count() or 1)
 
 
 def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
-    """Clips of the catalog that are in no run, and why."""
+    """Returns the clips of the catalog that are excluded from the test, each with the reason."""
     usable, failure_table = set(data.clips), data.feature_store.failure_table.read()
     lost = [clip for clip in data.catalog.clips if clip not in usable]
     reasons = {
@@ -202,59 +225,48 @@ def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
     return [
         (
             str(clip),
-            reasons.get(clip, "its partner of a reversed pair failed" if data.reversed_pairs else "has no features"),
+            reasons.get(
+                clip, "the other clip of its reversed pair failed" if data.reversed_pairs else "has no features"
+            ),
         )
         for clip in lost
     ]
 
 
-@contextmanager
-def told(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, a line at the start and the end elsewhere."""
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=None)
-        first: list[int] = []
-
-        def tell(done: int, total: int) -> None:
-            if not first:
-                console.print(f"videomem: {total} trainings, {done} of them done before")
-                first.append(done)
-            progress.update(task, completed=done, total=total)
-
-        yield tell
-
-
 def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
-    """What `--plan` prints."""
+    """Returns the text that `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
-        "data": f"{plan.num_clips} clips; {expected.num_groups} groups of {expected.clips_per_group:.1f} are tested",
+        "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {expected.clips_per_group:.1f} clips",
         "memories": f"{', '.join(plan.memories)}; trained {', '.join(settings.training_conditions)}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
         "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps"
-        + ("" if expected.num_steps >= FEW_STEPS else ": few, raise trainer.max_epochs unless heads learn as fast"),
+        + (
+            ""
+            if expected.num_steps >= FEW_STEPS
+            else ": few; raise trainer.max_epochs unless the heads converge this fast"
+        ),
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
-        "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are found "
-        "with power 0.8",
+        "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
+        "detected with power 0.8",
         "margin": f"{100 * settings.margin:g} points; {_needed(expected)}",
-        "cost": f"{expected.num_jobs} trainings, {minutes(expected.seconds_training)} on one process, "
+        "cost": f"{expected.num_jobs} training jobs, {minutes(expected.seconds_training)} on one process, "
         f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 
 def _needed(expected: Forecast) -> str:
-    """What would show that order does not matter."""
+    """Returns the sample size that would be needed to show that order does not matter."""
     groups, runs = expected.groups_needed, expected.runs_needed
     ways = [f"{groups} groups with these runs"] if groups else []
     ways += [f"{runs} runs with these groups"] if runs else []
     if not ways:
-        return "to show that order does not matter takes both more groups and more runs"
-    return f"to show that order does not matter takes {' or '.join(ways)}"
+        return "showing that order does not matter needs both more groups and more runs"
+    return f"showing that order does not matter needs {' or '.join(ways)}"
 
 
 def minutes(seconds: float) -> str:

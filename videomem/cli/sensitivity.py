@@ -1,4 +1,4 @@
-"""`videomem sensitivity`: how much a network that sees whole clips relies on the order of their frames."""
+"""`videomem sensitivity`: measure how much a network for whole clips relies on frame order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from videomem.cli.options import at_least, parser, usable_device
+from videomem.cli.options import add_out, add_shared, at_least, parser, usable_device
+from videomem.cli.terminal import print_failures
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.clip_predictions import (
@@ -31,7 +32,6 @@ from videomem.experiments.permutations import Perturbation
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.utils.atomic import write_atomic
-from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.catalog import Clip, read_catalog
 from videomem.video.sampling import Uniform
 
@@ -39,26 +39,35 @@ SCHEMA_VERSION = 1
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Put the clips of a split to a network in every order and write `sensitivity.json` and `sensitivity.csv`."""
+    """Evaluate a network on perturbed clips, and write `sensitivity.json` and `sensitivity.csv`."""
     given = _parser(command).parse_args(arguments)
     device = usable_device(given.device)
     catalog = read_catalog(given.catalog)
     if not (clips := catalog.split(given.split)):
-        raise VideomemError(f"--split {given.split}: {given.catalog} has none; it has {', '.join(catalog.splits)}")
+        raise VideomemError(
+            f"--split {given.split}: {given.catalog} has no such split; it has {', '.join(catalog.splits)}"
+        )
     check_groups([clip.group for clip in clips])
     network, transform, categories = load_video_network(
         given.model, given.weights, catalog.classes, given.frames, given.seed
     )
     places = match_labels([clip.label for clip in clips], categories)
     if given.weights == "random":
-        warning = f"videomem: {given.model} has random weights (seed {given.seed}): it was never trained"
+        warning = f"videomem: {given.model} has random weights (seed {given.seed}) and was never trained"
         Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
     perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
     asking = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
     given.out.mkdir(parents=True, exist_ok=True)
     outcomes, failures = _ask_all(
-        network.to(device), clips, [places[clip.label] for clip in clips], preset, perturbations, asking, given.workers
+        network.to(device),
+        clips,
+        [places[clip.label] for clip in clips],
+        preset,
+        perturbations,
+        asking,
+        given.workers,
+        given.time_limit,
     )
     FailureTable(given.out / "failures.csv").rewrite(failures)
     if not outcomes:
@@ -74,25 +83,25 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _parser(command: str) -> Any:
     options = parser(command, __doc__)
-    options.add_argument("--model", required=True, help="a video network of torchvision, such as r3d_18 or mvit_v2_s")
+    options.add_argument("--model", required=True, help="video network of torchvision, such as r3d_18 or mvit_v2_s")
     options.add_argument(
         "--weights",
         required=True,
-        help="a name of torchvision's weights, such as KINETICS400_V1; random; or the file of a state_dict for the "
-        "catalog's classes in sorted order",
+        help="weights of torchvision, such as KINETICS400_V1; random; or the file of a state_dict whose classes "
+        "are those of the catalog in sorted order",
     )
     options.add_argument("--catalog", required=True, help="catalog of the clips")
-    options.add_argument("--split", default="test", help="split to ask about")
-    options.add_argument("--frames", type=at_least(2), default=16, help="frames of each clip, spread evenly over it")
+    options.add_argument("--split", default="test", help="split to evaluate")
+    options.add_argument("--frames", type=at_least(2), default=16, help="number of frames of each clip, spread evenly")
     options.add_argument(
-        "--permutations", type=at_least(1), default=20, help="frame orders on each random perturbation"
+        "--permutations", type=at_least(1), default=20, help="frame permutations of each random perturbation"
     )
-    options.add_argument("--no-suite", dest="suite", action="store_false", help="shuffle only: about a tenth the time")
-    options.add_argument("--batch-size", type=at_least(1), default=8, help="clips at once")
-    options.add_argument("--seed", type=at_least(0), default=0, help="seed of frame orders and of random weights")
-    options.add_argument("--workers", type=at_least(0), default=1, help="processes that decode; 0 decodes in this one")
-    options.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder of the results")
-    options.add_argument("--device", default="auto", help="where the network runs: auto, cpu, cuda, ...")
+    options.add_argument(
+        "--no-suite", dest="suite", action="store_false", help="measure shuffling only, in about a tenth of the time"
+    )
+    options.add_argument("--batch-size", type=at_least(1), default=8, help="clips per batch")
+    add_shared(options, "--seed", "--workers", "--time-limit", "--device")
+    add_out(options, command)
     return options
 
 
@@ -104,12 +113,13 @@ def _ask_all(
     perturbations: Sequence[Perturbation],
     asking: PredictionSettings,
     num_workers: int,
+    time_limit_s: float,
 ) -> tuple[dict[int, list[ClipPredictions]], list[Failure]]:
-    """What the network makes of each clip, by its place, and the clips that do not decode; a few are held at a time."""
+    """Returns the outcomes by index of the clip, and the failures. Only a few decoded clips are in memory at a time."""
     outcomes, failures, console = {}, [], Console(stderr=True)
     with (
         evaluation_mode(network),
-        closing(decode_each(clips, preset.read, "auto", num_workers, TIME_LIMIT_S)) as answers,
+        closing(decode_each(clips, preset.read, "auto", num_workers, time_limit_s)) as answers,
     ):
         shown = track(answers, "asking", len(clips), console=console, transient=True, disable=not console.is_terminal)
         for place, answer in enumerate(shown):
@@ -122,7 +132,7 @@ def _ask_all(
                 RuntimeError,
                 ValueError,
                 AssertionError,
-            ) as error:  # what networks raise at a shape they do not take
+            ) as error:  # what networks raise for shapes that they do not support
                 raise VideomemError(
                     f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
                 ) from error
@@ -136,12 +146,12 @@ def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequenc
     text, rows = StringIO(), result.table()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)  # An empty field is a number that is not defined.
+    writer.writerows(rows)  # An empty field is an undefined number.
     write_atomic(out / "sensitivity.csv", text.getvalue().encode())
 
 
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
-    table = Table(title="accuracy under each order; what is lost, 95 % interval")
+    table = Table(title="accuracy under each perturbation; lost accuracy with 95 % interval")
     table.add_column("frames", no_wrap=True)
     for name in ("accuracy", "lost", "interval", "flips", "tau", "adj."):
         table.add_column(name, justify="right", no_wrap=True)
@@ -154,8 +164,4 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
     Console().print(table)
     print(result.sentence())
     print(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")
-    console = Console(stderr=True, soft_wrap=True)
-    for failure in failures[:10]:
-        console.print(f"failed: {failure.message}", markup=False, highlight=False)
-    if failures:
-        console.print(f"{len(failures)} failed and are in no figure; see {out / 'failure_table.csv'}", highlight=False)
+    print_failures(failures, out / "failures.csv")

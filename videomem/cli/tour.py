@@ -1,4 +1,4 @@
-"""`videomem tour`: from the memoryless classifier to gates, one small measurement and one figure for each idea."""
+"""`videomem tour`: explain memories in small steps, from the memoryless classifier to gates, with one figure each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from videomem.cli.options import at_least, parser
-from videomem.cli.order import told
+from videomem.cli.options import add_out, add_shared, parser
+from videomem.cli.terminal import training_progress
 from videomem.experiments.drawing import png
 from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
 from videomem.experiments.memory_horizon.horizon_tables import terminal_table
@@ -34,16 +34,18 @@ if TYPE_CHECKING:
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Measure sections and write one PNG for each."""
+    """Run the measurements of sections and write one PNG for each."""
     options = parser(command, __doc__)
     options.add_argument("sections", nargs="*", metavar="SECTION",
-                         help=f"of {', '.join(SECTIONS)}; all of them where none is named")  # fmt: skip
-    options.add_argument("--weights", default="random", help="AlexNet's: imagenet, random, or the file of a state_dict")
-    options.add_argument("--processes", type=at_least(1), default=None, help="trainings in parallel (one a core)")
-    options.add_argument("--out", type=Path, default=Path("runs/tour"), help="folder of figures and trainings")
+                         help=f"any of {', '.join(SECTIONS)} (default: all)")  # fmt: skip
+    options.add_argument(
+        "--weights", default="random", help="weights of AlexNet: imagenet, random, or the file of a state_dict"
+    )
+    add_shared(options, "--processes")
+    add_out(options, command, "figures and training results")
     given = options.parse_args(arguments)
     if unknown := [name for name in given.sections if name not in SECTIONS]:
-        options.error(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+        options.error(f"SECTION is {unknown[0]!r}, but must be one of {', '.join(SECTIONS)}")
     backbone = BackboneSettings(weights=given.weights)
     for name in given.sections or SECTIONS:
         figure = _figure(name, SECTIONS[name], backbone, given.out, given.processes or os.cpu_count() or 1)
@@ -63,7 +65,7 @@ def _figure(name: str, section: Section, backbone: BackboneSettings, out: Path, 
         print(_pulse_words(left))
         return pulse_figure(left)
     console = Console(stderr=True, soft_wrap=True)
-    with told(console) as tell:
+    with training_progress(console) as tell:
         card, _ = measure_recall(
             recall_plan(section.memories), backbone, out / "trainings", num_processes=num_processes, tell=tell
         )

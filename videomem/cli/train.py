@@ -1,4 +1,4 @@
-"""`videomem fit`, `validate` and `test`: Lightning's command line, with runs in directories of their own."""
+"""`videomem fit`, `validate` and `test`: Lightning's command line, with one directory per run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from typing import Any, cast
 
 import torch
 from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning import seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from videomem.cli.config_options import parser_error, refuse_without_effect
+from videomem.cli.options import add_shared
 from videomem.errors import VideomemError, one_line_reason
 from videomem.tracking import (
     Mode,
@@ -40,13 +43,23 @@ from videomem.utils.plotting import confusion_figure
 from videomem.video.catalog import data_name
 
 DESCRIPTIONS = {
-    "fit": "Train a head on the features of a catalog. Configs compose: later ones override earlier ones.",
-    "validate": "Evaluate a checkpoint on the validation split; it says itself where its data is.",
-    "test": "Evaluate a checkpoint on the test split; it says itself where its data is.",
+    "fit": "Train a head on the features of a catalog. Later config files override earlier ones.",
+    "validate": "Evaluate a checkpoint on the validation split. Its settings come from the checkpoint.",
+    "test": "Evaluate a checkpoint on the test split. Its settings come from the checkpoint.",
 }
 
+_NOT_TRAINED = "an evaluation trains nothing"
+UNUSED_BY_EVALUATION = {
+    "trainer.logger": "evaluations are tracked with --wandb",
+    **{f"trainer.{name}": _NOT_TRAINED for name in (
+        "callbacks", "enable_checkpointing", "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time",
+        "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
+        "check_val_every_n_epoch", "val_check_interval", "overfit_batches")},
+    **{f"model.{name}": _NOT_TRAINED for name in ("learning_rate", "weight_decay", "dropout")},
+    "new-wandb-run": "evaluations always start a new W&B run",
+}  # fmt: skip
 
-# Lightning's warnings about what is meant here, such as a data set without a validation split.
+# Warnings of Lightning about situations that are intended here, such as a data set without a validation split.
 _ADVICE = (
     ".*does not have many workers.*",
     ".*number of training batches.*smaller than the logging interval.*",
@@ -59,11 +72,11 @@ _ADVICE = (
 )
 
 
-_SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # of the last epoch, when training ends
+_SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # metrics of the last epoch
 
 
 class VideomemCLI(LightningCLI):
-    """LightningCLI without subcommands: one command, one parser."""
+    """LightningCLI for one command, without subcommands."""
 
     def __init__(self, command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> None:
         self._command = command
@@ -75,7 +88,6 @@ class VideomemCLI(LightningCLI):
                 VideoDataModule,
                 run=False,
                 args=list(arguments),
-                seed_everything_default=0,
                 auto_configure_optimizers=False,
                 save_config_kwargs={"overwrite": True},
                 parser_kwargs={
@@ -83,6 +95,7 @@ class VideomemCLI(LightningCLI):
                     "description": DESCRIPTIONS[command],
                     "exit_on_error": False,
                     "allow_abbrev": False,
+                    "print_config": "--print-config",
                 },
             )
         except BaseException:
@@ -90,15 +103,24 @@ class VideomemCLI(LightningCLI):
                 self._claimed.rmdir()
             raise
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds --seed, which replaces --seed_everything of Lightning."""
+        add_shared(parser, "--seed")
+
+    def _set_seed(self) -> None:
+        seed_everything(self.config.seed, workers=True, verbose=False)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run_dir", type=str, default=None, help="Directory of this run (default: one of its own)")
-        parser.add_argument("--ckpt_path", type=str, default=None, help="Checkpoint to resume from, or to evaluate")
+        parser.add_argument("--run-dir", type=str | None, default=None,
+                            help="Directory of the run (default: a new one below runs/)")  # fmt: skip
+        parser.add_argument("--ckpt-path", type=str | None, default=None, help="Checkpoint to resume or to evaluate")
         parser.add_argument("--wandb", type=Mode | None, default=None,
-                            help="Mode of W&B (default: what the logger says; evaluations have none)")  # fmt: skip
-        parser.add_argument("--new_wandb_run", action="store_true", help="Do not go on with the checkpoint's W&B run")
-        parser.add_argument("--trust", action="store_true", help="Let the checkpoint name classes of other packages")
-        parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.seed")
+                            help="Mode of W&B (default: the logger's mode; evaluations are not tracked)")  # fmt: skip
+        parser.add_argument("--new-wandb-run", action="store_true", help="Start a new W&B run instead of resuming the "
+                            "one of the checkpoint")  # fmt: skip
+        add_shared(parser, "--trust")
+        parser.link_arguments("seed", "model.seed")
+        parser.link_arguments("seed", "data.seed")
         for name in ("feature_dim", "class_names", "class_counts"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
@@ -114,7 +136,7 @@ class VideomemCLI(LightningCLI):
             config.data.backbone.weights = str(Path(weights).absolute())
         config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
         if self._command == "fit" and any((Path(config.run_dir) / "checkpoints").glob("*")):
-            raise VideomemError(f"{config.run_dir}: holds a run already; choose another --run_dir")
+            raise VideomemError(f"{config.run_dir}: already contains a run; choose another --run-dir")
         config.trainer.default_root_dir = config.run_dir
         if self._command != "fit":
             config.trainer.logger = False
@@ -124,30 +146,30 @@ class VideomemCLI(LightningCLI):
         self._prepare_loggers([logger for logger in loggers if isinstance(logger, Namespace)])
 
     def _prepare_loggers(self, loggers: Sequence[Namespace]) -> None:
-        """Give loggers the run's directory, and W&B's the mode that was asked for."""
-        config, of_wandb = self.config, []
+        """Sets the directory of the loggers, and the mode of the W&B logger."""
+        config, wandb_loggers = self.config, []
         for logger in loggers:
             if logger.init_args.get("save_dir") in (None, "{run_dir}"):
                 logger.init_args.save_dir = config.run_dir
             if logger.class_path.startswith("videomem.tracking") and logger.class_path.endswith(".WandbLogger"):
-                of_wandb.append(logger)
+                wandb_loggers.append(logger)
                 logger.init_args.mode = config.wandb or logger.init_args.mode
             if logger.class_path.endswith(".TensorBoardLogger") and find_spec("tensorboard") is None:
                 raise VideomemError(
                     f"trainer.logger has {logger.class_path}, but the package tensorboard is not installed; "
-                    'run `pip install "videomem[tensorboard]"`, or leave the logger out'
+                    'run `pip install "videomem[tensorboard]"`, or remove the logger'
                 )
-        if self._command == "fit" and config.wandb in ("offline", "online") and not of_wandb:
+        if self._command == "fit" and config.wandb in ("offline", "online") and not wandb_loggers:
             raise VideomemError(
                 f"--wandb is {config.wandb}, but trainer.logger has no videomem.tracking.WandbLogger; "
-                "add it, as configs/base.yaml does, or leave --wandb out"
+                "add one, as configs/base.yaml does, or remove --wandb"
             )
 
     def _default_run_dir(self) -> Path:
         if self._command == "fit":
             memory = self.config.model.memory
             name = (memory if isinstance(memory, str) else memory.class_path).rsplit(".", 1)[-1].lower()
-            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{self.config.seed_everything}"
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{self.config.seed}"
             self._claimed = claim_folder(Path("runs").absolute(), stem)
             return self._claimed
         assert self.checkpoint is not None
@@ -155,7 +177,7 @@ class VideomemCLI(LightningCLI):
 
 
 def claim_folder(above: Path, stem: str) -> Path:
-    """Make a new folder, numbered where others of that name are: runs may start in the same second."""
+    """Creates a folder, with a number if the name is taken: several runs may start in the same second."""
     for number in count(1):
         folder = above / (stem if number == 1 else f"{stem}-{number}")
         try:
@@ -163,94 +185,110 @@ def claim_folder(above: Path, stem: str) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable")
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Run `fit`, `validate` or `test`."""
     cli = run(command, arguments)
-    if cli is not None:
-        if command == "fit":
-            for logger in cli.trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.experiment.finish()
-            figures = cli.trainer.callback_metrics
-            shown = [f"{name} {float(figures[name]):.3f}" for name in _SHOWN if name in figures]
-            print(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
-        else:
-            _report(cli, command)
-            _track_evaluation(cli, command)
+    if cli is None:
+        return 0
+    if command != "fit":
+        _report(cli, command)
+        _track_evaluation(cli, command)
+        return 0
+    for logger in cli.trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+    metrics = cli.trainer.callback_metrics
+    shown = [f"{name} {float(metrics[name]):.3f}" for name in _SHOWN if name in metrics]
+    print(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
     return 0
 
 
 def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
-    """Run a command with its command-line arguments; None where it only printed its help or a config.
+    """Runs a command with its command-line arguments; returns None if it only printed its help or its config.
 
     Raises:
         VideomemError: If an argument, a config, the data or the checkpoint is not usable.
     """
-    _quieten()
-    path = _option(arguments, "--ckpt_path")
+    _silence_lightning()
+    path = _option(arguments, "--ckpt-path")
     checkpoint = read_checkpoint(path, trust="--trust" in arguments) if path else None
-    if command != "fit" and checkpoint is None and not {"-h", "--help"} & set(arguments):
-        raise VideomemError(f"`videomem {command}` needs --ckpt_path, a checkpoint of `videomem fit`")
-    with tempfile.TemporaryDirectory() as folder:
-        if checkpoint is not None:  # Its own settings come first, so that what is typed overrides them.
-            settings = Path(folder) / "checkpoint.json"
-            settings.write_text(json.dumps(checkpoint.config()))
-            arguments = ["--config", str(settings), *arguments]
-        try:
-            cli = VideomemCLI(command, arguments, checkpoint)
-        except (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError) as error:
-            raise VideomemError(one_line_reason(error)) from error
-        except SystemExit as stop:
-            if stop.code:
-                raise VideomemError(f"`videomem {command}` could not be set up") from stop
-            return None
+    if command != "fit":
+        if checkpoint is None and not {"-h", "--help"} & set(arguments):
+            raise VideomemError(f"`videomem {command}` needs --ckpt-path, a checkpoint of `videomem fit`")
+        refuse_without_effect(command, arguments, UNUSED_BY_EVALUATION)
+    cli = _set_up(command, arguments, checkpoint)
+    if cli is None:
+        return None
     if cli.config.ckpt_path != path:
         raise VideomemError(
-            f"ckpt_path {cli.config.ckpt_path} stands in a config; give it as --ckpt_path, to be checked first"
+            f"ckpt_path is {cli.config.ckpt_path} in a config; give it as --ckpt-path, so that it is checked first"
         )
-    _say_what_is_left_out(cli.datamodule)
+    _print_excluded(cli.datamodule)
     if command == "fit":
-        _refuse_what_is_done(cli, checkpoint)
+        _refuse_finished(cli, checkpoint)
         _prepare_tracking(cli, checkpoint)
     if checkpoint is not None:
         cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
-    keywords: dict[str, Any] = {"datamodule": cli.datamodule, "weights_only": True}
-    if command != "fit":
-        keywords["verbose"] = False
-    try:
-        getattr(cli.trainer, command)(cli.model, ckpt_path=path, **keywords)
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        raise KeyboardInterrupt from stop
-    except MisconfigurationException as error:
-        raise VideomemError(one_line_reason(error)) from error
-    except RuntimeError as error:
-        if "size mismatch" in str(error) or "Missing key(s)" in str(error):
-            raise VideomemError(f"{path}: its weights are of another model; leave `model` as it was") from error
-        raise
+    _call_trainer(cli, command, path)
     steps_before = checkpoint.content["global_step"] if checkpoint else 0
     if command == "fit" and cli.trainer.global_step <= steps_before:
         raise VideomemError(
-            f"nothing was trained: trainer.max_epochs is {cli.trainer.max_epochs}, the checkpoint is at step "
+            f"nothing was trained: trainer.max_epochs is {cli.trainer.max_epochs}, and the checkpoint is at step "
             f"{steps_before}; raise trainer.max_epochs"
         )
     return cli
 
 
-def _refuse_what_is_done(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
-    """Refuse to go on with a training that has all of its epochs, before anything is written or tracked."""
-    most, done = cli.trainer.max_epochs, checkpoint.training_facts()["epochs"] if checkpoint else 0
-    if most is not None and done >= most >= 0 and done:
+def _set_up(command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> VideomemCLI | None:
+    """Builds data, model and trainer; returns None if only the help or the config was printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        if checkpoint is not None:  # The settings of the checkpoint come first, so that options override them.
+            settings = Path(folder) / "checkpoint.json"
+            settings.write_text(json.dumps(checkpoint.config()))
+            arguments = ["--config", str(settings), *arguments]
+        try:
+            return VideomemCLI(command, arguments, checkpoint)
+        except (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError) as error:
+            raise VideomemError(parser_error(error)) from error
+        except SystemExit as stop:
+            if stop.code:
+                raise VideomemError(f"`videomem {command}` could not be set up") from stop
+            return None
+
+
+def _call_trainer(cli: VideomemCLI, command: str, path: str | None) -> None:
+    keywords: dict[str, Any] = {"datamodule": cli.datamodule, "weights_only": True}
+    if command != "fit":
+        keywords["verbose"] = False
+    try:
+        getattr(cli.trainer, command)(cli.model, ckpt_path=path, **keywords)
+    except SystemExit as stop:  # raised by Lightning after Ctrl-C
+        raise KeyboardInterrupt from stop
+    except MisconfigurationException as error:
+        raise VideomemError(one_line_reason(error)) from error
+    except RuntimeError as error:
+        if "size mismatch" in str(error) or "Missing key(s)" in str(error):
+            raise VideomemError(
+                f"{path}: its weights are of another model; do not change the `model` settings"
+            ) from error
+        raise
+
+
+def _refuse_finished(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
+    """Refuses to resume a training run that has all of its epochs, before anything is written or tracked."""
+    max_epochs, done = cli.trainer.max_epochs, checkpoint.training_facts()["epochs"] if checkpoint else 0
+    if max_epochs is not None and done >= max_epochs >= 0 and done:
         raise VideomemError(
-            f"nothing was trained: trainer.max_epochs is {most}, and the checkpoint has {done} epochs; "
+            f"nothing was trained: trainer.max_epochs is {max_epochs}, and the checkpoint has {done} epochs; "
             "raise trainer.max_epochs"
         )
 
 
 def _prepare_tracking(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
-    """What the config leaves open of a W&B run; `config.yaml` must not hold it, since it may serve another run."""
+    """Fills in the details of the W&B run, which `config.yaml` must not contain, since it may serve other runs."""
     cli.trainer.callbacks.insert(0, RunRecord())  # type: ignore[attr-defined]
     run_dir = Path(cli.config.run_dir)
     for logger in cli.trainer.loggers:
@@ -261,7 +299,7 @@ def _prepare_tracking(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The last value of an option, before any parser exists: a checkpoint is checked before anything is imported."""
+    """Returns the last value of an option. No parser is used, because a checkpoint is checked before any import."""
     value = None
     for place, argument in enumerate(arguments):
         if argument == name and place + 1 < len(arguments):
@@ -271,16 +309,16 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _say_what_is_left_out(data: VideoDataModule) -> None:
+def _print_excluded(data: VideoDataModule) -> None:
     if data.num_unusable:
         Console(stderr=True, soft_wrap=True).print(
-            f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are in no batch; "
-            f"see {data.feature_store.folder / 'failure_table.csv'}"
+            f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are excluded; "
+            f"see {data.feature_store.failure_table.path}"
         )
 
 
-def _quieten() -> None:
-    """Keep Lightning's advice, which is not about the user's data, off the terminal."""
+def _silence_lightning() -> None:
+    """Hides messages and warnings of Lightning that do not concern the user's data."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _ADVICE:
@@ -288,36 +326,31 @@ def _quieten() -> None:
 
 
 def _report(cli: VideomemCLI, command: str) -> None:
-    """Print the figures of an evaluation and write them beside the run."""
+    """Prints the metrics of an evaluation and writes them to the run's directory."""
     split = "val" if command == "validate" else cli.datamodule.test_split
-    figures = {name.split("/")[1]: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    counts = cli.model.confusion_counts()
-    per_class = per_class_accuracy(counts)
+    metrics = {name.split("/")[1]: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    counts, names = cli.model.confusion_counts(), cli.model.class_names
+    per_class = dict(zip(names, per_class_accuracy(counts), strict=True))
     folder = Path(cli.config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    names = cli.model.class_names
-    summary = {"split": split, "num_clips": int(counts.sum()), **figures,
-               "accuracy_per_class": dict(zip(names, per_class, strict=True))}  # fmt: skip
+    summary = {"split": split, "num_clips": int(counts.sum()), **metrics, "accuracy_per_class": per_class}
     write_atomic(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
     text = StringIO()
     csv.writer(text, lineterminator="\n").writerows(
         [["true class", *names], *([name, *row] for name, row in zip(names, counts.tolist(), strict=True))]
     )
     write_atomic(folder / "confusion.csv", text.getvalue().encode())
-    console = Console()
     table = Table(title=f"{cli.model.head.label}: {int(counts.sum())} clips of split {split}")
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("value", justify="right")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.4f}")
-    for name, value in zip(names, per_class, strict=True):
-        table.add_row(escape(f"accuracy of {name}"), f"{value:.4f}")
-    console.print(table)
-    print(f"confusion matrix and figures in {folder}")
+    for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():
+        table.add_row(escape(name), f"{value:.4f}")
+    Console().print(table)
+    print(f"metrics and confusion matrix in {folder}")
 
 
 def _track_evaluation(cli: VideomemCLI, command: str) -> None:
-    """A W&B run of an evaluation, where one is asked for."""
+    """Logs an evaluation to a W&B run, if --wandb has a mode other than disabled."""
     checkpoint, mode = cli.checkpoint, cast(Mode, cli.config.wandb or "disabled")
     if checkpoint is None or mode == "disabled":
         return
@@ -331,5 +364,5 @@ def _track_evaluation(cli: VideomemCLI, command: str) -> None:
 
 
 def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:
-    """Share of each class's clips that were given it; a class without clips has 0."""
+    """Returns the recall of each class (C,); 0 for a class without clips."""
     return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()

@@ -145,7 +145,7 @@ def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[T
     fps = importing.fps or clip.fps
     if fps is None and (importing.sampling.needs_times or clip.interval != (None, None)):
         raise ArrayProblem(
-            f"arrays have no times, but {type(importing.sampling).__name__} and trims need them; pass --fps"
+            f"arrays have no times, but {type(importing.sampling).__name__} and trims need them; pass --source-fps"
         )
     times_s = np.arange(len(array_TD)) / (fps or 1.0)
     inside = _within(times_s, clip)

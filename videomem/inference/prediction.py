@@ -52,3 +52,8 @@ def _answer(model: Classifier, waiting: Sequence[tuple[Clip, Decoded | Failure]]
             yield one
         else:
             yield model.predict_features(next(features), str(clip), one.fields["indices"], one.times_s)
+
+
+def top_record(best: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
+    """Returns classes and probabilities in the form of the JSON output."""
+    return [{"label": name, "probability": probability} for name, probability in best]

@@ -72,7 +72,7 @@ class Checkpoint:
         """The config that trains it: the sections `data` and `model`, and the seed."""
         model = {key: value for key, value in self.model_arguments.items() if key not in LINKED}
         data = {key: value for key, value in self.data_arguments.items() if key != "seed"}
-        return {"seed_everything": self.model_arguments["seed"], "data": data, "model": model}
+        return {"seed": self.model_arguments["seed"], "data": data, "model": model}
 
     def training_facts(self) -> dict[str, Any]:
         """Facts about the training, for a model card. Paths are reduced to file names, to keep folder names private."""

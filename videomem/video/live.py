@@ -116,7 +116,7 @@ def at_rate(frames: Iterable[LiveFrame], fps: float) -> Iterator[LiveFrame]:
     taken, held = 0, None
     for frame in frames:
         if frame.time_s is None:
-            raise VideomemError("these frames have no times; give --rate, their frames per second")
+            raise VideomemError("these frames have no times; give --source-fps, their frames per second")
         while held is not None and taken / fps + _TOLERANCE_S < frame.time_s:
             yield held
             taken += 1

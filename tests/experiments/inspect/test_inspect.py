@@ -355,7 +355,7 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
         ({"--frames": "0"}, "0 is below 2"),
         ({"--layer": "3"}, "--layer is 3, but gru has 1 layers; choose one in 1..1"),
         ({"--layer": "0"}, "0 is below 1"),
-        ({"--fps": "0"}, "0 is not a number above 0"),
+        ({"--source-fps": "0"}, "0 is not a number above 0"),
         ({"--device": "warp"}, "--device warp"),
         ({"--out": "broken.mp4"}, "broken.mp4"),
     ],

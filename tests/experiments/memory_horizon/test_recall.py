@@ -293,8 +293,8 @@ def test_the_share_of_neurons_above_a_time_constant_falls_from_one_to_zero(found
         (["--max-delay", "1"], "1 is below 2"),
         (["--tasks", "recite"], "invalid choice: 'recite'"),
         (["--drawings", "3"], "3 is below 10"),
-        (["--split", "val"], "--split needs checkpoints"),
-        (["some.ckpt", "--seeds", "2"], "--seeds is for training memories"),
+        (["--split", "val"], "--split has no effect without checkpoints"),
+        (["some.ckpt", "--seeds", "2"], "--seeds has no effect on checkpoints"),
     ],
 )
 def test_bad_input_is_one_line(

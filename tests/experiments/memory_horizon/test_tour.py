@@ -58,4 +58,4 @@ def test_sections_that_recall_draw_their_figure_and_share_trainings(
 
 def test_an_unknown_section_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tour", "gates", "nowhere"]) == 2
-    assert "no section 'nowhere'; there are memoryless, sums" in capsys.readouterr().err
+    assert "SECTION is 'nowhere', but must be one of memoryless, sums" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from conftest import CONFIGS, data_arguments
 from helpers.order_clips import SHORT, SMALL, drawn, planned
 
 from videomem import order_test
-from videomem.cli.extract import read_data_module
+from videomem.cli.config_options import read_data_module
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_data
@@ -323,7 +323,7 @@ def test_plan_prints_a_forecast_and_trains_nothing(
 ) -> None:
     assert main(["order", *order_arguments(workspace, tmp_path / "order"), "--plan"]) == 0
     out = capsys.readouterr().out
-    assert "32 trainings" in out and "points are found with power 0.8" in out and "steps: few" in out
+    assert "32 training jobs" in out and "points are detected with power 0.8" in out and "steps: few" in out
     assert not (tmp_path / "order").exists()
 
 
