@@ -389,11 +389,11 @@ def test_every_command_works_on_imported_features(
     assert len(Path("shuffle/shuffle.csv").read_text().splitlines()) == 6
     assert main(["export", checkpoint, "--out", "exported"]) == 0
     for model in (checkpoint, "exported"):
-        assert "(clip) were made elsewhere" in one_line(capsys, "inspect", "video.mp4", "--model", model)
+        assert "(clip) are imported" in one_line(capsys, "inspect", "video.mp4", "--model", model)
     model = videomem.load("exported")
     assert model.classify(torch.zeros(1, FRAMES, D), torch.tensor([FRAMES])).shape == (1, 2)
     for call in (lambda: model.read("video.mp4"), lambda: model(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8))):
-        with pytest.raises(VideomemError, match=r"\(clip\) were made elsewhere"):
+        with pytest.raises(VideomemError, match=r"\(clip\) are imported"):
             call()
     assert "clip" in Path("exported/README.md").read_text() and "alexnet" not in Path("exported/README.md").read_text()
 
