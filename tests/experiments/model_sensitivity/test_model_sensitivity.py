@@ -251,7 +251,8 @@ def test_a_clip_that_does_not_decode_is_in_the_failure_table_and_in_no_figure(
     assert main(arguments(workspace, out, "--catalog", str(tmp_path / "catalog.csv"))) == 1
     content = json.loads((out / "sensitivity.json").read_text())
     assert content["num_clips"] == len(test) - 1 and [f["path"] for f in content["failures"]] == [str(broken)]
-    assert "broken.mp4" in (out / "failures.csv").read_text() and "1 clip(s) failed; all are listed in" in capsys.readouterr().err
+    assert "broken.mp4" in (out / "failures.csv").read_text()
+    assert "1 clip(s) failed; all are listed in" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")
