@@ -54,7 +54,8 @@ FEW_STEPS = 200  # below this, heads of these sizes have usually not converged
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Train every memory on ordered and on shuffled clips, and write the verdict and the report."""
-    refuse_without_effect(command, arguments, UNUSED)
+    # A config file with a memory is refused too, because its head would seem to be trained.
+    refuse_without_effect(command, arguments, {**UNUSED, "model.memory": "set order.memories"})
     config = parse(_parser(command), arguments)
     data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
     clips = clips_of_data(data)
@@ -146,7 +147,6 @@ _STORED = "features are read from the store"
 UNUSED = {
     **{f"trainer.{name}": "all heads are trained as one model, with trainer.max_epochs and trainer.gradient_clip_val"
        for name in signature(Trainer).parameters if name not in {field.name for field in fields(TrainerSettings)}},
-    "model.memory": "set order.memories",
     "model.projection_dim": "set order.projection and order.projection_dim",
     "model.seed": _SEEDED,
     "data.seed": _SEEDED,

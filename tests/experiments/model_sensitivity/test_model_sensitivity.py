@@ -15,10 +15,10 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
-from videomem.experiments.model_sensitivity import video_networks
 from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity
-from videomem.experiments.model_sensitivity.video_networks import load_video_network, match_labels
 from videomem.experiments.permutations import suite
+from videomem.features import video_networks
+from videomem.features.video_networks import load_video_network, match_labels
 from videomem.video.catalog import Catalog, read_catalog, write_catalog
 from videomem.video.sampling import Uniform
 
@@ -26,7 +26,7 @@ CLASSES, FRAMES = 4, 8
 
 
 def made(num_clips: int = 24, num_frames: int = FRAMES, seed: int = 0) -> tuple[list[Tensor], list[int], list[int]]:
-    """Returns clips (T, C) whose first frame determines the class, in a dozen groups."""
+    """Clips (T, C) whose first frame tells the class; a dozen groups."""
     generator = torch.Generator().manual_seed(seed)
     clips, labels = [], [clip % CLASSES for clip in range(num_clips)]
     for label in labels:
@@ -41,7 +41,7 @@ def first_frame(clips_BTC: Tensor) -> Tensor:
 
 
 class SortedMean(nn.Module):
-    """An order-blind model: it sums sorted values, so that the result is identical to the bit."""
+    """A model without order: it sums sorted values, so that not a bit moves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ def test_a_model_is_given_back_as_it_was_though_it_fails() -> None:
 
 
 class TinyNetwork(nn.Module):
-    """A small video network that sees the brightness of the corners of the first and the last frame."""
+    """Stands in for a video network: brightness of the corners of the first and the last frame."""
 
     def __init__(self, num_classes: int = 400) -> None:
         super().__init__()
@@ -251,10 +251,8 @@ def test_a_clip_that_does_not_decode_is_in_the_failure_table_and_in_no_figure(
     assert main(arguments(workspace, out, "--catalog", str(tmp_path / "catalog.csv"))) == 1
     content = json.loads((out / "sensitivity.json").read_text())
     assert content["num_clips"] == len(test) - 1 and [f["path"] for f in content["failures"]] == [str(broken)]
-    assert (
-        "broken.mp4" in (out / "failures.csv").read_text()
-        and "1 clip(s) failed; all are listed in" in capsys.readouterr().err
-    )
+    assert "broken.mp4" in (out / "failures.csv").read_text()
+    assert "1 clip(s) failed; all are listed in" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")
