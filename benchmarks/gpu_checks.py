@@ -337,7 +337,7 @@ def order(part: Part) -> None:
     one, two = (run_jobs(plan, clips, part.folder / f"there{n}", n, [device]) for n in (1, 2))
     for name in settings.memories:
         predicted = [
-            np.concatenate([outcome.predicted["ordered"].ravel() for cell, outcome in run.items() if cell.name == name])
+            np.concatenate([result.predicted["ordered"].ravel() for cell, result in run.items() if cell.name == name])
             for run in (here, one, two)
         ]
         part.compare(f"{name}, share of other answers", float((predicted[1] != predicted[0]).mean()), 0.0, 0.05)
@@ -399,11 +399,11 @@ def network(part: Part) -> None:
 
     r3d, _, _ = load_video_network("r3d_18", "random", [str(c) for c in range(C)], 8)
     clip = noise(8, 3, 64, 64)
-    outcomes = []
+    predictions = []
     for model in (r3d, part.moved(r3d)):
         with exact_float32(), evaluation_mode(model):
-            outcomes.append(predict_clip(model, clip, 0, 0, with_shuffle(()), PredictionSettings(4, 2)))
-    changes = [torch.tensor([outcome.max_logit_change for outcome in found]) for found in outcomes]
+            predictions.append(predict_clip(model, clip, 0, 0, with_shuffle(()), PredictionSettings(4, 2)))
+    changes = [torch.tensor([result.max_logit_change for result in found]) for found in predictions]
     part.compare("r3d_18, change of logits", changes[1], changes[0], 1e-2)
 
 

@@ -66,8 +66,8 @@ def test_auto_takes_the_gpus_that_there_are(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_report_names_each_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"card {name}")
-    assert protocol._devices(["cuda:0", "cuda:1", "cuda:0", "cpu"]) == "card cuda:0, card cuda:1, CPU"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"GPU {name}")
+    assert protocol._devices(["cuda:0", "cuda:1", "cuda:0", "cpu"]) == "GPU cuda:0, GPU cuda:1, CPU"
 
 
 def run_out(*arguments: Any) -> None:

@@ -76,7 +76,7 @@ def test_the_demo_deletes_nothing_before_it_knows_that_it_can_run(
     plan = tmp_path / "plan.json"
     plan.write_text("hours of thinking")
     assert main(["demo", "--out", str(tmp_path), *SMALL]) == 2
-    assert "holds something else already" in capsys.readouterr().err and plan.exists()
+    assert "is not empty; choose an empty folder" in capsys.readouterr().err and plan.exists()
 
 
 def test_the_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def clip(frames: int) -> tuple[Tensor, Tensor, Tensor]:
     return x.bfloat16().float(), torch.tensor([frames, max(1, frames // 3), 1]), state.bfloat16().float()
 
 
-def outcome(memory: Memory, frames: int, carried: bool, loop: bool = False) -> list[Tensor]:
+def states_and_all_gradients(memory: Memory, frames: int, carried: bool, loop: bool = False) -> list[Tensor]:
     """States, the last state, and gradients of inputs and parameters, for a loss with random weights of states."""
     dtype = next(memory.parameters()).dtype
     x, lengths, state = clip(frames)
@@ -166,7 +166,7 @@ def outcome(memory: Memory, frames: int, carried: bool, loop: bool = False) -> l
 def reference(name: str, frames: int, carried: bool) -> tuple[Memory, list[Tensor]]:
     torch.manual_seed(0)
     memory = rounded(MEMORIES[name](D))
-    return memory, outcome(deepcopy(memory).double(), frames, carried, loop=True)
+    return memory, states_and_all_gradients(deepcopy(memory).double(), frames, carried, loop=True)
 
 
 @every_memory
@@ -176,7 +176,7 @@ def reference(name: str, frames: int, carried: bool) -> tuple[Memory, list[Tenso
 )
 def test_memory_is_its_readable_loop(name: str, dtype: torch.dtype, frames: int, carried: bool) -> None:
     memory, expected = reference(name, frames, carried)
-    answers = outcome(deepcopy(memory).to(dtype), frames, carried)
+    answers = states_and_all_gradients(deepcopy(memory).to(dtype), frames, carried)
     assert answers[0].dtype == dtype
     assert answers[1].dtype == torch.float32, "what is carried on is not rounded"
     assert error(answers, expected) <= MEMORY_TOLERANCE[dtype]
@@ -278,7 +278,7 @@ def test_chrono_spreads_what_is_kept_at_first(memory: type[MinGRU] | type[MinLST
 def test_autocast_scans_in_float32(name: str) -> None:
     memory, expected = reference(name, 512, True)
     with torch.autocast("cpu", torch.bfloat16):
-        answers = outcome(memory, 512, True)
+        answers = states_and_all_gradients(memory, 512, True)
     assert answers[1].dtype == torch.float32
     assert error(answers, expected) <= MEMORY_TOLERANCE[torch.bfloat16]
 

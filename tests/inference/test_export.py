@@ -298,44 +298,47 @@ def test_the_model_card_has_front_matter_and_what_was_measured(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(checkpoints["none"]), "--out", str(tmp_path / "out"), "--permutations", "3"]) == 0
-    printed, card = capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()
-    _, front, text = card.split("---\n", 2)
+    printed, model_card = capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()
+    _, front, text = model_card.split("---\n", 2)
     matter = yaml.safe_load(front)
     found = videomem.load(tmp_path / "out").evidence["evaluation"]
     assert matter["library_name"] == "videomem" and matter["pipeline_tag"] == "video-classification"
     metrics = matter["model-index"][0]["results"][0]["metrics"]
-    assert metrics[0]["value"] == round(found["accuracy"], 4) and f"{found['accuracy']:.3f} in order" in printed
+    assert metrics[0]["value"] == round(found["accuracy"], 4) and f"{found['accuracy']:.3f} ordered" in printed
     assert (
         found["accuracy"] == pytest.approx(found["shuffled"])
         and found["max_logit_change"] == 0
         and found["num_clips"] == 20
     )
     assert "and logits by at most 0" in text and "random weights" in text and "`videos`" in text
-    assert str(tmp_path) not in card and str(checkpoints["none"].parent) not in card
+    assert str(tmp_path) not in model_card and str(checkpoints["none"].parent) not in model_card
 
 
-def test_a_card_without_data_says_so_and_names_no_path(
+def test_a_model_card_without_data_says_so_and_names_no_path(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere = ["--store", str(tmp_path / "nowhere")]
     assert main(["export", str(checkpoints["gru"]), "--out", str(tmp_path / "out"), *elsewhere]) == 0
     assert "not evaluated" in capsys.readouterr().err
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "Not measured: its test clips were not at hand" in card and str(tmp_path) not in card
+    model_card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "Not measured: its test clips were not available at the time of export" in model_card
+        and str(tmp_path) not in model_card
+    )
 
 
-def test_the_verdict_of_an_order_test_is_in_the_card(
+def test_the_verdict_of_an_order_test_is_in_the_model_card(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = videomem.load(checkpoints["gru"]).class_names
-    card = order_result()
-    result = replace(card.memories[-1], label="gru")
-    (tmp_path / "order.json").write_text(to_json(replace(card, memories=(result,))))
+    whole = order_result()
+    result = replace(whole.memories[-1], label="gru")
+    (tmp_path / "order.json").write_text(to_json(replace(whole, memories=(result,))))
     command = ["export", str(checkpoints["gru"]), "--out", str(tmp_path / "out"), "--order"]
     assert main([*command, str(tmp_path / "order.json")]) == 2
     assert "a test on other classes" in capsys.readouterr().err
-    data = replace(card.data, class_names=tuple(names))
-    (tmp_path / "order.json").write_text(to_json(replace(card, memories=(result,), data=data)))
+    data = replace(whole.data, class_names=tuple(names))
+    (tmp_path / "order.json").write_text(to_json(replace(whole, memories=(result,), data=data)))
     assert main([*command, str(tmp_path / "order.json")]) == 0
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"order is worth {100 * result.value_of_order.value:.1f} points" in text and "verdict *" in text

@@ -251,9 +251,9 @@ def test_what_cannot_be_streamed_is_one_line(
         ([str(tmp_path / "gone.mp4"), *model], "gone.mp4: no such file"),
         ([str(tmp_path / "raw"), "--source-fps", "5", *model], "--source-fps has no effect on a video file"),
         ([str(tmp_path / "gone"), "--size", "4x4", *model], "No such file"),
-        ([str(tmp_path / "empty"), "--size", "4x4", *model], "no frame came"),
+        ([str(tmp_path / "empty"), "--size", "4x4", *model], "the source has no frames"),
         ([str(tmp_path / "raw"), "--size", "4x4", "--fps", "5", *model], "give --source-fps"),
-        ([str(tmp_path / "raw"), "--size", "0x4", *model], "'0x4' is no WIDTHxHEIGHT"),
+        ([str(tmp_path / "raw"), "--size", "0x4", *model], "'0x4' is not WIDTHxHEIGHT"),
         ([str(tmp_path / "raw"), "--size", "4x4", "--reset-on-scene-change", "300", *model], "at most 255 levels"),
         ([str(tmp_path / "raw"), "--size", "4x4", "--model", str(tmp_path / "raw")], "not a checkpoint"),
     ):

@@ -367,7 +367,7 @@ def test_numbered_images_are_frames_in_the_order_of_their_numbers(tmp_path: Path
 
 def test_a_template_names_one_of_several_series(tmp_path: Path) -> None:
     folder = frame_folder(tmp_path / "frames", [f"{kind}_{n:05}.jpg" for n in range(20) for kind in ("img", "flow_x")])
-    with pytest.raises(DecodingError, match=r"holds 2 series of images .*select one with a template"):
+    with pytest.raises(DecodingError, match=r"has 2 series of images .*select one with a template"):
         decode_clip(folder, Uniform(4))
     clip = decode_clip(folder / "img_{:05}.jpg", Uniform(20))
     assert numbers("", clip.frames_THWC) == list(range(0, 40, 2))

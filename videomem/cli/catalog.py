@@ -51,6 +51,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if given.action == "check":
         if given.no_decode:
             refuse_unused(check, given, ("workers", "time_limit"), "with --no-decode; leave it out")
+        if given.workers < 1:
+            raise VideomemError(
+                f"--workers is {given.workers}, but catalog check decodes in other processes; use 1 or more"
+            )
         return _check(given)
     layout = LAYOUTS[given.layout]
     found = layout.read(given.root, **{name: getattr(given, name) for name in inputs[given.layout]})

@@ -13,7 +13,7 @@ from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.shuffle.checkpoint_measurements import chance, measure_checkpoint
 from videomem.experiments.shuffle.measurements import summarize
-from videomem.inference.exported_folder import write_card
+from videomem.inference.exported_folder import write_model_card
 from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
 from videomem.inference.graph_snippets import snippets
 from videomem.inference.model import Classifier, load, model_of
@@ -43,7 +43,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
     if given.onnx or given.torch_export:
         report = export_graphs(load(given.out), given.out, *graphs)
-        write_card(given.out, snippets(report))
+        write_model_card(given.out, snippets(report))
         print("\n".join(summary(report)))
     if given.wandb != "disabled":
         found = model.evidence.get("evaluation", {})
@@ -109,15 +109,15 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
         VideomemError: If the result is unreadable, has other classes, or lacks the memory.
     """
     try:
-        card = from_json(path.read_text(encoding="utf-8"))
+        result = from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise VideomemError(f"--order {path}: {error.strerror}; name `order.json` of an order test") from error
-    if sorted(card.data.class_names) != sorted(model.class_names):
-        raise VideomemError(f"--order {path}: a test on other classes ({', '.join(card.data.class_names)[:80]})")
+    if sorted(result.data.class_names) != sorted(model.class_names):
+        raise VideomemError(f"--order {path}: a test on other classes ({', '.join(result.data.class_names)[:80]})")
     label = model.head.memories[0].label
-    found = next((one for one in card.memories if label in (one.label, one.name)), None)
+    found = next((one for one in result.memories if label in (one.label, one.name)), None)
     if found is None:
-        raise VideomemError(f"--order {path}: has no {label}; it has {', '.join(one.label for one in card.memories)}")
+        raise VideomemError(f"--order {path}: has no {label}; it has {', '.join(one.label for one in result.memories)}")
     value = found.value_of_order
     return {
         "label": found.label,
@@ -125,7 +125,7 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
         "low": value.low,
         "high": value.high,
         "verdict": "control" if found.verdict is None else found.verdict.kind,
-        "plan_sha256": card.plan_sha256,
+        "plan_sha256": result.plan_sha256,
     }
 
 

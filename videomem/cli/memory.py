@@ -31,7 +31,7 @@ from videomem.experiments.memory_horizon.recall_tasks import TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.trained_heads import labels_of, measure_checkpoints
 from videomem.experiments.memory_horizon.trained_heads_report import heads_summary, heads_tables, write_heads_report
-from videomem.experiments.memory_horizon.trained_heads_report import terminal_table as own_table
+from videomem.experiments.memory_horizon.trained_heads_report import terminal_table as heads_table
 from videomem.experiments.shuffle.checkpoint_measurements import check_same_test
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
@@ -50,21 +50,23 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given, command_line = options.parse_args(arguments), shlex.join(["videomem", command, *arguments])
     _check_used(options, given)
     if given.checkpoints:
-        return _measure_own(given, command_line)
+        return _measure_checkpoints(given, command_line)
     plan, backbone = _plan(given), BackboneSettings(given.backbone, given.layer, given.weights)
     console = Console(stderr=True, soft_wrap=True)
     processes = given.processes or os.cpu_count() or 1
     with training_progress(console) as tell:
-        card, table = measure_recall(
+        result, table = measure_recall(
             plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line
         )
-    figures = write_recall_report(card, table, given.out)
+    figures = write_recall_report(result, table, given.out)
     run = start_run(
-        "videomem", given.out, given.wandb, name=given.out.name, job_type="memory-horizon", config=card.plan
+        "videomem", given.out, given.wandb, name=given.out.name, job_type="memory-horizon", config=result.plan
     )
-    log_result(run, "memory", [(one.name, *flat(one)) for one in recall_tables(card)], figures, recall_summary(card))
+    log_result(
+        run, "memory", [(one.name, *flat(one)) for one in recall_tables(result)], figures, recall_summary(result)
+    )
     run.finish()
-    _print(card, given.out)
+    _print(result, given.out)
     return 0
 
 
@@ -112,19 +114,19 @@ def _check_used(options: Any, given: Any) -> None:
         refuse_unused(options, given, OF_CHECKPOINTS, "without checkpoints; leave it out, or name a CHECKPOINT")
 
 
-def _measure_own(given: Any, command_line: str) -> int:
+def _measure_checkpoints(given: Any, command_line: str) -> int:
     """Measures trained heads on the test clips of their own data."""
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
     check_same_test(checkpoints)
     changes = moved_data(given)
-    card = measure_checkpoints(checkpoints, changes)
-    card = replace(card, command=command_line, versions=versions())
-    figures = write_heads_report(card, given.out, _videos(checkpoints, changes, given.videos))
-    tables = [(table.name, *flat(table)) for table in heads_tables(card)]
+    result = measure_checkpoints(checkpoints, changes)
+    result = replace(result, command=command_line, versions=versions())
+    figures = write_heads_report(result, given.out, _videos(checkpoints, changes, given.videos))
+    tables = [(table.name, *flat(table)) for table in heads_tables(result)]
     run = run_of_checkpoints(given.out.name, given.out, given.wandb, checkpoints, job_type="memory-horizon")
-    log_result(run, "memory", tables, figures, heads_summary(card))
+    log_result(run, "memory", tables, figures, heads_summary(result))
     run.finish()
-    Console(soft_wrap=True).print(own_table(card))
+    Console(soft_wrap=True).print(heads_table(result))
     print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
     return 0
 
@@ -155,8 +157,8 @@ def _plan(given: Any) -> RecallPlan:
     return RecallPlan(memories, tasks, given.seeds, recipe, (*delays, given.max_delay, 2 * given.max_delay), given.test)
 
 
-def _print(card: RecallResult, out: Path) -> None:
-    Console().print(terminal_table(card))
-    for one in card.expectations:
+def _print(result: RecallResult, out: Path) -> None:
+    Console().print(terminal_table(result))
+    for one in result.expectations:
         print(f"{one.found}: {one.claim} ({one.evidence})")
     print(f"{out / 'report.html'}, {out / 'memory.json'}")

@@ -56,25 +56,25 @@ def main(command: str, arguments: Sequence[str]) -> int:
         warning = f"videomem: {given.model} has random weights (seed {given.seed}) and was never trained"
         Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
     perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
-    asking = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
+    prediction_settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
     given.out.mkdir(parents=True, exist_ok=True)
-    outcomes, failures = _ask_all(
+    predictions, failures = _predict_all(
         network.to(device),
         clips,
         [places[clip.label] for clip in clips],
         preset,
         perturbations,
-        asking,
+        prediction_settings,
         given.workers,
         given.time_limit,
     )
     FailureTable(given.out / "failures.csv").rewrite(failures)
-    if not outcomes:
+    if not predictions:
         raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
-    asked = [clips[place] for place in outcomes]
+    asked = [clips[place] for place in predictions]
     labels, groups = [places[clip.label] for clip in asked], [clip.group for clip in asked]
-    result = summarize(list(outcomes.values()), labels, groups, perturbations, asking, categories)
+    result = summarize(list(predictions.values()), labels, groups, perturbations, prediction_settings, categories)
     settings = {name: str(getattr(given, name)) for name in ("model", "weights", "catalog", "split")}
     _write(result, {**settings, "num_frames": given.frames}, failures, given.out)
     _print(result, failures, given.out)
@@ -105,18 +105,18 @@ def _parser(command: str) -> Any:
     return options
 
 
-def _ask_all(
+def _predict_all(
     network: nn.Module,
     clips: Sequence[Clip],
     labels: Sequence[int],
     preset: VideoPreset,
     perturbations: Sequence[Perturbation],
-    asking: PredictionSettings,
+    prediction_settings: PredictionSettings,
     num_workers: int,
     time_limit_s: float,
 ) -> tuple[dict[int, list[ClipPredictions]], list[Failure]]:
-    """Returns the outcomes by index of the clip, and the failures. Only a few decoded clips are in memory at a time."""
-    outcomes, failures, console = {}, [], Console(stderr=True)
+    """Returns the predictions by index of the clip, and the failures. Few decoded clips are in memory at a time."""
+    predictions, failures, console = {}, [], Console(stderr=True)
     with (
         evaluation_mode(network),
         closing(decode_each(clips, preset.read, "auto", num_workers, time_limit_s)) as answers,
@@ -127,7 +127,9 @@ def _ask_all(
                 failures.append(answer)
                 continue
             try:
-                outcomes[place] = predict_clip(network, answer.frames, labels[place], place, perturbations, asking)
+                predictions[place] = predict_clip(
+                    network, answer.frames, labels[place], place, perturbations, prediction_settings
+                )
             except (
                 RuntimeError,
                 ValueError,
@@ -136,7 +138,7 @@ def _ask_all(
                 raise VideomemError(
                     f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
                 ) from error
-    return outcomes, failures
+    return predictions, failures
 
 
 def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequence[Failure], out: Path) -> None:

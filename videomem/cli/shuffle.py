@@ -87,12 +87,12 @@ def track_results(
         [row.head, *(row.accuracy[name] for name in CONDITIONS), *(getattr(row, name) for name in columns[4:])]
         for row in summaries
     ]
-    card_tables = {
+    tables = {
         "shuffle": (COLUMNS, [list(vars(row).values()) for row in measurements]),
         "shuffle_summary": (columns, in_short),
     }
     numbers = {f"{row.head}/{condition}": value for row in summaries for condition, value in row.accuracy.items()}
-    log_order_results(run, card_tables, numbers, {"accuracy": out / "shuffle.png"})
+    log_order_results(run, tables, numbers, {"accuracy": out / "shuffle.png"})
     run.finish()
 
 

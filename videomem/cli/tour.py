@@ -66,15 +66,15 @@ def _figure(name: str, section: Section, backbone: BackboneSettings, out: Path, 
         return pulse_figure(left)
     console = Console(stderr=True, soft_wrap=True)
     with training_progress(console) as tell:
-        card, _ = measure_recall(
+        result, _ = measure_recall(
             recall_plan(section.memories), backbone, out / "trainings", num_processes=num_processes, tell=tell
         )
-    Console().print(terminal_table(card))
+    Console().print(terminal_table(result))
     if section.figure == "gradient":
-        return gradient_figure(card.memories)
+        return gradient_figure(result.memories)
     if section.figure == "gates":
-        return gates_figure(card.memories, card.memories[0].measured_on)
-    return recall_figure(card)
+        return gates_figure(result.memories, result.memories[0].measured_on)
+    return recall_figure(result)
 
 
 def _memoryless_words(found: Memoryless) -> str:

@@ -36,7 +36,7 @@ from videomem.utils.plain_data import checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
 FORMAT = 2
-CONFIG, PREPROCESSOR, WEIGHTS, CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
+CONFIG, PREPROCESSOR, WEIGHTS, MODEL_CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 _MOST_JSON_BYTES = 16 * 2**20
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
@@ -70,13 +70,13 @@ def write_folder(parts: Parts, folder: Path) -> None:
     write_atomic(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
     write_json(folder / PREPROCESSOR, preprocessor)
     write_json(folder / CONFIG, config)
-    write_card(folder)
+    write_model_card(folder)
 
 
-def write_card(folder: Path, graphs: str = "") -> None:
+def write_model_card(folder: Path, graphs: str = "") -> None:
     """Write the model card of a folder; `graphs` describes how to run its exported graphs, if any."""
     config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
-    write_atomic(folder / CARD, model_card(config, preprocessor, graphs).encode())
+    write_atomic(folder / MODEL_CARD, model_card(config, preprocessor, graphs).encode())
 
 
 def config_of(parts: Parts) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-_FEW_CLIPS = 20  # The card lists classes with fewer training clips.
+_FEW_CLIPS = 20  # The model card lists classes with fewer training clips.
 
 
 def model_card(config: Mapping[str, Any], preprocessor: Mapping[str, Any], graphs: str = "") -> str:

@@ -203,9 +203,9 @@ def _half_disc(x: Image, y: Image) -> Image:
 
 
 def _corner(x: Image, y: Image) -> Image:
-    arm = np.maximum(np.abs(x + 0.6) - 0.3, np.abs(y) - 0.9)
+    upright = np.maximum(np.abs(x + 0.6) - 0.3, np.abs(y) - 0.9)
     foot = np.maximum(np.abs(x) - 0.9, np.abs(y - 0.6) - 0.3)
-    return np.minimum(arm, foot)
+    return np.minimum(upright, foot)
 
 
 SHAPES: dict[str, Callable[[Image, Image], Image]] = {

@@ -163,7 +163,7 @@ def test_horizons_beyond_the_longest_delay_and_of_what_was_not_learned_say_so() 
     assert str(horizon([1, 512], [1, 0.9], CHANCE)) == ">= 512"
     assert str(horizon([1, 512], [0.3, 0.9], CHANCE)) == ">= 512"  # The falling fit is their mean.
     assert str(horizon([1, 512], [0.2, 0.2], CHANCE)) == "not learned"
-    with pytest.raises(VideomemError, match="positive and rising"):
+    with pytest.raises(VideomemError, match="positive and ascending"):
         horizon([1, 1], [1, 0], CHANCE)
 
 
@@ -235,20 +235,20 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
         assert run_recall(plan, easy_frames(), tmp_path) == first
         with pytest.raises(AssertionError, match="trained again"):
             run_recall(replace(plan, num_test=65), easy_frames(), tmp_path)
-    (outcome,) = tmp_path.glob("*.json")
-    outcome.write_text("{")
+    (cached,) = tmp_path.glob("*.json")
+    cached.write_text("{")
     with pytest.raises(VideomemError, match="damaged training result"):
         run_recall(plan, easy_frames(), tmp_path)
 
 
-def test_the_command_writes_page_card_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_page_result_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "memory"
     arguments = ["memory", "--memories", "none", "leaky_sum", "gru", "--max-delay", "6", "--steps", "3", "--seeds", "2"]
     arguments += ["--drawings", "10", "--test", "8", "--hidden-dim", "8", "--processes", "1", "--out", str(out)]
     assert main(arguments) == 0
-    card = json.loads((out / "memory.json").read_text())
-    assert [one["name"] for one in card["memories"]] == ["none", "leaky_sum", "gru"]
-    assert card["plan"]["delays"] == [1, 2, 4, 6, 12] and card["memories"][0]["lyapunov"] is None
+    result = json.loads((out / "memory.json").read_text())
+    assert [one["name"] for one in result["memories"]] == ["none", "leaky_sum", "gru"]
+    assert result["plan"]["delays"] == [1, 2, 4, 6, 12] and result["memories"][0]["lyapunov"] is None
     page = (out / "report.html").read_text()
     assert page.count("<svg") >= 4 and "never trained" in page
     assert {path.stem for path in (out / "figures").iterdir()} >= {"task", "recall", "gradient", "time_constants"}
@@ -290,9 +290,9 @@ def test_the_share_of_neurons_above_a_time_constant_falls_from_one_to_zero(found
         (["--memories", "nope"], "'nope' is not a head"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--learning-rate", "0"], "--learning-rate is 0.0"),
-        (["--max-delay", "1"], "1 is below 2"),
+        (["--max-delay", "1"], "--max-delay is 1, but must be at least 2"),
         (["--tasks", "recite"], "invalid choice: 'recite'"),
-        (["--drawings", "3"], "3 is below 10"),
+        (["--drawings", "3"], "--drawings is 3, but must be at least 10"),
         (["--split", "val"], "--split has no effect without checkpoints"),
         (["some.ckpt", "--seeds", "2"], "--seeds has no effect on checkpoints"),
     ],

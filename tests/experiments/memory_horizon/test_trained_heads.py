@@ -31,9 +31,9 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
     out = tmp_path / "own"
     given = [str(checkpoints[name]) for name in ("leaky_zero", "gated")]
     assert main(["memory", *given, "--videos", "0", "--out", str(out)]) == 0
-    card = json.loads((out / "memory.json").read_text())
-    zero, gated = card["memories"]
-    assert (card["num_clips"], card["num_groups"], card["num_frames"]) == (20, 10, 8)
+    result = json.loads((out / "memory.json").read_text())
+    zero, gated = result["memories"]
+    assert (result["num_clips"], result["num_groups"], result["num_frames"]) == (20, 10, 8)
     assert zero["label"] == "leaky(alpha=0)" and zero["lyapunovs"] == [None] and set(zero["taus"][0]) == {0}
     for kind in ("gradient", "direct", "swap", "probe"):
         assert zero[kind]["value"] == pytest.approx([0] * 7, abs=1e-5), kind
@@ -50,13 +50,13 @@ def test_the_report_shows_a_video_from_inside(checkpoints: dict[str, Path], tmp_
 
 
 def test_a_leaky_head_fades_by_its_alpha_on_any_data(checkpoints: dict[str, Path]) -> None:
-    card = measure_checkpoints([read_checkpoint(checkpoints["leaky"])], {})
-    (leaky,) = card.memories
+    result = measure_checkpoints([read_checkpoint(checkpoints["leaky"])], {})
+    (leaky,) = result.memories
     assert leaky.direct.value == pytest.approx([0.9**lag for lag in leaky.direct.places], rel=1e-3)
     assert leaky.gradient.value == pytest.approx(leaky.direct.value, rel=1e-6)
     assert leaky.tau == pytest.approx([min(-1 / np.log(0.9), 8)] * len(leaky.tau), rel=1e-5)
     assert leaky.lyapunov == pytest.approx(np.log(0.9), rel=1e-5)
-    assert card.seconds_per_frame == pytest.approx(2 / 15, rel=0.1)
+    assert result.seconds_per_frame == pytest.approx(2 / 15, rel=0.1)
 
 
 def test_heads_are_pooled_over_their_seeds_alone(checkpoints: dict[str, Path]) -> None:

@@ -15,10 +15,10 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
+from videomem.experiments.model_sensitivity import video_networks
 from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity
+from videomem.experiments.model_sensitivity.video_networks import load_video_network, match_labels
 from videomem.experiments.permutations import suite
-from videomem.features import video_networks
-from videomem.features.video_networks import load_video_network, match_labels
 from videomem.video.catalog import Catalog, read_catalog, write_catalog
 from videomem.video.sampling import Uniform
 
@@ -274,7 +274,7 @@ def test_weights_of_a_file_must_be_for_the_classes_of_the_catalog(
         (["--weights", "nowhere"], "neither `random`, nor KINETICS400_V1 or DEFAULT, nor a file"),
         (["--split", "holdout"], "--split holdout: "),
         (["--model", "mvit_v2_s"], "--frames 6: mvit_v2_s needs at least 16"),
-        (["--frames", "1"], "1 is below 2"),
+        (["--frames", "1"], "--frames is 1, but must be at least 2"),
         (["--catalog", "nowhere.csv"], "no such table"),
         (["--device", "warp"], "--device warp"),
     ],
