@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, usable_device
+from videomem.experiments.reports import distinct_labels
 from videomem.experiments.shuffle.checkpoint_measurements import chance, check_same_test, measure_checkpoint
 from videomem.experiments.shuffle.figure import accuracy_figure
 from videomem.experiments.shuffle.measurements import (
@@ -60,14 +60,12 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _distinctly_named(measured: Sequence[tuple[Checkpoint, list[Measurement]]]) -> list[Measurement]:
     """Returns all rows; heads of different memories with the same name are named after their run directories."""
-    kinds: dict[str, set[str]] = defaultdict(set)
-    for checkpoint, rows in measured:
-        kinds[rows[0].head].add(json.dumps(checkpoint.model_arguments["memory"], sort_keys=True))
-    return [
-        replace(row, head=checkpoint.run_dir.name) if len(kinds[row.head]) > 1 else row
-        for checkpoint, rows in measured
-        for row in rows
-    ]
+    labels = distinct_labels(
+        [rows[0].head for _, rows in measured],
+        [json.dumps(checkpoint.model_arguments["memory"], sort_keys=True) for checkpoint, _ in measured],
+        [checkpoint.run_dir.name for checkpoint, _ in measured],
+    )
+    return [replace(row, head=label) for (_, rows), label in zip(measured, labels, strict=True) for row in rows]
 
 
 def write_results(measurements: Sequence[Measurement], out: Path, chance: float, ceiling: float | None) -> None:

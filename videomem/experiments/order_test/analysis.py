@@ -9,6 +9,7 @@ import numpy as np
 
 from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
+from videomem.experiments.frame_order_predictions import OrderMeasures, order_measures
 from videomem.experiments.order_test.conditions import (
     BLOCKS,
     COMMON,
@@ -26,6 +27,7 @@ from videomem.experiments.order_test.frame_orders import perturbations, test_ord
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings
 from videomem.experiments.order_test.result import Controls, MemoryResult, PerturbationResult, SizePoint
 from videomem.experiments.order_test.scores import BOOTSTRAP, Scores, within_0_and_1
+from videomem.experiments.reports import distinct_labels
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
 from videomem.statistics.randomization import holm, mcnemar_p, reliance_test
@@ -39,8 +41,8 @@ def analyse(plan: OrderPlan, clips: Clips, splits: Sequence[RunSplit], scores: S
     """The result of every memory of the plan."""
     names = list(plan.memories)
     results = [_memory(name, plan, clips, splits, scores) for name in names]
-    labels = [result.label for result in results]
-    results = [replace(one, label=one.name) if labels.count(one.label) > 1 else one for one in results]
+    labels = distinct_labels([one.label for one in results], names, names)
+    results = [replace(one, label=label) for one, label in zip(results, labels, strict=True)]
     tested = [n for n, result in enumerate(results) if not result.is_control]
     adjusted = holm([results[n].value_of_order.p for n in tested]) if tested else []
     for n, p in zip(tested, adjusted, strict=True):
@@ -207,14 +209,11 @@ def _suite(
 
 def _measures(
     perturbation: permutations.Perturbation, clips: Clips, rows: np.ndarray, settings: OrderSettings
-) -> tuple[float, float | None, float]:
+) -> OrderMeasures:
     """Mean displacement, Kendall's tau and adjacency of a perturbation over the frame orders of some test clips."""
     orders = [(order, int(clips.lengths[row])) for row in rows.tolist()
               for order in test_orders(clips, row, perturbation, settings.num_permutations)]  # fmt: skip
-    taus = [tau for order, length in orders if (tau := permutations.kendall_tau(order, length)) is not None]
-    displacement = float(np.mean([permutations.displacement(order, length) for order, length in orders]))
-    adjacency = float(np.mean([permutations.adjacency(order, length) for order, length in orders]))
-    return displacement, float(np.mean(taus)) if taus else None, adjacency
+    return order_measures(orders)
 
 
 def _chiral(name: str, clips: Clips, scores: Scores) -> ChiralPairs:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from videomem.experiments.cached_jobs import run_cached
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.conditions import PRIMARY
 from videomem.experiments.order_test.folds import RunSplit, run_splits, training_share
@@ -20,7 +21,6 @@ from videomem.experiments.order_test.jobs import (
     write_training_result,
 )
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
-from videomem.utils.parallel_jobs import run_parallel
 
 
 def jobs_of(plan: OrderPlan, clips: Clips) -> list[TrainingJob]:
@@ -80,14 +80,9 @@ def run_jobs(
         VideomemError: If a training diverges, or a process is killed.
     """
     split, paths = _placed(plan, clips, cache, devices[0])
-    todo = [job for job, path in paths.items() if not path.is_file()]
-    done = len(paths) - len(todo)
-    progress(done, len(paths))
     train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
-    calls = [(job, split[job], paths[job], devices[n % len(devices)]) for n, job in enumerate(todo)]
-    for finished in run_parallel(train, calls, clips, min(num_processes, len(todo))):
-        done += finished
-        progress(done, len(paths))
+    calls = {path: (job, split[job]) for job, path in paths.items()}
+    run_cached(train, calls, clips, num_processes, progress, in_turn=devices)
     return {job: read_training_result(path) for job, path in paths.items()}
 
 
@@ -107,6 +102,6 @@ def num_cached(plan: OrderPlan, clips: Clips, cache: Path, device: str = "cpu") 
 
 
 def _train_and_write(
-    job: TrainingJob, split: RunSplit, path: Path, device: str, clips: Clips, *, settings: OrderSettings, recipe: Recipe
+    job: TrainingJob, split: RunSplit, device: str, path: Path, clips: Clips, *, settings: OrderSettings, recipe: Recipe
 ) -> None:
     write_training_result(path, train_job(job, clips, split, settings, recipe, device))

@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips
-from videomem.experiments.frame_order_predictions import permute_frames
+from videomem.experiments.frame_order_predictions import permute_frames, predict_orders
 from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.frame_orders import (
     ConditionData,
@@ -259,15 +260,16 @@ def _predict(
     predicted = {"ordered": logits_BC.argmax(1).unsqueeze(0)}
     for name, orders_KBT in _frame_orders(job, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
         orders_KBT = orders_KBT.to(classifier.device)
-        permuted = [head.forward_projected(permute_frames(terms_BTK, order), batch.lengths) for order in orders_KBT]
+        after_projection = partial(head.forward_projected, lengths_B=batch.lengths)
+        permuted = list(predict_orders(after_projection, partial(permute_frames, terms_BTK), orders_KBT))
         predicted[name] = torch.stack([logits.argmax(1) for logits in permuted])
         if name == "shuffle" and job.condition == "ordered":
             plain_BC = head(batch.x, batch.lengths)
             change.permuted_terms.extend((logits - logits_BC).abs().max() for logits in permuted)
-            change.forward.extend(
-                (head(permute_frames(batch.x, order), batch.lengths) - plain_BC).abs().max()
-                for order in orders_KBT[:NUM_FORWARD]
+            whole = predict_orders(
+                partial(head, lengths_B=batch.lengths), partial(permute_frames, batch.x), orders_KBT[:NUM_FORWARD]
             )
+            change.forward.extend((moved_BC - plain_BC).abs().max() for moved_BC in whole)
     return {name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()}
 
 
