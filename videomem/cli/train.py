@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import tempfile
@@ -10,21 +9,18 @@ import time
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from io import StringIO
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from videomem.cli.config_options import parser_error, refuse_without_effect
+from videomem.cli.evaluation_report import report_evaluation, track_evaluation
 from videomem.cli.options import add_shared
 from videomem.errors import VideomemError, one_line_reason
 from videomem.tracking import (
@@ -32,14 +28,10 @@ from videomem.tracking import (
     RunRecord,
     WandbLogger,
     group_of,
-    log_confusion,
-    run_of_checkpoints,
 )
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.atomic import write_atomic
-from videomem.utils.plotting import confusion_figure
 from videomem.video.catalog import data_name
 
 DESCRIPTIONS = {
@@ -194,8 +186,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if cli is None:
         return 0
     if command != "fit":
-        _report(cli, command)
-        _track_evaluation(cli, command)
+        assert cli.checkpoint is not None
+        report_evaluation(cli, command)
+        track_evaluation(cli, cli.checkpoint, command)
         return 0
     for logger in cli.trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -323,46 +316,3 @@ def _silence_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _ADVICE:
         warnings.filterwarnings("ignore", message=message)
-
-
-def _report(cli: VideomemCLI, command: str) -> None:
-    """Prints the metrics of an evaluation and writes them to the run's directory."""
-    split = "val" if command == "validate" else cli.datamodule.test_split
-    metrics = {name.split("/")[1]: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    counts, names = cli.model.confusion_counts(), cli.model.class_names
-    per_class = dict(zip(names, per_class_accuracy(counts), strict=True))
-    folder = Path(cli.config.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = {"split": split, "num_clips": int(counts.sum()), **metrics, "accuracy_per_class": per_class}
-    write_atomic(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
-    text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [["true class", *names], *([name, *row] for name, row in zip(names, counts.tolist(), strict=True))]
-    )
-    write_atomic(folder / "confusion.csv", text.getvalue().encode())
-    table = Table(title=f"{cli.model.head.label}: {int(counts.sum())} clips of split {split}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():
-        table.add_row(escape(name), f"{value:.4f}")
-    Console().print(table)
-    print(f"metrics and confusion matrix in {folder}")
-
-
-def _track_evaluation(cli: VideomemCLI, command: str) -> None:
-    """Logs an evaluation to a W&B run, if --wandb has a mode other than disabled."""
-    checkpoint, mode = cli.checkpoint, cast(Mode, cli.config.wandb or "disabled")
-    if checkpoint is None or mode == "disabled":
-        return
-    name = f"{command}-{checkpoint.run_dir.name}"
-    run = run_of_checkpoints(name, Path(cli.config.run_dir), mode, [checkpoint], job_type=command)
-    split = "val" if command == "validate" else cli.datamodule.test_split
-    counts, names = cli.model.confusion_counts().cpu().numpy(), cli.model.class_names
-    log_confusion(run, split, counts.tolist(), names, confusion_figure(counts, names, split))
-    run.summary.update({name: float(value) for name, value in cli.trainer.callback_metrics.items()})
-    run.finish()
-
-
-def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:
-    """Returns the recall of each class (C,); 0 for a class without clips."""
-    return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()
