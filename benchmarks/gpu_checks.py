@@ -411,9 +411,9 @@ def graphs(part: Part) -> None:
     """Exported graphs moved to the device, and ONNX graphs where onnxruntime has CUDA."""
     from torch.export import load
     from torch.export.passes import move_to_device_pass
-    from videomem.inference.pt2_graphs import write_pt2
 
     from videomem.inference.graph_checks import make_cases
+    from videomem.inference.graph_export import write_pt2
     from videomem.inference.graphs import ClipGraph, StepGraph, trace
 
     for memory in ("gated", "lstm", "mingru"):

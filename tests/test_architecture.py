@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from graphlib import TopologicalSorter
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,15 @@ def test_configs_have_only_sections_of_the_command_line(path: Path) -> None:
     if path.name == "sweep.yaml":  # Of `wandb sweep`: its parameters are the command line's.
         content = {name.split(".")[0] for name in content["parameters"]}
     assert set(content) <= {"seed", "data", "model", "trainer", "order"}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "scripts", "tests"])
+def test_names_imported_from_the_package_exist(folder: str) -> None:
+    """Imports within functions, too, which fail only when the function runs."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("videomem"):
+                module = import_module(node.module or "")
+                for alias in node.names:
+                    is_module = find_spec(f"{node.module}.{alias.name}") if hasattr(module, "__path__") else None
+                    assert hasattr(module, alias.name) or is_module, f"{path}: {node.module}.{alias.name}"
