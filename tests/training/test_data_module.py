@@ -198,9 +198,12 @@ def test_a_reversed_member_that_fails_takes_its_partner_along(
 # Missing features and clips.
 
 
-def test_a_store_of_other_settings_is_named(workspace: Path) -> None:
+def test_a_store_of_other_settings_is_named(workspace: Path, tmp_path: Path) -> None:
+    there = module(workspace).feature_store.folder  # Other tests leave other stores beside this one.
+    (tmp_path / there.name).mkdir()
+    shutil.copy(there / "settings.json", tmp_path / there.name)
     with pytest.raises(VideomemError, match=r"no features of these settings; one there has backbone\.node"):
-        _ = module(workspace, "--data.backbone.layer", "fc7").clips
+        _ = module(workspace, "--data.store", str(tmp_path), "--data.backbone.layer", "fc7").clips
 
 
 def test_clips_that_are_not_extracted_yet_are_named(workspace: Path, catalog: Catalog, tmp_path: Path) -> None:
