@@ -28,14 +28,8 @@ from videomem.experiments.order_test.frame_orders import (
     training_order,
 )
 from videomem.experiments.order_test.heads_of_plan import build_head, with_parameters_of_largest
-from videomem.experiments.order_test.jobs import (
-    TrainingJob,
-    TrainingResult,
-    job_key,
-    read_training_result,
-    train_job,
-    write_training_result,
-)
+from videomem.experiments.order_test.jobs import TrainingJob, job_key, train_job
+from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
 from videomem.experiments.projection import projected
 
 # Splits.

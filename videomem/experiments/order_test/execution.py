@@ -12,15 +12,9 @@ from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.conditions import PRIMARY
 from videomem.experiments.order_test.folds import RunSplit, run_splits, training_share
 from videomem.experiments.order_test.heads_of_plan import build_head, is_control, with_parameters_of_largest
-from videomem.experiments.order_test.jobs import (
-    TrainingJob,
-    TrainingResult,
-    job_key,
-    read_training_result,
-    train_job,
-    write_training_result,
-)
+from videomem.experiments.order_test.jobs import TrainingJob, job_key, train_job
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
 
 
 def jobs_of(plan: OrderPlan, clips: Clips) -> list[TrainingJob]:

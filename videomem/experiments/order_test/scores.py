@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.folds import RunSplit
-from videomem.experiments.order_test.jobs import TrainingJob, TrainingResult
+from videomem.experiments.order_test.jobs import TrainingJob
+from videomem.experiments.order_test.training_results import TrainingResult
 from videomem.statistics.contrasts import estimate_mean
 from videomem.statistics.results import Estimate
 
