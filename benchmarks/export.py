@@ -110,7 +110,7 @@ def frames_of(catalog: Catalog, lengths: tuple[int, ...]) -> tuple[NDArray[np.ui
 @torch.no_grad()
 def case_of(model: Classifier, given: Tensor, x_BTD: Tensor, lengths_B: Tensor) -> Case:
     full_B = torch.full_like(lengths_B, x_BTD.shape[1])
-    after_each_BTC = model.head.readout.after_each(model.head.frame_logits(x_BTD, full_B))
+    after_each_BTC = model.head.readout.after_each(model.head.frame_outputs(x_BTD, full_B))
     return Case(given, lengths_B, model.classify(x_BTD, lengths_B), after_each_BTC)
 
 

@@ -15,7 +15,10 @@ from videomem.errors import VideomemError
 from videomem.heads import (
     GRU,
     LSTM,
+    READOUTS,
     RNN,
+    AttentionReadout,
+    BestFrameReadout,
     Gated,
     Head,
     LastReadout,
@@ -23,6 +26,8 @@ from videomem.heads import (
     MeanReadout,
     Memory,
     NoMemory,
+    Readout,
+    TemporalConv,
 )
 from videomem.heads.memory import set_forget_bias
 
@@ -140,7 +145,7 @@ def test_a_clip_in_two_parts_is_the_clip(name: str) -> None:
 @every_memory
 @every_readout
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_streaming_gives_the_answer_for_the_clip(name: str, readout: type[MeanReadout], num_layers: int) -> None:
+def test_streaming_gives_the_answer_for_the_clip(name: str, readout: type[Readout], num_layers: int) -> None:
     head = make(name, readout, num_layers)
     x, _ = clips()
     state = None
@@ -152,7 +157,7 @@ def test_streaming_gives_the_answer_for_the_clip(name: str, readout: type[MeanRe
 @every_memory
 @every_readout
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_projecting_first_changes_nothing(name: str, readout: type[MeanReadout], num_layers: int) -> None:
+def test_projecting_first_changes_nothing(name: str, readout: type[Readout], num_layers: int) -> None:
     head = make(name, readout, num_layers)
     x, lengths = clips()
     assert close(head.forward_projected(head.project(x), lengths), head(x, lengths))
@@ -161,7 +166,7 @@ def test_projecting_first_changes_nothing(name: str, readout: type[MeanReadout],
 @every_memory
 @every_readout
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_padding_and_batch_mates_change_nothing(name: str, readout: type[MeanReadout], num_layers: int) -> None:
+def test_padding_and_batch_mates_change_nothing(name: str, readout: type[Readout], num_layers: int) -> None:
     head = make(name, readout, num_layers)
     x, lengths = clips()
     logits = head(x, lengths)
@@ -193,11 +198,18 @@ def permuted(x: Tensor, lengths: Tensor, seed: int) -> Tensor:
     return out
 
 
+ORDER_BLIND = [one for one in READOUTS.values() if one is not LastReadout]
+
+
 @pytest.mark.parametrize("name", ["none", "leaky alpha=0"])
+@pytest.mark.parametrize("readout", ORDER_BLIND)
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=25, deadline=None)
-def test_without_memory_the_mean_readout_ignores_order_to_the_bit(name: str, seed: int) -> None:
-    head = make(name)
+def test_without_memory_every_readout_but_the_last_ignores_order_to_the_bit(
+    name: str, readout: type[Readout], seed: int
+) -> None:
+    head = make(name, readout)
+    assert head.order_blind
     x, lengths = clips(seed=seed)
     terms = head.project(x)
     assert torch.equal(
@@ -229,11 +241,11 @@ def test_a_running_sum_read_at_its_end_ignores_order_up_to_rounding(seed: int) -
     [
         (name, readout)
         for name in MEMORIES
-        for readout in (MeanReadout, LastReadout)
+        for readout in READOUTS.values()
         if name not in ("none", "leaky alpha=0") and (name, readout) != ("leaky alpha=1", LastReadout)
     ],
 )
-def test_every_memory_is_sensitive_to_order(name: str, readout: type[MeanReadout]) -> None:
+def test_every_memory_is_sensitive_to_order(name: str, readout: type[Readout]) -> None:
     head = make(name, readout)
     x, _ = clips(frames=12)
     full = torch.full((len(x),), 12)
@@ -246,8 +258,9 @@ def test_mean_readout_is_a_mean_whose_bits_do_not_depend_on_order(seed: int, fra
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, frames, C, generator=generator) * 10
     lengths = torch.randint(1, frames + 1, (3,), generator=generator)
-    answer = MeanReadout()(logits, lengths)
-    assert torch.equal(MeanReadout()(permuted(logits, lengths, seed), lengths), answer)
+    mean = MeanReadout(C)
+    answer = mean(logits, lengths)
+    assert torch.equal(mean(permuted(logits, lengths, seed), lengths), answer)
     for clip, length in enumerate(lengths.tolist()):
         assert close(logits[clip, :length].double().mean(0).float(), answer[clip], 1e-4)
 
@@ -257,7 +270,7 @@ def test_mean_readout_is_a_mean_whose_bits_do_not_depend_on_order(seed: int, fra
 
 @every_memory
 @every_readout
-def test_gradients_are_finite_over_512_frames(name: str, readout: type[MeanReadout]) -> None:
+def test_gradients_are_finite_over_512_frames(name: str, readout: type[Readout]) -> None:
     head = make(name, readout, num_layers=2, dropout=0.5).train()
     x = torch.randn(2, 512, D)
     head(x, torch.tensor([512, 300])).square().sum().backward()
@@ -317,3 +330,53 @@ def test_chrono_biases_spread_time_constants() -> None:
 def test_a_wrong_setting_is_named_with_its_limit(make_it: Callable[[], object], message: str) -> None:
     with pytest.raises(VideomemError, match=message):
         make_it()
+
+
+# Readouts and memories that are not recurrent.
+
+
+def test_attention_pooling_classifies_the_weighted_mean_of_the_activations() -> None:
+    head = make("none", AttentionReadout)
+    x, lengths = clips()
+    phi = head.memories[0].activation(head.memories[0](head.norm(x), lengths)[0])
+    for clip, length in enumerate(lengths.tolist()):
+        query = head.classify.weight[-1]
+        weights = torch.softmax(phi[clip, :length] @ query, dim=0)
+        pooled = (weights[:, None] * phi[clip, :length]).sum(0)
+        assert close(head.classify(pooled)[:C], head(x, lengths)[clip])
+
+
+def test_best_frame_has_the_logits_of_one_frame_and_learns_which() -> None:
+    head = make("none", BestFrameReadout)
+    x, lengths = clips()
+    outputs = head.frame_outputs(x, lengths)
+    for clip, length in enumerate(lengths.tolist()):
+        best = outputs[clip, :length, -1].argmax()
+        assert torch.equal(head(x, lengths)[clip], outputs[clip, best, :-1])
+    head.train()
+    nn.functional.cross_entropy(head(x, lengths), torch.tensor([0, 1, 2, 0])).backward()
+    assert head.classify.weight.grad is not None and (head.classify.weight.grad[-1] != 0).any()
+
+
+def test_a_temporal_convolution_is_that_of_torch() -> None:
+    memory, conv = TemporalConv(D, H, kernel_size=3), nn.Conv1d(D, H, 3)
+    x, _ = clips()
+    weight_KHD = memory.input.weight.view(3, H, D)
+    conv.weight.data = weight_KHD.flip(0).permute(1, 2, 0)
+    conv.bias = None
+    memory.input.bias.data.zero_()
+    expected = conv(nn.functional.pad(x.transpose(1, 2), (2, 0))).transpose(1, 2)
+    assert close(memory(x, torch.full((len(x),), x.shape[1]))[0], expected)
+
+
+def test_position_adds_to_a_frame_what_depends_on_its_position_alone() -> None:
+    head = make("position")
+    x, _ = clips()
+    full = torch.full((len(x),), x.shape[1])
+    memory = head.memories[0]
+    added = memory(x, full)[0] - memory.project(x)
+    assert close(added, added[:1].expand_as(added)) and not close(added[:, :-1], added[:, 1:], 1e-3)
+    changed = x.clone()
+    changed[:, 3] += 1
+    others = [t for t in range(x.shape[1]) if t != 3]
+    assert torch.equal(memory(changed, full)[0][:, others], memory(x, full)[0][:, others])

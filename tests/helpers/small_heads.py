@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from videomem.heads import (
     GRU,
     LSTM,
+    READOUTS,
     RNN,
     Gated,
     Head,
-    LastReadout,
     Leaky,
     MeanReadout,
     Memory,
     MinGRU,
     MinLSTM,
     NoMemory,
+    Position,
+    Readout,
+    TemporalConv,
 )
 
 D, H, C = 7, 5, 3
@@ -40,9 +43,11 @@ MEMORIES: dict[str, Callable[[int], Memory]] = {
     "lstm": partial(LSTM, hidden_dim=H),
     "mingru": partial(MinGRU, hidden_dim=H),
     "minlstm": partial(MinLSTM, hidden_dim=H, forget_bias=2.0),
+    "position": partial(Position, hidden_dim=H),
+    "conv": partial(TemporalConv, hidden_dim=H, kernel_size=3),
 }
 every_memory = pytest.mark.parametrize("name", MEMORIES)
-every_readout = pytest.mark.parametrize("readout", [MeanReadout, LastReadout])
+every_readout = pytest.mark.parametrize("readout", READOUTS.values())
 
 
 def clips(num: int = 4, frames: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -54,10 +59,10 @@ def clips(num: int = 4, frames: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]
     return x, lengths
 
 
-def make(name: str, readout: type[MeanReadout] | type[LastReadout] = MeanReadout, num_layers: int = 1, seed: int = 0,
+def make(name: str, readout: type[Readout] = MeanReadout, num_layers: int = 1, seed: int = 0,
          dropout: float = 0.0) -> Head:  # fmt: skip
     torch.manual_seed(seed)
-    return Head(MEMORIES[name], D, C, num_layers, readout(), dropout).eval()
+    return Head(MEMORIES[name], D, C, num_layers, readout, dropout).eval()
 
 
 def close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:

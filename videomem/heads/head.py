@@ -14,6 +14,8 @@ from videomem.heads.readout import MeanReadout, Readout
 
 # Builds one memory layer from its input size D: a class with its other arguments bound.
 MemoryFactory = Callable[[int], Memory]
+# Builds the readout from the number of classes C, likewise.
+ReadoutFactory = Callable[[int], Readout]
 
 MAX_DEVIATIONS = 10.0  # Limit of a standardized feature, in standard deviations.
 
@@ -76,18 +78,19 @@ class HeadState(NamedTuple):
 
 
 class Head(nn.Module):
-    """Classify a clip from its frame features: `FeatureNorm`, memory layers, a linear classifier, then the readout.
+    """Classify a clip from its frame features: `FeatureNorm`, memory layers, a linear layer, then the readout.
 
-        logits_t = V phi(h_t) + b
+        outputs_t = V phi(h_t) + b
 
-    where h_t is the state of the last memory layer after frame t and phi is its activation.
+    where h_t is the state of the last memory layer after frame t and phi is its activation. The outputs are logits, and
+    whatever else the readout needs of each frame.
 
     Args:
         memory: Builds a memory layer from its input size.
         feature_dim: D, features per frame.
         num_classes: C.
         num_layers: Number of memory layers; the input of each is phi(h_t) of the layer below.
-        readout: Combines the logits of the frames into the logits of the clip. Default: `MeanReadout`.
+        readout: Builds the readout, which combines the outputs of the frames, from C. Default: `MeanReadout`.
         dropout: Fraction of values dropped in training, before each memory layer and before V.
         projection_dim: Output size of a linear layer before the memory, so that all memories read an input of the same
             size and differ only in their recurrence. None: no such layer.
@@ -103,7 +106,7 @@ class Head(nn.Module):
         feature_dim: int,
         num_classes: int,
         num_layers: int = 1,
-        readout: Readout | None = None,
+        readout: ReadoutFactory | None = None,
         dropout: float = 0.0,
         projection_dim: int | None = None,
     ) -> None:
@@ -122,8 +125,8 @@ class Head(nn.Module):
         layers += [memory(layers[0].hidden_dim) for _ in range(num_layers - 1)]
         self.layers = nn.ModuleList(layers)
         self.dropout = ClipDropout(dropout)
-        self.classify = nn.Linear(layers[-1].hidden_dim, num_classes)
-        self.readout = readout or MeanReadout()
+        self.readout = (readout or MeanReadout)(num_classes)
+        self.classify = nn.Linear(layers[-1].hidden_dim, self.readout.num_outputs)
 
     @property
     def feature_dim(self) -> int:
@@ -135,17 +138,26 @@ class Head(nn.Module):
 
     @property
     def label(self) -> str:
-        """Name for tables and plots: the memory, then the number of layers and the readout if not the default."""
+        """Name for tables and plots: the memory, then the number of layers and the readout if not the default.
+
+        An order-blind head other than the frame-averaging one is named after its readout alone.
+        """
         layers = f" x{len(self.layers)}" if len(self.layers) > 1 else ""
-        readout = "" if isinstance(self.readout, MeanReadout) else " last"
-        return self.memories[0].label + layers + readout
+        if self.order_blind and self.readout.label:
+            return self.readout.label + layers
+        return " ".join([self.memories[0].label + layers, self.readout.label]).strip()
+
+    @property
+    def order_blind(self) -> bool:
+        """Whether the logits are bit-identical for every frame order."""
+        return self.readout.order_blind and all(memory.memoryless for memory in self.memories)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of clips."""
-        return self.readout(self.frame_logits(x_BTD, lengths_B), lengths_B)
+        return self.readout(self.frame_outputs(x_BTD, lengths_B), lengths_B)
 
-    def frame_logits(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits (B, T, C) after each frame, before the readout."""
+    def frame_outputs(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Outputs (B, T, K) after each frame, before the readout. In most readouts the first C are logits."""
         self._check(x_BTD, lengths_B)
         y = self.projection(self.dropout(self.norm(x_BTD)))
         for memory in self.memories:
@@ -175,7 +187,7 @@ class Head(nn.Module):
         """Compute everything that depends on single frames only, (B, T, K).
 
         To permute the frames of a clip, permute this result by index and call `forward_projected`. Memoryless layers
-        are included; if all layers are memoryless, the result is the logits of the frames.
+        are included; if all layers are memoryless, the result is the outputs of the frames.
         """
         y = self.projection(self.norm(x_BTD))
         for memory in self.memories:

@@ -1,4 +1,4 @@
-"""Readouts: combine the logits of the frames into the logits of the clip."""
+"""Readouts: combine the outputs of the frames into the logits of the clip."""
 
 from __future__ import annotations
 
@@ -8,55 +8,212 @@ import torch
 from torch import Tensor, nn
 
 from videomem.batch import length_mask
+from videomem.errors import VideomemError
 
 
 class Readout(nn.Module, ABC):
-    """Base class of readouts: logits of the frames (B, T, C) -> logits of the clip (B, C)."""
+    """Base class of readouts: outputs of the frames (B, T, K) -> logits of the clip (B, C).
+
+    The linear layer before the readout computes K outputs for each frame. In most readouts they are logits, K = C.
+
+    Args:
+        num_classes: C.
+    Attributes:
+        label: Name for tables; empty for the default.
+        order_blind: Whether the result is bit-identical for every frame order.
+    """
+
+    label = ""
+    order_blind = True
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    @property
+    def num_outputs(self) -> int:
+        """K."""
+        return self.num_classes
 
     @abstractmethod
-    def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+    def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of clips; padding is ignored."""
 
     @abstractmethod
-    def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits (B, C) of a stream after one more frame, and the state for the next step."""
 
-    def after_each(self, logits_BTC: Tensor) -> Tensor:
+    def after_each(self, outputs_BTK: Tensor) -> Tensor:
         """Logits (B, T, C) of the clip after each frame; all frames must be real."""
         answers, state = [], None
-        for logits_BC in logits_BTC.unbind(1):
-            answer_BC, state = self.step(logits_BC, state)
+        for outputs_BK in outputs_BTK.unbind(1):
+            answer_BC, state = self.step(outputs_BK, state)
             answers.append(answer_BC)
         return torch.stack(answers, dim=1)
 
 
 class MeanReadout(Readout):
-    """Mean over the real frames. The result is bit-identical for every frame order.
-
-    The values are sorted before they are summed, since the rounding of a plain float32 sum depends on the order.
+    """Mean of the logits over the real frames.
 
     Reference:
         Donahue et al. 2015, section 4: predictions are averaged over the frames of a clip.
     """
 
-    def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
-        real_BT1 = length_mask(lengths_B, logits_BTC.shape[1]).unsqueeze(2)
-        # Padding sorts behind every real value, where it is set to zero before the sum.
-        ascending = logits_BTC.masked_fill(~real_BT1, torch.inf).sort(dim=1).values
-        total_BC = ascending.masked_fill(~real_BT1, 0).sum(dim=1)
-        return total_BC / lengths_B.unsqueeze(1)
+    def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        return sum_in_any_order(outputs_BTK, lengths_B) / lengths_B.unsqueeze(1)
 
-    def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        count_and_sum = torch.cat([torch.ones_like(logits_BC[:, :1]), logits_BC], dim=1)
-        state = count_and_sum if state is None else state + count_and_sum
-        return state[:, 1:] / state[:, :1], state
+    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _running_mean(outputs_BK, state)
 
 
 class LastReadout(Readout):
     """The logits of the last real frame."""
 
-    def forward(self, logits_BTC: Tensor, lengths_B: Tensor) -> Tensor:
-        return logits_BTC[torch.arange(lengths_B.shape[0], device=lengths_B.device), lengths_B - 1]
+    label = "last"
+    order_blind = False
 
-    def step(self, logits_BC: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return logits_BC, logits_BC
+    def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        return outputs_BTK[torch.arange(lengths_B.shape[0], device=lengths_B.device), lengths_B - 1]
+
+    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return outputs_BK, outputs_BK
+
+
+class MaxReadout(Readout):
+    """The largest logit of each class over the real frames, as in multiple-instance learning."""
+
+    label = "max"
+
+    def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        return outputs_BTK.masked_fill(_padding(outputs_BTK, lengths_B), -torch.inf).amax(dim=1)
+
+    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        state = outputs_BK if state is None else torch.maximum(state, outputs_BK)
+        return state, state
+
+
+class AttentionReadout(Readout):
+    """Attention pooling: mean of the logits with weights softmax_t(q . phi(h_t)), where q is a learned query.
+
+    The classifier is linear, so this equals classifying the weighted mean of phi(h_t). The score q . phi(h_t) + c is
+    one more output of each frame; c cancels in the softmax.
+
+    Reference:
+        Ilse et al. 2018, "Attention-based deep multiple instance learning", eq. 8; Yuan et al. 2023, "VideoGLUE".
+    """
+
+    label = "attention"
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes + 1
+
+    def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        logits_BTC, score_BT1 = outputs_BTK[..., :-1], outputs_BTK[..., -1:]
+        score_BT1 = score_BT1.masked_fill(_padding(outputs_BTK, lengths_B), -torch.inf)
+        weight_BT1 = (score_BT1 - score_BT1.amax(dim=1, keepdim=True)).exp()
+        total_B1 = sum_in_any_order(weight_BT1, lengths_B)
+        return sum_in_any_order(weight_BT1 * logits_BTC, lengths_B) / total_B1
+
+    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The state is the largest score, the sum of the weights relative to it, and the weighted sum of the logits."""
+        logits_BC, score_B1 = outputs_BK[:, :-1], outputs_BK[:, -1:]
+        if state is None:
+            return logits_BC, torch.cat([score_B1, torch.ones_like(score_B1), logits_BC], dim=1)
+        largest_B1 = torch.maximum(state[:, :1], score_B1)
+        new = torch.cat([torch.ones_like(score_B1), logits_BC], dim=1) * (score_B1 - largest_B1).exp()
+        sums = state[:, 1:] * (state[:, :1] - largest_B1).exp() + new
+        return sums[:, 1:] / sums[:, :1], torch.cat([largest_B1, sums], dim=1)
+
+
+class BestFrameReadout(Readout):
+    """The logits of one frame per clip, that with the highest learned score: the atemporal probe.
+
+    In training the selection is straight-through: hard in the forward pass, with the gradient of a softmax.
+
+    Reference:
+        Buch et al. 2022, "Revisiting the 'video' in video-language understanding", section 3.
+    """
+
+    label = "best frame"
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes + 1
+
+    def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        logits_BTC, score_BT1 = outputs_BTK[..., :-1], outputs_BTK[..., -1:]
+        score_BT1 = score_BT1.masked_fill(_padding(outputs_BTK, lengths_B), -torch.inf)
+        best_B11 = score_BT1.argmax(dim=1, keepdim=True)
+        chosen_BC = logits_BTC.gather(1, best_B11.expand(-1, 1, self.num_classes)).squeeze(1)
+        if not self.training:
+            return chosen_BC
+        soft_BC = (score_BT1.softmax(dim=1) * logits_BTC.detach()).sum(dim=1)
+        return chosen_BC + soft_BC - soft_BC.detach()
+
+    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The state is the outputs of the best frame so far."""
+        if state is not None:
+            outputs_BK = torch.where(outputs_BK[:, -1:] > state[:, -1:], outputs_BK, state)
+        return outputs_BK[:, :-1], outputs_BK
+
+
+class SetReadout(Readout):
+    """Set network: a two-layer perceptron of the mean over frames of rectified outputs.
+
+    With `NoMemory`, the outputs of a frame are a perceptron of its features, and the whole is a DeepSets network.
+
+    Args:
+        num_classes: C.
+        hidden_dim: K, and the width of the hidden layer.
+    Raises:
+        VideomemError: If `hidden_dim` is below 1.
+    Reference:
+        Zaheer et al. 2017, "Deep sets", theorem 2.
+    """
+
+    label = "set"
+
+    def __init__(self, num_classes: int, hidden_dim: int = 128) -> None:
+        super().__init__(num_classes)
+        if hidden_dim < 1:
+            raise VideomemError(f"readout.hidden_dim is {hidden_dim}, but must be at least 1")
+        self.hidden_dim = hidden_dim
+        self.hidden = nn.Linear(hidden_dim, hidden_dim)
+        self.classify = nn.Linear(hidden_dim, num_classes)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.hidden_dim
+
+    def _logits(self, mean_BK: Tensor) -> Tensor:
+        logits_BC: Tensor = self.classify(self.hidden(mean_BK).relu())
+        return logits_BC
+
+    def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        return self._logits(sum_in_any_order(outputs_BTK.relu(), lengths_B) / lengths_B.unsqueeze(1))
+
+    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        mean_BK, state = _running_mean(outputs_BK.relu(), state)
+        return self._logits(mean_BK), state
+
+
+def sum_in_any_order(values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+    """Sum over the real frames, (B, K), bit-identical for every frame order.
+
+    The values are sorted before they are summed, since the rounding of a plain float32 sum depends on the order.
+    """
+    padding_BT1 = _padding(values_BTK, lengths_B)
+    # Padding sorts behind every real value, where it is set to zero before the sum.
+    ascending = values_BTK.masked_fill(padding_BT1, torch.inf).sort(dim=1).values
+    return ascending.masked_fill(padding_BT1, 0).sum(dim=1)
+
+
+def _padding(values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+    return ~length_mask(lengths_B, values_BTK.shape[1]).unsqueeze(2)
+
+
+def _running_mean(values_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    count_and_sum = torch.cat([torch.ones_like(values_BK[:, :1]), values_BK], dim=1)
+    state = count_and_sum if state is None else state + count_and_sum
+    return state[:, 1:] / state[:, :1], state

@@ -46,7 +46,7 @@ def make_cases(model: Classifier, preprocess: bool) -> list[Case]:
 def _case(model: Classifier, given: Tensor, x_BTD: Tensor, lengths: Sequence[int]) -> Case:
     lengths_B = torch.tensor(lengths)
     full_B = torch.full_like(lengths_B, x_BTD.shape[1])
-    after_each_BTC = model.head.readout.after_each(model.head.frame_logits(x_BTD, full_B))
+    after_each_BTC = model.head.readout.after_each(model.head.frame_outputs(x_BTD, full_B))
     return Case(given, lengths_B, model.classify(x_BTD, lengths_B), after_each_BTC)
 
 

@@ -183,7 +183,7 @@ class Classifier(nn.Module):
             times_s_T: Time of each frame, in seconds from the video's first.
         """
         x_1TD, lengths_B = x_TD[None], torch.tensor([len(x_TD)], device=x_TD.device)
-        logits_1TC = self.head.frame_logits(x_1TD, lengths_B)
+        logits_1TC = self.head.frame_outputs(x_1TD, lengths_B)
         answers_TC = self.head.readout.after_each(logits_1TC)[0]
         answers_TC[-1] = self.head.readout(logits_1TC, lengths_B)[0]  # Bit-identical to `forward`.
         probabilities_TC = probabilities(answers_TC).cpu()

@@ -28,7 +28,7 @@ def test_a_trace_ends_in_the_answer_of_the_head(name: str, readout: type[MeanRea
     full = torch.full((len(x),), x.shape[1])
     for direct in (False, True):
         traced = trace(head, x, direct)
-        assert close(traced.logits_BTC, head.frame_logits(x, full))
+        assert close(traced.logits_BTC, head.frame_outputs(x, full))
         assert close(traced.answers_BTC[:, -1], head(x, full))
         assert traced.answers_BTC.shape == (*x.shape[:2], C)
         assert all(((layer.keep_BTH >= 0) & (layer.keep_BTH <= 1)).all() for layer in traced.layers)
@@ -54,7 +54,7 @@ def jacobian_rms(head: Head, x_BTD: Tensor, lag: int) -> Tensor:
     def logits(y_D: Tensor, clip: int) -> Tensor:
         x_TD = x_BTD[clip].double().clone()
         x_TD[place] = torch.where(scale_D != 0, y_D / scale_D + exact.norm.mean, x_TD[place])
-        return exact.frame_logits(x_TD[None], torch.tensor([len(x_TD)]))[0, -1]
+        return exact.frame_outputs(x_TD[None], torch.tensor([len(x_TD)]))[0, -1]
 
     rms = []
     for clip in range(len(x_BTD)):
@@ -129,7 +129,7 @@ def test_exchanging_frames_gives_the_change_that_the_whole_head_gives(name: str)
     for lag in (0, 3):
         swapped = x.double()
         swapped[:, -1 - lag] = x.flip(0)[:, -1 - lag].double()
-        change = exact.frame_logits(swapped, full)[:, -1] - exact.frame_logits(x.double(), full)[:, -1]
+        change = exact.frame_outputs(swapped, full)[:, -1] - exact.frame_outputs(x.double(), full)[:, -1]
         moved[lag] = change.square().mean(1).sqrt()
     found = sensitivity(head, x, [3])
     assert found.swap_at_zero == pytest.approx(float(np.median(moved[0].detach())))

@@ -238,7 +238,7 @@ def _emptied(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
     prediction that is the same with and without the reset needs no memory.
     """
     x_T1D = x_1TD.transpose(0, 1)
-    logits_T1C = head.frame_logits(x_T1D, torch.ones(len(x_T1D), dtype=torch.int64, device=x_T1D.device))
+    logits_T1C = head.frame_outputs(x_T1D, torch.ones(len(x_T1D), dtype=torch.int64, device=x_T1D.device))
     return head.readout(*_in_orders(logits_T1C.transpose(0, 1), frames_BT))
 
 

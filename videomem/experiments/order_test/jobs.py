@@ -265,7 +265,7 @@ def _frame_right(classifier: LitClassifier, clips: Clips, rows: NDArray[np.int64
     parts = []
     for batch in plain_batches(clips, rows):
         batch = VideoBatch(*(part.to(classifier.device) for part in batch))
-        logits_BTC = classifier.head.frame_logits(batch.x, batch.lengths)
+        logits_BTC = classifier.head.frame_outputs(batch.x, batch.lengths)
         right = (logits_BTC.argmax(2) == batch.labels[:, None]).cpu().numpy()
         right[np.arange(right.shape[1])[None] >= batch.lengths.cpu().numpy()[:, None]] = False
         parts.append(np.pad(right, ((0, 0), (0, clips.max_frames - right.shape[1]))))
