@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from videomem.errors import VideomemError
-from videomem.statistics.group_tables import Floats, group_by_run, rows
+from videomem.statistics.group_tables import group_by_run, rows
 from videomem.statistics.results import Estimate
-from videomem.statistics.variance import TwoWay, two_way, two_way_p
+from videomem.statistics.variance import TwoWay, two_way
 
-MAX_ENTRIES = 4_000_000
 ZERO = 1e-12
 
 
@@ -19,23 +18,23 @@ def estimate_mean(
     groups_N: ArrayLike,
     runs_N: ArrayLike,
     overlap: float = 0.0,
-    bootstrap: int = 999,
-    seed: int = 0,
+    limits: tuple[float, float] = (-1.0, 1.0),
+    comparisons: int = 1,
 ) -> Estimate:
-    """Mean of d over all (run, clip): value +- t(df) * se, with the equations in `variance.py`.
+    """Mean of d over all (run, clip) with the interval of `variance.py`, clipped to `limits`.
 
     With a single run, the variation between runs cannot be estimated, and the interval refers to the given trainings
-    only. If the variance is 0 (no clip differs, or all differ by the same amount), the interval is value -+ b, clipped
-    to [-1, 1], with b of `zero_bound`; p is 1 for a value of 0, and otherwise 2^(1 - G), that of G groups with the same
-    sign.
+    only. If the variance is 0 (no clip differs, or all differ by the same amount), the interval is value -+ b, with b
+    of `zero_bound`; p is 1 for a value of 0, and otherwise 2^(1 - G), that of G groups with the same sign.
 
     Args:
         values_N: d in [-1, 1], one row per run and test clip.
         groups_N: Id of the clip's group.
         runs_N: Id of the run.
         overlap: n_test / n_train if training sets of runs overlap (Nadeau & Bengio 2003); 0 for a fixed split.
-        bootstrap: Draws of the bootstrap-t; 0 skips it.
-        seed: Seed of the bootstrap.
+        limits: Smallest and largest possible value: (0, 1) for an accuracy.
+        comparisons: Number m of estimates of which this is one. Intervals have the levels 1 - 0.05/m and 1 - 0.1/m, and
+            p is multiplied by m (Bonferroni), so that all m intervals hold together.
     Raises:
         VideomemError: If there are fewer than 2 groups, `overlap` is negative, or lengths differ.
     """
@@ -49,49 +48,33 @@ def estimate_mean(
     if num_groups < 2:
         raise VideomemError("the tested clips have 1 group, but a standard error needs at least 2; add groups")
     fit = two_way(sums_GR, counts_GR, overlap)
-    if fit.se <= ZERO:
-        return _without_variance(float(fit.value), num_groups, num_runs, overlap)
-    boot = bootstrap_t(sums_GR, counts_GR, overlap, bootstrap, seed) if bootstrap else None
-    return _with_variance(fit, num_groups, num_runs, overlap, boot)
-
-
-def _with_variance(fit: TwoWay, num_groups: int, num_runs: int, overlap: float, boot: float | None) -> Estimate:
-    value, se, df = float(fit.value), float(fit.se), float(fit.df)
-    half95, half90 = float(fit.half(0.95)), float(fit.half_for_equivalence())
+    half, half90, p = _half_widths(fit, num_groups, comparisons)
+    value = float(fit.value)
+    ends = (value - half, value + half, value - half90, value + half90)
     return Estimate(
-        value=value,
-        se=se,
-        df=df,
-        low=value - half95,
-        high=value + half95,
-        low90=value - half90,
-        high90=value + half90,
-        p=float(two_way_p(fit)),
+        value,
+        float(fit.se),
+        float(fit.df),
+        *(float(np.clip(end, *limits)) for end in ends),
+        p=min(1.0, comparisons * p),
         num_groups=num_groups,
         num_runs=num_runs,
-        boot_low=None if boot is None else value - boot,
-        boot_high=None if boot is None else value + boot,
         variance_groups=float(fit.groups),
-        variance_runs=float(fit.runs),
+        run_sd=float(np.sqrt(fit.spread.variance)),
+        run_noise=float(fit.spread.noise),
         overlap=overlap,
+        comparisons=comparisons,
     )
 
 
-def _without_variance(value: float, num_groups: int, num_runs: int, overlap: float) -> Estimate:
-    wide, narrow = zero_bound(num_groups, 0.95), zero_bound(num_groups, 0.90)
-    return Estimate(
-        value=value,
-        se=0.0,
-        df=num_groups - 1.0,
-        low=max(value - wide, -1.0),
-        high=min(value + wide, 1.0),
-        low90=max(value - narrow, -1.0),
-        high90=min(value + narrow, 1.0),
-        p=1.0 if abs(value) <= ZERO else 2.0 ** (1 - num_groups),
-        num_groups=num_groups,
-        num_runs=num_runs,
-        overlap=overlap,
-    )
+def _half_widths(fit: TwoWay, num_groups: int, comparisons: int) -> tuple[float, float, float]:
+    """Half widths of the 95 % interval and of the 90 % interval for equivalence, and p of a single comparison."""
+    level, level90 = 1 - 0.05 / comparisons, 1 - 0.10 / comparisons
+    if fit.se > ZERO:
+        half90 = float(fit.half_for_equivalence(level90, level))
+        return float(fit.half(level)), half90, float(fit.tail_probability(fit.value))
+    p = 1.0 if abs(fit.value) <= ZERO else 2.0 ** (1 - num_groups)
+    return zero_bound(num_groups, level), zero_bound(num_groups, level90), p
 
 
 def zero_bound(num_groups: int, level: float = 0.95) -> float:
@@ -100,43 +83,3 @@ def zero_bound(num_groups: int, level: float = 0.95) -> float:
     Since |d| <= 1, this also bounds the mean for groups of similar size.
     """
     return float(1 - (1 - level) ** (1 / num_groups))
-
-
-def bootstrap_t(
-    sums_GR: Floats, counts_GR: Floats, overlap: float = 0.0, num_draws: int = 999, seed: int = 0, level: float = 0.95
-) -> float | None:
-    """Half width of the symmetric cluster bootstrap-t interval: se times the `level` quantile of |t*|.
-
-    Groups and runs are resampled independently with replacement (Owen 2007, The pigeonhole bootstrap), but not clips;
-    t* = (theta* - theta) / se*, with the standard error of each draw (Cameron, Gelbach & Miller 2008; Hall 1992).
-
-    Returns:
-        The half width; None if so many draws have no variance that the quantile is infinite.
-    Shape:
-        sums (G, R), counts (G, R)
-    """
-    fit = two_way(sums_GR, counts_GR, overlap)
-    rng = np.random.default_rng(seed)
-    chunk = max(1, MAX_ENTRIES // sums_GR.size)
-    parts = [
-        _resampled_t(sums_GR, counts_GR, overlap, float(fit.value), min(chunk, num_draws - start), rng)
-        for start in range(0, num_draws, chunk)
-    ]
-    critical = float(np.quantile(np.concatenate(parts), level, method="higher"))
-    return critical * float(fit.se) if np.isfinite(critical) else None
-
-
-def _resampled_t(
-    sums_GR: Floats, counts_GR: Floats, overlap: float, value: float, num_draws: int, rng: np.random.Generator
-) -> Floats:
-    """|t*| of each draw, (num_draws,); infinite for a draw with another mean but no variance."""
-    num_groups, num_runs = sums_GR.shape
-    groups_BG = rng.integers(num_groups, size=(num_draws, num_groups))[:, :, None]
-    runs_BR = rng.integers(num_runs, size=(num_draws, num_runs))[:, None, :]
-    counts_BGR = counts_GR[groups_BG, runs_BR]
-    tested = counts_BGR.sum((1, 2)) > 0
-    fit = two_way(sums_GR[groups_BG, runs_BR][tested], counts_BGR[tested], overlap)
-    moved = np.abs(fit.value - value)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t_B = moved / fit.se
-    return np.where(fit.se > ZERO, t_B, np.where(moved > ZERO, np.inf, 0.0))

@@ -1,24 +1,95 @@
-"""Number of groups and runs that a difference needs, for `--plan` and for undetermined verdicts.
+"""Power of the interval that verdicts use, and the numbers of groups and runs that a difference needs.
 
 The assumed variance of the mean over groups and runs of d = correct in one condition - correct in the other:
 
-    Var = Var(d) (1 + (m' - 1) c) / (G m)  +  s^2 ((1 - rho) / R + rho)
+    Var = Var(d) (1 + (m' - 1) c) / (G m)  +  sigma^2 ((1 - rho) / R + rho)
 
-G groups of m clips, m' = m (1 + cv^2) for unequal groups, c the correlation of d within a group, s the SD over runs,
-and rho = n_test / (n_test + n_train) the correlation of runs with overlapping training sets (Nadeau & Bengio 2003). If
-both conditions have accuracy a, then Var(d) = 2 a (1 - a) (1 - r), with r the correlation of both on the same clip.
+G groups of m clips, m' = m (1 + cv^2) for unequal groups, c the correlation of d within a group, sigma the SD over
+runs, and rho = n_test / (n_test + n_train) the correlation of runs with overlapping training sets (Nadeau & Bengio
+2003). If both conditions have accuracy a, then Var(d) = 2 a (1 - a) (1 - r), with r the correlation of both on the same
+clip.
+
+Power is computed for the interval of `variance.py`: its half width depends on the observed variances, so it is averaged
+over their sampling distributions, which are multiples of chi^2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil, floor, inf, log, sqrt
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import inf, floor, log, sqrt
 
+import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import ndtr
 
 from videomem.errors import VideomemError
+from videomem.statistics.group_tables import Floats
+from videomem.statistics.variance import RunSpread, TwoWay
 
 MIN_GROUPS = 20
+MIN_RUNS = 6
+POWER = 0.8
+MOST_GROUPS, MOST_RUNS = 1_000_000, 1_000
+_QUANTILES = (np.arange(12) + 0.5) / 12
+
+
+@dataclass(frozen=True)
+class Design:
+    """The variances that determine the power of a test.
+
+    Attributes:
+        of_one_group: Variance due to groups, times their number.
+        noise_of_one_group: tau^2 of `RunSpread`, times the number of groups.
+        run_sd: Standard deviation of run effects, sigma.
+        num_runs: R.
+        overlap: n_test / n_train if training sets of runs overlap; 0 for a fixed split.
+        df_share: Degrees of freedom of the variance due to groups, divided by the number of groups less 1.
+    """
+
+    of_one_group: float
+    noise_of_one_group: float
+    run_sd: float
+    num_runs: int
+    overlap: float = 0.0
+    df_share: float = 1.0
+
+    def variance(self, num_groups: float) -> float:
+        """Variance of the estimated difference."""
+        rho = self.overlap / (1 + self.overlap)
+        return self.of_one_group / num_groups + self.run_sd**2 * ((1 - rho) / self.num_runs + rho)
+
+    def power(self, num_groups: int, effect: float) -> float:
+        """Probability that the 95 % interval excludes 0 on the side of the effect."""
+        half, _ = self._halves(num_groups)
+        return float(ndtr((abs(effect) - half) / sqrt(self.variance(num_groups))).mean())
+
+    def power_of_equivalence(self, num_groups: int, effect: float, margin: float) -> float:
+        """Probability that the 90 % interval lies within the margin."""
+        _, half = self._halves(num_groups)
+        sd, room = sqrt(self.variance(num_groups)), np.maximum(margin - half, 0)
+        return float((ndtr((room - effect) / sd) - ndtr((-room - effect) / sd)).mean())
+
+    def _halves(self, num_groups: int) -> tuple[Floats, Floats]:
+        return _half_widths(self, int(num_groups))
+
+
+@lru_cache(maxsize=4096)
+def _half_widths(design: Design, num_groups: int) -> tuple[Floats, Floats]:
+    """Half widths at 95 % and 90 % on a grid of quantiles of both observed variances, (Q, Q)."""
+    df = max((num_groups - 1) * design.df_share, 1.0)
+    groups = design.of_one_group / num_groups * stats.chi2.ppf(_QUANTILES, df)[:, None] / df
+    noise, rho = design.noise_of_one_group / num_groups, design.overlap / (1 + design.overlap)
+    df_runs = design.num_runs - 1
+    expected = design.run_sd**2 * (1 - rho) + noise
+    square = expected * stats.chi2.ppf(_QUANTILES, df_runs) / df_runs if df_runs else np.zeros(len(_QUANTILES))
+    shape = (len(_QUANTILES), len(_QUANTILES))
+    spread = RunSpread(*np.broadcast_arrays(square, noise, float(df_runs), 1 / design.num_runs + design.overlap))
+    spread = RunSpread(*(np.broadcast_to(one, shape) for one in vars(spread).values()))
+    fit = TwoWay(np.zeros(shape), np.broadcast_to(groups, shape), np.full(shape, df), spread, np.zeros(shape))
+    return fit.half(0.95), fit.half(0.90)
 
 
 @dataclass(frozen=True)
@@ -34,6 +105,7 @@ class Assumptions:
         overlap: n_test / n_train if training sets of runs overlap; 0 for a fixed split.
         condition_correlation: Correlation of correctness between the two conditions on the same clip.
         size_cv: Coefficient of variation of the groups' sizes.
+        tested_share: Share of the groups that one run tests.
     """
 
     clips_per_group: float = 5.0
@@ -44,6 +116,7 @@ class Assumptions:
     overlap: float = 0.0
     condition_correlation: float = 0.5
     size_cv: float = 0.5
+    tested_share: float = 1.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -55,54 +128,60 @@ class Assumptions:
             "overlap": (0, inf),
             "condition_correlation": (-1, 1),
             "size_cv": (0, inf),
+            "tested_share": (0, 1),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise VideomemError(f"{name} is {value}, but must be in [{low}, {high}]")
 
-
-def variance_parts(num_groups: float, plan: Assumptions) -> tuple[float, float]:
-    """Variance due to groups and variance due to runs, by the equation above."""
-    of_d = 2 * plan.accuracy * (1 - plan.accuracy) * (1 - plan.condition_correlation)
-    partners = plan.clips_per_group * (1 + plan.size_cv**2) - 1
-    rho = plan.overlap / (1 + plan.overlap)
-    of_groups = of_d * (1 + partners * plan.correlation) / (num_groups * plan.clips_per_group)
-    return of_groups, plan.run_sd**2 * ((1 - rho) / plan.num_runs + rho)
-
-
-def expected_se(num_groups: float, plan: Assumptions = Assumptions()) -> float:
-    """Expected standard error of the difference."""
-    return sqrt(sum(variance_parts(num_groups, plan)))
+    def design(self) -> Design:
+        """The variances by the equation above. Half of the variance within groups is drawn again in each run."""
+        of_d = 2 * self.accuracy * (1 - self.accuracy) * (1 - self.condition_correlation)
+        partners = self.clips_per_group * (1 + self.size_cv**2) - 1
+        of_one = of_d * (1 + partners * self.correlation) / self.clips_per_group
+        noise = of_one if self.tested_share < 1 else of_d * (1 - self.correlation) / self.clips_per_group / 2
+        return Design(
+            of_one, noise / self.tested_share, self.run_sd, self.num_runs, self.overlap, 1 / (1 + self.size_cv**2)
+        )
 
 
-def detectable_effect(num_groups: int, plan: Assumptions = Assumptions(), power: float = 0.8) -> float:
-    """Smallest effect that is detected with `power` at the two-sided 5 % level: (t_.975 + t_power) se."""
-    return _reach(num_groups, power) * expected_se(num_groups, plan)
+def detectable_effect(num_groups: int, design: Design, power: float = POWER) -> float:
+    """Smallest effect that the 95 % interval shows with `power`; at most 1."""
+    if design.power(num_groups, 1.0) < power:
+        return 1.0
+    return float(brentq(lambda effect: design.power(num_groups, effect) - power, 0.0, 1.0, xtol=1e-6))
 
 
-def groups_needed(margin: float, plan: Assumptions = Assumptions(), power: float = 0.8) -> int | None:
-    """Groups that detect an effect of `margin` with `power`; None if the variance of runs alone is too large.
-
-    In that case, `runs_needed` returns how many runs reduce it enough.
-    """
-    of_one, of_runs = variance_parts(1, plan)
-    return groups_for(margin, of_one, of_runs, power)
-
-
-def groups_for(effect: float, of_one_group: float, of_runs: float, power: float = 0.8) -> int | None:
-    """Smallest G with (t_.975 + t_power)^2 (V_1 / G + V_R) <= effect^2; None if there is none."""
+def groups_for(effect: float, design: Design, power: float = POWER) -> int | None:
+    """Fewest groups, at least `MIN_GROUPS`, that show an effect with `power`; None if no number of groups does."""
     _check(effect, power)
-    needed = float(MIN_GROUPS)
-    for _ in range(50):
-        left = (effect / _reach(needed, power)) ** 2 - of_runs
-        if left <= 0 and needed > 1e6:
-            return None
-        step = max(MIN_GROUPS, of_one_group / left) if left > 0 else needed * 100
-        if abs(step - needed) < 1e-6 * needed:
-            break
-        needed = step
-    return ceil(needed - 1e-6)
+    return _fewest(lambda number: design.power(number, effect) >= power, MIN_GROUPS, MOST_GROUPS)
+
+
+def runs_for(effect: float, num_groups: int, design: Design, power: float = POWER) -> int | None:
+    """Fewest runs, at least `MIN_RUNS`, that show an effect with `power`; None if no number of runs does.
+
+    More runs reduce neither the variance due to groups nor the covariance of overlapping training sets.
+    """
+    _check(effect, power)
+    more = lambda number: replace(design, num_runs=number)  # noqa: E731
+    return _fewest(lambda number: more(number).power(num_groups, effect) >= power, MIN_RUNS, MOST_RUNS)
+
+
+def groups_to_decide(value: float, margin: float, design: Design, power: float = POWER) -> int | None:
+    """Fewest groups that decide whether a true difference of `value` is 0 or negligible, with `power`.
+
+    Decided means: the 95 % interval excludes 0, or the 90 % interval lies within the margin.
+    """
+
+    def decided(number: int) -> bool:
+        equivalent = number >= groups_for_equivalence(margin)
+        return design.power(number, value) >= power or (
+            equivalent and design.power_of_equivalence(number, value, margin) >= power
+        )
+
+    return _fewest(decided, MIN_GROUPS, MOST_GROUPS)
 
 
 def groups_for_equivalence(margin: float) -> int:
@@ -114,28 +193,16 @@ def groups_for_equivalence(margin: float) -> int:
     return floor(log(0.1) / log(1 - margin)) + 1
 
 
-def runs_needed(margin: float, num_groups: int, plan: Assumptions = Assumptions(), power: float = 0.8) -> int | None:
-    """Runs that detect an effect of `margin` with `power` for a number of groups; None if no number of runs does.
-
-    More runs reduce neither the variance due to groups nor the covariance of overlapping training sets.
-    """
-    of_groups, of_runs = variance_parts(num_groups, plan)
-    rho = plan.overlap / (1 + plan.overlap)
-    shared = plan.run_sd**2 * rho
-    return runs_for(margin, num_groups, of_groups + shared, (of_runs - shared) * plan.num_runs, power)
-
-
-def runs_for(effect: float, num_groups: float, fixed: float, of_one_run: float, power: float = 0.8) -> int | None:
-    """Smallest R with (t_.975 + t_power)^2 (fixed + V_1 / R) <= effect^2; None if there is none."""
-    _check(effect, power)
-    left = (effect / _reach(num_groups, power)) ** 2 - fixed
-    return max(1, ceil(of_one_run / left - 1e-9)) if left > 0 else None
-
-
-def _reach(num_groups: float, power: float) -> float:
-    """Distance from 0, in standard errors, at which an effect is detected with `power`."""
-    df = max(num_groups - 1, 1)
-    return float(stats.t.ppf(0.975, df) + stats.t.ppf(power, df))
+def _fewest(enough: Callable[[int], bool], least: int, most: int) -> int | None:
+    """Smallest number from `least` to `most` that is enough, by bisection; None if none is."""
+    if not enough(most):
+        return None
+    low, high = least - 1, most
+    while high - low > 1:
+        middle = int(sqrt(low * high)) if high > 4 * max(low, 1) else (low + high) // 2
+        middle = min(max(middle, low + 1), high - 1)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def _check(effect: float, power: float) -> None:

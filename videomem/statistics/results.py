@@ -15,20 +15,21 @@ class Estimate:
 
     Attributes:
         value: The estimate.
-        se: Standard error, two-way (groups x runs) with CR2, inflated for overlapping training sets.
-        df: Satterthwaite degrees of freedom of `se`.
+        se: Standard error: root of the variance of groups (CR2) and of runs (posterior mean), the latter inflated for
+            overlapping training sets.
+        df: Degrees of freedom of the variance of groups.
         low: Lower end of the 95 % interval.
         high: Upper end of the 95 % interval.
         low90: Lower end of the 90 % interval for equivalence, widened for skewness.
         high90: Upper end of the 90 % interval for equivalence.
-        p: Two-sided p-value of a value of 0.
+        p: Two-sided p-value of a value of 0, times `comparisons`.
         num_groups: Groups of the tested clips.
         num_runs: Runs, each with its own split and seed.
-        boot_low: Lower end of the 95 % interval by symmetric cluster bootstrap-t, as a check; None if not computed.
-        boot_high: Upper end of the same interval.
         variance_groups: The part of se^2 that decreases as 1 / groups.
-        variance_runs: The part of se^2 that decreases as 1 / runs + `overlap`.
+        run_sd: Standard deviation of run effects: root of the posterior mean of its square.
+        run_noise: Expected mean square of run means that is not due to run effects.
         overlap: n_test / n_train if training sets of runs overlap, else 0.
+        comparisons: Number m of estimates whose intervals hold together; the levels are 1 - 0.05/m and 1 - 0.1/m.
     """
 
     value: Number
@@ -41,11 +42,11 @@ class Estimate:
     p: Number
     num_groups: int
     num_runs: int
-    boot_low: Number | None = None
-    boot_high: Number | None = None
     variance_groups: Number = 0.0
-    variance_runs: Number = 0.0
+    run_sd: Number = 0.0
+    run_noise: Number = 0.0
     overlap: Number = 0.0
+    comparisons: int = 1
 
 
 @result_model

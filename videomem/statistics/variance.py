@@ -5,17 +5,25 @@ in a run, and n the numbers of rows:
 
     groups   V_G = 1/N^2 sum_g E_g^2 / (1 - n_g/N)                        CR2, intercept only
              V_I = 1/N mean_g E_g^2 / (n_g (1 - n_g/N))                   as if clips were independent
-    runs     s^2 = A / #A - B / #B,  U = max(s^2, 0) (sum_r n_r^2 / N^2 + overlap)
-    V        = max(V_G, V_I) + U
+    runs     s^2 = A / #A - B / #B
+    sum      V(sigma) = max(V_G, V_I) + sigma^2 (sum_r n_r^2 / N^2 + overlap)
 
 Clips of a group are at least as similar as clips of different groups, so V_I is at most V_G in expectation, and equal
 to it for groups of equal size. It is a lower bound in case the few large groups agree by chance.
 
 A sums the products of residuals over pairs of rows of the same run and different groups, B over pairs of different runs
-and different groups; #A and #B count them. Their difference is the covariance of the clips of a run. Pairs within a
-group are excluded, so neither the similarity within groups nor repeated tests of a clip affect it. It is the excess
-V_R - V_GR of the two-way formula of Cameron, Gelbach & Miller (2011, eq. 2.10) with its bias of order V_G / R removed:
-where all runs test the same clips, group effects cancel in E_r but not in E_gr.
+and different groups; #A and #B count them. Their difference estimates sigma^2, the variance of run effects. Pairs
+within a group are excluded, so neither the similarity within groups nor repeated tests of a clip affect it. It is the
+excess V_R - V_GR of the two-way formula of Cameron, Gelbach & Miller (2011, eq. 2.10) with its bias of order V_G / R
+removed: where all runs test the same clips, group effects cancel in E_r but not in E_gr.
+
+Few runs determine sigma poorly, and s^2 is often negative. The interval therefore averages over the posterior of sigma,
+given the mean square M of the R run means, of which tau^2 = M - s^2 is not due to runs:
+
+    sigma ~ half-normal(`PRIOR_SCALE`)      (R - 1) M / (sigma^2 + tau^2) ~ chi^2(R - 1)
+    P(|mean - theta| > h) = E_sigma P(|t(df)| > h / sqrt(V(sigma))),  df = df_G (V(sigma) / V(0))^2
+
+with the degrees of freedom of Satterthwaite for a known sigma. The interval is continuous in the data.
 
 `overlap` = n_test / n_train is the correction of Nadeau & Bengio (2003, eq. 9), 1/R -> 1/R + n_test/n_train, for runs
 whose training sets overlap; here it applies to the variance between runs, since V_G includes resampled test groups.
@@ -25,6 +33,7 @@ References:
     Pustejovsky & Tipton 2018, Small-sample methods for cluster-robust variance estimation, eqs. 8-11.
     Cameron, Gelbach & Miller 2011, Robust inference with multiway clustering.
     Nadeau & Bengio 2003, Inference for the generalization error.
+    Gelman 2006, Prior distributions for variance parameters in hierarchical models.
 """
 
 from __future__ import annotations
@@ -33,8 +42,48 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.special import stdtr
 
 from videomem.statistics.group_tables import Floats
+
+PRIOR_SCALE = 0.10  # Of the standard deviation of run effects: 10 points. Chosen by simulation, docs/order_statistics.md.
+SIGMA_S = np.concatenate([[0.0], np.geomspace(0.004, 0.4, 32)])
+_EDGES = np.concatenate([[0.0], (SIGMA_S[1:] + SIGMA_S[:-1]) / 2, [0.5]])
+PRIOR_S = np.diff(stats.halfnorm.cdf(_EDGES / PRIOR_SCALE))
+LEAST_NOISE = 0.02  # tau^2 is at least this share of M; its estimate can be negative if groups are few.
+BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class RunSpread:
+    """What the data say about the standard deviation sigma of run effects; arrays of shape (...).
+
+    Attributes:
+        mean_square: M, the mean square of the deviations of run means.
+        noise: tau^2, the expected part of M that is not due to runs.
+        df: R - 1. If it or M is 0, sigma is taken to be 0.
+        factor: sum_r n_r^2 / N^2 + overlap, by which sigma^2 adds to the variance of the mean.
+    """
+
+    mean_square: Floats
+    noise: Floats
+    df: Floats
+    factor: Floats
+
+    def posterior(self) -> Floats:
+        """Posterior probabilities of `SIGMA_S`, (..., S)."""
+        total = self.noise[..., None] + SIGMA_S**2
+        known = (self.df * self.mean_square)[..., None] > 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log = -self.df[..., None] / 2 * (np.log(total) + self.mean_square[..., None] / total)
+        log = np.where(known, log, np.where(SIGMA_S > 0, -np.inf, 0.0))
+        weights = np.exp(log - log.max(-1, keepdims=True)) * PRIOR_S
+        return np.asarray(weights / weights.sum(-1, keepdims=True))
+
+    @property
+    def variance(self) -> Floats:
+        """Posterior mean of sigma^2."""
+        return np.asarray((self.posterior() * SIGMA_S**2).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -44,38 +93,70 @@ class TwoWay:
     Attributes:
         value: Mean over all rows.
         groups: max(V_G, V_I).
-        runs: U, never below 0.
-        df: Satterthwaite degrees of freedom of the sum, see `cr2_df`, `skewness_df` and `satterthwaite`.
+        df: Degrees of freedom of `groups`, see `cr2_df` and `skewness_df`.
+        spread: The spread of runs.
         skewness: k^(1/2), the absolute skewness of the groups' sums divided by the root of their number.
     """
 
     value: Floats
     groups: Floats
-    runs: Floats
     df: Floats
+    spread: RunSpread
     skewness: Floats
+
+    @property
+    def runs(self) -> Floats:
+        """The part of the variance due to runs, with the posterior mean of sigma^2."""
+        return self.spread.factor * self.spread.variance
 
     @property
     def se(self) -> Floats:
         return np.sqrt(self.groups + self.runs)
 
     def half(self, level: float) -> Floats:
-        """Half width of the two-sided interval: t(df) se."""
-        return quantile(level, self.df) * self.se
+        """Half width of the two-sided interval, by bisection of `tail_probability`."""
+        weights, root, df = self._parts()
+        low = np.zeros_like(self.groups)
+        high = root.max(-1) * stats.t.ppf(0.5 + level / 2, df.min())
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            outside = _tail(middle, weights, root, df) > 1 - level
+            low, high = np.where(outside, middle, low), np.where(outside, high, middle)
+        return np.asarray(high)
 
-    def half_for_equivalence(self) -> Floats:
-        """Half width of the 90 % interval for equivalence: (t + 4 k^(1/2) (1 + 2 t^2) / 6) se, at most that at 95 %.
+    def tail_probability(self, distance: Floats) -> Floats:
+        """P(|mean - theta| > distance), the two-sided p-value if theta is that far from the mean."""
+        return _tail(np.abs(distance), *self._parts())
 
-        Without its factor 4, the second term is Johnson's (1978) correction for skewness, here on both sides. If rare
-        large differences are absent from a sample, then value, se and skewness are all too small, and equivalence would
-        be declared too easily. The factor 4 was chosen by simulation (wrong equivalence in docs/order_statistics.md).
+    def _parts(self) -> tuple[Floats, Floats, Floats]:
+        """Posterior probabilities, standard errors and degrees of freedom for each sigma, (..., S)."""
+        variance = self.groups[..., None] + self.spread.factor[..., None] * SIGMA_S**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            df = self.df[..., None] * (variance / self.groups[..., None]) ** 2
+        return self.spread.posterior(), np.sqrt(variance), np.where(np.isfinite(df), df, 1e9)
+
+    def half_for_equivalence(self, level: float = 0.90, widest: float = 0.95) -> Floats:
+        """Half width of the interval for equivalence: h + 4 k^(1/2) (1 + 2 t^2) / 6 se, at most that at level `widest`.
+
+        h is the half width at `level`, and t = h / se. Without its factor 4, the second term is Johnson's (1978) correction
+        for skewness, here on both sides. If rare large differences are absent from a sample, then value, se and skewness
+        are all too small, and equivalence would be declared too easily. The factor 4 was chosen by simulation (wrong
+        equivalence in docs/order_statistics.md).
         """
-        t = quantile(0.90, self.df)
-        return np.minimum((t + 4 * self.skewness * (1 + 2 * t**2) / 6) * self.se, self.half(0.95))
+        half, se = self.half(level), self.se
+        with np.errstate(divide="ignore", invalid="ignore"):
+            widened = half + 4 * self.skewness * (1 + 2 * (half / se) ** 2) / 6 * se
+        return np.fmin(widened, self.half(widest))
+
+
+def _tail(distance: Floats, weights_S: Floats, root_S: Floats, df_S: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(root_S > 0, distance[..., None] / root_S, np.where(distance[..., None] > 0, np.inf, 0.0))
+    return np.asarray((weights_S * 2 * stdtr(df_S, -t)).sum(-1))
 
 
 def two_way(sums_XGR: Floats, counts_XGR: Floats, overlap: float = 0.0) -> TwoWay:
-    """Mean, variances of groups and of runs, and degrees of freedom.
+    """Mean, variance of groups, and spread of runs.
 
     Shape:
         sums (..., G, R), counts (..., G, R) or (G, R) -> (...)
@@ -86,14 +167,15 @@ def two_way(sums_XGR: Floats, counts_XGR: Floats, overlap: float = 0.0) -> TwoWa
     errors_XG, counts_XG = errors_XGR.sum(-1), counts_XGR.sum(-1)
     groups_X = np.maximum(cr2(errors_XG, counts_XG), independent(errors_XG, counts_XG))
     skewness_X = skewness(errors_XG, counts_XG)
-    df_groups_X = np.minimum(cr2_df(counts_XG), skewness_df(skewness_X))
+    df_X = np.minimum(cr2_df(counts_XG), skewness_df(skewness_X))
+    zero_X = np.zeros_like(groups_X)
     if counts_XGR.shape[-1] == 1:
-        return TwoWay(value_X, groups_X, np.zeros_like(groups_X), df_groups_X, skewness_X)
-    excess_X, noise_X, df_runs_X = run_excess(errors_XGR, counts_XGR)
+        return TwoWay(value_X, groups_X, df_X, RunSpread(zero_X, zero_X, zero_X, zero_X), skewness_X)
+    excess_X, mean_square_X, df_runs_X = run_excess(errors_XGR, counts_XGR)
     factor_X = (counts_XGR.sum(-2) ** 2).sum(-1) / rows_X**2 + overlap
-    runs_X = factor_X * np.maximum(excess_X, 0)
-    df_X = satterthwaite(groups_X, df_groups_X, runs_X, factor_X * noise_X, df_runs_X)
-    return TwoWay(value_X, groups_X, runs_X, df_X, skewness_X)
+    noise_X = np.maximum(mean_square_X - excess_X, LEAST_NOISE * mean_square_X)
+    spread = RunSpread(mean_square_X + zero_X, noise_X + zero_X, df_runs_X + zero_X, factor_X + zero_X)
+    return TwoWay(value_X, groups_X, df_X, spread, skewness_X)
 
 
 def cr2(errors_XG: Floats, counts_XG: Floats) -> Floats:
@@ -182,25 +264,3 @@ def _square_sums(table_XGR: Floats) -> tuple[Floats, Floats, Floats]:
     """Sums of squares of the column sums of runs, of the row sums of groups, and of all entries."""
     by_run, by_group = table_XGR.sum(-2), table_XGR.sum(-1)
     return (by_run**2).sum(-1), (by_group**2).sum(-1), (table_XGR**2).sum((-2, -1))
-
-
-def satterthwaite(groups_X: Floats, df_groups_X: Floats, runs_X: Floats, noise_X: Floats, df_runs_X: Floats) -> Floats:
-    """Degrees of freedom of V_G + U: (V_G + U)^2 / (V_G^2 / df_G + W^2 / df_R).
-
-    W is the mean square from which U is computed. If U is 0, returns the degrees of freedom of V_G.
-    """
-    spread = groups_X**2 / df_groups_X + np.where(runs_X > 0, noise_X, 0) ** 2 / df_runs_X
-    with np.errstate(invalid="ignore", divide="ignore"):
-        df = (groups_X + runs_X) ** 2 / spread
-    return np.where(spread > 0, np.maximum(df, 1.0), df_groups_X)
-
-
-def quantile(level: float, df: Floats) -> Floats:
-    """Two-sided critical value of Student's t: |t| is below it with probability `level`."""
-    return np.asarray(stats.t.ppf(0.5 + level / 2, df))
-
-
-def two_way_p(fit: TwoWay) -> Floats:
-    """Two-sided p of a value of 0: P(|t(df)| >= |value| / se); NaN if se and value are 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(2 * stats.t.sf(np.abs(fit.value) / fit.se, fit.df))
