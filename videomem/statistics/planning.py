@@ -47,6 +47,7 @@ class Design:
         num_runs: R.
         overlap: n_test / n_train if training sets of runs overlap; 0 for a fixed split.
         df_share: Degrees of freedom of the variance due to groups, divided by the number of groups less 1.
+        comparisons: Number of estimates whose intervals hold together (`Estimate.comparisons`).
     """
 
     of_one_group: float
@@ -55,6 +56,7 @@ class Design:
     num_runs: int
     overlap: float = 0.0
     df_share: float = 1.0
+    comparisons: int = 1
 
     def variance(self, num_groups: float) -> float:
         """Variance of the estimated difference."""
@@ -89,7 +91,7 @@ def _half_widths(design: Design, num_groups: int) -> tuple[Floats, Floats]:
     spread = RunSpread(*np.broadcast_arrays(square, noise, float(df_runs), 1 / design.num_runs + design.overlap))
     spread = RunSpread(*(np.broadcast_to(one, shape) for one in vars(spread).values()))
     fit = TwoWay(np.zeros(shape), np.broadcast_to(groups, shape), np.full(shape, df), spread, np.zeros(shape))
-    return fit.half(0.95), fit.half(0.90)
+    return fit.half(1 - 0.05 / design.comparisons), fit.half(1 - 0.10 / design.comparisons)
 
 
 @dataclass(frozen=True)

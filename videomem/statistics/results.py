@@ -6,7 +6,9 @@ from typing import Literal
 
 from videomem.utils.result_models import Number, Text, result_model
 
-VerdictKind = Literal["matters", "negligible", "does not matter", "hurts", "undetermined", "no verdict"]
+VerdictKind = Literal[
+    "matters", "negligible", "does not matter", "hurts", "position", "undetermined", "not learned", "no verdict"
+]
 
 
 @result_model

@@ -1,26 +1,31 @@
-"""Verdicts in one sentence, from an estimate and a margin, for one learner and for all learners."""
+"""Verdicts in one sentence: on one learner, and on the data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from statistics import NormalDist
+from dataclasses import replace
 
 from videomem.errors import VideomemError
-from videomem.statistics.planning import MIN_GROUPS, groups_for, groups_for_equivalence, runs_for
+from videomem.statistics.planning import (
+    MIN_GROUPS,
+    MIN_RUNS,
+    Design,
+    groups_for,
+    groups_for_equivalence,
+    groups_to_decide,
+    runs_for,
+)
 from videomem.statistics.results import Estimate, Verdict, VerdictKind
 
-LEVEL = 0.05
 EQUIVALENT = ("negligible", "does not matter")
-POWER = 0.8
-Z_975, Z_95, Z_POWER = (NormalDist().inv_cdf(level) for level in (0.975, 0.95, POWER))
 
 
-def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
-    """The verdict on the value of order of one learner.
+def judge(estimate: Estimate, margin: float, name: str, accuracy: Estimate, chance: float, hint: str = "") -> Verdict:
+    """The verdict on the value of order to one learner.
 
     | kind | when |
     |---|---|
-    | `no verdict` | fewer than `MIN_GROUPS` groups |
+    | `no verdict` | fewer than `MIN_GROUPS` groups or `MIN_RUNS` runs |
+    | `not learned` | the interval of the balanced accuracy in order does not lie above chance |
     | `undetermined` | 90 % interval within the margin, fewer than `groups_for_equivalence` groups |
     | `negligible` | 90 % interval within the margin, 95 % interval above 0 |
     | `does not matter` | 90 % interval within the margin |
@@ -29,26 +34,110 @@ def judge(estimate: Estimate, margin: float, name: str) -> Verdict:
     | `undetermined` | else |
 
     The first line that applies counts. The 90 % interval within (-margin, margin) is the two one-sided tests at 5 % of
-    Schuirmann (1987).
+    Schuirmann (1987). The levels are adjusted if the estimate is one of several (`Estimate.comparisons`).
 
+    Args:
+        estimate: Value of order.
+        margin: Largest negligible difference, a share of 1.
+        name: Name of the learner.
+        accuracy: Balanced accuracy of the learner, trained and tested in order.
+        chance: Balanced accuracy of a constant prediction, 1 / C.
+        hint: Why the learner may not have learned, for the remedy of `not learned`.
     Raises:
         VideomemError: If the margin is not in (0, 1).
     """
+    _check(margin)
+    short = _too_few(estimate, margin)
+    if short:
+        words = f"{name}: no verdict; the difference was {points(estimate.value)} ({interval(estimate)})"
+        return Verdict("no verdict", words, short)
+    if accuracy.low <= chance:
+        return Verdict("not learned", f"{name}: not learned; {_accuracy(accuracy, chance)}", hint)
+    kind = _kind(estimate, margin)
+    remedy = _remedy(estimate, margin) if kind == "undetermined" else ""
+    return Verdict(kind, f"{name}: {_worth(kind, estimate, margin)}", remedy)
+
+
+def judge_data(
+    information: Estimate,
+    margin: float,
+    learners: tuple[str, str],
+    accuracy: Estimate,
+    chance: float,
+    rotated: Estimate | None = None,
+    hint: str = "",
+) -> Verdict:
+    """The verdict on the data: does frame order carry information that the set of frames does not?
+
+    | kind | when |
+    |---|---|
+    | `no verdict` | fewer than `MIN_GROUPS` groups or `MIN_RUNS` runs |
+    | `not learned` | the balanced accuracy of neither learner lies above chance |
+    | `matters` | 95 % interval above 0, also with rotated clips, or these were not tested |
+    | `position` | 95 % interval above 0, but with rotated clips below half of the value |
+    | `does not matter` | upper end of the 90 % interval below the margin, at least `groups_for_equivalence` groups |
+    | `undetermined` | else |
+
+    A gain that is lost when every clip is rotated by a random offset is one of the position of frames in the clip:
+    rotations keep which frames follow which, except at one place.
+
+    Args:
+        information: Accuracy of the best ordered learner minus that of the best order-blind learner.
+        margin: Largest negligible difference, a share of 1.
+        learners: Names of the two learners.
+        accuracy: Balanced accuracy of the better one.
+        chance: Balanced accuracy of a constant prediction, 1 / C.
+        rotated: The same difference for the best learner trained and tested on rotated clips; None if not tested.
+        hint: Why the learners may not have learned, for the remedy of `not learned`.
+    Raises:
+        VideomemError: If the margin is not in (0, 1).
+    """
+    _check(margin)
+    ordered, blind = learners
+    if short := _too_few(information, margin):
+        words = f"No verdict; {ordered} differed from {blind} by {points(information.value)} ({interval(information)})"
+        return Verdict("no verdict", words, short)
+    if accuracy.low <= chance:
+        return Verdict("not learned", f"Not learned: {_accuracy(accuracy, chance)}", hint)
+    difference = (
+        f"the best ordered learner ({ordered}) differs from the best order-blind one ({blind}) by "
+        f"{points(information.value)}"
+    )
+    if information.low > 0:
+        kind, source = _source(information, rotated)
+        start = {
+            "matters": "Frame order carries information in these data that the set of frames does not",
+            "position": "The position of frames in the clip carries information in these data, their relative order "
+            "none that was found",
+            "undetermined": "Frame order or the position of frames carries information in these data",
+        }[kind]
+        remedy = "" if kind != "undetermined" else _remedy(rotated or information, margin)
+        return Verdict(kind, f"{start}: {difference} ({interval(information)}){source}", remedy)
+    if information.high90 < margin and information.num_groups >= groups_for_equivalence(margin):
+        at = interval(information, equivalence=True)
+        start = f"No information in frame order was found beyond {points(margin)}"
+        return Verdict("does not matter", f"{start}: {difference} ({at})")
+    start = "Undetermined whether frame order carries information in these data"
+    return Verdict("undetermined", f"{start}: {difference} ({interval(information)})", _remedy(information, margin))
+
+
+def _source(information: Estimate, rotated: Estimate | None) -> tuple[VerdictKind, str]:
+    if rotated is None:
+        return "matters", ""
+    words = f"; with rotated clips {points(rotated.value)} ({interval(rotated)})"
+    if rotated.low > 0:
+        return "matters", words
+    return "position" if rotated.high < information.value / 2 else "undetermined", words
+
+
+def _check(margin: float) -> None:
     if not 0 < margin < 1:
         raise VideomemError(
             f"margin is {margin:g}, but must be in (0, 1); give a share of 1, such as 0.02 for 2 points"
         )
-    kind = _kind(estimate, margin)
-    remedy = {"no verdict": _remedy_groups, "undetermined": _remedy}.get(kind)
-    words = f"{name}: {_words(kind, estimate, margin)}"
-    if estimate.num_runs == 1:
-        words += "; from one run, so the interval excludes the variation between trainings"
-    return Verdict(kind, words, remedy(estimate, margin) if remedy else "")
 
 
 def _kind(estimate: Estimate, margin: float) -> VerdictKind:
-    if estimate.num_groups < MIN_GROUPS:
-        return "no verdict"
     if -margin < estimate.low90 and estimate.high90 < margin:
         if estimate.num_groups < groups_for_equivalence(margin):
             return "undetermined"
@@ -58,30 +147,35 @@ def _kind(estimate: Estimate, margin: float) -> VerdictKind:
     return "hurts" if estimate.high < 0 else "undetermined"
 
 
-def _words(kind: VerdictKind, estimate: Estimate, margin: float) -> str:
-    at = f"({_interval(estimate, equivalence=kind in EQUIVALENT)})"
-    worth = _points(estimate.value)
-    if kind == "no verdict":
-        return f"no verdict from {estimate.num_groups} groups, fewer than {MIN_GROUPS}; the difference was {worth} {at}"
+def _worth(kind: VerdictKind, estimate: Estimate, margin: float) -> str:
+    at = f"({interval(estimate, equivalence=kind in EQUIVALENT)})"
+    worth = points(estimate.value)
     if kind == "matters":
         return f"order is worth {worth} to this learner at this training size {at}"
     if kind == "hurts":
-        return f"training in order hurts this learner at this training size, by {_points(-estimate.value)} {at}"
+        return f"training in order hurts this learner at this training size, by {points(-estimate.value)} {at}"
     if kind == "negligible":
-        return f"order helps this learner at this training size, by a negligible {worth}, within {_points(margin)} {at}"
+        return f"order helps this learner at this training size, by a negligible {worth}, within {points(margin)} {at}"
     if kind == "does not matter":
-        return f"order does not matter to this learner at this training size, within {_points(margin)}: {worth} {at}"
+        return f"order does not matter to this learner at this training size, within {points(margin)}: {worth} {at}"
     return f"undetermined whether order matters to this learner at this training size: {worth} {at}"
 
 
-def _interval(estimate: Estimate, equivalence: bool = False) -> str:
-    ends = (estimate.low, estimate.high, estimate.low90, estimate.high90)
-    low, high, low90, high90 = (_tenths(end) for end in ends)
+def _accuracy(accuracy: Estimate, chance: float) -> str:
+    low, value, high = (_tenths(one) for one in (accuracy.low, accuracy.value, accuracy.high))
+    return f"balanced accuracy {value} % (95 % interval {low} to {high}), and chance is {_tenths(chance)} %"
+
+
+def interval(estimate: Estimate, equivalence: bool = False) -> str:
+    """The 95 % interval, the 90 % interval if asked for, and p, in words."""
+    low, high, low90, high90 = (_tenths(getattr(estimate, end)) for end in ("low", "high", "low90", "high90"))
     ninety = f"90 % interval {low90} to {high90}, " if equivalence else ""
-    return f"95 % interval {low} to {high}, {ninety}{_p(estimate.p)}"
+    adjusted = f" for {estimate.comparisons} comparisons" if estimate.comparisons > 1 else ""
+    p = "p < 0.001" if estimate.p < 0.001 else f"p = {estimate.p:.3f}"
+    return f"95 % interval{adjusted} {low} to {high}, {ninety}{p}"
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
     return f"{_tenths(share)} points"
 
 
@@ -90,116 +184,58 @@ def _tenths(share: float) -> str:
     return "0.0" if number == "-0.0" else number
 
 
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def design_of(estimate: Estimate) -> Design:
+    """The variances that were observed, for the numbers of groups and runs that a remedy names."""
+    groups = estimate.num_groups
+    return Design(
+        estimate.variance_groups * groups,
+        estimate.run_noise * groups,
+        estimate.run_sd,
+        estimate.num_runs,
+        estimate.overlap,
+        min(1.0, estimate.df / max(groups - 1, 1)),
+        estimate.comparisons,
+    )
 
 
-def _remedy_groups(estimate: Estimate, margin: float) -> str:
-    """The minimum number of groups, and the number that the margin needs for the observed variance."""
-    lacking = MIN_GROUPS - estimate.num_groups
-    start = f"at least {MIN_GROUPS} groups are needed for a verdict, {lacking} more than now"
-    if estimate.variance_groups == 0:
-        return start
-    needed = groups_for(margin, estimate.variance_groups * estimate.num_groups, estimate.variance_runs, POWER)
-    if needed is None:
-        return f"{start}; a difference of {_points(margin)} also needs more runs, or splits with less overlap"
-    return f"{start}; about {needed} to detect a difference of {_points(margin)} (with the variance observed here)"
+def _too_few(estimate: Estimate, margin: float) -> str:
+    """The remedy if there are too few groups or runs for a verdict; else empty."""
+    if estimate.num_groups < MIN_GROUPS:
+        start = f"a verdict needs at least {MIN_GROUPS} groups (now {estimate.num_groups})"
+        if estimate.variance_groups == 0:
+            return start
+        runs = max(estimate.num_runs, MIN_RUNS)
+        needed = groups_for(margin, replace(design_of(estimate), num_runs=runs))
+        if needed is None:
+            return f"{start}; no number of groups shows a difference of {points(margin)}, because runs differ"
+        return f"{start}; about {needed} show a difference of {points(margin)} (with the variance observed here)"
+    if estimate.num_runs < MIN_RUNS:
+        return f"a verdict needs at least {MIN_RUNS} runs (now {estimate.num_runs}), because trainings differ"
+    return ""
 
 
 def _remedy(estimate: Estimate, margin: float) -> str:
     """The groups or runs that would decide the question if the estimated value is the true one."""
+    now, design = estimate.num_groups, design_of(estimate)
     if estimate.se == 0 or (-margin < estimate.low90 and estimate.high90 < margin):
         return (
-            f"{groups_for_equivalence(margin)} test groups (now {estimate.num_groups}): with fewer, groups in which "
-            "order matters could be missed by chance"
+            f"{groups_for_equivalence(margin)} test groups (now {now}): with fewer, groups in which order matters could "
+            "be missed by chance"
         )
-    effect = _effect_to_see(estimate, margin)
-    of_one = estimate.variance_groups * estimate.num_groups
-    groups = groups_for(effect, of_one, estimate.variance_runs, POWER)
+    if_true = "if the true difference equals the estimate"
+    groups = groups_to_decide(estimate.value, margin, design)
+    if groups is not None and groups > now:
+        return f"about {groups} test groups would decide it (now {now}), {if_true}"
     if groups is not None:
-        least = groups_for_equivalence(margin) if effect > abs(estimate.value) else estimate.num_groups + 1
-        more = max(groups, least)
-        return (
-            f"about {more} test groups would decide it (now {estimate.num_groups}), if the true difference equals the "
-            "estimate"
-        )
-    share = estimate.variance_runs / (1 / estimate.num_runs + estimate.overlap)
-    many = 10 * estimate.num_groups
-    runs = runs_for(effect, many, of_one / many + share * estimate.overlap, share, POWER)
-    if runs is not None:
+        return f"another {now} test groups: so many decide it in 80 % of tests, {if_true}"
+    effect = max(abs(estimate.value), margin)
+    runs = runs_for(effect, 10 * now, design)
+    if runs is not None and runs > estimate.num_runs:
         return (
             f"more test groups alone cannot decide it, because runs differ: about {runs} runs (now "
-            f"{estimate.num_runs}) with {many} test groups would, if the true difference equals the estimate"
+            f"{estimate.num_runs}) with {10 * now} test groups would, {if_true}"
         )
     return (
         "neither more test groups nor more runs can decide it, because training sets overlap: test a smaller share of "
         "the clips"
     )
-
-
-def _effect_to_see(estimate: Estimate, margin: float) -> float:
-    """The difference to detect: from 0, or from the margin if that needs less precision.
-
-    The latter is scaled, because the two one-sided tests need less precision for the same distance.
-    """
-    from_zero = abs(estimate.value)
-    return max(from_zero, (margin - from_zero) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
-
-
-def judge_data_set(
-    verdicts: Mapping[str, Verdict], holm_p: Mapping[str, float], estimates: Mapping[str, Estimate], margin: float
-) -> Verdict:
-    """The verdict on all tested learners; the keys are their names.
-
-    `matters` if any learner has that verdict with a Holm-adjusted p below 0.05; otherwise `hurts` by the same rule.
-    `no verdict` or `does not matter` if all learners have that verdict, `negligible` if all have `negligible` or
-    `does not matter`; otherwise `undetermined`.
-
-    Raises:
-        VideomemError: If there are no verdicts or the names differ.
-    """
-    if not verdicts or not set(verdicts) == set(holm_p) == set(estimates):
-        raise VideomemError(
-            f"verdicts of {sorted(verdicts)}, p-values of {sorted(holm_p)}, estimates of {sorted(estimates)}: "
-            "one of each per learner is needed, and at least one learner"
-        )
-    kinds = {verdict.kind for verdict in verdicts.values()}
-    for kind in ("matters", "hurts"):
-        names = [name for name, one in verdicts.items() if one.kind == kind and holm_p[name] < LEVEL]
-        if names:
-            return _led_by(kind, min(names, key=lambda name: holm_p[name]), names, estimates, holm_p)
-    if kinds == {"no verdict"}:
-        return Verdict("no verdict", f"No verdict: {_listed(estimates)}", next(iter(verdicts.values())).remedy)
-    learners = f"the tested learners ({', '.join(verdicts)}) at this training size"
-    if kinds == {"does not matter"}:
-        return Verdict(
-            "does not matter", f"Order does not matter to {learners}, within {_points(margin)}: {_listed(estimates)}"
-        )
-    if kinds <= {"does not matter", "negligible"}:
-        return Verdict(
-            "negligible", f"Order is worth no more than {_points(margin)} to {learners}: {_listed(estimates)}"
-        )
-    remedies = "; ".join(f"{name}: {one.remedy}" for name, one in verdicts.items() if one.remedy)
-    return Verdict(
-        "undetermined",
-        f"Undetermined whether order matters to {learners}: {_listed(estimates)}",
-        remedies or "more test groups: no learner has p below 0.05 after Holm's adjustment",
-    )
-
-
-def _led_by(
-    kind: VerdictKind, name: str, names: list[str], estimates: Mapping[str, Estimate], holm_p: Mapping[str, float]
-) -> Verdict:
-    start = "Order matters to" if kind == "matters" else "Training in order hurts"
-    others = [other for other in names if other != name]
-    also = f", and also to {', '.join(others)}" if others and kind == "matters" else ""
-    also = f", and also {', '.join(others)}" if others and kind == "hurts" else also
-    return Verdict(
-        kind,
-        f"{start} {name} at this training size{also}: {_points(estimates[name].value)} "
-        f"({_interval(estimates[name])}; over all learners {_p(holm_p[name])})",
-    )
-
-
-def _listed(estimates: Mapping[str, Estimate]) -> str:
-    return "; ".join(f"{name} {_points(one.value)} ({_interval(one)})" for name, one in estimates.items())
