@@ -18,9 +18,13 @@ Both conditions share `CONDITION_SHARE` of the variance of group and clip effect
 about as correlated as the correctness. Group sizes are independent of group effects. They are lognormal quantiles with
 sigma 0 (5 clips each), 0.7 (`unequal`, the largest 4 times the mean) or 1 (`very unequal`, 6 times), with equal totals.
 
-There are two designs. In `fixed`, every run tests the same clips. In `random`, each run tests a quarter of the pool,
-drawn again for every `CHUNK` simulations. Run effects of two runs then correlate by rho = n_test / (n_test + n_train),
-as Nadeau & Bengio (2003) assume for overlapping training sets, and the analysis uses n_test / n_train = 1/3.
+There are two designs. In `fixed`, every run tests the same clips. In `folds`, as in `videomem order`, groups are
+distributed over K folds, each run tests one of them, and the folds are drawn again after K runs; they differ between
+`CHUNK`s of simulations. Run effects of two runs then correlate by rho = n_test / (n_test + n_train) = 1/K, as Nadeau &
+Bengio (2003) assume for overlapping training sets.
+
+`heavy` runs have effects from Student's t with 3 degrees of freedom instead of a normal distribution. A `fifth` of the
+groups have five times the effect, and the others none.
 """
 
 from __future__ import annotations
@@ -38,15 +42,14 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from videomem.statistics.contrasts import bootstrap_t, zero_bound
+from videomem.statistics.contrasts import zero_bound
 from videomem.statistics.group_tables import Floats
-from videomem.statistics.planning import groups_for_equivalence
+from videomem.statistics.planning import Design, detectable_effect, groups_for_equivalence
 from videomem.statistics.randomization import reliance_test
-from videomem.statistics.variance import two_way, two_way_p
+from videomem.statistics.variance import run_excess, two_way
 
-RUNS, PERMUTATIONS, CLIPS_PER_GROUP = 10, 2, 5
+PERMUTATIONS, CLIPS_PER_GROUP = 2, 5
 CLIP_SHARE, CONDITION_SHARE = 0.6, 0.7
-TEST_SHARE = 0.25
 MARGIN = 0.02
 CHUNK = 250
 SIGMA = {"equal": 0.0, "unequal": 0.7, "very unequal": 1.0}
@@ -63,7 +66,12 @@ class Setting:
     correlation: float
     run_sd: float
     effect: float
+    runs: int = 10
+    folds: int = 5
     condition_share: float = CONDITION_SHARE
+    clips_per_group: int = CLIPS_PER_GROUP
+    tails: str = "normal"
+    where: str = "all groups"
 
 
 @dataclass(frozen=True)
@@ -71,23 +79,30 @@ class Rates:
     """Shares of simulations. `sd` (standard deviation of the estimate) and `mean_se` are in points.
 
     `oracle` is the power of a z test with known standard deviation, by the normal distribution: about the maximum.
+    `coverage_without` and `coverage_with` are the coverage where the estimated variance of runs was 0, a share
+    `without` of the simulations, and where it was above 0.
     """
 
     simulations: int
     coverage: float
+    without: float
+    coverage_without: float
+    coverage_with: float
     rejected: float
     oracle: float
     equivalent: float
     sd: float
     mean_se: float
+    half_width: float
 
 
-def group_sizes(num_groups: int, sigma: float) -> np.ndarray:
-    wanted = np.exp(sigma * ndtri((np.arange(num_groups) + 0.5) / num_groups))
-    wanted *= CLIPS_PER_GROUP * num_groups / wanted.sum()
+def group_sizes(setting: Setting) -> np.ndarray:
+    total = setting.clips_per_group * setting.groups
+    wanted = np.exp(SIGMA[setting.sizes] * ndtri((np.arange(setting.groups) + 0.5) / setting.groups))
+    wanted *= total / wanted.sum()
     sizes = np.maximum(1, np.floor(wanted)).astype(int)
-    while sizes.sum() != CLIPS_PER_GROUP * num_groups:
-        lacks = sizes.sum() < CLIPS_PER_GROUP * num_groups
+    while sizes.sum() != total:
+        lacks = sizes.sum() < total
         sizes[np.argmax(wanted - sizes) if lacks else np.argmax(sizes)] += 1 if lacks else -1
     return sizes
 
@@ -105,9 +120,9 @@ def latent_variance(accuracy: float, covariance: float) -> float:
 def draw_splits(setting: Setting, rng: np.random.Generator) -> list[np.ndarray]:
     """Groups tested in each run."""
     if setting.design == "fixed":
-        return [np.arange(setting.groups)] * RUNS
-    num_tested = round(TEST_SHARE * setting.groups)
-    return [np.sort(rng.permutation(setting.groups)[:num_tested]) for _ in range(RUNS)]
+        return [np.arange(setting.groups)] * setting.runs
+    deals = [rng.permutation(setting.groups) % setting.folds for _ in range(-(-setting.runs // setting.folds))]
+    return [np.flatnonzero(deal == fold) for deal in deals for fold in range(setting.folds)][: setting.runs]
 
 
 def normals(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -121,20 +136,22 @@ def simulate(
 
     With `null`, F has the latent variables of O except for the remainder, so all frame orders are exchangeable.
     """
-    sizes = group_sizes(setting.groups, SIGMA[setting.sizes])
+    sizes = group_sizes(setting)
     splits = draw_splits(setting, rng)
     shared = normals(rng, num, setting.groups), normals(rng, num, sizes.sum())
+    affected = np.arange(setting.groups) % 5 == 0 if setting.where == "a fifth" else np.ones(setting.groups, dtype=bool)
+    effect = setting.effect * sizes.sum() / sizes[affected].sum()
     conditions = [
-        _condition(setting, accuracy, sizes, shared, num, rng)
-        for accuracy in (setting.accuracy, setting.accuracy - setting.effect)
+        _condition(setting, setting.accuracy - lost, sizes, shared, num, rng)
+        for lost in (np.zeros(setting.groups), np.where(affected, effect, 0.0))
     ]
     for run, tested in enumerate(splits):
         clips = np.flatnonzero(np.isin(np.repeat(np.arange(setting.groups), sizes), tested))
         starts = np.concatenate([[0], np.cumsum(sizes[tested])[:-1]])
         sums = []
         for condition, times in ((0, 1), (0 if null else 1, PERMUTATIONS)):
-            lasting, thresholds, noise_sd = conditions[condition]
-            below = (thresholds[:, run, None] - lasting[:, clips]) / noise_sd
+            lasting, base, run_effects, noise_sd = conditions[condition]
+            below = (base[clips] - run_effects[:, run, None] - lasting[:, clips]) / noise_sd
             for _ in range(times):
                 right = (normals(rng, num, len(clips)) < below).astype(np.float32)
                 sums.append(np.add.reduceat(right, starts, axis=1))
@@ -142,27 +159,45 @@ def simulate(
 
 
 def _condition(
-    setting: Setting, accuracy: float, sizes: np.ndarray, shared: tuple, num: int, rng: np.random.Generator
+    setting: Setting, accuracy_G: Floats, sizes: np.ndarray, shared: tuple, num: int, rng: np.random.Generator
 ) -> tuple:
-    """Constant part of the latent variable (num, clips), thresholds (num, RUNS), and SD of the remainder."""
-    of_group = latent_variance(accuracy, setting.correlation * accuracy * (1 - accuracy))
-    of_run = latent_variance(accuracy, setting.run_sd**2 / 2)
+    """Constant part of the latent variable (num, clips), thresholds (clips,), effects (num, R), SD of the remainder."""
+    mean = float(accuracy_G @ sizes / sizes.sum())
+    of_group = latent_variance(mean, setting.correlation * mean * (1 - mean))
+    of_run = latent_variance(mean, setting.run_sd**2 / 2)
     of_run /= 1 - of_run
     of_clip = CLIP_SHARE * (1 - of_group)
     common, own = np.float32(np.sqrt(setting.condition_share)), np.float32(np.sqrt(1 - setting.condition_share))
     group = common * shared[0] + own * normals(rng, num, setting.groups)
     clip = common * shared[1] + own * normals(rng, num, int(sizes.sum()))
     lasting = np.float32(np.sqrt(of_group)) * np.repeat(group, sizes, axis=1) + np.float32(np.sqrt(of_clip)) * clip
-    rho = 0.0 if setting.design == "fixed" else TEST_SHARE
-    run = np.sqrt(rho) * normals(rng, num, 1) + np.sqrt(1 - rho) * normals(rng, num, RUNS)
-    thresholds = ndtri(accuracy) * np.sqrt(1 + of_run) - np.sqrt(of_run) * run
-    return lasting, thresholds.astype(np.float32), np.float32(np.sqrt(1 - of_group - of_clip))
+    base_of = {accuracy: threshold(setting, float(accuracy), of_run) for accuracy in np.unique(accuracy_G)}
+    base = np.repeat([base_of[accuracy] for accuracy in accuracy_G], sizes).astype(np.float32)
+    run_effects = np.sqrt(of_run) * run_latents(setting, num, rng)
+    return lasting, base, run_effects.astype(np.float32), np.float32(np.sqrt(1 - of_group - of_clip))
+
+
+def run_latents(setting: Setting, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Effects of runs with variance 1, (num, R)."""
+    rho = 0.0 if setting.design == "fixed" else 1 / setting.folds
+    heavy = setting.tails == "heavy"
+    own = rng.standard_t(3, (num, setting.runs)) / np.sqrt(3) if heavy else normals(rng, num, setting.runs)
+    return np.sqrt(rho) * normals(rng, num, 1) + np.sqrt(1 - rho) * own
+
+
+def threshold(setting: Setting, accuracy: float, of_run: float) -> float:
+    """Threshold of the latent variable for which the mean accuracy over runs is exact."""
+    normal = float(ndtri(accuracy) * np.sqrt(1 + of_run))
+    if setting.tails == "normal" or of_run == 0:
+        return normal
+    effects = np.sqrt(of_run) * run_latents(setting, 20_000, np.random.default_rng(0))
+    return float(brentq(lambda base: ndtr(base - effects).mean() - accuracy, normal - 1, normal + 1, xtol=1e-5))
 
 
 def tables(setting: Setting, num: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Sums of d (num, G, R) and counts (G, R) of the groups tested in any run."""
-    sums, counts = np.zeros((num, setting.groups, RUNS)), np.zeros((setting.groups, RUNS))
-    sizes = group_sizes(setting.groups, SIGMA[setting.sizes])
+    sums, counts = np.zeros((num, setting.groups, setting.runs)), np.zeros((setting.groups, setting.runs))
+    sizes = group_sizes(setting)
     for run, tested, (ordered, *shuffled) in simulate(setting, num, rng):
         sums[:, tested, run] = ordered - sum(shuffled) / PERMUTATIONS
         counts[tested, run] = sizes[tested]
@@ -171,7 +206,7 @@ def tables(setting: Setting, num: int, rng: np.random.Generator) -> tuple[Floats
 
 
 def overlap(setting: Setting) -> float:
-    return 0.0 if setting.design == "fixed" else TEST_SHARE / (1 - TEST_SHARE)
+    return 0.0 if setting.design == "fixed" else 1 / (setting.folds - 1)
 
 
 def contrast_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rates:
@@ -182,27 +217,30 @@ def contrast_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rate
         differs, num_groups = fit.se > 1e-12, len(counts)
         half95 = np.where(differs, fit.half(0.95), zero_bound(num_groups, 0.95))
         half90 = np.where(differs, fit.half_for_equivalence(), zero_bound(num_groups, 0.90))
-        p = np.where(differs, two_way_p(fit), 1.0)
+        p = np.where(differs, fit.tail_probability(fit.value), 1.0)
         enough = num_groups >= groups_for_equivalence(MARGIN)
+        errors = sums - fit.value[:, None, None] * counts
         parts.append((fit.value, fit.se, np.abs(fit.value - setting.effect) <= half95, p <= 0.05,
-                      (np.abs(fit.value) + half90 < MARGIN) & enough))  # fmt: skip
-    value, se, covered, rejected, equivalent = (np.concatenate(part) for part in zip(*parts, strict=True))
+                      (np.abs(fit.value) + half90 < MARGIN) & enough, half95, run_excess(errors, counts)[0] > 0))  # fmt: skip
+    value, se, covered, rejected, equivalent, half, varies = (np.concatenate(part) for part in zip(*parts, strict=True))
     z = setting.effect / value.std()
     oracle = float(ndtr(z - 1.96) + ndtr(-z - 1.96))
-    return Rates(len(value), covered.mean(), rejected.mean(), oracle, equivalent.mean(),
-                   100 * value.std(), 100 * se.mean())  # fmt: skip
+    without, with_ = (covered[part].mean() if part.sum() >= 100 else np.nan for part in (~varies, varies))
+    return Rates(len(value), covered.mean(), 1 - varies.mean(), without, with_, rejected.mean(), oracle,
+                 equivalent.mean(), 100 * value.std(), 100 * se.mean(), 100 * half.mean())  # fmt: skip
 
 
-def bootstrap_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rates:
-    """Coverage of the bootstrap-t with 399 draws, on a fifth of the simulations."""
-    values, halves = [], []
-    for start in range(0, num // 5, CHUNK):
-        sums, counts = tables(setting, min(CHUNK, num // 5 - start), rng)
-        values.extend(sums.sum((1, 2)) / counts.sum())
-        halves.extend(bootstrap_t(one, counts, overlap(setting), 399, seed) for seed, one in enumerate(sums))
-    value, half = np.array(values), np.array([np.inf if one is None else one for one in halves])
-    covered, rejected = np.abs(value - setting.effect) <= half, np.abs(value) > half
-    return Rates(len(value), covered.mean(), rejected.mean(), np.nan, np.nan, 100 * value.std(), np.nan)
+def power_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rates:
+    """Rates at the effect that a plan with the true variances calls detectable with power 0.8."""
+    first = Setting(**{**asdict(setting), "effect": 0.0})
+    sums, counts = tables(first, num, rng)
+    fit = two_way(sums, counts, overlap(setting))
+    design = Design(
+        setting.groups * float(fit.groups.mean()), setting.groups * float(fit.spread.noise.mean()), setting.run_sd,
+        setting.runs, overlap(setting), float(np.mean(fit.df)) / (setting.groups - 1),
+    )  # fmt: skip
+    effect = detectable_effect(setting.groups, design)
+    return contrast_rates(Setting(**{**asdict(setting), "effect": min(effect, setting.accuracy - 0.02)}), num, rng)
 
 
 def reliance_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rates:
@@ -211,48 +249,51 @@ def reliance_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rate
     for _ in range(num // CHUNK):
         rows, groups = [], []
         for _, tested, sums in simulate(setting, CHUNK, rng, null=True):
-            rows.append(np.stack(sums, -1) / group_sizes(setting.groups, SIGMA[setting.sizes]).max())
+            rows.append(np.stack(sums, -1) / group_sizes(setting).max())
             groups.append(tested)
         rows, groups = np.concatenate(rows, 1), np.concatenate(groups)
         rejected += [reliance_test(one, groups, 499, seed).p <= 0.05 for seed, one in enumerate(rows)]
-    return Rates(len(rejected), np.nan, np.mean(rejected), np.nan, np.nan, np.nan, np.nan)
+    return Rates(len(rejected), *[np.nan] * 4, np.mean(rejected), *[np.nan] * 5)
 
 
-GRID = {"accuracy": (0.6, 0.8, 0.9, 0.97), "correlation": (0.0, 0.1, 0.2, 0.3), "run_sd": (0.0, 0.02, 0.05)}
+GRID = {"accuracy": (0.6, 0.8, 0.9, 0.97), "correlation": (0.0, 0.1, 0.3), "run_sd": (0.0, 0.02, 0.05)}
+DESIGNS = [(4, 4), (6, 3), (6, 6), (10, 5), (10, 10)]  # runs, folds
 
 
 def settings() -> Iterator[Setting]:
     everything = list(product(SIGMA, *GRID.values()))
-    moderate = [one for one in everything if one[0] != "very unequal"]
-    grids = {
-        ("fixed", 40): everything,
-        ("fixed", 20): [one for one in everything if one[3] != 0.02],
-        ("random", 40): moderate,
-        ("random", 160): [one for one in moderate if one[1] != 0.9 and one[2] != 0.1],
-    }
-    for ((design, groups), grid), effect in product(grids.items(), (0.0, 0.1)):
-        yield from (Setting(f"{design} {groups}", design, groups, *one, effect) for one in grid)
-    for accuracy, share in product(GRID["accuracy"], (0.5, 0.7, 0.9)):
-        yield Setting("power", "fixed", 40, "equal", accuracy, 0.2, 0.02, 0.1, share)
+    moderate = [one for one in everything if one[0] != "very unequal" and one[1] != 0.9]
+    for effect in (0.0, 0.1):
+        yield from (Setting("fixed 40", "fixed", 40, *one, effect) for one in everything)
+        yield from (Setting("fixed 20", "fixed", 20, *one, effect) for one in moderate)
+        for (runs, folds), groups, run_sd in product(DESIGNS, (20, 40, 100, 350), (0.0, 0.02, 0.05, 0.08)):
+            for tails, where in (("normal", "all groups"), ("heavy", "all groups"), ("normal", "a fifth")):
+                if where == "all groups" or effect:
+                    yield Setting(f"{runs} runs, {folds} folds", "folds", groups, "equal", 0.7, 0.2, run_sd, effect,
+                                  runs, folds, clips_per_group=2, tails=tails, where=where)  # fmt: skip
+        for sizes, accuracy, correlation, run_sd in moderate:
+            yield Setting("unequal, 10 runs", "folds", 100, sizes, accuracy, correlation, run_sd, effect)
+    for (runs, folds), groups, run_sd in product(DESIGNS[1:], (20, 40, 100, 350), (0.0, 0.02, 0.05)):
+        yield Setting("power", "folds", groups, "equal", 0.7, 0.2, run_sd, 0.0, runs, folds, clips_per_group=2)
     for sizes, accuracy, correlation, run_sd in product(SIGMA, (0.8, 0.97), (0.0, 0.3), (0.0, 0.02)):
         yield Setting("margin", "fixed", 120, sizes, accuracy, correlation, run_sd, MARGIN)
     for sizes, (accuracy, correlation) in product(SIGMA, ((0.8, 0.0), (0.97, 0.0), (0.97, 0.3))):
         yield Setting("margin", "fixed", 400, sizes, accuracy, correlation, 0.0, MARGIN)
-    for sizes, accuracy, design in product(("equal", "unequal"), (0.8, 0.97), ("fixed", "random")):
-        yield Setting("bootstrap", design, 40, sizes, accuracy, 0.2, 0.02, 0.1)
     for sizes, accuracy, correlation in product(("equal", "very unequal"), (0.6, 0.97), (0.0, 0.3)):
         yield Setting("reliance", "fixed", 40, sizes, accuracy, correlation, 0.02, 0.0)
 
 
 def simulated_rates(setting: Setting, num: int) -> Rates:
     rng = np.random.default_rng(crc32(repr(astuple(setting)).encode()))
-    kinds = {"bootstrap": bootstrap_rates, "reliance": reliance_rates}
+    kinds = {"power": power_rates, "reliance": reliance_rates}
     return kinds.get(setting.table, contrast_rates)(setting, num, rng)
 
 
 def describe(setting: Setting) -> str:
-    accuracy, correlation, run_sd = setting.accuracy, setting.correlation, 100 * setting.run_sd
-    return f"{setting.sizes}, accuracy {accuracy:g}, correlation {correlation:g}, run SD {run_sd:g}"
+    words = [f"{setting.groups} groups", setting.sizes, f"accuracy {setting.accuracy:g}",
+             f"correlation {setting.correlation:g}", f"run SD {100 * setting.run_sd:g}"]  # fmt: skip
+    words += [f"{setting.tails} tails"] * (setting.tails != "normal")
+    return ", ".join(words + [f"effect in {setting.where}"] * (setting.where != "all groups"))
 
 
 def report(results: list[tuple[Setting, Rates]]) -> None:
@@ -261,9 +302,12 @@ def report(results: list[tuple[Setting, Rates]]) -> None:
     for table in dict.fromkeys(setting.table for setting, _ in results):
         here = [(setting, one) for setting, one in results if setting.table == table]
         for what, limit, sign, kept in (
-            ("size (at most .06)", 0.06, 1, [(c, o.rejected) for c, o in here if c.effect == 0]),
-            ("coverage at 0 (at least .93)", 0.93, -1, [(c, o.coverage) for c, o in here if c.effect == 0]),
-            ("coverage at effect (at least .93)", 0.93, -1, [(c, o.coverage) for c, o in here if c.effect != 0]),
+            ("size (at most .06)", 0.06, 1, [(c, o.rejected) for c, o in here if c.effect == 0 and table != "power"]),
+            ("coverage (at least .93)", 0.93, -1, [(c, o.coverage) for c, o in here]),
+            ("coverage, runs appear equal (at least .90)", 0.90, -1, [(c, o.coverage_without) for c, o in here]),
+            ("coverage, runs appear to differ (at least .90)", 0.90, -1, [(c, o.coverage_with) for c, o in here]),
+            ("power, at least .75", 0.75, -1, [(c, o.rejected) for c, o in here if table == "power"]),
+            ("power, at most .85", 0.85, 1, [(c, o.rejected) for c, o in here if table == "power"]),
             ("wrong equivalence (at most .05)", 0.05, 1, [(c, o.equivalent) for c, o in here if c.effect == MARGIN]),
         ):
             kept = [(c, float(v)) for c, v in kept if not np.isnan(v)]
@@ -274,13 +318,19 @@ def report(results: list[tuple[Setting, Rates]]) -> None:
                 print(
                     f"| {table} | {what} | {worst:.3f} | {middle:.3f} | {beyond} of {len(kept)} | {describe(setting)} |"
                 )
-    print("\n| power at 10 points, correlation 0.2, run SD 2 | both conditions share | power | with known SD |")
-    print("|---|---|---|---|")
-    for setting, one in results:
-        named = (setting.correlation, setting.run_sd, setting.effect) == (0.2, 0.02, 0.1)
-        if named and setting.table in ("power", "fixed 40", "random 160"):
-            where = f"{setting.design}, {setting.sizes}, accuracy {setting.accuracy:g} and {setting.accuracy - 0.1:.2g}"
-            print(f"| {where} | {setting.condition_share:g} | {one.rejected:.3f} | {one.oracle:.3f} |")
+    print("\n| runs, folds | groups | run SD | size | coverage at 10 points | power at 10 points | half width |")
+    print("|---|---|---|---|---|---|---|")
+    plain = {
+        (s.table, s.groups, s.run_sd, s.effect): one
+        for s, one in results
+        if s.table in {f"{runs} runs, {folds} folds" for runs, folds in DESIGNS} and s.tails == "normal"
+        and s.where == "all groups"
+    }  # fmt: skip
+    for (table, groups, run_sd, effect), one in plain.items():
+        if effect == 0 and (table, groups, run_sd, 0.1) in plain:
+            other = plain[table, groups, run_sd, 0.1]
+            print(f"| {table} | {groups} | {100 * run_sd:g} | {one.rejected:.3f} | {other.coverage:.3f} | "
+                  f"{other.rejected:.3f} | {other.half_width:.1f} |")  # fmt: skip
 
 
 def main() -> None:

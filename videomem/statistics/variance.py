@@ -51,7 +51,7 @@ SIGMA_S = np.concatenate([[0.0], np.geomspace(0.004, 0.4, 32)])
 _EDGES = np.concatenate([[0.0], (SIGMA_S[1:] + SIGMA_S[:-1]) / 2, [0.5]])
 PRIOR_S = np.diff(stats.halfnorm.cdf(_EDGES / PRIOR_SCALE))
 LEAST_NOISE = 0.02  # tau^2 is at least this share of M; its estimate can be negative if groups are few.
-BISECTIONS = 40
+BISECTIONS = 26
 
 
 @dataclass(frozen=True)
