@@ -7,7 +7,7 @@ from typing import Literal
 from videomem.utils.result_models import Number, Text, result_model
 
 VerdictKind = Literal[
-    "matters", "negligible", "does not matter", "hurts", "position", "undetermined", "not learned", "no verdict"
+    "matters", "negligible", "does not matter", "hurts", "undetermined", "not learned", "nothing to order", "no verdict"
 ]
 
 

@@ -46,7 +46,9 @@ from scipy.special import stdtr
 
 from videomem.statistics.group_tables import Floats
 
-PRIOR_SCALE = 0.10  # Of the standard deviation of run effects: 10 points. Chosen by simulation, docs/order_statistics.md.
+PRIOR_SCALE = (
+    0.10  # Of the standard deviation of run effects: 10 points. Chosen by simulation (docs/order_statistics.md).
+)
 SIGMA_S = np.concatenate([[0.0], np.geomspace(0.004, 0.4, 32)])
 _EDGES = np.concatenate([[0.0], (SIGMA_S[1:] + SIGMA_S[:-1]) / 2, [0.5]])
 PRIOR_S = np.diff(stats.halfnorm.cdf(_EDGES / PRIOR_SCALE))

@@ -64,7 +64,6 @@ def judge_data(
     learners: tuple[str, str],
     accuracy: Estimate,
     chance: float,
-    rotated: Estimate | None = None,
     hint: str = "",
 ) -> Verdict:
     """The verdict on the data: does frame order carry information that the set of frames does not?
@@ -73,13 +72,13 @@ def judge_data(
     |---|---|
     | `no verdict` | fewer than `MIN_GROUPS` groups or `MIN_RUNS` runs |
     | `not learned` | the balanced accuracy of neither learner lies above chance |
-    | `matters` | 95 % interval above 0, also with rotated clips, or these were not tested |
-    | `position` | 95 % interval above 0, but with rotated clips below half of the value |
-    | `does not matter` | upper end of the 90 % interval below the margin, at least `groups_for_equivalence` groups |
+    | `matters` | 95 % interval above 0, 90 % interval not below the margin |
+    | `negligible` | 95 % interval above 0, 90 % interval below the margin |
+    | `does not matter` | 90 % interval below the margin |
     | `undetermined` | else |
 
-    A gain that is lost when every clip is rotated by a random offset is one of the position of frames in the clip:
-    rotations keep which frames follow which, except at one place.
+    Below the margin means: the upper end, with at least `groups_for_equivalence` groups. The lower end does not count,
+    because an ordered learner that is less accurate than an order-blind one shows no information either.
 
     Args:
         information: Accuracy of the best ordered learner minus that of the best order-blind learner.
@@ -87,47 +86,33 @@ def judge_data(
         learners: Names of the two learners.
         accuracy: Balanced accuracy of the better one.
         chance: Balanced accuracy of a constant prediction, 1 / C.
-        rotated: The same difference for the best learner trained and tested on rotated clips; None if not tested.
         hint: Why the learners may not have learned, for the remedy of `not learned`.
     Raises:
         VideomemError: If the margin is not in (0, 1).
     """
     _check(margin)
     ordered, blind = learners
+    compared = f"the best ordered learner ({ordered}) differs from the best order-blind one ({blind}) by"
+    compared = f"{compared} {points(information.value)}"
     if short := _too_few(information, margin):
-        words = f"No verdict; {ordered} differed from {blind} by {points(information.value)} ({interval(information)})"
-        return Verdict("no verdict", words, short)
+        return Verdict("no verdict", f"No verdict; {compared} ({interval(information)})", short)
     if accuracy.low <= chance:
         return Verdict("not learned", f"Not learned: {_accuracy(accuracy, chance)}", hint)
-    difference = (
-        f"the best ordered learner ({ordered}) differs from the best order-blind one ({blind}) by "
-        f"{points(information.value)}"
-    )
+    small = information.high90 < margin and information.num_groups >= groups_for_equivalence(margin)
+    kind: VerdictKind = "undetermined"
     if information.low > 0:
-        kind, source = _source(information, rotated)
-        start = {
-            "matters": "Frame order carries information in these data that the set of frames does not",
-            "position": "The position of frames in the clip carries information in these data, their relative order "
-            "none that was found",
-            "undetermined": "Frame order or the position of frames carries information in these data",
-        }[kind]
-        remedy = "" if kind != "undetermined" else _remedy(rotated or information, margin)
-        return Verdict(kind, f"{start}: {difference} ({interval(information)}){source}", remedy)
-    if information.high90 < margin and information.num_groups >= groups_for_equivalence(margin):
-        at = interval(information, equivalence=True)
-        start = f"No information in frame order was found beyond {points(margin)}"
-        return Verdict("does not matter", f"{start}: {difference} ({at})")
-    start = "Undetermined whether frame order carries information in these data"
-    return Verdict("undetermined", f"{start}: {difference} ({interval(information)})", _remedy(information, margin))
-
-
-def _source(information: Estimate, rotated: Estimate | None) -> tuple[VerdictKind, str]:
-    if rotated is None:
-        return "matters", ""
-    words = f"; with rotated clips {points(rotated.value)} ({interval(rotated)})"
-    if rotated.low > 0:
-        return "matters", words
-    return "position" if rotated.high < information.value / 2 else "undetermined", words
+        kind = "negligible" if small else "matters"
+    elif small:
+        kind = "does not matter"
+    start = {
+        "matters": "Frame order carries information in these data that the set of frames does not",
+        "negligible": f"Frame order carries information in these data, worth less than {points(margin)}",
+        "does not matter": f"Frame order carries no information in these data worth {points(margin)} or more",
+        "undetermined": "Undetermined whether frame order carries information in these data",
+    }[kind]
+    at = interval(information, equivalence=kind in EQUIVALENT)
+    remedy = _remedy(information, margin) if kind == "undetermined" else ""
+    return Verdict(kind, f"{start}: at this training size, {compared} ({at})", remedy)
 
 
 def _check(margin: float) -> None:
