@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from videomem.cli.options import add_out, add_shared, at_least, parser, usable_device
+from videomem.cli.options import add_out, add_shared, at_least, parser, refuse_unused, usable_device
 from videomem.cli.terminal import print_failures
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
@@ -26,7 +25,13 @@ from videomem.experiments.model_sensitivity.clip_predictions import (
     predict_clip,
     with_shuffle,
 )
-from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, check_groups, summarize
+from videomem.experiments.model_sensitivity.order_sensitivity import check_groups, summarize
+from videomem.experiments.model_sensitivity.sensitivity_result import (
+    SCHEMA_VERSION,
+    FailedClip,
+    OrderSensitivity,
+    SensitivityResult,
+)
 from videomem.experiments.model_sensitivity.video_networks import VideoPreset, load_video_network, match_labels
 from videomem.experiments.permutations import Perturbation
 from videomem.features.extraction import decode_each
@@ -35,12 +40,13 @@ from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import Clip, read_catalog
 from videomem.video.sampling import Uniform
 
-SCHEMA_VERSION = 1
-
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Evaluate a network on perturbed clips, and write `sensitivity.json` and `sensitivity.csv`."""
-    given = _parser(command).parse_args(arguments)
+    options = _parser(command)
+    given = options.parse_args(arguments)
+    if given.workers == 0:
+        refuse_unused(options, given, ["time_limit"], "with --workers 0; leave it out, or decode in workers")
     device = usable_device(given.device)
     catalog = read_catalog(given.catalog)
     if not (clips := catalog.split(given.split)):
@@ -56,27 +62,32 @@ def main(command: str, arguments: Sequence[str]) -> int:
         warning = f"videomem: {given.model} has random weights (seed {given.seed}) and was never trained"
         Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
     perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
-    prediction_settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
+    settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
     given.out.mkdir(parents=True, exist_ok=True)
-    predictions, failures = _predict_all(
-        network.to(device),
-        clips,
-        [places[clip.label] for clip in clips],
-        preset,
-        perturbations,
-        prediction_settings,
-        given.workers,
-        given.time_limit,
-    )
+    with (
+        evaluation_mode(network.to(device)),
+        closing(decode_each(clips, preset.read, "auto", given.workers, given.time_limit)) as answers,
+    ):
+        labels = [places[clip.label] for clip in clips]
+        predictions, failures = _predict_all(network, clips, labels, perturbations, settings, answers)
     FailureTable(given.out / "failures.csv").rewrite(failures)
     if not predictions:
         raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
-    asked = [clips[place] for place in predictions]
-    labels, groups = [places[clip.label] for clip in asked], [clip.group for clip in asked]
-    result = summarize(list(predictions.values()), labels, groups, perturbations, prediction_settings, categories)
-    settings = {name: str(getattr(given, name)) for name in ("model", "weights", "catalog", "split")}
-    _write(result, {**settings, "num_frames": given.frames}, failures, given.out)
+    read = [clips[place] for place in predictions]
+    labels, groups = [places[clip.label] for clip in read], [clip.group for clip in read]
+    result = SensitivityResult(
+        **vars(summarize(list(predictions.values()), labels, groups, perturbations, settings, categories)),
+        schema_version=SCHEMA_VERSION,
+        model=given.model,
+        weights=given.weights,
+        catalog=given.catalog,
+        split=given.split,
+        num_frames=given.frames,
+        failures=tuple(FailedClip(failure.path, failure.message) for failure in failures),
+    )
+    write_atomic(given.out / "sensitivity.json", result.to_json().encode())
+    _write_table(result, given.out / "sensitivity.csv")
     _print(result, failures, given.out)
     return 1 if failures else 0
 
@@ -109,47 +120,33 @@ def _predict_all(
     network: nn.Module,
     clips: Sequence[Clip],
     labels: Sequence[int],
-    preset: VideoPreset,
     perturbations: Sequence[Perturbation],
-    prediction_settings: PredictionSettings,
-    num_workers: int,
-    time_limit_s: float,
+    settings: PredictionSettings,
+    answers: Iterator[Any],
 ) -> tuple[dict[int, list[ClipPredictions]], list[Failure]]:
     """Returns the predictions by index of the clip, and the failures. Few decoded clips are in memory at a time."""
     predictions, failures, console = {}, [], Console(stderr=True)
-    with (
-        evaluation_mode(network),
-        closing(decode_each(clips, preset.read, "auto", num_workers, time_limit_s)) as answers,
-    ):
-        shown = track(answers, "asking", len(clips), console=console, transient=True, disable=not console.is_terminal)
-        for place, answer in enumerate(shown):
-            if isinstance(answer, Failure):
-                failures.append(answer)
-                continue
-            try:
-                predictions[place] = predict_clip(
-                    network, answer.frames, labels[place], place, perturbations, prediction_settings
-                )
-            except (
-                RuntimeError,
-                ValueError,
-                AssertionError,
-            ) as error:  # what networks raise for shapes that they do not support
-                raise VideomemError(
-                    f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
-                ) from error
+    shown = track(answers, "predicting", len(clips), console=console, transient=True, disable=not console.is_terminal)
+    for place, answer in enumerate(shown):
+        if isinstance(answer, Failure):
+            failures.append(answer)
+            continue
+        try:
+            predictions[place] = predict_clip(network, answer.frames, labels[place], place, perturbations, settings)
+        # What networks raise for shapes that they do not support.
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise VideomemError(
+                f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
+            ) from error
     return predictions, failures
 
 
-def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequence[Failure], out: Path) -> None:
-    failed = [{"path": failure.path, "reason": failure.message} for failure in failures]
-    content = {"schema_version": SCHEMA_VERSION, **settings, **result.as_plain(), "failures": failed}
-    write_atomic(out / "sensitivity.json", (json.dumps(content, indent=1) + "\n").encode())
+def _write_table(result: OrderSensitivity, path: Path) -> None:
     text, rows = StringIO(), result.table()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)  # An empty field is an undefined number.
-    write_atomic(out / "sensitivity.csv", text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode())
 
 
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
