@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,18 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.experiments.memory_horizon.recall_frames import NUM_SYMBOLS, RecallFrames
-from videomem.experiments.memory_horizon.recall_tasks import TASKS, Sequences
+from videomem.experiments.memory_horizon.recall_tasks import NUM_SYMBOLS, TASKS, RecallFrames, Sequences
 from videomem.heads import Head, LastReadout
 from videomem.training.feature_sources import mix_seed
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import class_path, from_plain
+from videomem.utils.result_models import Number, result_model
 
 NUM_SWAPPED = 64  # number of sequences per delay in which the cue is replaced
 _TRAIN, _TEST = range(2)  # kinds of draws, which get different seeds
 
 
-@dataclass(frozen=True)
+@result_model
 class RecallRecipe:
     """Hyperparameters of the training on recall tasks.
 
@@ -41,7 +40,7 @@ class RecallRecipe:
     num_steps: int = 600
     batch_size: int = 64
     max_delay: int = 512
-    learning_rate: float = 3e-3
+    learning_rate: Number = 3e-3
     hidden_dim: int = 64
     projection_dim: int = 64
 
@@ -70,14 +69,12 @@ def train_recall(
         "learning_rate": recipe.learning_rate,
         "seed": seed,
     }
-    classifier = from_plain(LitClassifier, arguments)
-    assert isinstance(classifier, LitClassifier)
+    classifier: LitClassifier = from_plain(LitClassifier, arguments)
+    data = DrawnData(_Batches(task, frames, recipe, seed), frames.training_statistics())
     Trainer(
         max_steps=recipe.num_steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, deterministic=True,
         barebones=True,
-    ).fit(
-        classifier, datamodule=DrawnData(_Batches(task, frames, recipe, seed), frames.training_statistics())
-    )  # fmt: skip
+    ).fit(classifier, datamodule=data)  # fmt: skip
     if not all(torch.isfinite(value).all() for value in classifier.state_dict().values()):
         raise VideomemError(f"{classifier.head.label}, {task}, seed {seed}: training diverged; lower --learning-rate")
     return classifier.eval()
