@@ -60,27 +60,23 @@ def _parser(command: str) -> Any:
     options.add_argument("--memories", nargs="+", default=SUITE, metavar="HEAD",
                          help="names of configs/head/, or paths of such files")  # fmt: skip
     options.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS), help="recall tasks")
-    options.add_argument("--seeds", type=at_least(1), default=3, help="training jobs of each memory on each task")
-    options.add_argument("--max-delay", type=at_least(2), default=recipe.max_delay,
-                         help="longest delay in training, in frames; tests go up to twice this delay")  # fmt: skip
-    options.add_argument(
-        "--steps", type=at_least(1), default=recipe.num_steps, help="optimizer steps of each training job"
-    )
-    options.add_argument("--batch-size", type=at_least(1), default=recipe.batch_size, help="sequences per batch")
-    options.add_argument(
-        "--learning-rate", type=above_zero, default=recipe.learning_rate, help="learning rate of AdamW"
-    )
-    options.add_argument("--hidden-dim", type=at_least(1), default=recipe.hidden_dim, help="state size of each memory")
-    options.add_argument("--drawings", type=at_least(NUM_TEST_DRAWINGS + 2), default=NUM_DRAWINGS,
-                         help=f"drawings of each frame, {NUM_TEST_DRAWINGS} of them for testing only")  # fmt: skip
-    options.add_argument("--test", type=at_least(2), default=256, help="test sequences of each delay")
-    options.add_argument("--backbone", default=backbone.name, help="name of the backbone")
-    options.add_argument("--layer", default=backbone.layer, help="layer of the backbone")
-    options.add_argument(
-        "--weights",
-        default=backbone.weights,
-        help="weights of the backbone: imagenet, random, or the file of a state_dict",
-    )
+    drawings = f"drawings of each frame, {NUM_TEST_DRAWINGS} of them for testing only"
+    weights = "weights of the backbone: imagenet, random, or the file of a state_dict"
+    delay = "longest delay in training, in frames; tests go up to twice this delay"
+    for name, kind, default, text in (
+        ("--seeds", at_least(1), 3, "training jobs of each memory on each task"),
+        ("--max-delay", at_least(2), recipe.max_delay, delay),
+        ("--steps", at_least(1), recipe.num_steps, "optimizer steps of each training job"),
+        ("--batch-size", at_least(1), recipe.batch_size, "sequences per batch"),
+        ("--learning-rate", above_zero, recipe.learning_rate, "learning rate of AdamW"),
+        ("--hidden-dim", at_least(1), recipe.hidden_dim, "state size of each memory"),
+        ("--drawings", at_least(NUM_TEST_DRAWINGS + 2), NUM_DRAWINGS, drawings),
+        ("--test", at_least(2), 256, "test sequences of each delay"),
+        ("--backbone", str, backbone.name, "name of the backbone"),
+        ("--layer", str, backbone.layer, "layer of the backbone"),
+        ("--weights", str, backbone.weights, weights),
+    ):
+        options.add_argument(name, type=kind, default=default, help=text)
     add_shared(options, "--processes", "--catalog", "--store", "--split")
     options.add_argument("--videos", type=at_least(0), default=1,
                          help="clips of the split for which the report shows the states of each memory")  # fmt: skip
@@ -101,13 +97,11 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
         delays=(*delays, given.max_delay, 2 * given.max_delay),
         num_test=given.test,
     )
-    backbone, processes = (
-        BackboneSettings(given.backbone, given.layer, given.weights),
-        given.processes or os.cpu_count(),
-    )
+    backbone = BackboneSettings(given.backbone, given.layer, given.weights)
+    processes = given.processes or os.cpu_count() or 1
     with training_progress(Console(stderr=True, soft_wrap=True)) as tell:
         result, frames = measure_recall(
-            plan, backbone, given.out / "trainings", given.drawings, processes or 1, tell, command_line
+            plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line
         )
     figures = write_recall_report(result, frames, given.out)
     run = start_run(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,8 @@ from videomem.experiments.model_sensitivity.sensitivity_result import (
 )
 from videomem.experiments.model_sensitivity.video_networks import VideoPreset, load_video_network, match_labels
 from videomem.experiments.permutations import Perturbation
+from videomem.experiments.tables import Column, csv_text
+from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.utils.atomic import write_atomic
@@ -87,7 +87,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
         failures=tuple(FailedClip(failure.path, failure.message) for failure in failures),
     )
     write_atomic(given.out / "sensitivity.json", result.to_json().encode())
-    _write_table(result, given.out / "sensitivity.csv")
+    rows = result.table()
+    table = ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
+    write_atomic(given.out / "sensitivity.csv", csv_text(table).encode())
     _print(result, failures, given.out)
     return 1 if failures else 0
 
@@ -141,14 +143,6 @@ def _predict_all(
     return predictions, failures
 
 
-def _write_table(result: OrderSensitivity, path: Path) -> None:
-    text, rows = StringIO(), result.table()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # An empty field is an undefined number.
-    write_atomic(path, text.getvalue().encode())
-
-
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
     table = Table(title="accuracy under each perturbation; lost accuracy with 95 % interval")
     table.add_column("frames", no_wrap=True)
@@ -156,10 +150,11 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
         table.add_column(name, justify="right", no_wrap=True)
     for row in result.conditions:
         lost = row.reliance
-        numbers = [f"{row.accuracy.value:.3f}", f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}"]
+        change = ("", "") if row.name == "order" else (f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}")
         tau = "" if row.kendall_tau is None else f"{row.kendall_tau:.2f}"
-        lost_here = numbers if row.name != "order" else [numbers[0], "", ""]
-        table.add_row(row.label, *lost_here, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}")
+        table.add_row(
+            row.label, f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"
+        )
     Console().print(table)
     print(result.sentence())
     print(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")

@@ -169,10 +169,15 @@ def test_a_horizon_lies_among_the_delays_or_says_why_not(accuracy: list[float]) 
     assert (better.frames or 0) >= (found.frames or 0) - 1e-9
 
 
-def test_horizons_beyond_the_longest_delay_and_of_what_was_not_learned_say_so() -> None:
-    assert str(horizon([1, 512], [1, 0.9], CHANCE)) == ">= 512"
-    assert str(horizon([1, 512], [0.3, 0.9], CHANCE)) == ">= 512"  # The falling fit is their mean.
-    assert str(horizon([1, 512], [0.2, 0.2], CHANCE)) == "not learned"
+@pytest.mark.parametrize(
+    ("accuracy", "text"),
+    [([1, 0.9], ">= 512"), ([0.3, 0.9], ">= 512"), ([0.2, 0.2], "not learned")],  # The second falling fit is the mean.
+)
+def test_horizons_beyond_the_longest_delay_and_of_what_was_not_learned_say_so(accuracy: list[float], text: str) -> None:
+    assert str(horizon([1, 512], accuracy, CHANCE)) == text
+
+
+def test_delays_of_a_horizon_are_ascending() -> None:
     with pytest.raises(VideomemError, match="positive and ascending"):
         horizon([1, 1], [1, 0], CHANCE)
 
@@ -277,13 +282,8 @@ def test_memories_of_one_label_are_told_apart_by_name(tmp_path: Path) -> None:
 
 
 def test_times_are_read_as_frames_and_a_state_that_grows_has_none() -> None:
-    assert [time_text(frames, 2000) for frames in (0, 5.656, 566.4, 1234.5, 2000)] == [
-        NOTHING,
-        "5.66",
-        "566",
-        "1234",
-        ">= 2000",
-    ]
+    times = [time_text(frames, 2000) for frames in (0, 5.656, 566.4, 1234.5, 2000)]
+    assert times == [NOTHING, "5.66", "566", "1234", ">= 2000"]
     found = [lyapunov_text(exponent, 100) for exponent in (-np.inf, -0.1, -1e-6, 0.0, 0.001, 0.2)]
     assert found == [NOTHING, "10", ">= 100", ">= 100", ">= 100", "grows"]
 

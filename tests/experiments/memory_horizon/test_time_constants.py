@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,6 +31,26 @@ def one_layer(memory: Memory) -> Head:
     return Head(lambda input_dim: memory, D, C).eval()
 
 
+def learned_leaky(alpha_H: list[float]) -> Memory:
+    memory = Leaky(D, len(alpha_H), alpha=0.9, learned=True)
+    assert memory.logit_alpha is not None
+    memory.logit_alpha.data = torch.logit(torch.tensor(alpha_H, dtype=torch.float64)).float()
+    return memory
+
+
+def small_rnn() -> Memory:
+    memory = RNN(D, H)
+    memory.recurrent.weight.data *= 0.7
+    nn.init.zeros_(memory.input.bias)
+    return memory
+
+
+def constant_gate() -> Memory:
+    memory = Gated(D, H)
+    open_gate(memory, math.log(0.6 / 0.4))
+    return memory
+
+
 # Time constants.
 
 
@@ -41,10 +62,7 @@ def test_a_leaky_memory_has_the_time_constant_of_its_alpha(alpha: float) -> None
 
 
 def test_time_constants_beyond_the_clip_are_censored_at_its_length() -> None:
-    memory = Leaky(D, 3, alpha=0.9, learned=True)
-    assert memory.logit_alpha is not None
-    memory.logit_alpha.data = torch.logit(torch.tensor([0.5, 0.99, 0.999999], dtype=torch.float64)).float()
-    (tau_H,) = retention(one_layer(memory), frames(num_frames=20))
+    (tau_H,) = retention(one_layer(learned_leaky([0.5, 0.99, 0.999999])), frames(num_frames=20))
     assert tau_H == pytest.approx([-1 / math.log(0.5), 20, 20]) and (tau_H >= 20).sum() == 2
 
 
@@ -106,29 +124,19 @@ def test_exponents_are_those_of_the_dense_jacobians(name: str) -> None:
         assert exponent == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.95, 1.0])
-def test_the_exponent_of_a_leaky_memory_is_the_logarithm_of_its_alpha(alpha: float) -> None:
-    assert lyapunov(one_layer(Leaky(D, H, alpha=alpha)), frames()) == pytest.approx([math.log(alpha)], abs=1e-12)
-
-
-def test_the_slowest_neuron_of_a_learned_leak_gives_the_exponent() -> None:
-    memory = Leaky(D, 3, alpha=0.9, learned=True)
-    assert memory.logit_alpha is not None
-    memory.logit_alpha.data = torch.logit(torch.tensor([0.5, 0.8, 0.6]))
-    assert lyapunov(one_layer(memory), frames()) == pytest.approx([math.log(0.8)], abs=1e-6)
-
-
-def test_an_rnn_of_small_states_shrinks_differences_by_its_recurrent() -> None:
-    memory = RNN(D, H)
-    memory.recurrent.weight.data *= 0.7
-    nn.init.zeros_(memory.input.bias)
-    assert lyapunov(one_layer(memory), frames(scale=1e-4)) == pytest.approx([math.log(0.7)], abs=1e-5)
-
-
-def test_a_constant_gate_gives_its_logarithm() -> None:
-    memory = Gated(D, H)
-    open_gate(memory, math.log(0.6 / 0.4))
-    assert lyapunov(one_layer(memory), frames()) == pytest.approx([math.log(0.6)], abs=1e-6)
+@pytest.mark.parametrize(
+    ("memory", "factor", "scale", "tolerance"),
+    [
+        *((partial(Leaky, D, H, alpha=alpha), alpha, 1, 1e-12) for alpha in (0.3, 0.95, 1.0)),
+        (partial(learned_leaky, [0.5, 0.8, 0.6]), 0.8, 1, 1e-6),  # the slowest neuron
+        (small_rnn, 0.7, 1e-4, 1e-5),  # nearly linear: the recurrent weights are 0.7 times an orthogonal matrix
+        (constant_gate, 0.6, 1, 1e-6),
+    ],
+)
+def test_the_exponent_is_the_logarithm_of_the_factor_per_frame(
+    memory: Callable[[], Memory], factor: float, scale: float, tolerance: float
+) -> None:
+    assert lyapunov(one_layer(memory()), frames(scale=scale)) == pytest.approx([math.log(factor)], abs=tolerance)
 
 
 def test_without_memory_no_difference_outlives_a_step() -> None:

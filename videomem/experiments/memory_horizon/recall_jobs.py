@@ -61,18 +61,10 @@ class RecallPlan:
 
 @dataclass(frozen=True)
 class RecallMeasures:
-    """Gradients, time constants and retention of a head, on sequences with the longest training delay.
+    """Gradients, time constants and retention of a head, as in `recall_measurement.MemoryReach`, at each of `lags`.
 
-    Attributes:
-        lags: Lags of the gradients, in frames.
-        gradient: Gradient of the answer at the query with respect to the frame at each lag, relative to lag 0.
-        direct: The part of it that flows along the retention alone.
-        gradient_untrained: Gradient of a head with fresh weights.
-        tau: Time constant of each neuron in frames, sorted.
-        lyapunov: Largest Lyapunov exponent per frame; -inf where no state is carried.
-        keep_TH: Retention of each neuron at each frame of one sequence with delay `GATE_DELAY`.
-        cues: Positions of the cues in that sequence.
-        rows: Rows of its frames in the frame table.
+    They are measured on sequences with the longest training delay; `keep_TH`, `cues` and `rows` are those of one
+    sequence with delay `GATE_DELAY`.
     """
 
     lags: list[int]
@@ -154,7 +146,7 @@ def _read(path: Path) -> RecallTrainingResult:
 def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int) -> str:
     """Returns a hash of everything that determines a training result."""
     jobs = ("memories", "tasks", "num_seeds")  # A plan with more jobs shares results with others.
-    protocol = {name: value for name, value in asdict(plan).items() if name not in jobs}
+    protocol = {key: value for key, value in asdict(plan).items() if key not in jobs}
     digest = sha256(frames.x_ND.contiguous().numpy().tobytes())
     digest.update(frames.test_variants.tobytes())
     causes = [SCHEMA, torch.__version__, name, plan.memories[name], task, task == plan.tasks[-1], seed, protocol,

@@ -8,9 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning import Trainer
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from videomem.batch import VideoBatch
 from videomem.experiments import permutations
@@ -19,14 +17,12 @@ from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
 from videomem.experiments.memory_horizon.recall_measurement import RecallResult
-from videomem.experiments.memory_horizon.recall_training import DrawnData, RecallRecipe
+from videomem.experiments.memory_horizon.recall_training import RecallRecipe, train_on_batches
 from videomem.experiments.trace import time_constants, trace
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH
 from videomem.heads import Head, Leaky
-from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.parallel_jobs import one_thread, quiet
-from videomem.utils.plain_data import from_plain
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip
 
 ALPHAS = (0.5, 0.9, 0.98)
@@ -128,27 +124,19 @@ def _reversals(head: Head, x_BTD: Tensor, order_T: Tensor) -> Reversals:
 
 def _tell_direction(name: str, x_BTD: Tensor) -> Head:
     """Trains a head on videos (class 1) and their reversals (class 0)."""
-    arguments = {"memory": read_memories([name], 64)[name], "feature_dim": x_BTD.shape[2],
-                 "class_names": ["left", "right"], "class_counts": [1, 1], "projection_dim": 64}  # fmt: skip
-    torch.manual_seed(0)
-    classifier: LitClassifier = from_plain(LitClassifier, arguments)
+    arguments = {"memory": read_memories([name], 64)[name], "class_names": ["left", "right"], "class_counts": [1, 1],
+                 "projection_dim": 64, "seed": 0}  # fmt: skip
     frames_ND = x_BTD.flatten(0, 1)
-    data = DrawnData(_Directions(x_BTD), (frames_ND.mean(0), frames_ND.std(0)))
     with quiet(), one_thread():
-        Trainer(max_epochs=1, accelerator="cpu", barebones=True, gradient_clip_val=1.0).fit(classifier, datamodule=data)
-    return classifier.eval().head
+        return train_on_batches(arguments, _directions(x_BTD), (frames_ND.mean(0), frames_ND.std(0))).head
 
 
-class _Directions(IterableDataset[VideoBatch]):
-    def __init__(self, x_BTD: Tensor, num_batches: int = 150, batch_size: int = 16) -> None:
-        self._x_BTD, self._num_batches, self._batch_size = x_BTD, num_batches, batch_size
-
-    def __iter__(self) -> Iterator[VideoBatch]:
-        generator, num = torch.Generator().manual_seed(0), self._batch_size
-        for _ in range(self._num_batches):
-            x = self._x_BTD[torch.randint(len(self._x_BTD), (num,), generator=generator)]
-            labels = torch.tensor([1, 0]).repeat_interleave(num)
-            yield VideoBatch(torch.cat([x, x.flip(1)]), torch.full((2 * num,), x.shape[1]), labels, labels)
+def _directions(x_BTD: Tensor, num_batches: int = 150, batch_size: int = 16) -> Iterator[VideoBatch]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([1, 0]).repeat_interleave(batch_size)
+    for _ in range(num_batches):
+        x = x_BTD[torch.randint(len(x_BTD), (batch_size,), generator=generator)]
+        yield VideoBatch(torch.cat([x, x.flip(1)]), torch.full((2 * batch_size,), x.shape[1]), labels, labels)
 
 
 class Pulse(NamedTuple):
