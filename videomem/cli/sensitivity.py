@@ -48,15 +48,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if given.workers == 0:
         refuse_unused(options, given, ["time_limit"], "with --workers 0; leave it out, or decode in workers")
     device = usable_device(given.device)
-    catalog = read_catalog(given.catalog)
-    if not (clips := catalog.split(given.split)):
-        raise VideomemError(
-            f"--split {given.split}: {given.catalog} has no such split; it has {', '.join(catalog.splits)}"
-        )
-    check_groups([clip.group for clip in clips])
-    network, transform, categories = load_video_network(
-        given.model, given.weights, catalog.classes, given.frames, given.seed
-    )
+    classes, clips = _classes_and_clips(given.catalog, given.split)
+    network, transform, categories = load_video_network(given.model, given.weights, classes, given.frames, given.seed)
     places = match_labels([clip.label for clip in clips], categories)
     if given.weights == "random":
         warning = f"videomem: {given.model} has random weights (seed {given.seed}) and was never trained"
@@ -86,10 +79,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         num_frames=given.frames,
         failures=tuple(FailedClip(failure.path, failure.message) for failure in failures),
     )
-    write_atomic(given.out / "sensitivity.json", result.to_json().encode())
-    rows = result.table()
-    table = ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
-    write_atomic(given.out / "sensitivity.csv", csv_text(table).encode())
+    _write(result, given.out)
     _print(result, failures, given.out)
     return 1 if failures else 0
 
@@ -118,6 +108,15 @@ def _parser(command: str) -> Any:
     return options
 
 
+def _classes_and_clips(path: str, split: str) -> tuple[Sequence[str], Sequence[Clip]]:
+    """Returns the classes of a catalog and the clips of a split, of which there must be enough groups."""
+    catalog = read_catalog(path)
+    if not (clips := catalog.split(split)):
+        raise VideomemError(f"--split {split}: {path} has no such split; it has {', '.join(catalog.splits)}")
+    check_groups([clip.group for clip in clips])
+    return catalog.classes, clips
+
+
 def _predict_all(
     network: nn.Module,
     clips: Sequence[Clip],
@@ -141,6 +140,13 @@ def _predict_all(
                 f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
             ) from error
     return predictions, failures
+
+
+def _write(result: OrderSensitivity, out: Path) -> None:
+    rows = result.table()
+    table = ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
+    write_atomic(out / "sensitivity.csv", csv_text(table).encode())
+    write_atomic(out / "sensitivity.json", result.to_json().encode())
 
 
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
