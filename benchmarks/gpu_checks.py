@@ -381,7 +381,7 @@ def inside(part: Part) -> None:
         measured = []
         for one, x in ((head, x_BTD), (part.moved(head), x_BTD.to(part.device))):
             found = sensitivity(one, x, [1, 4])
-            tau = np.concatenate([layer.tau_H for layer in retention(one, x)])
+            tau = np.concatenate(retention(one, x))
             numbers = (*found.gradient, *found.direct, *found.swap, found.gradient_at_zero, *lyapunov(one, x))
             measured.append([torch.tensor(numbers), torch.from_numpy(tau)])
         part.compare(name, measured[1], measured[0], 1e-5)

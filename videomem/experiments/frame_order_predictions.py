@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,30 +10,6 @@ import torch
 from torch import Tensor
 
 from videomem.experiments.permutations import FrameOrders, Perturbation, adjacency, displacement, kendall_tau
-from videomem.statistics.results import Estimate
-
-
-@dataclass(frozen=True)
-class PerturbationEffect:
-    """The effect of one perturbation on a trained model, over all clips.
-
-    Attributes:
-        name: Kind of perturbation, as `Perturbation.name`; `order` where nothing is perturbed.
-        label: The kind with its parameter.
-        displacement: Mean |i - pi(i)| / T.
-        kendall_tau: Kendall's tau-b between shown place and true place; None where it is never defined.
-        adjacency: Share of adjacent pairs of frames that stay adjacent, in either direction.
-        accuracy: Share of correct predictions, averaged over the frame orders of each clip.
-        reliance: Accuracy in order minus accuracy under the perturbation.
-    """
-
-    name: str
-    label: str
-    displacement: float
-    kendall_tau: float | None
-    adjacency: float
-    accuracy: Estimate
-    reliance: Estimate
 
 
 class OrderMeasures(NamedTuple):

@@ -5,8 +5,6 @@ python -m videomem.experiments.order_test.schema docs
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
 import sys
 from dataclasses import fields
@@ -16,7 +14,7 @@ from typing import Any
 from videomem.experiments.order_test import result
 from videomem.experiments.order_test.conditions import TEST_CONDITIONS, TRAINING_CONDITIONS
 from videomem.statistics import results
-from videomem.utils.result_models import json_schema
+from videomem.utils.result_models import meanings, schema_json, summary
 
 MODELS: tuple[Any, ...] = (
     *(result.OrderTestResult, result.DataFacts, result.MemoryResult, result.PerturbationResult),
@@ -72,29 +70,6 @@ def schema_document() -> str:
     return "\n".join([HEAD.format(conditions="\n".join(rows)), *(_section(model) for model in MODELS)])
 
 
-def schema_json() -> str:
-    """The JSON schema of `order.json`, with the meaning of each field as its description."""
-    schema = json_schema(result.OrderTestResult)
-    for model in MODELS:
-        part = schema if model is result.OrderTestResult else schema["$defs"][model.__name__]
-        part["description"] = summary(model)
-        for name, meaning in meanings(model).items():
-            part["properties"][name]["description"] = meaning
-    return json.dumps(schema) + "\n"
-
-
-def summary(model: type) -> str:
-    """The first sentence of a result class's docstring."""
-    return (inspect.getdoc(model) or "").partition("\n\nAttributes:")[0]
-
-
-def meanings(model: type) -> dict[str, str]:
-    """The description of each field in the docstring of a result class, on one line each."""
-    _, _, attributes = (inspect.getdoc(model) or "").partition("Attributes:\n")
-    found = re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", attributes, flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
-
-
 def unit(model: type, name: str) -> str:
     plain = f"{model.__name__}.{name}"
     return UNITS.get(plain, "probability" if re.fullmatch(r"p|.*_p|p_.*", name) else "")
@@ -118,4 +93,4 @@ def _type(annotation: Any) -> str:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     (folder / "order_result.md").write_text(schema_document(), encoding="utf-8")
-    (folder / "order_result.schema.json").write_text(schema_json(), encoding="utf-8")
+    (folder / "order_result.schema.json").write_text(schema_json(result.OrderTestResult), encoding="utf-8")
