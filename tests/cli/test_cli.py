@@ -102,12 +102,15 @@ def extract(workspace: Path, *options: object) -> list[object]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.backbone.layer", "fc9"], "backbone.layer is 'fc9', which alexnet does not have; try pool5, fc6"),
-        (["--data.backbone.name", "nonet"], "backbone.name is 'nonet'"),
-        (["--data.backbone.weights", "nowhere.pth"], "nowhere.pth: no such file"),
-        (["--data.sampling.num_frames", "1"], "sampling.num_frames is 1, but order needs at least 2 frames"),
+        (
+            ["--data.features.backbone.layer", "fc9"],
+            "backbone.layer is 'fc9', which alexnet does not have; try pool5, fc6",
+        ),
+        (["--data.features.backbone.name", "nonet"], "backbone.name is 'nonet'"),
+        (["--data.features.backbone.weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["--data.features.sampling.num_frames", "1"], "sampling.num_frames is 1, but order needs at least 2 frames"),
         (["--data.catalog", "nowhere.csv"], "no such table"),
-        (["--data.decoder", "vlc"], "data.decoder"),
+        (["--data.features.decoder", "vlc"], "data.features.decoder"),
         (["--data.batch_size", "0"], "data.batch_size is 0"),
         (["--data.typo", "1"], "typo"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -231,7 +234,7 @@ def test_features_that_were_not_extracted_are_asked_for(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = fit_arguments(workspace, tmp_path / "run")
-    message = failed(capsys, "fit", *arguments, "--data.backbone.layer", "fc7")
+    message = failed(capsys, "fit", *arguments, "--data.features.backbone.layer", "fc7")
     assert "no features of these settings; one there has" in message and "run `videomem extract`" in message
     assert "no features of these settings; run" in failed(capsys, "fit", *arguments, "--data.store", tmp_path / "empty")
 
@@ -286,7 +289,7 @@ def test_help_of_fit_is_quick_enough_to_be_used() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "videomem", "fit", "--help"], capture_output=True, text=True, check=True
     )
-    assert "--model.memory" in done.stdout and "--data.sampling" in done.stdout
+    assert "--model.memory" in done.stdout and "--data.features.sampling" in done.stdout
     assert time.perf_counter() - started < 120
 
 

@@ -36,9 +36,16 @@ def small(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_config_of_a_data_set_trains(small: Path, tmp_path: Path, name: str) -> None:
     config = CONFIGS / "data" / f"{name}.yaml"
     weights = "random" if name.startswith("synthetic") else "imagenet"
-    assert yaml.safe_load(config.read_text())["data"]["backbone"]["weights"] == weights
+    assert yaml.safe_load(config.read_text())["data"]["features"]["backbone"]["weights"] == weights
     data = [
-        *("--config", str(CONFIGS / "base.yaml"), "--config", str(config), "--data.backbone.weights", "random"),
+        *(
+            "--config",
+            str(CONFIGS / "base.yaml"),
+            "--config",
+            str(config),
+            "--data.features.backbone.weights",
+            "random",
+        ),
         *("--data.catalog", str(small / "catalog.csv"), "--data.store", str(small / "features")),
     ]
     assert main(["extract", *data, "--workers", "1"]) == 0
@@ -47,7 +54,7 @@ def test_a_config_of_a_data_set_trains(small: Path, tmp_path: Path, name: str) -
 
 def test_the_config_of_imported_features_trains(small: Path, tmp_path: Path) -> None:
     config = CONFIGS / "data" / "imported.yaml"
-    imported = yaml.safe_load(config.read_text())["data"]["imported"]
+    imported = yaml.safe_load(config.read_text())["data"]["features"]["imported"]
     (tmp_path / "arrays").mkdir()
     for clip in read_catalog(small / "catalog.csv").clips:
         array = np.random.default_rng(0).random((20, imported["feature_dim"]), dtype=np.float32)

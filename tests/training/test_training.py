@@ -241,8 +241,8 @@ def test_a_checkpoint_of_other_features_is_refused(
     checkpoints: dict[str, Path], workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["test", "--ckpt-path", str(checkpoints["gru"]), "--run-dir", str(tmp_path / "out")]
-    assert main(["extract", *data_arguments(workspace), "--data.backbone.grid", "1", "--workers", "0"]) == 0
-    assert main([*arguments, "--data.backbone.grid", "1"]) == 2
+    assert main(["extract", *data_arguments(workspace), "--data.features.backbone.grid", "1", "--workers", "0"]) == 0
+    assert main([*arguments, "--data.features.backbone.grid", "1"]) == 2
     assert "trained on other features: backbone.grid 3 not 1" in capsys.readouterr().err
 
 

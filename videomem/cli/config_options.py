@@ -32,7 +32,7 @@ OTHER_SETTINGS = {
 }
 
 # Settings whose values are classes, which may be written by name alone.
-CLASSES: dict[str, type] = {"model.memory": Memory, "model.readout": Readout, "data.sampling": Sampling}
+CLASSES: dict[str, type] = {"model.memory": Memory, "model.readout": Readout, "data.features.sampling": Sampling}
 
 
 def config_parser(command: str = "", description: str | None = None, unused: Mapping[str, str] = {}) -> ArgumentParser:

@@ -37,8 +37,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     data = build_data_module(options, config)
     if (imported := data.settings.imported) is not None:
         raise VideomemError(
-            f"data.imported is {imported.name}, whose features were made by another tool, so there is nothing to "
-            "extract; use `videomem import-features`"
+            f"data.features.imported is {imported.name}, whose features were made by another tool, so there is "
+            "nothing to extract; use `videomem import-features`"
         )
     console, backbone, started = Console(stderr=True), data.settings.backbone, time.perf_counter()
     device = usable_device(config.device)

@@ -67,5 +67,5 @@ def _options(importing: Importing, report: ImportReport) -> str:
     imported = json.dumps({"name": importing.name, "feature_dim": report.feature_dim})
     sampling = {"class_path": f"videomem.video.sampling.{type(importing.sampling).__name__}",
                 "init_args": vars(importing.sampling)}  # fmt: skip
-    dtype = "" if importing.dtype == "float16" else f" --data.feature_dtype {importing.dtype}"
-    return f"--data.imported '{imported}' --data.sampling '{json.dumps(sampling)}'{dtype}"
+    dtype = "" if importing.dtype == "float16" else f" --data.features.dtype {importing.dtype}"
+    return f"--data.features.imported '{imported}' --data.features.sampling '{json.dumps(sampling)}'{dtype}"

@@ -123,9 +123,9 @@ class VideomemCLI(LightningCLI):
         config = self.config
         for name in ("catalog", "store"):
             config.data[name] = str(Path(config.data[name]).absolute())
-        weights = config.data.backbone.weights
+        weights = config.data.features.backbone.weights
         if weights not in ("imagenet", "random"):
-            config.data.backbone.weights = str(Path(weights).absolute())
+            config.data.features.backbone.weights = str(Path(weights).absolute())
         config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
         if self._command == "fit" and any((Path(config.run_dir) / "checkpoints").glob("*")):
             raise VideomemError(f"{config.run_dir}: already contains a run; choose another --run-dir")
