@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import time
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CONFIGS, data_arguments, failed, fit_arguments
+from pytorch_lightning import Trainer
+from test_vocabulary import ALLOWED, RETIRED
 
 import videomem
+from videomem.cli.lightning_cli import UNUSED_BY
 from videomem.cli.main import COMMANDS, main
 from videomem.video.catalog import Catalog, write_catalog
+from videomem.video.datasets import LAYOUTS
 
 
 def test_help_names_every_command_there_is_and_imports_nothing_heavy() -> None:
@@ -32,14 +38,31 @@ def test_help_names_every_command_there_is_and_imports_nothing_heavy() -> None:
     assert float(lines[-1].removeprefix("seconds ")) <= 0.6
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+SUBCOMMANDS = ["catalog build", "catalog check", *(f"catalog build {layout}" for layout in LAYOUTS)]
+MOST_LINES = {"fit": 200, "validate": 150, "test": 150}  # on a terminal of 80 columns
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
+def test_every_help_is_plain(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Python's names of objects, defaults that say nothing, and words that the vocabulary has replaced."""
+    monkeypatch.setenv("COLUMNS", "80")
     try:
-        assert main([command, "--help"]) == 0
+        assert main([*command.split(), "--help"]) == 0
     except SystemExit as stop:
         assert not stop.code
     printed = capsys.readouterr().out
     assert f"videomem {command}" in printed and len(printed) > 200
+    assert len(printed.splitlines()) <= MOST_LINES.get(command, 250)
+    text = " ".join(printed.split())
+    assert not re.findall(r"default: (?:None|null|<)|<(?:lambda>|function |class '|object )|\bat 0x|ignored here", text)
+    assert not re.findall(rf"\b(?:{'|'.join(RETIRED)})(?:s|es)?\b", ALLOWED.sub("", text), re.IGNORECASE)
+
+
+def test_help_of_fit_names_every_option_of_the_trainer_that_has_an_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--help"]) == 0
+    named = set(re.findall(r"--trainer\.(\w+)", capsys.readouterr().out))
+    without_effect = {name.removeprefix("trainer.") for name in UNUSED_BY["fit"]}
+    assert named == set(signature(Trainer).parameters) - without_effect
 
 
 def test_the_installed_script_prints_its_version() -> None:
@@ -112,12 +135,20 @@ def extract(workspace: Path, *options: object) -> list[object]:
         (["--data.catalog", "nowhere.csv"], "no such table"),
         (["--data.features.decoder", "vlc"], "data.features.decoder"),
         (["--data.batch_size", "0"], "data.batch_size is 0"),
+        (
+            ["--data.features.sampling", "Unifrm"],
+            "is 'Unifrm', which is not a known class; choose one of FixedRate, Un",
+        ),
+        (["--data.features.sampling", "videomem.video.sampling.Unifrm"], "known class; choose one of FixedRate, Un"),
         (["--data.typo", "1"], "typo"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data", "nowhere.yaml"], "--data nowhere.yaml: no such file"),
+        (["--config", "nowhere/x.yaml"], "nowhere/x.yaml: no such file; `videomem configs` copies base.yaml, data/div"),
+        (["--config", CONFIGS / "head" / "gur.yaml"], "gur.yaml: no such file; the folder has gated.yaml, gru.yaml"),
+        (["--config", CONFIGS / "head"], "head: not a file; the folder has gated.yaml, gru.yaml"),
     ],
 )
 def test_a_wrong_setting_of_the_data_is_one_line(
-    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[object], message: str
 ) -> None:
     assert message in failed(capsys, *extract(workspace, *options))
     assert message in failed(
@@ -129,7 +160,24 @@ def test_a_wrong_setting_of_the_data_is_one_line(
     ("options", "message"),
     [
         (["--model.memory.alpha", "2"], "memory.alpha is 2.0, but must be in [0, 1]"),
-        (["--model.memory", "Elephant"], "Elephant"),
+        (
+            ["--model.memory", "Elephant"],
+            "model.memory is 'Elephant', which is not a known class; choose one of GRU, Ga",
+        ),
+        (["--model.memory", "videomem.heads.Gruu"], "'videomem.heads.Gruu', which is not a known class; choose one of"),
+        (["--model.memory", "nowhere.GRU"], "'nowhere.GRU', which is not a known class; choose one of GRU"),
+        (
+            ["--model.memory", "videomem.heads.MeanReadout"],
+            "MeanReadout', which is not a subclass of Memory; choose one",
+        ),
+        (["--model.memory.typo", "1"], "'typo' is not accepted"),
+        (["--model.readout", "videomem.heads.Mean"], "is not a known class; choose one of LastReadout, MeanReadout"),
+        (["--trainer.logger", "Csv"], "trainer.logger is 'Csv', which is not a known class; choose one of CSVLogger"),
+        (["--trainer.callbacks", "videomem.tracking.X"], "which is not a known class; choose one of"),
+        (
+            ["--trainer.default_root_dir", "x"],
+            "default_root_dir is x, but it has no effect on `videomem fit`: set --run",
+        ),
         (["--model.num_layers", "0"], "model.num_layers is 0"),
         (["--model.learning_rate", "-1"], "model.learning_rate is -1.0"),
         (["--trainer.max_epochs", "many"], "max_epochs"),

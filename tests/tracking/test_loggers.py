@@ -25,8 +25,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from wandb.sdk.lib.config_util import save_config_file_from_dict
 
 from videomem.cli import train
+from videomem.cli.lightning_cli import claim_folder
 from videomem.cli.main import main
-from videomem.cli.train import claim_folder, run
+from videomem.cli.train import run
 from videomem.errors import VideomemError
 from videomem.tracking import WandbLogger, group_of, run_settings, start_run, without_paths
 from videomem.tracking.runs import FLUSH_INTERVAL_S

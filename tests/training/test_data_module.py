@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import data_arguments
+from conftest import data_arguments, read_data_module
 
 from videomem.batch import VideoBatch, collate, length_mask
-from videomem.cli.config_options import read_data_module
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract

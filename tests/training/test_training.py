@@ -13,9 +13,8 @@ import torch
 import yaml
 from conftest import HEADS, data_arguments, fit_arguments
 
-from videomem.cli.evaluation_report import per_class_accuracy
 from videomem.cli.main import main
-from videomem.cli.train import run
+from videomem.cli.train import per_class_accuracy, run
 from videomem.errors import VideomemError
 from videomem.heads import GRU, LastReadout, Memory, NoMemory
 from videomem.training.checkpoint import read_checkpoint

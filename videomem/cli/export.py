@@ -72,7 +72,6 @@ def _parser(command: str) -> argparse.ArgumentParser:
     options.add_argument("--no-evaluation", action="store_true", help="write a model card without accuracies")
     options.add_argument("--permutations", type=at_least(1), default=20, help="shuffles of each test clip")
     add_shared(options, "--catalog", "--store", "--wandb", "--trust")
-    options.set_defaults(wandb="disabled")  # A folder to publish is not always a result to track.
     return options
 
 

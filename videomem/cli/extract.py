@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from videomem.cli.config_options import build_data_module, config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_shared, usable_device
-from videomem.cli.terminal import print_failures
+from videomem.cli.options import add_shared, print_failures, usable_device
 from videomem.errors import VideomemError
 from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule

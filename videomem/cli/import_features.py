@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videomem.cli.options import above_zero, add_shared, at_least, parser, refuse_unused
-from videomem.cli.terminal import print_failures
+from videomem.cli.options import above_zero, add_shared, at_least, parser, print_failures, refuse_unused
 from videomem.errors import VideomemError
 from videomem.features.importing import Importing, ImportReport, import_features
 from videomem.video.sampling import FixedRate, Sampling, Uniform

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from videomem.cli.options import add_out, add_shared, parser
-from videomem.cli.terminal import training_progress
+from videomem.cli.options import add_out, add_shared, parser, training_progress
 from videomem.experiments.drawing import png
 from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
 from videomem.experiments.memory_horizon.horizon_tables import terminal_table
