@@ -16,7 +16,6 @@ from weakref import WeakSet
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from videomem.cli.options import help_text, tidy
 from videomem.errors import VideomemError, one_line_reason
@@ -117,11 +116,12 @@ def config_parser(command: str = "", description: str | None = None, unused: Map
 
 
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Raises the errors of a parser, and of the objects that it builds, as a VideomemError with the reason."""
+def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
+    """Raises the errors of a parser, and of other types if named, as a VideomemError with the reason."""
+    kinds: tuple[type[Exception], ...] = (ArgumentError, *others)
     try:
         yield
-    except (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError) as error:
+    except kinds as error:
         raise VideomemError(parser_error(error)) from error
 
 

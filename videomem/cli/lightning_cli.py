@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning
 from jsonargparse import Namespace
 from pytorch_lightning import seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -99,7 +100,9 @@ class VideomemCLI(LightningCLI):
             raise
 
     def init_parser(self, **keywords: Any) -> LightningArgumentParser:
-        parser = LightningArgumentParser(**keywords)
+        parser = LightningArgumentParser(
+            dump_header=[f"pytorch_lightning=={pytorch_lightning.__version__}"], **keywords
+        )
         parser.add_argument("-c", "--config", action=ConfigFile, metavar="FILE", help="YAML file of settings; later "
                             "files override earlier ones")  # fmt: skip
         return parser

@@ -100,7 +100,8 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
 
 def _set_up(command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> VideomemCLI | None:
     """Builds data, model and trainer; returns None if only the help or the config was printed."""
-    with tempfile.TemporaryDirectory() as folder, errors_in_one_line():
+    of_building = (MisconfigurationException, ValueError, TypeError, ArithmeticError)
+    with tempfile.TemporaryDirectory() as folder, errors_in_one_line(*of_building):
         if checkpoint is not None:  # The settings of the checkpoint come first, so that options override them.
             settings = Path(folder) / "checkpoint.json"
             settings.write_text(json.dumps(checkpoint.config()))

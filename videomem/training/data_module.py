@@ -194,11 +194,9 @@ class VideoDataModule(LightningDataModule):
             first.setdefault(group, row)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        rows = self.rows("train")
-        weights = None
+        rows, weights = self.rows("train"), None
         if self.balanced_sampling:
-            counts = Counter(self.clips[row].label for row in rows)
-            weights = torch.tensor([1 / counts[self.clips[row].label] for row in rows], dtype=torch.float64)
+            weights = 1 / torch.tensor(self.class_counts, dtype=torch.float64)[self._labels(rows)]
         return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights))
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -215,10 +213,8 @@ class VideoDataModule(LightningDataModule):
     def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
         if isinstance(self.feature_source, StoredFeatures):
             self.feature_source.load()
-        index = {name: number for number, name in enumerate(self.class_names)}
-        dataset = ClipDataset(rows, [index[self.clips[row].label] for row in rows], self.feature_source)
         return DataLoader(
-            dataset,
+            ClipDataset(rows, self._labels(rows), self.feature_source),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=0 if self.source == "features" and self.storage == "device" else self.num_workers,
@@ -226,6 +222,10 @@ class VideoDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _labels(self, rows: list[int]) -> list[int]:
+        index = {name: number for number, name in enumerate(self.class_names)}
+        return [index[self.clips[row].label] for row in rows]
 
     def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
         """Complete a batch on the device: look up features kept there, or run the backbone on decoded frames."""
