@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_every_help_is_plain(command: str, capsys: pytest.CaptureFixture[str], m
     assert f"videomem {command}" in printed and len(printed) > 200
     assert len(printed.splitlines()) <= MOST_LINES.get(command, 250)
     text = " ".join(printed.split())
+    assert "--wandb" not in text or re.search(r"mode of the W&B run \(default: [\w ,]*offline", text)
     assert not re.findall(r"default: (?:None|null|<)|<(?:lambda>|function |class '|object )|\bat 0x|ignored here", text)
     assert not re.findall(rf"\b(?:{'|'.join(RETIRED)})(?:s|es)?\b", ALLOWED.sub("", text), re.IGNORECASE)
 
@@ -110,16 +112,24 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: videomem COMMAND" in capsys.readouterr().out
 
 
-def test_options_of_commands_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "see `videomem shuffle --help`" in failed(capsys, "shuffle")
-    assert "--permutations is 0, but must be at least 1" in failed(capsys, "shuffle", "x.ckpt", "--permutations", "0")
-    assert "the following arguments are required: --out" in failed(capsys, "synthesize")
-    assert "num_frames is 15, but must be even" in failed(capsys, "synthesize", "--out", tmp_path, "--num-frames", 15)
-    assert "needs --ckpt-path" in failed(capsys, "test")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shuffle"], "see `videomem shuffle --help`"),
+        (["shuffle", "x.ckpt", "--permutations", "0"], "--permutations is 0, but must be at least 1"),
+        (["synthesize"], "the following arguments are required: --out"),
+        (["synthesize", "--out", ".", "--num-frames", "15"], "num_frames is 15, but must be even"),
+        (["test"], "needs --ckpt-path"),
+    ],
+)
+def test_options_of_commands_are_one_line_too(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in failed(capsys, *arguments)
 
 
-def extract(workspace: Path, *options: object) -> list[object]:
-    return ["extract", *data_arguments(workspace), "--workers", "0", *options]
+def extract(workspace: Path, *options: object) -> list[str]:
+    return ["extract", *data_arguments(workspace), "--workers", "0", *map(str, options)]
 
 
 @pytest.mark.parametrize(
@@ -151,9 +161,8 @@ def test_a_wrong_setting_of_the_data_is_one_line(
     workspace: Path, capsys: pytest.CaptureFixture[str], options: list[object], message: str
 ) -> None:
     assert message in failed(capsys, *extract(workspace, *options))
-    assert message in failed(
-        capsys, "fit", *data_arguments(workspace), "--config", CONFIGS / "head" / "none.yaml", *options
-    )
+    head = ["--config", CONFIGS / "head" / "none.yaml"]
+    assert message in failed(capsys, "fit", *data_arguments(workspace), *head, *options)
 
 
 @pytest.mark.parametrize(
@@ -288,35 +297,27 @@ def test_features_that_were_not_extracted_are_asked_for(
 
 
 def test_videos_that_fail_are_named_and_the_status_says_so(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clips = [clip for label in ("grow", "shrink") for clip in _clips(workspace) if clip.label == label]
-    copies = []
-    for number, clip in enumerate(clips):
-        path = tmp_path / f"{number}.mp4"
-        shutil.copy(clip.path, path)
-        copies.append(clip.__class__(str(path), clip.label, clip.split, clip.group))
+    clips = [clip for label in ("grow", "shrink") for clip in catalog.clips if clip.label == label]
+    copies = [
+        replace(clip, path=str(shutil.copy(clip.path, tmp_path / f"{number}.mp4"))) for number, clip in enumerate(clips)
+    ]
     (tmp_path / "0.mp4").write_bytes(b"not a video")
     (tmp_path / "5.mp4").unlink()  # The partner of the first.
     write_catalog(Catalog(tuple(copies)), tmp_path / "catalog.csv")
     options = ["--data.catalog", tmp_path / "catalog.csv", "--data.store", tmp_path / "features"]
-    assert main([str(part) for part in extract(workspace, *options)]) == 1
+    assert main(extract(workspace, *options)) == 1
     captured = capsys.readouterr()
     assert f"{len(clips) - 2} clips extracted" in captured.out and "2 failed" in captured.out
     assert "0.mp4: not decodable" in captured.err and "5.mp4: No such file" in captured.err
-    assert main([str(part) for part in extract(workspace, *options, "--allow-failures")]) == 0
+    assert main(extract(workspace, *options, "--allow-failures")) == 0
     shutil.copy(clips[5].path, tmp_path / "5.mp4")
     capsys.readouterr()
-    assert main([str(part) for part in extract(workspace, *options, "--retry-failed")]) == 1
+    assert main(extract(workspace, *options, "--retry-failed")) == 1
     assert "1 clips extracted" in capsys.readouterr().out
-    assert main([str(part) for part in ["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *options]]) == 0
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *map(str, options)]) == 0
     assert "2 of 10 clips are excluded" in capsys.readouterr().err
-
-
-def _clips(workspace: Path) -> list[object]:
-    from videomem.video.catalog import read_catalog
-
-    return list(read_catalog(workspace / "videos" / "catalog.csv").clips)
 
 
 def test_online_tracking_without_a_key_is_one_line(

@@ -96,6 +96,7 @@ def test_a_checkpoint_alone_finds_its_data(
         assert len(figures["accuracy_per_class"]) == 10
         rows = Path(command, "confusion.csv").read_text().splitlines()
         assert sum(int(cell) for row in rows[1:] for cell in row.split(",")[1:]) == figures["num_clips"]
+        assert len(list(Path(command, "wandb").glob("offline-run-*"))) == 1
 
 
 def test_accuracy_is_that_of_a_plain_loop(checkpoints: dict[str, Path], tmp_path: Path) -> None:
