@@ -25,18 +25,8 @@ from videomem.utils.folders import config_folder
 from videomem.video.sampling import Sampling
 
 # What a config file may have at its top level besides the settings of the command that reads it.
-OTHER_SETTINGS = {
-    "data",
-    "model",
-    "trainer",
-    "order",
-    "seed",
-    "run_dir",
-    "ckpt_path",
-    "wandb",
-    "new_wandb_run",
-    "trust",
-}
+OTHER_SETTINGS = {"data", "model", "trainer", "order", "seed", "run_dir", "ckpt_path", "wandb", "new_wandb_run",
+                  "trust"}  # fmt: skip
 
 # Settings whose values are classes, which may be written by name alone.
 CLASSES: dict[str, type] = {"model.memory": Memory, "model.readout": Readout, "data.features.sampling": Sampling,
@@ -54,7 +44,7 @@ _KINDS = {"_ActionConfigLoad": "YAML file of this section", "_ActionPrintConfig"
 
 
 class ConfigHelpFormatter(DefaultHelpFormatter):
-    """Shows an option with its text and default only: without types, linked options, and options marked `is_hidden`."""
+    """Shows an option with its text and default only: without types and linked options."""
 
     def __init__(self, prog: str, **keywords: Any) -> None:
         super().__init__(prog, max_help_position=34, **keywords)
