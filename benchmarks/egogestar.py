@@ -49,7 +49,7 @@ if __name__ == "__main__":
     write_groups(given.root, out / "catalog.csv")
     configs = ["--config", str(config_folder() / "base.yaml")]
     data = ["--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
-    data += ["--data.backbone", json.dumps(net)]
+    data += ["--data.features.backbone", json.dumps(net)]
     if main(["extract", *configs, *data]):
         raise SystemExit(1)
     order = ["order", *configs, "--config", str(config_folder() / "order.yaml"), *data, *further]

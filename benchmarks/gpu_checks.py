@@ -18,6 +18,7 @@ from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.features.backbone import Backbone, BackboneSettings, exact_float32, extract_features, load_backbone
+from videomem.features.store import FeatureSettings
 from videomem.heads import GRU, LSTM, RNN, Gated, Head, Leaky, Memory, MinGRU, MinLSTM, NoMemory, linear_scan
 from videomem.heads.scan import linear_loop
 
@@ -215,8 +216,9 @@ def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int 
     write_catalog(Catalog(tuple(clips)), folder / "catalog.csv")
     import_features(folder / "catalog.csv", arrays, folder / "store", Importing("noise", Uniform(num_frames)))
     return {
-        "catalog": str(folder / "catalog.csv"), "store": str(folder / "store"), "sampling": Uniform(num_frames),
-        "imported": ImportedFeatures("noise", feature_dim),
+        "catalog": str(folder / "catalog.csv"), "store": str(folder / "store"),
+        "features": FeatureSettings(BackboneSettings(), Uniform(num_frames),
+                                    imported=ImportedFeatures("noise", feature_dim)),
     }  # fmt: skip
 
 
@@ -291,8 +293,8 @@ def video(part: Part) -> None:
 
     settings = SyntheticSettings(train_pairs=1, val_pairs=1, test_pairs=1, num_frames=8, frame_size=64)
     catalog = synthesize(settings, part.folder / "videos")
-    backbone = BackboneSettings("alexnet", "pool5", "random", grid=1)
-    data = {"catalog": str(part.folder / "videos" / "catalog.csv"), "sampling": Uniform(8), "backbone": backbone}
+    features = FeatureSettings(BackboneSettings("alexnet", "pool5", "random", grid=1), Uniform(8))
+    data = {"catalog": str(part.folder / "videos" / "catalog.csv"), "features": features}
     read = {}
     for device in dict.fromkeys(("cpu", part.device)):
         module = VideoDataModule(**data, store=str(part.folder / device))

@@ -50,7 +50,7 @@ if __name__ == "__main__":
     configs = [part for name in ("base", "order") for part in ("--config", str(config_folder() / f"{name}.yaml"))]
     imported = json.dumps({"name": "noise", "feature_dim": DIM})
     order = ["order", *configs, "--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
-    order += ["--data.imported", imported, *further]
+    order += ["--data.features.imported", imported, *further]
     for arguments in ([*order, "--plan"], [*order, "--out", str(out / "order")]):
         started = time.perf_counter()
         if main(arguments):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from videomem.cli.config_options import read_data_module
+from videomem.cli.config_options import build_data_module, config_parser, parse
 from videomem.cli.main import main
 from videomem.training.data_module import VideoDataModule
 from videomem.video.catalog import Catalog, read_catalog
@@ -86,6 +86,13 @@ def catalog(workspace: Path) -> Catalog:
 @pytest.fixture
 def data(workspace: Path) -> VideoDataModule:
     return read_data_module(data_arguments(workspace))
+
+
+def read_data_module(arguments: list[str]) -> VideoDataModule:
+    """The data module that `--config` and `--data.*` options describe; other sections are ignored."""
+    options = config_parser()
+    options.add_class_arguments(VideoDataModule, "data")
+    return build_data_module(options, parse(options, arguments))
 
 
 def data_arguments(workspace: Path) -> list[str]:

@@ -24,8 +24,10 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.arrays import ArrayProblem, open_source
+from videomem.features.backbone import BackboneSettings
 from videomem.features.imported import ImportedFeatures
 from videomem.features.importing import Importing, ImportReport, import_features
+from videomem.features.store import FeatureSettings
 from videomem.training.data_module import VideoDataModule
 from videomem.video.sampling import FixedRate, Sampling, Uniform
 
@@ -98,8 +100,8 @@ def imported(folder: Path, features: Path, sampling: Sampling = Uniform(FRAMES),
 
 
 def data_of(folder: Path, dim: int = D, sampling: Sampling = Uniform(FRAMES), **options: Any) -> VideoDataModule:
-    features = ImportedFeatures("clip", dim)
-    return VideoDataModule(str(folder / "catalog.csv"), sampling, str(folder / "store"), imported=features, **options)
+    features = FeatureSettings(BackboneSettings(), sampling, imported=ImportedFeatures("clip", dim), **options)
+    return VideoDataModule(str(folder / "catalog.csv"), features, str(folder / "store"))
 
 
 def stored(folder: Path, **options: Any) -> dict[str, Array]:
@@ -143,7 +145,7 @@ def test_bfloat16_is_read_as_the_numbers_that_it_is(tmp_path: Path) -> None:
     save_tensors({v: torch.from_numpy(a).bfloat16() for v, a in arrays(videos).items()}, tmp_path / "a.safetensors")
     assert imported(tmp_path, tmp_path / "a.safetensors", dtype="float32").failures == ()
     expected = torch.from_numpy(arrays(videos)[videos[0]]).bfloat16().float().numpy()
-    found = stored(tmp_path, feature_dtype="float32")[videos[0]]
+    found = stored(tmp_path, dtype="float32")[videos[0]]
     assert np.array_equal(found, expected[Uniform(FRAMES).indices(np.arange(5.0))])
 
 
@@ -374,8 +376,8 @@ def test_every_command_works_on_imported_features(
     assert '"feature_dim": 6' in capsys.readouterr().out
     data = [
         *("--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "data" / "imported.yaml")),
-        *("--data.catalog", "catalog.csv", "--data.imported", json.dumps({"name": "clip", "feature_dim": D})),
-        *("--data.sampling.init_args.num_frames", str(FRAMES)),
+        *("--data.catalog", "catalog.csv", "--data.features.imported", json.dumps({"name": "clip", "feature_dim": D})),
+        *("--data.features.sampling.init_args.num_frames", str(FRAMES)),
     ]
     head = ["--config", str(CONFIGS / "head" / "gru.yaml"), "--config", str(CONFIGS / "quiet.yaml"), "--run-dir", "run"]
     short = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"]

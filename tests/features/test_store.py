@@ -241,7 +241,7 @@ def test_features_beyond_half_precision_are_refused(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extraction, "extract_features", lambda b, frames, size: torch.full((len(frames), 1024), 1e6))
-    with pytest.raises(VideomemError, match=r"set data\.feature_dtype to float32"):
+    with pytest.raises(VideomemError, match=r"set data\.features\.dtype to float32"):
         extract(clips[:2], SETTINGS, tmp_path)
 
 

@@ -24,9 +24,9 @@ from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 from wandb.sdk.lib.config_util import save_config_file_from_dict
 
-from videomem.cli import train
+from videomem.cli import lightning_cli
 from videomem.cli.main import main
-from videomem.cli.train import claim_folder, run
+from videomem.cli.train import run
 from videomem.errors import VideomemError
 from videomem.tracking import WandbLogger, group_of, run_settings, start_run, without_paths
 from videomem.tracking.runs import FLUSH_INTERVAL_S
@@ -60,7 +60,7 @@ def test_tensorboard_has_metrics_settings_and_the_confusion_matrix(workspace: Pa
 
 
 def test_a_missing_tensorboard_is_one_line(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr(lightning_cli, "find_spec", lambda name: None)
     arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", str(CONFIGS / "tensorboard.yaml")]
     with pytest.raises(VideomemError, match=r'pip install "videomem\[tensorboard\]"'):
         run("fit", arguments)
@@ -128,7 +128,7 @@ def test_a_sweep_has_only_what_its_schema_knows() -> None:
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
-    assert [claim_folder(tmp_path / "runs", "now").name for _ in range(3)] == ["now", "now-2", "now-3"]
+    assert [lightning_cli.claim_folder(tmp_path / "runs", "now").name for _ in range(3)] == ["now", "now-2", "now-3"]
 
 
 @pytest.mark.parametrize("wrong", [["--model.learning_rate", "-1"], ["--wandb", "online"]], ids=str)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videomem.cli.options import above_zero, add_shared, at_least, parser, refuse_unused
-from videomem.cli.terminal import print_failures
+from videomem.cli.options import above_zero, add_shared, at_least, parser, print_failures, refuse_unused
 from videomem.errors import VideomemError
 from videomem.features.importing import Importing, ImportReport, import_features
 from videomem.video.sampling import FixedRate, Sampling, Uniform
@@ -67,5 +66,5 @@ def _options(importing: Importing, report: ImportReport) -> str:
     imported = json.dumps({"name": importing.name, "feature_dim": report.feature_dim})
     sampling = {"class_path": f"videomem.video.sampling.{type(importing.sampling).__name__}",
                 "init_args": vars(importing.sampling)}  # fmt: skip
-    dtype = "" if importing.dtype == "float16" else f" --data.feature_dtype {importing.dtype}"
-    return f"--data.imported '{imported}' --data.sampling '{json.dumps(sampling)}'{dtype}"
+    dtype = "" if importing.dtype == "float16" else f" --data.features.dtype {importing.dtype}"
+    return f"--data.features.imported '{imported}' --data.features.sampling '{json.dumps(sampling)}'{dtype}"

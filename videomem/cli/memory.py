@@ -11,8 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from videomem.cli.options import above_zero, add_out, add_shared, at_least, moved_data, parser, refuse_unused
-from videomem.cli.terminal import training_progress
+from videomem.cli.options import (
+    above_zero,
+    add_out,
+    add_shared,
+    at_least,
+    moved_data,
+    parser,
+    refuse_unused,
+    training_progress,
+)
 from videomem.experiments.inspect.inspection import inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import InspectionView, view_inspection
 from videomem.experiments.memories import read_memories

@@ -12,8 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from videomem.cli.options import add_out, add_shared, at_least, parser, refuse_unused, usable_device
-from videomem.cli.terminal import print_failures
+from videomem.cli.options import add_out, add_shared, at_least, parser, print_failures, refuse_unused, usable_device
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.clip_predictions import (

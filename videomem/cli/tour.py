@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from videomem.cli.options import add_out, add_shared, parser, refuse_unused
-from videomem.cli.terminal import training_progress
+from videomem.cli.options import add_out, add_shared, parser, refuse_unused, training_progress
 from videomem.experiments.drawing import png
 from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_table, terminal_table
 from videomem.experiments.memory_horizon.recall_measurement import measure_recall

@@ -47,7 +47,14 @@ FeatureDtype = Literal["float16", "float32"]
 class FeatureSettings:
     """Everything that determines the features of a clip except the clip itself.
 
-    For `imported` features the backbone and the decoder are ignored.
+    Args:
+        backbone: The frozen network that computes the features.
+        sampling: How frames of a clip are sampled.
+        decoder: Video decoder. `auto` selects the fastest decoder that is exact for a file.
+        dtype: Data type of stored features.
+        on_damage: `exclude` leaves out damaged videos; `prefix` uses the frames before the damage.
+        imported: Features imported by `videomem import-features`, used instead of the backbone's. Backbone and decoder
+            then have no effect.
     """
 
     backbone: BackboneSettings
@@ -211,7 +218,7 @@ class FeatureStore:
         if not torch.isfinite(stored).all():
             raise VideomemError(
                 f"shard {number} has features beyond the range of {self.settings.dtype}; "
-                "set data.feature_dtype to float32"
+                "set data.features.dtype to float32"
             )
         # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
         # order of several entries varies.

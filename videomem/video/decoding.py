@@ -111,7 +111,7 @@ def decode_clip(
         if frames is not None:
             return _clip(frames, indices, stream.times_s[chosen], served, stream.codec)
         if decoder not in ("auto", "pyav"):
-            raise DecodingError(f"{path}: {decoder} is not exact here ({objection}); set data.decoder to auto")
+            raise DecodingError(f"{path}: {decoder} is not exact here ({objection}); set data.features.decoder to auto")
         answer = _decode_forwards(stream, stream.times_s, sampling, interval, on_damage)
     if isinstance(answer, DecodedClip):
         return answer

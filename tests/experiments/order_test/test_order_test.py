@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CONFIGS, data_arguments
+from conftest import CONFIGS, data_arguments, read_data_module
 from helpers.order_clips import SHORT, SMALL, drawn, planned
 
 from videomem import order_test
-from videomem.cli.config_options import read_data_module
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_data
