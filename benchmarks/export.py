@@ -30,11 +30,10 @@ import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import MEMORIES, READOUTS, Head
-from videomem.inference.graph_export import export_graphs, run_pt2
-from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph
+from videomem.inference.graph_export import export_graphs, make_case, run_pt2
+from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph, shape_in_graph
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx
-from videomem.inference.resizing import shape_in_graph
 from videomem.utils.plain_data import class_path
 from videomem.video.catalog import Catalog
 from videomem.video.decoding import decode_clip
@@ -107,13 +106,6 @@ def frames_of(catalog: Catalog, lengths: tuple[int, ...]) -> tuple[NDArray[np.ui
     return np.stack(padded), torch.tensor(lengths)
 
 
-@torch.no_grad()
-def case_of(model: Classifier, given: Tensor, x_BTD: Tensor, lengths_B: Tensor) -> Case:
-    full_B = torch.full_like(lengths_B, x_BTD.shape[1])
-    after_each_BTC = model.head.readout.after_each(model.head.frame_logits(x_BTD, full_B))
-    return Case(given, lengths_B, model.classify(x_BTD, lengths_B), after_each_BTC)
-
-
 def differences(model: Classifier, cases: list[Case], shaped: list[Tensor], preprocess: bool) -> list[float]:
     """Largest differences of the exported folder and of each format."""
     graphs: dict[str, Graph] = {"clip": ClipGraph(model, preprocess), "step": StepGraph(model, preprocess)}
@@ -176,7 +168,7 @@ def print_differences(catalog: Catalog, heads: list[str], network: BackboneSetti
         for readout in READOUTS:
             model = build(CONFIGS / f"{name}.yaml", readout, class_names, settings, backbone)
             train(model.head, x_NTD, labels_N)
-            cases = [case_of(model, *part) for part in inputs]
+            cases = [make_case(model, *part) for part in inputs]
             largest = max(float(case.logits_BTC.abs().max()) for case in cases)
             found = differences(model, cases, shaped, preprocess)
             print(" | ".join([name, readout, f"{largest:.1f}", *(f"{value:.1e}" for value in found)]), flush=True)

@@ -412,8 +412,7 @@ def graphs(part: Part) -> None:
     from torch.export import load
     from torch.export.passes import move_to_device_pass
 
-    from videomem.inference.graph_checks import make_cases
-    from videomem.inference.graph_export import write_pt2
+    from videomem.inference.graph_export import make_cases, write_pt2
     from videomem.inference.graphs import ClipGraph, StepGraph, trace
 
     for memory in ("gated", "lstm", "mingru"):
@@ -442,7 +441,7 @@ def graphs(part: Part) -> None:
 
 def _onnx_on_cuda(part: Part) -> None:
     from videomem.errors import VideomemError
-    from videomem.inference.graph_checks import make_cases
+    from videomem.inference.graph_export import make_cases
     from videomem.inference.graphs import ClipGraph, StepGraph, trace
     from videomem.inference.onnx_graphs import onnx_libraries, write_onnx
 

@@ -29,13 +29,11 @@ from videomem.features.imported import ImportedFeatures
 from videomem.features.store import FeatureSettings
 from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
 from videomem.inference import graph_export
-from videomem.inference.graph_checks import check, make_cases
-from videomem.inference.graph_export import export_graphs, run_pt2
-from videomem.inference.graph_snippets import snippets
-from videomem.inference.graphs import ClipGraph, Graph, StepGraph, trace
+from videomem.inference.graph_export import check, export_graphs, make_cases, run_pt2
+from videomem.inference.graphs import ClipGraph, Graph, StepGraph, shape_in_graph, trace
 from videomem.inference.model import Classifier
+from videomem.inference.model_card import snippets
 from videomem.inference.onnx_graphs import run_onnx, write_onnx
-from videomem.inference.resizing import shape_in_graph
 from videomem.video.sampling import Uniform
 
 logging.getLogger("torch.__trace").propagate = False  # It logs thousands of lines for each export.
