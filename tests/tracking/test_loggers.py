@@ -28,8 +28,8 @@ from videomem.cli import train
 from videomem.cli.main import main
 from videomem.cli.train import claim_folder, run
 from videomem.errors import VideomemError
-from videomem.tracking import WandbLogger, group_of, run_settings, start_run, without_paths
-from videomem.tracking.runs import FLUSH_INTERVAL_S
+from videomem.tracking import WandbLogger, group_of, start_run, without_paths
+from videomem.tracking.runs import FLUSH_INTERVAL_S, run_settings
 from videomem.video.catalog import data_name
 
 
