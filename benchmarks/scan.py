@@ -141,7 +141,7 @@ def ratio(turns: list[float], unit: list[float]) -> str:
 def print_speed(given: argparse.Namespace, device: str, dtype: torch.dtype) -> None:
     found = ways(given.D, given.H, device, dtype)
     others = [name for name in found if name != UNIT]
-    print(" | ".join(["T", "pass", f"{UNIT}, ms", *others, "loop beside scan"]))
+    print(" | ".join(["T", "pass", f"{UNIT}, ms", *others, "loop / scan"]))
     print("|".join(["---"] * (len(others) + 4)))
     for num_frames in given.frames:
         x_BTD = torch.randn(given.B, num_frames, given.D, device=device, dtype=dtype)

@@ -178,7 +178,7 @@ def test_memory_is_its_readable_loop(name: str, dtype: torch.dtype, frames: int,
     memory, expected = reference(name, frames, carried)
     answers = states_and_all_gradients(deepcopy(memory).to(dtype), frames, carried)
     assert answers[0].dtype == dtype
-    assert answers[1].dtype == torch.float32, "what is carried on is not rounded"
+    assert answers[1].dtype == torch.float32, "the carried state is not rounded"
     assert error(answers, expected) <= MEMORY_TOLERANCE[dtype]
 
 
@@ -298,7 +298,7 @@ class States(nn.Module):
 )
 def test_a_compiled_memory_is_one_graph_with_the_same_states_and_gradients(backend: str) -> None:
     if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("needs a C++ compiler, which is not at hand")
+        pytest.skip("needs a C++ compiler")
     memory = MinGRU(D, H)
     compiled = torch.compile(States(memory), backend=backend, fullgraph=True)
     x, lengths, _ = clip(17)

@@ -55,7 +55,7 @@ def test_loading_needs_no_network_no_pickle_and_no_other_files(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object, **keywords: object) -> None:
-        raise AssertionError("asked for what it must not need")
+        raise AssertionError("must not be called")
 
     monkeypatch.setattr(torch, "load", refuse)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)

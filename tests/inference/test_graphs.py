@@ -392,7 +392,7 @@ def run_code(markdown: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> in
     monkeypatch.chdir(folder)
     blocks = re.findall(r"```python\n(.*?)```", markdown, re.DOTALL)
     for block in blocks:
-        exec(compile(block, "snippet", "exec"), {})  # noqa: S102 - it is ours
+        exec(compile(block, "snippet", "exec"), {})  # noqa: S102 - code of this project
     return len(blocks)
 
 

@@ -123,15 +123,15 @@ def _content(tensor: ir.TensorProtocol) -> tuple[str, str, bytes]:
     return str(tensor.dtype), str(tensor.shape), sha256(tensor.tobytes()).digest()
 
 
-def run_onnx(path: Path) -> Run:
-    """Load a graph into onnxruntime on the CPU; returns a function that runs it.
+def run_onnx(path: Path, provider: str = "CPUExecutionProvider") -> Run:
+    """Load a graph into onnxruntime, by default on the CPU; returns a function that runs it.
 
     Raises:
         VideomemError: If onnxruntime cannot load or run the graph.
     """
     runtime = onnx_libraries().runtime
     with _runtime_errors(runtime, path):
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(path, providers=[provider])
     names = [put.name for put in session.get_inputs()]
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
