@@ -17,7 +17,6 @@ import argparse
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,12 +28,13 @@ from torch import Tensor
 import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
 from videomem.features.store import FRAME_BATCH, FeatureSettings
-from videomem.heads import MEMORIES, READOUTS, Head
+from videomem.heads import READOUTS, Head
 from videomem.inference.graph_export import export_graphs, make_case, run_pt2
 from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph, shape_in_graph
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx
-from videomem.utils.plain_data import class_path
+from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.plain_data import class_path, from_plain
 from videomem.video.catalog import Catalog
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
@@ -77,22 +77,12 @@ def train(head: Head, x_NTD: Tensor, labels_N: Tensor) -> None:
 def build(
     config: Path, readout: str, class_names: list[str], settings: FeatureSettings, backbone: Backbone
 ) -> Classifier:
-    memory: dict[str, Any] = yaml.safe_load(config.read_text())["model"]["memory"]
-    kind = MEMORIES[memory["class_path"].rsplit(".", 1)[-1]]
+    memory, read = yaml.safe_load(config.read_text())["model"]["memory"], {"class_path": class_path(READOUTS[readout])}
+    sizes = {"num_layers": 1, "projection_dim": None, "feature_dim": backbone.feature_dim}
+    arguments = {"memory": memory, "readout": read, **sizes}
+    classes = {"class_names": class_names, "class_counts": [1] * len(class_names)}
     torch.manual_seed(0)
-    head = Head(
-        lambda input_dim: kind(input_dim, **memory["init_args"]),
-        backbone.feature_dim,
-        len(class_names),
-        readout=READOUTS[readout](),
-    )
-    arguments = {
-        "memory": {"class_path": class_path(kind), "init_args": memory["init_args"]},
-        "readout": {"class_path": class_path(READOUTS[readout])},
-        "num_layers": 1,
-        "projection_dim": None,
-        "feature_dim": backbone.feature_dim,
-    }
+    head = from_plain(LitClassifier, {**arguments, **classes, "dropout": 0.0}).head
     return Classifier(head, class_names, settings, backbone, arguments)
 
 

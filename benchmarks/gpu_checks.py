@@ -14,27 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_part import Part
+from scan import MEMORIES as KINDS
 from scan import states_and_gradients
 from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.features.backbone import Backbone, BackboneSettings, exact_float32, extract_features, load_backbone
-from videomem.heads import GRU, LSTM, RNN, Gated, Head, Leaky, Memory, MinGRU, MinLSTM, NoMemory, linear_scan
+from videomem.heads import Gated, Head, Leaky, Memory, linear_scan
 from videomem.heads.scan import linear_loop
 
 B, D, H, C = 6, 24, 16, 5
-MEMORIES = {
-    "none": partial(NoMemory, hidden_dim=H),
-    "leaky": partial(Leaky, hidden_dim=H),
-    "leaky learned": partial(Leaky, hidden_dim=H, learned=True),
+MEMORIES = {name: partial(memory, hidden_dim=H) for name, memory in KINDS.items()} | {
     "leaky coupled": partial(Leaky, hidden_dim=H, coupled=True),
-    "rnn": partial(RNN, hidden_dim=H),
-    "gated": partial(Gated, hidden_dim=H),
     "gated uncoupled": partial(Gated, hidden_dim=H, coupled=False),
-    "gru": partial(GRU, hidden_dim=H),
-    "lstm": partial(LSTM, hidden_dim=H),
-    "mingru": partial(MinGRU, hidden_dim=H),
-    "minlstm": partial(MinLSTM, hidden_dim=H),
 }
 TRAINED = ("none", "leaky learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm")
 
