@@ -30,6 +30,7 @@ Kernel = Callable[[Tensor], Tensor]
 BATCH, TIME, HEIGHT, WIDTH = "batch", "time", "height", "width"
 # Sizes at which graphs are traced; they support other sizes.
 _TRACED = {BATCH: 2, TIME: 3, HEIGHT: 40, WIDTH: 52}
+EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 
 
 class Port(NamedTuple):
@@ -161,6 +162,9 @@ class Graph(nn.Module, ABC):
         """Largest difference between the logits of this graph in a runtime and those of the model."""
 
 
+Programs = Mapping[Graph, ExportedProgram]
+
+
 class ClipGraph(Graph):
     """Whole clips: frames (B, T, ...), lengths (B,) -> logits (B, C). Padding is ignored."""
 
@@ -258,9 +262,6 @@ def states(memory: Memory, terms_BTK: Tensor) -> Tensor:
     return h_TBH.transpose(0, 1)
 
 
-Programs = Mapping[Graph, ExportedProgram]
-
-
 def trace(graph: Graph) -> ExportedProgram:
     """Export a graph to operations of torch, with named axes of any size.
 
@@ -278,17 +279,9 @@ def trace(graph: Graph) -> ExportedProgram:
 @contextmanager
 def export_errors(graph: Graph, exporter: str, *more_errors: type[Exception]) -> Iterator[None]:
     """Raise a `VideomemError` for errors of an exporter, including its types in `more_errors`."""
-    errors: tuple[type[Exception], ...] = (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        AssertionError,
-    )
     try:
         yield
-    except errors + more_errors as error:
+    except EXPORT_ERRORS + more_errors as error:
         raise VideomemError(
             f"{exporter} cannot make the {graph.name} graph of this model ({type(error).__name__}: {one_line(error)}); "
             "the exported folder is complete without it and can be read by `videomem.load`"
