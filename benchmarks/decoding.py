@@ -130,7 +130,7 @@ def main() -> None:
     options.add_argument("--sizes", nargs="+", default=["320x240", "1280x720"], help="width x height")
     options.add_argument("--repeats", type=int, default=7)
     given = options.parse_args()
-    print(f"{os.cpu_count()} cores; seconds as multiples of PyAV's; last two: auto beside the quickest right way")
+    print(f"{os.cpu_count()} cores; seconds relative to PyAV's; last two: auto relative to the fastest correct method")
     print("kind | size | frames | PyAV | decord | torchcodec | auto without torchcodec | auto | without | with")
     print("|".join(["---"] * 10))
     with tempfile.TemporaryDirectory() as folder:

@@ -124,11 +124,19 @@ def tracked_arguments(workspace: Path, run_dir: Path, epochs: int = 1) -> list[s
 
 
 def logged_by(folder: Path) -> list[dict[str, Any]]:
-    """All that the W&B run below a folder wrote, by W&B's own reader."""
+    """The records of the W&B run below a folder, read by W&B."""
+    return [json.loads(line) for line in _inspected(folder).splitlines()]
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The summary of the W&B run below a folder, read by W&B."""
+    return dict(json.loads(_inspected(folder, "--summary")))
+
+
+def _inspected(folder: Path, *options: str) -> str:
     (path,) = folder.rglob("run-*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [json.loads(line) for line in lines]
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", *options, "--json", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="session")

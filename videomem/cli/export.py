@@ -15,8 +15,8 @@ from videomem.experiments.shuffle.checkpoint_measurements import chance, measure
 from videomem.experiments.shuffle.measurements import summarize
 from videomem.inference.exported_folder import write_model_card
 from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
-from videomem.inference.graph_snippets import snippets
 from videomem.inference.model import Classifier, load, model_of
+from videomem.inference.model_card import snippets
 from videomem.tracking import track_export
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.folders import is_empty_or_absent

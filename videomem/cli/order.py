@@ -29,7 +29,7 @@ from videomem.experiments.order_test.report import write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
 from videomem.statistics.planning import Assumptions
 from videomem.tracking import (
-    Memory,
+    MemoryRun,
     Mode,
     data_artifact,
     group_of,
@@ -122,7 +122,7 @@ def track_results(
         }
         own = {pair: accuracy.value for pair, accuracy in one.accuracies.items()}
         own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value}
-        memories.append(Memory(one.name, config, own, accuracies_by_run(one.name, plan, clips, tested.scores)))
+        memories.append(MemoryRun(one.name, config, own, accuracies_by_run(one.name, plan, clips, tested.scores)))
     track_memories("videomem", out, mode, group, memories)
 
 

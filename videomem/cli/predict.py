@@ -13,8 +13,7 @@ from rich.progress import track
 from videomem.cli.options import Parser, add_shared, at_least, parser, printable, usable_device
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
-from videomem.inference.model import Prediction, load, top_classes
-from videomem.inference.prediction import predict_each, top_record
+from videomem.inference.model import Prediction, load, predict_each, top_classes, top_record
 from videomem.video.catalog import Clip
 from videomem.video.files import videos_named
 

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 
 from videomem.cli.options import above_zero, add_shared, at_least, parser, usable_device
 from videomem.errors import DecodingError, VideomemError
-from videomem.inference.model import Classifier, load, top_classes
-from videomem.inference.prediction import top_record
+from videomem.inference.model import Classifier, load, top_classes, top_record
 from videomem.inference.streaming import SCENE_CHANGE, Stream
 from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe
 from videomem.video.sampling import FixedRate

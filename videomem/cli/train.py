@@ -150,7 +150,7 @@ def _prepare_tracking(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
         if isinstance(logger, WandbLogger):
             logger.fill(run_dir.name, group_of(data_name(cli.config.data.catalog)), "train")
             if checkpoint is not None and not cli.config.new_wandb_run:
-                logger.go_on(checkpoint.run_record)
+                logger.resume(checkpoint.run_record)
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
