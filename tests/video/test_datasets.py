@@ -20,7 +20,7 @@ from videomem.video.datasets import LAYOUTS
 from videomem.video.datasets.hmdb51 import movie
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 
 def build(*arguments: object) -> int:
@@ -627,7 +627,7 @@ def test_a_line_of_a_list_that_is_no_single_label_is_named(
         ("--template", "{}_{:05}.jpg", "is not an image name with one field"),
         ("--template", "img_{:5x}.jpg", "is not an image name with one field"),
         ("--template", "img_{:05}.mp4", "is not an image name with one field"),
-        ("--source-fps", "0", "0 must be finite and above 0"),
+        ("--source-fps", "0", "--source-fps is 0.0, but must be above 0 and finite"),
     ],
 )
 def test_options_of_lists_are_held_to_their_form(

@@ -20,11 +20,11 @@ from PIL import Image
 from videomem.errors import DecodingError
 from videomem.video import decoding
 from videomem.video.decoders import by_pyav, by_torchcodec
-from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
+from videomem.video.decoders.seeking import ffmpeg_messages
 from videomem.video.decoders.video_stream import open_stream
 from videomem.video.decoding import decode_clip
-from videomem.video.sampling import FixedRate, Uniform
-from videomem.video.writing import write_video
+from videomem.video.sampling import FixedRate, Interval, Uniform
+from videomem.video.synthetic import write_video
 
 SEEKING = ["decord", "torchcodec"]
 PLAIN, WITH_B_FRAMES, SHORT_GROUPS = "h264 without B-frames", "h264 with B-frames", "h264, key frame every 12"
@@ -106,8 +106,7 @@ def test_auto_takes_torchcodec_where_that_spares_decoding(files: Path) -> None:
 
 
 def test_a_decoder_in_doubt_is_not_believed(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    doubtful = {name: (why_not, lambda stream, wanted: "a doubt") for name, (why_not, _) in decoding._SEEKING.items()}
-    monkeypatch.setattr(decoding, "_SEEKING", doubtful)
+    monkeypatch.setattr(decoding, "_SEEKING", dict.fromkeys(decoding._SEEKING, lambda stream, wanted: "a doubt"))
     assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
     with pytest.raises(DecodingError, match="a doubt"):
         decode_clip(file_of(files, PLAIN), Uniform(4), decoder="decord")
@@ -119,7 +118,6 @@ ALONE = [SHORT_GROUPS, "hevc closed GOP", "h264, every frame a key frame"]
 @pytest.mark.parametrize("name", ALONE)
 def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, name: str) -> None:
     with open_stream(str(file_of(files, name))) as stream:
-        assert by_pyav.why_not_groups(stream) is None
         wanted = np.array([1, 50])
         frames = by_pyav.read_groups(stream, wanted)
         assert not isinstance(frames, str) and numbers(name, frames) == [1, 50]
@@ -130,16 +128,14 @@ def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, 
                                   "h264 cut between key frames", "h264 in mpegts"])  # fmt: skip
 def test_groups_that_may_refer_to_each_other_are_not_decoded_alone(files: Path, name: str) -> None:
     with open_stream(str(file_of(files, name))) as stream:
-        assert by_pyav.why_not_groups(stream) is not None
+        assert by_pyav.read_groups(stream, np.array([1])) == "its groups of pictures may refer to each other"
 
 
 @pytest.mark.parametrize("name", [PLAIN, WITH_B_FRAMES, SHORT_GROUPS, "mpeg4 in avi with B-frames", "hevc open GOP"])
 @pytest.mark.parametrize(
     ("interval", "first", "last"), [((1.0, 2.0), 25, 49), ((None, 0.5), 0, 12), ((2.0, None), 50, 59)]
 )
-def test_trimmed_clips_hold_their_own_frames(
-    files: Path, name: str, interval: decoding.Interval, first: int, last: int
-) -> None:
+def test_trimmed_clips_hold_their_own_frames(files: Path, name: str, interval: Interval, first: int, last: int) -> None:
     clip = decode_clip(file_of(files, name), Uniform(6), interval)
     found = numbers(name, clip.frames_THWC)
     assert found[0] == first and found[-1] == last

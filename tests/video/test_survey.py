@@ -23,7 +23,7 @@ from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import decode_clip
 from videomem.video.fingerprint import BITS, MAX_DISTANCE, SAMPLING, distance, fingerprint, is_reversal, near_pairs
 from videomem.video.survey import ClipFacts, near_duplicates, summary
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 Frames = NDArray[np.uint8]
 LOSSY: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "options": {"crf": "35", "preset": "ultrafast"}}
@@ -321,7 +321,7 @@ def test_no_decode_opens_no_video(
     assert "2 classes, 2 clips, 2 groups" in printed and "durations" not in printed
 
 
-@pytest.mark.parametrize("option", [("--workers", "0"), ("--time-limit", "0"), ("--time-limit", "nan")])
+@pytest.mark.parametrize("option", [("--workers", "-1"), ("--time-limit", "0"), ("--time-limit", "nan")])
 def test_limits_of_the_options_are_one_line(
     tmp_path: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
