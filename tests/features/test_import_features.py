@@ -24,7 +24,7 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.arrays import ArrayProblem, open_source
-from videomem.features.imported import ImportedFeatures
+from videomem.features.store import ImportedFeatures
 from videomem.features.importing import Importing, ImportReport, import_features
 from videomem.training.data_module import VideoDataModule
 from videomem.video.sampling import FixedRate, Sampling, Uniform

@@ -15,7 +15,7 @@ different settings have different keys and are never mixed.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -30,8 +30,7 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
 from videomem.features.failures import Failure, FailureTable
-from videomem.features.imported import ImportedFeatures, ImportedKeys
-from videomem.features.keys import clip_keys
+from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.utils.atomic import remove_if_orphan, write_atomic
 from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
@@ -41,6 +40,27 @@ SCHEMA = 1
 SHARD_CLIPS = 256
 FRAME_BATCH = 64
 FeatureDtype = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class ImportedFeatures:
+    """Features imported by `videomem import-features`, used instead of those of a backbone.
+
+    Args:
+        name: The name given to them at import, such as `clip-vit-b32`.
+        feature_dim: D, features per frame.
+    """
+
+    name: str
+    feature_dim: int
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name != " ".join(self.name.split()):
+            raise VideomemError(
+                f"imported.name is {self.name!r}, but must be a name without leading, trailing or repeated spaces"
+            )
+        if self.feature_dim < 1:
+            raise VideomemError(f"imported.feature_dim is {self.feature_dim}, but must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -132,11 +152,9 @@ class FeatureStore:
 
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
         """The key of each clip, and the failures of clips that have none: an unreadable file or a failed import."""
-        return (
-            clip_keys(clips, self.root)
-            if self.settings.imported is None
-            else self.imported_keys.of(clips, self.failure_table)
-        )
+        if self.settings.imported is None:
+            return clip_keys(clips, self.root)
+        return self.imported_keys.of(clips, self.failure_table)
 
     def read_index(self) -> dict[str, Entry]:
         """Entries of the clips in all complete shards, by clip key."""
@@ -159,8 +177,8 @@ class FeatureStore:
         plans = sorted((self.folder / "plan").glob("*.json"))
         return [shard for path in plans for shard in _read_json(path)]
 
-    def extend_plan(self, clip_keys: Sequence[str], again: Collection[str] = ()) -> list[list[str]]:
-        """Plan new shards for clips that are in no planned shard, and return the complete plan.
+    def extend_plan(self, clip_keys: Iterable[str], again: Collection[str] = ()) -> dict[int, list[str]]:
+        """Plan new shards for clips that are in no planned shard. Returns the shards to write, by their numbers.
 
         A planned shard counts if it is complete or consists of these clips only. It does not count if the extraction of
         another catalog left it incomplete.
@@ -174,16 +192,12 @@ class FeatureStore:
         wanted = dict.fromkeys(clip_keys)
         while True:
             plan = self.read_plan()
-            known = {
-                key
-                for number, shard in enumerate(plan)
-                if self.has_shard(number) or all(key in wanted for key in shard)
-                for key in shard
-                if not (self.has_shard(number) and key in again)
-            }
+            mine = [number for number, shard in enumerate(plan) if all(key in wanted for key in shard)]
+            complete = {number for number in range(len(plan)) if self.has_shard(number)}
+            known = {k for n in {*mine, *complete} for k in plan[n] if not (n in complete and k in again)}
             new = [key for key in wanted if key not in known]
             if not new:
-                return plan
+                return {number: plan[number] for number in mine if number not in complete}
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
             number = max((int(path.stem) + 1 for path in (self.folder / "plan").glob("*.json")), default=0)
             write_atomic(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from videomem.batch import VideoBatch, collate
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
-from videomem.features.imported import ImportedFeatures
-from videomem.features.store import Entry, FeatureDtype, FeatureSettings, FeatureStore
+from videomem.features.store import Entry, FeatureDtype, FeatureSettings, FeatureStore, ImportedFeatures
 from videomem.training.augmentation import Augmentation
 from videomem.training.feature_sources import (
     ClipDataset,

@@ -49,6 +49,11 @@ class Clip:
         return self.path if self.interval == (None, None) else f"{self.path} [{self.start_s}, {self.end_s})"
 
     @property
+    def location(self) -> tuple[str, float | None, float | None]:
+        """Path and interval; several clips may be parts of one file."""
+        return self.path, self.start_s, self.end_s
+
+    @property
     def interval(self) -> tuple[float | None, float | None]:
         return self.start_s, self.end_s
 
