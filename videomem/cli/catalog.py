@@ -126,7 +126,7 @@ def _build(found: Found, given: argparse.Namespace) -> int:
     if missing and (not given.allow_missing or len(missing) == len(problem_of)):
         raise VideomemError(_what_is_missing(missing, len(problem_of), given.root))
     left_out = frozenset(missing)
-    catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out), given.out)
+    catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out))
     of_files = [problem for path, problem in problem_of.items() if problem and path not in left_out]
     _raise_all([*catalog_problems(catalog), *of_files], "", ", so no catalog was written")
     write_catalog(catalog, given.out)

@@ -129,6 +129,8 @@ class FeatureStore:
         self.root = Path(root).absolute()
         self.settings = settings
         self.folder = self.root / settings.key
+        self.failure_table = FailureTable(self.folder / "failures.csv")
+        self.imported_keys = ImportedKeys(self.folder / "clips.json")
         self._open_shards: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,10 +148,6 @@ class FeatureStore:
         if not self.exists():
             write_atomic(self.folder / "settings.json", _json(self.settings.identity))
 
-    @property
-    def imported_keys(self) -> ImportedKeys:
-        return ImportedKeys(self.folder / "clips.json")
-
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
         """The key of each clip, and the failures of clips that have none: an unreadable file or a failed import."""
         if self.settings.imported is None:
@@ -159,17 +157,17 @@ class FeatureStore:
     def read_index(self) -> dict[str, Entry]:
         """Entries of the clips in all complete shards, by clip key."""
         entries = {}
-        for number in range(len(self.read_plan())):
-            if self.has_shard(number):
-                try:
-                    with safe_open(self._shard_path(number), "pt") as shard:
-                        rows = json.loads(shard.metadata()["index"])
-                except (SafetensorError, TypeError, KeyError, ValueError) as error:
-                    path, remedy = self._shard_path(number), f"delete it and run {self.settings.made_by}"
-                    raise VideomemError(f"{path}: a damaged shard ({error}); {remedy}") from error
-                for row in rows:
-                    key, indices = row.pop("clip"), tuple(row.pop("indices"))
-                    entries[key] = Entry(shard=number, indices=indices, **row)
+        for number in filter(self.has_shard, range(len(self.read_plan()))):
+            path = self._shard_path(number)
+            try:
+                with safe_open(path, "pt") as shard:
+                    rows = json.loads(shard.metadata()["index"])
+            except (SafetensorError, TypeError, KeyError, ValueError) as error:
+                remedy = f"delete it and run {self.settings.made_by}"
+                raise VideomemError(f"{path}: a damaged shard ({error}); {remedy}") from error
+            for row in rows:
+                key, indices = row.pop("clip"), tuple(row.pop("indices"))
+                entries[key] = Entry(shard=number, indices=indices, **row)
         return entries
 
     def read_plan(self) -> list[list[str]]:
@@ -215,18 +213,15 @@ class FeatureStore:
         Raises:
             VideomemError: If a feature is beyond the range of the data type.
         """
-        dtype = getattr(torch, self.settings.dtype)
         rows, features, start = [], [torch.empty(0, self.settings.feature_dim)], 0
         for key, fields, values in clips:
             rows.append({"clip": key, "start_row": start, "stop_row": start + len(values), **fields})
             start += len(values)
             features.append(values)
-        stored = torch.cat(features).to(dtype)
+        stored = torch.cat(features).to(getattr(torch, self.settings.dtype))
         if not torch.isfinite(stored).all():
-            raise VideomemError(
-                f"shard {number} has features beyond the range of {self.settings.dtype}; "
-                "set data.feature_dtype to float32"
-            )
+            problem = f"shard {number} has features beyond the range of {self.settings.dtype}"
+            raise VideomemError(f"{problem}; set data.feature_dtype to float32")
         # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
         # order of several entries varies.
         index = json.dumps(rows, sort_keys=True)
@@ -239,10 +234,6 @@ class FeatureStore:
             self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
         rows: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
         return rows
-
-    @property
-    def failure_table(self) -> FailureTable:
-        return FailureTable(self.folder / "failures.csv")
 
     def differences(self, identity: dict[str, Any]) -> str:
         """Differences from other settings, such as `backbone.node classifier.5 not classifier.2`."""

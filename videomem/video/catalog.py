@@ -63,7 +63,6 @@ class Catalog:
     """The clips of a data set, in the order of the table. Reading a catalog makes their paths absolute."""
 
     clips: tuple[Clip, ...]
-    path: Path | None = None
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -107,11 +106,11 @@ def read_catalog(path: Path | str) -> Catalog:
 def absolute_clips(path: Path | str) -> Catalog:
     """Read a catalog without checking it, and make its paths absolute."""
     path = Path(path).absolute()
-    clips = [
+    clips = (
         clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
         for clip in read_rows(path)
-    ]
-    return Catalog(tuple(clips), path)
+    )
+    return Catalog(tuple(clips))
 
 
 def read_rows(path: Path) -> list[Clip]:
@@ -235,13 +234,11 @@ def catalog_warnings(catalog: Catalog) -> list[str]:
 
 
 def _straddling_groups(catalog: Catalog) -> list[str]:
-    found = {group: splits for group, splits in _splits_by(catalog.clips, "group").items() if len(splits) > 1}
-    if not found:
-        return []
-    first, splits = next(iter(found.items()))
+    found = [(group, splits) for group, splits in _splits_by(catalog.clips, "group").items() if len(splits) > 1]
     return [
-        f"{len(found)} group(s) are in more than one split, the first {first!r} in {', '.join(splits)}: clips of one "
+        f"{len(found)} group(s) are in more than one split, the first {group!r} in {', '.join(splits)}: clips of one "
         "source in both training and evaluation can inflate the accuracy"
+        for group, splits in found[:1]
     ]
 
 

@@ -49,15 +49,13 @@ def frames_of_file(path: str, rate: float | None = None) -> Iterator[LiveFrame]:
         convert, first = Converter(), None
         for place, frame in enumerate(stream.frames()):
             first = frame.pts if place == 0 else first
+            time_s = float(stream.times_s[min(place, len(stream.times_s) - 1)])
             if frame.pts is not None and first is not None:
                 time_s = (frame.pts - first) * stream.time_base
-            else:
-                time_s = float(stream.times_s[min(place, len(stream.times_s) - 1)])
             yield LiveFrame(place, time_s, convert(frame))
         if stream.damage:
-            raise DecodingError(
-                f"{path}: damaged: {stream.damage}; the last predictions may be based on corrupted frames"
-            )
+            effect = "the last predictions may be based on corrupted frames"
+            raise DecodingError(f"{path}: damaged: {stream.damage}; {effect}")
 
 
 def _images(path: str, rate: float | None) -> Iterator[LiveFrame]:

@@ -116,7 +116,7 @@ def synthesize(settings: SyntheticSettings, out: Path | str) -> Catalog:
             path = out / "clips" / f"{_name(settings.seed, label, number)}.mp4"
             write_video(path, sequence, settings.fps)
             clips.append(Clip(str(path), shape if settings.label_by == "shape" else label, split, group))
-    catalog = Catalog(tuple(clips), out / "catalog.csv")
+    catalog = Catalog(tuple(clips))
     write_catalog(catalog, out / "catalog.csv")
     return catalog
 

@@ -114,8 +114,8 @@ def file_name(text: str, name: str, where: str) -> str:
 
 
 def refuse_doubled(names: Sequence[str], what: str, path: Path) -> None:
-    if doubled := {name for name in names if names.count(name) > 1}:
-        raise VideomemError(f"{path}: {sorted(doubled)[0]!r} is there twice; each {what} needs its own name")
+    if doubled := sorted(name for name in names if names.count(name) > 1):
+        raise VideomemError(f"{path}: {doubled[0]!r} is there twice; each {what} needs its own name")
 
 
 def whole_number(text: str) -> int | None:

@@ -62,9 +62,10 @@ def from_lists(
         path = os.path.join(root, row.path, "" if is_video else template or "").rstrip("/")
         label = f"class {row.label:0{width}}" if names is None else names[row.label]
         clips.append(Clip(path, label, split, row.path, fps=None if is_video else source_fps))
-        if row.num_frames is not None and (found := _count(path)) is not None:
+        folder, pattern = split_template(path)
+        if row.num_frames is not None and os.path.isdir(folder):
             counted += 1
-            if found != row.num_frames:
+            if (found := len(list(images_in(folder, pattern)))) != row.num_frames:
                 wrong.append(f"{row.path}: {row.num_frames} listed, {found} there")
     if not wrong:
         return Found(clips)
@@ -80,43 +81,32 @@ def _row(line: str, where: str, root: Path) -> Row:
     match = _LINE.fullmatch(line)
     if match is None:
         raise VideomemError(f"{where}: {line!r} is neither `video.mp4 label` nor `folder num_frames label`")
-    path, numbers = match[1], [int(text) for text in re.findall(r"-?\d+", match[2])]
-    starts = [match.start(2) + found.start() for found in re.finditer(r"[\s,]+", match[2])]
+    path, found = match[1], list(re.finditer(r"[\s,]+(-?\d+)", match[2]))
+    numbers = [int(number[1]) for number in found]
     expected = 1 if is_video_name(path) else 2
-    if len(numbers) > expected:
+    if is_unclear := len(numbers) > expected:
         # Some numbers may belong to the path: only existing files distinguish `P 01` with one number from `P` with two.
-        path = line[: starts[-expected]]
-        if not os.path.exists(os.path.join(root, path)):
-            raise _refusal(line, where)
-    elif any(map(FRACTION.fullmatch, re.split(r"[\s,]+", path)[1:])) and not os.path.exists(os.path.join(root, path)):
-        raise _refusal(line, where)
+        path = line[: match.start(2) + found[-expected].start()]
+    is_unclear |= any(map(FRACTION.fullmatch, re.split(r"[\s,]+", match[1])[1:]))
+    if is_unclear and not os.path.exists(os.path.join(root, path)):
+        raise VideomemError(
+            f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are "
+            "not supported: give one label per video; neither are detection lists and lists with offsets"
+        )
     label, num_frames = numbers[-1], numbers[-2] if expected == 2 and len(numbers) > 1 else None
     if label < 0:
         raise VideomemError(f"{where}: class {label}, but classes start at 0; leave out lists without labels")
     return Row(where, path, num_frames, label)
 
 
-def _refusal(line: str, where: str) -> VideomemError:
-    return VideomemError(
-        f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are "
-        "not supported: give one label per video; neither are detection lists and lists with offsets"
-    )
-
-
-def _count(path: str) -> int | None:
-    folder, pattern = split_template(path)
-    return sum(1 for _ in images_in(folder, pattern)) if os.path.isdir(folder) else None
-
-
 def _class_names(path: Path) -> list[str]:
     names = [line for line, _ in read_lines(path)]
-    numbered = [re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name) for name in names]
-    if names and all(numbered):
-        numbers = [int(match[1]) for match in numbered if match]
-        if numbers != list(range(len(names))):
-            odd = next(n for n, number in enumerate(numbers) if number != n)
-            raise VideomemError(f"{path}: class {odd} is numbered {numbers[odd]}; number the names from 0 in order")
-        names = [match[2] for match in numbered if match]
+    numbered = [match for name in names if (match := re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name))]
+    if len(numbered) == len(names):
+        for place, match in enumerate(numbered):
+            if (number := int(match[1])) != place:
+                raise VideomemError(f"{path}: class {place} is numbered {number}; number the names from 0 in order")
+        names = [match[2] for match in numbered]
     refuse_doubled(names, "class", path)
     return names
 
