@@ -238,9 +238,13 @@ def test_check_prints_durations_frames_resolutions_codecs_and_decoders(
     assert sum(int(count) for _, count in served) == 5 and {n for n, _ in served} <= {"pyav", "decord", "torchcodec"}
 
 
-def test_a_part_of_a_file_counts_its_own_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_a_part_of_a_file_counts_its_own_frames(
+    tmp_path: Path, num_workers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_video(tmp_path / "a.avi", scene(0, 40), fps=10, **MPEG4)
-    assert check(tmp_path, Clip("a.avi", "x", "train", "a", 0, 1), Clip("a.avi", "y", "train", "a", 1, 4)) == 0
+    parts = Clip("a.avi", "x", "train", "a", 0, 1), Clip("a.avi", "y", "train", "a", 1, 4)
+    assert check(tmp_path, *parts, options=("--workers", num_workers)) == 0
     printed = capsys.readouterr().out
     assert line(printed, "frames") == "10 / 20 / 30 (min / median / max)"
     assert line(printed, "durations") == "1.00 / 2.00 / 3.00 s (min / median / max)"

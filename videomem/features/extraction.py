@@ -102,16 +102,12 @@ def extract(
             failures = [*unreadable, *(failure_table.get(failure.location, failure) for failure in earlier)]
         else:
             never_read = {k: c for k, c in by_key.items() if k not in settled and c.location in failure_table}
-            task, still_failing = progress.add_task("trying again", total=len(failed), frames=0), []
-            again = dict(failed)
-            for key, answer in zip(failed, decoded(list(failed.values())), strict=True):
-                if isinstance(answer, Failure):
-                    still_failing.append(answer)
-                    del again[key]
-                progress.advance(task)
+            answers = progress.track(decoded(list(failed.values())), len(failed), description="trying again")
+            failing = {k: answer for k, answer in zip(failed, answers, strict=True) if isinstance(answer, Failure)}
+            again = {key: clip for key, clip in failed.items() if key not in failing}
             by_key = never_read | again
             missing = store.extend_plan(by_key, again)
-            failures = [*unreadable, *still_failing]
+            failures = [*unreadable, *failing.values()]
         wanted = [by_key[key] for shard in missing.values() for key in shard]
         backbone = load_backbone(settings.backbone, device)
         task, stream = progress.add_task("extracting", total=len(wanted), frames=0), decoded(wanted)
@@ -261,5 +257,5 @@ class _FrameRate(TextColumn):
     """Frames per second since the start."""
 
     def render(self, task: Any) -> Any:
-        rate = task.fields["frames"] / task.elapsed if task.elapsed else 0.0
+        rate = task.fields.get("frames", 0) / task.elapsed if task.elapsed else 0.0
         return Text(f"{rate:.0f} frames/s")

@@ -1,10 +1,10 @@
-"""Shared by all layouts: the types `Found` and `Layout`, and functions that read annotation files."""
+"""Shared by all layouts: the clips that a data set lists, and functions that read annotation files."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,43 +22,6 @@ class Found(NamedTuple):
     clips: list[Clip]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-class Layout(NamedTuple):
-    """A layout of `videomem catalog build`.
-
-    `read` is called with the root folder, the folder of annotations if there is one, and the values of `options` as
-    keyword arguments. `options` has the keyword arguments of `add_argument` by flag; an option without any is one that
-    commands share.
-    """
-
-    read: Callable[..., Found]
-    help: str
-    annotations: str = ""  # Help of --annotations, a folder with the released lists; empty: there is no such option.
-    options: Mapping[str, Mapping[str, Any]] = {}
-    has_splits: bool = True  # False: splits are drawn if the data set has none.
-    has_val: bool = True  # False: --val-share holds out a fraction of train.
-    missing_is_normal: bool = False  # Listed files that do not exist are counted, not an error.
-
-    def find(self, root: Path, annotations: Path | None, **options: Any) -> Found:
-        """The clips of a data set on disk.
-
-        Raises:
-            VideomemError: If a folder does not exist, or a list is not of the form that the layout describes.
-        """
-        folders = [_existing_folder(folder) for folder in (root, annotations) if folder is not None]
-        return self.read(*folders, **options)
-
-
-OFFICIAL_SPLIT = {"--split": {"type": int, "choices": (1, 2, 3), "default": 1, "help": "which official split"}}
-
-
-def _existing_folder(folder: Path) -> Path:
-    folder = folder.absolute()
-    if not folder.is_dir():
-        kind = "a file, not a folder" if folder.exists() else "no such folder"
-        raise VideomemError(f"{folder}: {kind}")
-    return folder
 
 
 def read_text(path: Path, errors: str = "strict") -> str:

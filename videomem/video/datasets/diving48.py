@@ -19,7 +19,6 @@ from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
 from videomem.video.datasets.common import (
     Found,
-    Layout,
     annotation_file,
     field,
     file_name,
@@ -63,11 +62,3 @@ def _names(path: Path) -> list[str]:
     names = [" / ".join(dive) for dive in dives]
     refuse_doubled(names, "dive", path)
     return names
-
-
-LAYOUT = Layout(
-    from_diving48,
-    "Diving48: ROOT/VID_NAME.mp4 and Diving48_V2_train.json, Diving48_V2_test.json, Diving48_vocab.json",
-    "folder with the JSON files of one version",
-    has_val=False,
-)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
-from videomem.video.datasets.common import OFFICIAL_SPLIT, Found, Layout, read_lines
+from videomem.video.datasets.common import Found, read_lines
 
 _SPLITS = {"0": "", "1": "train", "2": "test"}
 _TAIL = re.compile(r"_[a-z]+_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$", re.IGNORECASE)
@@ -54,12 +54,3 @@ def movie(name: str, label: str) -> str:
 def _printable(text: str) -> str:
     """Text with invalid UTF-8 bytes replaced."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-LAYOUT = Layout(
-    from_hmdb51,
-    "HMDB51: ROOT/CLASS/NAME.avi and the folder of lists CLASS_test_splitN.txt",
-    "folder with CLASS_test_split1.txt ...",
-    OFFICIAL_SPLIT,
-    has_val=False,
-)

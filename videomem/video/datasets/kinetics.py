@@ -15,7 +15,7 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, read_table
-from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, whole_number
+from videomem.video.datasets.common import SPLIT_NAMES, Found, whole_number
 from videomem.video.files import VIDEO_SUFFIXES
 
 _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
@@ -91,12 +91,3 @@ def _file(files: Sequence[str], label: str, split: str) -> str | None:
     if matches.count(max(matches)) > 1:
         raise VideomemError(f"{files[0]}: another file has the same name, {files[1]}; keep one below --root")
     return files[matches.index(max(matches))]
-
-
-LAYOUT = Layout(
-    from_kinetics,
-    "Kinetics: YOUTUBEID_START_END.mp4 anywhere below ROOT and the tables train.csv, val.csv, test.csv",
-    options={"--annotations": {"dest": "tables", "type": Path, "required": True, "action": "append",
-                               "metavar": "ANNOTATIONS", "help": "a table; may be given several times"}},
-    missing_is_normal=True,
-)  # fmt: skip

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
-from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found, Layout, read_lines, refuse_doubled
+from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found, read_lines, refuse_doubled
 from videomem.video.files import images_in, is_video_name, split_template
 
 _LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")
@@ -111,27 +111,16 @@ def _class_names(path: Path) -> list[str]:
     return names
 
 
-def _split_and_file(text: str) -> tuple[str, Path]:
+def split_and_file(text: str) -> tuple[str, Path]:
+    """Converts `split=file` of the command line."""
     split, _, path = text.partition("=")
     if not (split and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form train=train.txt")
     return SPLIT_NAMES.get(split.lower(), split), Path(path)
 
 
-def _template(text: str) -> str:
+def image_template(text: str) -> str:
+    """Checks a template of the command line."""
     if "/" in text or split_template(os.path.join("folder", text))[1] is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an image name with one field, such as img_{{:05}}.jpg")
     return text
-
-
-LAYOUT = Layout(
-    from_lists,
-    "lists of `video label` or `folder num_frames label`, as for mmaction2, TSN, TSM, SlowFast",
-    options={
-        "--list": {"dest": "lists", "type": _split_and_file, "required": True, "action": "append", "metavar":
-                   "SPLIT=FILE", "help": "a list and its split, as train=train.txt; may be given several times"},
-        "--classes": {"type": Path, "help": "file with the names of the classes, one per line; default: `class 07`"},
-        "--template": {"type": _template, "help": "template of the image names in folders, such as img_{:05}.jpg"},
-        "--source-fps": {},
-    },
-)  # fmt: skip

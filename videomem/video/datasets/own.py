@@ -16,7 +16,7 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, clip_of_row, read_table
-from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found, Layout
+from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found
 from videomem.video.files import is_url, videos_below
 
 _BOXES = ({"x1", "y1", "x2", "y2"}, {"xmin", "ymin", "xmax", "ymax"})
@@ -96,12 +96,3 @@ def _is_json_list(text: str) -> bool:
 
 def _subfolders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-FOLDER = Layout(from_folder, "ROOT/[train|val|test/]CLASS/VIDEO", has_splits=False)
-CSV = Layout(
-    from_csv,
-    "your own table: path,label and optionally split,group,start_s,end_s,fps",
-    options={"--table": {"type": Path, "required": True, "help": "your CSV or Parquet file"}},
-    has_splits=False,
-)

@@ -30,7 +30,6 @@ from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
 from videomem.video.datasets.common import (
     Found,
-    Layout,
     annotation_file,
     field,
     file_name,
@@ -96,17 +95,3 @@ def _add_test_clips(rows: list[Row], annotations: Path, unlabelled: str, labels:
         count = len(read_records(table) if table.suffix == ".json" else list(read_lines(table)))
         return (f"{table.name}: {count} clips have no label and are left out",)
     return ()
-
-
-_HELP = "folder with the files ...{} as released"
-SSV1 = Layout(
-    from_frames,
-    "Something-Something V1: ROOT/ID/00001.jpg, CSV files of id;label",
-    _HELP.format("labels.csv, train.csv, validation.csv"),
-)
-JESTER = SSV1._replace(help="Jester: ROOT/ID/00001.jpg, CSV files of id;label")
-SSV2 = Layout(
-    from_ssv2,
-    "Something-Something V2: ROOT/ID.webm, JSON files",
-    _HELP.format("labels.json, train.json, validation.json"),
-)
