@@ -282,47 +282,43 @@ def test_nothing_is_printed_and_no_setting_of_pyav_stays_changed(
     assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
 
 
-def healthy(path: Path, kind: str) -> list[int]:
-    """Write an unusual but valid file; returns the numbers of its frames."""
-    if kind == "avi with dropped frames":
-        dropped = Kind("avi", "mpeg4", {"q:v": "3"}, pts=[n + (n > 20) + (n > 40) for n in range(60)])
-        return dropped.write(path) and dropped.expected
-    if kind == "avi with sound":
-        return (sounding := Kind("avi", "mpeg4", {"q:v": "3", "bf": "2"}, beside="sound")).write(
-            path
-        ) and sounding.expected
-    if kind == "avi whose header promises one more":
-        content = bytearray(file_of(path.parent, "mpeg4 in avi").read_bytes())
-        for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):
-            content[place : place + 4] = struct.pack("<I", 61)
-        path.write_bytes(content)
-        return list(range(60))
-    if kind == "wmv with dropped frames":
-        dropped = Kind("wmv", "wmv2", {"q:v": "3"}, pts=[n + n // 20 for n in range(60)])
-        return dropped.write(path) and dropped.expected
-    assert kind == "mkv whose last frame is held"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
-        stream.pix_fmt, stream.height, stream.width = "yuv420p", 96, 160  # type: ignore[union-attr]
-        for number in range(30):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(barcode(number), format="rgb24")):  # type: ignore[arg-type, union-attr]
-                container.mux(packet)
-        for packet in stream.encode():  # type: ignore[union-attr]
-            packet.duration = round(5 / packet.time_base) if packet.pts * packet.time_base > 1.1 else packet.duration
-            container.mux(packet)
-    return list(range(30))
+def promising_one_more(content: bytes) -> bytes:
+    """An AVI file of 60 frames whose header promises 61."""
+    changed = bytearray(content)
+    for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):
+        changed[place : place + 4] = struct.pack("<I", 61)
+    return bytes(changed)
 
 
-HEALTHY = {"avi with dropped frames": "avi", "avi with sound": "avi", "avi whose header promises one more": "avi",
-           "wmv with dropped frames": "wmv", "mkv whose last frame is held": "mkv"}  # fmt: skip
+GOOD = {"q:v": "3"}
+UNUSUAL = {
+    "avi with dropped frames": Kind("avi", "mpeg4", GOOD, pts=[n + (n > 20) + (n > 40) for n in range(60)]),
+    "avi with sound": Kind("avi", "mpeg4", GOOD | {"bf": "2"}, beside="sound"),
+    "avi whose header promises one more": Kind("avi", "mpeg4", GOOD, after=promising_one_more),
+    "wmv with dropped frames": Kind("wmv", "wmv2", GOOD, pts=[n + n // 20 for n in range(60)]),
+}
 
 
-@pytest.mark.parametrize("kind", HEALTHY)
-def test_what_is_unusual_but_whole_is_not_taken_for_damage(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"odd.{HEALTHY[kind]}"
-    expected = healthy(path, kind)
+def assert_whole(path: Path, expected: list[int]) -> None:
     clip = decode_clip(path, Uniform(len(expected)))
     assert numbers("", clip.frames_THWC) == expected and clip.num_available == len(expected)
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_unusual_but_whole_is_not_taken_for_damage(tmp_path: Path, name: str) -> None:
+    kind = UNUSUAL[name]
+    assert_whole(kind.write(tmp_path / f"odd.{kind.suffix}"), kind.expected)
+
+
+def test_a_last_frame_that_is_held_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "odd.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.pix_fmt, stream.height, stream.width = "yuv420p", 96, 160  # type: ignore[union-attr]
+        images = [av.VideoFrame.from_ndarray(barcode(number), format="rgb24") for number in range(30)]
+        for packet in (packet for image in [*images, None] for packet in stream.encode(image)):  # type: ignore[arg-type, union-attr]
+            packet.duration = round(5 / packet.time_base) if packet.pts * packet.time_base > 1.1 else packet.duration
+            container.mux(packet)
+    assert_whole(tmp_path / "odd.mkv", list(range(30)))
 
 
 def test_damage_before_an_interval_is_said_to_be_damage(files: Path, tmp_path: Path) -> None:

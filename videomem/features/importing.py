@@ -17,6 +17,7 @@ from videomem.errors import VideomemError
 from videomem.features.arrays import ArrayProblem, ArraySource, FloatArray, open_source
 from videomem.features.backbone import BackboneSettings
 from videomem.features.failures import Failure
+from videomem.features.keys import key_of
 from videomem.features.store import FeatureDtype, FeatureSettings, FeatureStore, ImportedFeatures
 from videomem.video.catalog import Catalog, Clip, read_catalog, read_rows
 from videomem.video.sampling import Sampling, frames_within
@@ -137,9 +138,7 @@ def _look_at(clip: Clip, name: str, source: ArraySource, importing: Importing) -
     _features(clip, array, importing)
     content = sha256(f"{array.dtype} {array.shape}\n".encode())
     content.update(array.data)
-    rate = "" if (fps := importing.fps or clip.fps) is None else f" {fps}"
-    key = sha256(f"{content.hexdigest()} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
-    return _Found(name, key, array.shape[1])
+    return _Found(name, key_of(clip, content.hexdigest(), importing.fps or clip.fps), array.shape[1])
 
 
 def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[Tensor, dict[str, Any]]:

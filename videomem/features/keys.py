@@ -43,9 +43,14 @@ def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str],
                 reason = f"{clip.path}: {error.strerror or error}"
                 failures.append(Failure.of(clip, "hash", type(error).__name__, reason))
                 continue
-            rate = "" if clip.fps is None else f" {clip.fps}"
-            keys[clip] = sha256(f"{content} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
+            keys[clip] = key_of(clip, content, clip.fps)
     return keys, failures
+
+
+def key_of(clip: Clip, content: str, fps: float | None) -> str:
+    """The key of a clip whose file or array has the hash `content`."""
+    rate = "" if fps is None else f" {fps}"
+    return sha256(f"{content} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
 
 
 @contextmanager

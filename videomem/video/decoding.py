@@ -98,11 +98,11 @@ def decode_clip(
         return _decode_folder(path, sampling, interval, fps, on_damage)
     with open_stream(path) as stream:
         chosen, indices = _sample(path, sampling, stream.times_s, interval, stream.listed_damage)
-        frames, served, objection = _decode_exactly(stream, chosen[indices], decoder)
-        if frames is not None:
-            return _clip(frames, indices, stream.times_s[chosen], served, stream.codec)
+        exact = _decode_exactly(stream, chosen[indices], decoder)
+        if not isinstance(exact, str):
+            return _clip(exact[0], indices, stream.times_s[chosen], exact[1], stream.codec)
         if decoder not in ("auto", "pyav"):
-            raise DecodingError(f"{path}: {decoder} is not exact here ({objection}); set data.decoder to auto")
+            raise DecodingError(f"{path}: {decoder} is not exact here ({exact}); set data.decoder to auto")
         answer = _decode_forwards(stream, stream.times_s, sampling, interval, on_damage)
     if isinstance(answer, DecodedClip):
         return answer
@@ -115,13 +115,15 @@ def decode_clip(
 
 def _decode_exactly(
     stream: VideoStream, wanted: NDArray[np.int64], decoder: Decoder
-) -> tuple[NDArray[np.uint8] | None, str, str]:
-    """Decode with the fastest decoder that is exact for the stream: returns frames, decoder name and an empty reason.
-
-    If there is none, returns None, an empty name, and the reason why the last decoder is not exact.
-    """
+) -> tuple[NDArray[np.uint8], str] | str:
+    """Frames and name of the fastest decoder that is exact for the stream, or why the last one is not exact."""
     distinct, repeats = np.unique(wanted, return_inverse=True)
-    _check_memory(stream.path, len(distinct), *stream.size)
+    height, width = stream.size
+    if (num_bytes := len(distinct) * height * width * 3) > _MOST_BYTES:
+        raise DecodingError(
+            f"{stream.path}: {len(distinct)} frames of {width}x{height} need {num_bytes / 2**30:.1f} GiB, "
+            f"above the limit of {_MOST_BYTES / 2**30:.0f} GiB; sample fewer frames or scale the video down"
+        )
     order: Sequence[str] = (decoder,)
     if decoder in _ORDER:
         order = _ORDER[decoder] if stream.share_needed(distinct) <= _MAX_FRACTION_NEEDED else ()
@@ -129,9 +131,9 @@ def _decode_exactly(
     for name in order:
         answer = _SEEKING[name](stream, distinct)
         if not isinstance(answer, str):
-            return by_pyav.repeated(answer, repeats), name, ""
+            return by_pyav.repeated(answer, repeats), name
         objection = one_line(answer)
-    return None, "", objection
+    return objection
 
 
 def _decode_forwards(
@@ -172,14 +174,6 @@ def _decode_folder(
             return _clip(frames, indices, times_s[chosen] if fps else times_s[:1], "pillow", "images", damage or "",
                          num_available=len(chosen))  # fmt: skip
         num_images, damage = place, wrong
-
-
-def _check_memory(path: str, num_frames: int, height: int, width: int) -> None:
-    if (num_bytes := num_frames * height * width * 3) > _MOST_BYTES:
-        raise DecodingError(
-            f"{path}: {num_frames} frames of {width}x{height} need {num_bytes / 2**30:.1f} GiB, "
-            f"above the limit of {_MOST_BYTES / 2**30:.0f} GiB; sample fewer frames or scale the video down"
-        )
 
 
 def _sample(
