@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.video.decoders import by_decord, by_torchcodec
-from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
+from videomem.video.decoders.seeking import ffmpeg_messages
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform, uniform_indices
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 NUM_FRAMES = 300
 TOLERANCE = 2

@@ -186,8 +186,8 @@ def tiny_model(memory: str) -> Any:
 
 def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int = D) -> dict[str, Any]:
     """Arguments of the data module of imported features: noise with a trend that depends on the class."""
-    from videomem.features.imported import ImportedFeatures
     from videomem.features.importing import Importing, import_features
+    from videomem.features.store import ImportedFeatures
     from videomem.video.catalog import Catalog, Clip, write_catalog
     from videomem.video.sampling import Uniform
 

@@ -14,6 +14,7 @@ from conftest import shared_data
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_arrays
 from videomem.experiments.memory_horizon.gradients import untrained
+from videomem.experiments.model_sensitivity.video_networks import load_video_network
 from videomem.experiments.projection import projected
 from videomem.features.backbone import (
     ALEXNET_LAYERS,
@@ -25,7 +26,6 @@ from videomem.features.backbone import (
     extract_features,
     load_backbone,
 )
-from videomem.experiments.model_sensitivity.video_networks import load_video_network
 from videomem.heads import NoMemory
 from videomem.training.lit_classifier import LitClassifier
 

@@ -25,8 +25,7 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, Preprocessing
-from videomem.features.imported import ImportedFeatures
-from videomem.features.store import FeatureSettings
+from videomem.features.store import FeatureSettings, ImportedFeatures
 from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
 from videomem.inference import graph_export
 from videomem.inference.graph_export import check, export_graphs, make_cases, run_pt2

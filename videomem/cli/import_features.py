@@ -38,16 +38,14 @@ def _parser(command: str) -> Any:
     options.add_argument("--features", type=Path, required=True, help="folder or file with the arrays")
     options.add_argument("--name", required=True, help="name of the features, such as clip-vit-b32")
     options.add_argument("--store", default="features", help="folder of feature stores")
-    options.add_argument(
-        "--num-frames", type=at_least(2), default=16, help="rows that are taken from each array, spread evenly"
-    )
+    rows = "rows that are taken from each array, spread evenly"
+    options.add_argument("--num-frames", type=at_least(2), default=16, help=rows)
     add_shared(options, "--source-fps", "--allow-failures")
-    options.add_argument("--fps", type=above_zero, default=None, help="sampling rate in rows per second, which "
-                         "replaces --num-frames; needs --source-fps")  # fmt: skip
+    rate = "sampling rate in rows per second, which replaces --num-frames; needs --source-fps"
+    options.add_argument("--fps", type=above_zero, default=None, help=rate)
     options.add_argument("--max-frames", type=at_least(2), default=64, help="largest number of rows with --fps")
-    options.add_argument(
-        "--dtype", choices=("float16", "float32"), default="float16", help="type of the stored features"
-    )
+    dtypes = ("float16", "float32")
+    options.add_argument("--dtype", choices=dtypes, default="float16", help="type of the stored features")
     return options
 
 

@@ -45,7 +45,7 @@ from videomem.inference.model import load, model_of
 from videomem.training.checkpoint import read_checkpoint
 from videomem.video.catalog import Catalog
 from videomem.video.sampling import FixedRate
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 D = 7
 

@@ -49,7 +49,7 @@ from videomem.heads import Head, LastReadout, Leaky, NoMemory
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon
 from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 TABLE = FrameTable(np.zeros((2 * NUM_SYMBOLS * 5 + 5, 1, 1, 3), np.uint8), 5)
 
