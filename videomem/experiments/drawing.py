@@ -26,6 +26,7 @@ from videomem.utils.plotting import as_png
 INK, PAPER = "#010203", "#fefefd"
 # The palette of Okabe and Ito, which is distinguishable with color blindness.
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 WIDTH = 4.6  # inches, 331 SVG units: on a phone, a point is about a pixel
 SMALL = 10
 

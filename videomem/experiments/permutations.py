@@ -218,6 +218,7 @@ def _subsampled(step: int, length: int, num_frames: int, num_permutations: int, 
 IN_ORDER = Perturbation("order", "in order", _ordered, is_random=False)
 SHUFFLE = Perturbation("shuffle", "shuffle", shuffled)
 REVERSE = Perturbation("reverse", "reverse", _reversed, is_random=False)
+SHUFFLE_SUITE = (IN_ORDER, SHUFFLE, REVERSE)
 
 
 def _check_frames(what: str, num_frames: int) -> None:

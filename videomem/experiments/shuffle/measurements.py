@@ -17,13 +17,12 @@ from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.experiments import permutations
 from videomem.experiments.frame_order_predictions import batch_orders, compare, permute_frames, predict_orders
+from videomem.experiments.permutations import SHUFFLE_SUITE
 from videomem.experiments.tables import Column, Table, csv_text
 from videomem.heads import Head
 
 CONDITIONS = ("ordered", "shuffled", "reversed")
-SHUFFLE_SUITE = (permutations.IN_ORDER, permutations.SHUFFLE, permutations.REVERSE)
 
 
 @dataclass(frozen=True)
