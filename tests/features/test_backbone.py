@@ -14,7 +14,7 @@ from conftest import shared_data
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_arrays
 from videomem.experiments.memory_horizon.gradients import untrained
-from videomem.experiments.projection import projected
+from videomem.experiments.clips import projected
 from videomem.features.backbone import (
     ALEXNET_LAYERS,
     Backbone,

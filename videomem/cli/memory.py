@@ -32,7 +32,7 @@ from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.trained_heads import labels_of, measure_checkpoints
 from videomem.experiments.memory_horizon.trained_heads_report import heads_summary, heads_tables, write_heads_report
 from videomem.experiments.memory_horizon.trained_heads_report import terminal_table as heads_table
-from videomem.experiments.shuffle.checkpoint_measurements import check_same_test
+from videomem.experiments.shuffle.measurements import check_same_test
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of

@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, usable_device
-from videomem.experiments.reports import distinct_labels
-from videomem.experiments.shuffle.checkpoint_measurements import chance, check_same_test, measure_checkpoint
+from videomem.experiments.memories import distinct_labels
 from videomem.experiments.shuffle.figure import accuracy_figure
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
@@ -21,7 +20,10 @@ from videomem.experiments.shuffle.measurements import (
     Measurement,
     Summary,
     as_csv,
+    chance,
     change_text,
+    check_same_test,
+    measure_checkpoint,
     summarize,
 )
 from videomem.tracking import Mode, log_order_results, run_of_checkpoints

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from videomem.experiments.memories import distinct_labels
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
-from videomem.experiments.reports import distinct_labels
 from videomem.statistics.horizons import Curve, Horizon, curve_over_seeds, horizon
 
 SCHEMA_VERSION = 1

@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from videomem.errors import VideomemError
+from videomem.experiments.memories import distinct_labels
 from videomem.experiments.memory_horizon.gradients import untrained
 from videomem.experiments.memory_horizon.head_measures import HeadMeasures, measure_head, median_length
 from videomem.experiments.memory_horizon.probe import ProbeCurve
-from videomem.experiments.reports import distinct_labels
 from videomem.statistics.horizons import Curve, curve_over_seeds
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
