@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from videomem.experiments import permutations
-from videomem.experiments.permutations import FrameOrders, Perturbation, suite
+from videomem.experiments.permutations import IN_ORDER, FrameOrders, Perturbation, suite
 
 shapes = st.integers(1, 20).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t)))
 seeds = st.integers(0, 1000)
@@ -25,13 +25,29 @@ def test_every_perturbation_leaves_padding_and_shows_real_frames_only(
     shape: tuple[int, int], seed: int, num: int
 ) -> None:
     length, frames = shape
-    for perturbation in suite(frames):
+    for perturbation in (IN_ORDER, *suite(frames)):
         found = perturbation.frame_orders(length, frames, num, (seed, 3))
         assert found.dtype == np.int64 and found.shape == (num if perturbation.is_random else 1, frames)
         assert (found[:, length:] == np.arange(length, frames)).all()
         assert ((found[:, :length] >= 0) & (found[:, :length] < length)).all()
         assert is_permutation(found, length) or perturbation.name in ("frozen", "subsample")
         assert np.array_equal(found, perturbation.frame_orders(length, frames, num, (seed, 3)))
+
+
+def test_shuffles_are_uniform_and_those_of_their_seed() -> None:
+    drawn = permutations.shuffled(3, 5, 6000, (0, 1))
+    assert np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 1)))
+    assert not np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 2)))
+    counts = np.unique(drawn, axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    # Chi-square with 5 degrees of freedom is above 20.5 once in a thousand.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 20.5
+
+
+def test_reversing_twice_is_the_order() -> None:
+    once = permutations.reversed_order(5, 8)[0]
+    assert once.tolist() == [4, 3, 2, 1, 0, 5, 6, 7]
+    assert once[once].tolist() == list(range(8))
 
 
 @given(shape=shapes, seed=seeds, size=sizes)
