@@ -97,11 +97,6 @@ def _start_worker(shared: Any) -> None:
     torch.set_num_threads(1)  # More threads do not help small matrices, and could change results.
 
 
-def _in_worker(job: Callable[..., None], *call: Any) -> None:
-    with quiet():
-        job(*call, _shared)
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -126,3 +121,8 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
+
+
+@quiet()
+def _in_worker(job: Callable[..., None], *call: Any) -> None:
+    job(*call, _shared)
