@@ -38,7 +38,7 @@ def draw_inspection(video: Video, inspection: Inspection) -> Figure:
     layer = f" (layer {inspection.layer} of {inspection.num_layers})" if inspection.num_layers > 1 else ""
     rows = (
         (shown.height, 0.0, "In order: frames seen by the model"),
-        (2.7, 0.36, f"{states_heading(inspection)}{layer}"),
+        (2.7, 0.36, f"{_states_heading(inspection)}{layer}"),
         (1.45, 0.36, "Prediction after each frame"),
         (0.85, 0.36, f"Change of the state at each frame, relative to the RMS norm of the states{layer}"),
         (shown.small, 1.02, f"Shuffled: the same frames in random order (seed {inspection.seed})"),
@@ -47,7 +47,7 @@ def draw_inspection(video: Video, inspection: Inspection) -> Figure:
         (1.1, 0.12, ""),
     )
     figure, (pictures, states, answers, change, *others) = _sheet(rows, len(video.frames_TCHW))
-    colors = class_colors(inspection)
+    colors = _class_colors(inspection)
     first = inspection.in_order
     shown.draw(pictures, first.frames_T, marked=first.most_changed)
     _states(states, inspection)
@@ -65,7 +65,7 @@ def draw_inspection(video: Video, inspection: Inspection) -> Figure:
     return figure
 
 
-def class_colors(inspection: Inspection) -> dict[int, str]:
+def _class_colors(inspection: Inspection) -> dict[int, str]:
     """Returns the colours of the classes with separate lines: predicted classes, then the most probable others."""
     most_C = np.max([one.probabilities_TC.max(axis=0) for one in inspection.traces], axis=0)
     answers = [one.prediction.answer for one in inspection.traces]
@@ -73,7 +73,7 @@ def class_colors(inspection: Inspection) -> dict[int, str]:
     return dict(zip(dict.fromkeys([*answers, *others]), PALETTE, strict=False))
 
 
-def states_heading(inspection: Inspection) -> str:
+def _states_heading(inspection: Inspection) -> str:
     """Returns the heading of the heat map."""
     label = shorten(inspection.label, 24)
     if inspection.keeps:
