@@ -19,7 +19,13 @@ SCHEMA_VERSION = 1
 
 @result_model
 class ShownFrame:
-    """A frame that the head sees, by its number from 1 and its index in the video; the time is None if not known."""
+    """A frame that the head sees.
+
+    Attributes:
+        frame: Number of the frame among those shown, from 1.
+        frame_of_video: Index of the frame in the video, from 0.
+        time_s: Seconds since the first frame of the video; None for images without a frame rate.
+    """
 
     frame: int
     frame_of_video: int
@@ -28,7 +34,13 @@ class ShownFrame:
 
 @result_model
 class LargestChange:
-    """The largest change of the state after the first frame, relative to the RMS norm of the states in order."""
+    """The largest change of the state in order, without the first frame, which starts from an empty state.
+
+    Attributes:
+        frame: Number of the frame, from 1.
+        time_s: Seconds since the first frame of the video; None if not known.
+        change: Norm of the change, relative to the RMS norm of the states.
+    """
 
     frame: int
     time_s: Number | None
@@ -37,7 +49,12 @@ class LargestChange:
 
 @result_model
 class Answer:
-    """The predicted class and its probability."""
+    """A prediction of the head.
+
+    Attributes:
+        answer: The most probable class.
+        probability: Its probability.
+    """
 
     answer: Text
     probability: Number
@@ -45,15 +62,15 @@ class Answer:
 
 @result_model
 class OrderResult(Answer):
-    """The predictions and the states for the frames in one order.
+    """The prediction and the states for the frames in one order.
 
     Attributes:
         without_memory: The prediction if the state is reset before every frame.
-        settled_at_place: First position from which the predicted class no longer changes, from 1.
+        settled_at_place: First position from which the most probable class no longer changes, from 1.
         frames: Number of the frame shown at each position.
         probabilities: Class probabilities (T, C) after each frame.
-        change: Change of the state (T,) at each frame.
-        retention: Share of the previous state that each neuron keeps (T, H); None if nothing is kept.
+        change: Change of the state (T,) at each frame, relative to the RMS norm of the states in order.
+        retention: Share of the previous state that each neuron keeps at each frame (T, H); None if nothing is kept.
     """
 
     without_memory: Answer
@@ -66,7 +83,23 @@ class OrderResult(Answer):
 
 @result_model
 class InspectionResult:
-    """The numbers of the figure, as in `inspect.json`; a time constant may be infinite."""
+    """The numbers of the figure, as in `inspect.json`.
+
+    Attributes:
+        schema_version: Version of this schema; other versions are refused.
+        video: Path of the video.
+        num_frames_of_video: Number of frames of the video.
+        frames: The frames that the head sees.
+        head: Label of the head.
+        layer: Number of the inspected layer of memory, from 1.
+        num_layers: Number of layers of memory.
+        seed: Seed of the shuffle.
+        class_names: Names of the classes.
+        time_constants_frames: Time constant of each neuron in frames; infinite if it keeps everything.
+        seconds_per_frame: Mean time between frames; None for images without a frame rate.
+        changed_most: The largest change of the state.
+        orders: Results by frame order: `in_order`, `shuffled` and `reversed`.
+    """
 
     schema_version: int
     video: Text
