@@ -21,7 +21,8 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)
 def as_plain(value: Any) -> Any:
     """Convert a value to numbers, strings, lists and dicts, from which `from_plain` builds the same object."""
     if isinstance(value, dict):
-        return {key: as_plain(item) for key, item in value.items() if key not in ("self", "__class__")}
+        hidden = {"self", "__class__"}
+        return {key: as_plain(item) for key, item in value.items() if key not in hidden}
     if isinstance(value, list | tuple):
         return [as_plain(item) for item in value]
     if isinstance(value, partial):  # jsonargparse passes the class as an argument of its own `partial`.
@@ -33,11 +34,9 @@ def as_plain(value: Any) -> Any:
         fields = asdict(value)  # type: ignore[arg-type]
         is_part = type(value).__bases__ != (object,)  # It has a base class, so its own class must be named.
         return {"class_path": class_path(type(value)), "init_args": fields} if is_part else fields
-    return (
-        value
-        if value is None or isinstance(value, str | bool | int | float)
-        else {"class_path": class_path(type(value))}
-    )
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return {"class_path": class_path(type(value))}
 
 
 def checked_arguments(cls: type, plain: Any, without: str | Sequence[str]) -> dict[str, Any]:
