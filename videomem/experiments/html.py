@@ -32,8 +32,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = ("show", "interval", "points", "percent", "p_value")
-    templates.globals.update({name: getattr(tables, name) for name in formats})
+    templates.globals.update(
+        show=tables.show, interval=tables.interval, points=tables.points, percent=tables.percent, p_value=tables.p_value
+    )
     return templates
 
 

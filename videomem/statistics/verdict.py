@@ -11,7 +11,10 @@ from videomem.statistics.results import Estimate, Verdict, VerdictKind
 
 LEVEL = 0.05
 EQUIVALENT = ("negligible", "does not matter")
-LEADING: dict[VerdictKind, str] = {"matters": "Order matters to", "hurts": "Training in order hurts"}
+LEADING: dict[VerdictKind, tuple[str, str]] = {
+    "matters": ("Order matters", "to "),
+    "hurts": ("Training in order hurts", ""),
+}
 POWER = 0.8
 Z_975, Z_95, Z_POWER = (NormalDist().inv_cdf(level) for level in (0.975, 0.95, POWER))
 
@@ -153,17 +156,14 @@ def judge_data_set(
             "one of each per learner is needed, and at least one learner"
         )
     kinds = {verdict.kind for verdict in verdicts.values()}
-    for kind, start in LEADING.items():
+    for kind, (start, to) in LEADING.items():
         names = [name for name, one in verdicts.items() if one.kind == kind and holm_p[name] < LEVEL]
         if names:
             best = min(names, key=lambda name: holm_p[name])
             others = ", ".join(name for name in names if name != best)
-            also = f", and also {'to ' if kind == 'matters' else ''}{others}" if others else ""
-            value, at = _points(estimates[best].value), _interval(estimates[best])
-            sentence = (
-                f"{start} {best} at this training size{also}: {value} ({at}; over all learners {_p(holm_p[best])})"
-            )
-            return Verdict(kind, sentence)
+            who = f"{to}{best} at this training size" + (f", and also {to}{others}" if others else "")
+            at = f"{_interval(estimates[best])}; over all learners {_p(holm_p[best])}"
+            return Verdict(kind, f"{start} {who}: {_points(estimates[best].value)} ({at})")
     listed = "; ".join(f"{name} {_points(one.value)} ({_interval(one)})" for name, one in estimates.items())
     learners = f"the tested learners ({', '.join(verdicts)}) at this training size"
     if kinds == {"no verdict"}:

@@ -54,10 +54,10 @@ def draw_inspection(video: Video, inspection: Inspection) -> Figure:
     _answers(answers, inspection, first, colors)
     _change(change, first)
     _frame_axis(change, first, shown.places, video.times_s_T)
-    for number, traced in enumerate(inspection.traces[1:]):
-        shown.draw(others[2 * number], traced.frames_T)
-        _answers(others[2 * number + 1], inspection, traced, colors)
-        _frame_axis(others[2 * number + 1], traced, shown.places)
+    for above, below, traced in zip(others[::2], others[1::2], inspection.traces[1:], strict=True):
+        shown.draw(above, traced.frames_T)
+        _answers(below, inspection, traced, colors)
+        _frame_axis(below, traced, shown.places)
     for axes in (states, answers, change):
         axes.axvline(first.most_changed + 1, color=PAPER, linewidth=2.6, alpha=0.75, zorder=4)
         axes.axvline(first.most_changed + 1, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
