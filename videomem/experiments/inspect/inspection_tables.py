@@ -174,7 +174,10 @@ def _retention_note(inspection: Inspection) -> str:
     sees = "the current frame alone" if inspection.sees_frame_only else "the current frame and the previous state"
     return _first(
         (inspection.is_memoryless, f"{label} keeps nothing: each state depends on its own frame and on no other."),
-        (not inspection.keeps, f"{label} has no time constants: each step activates and projects the whole state."),
+        (
+            not inspection.keeps,
+            f"{label} has no time constants: each step activates and projects the whole previous state.",
+        ),
         (
             bool((keep_TH == 1).all()),
             f"{meaning} {label} keeps everything: its state, a sum of all frames so far, does not decay.",
