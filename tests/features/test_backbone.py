@@ -12,10 +12,9 @@ import torchvision
 from conftest import shared_data
 
 from videomem.errors import VideomemError
-from videomem.experiments.clips import clips_of_arrays
+from videomem.experiments.clips import clips_of_arrays, projected
 from videomem.experiments.memory_horizon.gradients import untrained
 from videomem.experiments.model_sensitivity.video_networks import load_video_network
-from videomem.experiments.projection import projected
 from videomem.features.backbone import (
     ALEXNET_LAYERS,
     Backbone,

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.experiments.frame_strips import Example, Strip
+from videomem.experiments.html import Example, Strip
 from videomem.experiments.order_test.result import (
     SCHEMA_VERSION,
     Controls,

@@ -11,8 +11,7 @@ from typing import Any
 from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
-from videomem.experiments.shuffle.checkpoint_measurements import chance, measure_checkpoint
-from videomem.experiments.shuffle.measurements import summarize
+from videomem.experiments.shuffle.measurements import chance, measure_checkpoint, summarize
 from videomem.inference.exported_folder import write_model_card
 from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
 from videomem.inference.model import Classifier, load, model_of

@@ -31,7 +31,7 @@ from videomem.experiments.memory_horizon.recall_measurement import NUM_DRAWINGS,
 from videomem.experiments.memory_horizon.recall_tasks import TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.trained_heads import labels_of, measure_checkpoints
-from videomem.experiments.shuffle.checkpoint_measurements import check_same_test
+from videomem.experiments.shuffle.measurements import check_same_test
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of

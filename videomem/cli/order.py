@@ -18,7 +18,7 @@ from rich.console import Console
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_out, add_shared, training_progress, usable_device
 from videomem.experiments.clips import Clips, clips_of_data
-from videomem.experiments.frame_strips import write_strips
+from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
 from videomem.experiments.order_test.examples import examples_of
 from videomem.experiments.order_test.execution import num_cached

@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from videomem.errors import VideomemError
-from videomem.statistics.group_tables import Floats, group_by_run, rows
+from videomem.statistics.group_tables import Floats, chunks, group_by_run, rows
 from videomem.statistics.results import Estimate
-from videomem.statistics.variance import TwoWay, two_way, two_way_p
+from videomem.statistics.variance import two_way, two_way_p
 
-MAX_ENTRIES = 4_000_000
 ZERO = 1e-12
 
 
@@ -49,48 +48,31 @@ def estimate_mean(
     if num_groups < 2:
         raise VideomemError("the tested clips have 1 group, but a standard error needs at least 2; add groups")
     fit = two_way(sums_GR, counts_GR, overlap)
-    if fit.se <= ZERO:
-        return _without_variance(float(fit.value), num_groups, num_runs, overlap)
-    boot = bootstrap_t(sums_GR, counts_GR, overlap, bootstrap, seed) if bootstrap else None
-    return _with_variance(fit, num_groups, num_runs, overlap, boot)
-
-
-def _with_variance(fit: TwoWay, num_groups: int, num_runs: int, overlap: float, boot: float | None) -> Estimate:
-    value, se, df = float(fit.value), float(fit.se), float(fit.df)
-    half95, half90 = float(fit.half(0.95)), float(fit.half_for_equivalence())
+    value, limit, boot = float(fit.value), np.inf, None
+    if fit.se > ZERO:
+        se, df, p = float(fit.se), float(fit.df), float(two_way_p(fit))
+        half, half90 = float(fit.half(0.95)), float(fit.half_for_equivalence())
+        variances = {"variance_groups": float(fit.groups), "variance_runs": float(fit.runs)}
+        boot = bootstrap_t(sums_GR, counts_GR, overlap, bootstrap, seed) if bootstrap else None
+    else:
+        se, df, p = 0.0, num_groups - 1.0, 1.0 if abs(value) <= ZERO else 2.0 ** (1 - num_groups)
+        half, half90, limit = zero_bound(num_groups), zero_bound(num_groups, 0.90), 1.0
+        variances = {}
     return Estimate(
         value=value,
         se=se,
         df=df,
-        low=value - half95,
-        high=value + half95,
-        low90=value - half90,
-        high90=value + half90,
-        p=float(two_way_p(fit)),
+        low=max(value - half, -limit),
+        high=min(value + half, limit),
+        low90=max(value - half90, -limit),
+        high90=min(value + half90, limit),
+        p=p,
         num_groups=num_groups,
         num_runs=num_runs,
         boot_low=None if boot is None else value - boot,
         boot_high=None if boot is None else value + boot,
-        variance_groups=float(fit.groups),
-        variance_runs=float(fit.runs),
         overlap=overlap,
-    )
-
-
-def _without_variance(value: float, num_groups: int, num_runs: int, overlap: float) -> Estimate:
-    wide, narrow = zero_bound(num_groups, 0.95), zero_bound(num_groups, 0.90)
-    return Estimate(
-        value=value,
-        se=0.0,
-        df=num_groups - 1.0,
-        low=max(value - wide, -1.0),
-        high=min(value + wide, 1.0),
-        low90=max(value - narrow, -1.0),
-        high90=min(value + narrow, 1.0),
-        p=1.0 if abs(value) <= ZERO else 2.0 ** (1 - num_groups),
-        num_groups=num_groups,
-        num_runs=num_runs,
-        overlap=overlap,
+        **variances,
     )
 
 
@@ -117,10 +99,9 @@ def bootstrap_t(
     """
     fit = two_way(sums_GR, counts_GR, overlap)
     rng = np.random.default_rng(seed)
-    chunk = max(1, MAX_ENTRIES // sums_GR.size)
     parts = [
-        _resampled_t(sums_GR, counts_GR, overlap, float(fit.value), min(chunk, num_draws - start), rng)
-        for start in range(0, num_draws, chunk)
+        _resampled_t(sums_GR, counts_GR, overlap, float(fit.value), chunk, rng)
+        for chunk in chunks(num_draws, sums_GR.size)
     ]
     critical = float(np.quantile(np.concatenate(parts), level, method="higher"))
     return critical * float(fit.se) if np.isfinite(critical) else None

@@ -46,16 +46,9 @@ class Assumptions:
     size_cv: float = 0.5
 
     def __post_init__(self) -> None:
-        limits = {
-            "clips_per_group": (1, inf),
-            "num_runs": (1, inf),
-            "accuracy": (0, 1),
-            "correlation": (0, 1),
-            "run_sd": (0, 1),
-            "overlap": (0, inf),
-            "condition_correlation": (-1, 1),
-            "size_cv": (0, inf),
-        }
+        limits: dict[str, tuple[float, float]] = {"clips_per_group": (1, inf), "num_runs": (1, inf)}
+        limits |= dict.fromkeys(("accuracy", "correlation", "run_sd"), (0, 1))
+        limits |= {"overlap": (0, inf), "condition_correlation": (-1, 1), "size_cv": (0, inf)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:

@@ -11,6 +11,10 @@ from videomem.statistics.results import Estimate, Verdict, VerdictKind
 
 LEVEL = 0.05
 EQUIVALENT = ("negligible", "does not matter")
+LEADING: dict[VerdictKind, tuple[str, str]] = {
+    "matters": ("Order matters", "to "),
+    "hurts": ("Training in order hurts", ""),
+}
 POWER = 0.8
 Z_975, Z_95, Z_POWER = (NormalDist().inv_cdf(level) for level in (0.975, 0.95, POWER))
 
@@ -60,18 +64,16 @@ def _kind(estimate: Estimate, margin: float) -> VerdictKind:
 
 def _words(kind: VerdictKind, estimate: Estimate, margin: float) -> str:
     at = f"({_interval(estimate, equivalence=kind in EQUIVALENT)})"
-    worth = _points(estimate.value)
-    if kind == "no verdict":
-        return f"no verdict from {estimate.num_groups} groups, fewer than {MIN_GROUPS}; the difference was {worth} {at}"
-    if kind == "matters":
-        return f"order is worth {worth} to this learner at this training size {at}"
-    if kind == "hurts":
-        return f"training in order hurts this learner at this training size, by {_points(-estimate.value)} {at}"
-    if kind == "negligible":
-        return f"order helps this learner at this training size, by a negligible {worth}, within {_points(margin)} {at}"
-    if kind == "does not matter":
-        return f"order does not matter to this learner at this training size, within {_points(margin)}: {worth} {at}"
-    return f"undetermined whether order matters to this learner at this training size: {worth} {at}"
+    worth, within, few = _points(estimate.value), f"within {_points(margin)}", estimate.num_groups
+    learner = "this learner at this training size"
+    return {
+        "no verdict": f"no verdict from {few} groups, fewer than {MIN_GROUPS}; the difference was {worth}",
+        "matters": f"order is worth {worth} to {learner}",
+        "hurts": f"training in order hurts {learner}, by {_points(-estimate.value)}",
+        "negligible": f"order helps {learner}, by a negligible {worth}, {within}",
+        "does not matter": f"order does not matter to {learner}, {within}: {worth}",
+        "undetermined": f"undetermined whether order matters to {learner}: {worth}",
+    }[kind] + f" {at}"
 
 
 def _interval(estimate: Estimate, equivalence: bool = False) -> str:
@@ -113,37 +115,27 @@ def _remedy(estimate: Estimate, margin: float) -> str:
             f"{groups_for_equivalence(margin)} test groups (now {estimate.num_groups}): with fewer, groups in which "
             "order matters could be missed by chance"
         )
-    effect = _effect_to_see(estimate, margin)
+    # From 0 or from the margin, whichever needs less precision: for the same distance, the one-sided tests need less.
+    distance = abs(estimate.value)
+    effect = max(distance, (margin - distance) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
+    if_true = ", if the true difference equals the estimate"
     of_one = estimate.variance_groups * estimate.num_groups
     groups = groups_for(effect, of_one, estimate.variance_runs, POWER)
     if groups is not None:
-        least = groups_for_equivalence(margin) if effect > abs(estimate.value) else estimate.num_groups + 1
-        more = max(groups, least)
-        return (
-            f"about {more} test groups would decide it (now {estimate.num_groups}), if the true difference equals the "
-            "estimate"
-        )
+        least = groups_for_equivalence(margin) if effect > distance else estimate.num_groups + 1
+        return f"about {max(groups, least)} test groups would decide it (now {estimate.num_groups}){if_true}"
     share = estimate.variance_runs / (1 / estimate.num_runs + estimate.overlap)
     many = 10 * estimate.num_groups
     runs = runs_for(effect, many, of_one / many + share * estimate.overlap, share, POWER)
     if runs is not None:
         return (
             f"more test groups alone cannot decide it, because runs differ: about {runs} runs (now "
-            f"{estimate.num_runs}) with {many} test groups would, if the true difference equals the estimate"
+            f"{estimate.num_runs}) with {many} test groups would{if_true}"
         )
     return (
         "neither more test groups nor more runs can decide it, because training sets overlap: test a smaller share of "
         "the clips"
     )
-
-
-def _effect_to_see(estimate: Estimate, margin: float) -> float:
-    """The difference to detect: from 0, or from the margin if that needs less precision.
-
-    The latter is scaled, because the two one-sided tests need less precision for the same distance.
-    """
-    from_zero = abs(estimate.value)
-    return max(from_zero, (margin - from_zero) * (Z_975 + Z_POWER) / (Z_95 + Z_POWER))
 
 
 def judge_data_set(
@@ -164,42 +156,25 @@ def judge_data_set(
             "one of each per learner is needed, and at least one learner"
         )
     kinds = {verdict.kind for verdict in verdicts.values()}
-    for kind in ("matters", "hurts"):
+    for kind, (start, to) in LEADING.items():
         names = [name for name, one in verdicts.items() if one.kind == kind and holm_p[name] < LEVEL]
         if names:
-            return _led_by(kind, min(names, key=lambda name: holm_p[name]), names, estimates, holm_p)
-    if kinds == {"no verdict"}:
-        return Verdict("no verdict", f"No verdict: {_listed(estimates)}", next(iter(verdicts.values())).remedy)
+            best = min(names, key=lambda name: holm_p[name])
+            others = ", ".join(name for name in names if name != best)
+            who = f"{to}{best} at this training size" + (f", and also {to}{others}" if others else "")
+            at = f"{_interval(estimates[best])}; over all learners {_p(holm_p[best])}"
+            return Verdict(kind, f"{start} {who}: {_points(estimates[best].value)} ({at})")
+    listed = "; ".join(f"{name} {_points(one.value)} ({_interval(one)})" for name, one in estimates.items())
     learners = f"the tested learners ({', '.join(verdicts)}) at this training size"
+    if kinds == {"no verdict"}:
+        return Verdict("no verdict", f"No verdict: {listed}", next(iter(verdicts.values())).remedy)
     if kinds == {"does not matter"}:
-        return Verdict(
-            "does not matter", f"Order does not matter to {learners}, within {_points(margin)}: {_listed(estimates)}"
-        )
-    if kinds <= {"does not matter", "negligible"}:
-        return Verdict(
-            "negligible", f"Order is worth no more than {_points(margin)} to {learners}: {_listed(estimates)}"
-        )
+        return Verdict("does not matter", f"Order does not matter to {learners}, within {_points(margin)}: {listed}")
+    if kinds <= set(EQUIVALENT):
+        return Verdict("negligible", f"Order is worth no more than {_points(margin)} to {learners}: {listed}")
     remedies = "; ".join(f"{name}: {one.remedy}" for name, one in verdicts.items() if one.remedy)
     return Verdict(
         "undetermined",
-        f"Undetermined whether order matters to {learners}: {_listed(estimates)}",
+        f"Undetermined whether order matters to {learners}: {listed}",
         remedies or "more test groups: no learner has p below 0.05 after Holm's adjustment",
     )
-
-
-def _led_by(
-    kind: VerdictKind, name: str, names: list[str], estimates: Mapping[str, Estimate], holm_p: Mapping[str, float]
-) -> Verdict:
-    start = "Order matters to" if kind == "matters" else "Training in order hurts"
-    others = [other for other in names if other != name]
-    also = f", and also to {', '.join(others)}" if others and kind == "matters" else ""
-    also = f", and also {', '.join(others)}" if others and kind == "hurts" else also
-    return Verdict(
-        kind,
-        f"{start} {name} at this training size{also}: {_points(estimates[name].value)} "
-        f"({_interval(estimates[name])}; over all learners {_p(holm_p[name])})",
-    )
-
-
-def _listed(estimates: Mapping[str, Estimate]) -> str:
-    return "; ".join(f"{name} {_points(one.value)} ({_interval(one)})" for name, one in estimates.items())

@@ -21,8 +21,7 @@ from rich.console import Console
 from videomem.errors import VideomemError
 from videomem.experiments import tables as formatting
 from videomem.experiments.drawing import png, shorten
-from videomem.experiments.frame_strips import write_strips
-from videomem.experiments.html import Picture
+from videomem.experiments.html import Picture, write_strips
 from videomem.experiments.order_test import order_tables as tables
 from videomem.experiments.order_test.methods import REFERENCES, methods_paragraph
 from videomem.experiments.order_test.report import pictures, render, write_report

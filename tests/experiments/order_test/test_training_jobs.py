@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videomem.errors import VideomemError
+from videomem.experiments.clips import projected
 from videomem.experiments.memories import read_memories
 from videomem.experiments.order_test import execution as running
 from videomem.experiments.order_test.conditions import PRIMARY, TRAINING_CONDITIONS
@@ -30,7 +31,6 @@ from videomem.experiments.order_test.frame_orders import (
 from videomem.experiments.order_test.heads_of_plan import build_head, with_parameters_of_largest
 from videomem.experiments.order_test.jobs import TrainingJob, job_key, train_job
 from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
-from videomem.experiments.projection import projected
 
 # Splits.
 

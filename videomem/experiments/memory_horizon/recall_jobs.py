@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from videomem.errors import VideomemError
-from videomem.experiments.cached_jobs import run_cached
 from videomem.experiments.memory_horizon.gradients import sensitivity, untrained
 from videomem.experiments.memory_horizon.recall_tasks import RecallFrames
 from videomem.experiments.memory_horizon.recall_training import (
@@ -28,6 +27,7 @@ from videomem.experiments.memory_horizon.time_constants import lyapunov, retenti
 from videomem.experiments.trace import trace
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic
+from videomem.utils.parallel_jobs import run_cached
 from videomem.utils.result_models import result_model
 
 SCHEMA = 3  # Increase it when a change of the code changes the content of a training result.

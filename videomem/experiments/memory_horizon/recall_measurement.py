@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from videomem.experiments.clips import made_by
+from videomem.experiments.memories import distinct_labels
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult, run_recall
 from videomem.experiments.memory_horizon.recall_tasks import (
     CHANCE,
@@ -27,7 +28,6 @@ from videomem.experiments.memory_horizon.recall_tasks import (
     recall_frames,
     render_frames,
 )
-from videomem.experiments.reports import distinct_labels
 from videomem.features.backbone import BackboneSettings
 from videomem.statistics.horizons import Curve, Horizon, curve_over_seeds, horizon
 from videomem.utils.result_models import Number, Text, result_model

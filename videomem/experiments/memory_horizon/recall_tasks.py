@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.experiments.clips import clips_of_arrays
-from videomem.experiments.projection import projected
+from videomem.experiments.clips import clips_of_arrays, projected
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH
 from videomem.video.synthetic import BRIGHT, DARK, SHAPES, Image, Pose, draw, grid, texture

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from videomem.errors import VideomemError
+from videomem.experiments.memories import distinct_labels
 from videomem.experiments.memory_horizon.gradients import Sensitivity, sensitivity, untrained
 from videomem.experiments.memory_horizon.probe import ProbeCurve, probe, states_of
 from videomem.experiments.memory_horizon.recall_measurement import versions
 from videomem.experiments.memory_horizon.time_constants import Floats, lyapunov, retention
-from videomem.experiments.reports import distinct_labels
 from videomem.heads import Head
 from videomem.statistics.horizons import Curve, curve_over_seeds
 from videomem.training.checkpoint import Checkpoint

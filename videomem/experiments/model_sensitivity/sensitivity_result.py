@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.statistics.results import Estimate, Randomization
 from videomem.utils.result_models import Number, Text, dump, result_model
 
@@ -9,28 +10,14 @@ SCHEMA_VERSION = 1
 
 
 @result_model
-class PerturbationSensitivity:
-    """The effect of one perturbation on a trained model, over all clips.
+class PerturbationSensitivity(PerturbationEffect):
+    """The effect of one perturbation on a model of whole clips.
 
     Attributes:
-        name: Kind of perturbation, as `Perturbation.name`; `order` where nothing is perturbed.
-        label: The kind with its parameter.
-        displacement: Mean |i - pi(i)| / T.
-        kendall_tau: Kendall's tau-b between shown place and true place; None where it is never defined.
-        adjacency: Share of adjacent pairs of frames that stay adjacent, in either direction.
-        accuracy: Share of correct predictions, averaged over the frame orders of each clip.
-        reliance: Accuracy in order minus accuracy under the perturbation.
         flip_rate: Share of predictions that differ from the prediction in order.
         max_logit_change: Largest absolute change of any logit against the clip in order.
     """
 
-    name: Text
-    label: Text
-    displacement: Number
-    kendall_tau: Number | None
-    adjacency: Number
-    accuracy: Estimate
-    reliance: Estimate
     flip_rate: Number
     max_logit_change: Number
 

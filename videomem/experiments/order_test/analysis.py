@@ -10,6 +10,7 @@ import numpy as np
 from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
 from videomem.experiments.frame_order_predictions import OrderMeasures, order_measures
+from videomem.experiments.memories import distinct_labels
 from videomem.experiments.order_test.conditions import (
     BLOCKS,
     COMMON,
@@ -27,7 +28,6 @@ from videomem.experiments.order_test.frame_orders import perturbations, test_ord
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings
 from videomem.experiments.order_test.result import Controls, MemoryResult, PerturbationResult, SizePoint
 from videomem.experiments.order_test.scores import BOOTSTRAP, Scores, within_0_and_1
-from videomem.experiments.reports import distinct_labels
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
 from videomem.statistics.randomization import holm, mcnemar_p, reliance_test

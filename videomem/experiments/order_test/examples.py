@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from videomem.errors import DecodingError, VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
-from videomem.experiments.frame_strips import Example, Strip
+from videomem.experiments.html import Example, Strip
 from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.frame_orders import test_orders, test_perturbation
 from videomem.experiments.order_test.plan import OrderPlan

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from videomem.experiments.cached_jobs import run_cached
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.conditions import PRIMARY
 from videomem.experiments.order_test.folds import RunSplit, run_splits, training_share
@@ -15,6 +14,7 @@ from videomem.experiments.order_test.heads_of_plan import build_head, is_control
 from videomem.experiments.order_test.jobs import TrainingJob, job_key, train_job
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
+from videomem.utils.parallel_jobs import run_cached
 
 
 def jobs_of(plan: OrderPlan, clips: Clips) -> list[TrainingJob]:

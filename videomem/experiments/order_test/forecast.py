@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from videomem.experiments.clips import Clips
+from videomem.experiments.clips import Clips, projected
 from videomem.experiments.order_test.execution import jobs_of, split_of
 from videomem.experiments.order_test.folds import overlap, run_splits
 from videomem.experiments.order_test.frame_orders import (
@@ -20,7 +20,6 @@ from videomem.experiments.order_test.frame_orders import (
 )
 from videomem.experiments.order_test.jobs import TrainingJob, new_classifier
 from videomem.experiments.order_test.plan import OrderPlan
-from videomem.experiments.projection import projected
 from videomem.statistics.planning import Assumptions, detectable_effect, expected_se, groups_needed, runs_needed
 
 TIMED_STEPS = 6

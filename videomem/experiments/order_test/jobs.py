@@ -18,7 +18,7 @@ from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.experiments.clips import Clips
+from videomem.experiments.clips import Clips, projected
 from videomem.experiments.frame_order_predictions import permute_frames, predict_orders
 from videomem.experiments.order_test.folds import RunSplit
 from videomem.experiments.order_test.frame_orders import (
@@ -32,7 +32,6 @@ from videomem.experiments.order_test.frame_orders import (
 from videomem.experiments.order_test.heads_of_plan import is_control
 from videomem.experiments.order_test.plan import OrderSettings, Recipe
 from videomem.experiments.order_test.training_results import TrainingResult
-from videomem.experiments.projection import projected
 from videomem.heads import LastReadout, MeanReadout
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import class_path, from_plain

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from videomem.experiments.drawing import png, shorten
-from videomem.experiments.frame_strips import Example, strip_image
-from videomem.experiments.html import Picture, environment
+from videomem.experiments.html import Example, Picture, environment, strip_image
 from videomem.experiments.order_test import order_tables as tables
 from videomem.experiments.order_test.conditions import letters
 from videomem.experiments.order_test.figures import (
