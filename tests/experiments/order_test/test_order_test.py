@@ -17,17 +17,16 @@ from videomem.cli.config_options import read_data_module
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_data
-from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import PAIRS, PRIMARY, letters
-from videomem.experiments.order_test.examples import examples_of
-from videomem.experiments.order_test.execution import run_jobs
-from videomem.experiments.order_test.folds import run_splits
+from videomem.experiments.order_test import training
+from videomem.experiments.order_test.data import run_splits
 from videomem.experiments.order_test.forecast import forecast
-from videomem.experiments.order_test.jobs import TrainingJob, new_classifier
+from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.methods import methods_paragraph
-from videomem.experiments.order_test.plan import OrderPlan
+from videomem.experiments.order_test.plan import PAIRS, PRIMARY, OrderPlan, letters
+from videomem.experiments.order_test.report import examples_of
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
+from videomem.experiments.order_test.training import new_classifier, run_jobs
 from videomem.heads import LastReadout
 from videomem.statistics.planning import Assumptions
 from videomem.statistics.results import ChiralPair, ChiralPairs
@@ -46,7 +45,7 @@ def test_jobs_with_a_result_in_the_cache_are_not_trained_again(
     tested: tuple[Clips, OrderPlan, Path, OrderTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips, plan, cache, before = tested
-    monkeypatch.setattr(running, "train_job", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "train_job", lambda *_: pytest.fail("trained again"))
     after = run_order_test(clips, plan, cache, command="videomem order", num_trained_before=0).result
     assert replace(after, seconds=before.result.seconds) == before.result
     wider = replace(plan, settings=replace(plan.settings, margin=0.3))
@@ -133,7 +132,7 @@ def test_the_reliance_of_a_control_is_exactly_zero(tested: tuple[Clips, OrderPla
 
 
 def test_the_result_has_the_plan(tested: tuple[Clips, OrderPlan, Path, OrderTest]) -> None:
-    clips, plan, _, (result, _, _) = tested
+    clips, plan, _, (result, _) = tested
     assert result.plan_sha256 == plan.sha256 and result.plan == json.loads(plan.as_json())
     assert result.num_trainings == 2 * (2 + 2 * (6 + 6)) and result.num_trained_before == 0
     assert result.data.num_test_clips == 18 and result.data.num_test_groups == 12 and result.data.num_straddling == 0
@@ -308,10 +307,10 @@ def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Pa
     plan = planned(
         clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY, runs=1, folds=2), replace(SHORT, epochs=1)
     )
-    result, scores, splits = run_order_test(clips, plan, tmp_path)
+    result, scores = run_order_test(clips, plan, tmp_path)
     pairs = ChiralPairs((ChiralPair("move_right", "move_left", 0.5, 0.01),), 10, 10, 0.01)
     result = replace(result, memories=(replace(result.memories[0], chiral=pairs),))
-    (example,) = examples_of(data, clips, plan, splits[0], scores, result)
+    (example,) = examples_of(data, scores, result)
     ordered, shuffled, backwards = (strip.frames_THWC for strip in example.strips)
     assert np.array_equal(ordered[::-1], backwards) and not np.array_equal(ordered, shuffled)
     assert sorted(frame.tobytes() for frame in shuffled) == sorted(frame.tobytes() for frame in ordered)

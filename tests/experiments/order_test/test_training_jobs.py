@@ -16,20 +16,28 @@ from hypothesis import strategies as st
 
 from videomem.errors import VideomemError
 from videomem.experiments.memories import read_memories
-from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import PRIMARY, TRAINING_CONDITIONS
-from videomem.experiments.order_test.execution import jobs_of, run_jobs
-from videomem.experiments.order_test.folds import run_splits, training_share
-from videomem.experiments.order_test.frame_orders import (
+from videomem.experiments.order_test import training
+from videomem.experiments.order_test.data import (
     ConditionData,
     check_sizes,
     common_order,
     feature_statistics,
+    run_splits,
     training_order,
+    training_share,
 )
-from videomem.experiments.order_test.heads_of_plan import build_head, with_parameters_of_largest
-from videomem.experiments.order_test.jobs import TrainingJob, job_key, train_job
-from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
+from videomem.experiments.order_test.jobs import (
+    TrainingJob,
+    TrainingResult,
+    build_head,
+    job_key,
+    jobs_of,
+    read_training_result,
+    with_parameters_of_largest,
+    write_training_result,
+)
+from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS
+from videomem.experiments.order_test.training import run_jobs, train_job
 from videomem.experiments.projection import projected
 
 # Splits.
@@ -205,12 +213,12 @@ def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         trained.append(job)
         return train_job(job, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(running, "train_job", until_interrupted)
+    monkeypatch.setattr(training, "train_job", until_interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_jobs(plan, clips, tmp_path)
     assert len(list(tmp_path.glob("*.npz"))) == 2
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(running, "train_job", train_job)
+    monkeypatch.setattr(training, "train_job", train_job)
     resumed = run_jobs(plan, clips, tmp_path, progress=lambda done, total: told.append((done, total)))
     whole = run_jobs(plan, clips, tmp_path / "other")
     assert told == [(2, 4), (3, 4), (4, 4)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videomem.experiments.order_test import result
-from videomem.experiments.order_test.conditions import TEST_CONDITIONS, TRAINING_CONDITIONS
+from videomem.experiments.order_test.plan import TEST_CONDITIONS, TRAINING_CONDITIONS
 from videomem.statistics import results
 from videomem.utils.result_models import json_schema
 
@@ -90,9 +90,10 @@ def summary(model: type) -> str:
 
 def meanings(model: type) -> dict[str, str]:
     """The description of each field in the docstring of a result class, on one line each."""
+    bases = meanings(model.__base__) if model.__base__ else {}
     _, _, attributes = (inspect.getdoc(model) or "").partition("Attributes:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", attributes, flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    return bases | {name: " ".join(text.split()) for name, text in found}
 
 
 def unit(model: type, name: str) -> str:
