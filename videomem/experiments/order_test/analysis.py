@@ -23,12 +23,11 @@ from videomem.experiments.order_test.plan import (
     BLOCKS,
     COMMON,
     FIXED,
-    FIXED_ORDERED,
     ORDERED,
+    PAIRS,
     RESHUFFLED,
-    RESHUFFLED_ORDERED,
-    REVERSED,
     SHUFFLED,
+    TRAINING_CONDITIONS,
     WINDOWS,
     OrderPlan,
     OrderSettings,
@@ -45,7 +44,6 @@ from videomem.statistics.verdict import judge, judge_data_set
 Values = NDArray[np.float64]
 BOOTSTRAP = 999
 SUITE_CLIPS = 200  # test clips over which displacement, tau and adjacency of a perturbation are averaged
-MEASURED = (ORDERED, SHUFFLED, REVERSED, FIXED, FIXED_ORDERED, RESHUFFLED, RESHUFFLED_ORDERED, COMMON, WINDOWS, BLOCKS)
 
 
 class Scores:
@@ -89,7 +87,8 @@ class Scores:
 
     def all_right(self, memory: str) -> dict[str, Values]:
         """The same for every pair of training condition and test condition that was measured."""
-        pairs = [pair for pair in MEASURED if (memory, pair.split("/")[0], "primary") in self._results]
+        trained = [condition for condition in TRAINING_CONDITIONS if (memory, condition, "primary") in self._results]
+        pairs = [pair for condition in trained for pair in PAIRS if pair.startswith(f"{condition}/")]
         return {pair: self.right(memory, pair) for pair in pairs}
 
     def mean(self, values_N: Values, bootstrap: int = 0, overlap: float | None = None) -> Estimate:

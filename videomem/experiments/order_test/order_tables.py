@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, SHUFFLED, conditions_of, letters, spelled_out
+from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, conditions_of, letters, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, p_value, percent, points
 
@@ -26,9 +26,92 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
 KINDS = {name: kind for kind, names in _NAMES.items() for name in names}
 
 
+Rows = list[dict[str, Cell]]  # the value of each column by its name
+
+# Rows of each memory, to which the table adds its label as the first column.
+_OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
+    "memories": lambda one, _: [
+        {"value of order": one.value_of_order, "p (Holm)": one.p_holm, "verdict": verdict_word(one),
+         "reliance": one.reliance, "practical gain": one.practical_gain}
+    ],
+    "accuracies": lambda one, _: [
+        {"code": letters(pair), "trained on": training.description, "tested on": test.description,
+         "accuracy": one.accuracies[pair]}
+        for pair, (training, test) in zip(PAIRS, map(conditions_of, PAIRS), strict=True)
+        if pair in one.accuracies
+    ],
+    "contrasts": lambda one, _: [
+        {"parameters": one.num_parameters, "augmentation (SS - FS)": one.augmentation, "shift (SS - OS)": one.shift,
+         "smoothness (OO - CC)": one.common,
+         "best order-blind learner": one.best_order_blind.replace(FIXED, spelled_out(FIXED)),
+         "normalized value": one.normalized, "p (reliance)": one.reliance_test.p if one.reliance_test else None,
+         "p (McNemar)": one.mcnemar_p, "logit change": one.max_logit_change,
+         "logit change, plain forward": one.max_logit_change_forward}
+    ],
+    "suite": lambda one, _: [
+        {"perturbation": effect.label, "displacement": effect.displacement, "Kendall's tau": effect.kendall_tau,
+         "adjacency": effect.adjacency, "accuracy": effect.accuracy, "reliance": effect.reliance,
+         "retrained": effect.retrained}
+        for effect in one.suite
+    ],
+    "classes": lambda one, _: [
+        {"class": gain.name, "groups": gain.num_groups, "gain, pooled": gain.pooled, "low": gain.low,
+         "high": gain.high, "gain, class alone": gain.value, "standard error": gain.se, "p": gain.p,
+         "p (Holm)": gain.p_holm, "smallest p": gain.smallest_p}
+        for gain in sorted(one.classes, key=lambda gain: -gain.pooled)
+    ],
+    "chiral_pairs": lambda one, _: [
+        {"class": pair.first, "partner": pair.second, "excess confusion": pair.excess, "p (maximum statistic)": pair.p}
+        for pair in (one.chiral.pairs if one.chiral else ())
+    ],
+    # Number of clips for each pair of true and predicted class that occurs.
+    "confusions": lambda one, result: [
+        {"tested on": tested, "true": true, "predicted": predicted, "clips": clips}
+        for tested, counts in (("frames in order", one.confusion_ordered), ("frames shuffled", one.confusion_shuffled))
+        for true, row in zip(result.data.class_names, counts, strict=False)
+        for predicted, clips in zip(result.data.class_names, row, strict=False)
+        if clips
+    ],
+    "sizes": lambda one, _: [
+        {"share of training groups": size.fraction, "training clips": size.num_clips, "accuracy": size.accuracy,
+         "value of order": size.value_of_order}
+        for size in one.sizes
+    ],
+    "sensitivity": lambda one, _: [
+        {"change": spelled_out(name), "value of order": value} for name, value in one.sensitivity.items()
+    ],
+}  # fmt: skip
+NAMES = ("memories", "accuracies", "contrasts", "suite", "controls", "classes", "chiral_pairs", "confusions", "sizes",
+         "sensitivity", "failures", "plan")  # fmt: skip
+
+
+def table(result: OrderTestResult, name: str) -> Table:
+    """The table of this name, one of `NAMES`; without rows, it has no columns."""
+    if name in _OF_MEMORY:
+        return _table(name, [
+            {"memory": one.label, **row} for one in result.memories for row in _OF_MEMORY[name](one, result)
+        ])  # fmt: skip
+    return _table(name, {"controls": _controls, "failures": _failures, "plan": _plan}[name](result))
+
+
+def table_of(result: OrderTestResult, name: str, one: MemoryResult) -> Table:
+    """The rows of one memory, without the column of its label."""
+    return _table(name, _OF_MEMORY[name](one, result))
+
+
+def _table(name: str, rows: Rows) -> Table:
+    columns = tuple(Column(column, KINDS.get(column, "text")) for column in (rows[0] if rows else ()))
+    return Table(name, columns, tuple(tuple(row.values()) for row in rows))
+
+
+def all_tables(result: OrderTestResult) -> list[Table]:
+    """All tables that have rows."""
+    return [found for name in NAMES if (found := table(result, name)).rows]
+
+
 def result_tables(result: OrderTestResult) -> list[tuple[str, list[str], list[list[Plain]]]]:
     """All tables that have rows, as (name, columns, rows)."""
-    return [(table.name, *flat(table)) for table in all_tables(result) if table.rows]
+    return [(one.name, *flat(one)) for one in all_tables(result)]
 
 
 def result_summary(result: OrderTestResult) -> dict[str, float | str]:
@@ -43,69 +126,13 @@ def result_summary(result: OrderTestResult) -> dict[str, float | str]:
     return numbers
 
 
-def all_tables(result: OrderTestResult) -> list[Table]:
-    tables = (memories_table, accuracies_table, contrasts_table, suite_table, controls_table, classes_table,
-              chiral_table, confusion_table, sizes_table, sensitivity_table, failures_table, plan_table)  # fmt: skip
-    return [table(result) for table in tables]
-
-
-def _table(name: str, rows: Iterable[dict[str, Cell]]) -> Table:
-    """A table of rows that map the name of each column to its value; without rows, it has no columns."""
-    rows = list(rows)
-    columns = tuple(Column(column, KINDS.get(column, "text")) for column in (rows[0] if rows else ()))
-    return Table(name, columns, tuple(tuple(row.values()) for row in rows))
-
-
 def verdict_word(one: MemoryResult) -> str:
     return one.verdict.kind if one.verdict else "control" if one.is_control else "no verdict"
 
 
-def memories_table(result: OrderTestResult) -> Table:
-    """The main results of each memory."""
-    return _table("memories", (
-        {"memory": one.label, "value of order": one.value_of_order, "p (Holm)": one.p_holm,
-         "verdict": verdict_word(one), "reliance": one.reliance, "practical gain": one.practical_gain}
-        for one in result.memories
-    ))  # fmt: skip
-
-
-def accuracies_table(result: OrderTestResult) -> Table:
-    """Accuracy for each pair of training and test condition; `code` abbreviates the pair by its letters."""
-    return _table("accuracies", (
-        {"memory": one.label, "code": letters(pair), "trained on": training.description, "tested on": test.description,
-         "accuracy": one.accuracies[pair]}
-        for one in result.memories
-        for pair, (training, test) in zip(PAIRS, map(conditions_of, PAIRS), strict=True)
-        if pair in one.accuracies
-    ))  # fmt: skip
-
-
-def contrasts_table(result: OrderTestResult) -> Table:
-    """Contrasts that are not in the table of memories."""
-    return _table("contrasts", (
-        {"memory": one.label, "parameters": one.num_parameters, "augmentation (SS - FS)": one.augmentation,
-         "shift (SS - OS)": one.shift, "smoothness (OO - CC)": one.common,
-         "best order-blind learner": one.best_order_blind.replace(FIXED, spelled_out(FIXED)),
-         "normalized value": one.normalized, "p (reliance)": one.reliance_test.p if one.reliance_test else None,
-         "p (McNemar)": one.mcnemar_p, "logit change": one.max_logit_change,
-         "logit change, plain forward": one.max_logit_change_forward}
-        for one in result.memories
-    ))  # fmt: skip
-
-
-def suite_table(result: OrderTestResult) -> Table:
-    return _table("suite", (
-        {"memory": one.label, "perturbation": effect.label, "displacement": effect.displacement,
-         "Kendall's tau": effect.kendall_tau, "adjacency": effect.adjacency, "accuracy": effect.accuracy,
-         "reliance": effect.reliance, "retrained": effect.retrained}
-        for one in result.memories
-        for effect in one.suite
-    ))  # fmt: skip
-
-
-def controls_table(result: OrderTestResult) -> Table:
+def _controls(result: OrderTestResult) -> Rows:
     if (own := result.controls) is None:
-        return _table("controls", ())
+        return []
     best = f"the frame position that is best on the training clips (frame {own.best_frame_position})"
     rows = (
         ("majority class", own.majority, "always predict the most frequent class of the training clips"),
@@ -115,68 +142,18 @@ def controls_table(result: OrderTestResult) -> Table:
         ("oracle frame", own.oracle_frame, "at least one frame is classified correctly; an upper bound that uses the "
          "label"),
     )  # fmt: skip
-    return _table("controls", (dict(zip(("control", "accuracy", "meaning"), row, strict=True)) for row in rows))
+    return [{"control": control, "accuracy": accuracy, "meaning": meaning} for control, accuracy, meaning in rows]
 
 
-def classes_table(result: OrderTestResult) -> Table:
-    return _table("classes", (
-        {"memory": one.label, "class": gain.name, "groups": gain.num_groups, "gain, pooled": gain.pooled,
-         "low": gain.low, "high": gain.high, "gain, class alone": gain.value, "standard error": gain.se, "p": gain.p,
-         "p (Holm)": gain.p_holm, "smallest p": gain.smallest_p}
-        for one in result.memories
-        for gain in sorted(one.classes, key=lambda gain: -gain.pooled)
-    ))  # fmt: skip
+def _failures(result: OrderTestResult) -> Rows:
+    return [{"path": path, "reason": reason} for path, reason in result.failures]
 
 
-def chiral_table(result: OrderTestResult) -> Table:
-    return _table("chiral_pairs", (
-        {"memory": one.label, "class": pair.first, "partner": pair.second, "excess confusion": pair.excess,
-         "p (maximum statistic)": pair.p}
-        for one in result.memories
-        for pair in (one.chiral.pairs if one.chiral else ())
-    ))  # fmt: skip
-
-
-def confusion_table(result: OrderTestResult) -> Table:
-    """Number of clips for each pair of true and predicted class that occurs."""
-    names = result.data.class_names
-    return _table("confusions", (
-        {"memory": one.label, "tested on": conditions_of(pair)[1].description, "true": true, "predicted": predicted,
-         "clips": clips}
-        for one in result.memories
-        for pair, counts in ((ORDERED, one.confusion_ordered), (SHUFFLED, one.confusion_shuffled))
-        for true, row in zip(names, counts, strict=False)
-        for predicted, clips in zip(names, row, strict=False)
-        if clips
-    ))  # fmt: skip
-
-
-def sizes_table(result: OrderTestResult) -> Table:
-    return _table("sizes", (
-        {"memory": one.label, "share of training groups": size.fraction, "training clips": size.num_clips,
-         "accuracy": size.accuracy, "value of order": size.value_of_order}
-        for one in result.memories
-        for size in one.sizes
-    ))  # fmt: skip
-
-
-def sensitivity_table(result: OrderTestResult) -> Table:
-    return _table("sensitivity", (
-        {"memory": one.label, "change": spelled_out(name), "value of order": value}
-        for one in result.memories
-        for name, value in one.sensitivity.items()
-    ))  # fmt: skip
-
-
-def failures_table(result: OrderTestResult) -> Table:
-    return _table("failures", ({"path": path, "reason": reason} for path, reason in result.failures))
-
-
-def plan_table(result: OrderTestResult) -> Table:
+def _plan(result: OrderTestResult) -> Rows:
     leaves = _leaves(result.plan)
-    return _table("plan", (
+    return [
         {"setting": name, "value": value if isinstance(value, str) else json.dumps(value)} for name, value in leaves
-    ))  # fmt: skip
+    ]
 
 
 def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from videomem.experiments import permutations
 from videomem.experiments.drawing import png, shorten
 from videomem.experiments.frame_strips import Example, Strip, strip_image
 from videomem.experiments.html import Picture, environment
-from videomem.experiments.order_test import order_tables as tables
 from videomem.experiments.order_test.analysis import Scores
 from videomem.experiments.order_test.data import test_orders
 from videomem.experiments.order_test.figures import (
@@ -32,9 +30,10 @@ from videomem.experiments.order_test.figures import (
     value_figure,
 )
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
+from videomem.experiments.order_test.order_tables import all_tables, table, table_of
 from videomem.experiments.order_test.plan import letters
-from videomem.experiments.order_test.result import MemoryResult, OrderTestResult, to_json
-from videomem.experiments.tables import Table, csv_text, points
+from videomem.experiments.order_test.result import OrderTestResult, to_json
+from videomem.experiments.tables import csv_text, points
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import write_atomic
 from videomem.video.decoding import decode_clip
@@ -56,14 +55,14 @@ def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
     template = environment().get_template("order_test/report.html.jinja")
     page = template.render(
         result=result,
-        t=tables,
+        table=partial(table, result),
         lead=lead_memory(result),
         pictured={letters(pair) for pair in pictured_pairs(result)},
         pictures={picture.name: picture for picture in pictures(result)},
         examples=examples,
         strip_image=strip_image,
         shorten=shorten,
-        table_of=partial(_table_of, result),
+        table_of=partial(table_of, result),
         methods=methods,
         references=used_references(methods),
     )
@@ -98,12 +97,6 @@ def _pictures(result: OrderTestResult) -> Iterator[Picture]:
                 yield Picture(f"confusion-{name}-{place}", figure, alt)
 
 
-def _table_of(result: OrderTestResult, table: Callable[[OrderTestResult], Table], one: MemoryResult) -> Table:
-    """The rows of one memory, without the column of its name."""
-    full = table(replace(result, memories=(one,)))
-    return Table(full.name, full.columns[1:], tuple(row[1:] for row in full.rows))
-
-
 def write_report(result: OrderTestResult, folder: Path, examples: Sequence[Example] = ()) -> Mapping[str, Path]:
     """Write `order.json`, `report.html`, `methods.txt`, `tables/*.csv` and `figures/*.png` to a folder.
 
@@ -119,7 +112,7 @@ def write_report(result: OrderTestResult, folder: Path, examples: Sequence[Examp
         "report.html": render(result, examples),
         "methods.txt": methods_paragraph(result),
     }
-    texts |= {f"tables/{one.name}.csv": csv_text(one) for one in tables.all_tables(result) if one.rows}
+    texts |= {f"tables/{one.name}.csv": csv_text(one) for one in all_tables(result)}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode("utf-8", "replace"))
     written = {}
