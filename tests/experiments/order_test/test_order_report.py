@@ -82,7 +82,7 @@ def result(request: pytest.FixtureRequest) -> OrderTestResult:
 
 @pytest.fixture(scope="module")
 def drawn(result: OrderTestResult) -> list[Picture]:
-    return pictures(result)
+    return list(pictures(result))
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def training_order(
     """The frame order (T,) of a training clip in one epoch.
 
     Args:
-        condition: A training condition, a key of `plan.TRAINING_CONDITIONS`.
+        condition: A training condition, a key of `plan.CONDITIONS`.
         clips: The clips.
         row: Row of the clip.
         settings: The protocol, for the sizes of windows and blocks.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
@@ -37,19 +37,16 @@ class TrainingJob:
     Attributes:
         name: Name of the memory.
         memory: Class path and arguments of the memory.
-        condition: Training condition, a key of `plan.TRAINING_CONDITIONS`.
+        condition: Training condition, a key of `plan.CONDITIONS`.
         run: Number of the run.
         analysis: `primary`, `last`, `equal_parameters`, or a share of the training groups such as `0.5`.
     """
 
     name: str
-    memory: dict[str, Any]
+    memory: dict[str, Any] = field(hash=False)
     condition: str
     run: int
     analysis: str = "primary"
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.condition, self.run, self.analysis))
 
     @property
     def has_suite(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from videomem.experiments.order_test.plan import TRAINING_CONDITIONS, spelled_out
+from videomem.experiments.order_test.plan import CONDITIONS, TRAINING_CONDITIONS, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import NOTHING, p_value, percent, points
 from videomem.statistics.results import Estimate
@@ -107,8 +107,7 @@ def _training(result: OrderTestResult) -> Sentences:
              f"tested {selected}."),
         ]  # fmt: skip
     measured = {pair.split("/")[0] for one in result.memories for pair in one.accuracies}
-    conditions = {name: one.description for name, one in TRAINING_CONDITIONS.items() if name in measured}
-    trained = [f"{spelled_out(name)} ({description})" for name, description in conditions.items()]
+    trained = [f"{spelled_out(name)} ({CONDITIONS[name].training})" for name in TRAINING_CONDITIONS if name in measured]
     floor = result.noise_floor
     return [
         *sentences,

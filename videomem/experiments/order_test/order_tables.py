@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, conditions_of, letters, spelled_out
+from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, p_value, percent, points
 
@@ -35,9 +35,9 @@ _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
          "reliance": one.reliance, "practical gain": one.practical_gain}
     ],
     "accuracies": lambda one, _: [
-        {"code": letters(pair), "trained on": training.description, "tested on": test.description,
+        {"code": letters(pair), "trained on": described(pair)[0], "tested on": described(pair)[1],
          "accuracy": one.accuracies[pair]}
-        for pair, (training, test) in zip(PAIRS, map(conditions_of, PAIRS), strict=True)
+        for pair in PAIRS
         if pair in one.accuracies
     ],
     "contrasts": lambda one, _: [
@@ -66,8 +66,8 @@ _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     ],
     # Number of clips for each pair of true and predicted class that occurs.
     "confusions": lambda one, result: [
-        {"tested on": tested, "true": true, "predicted": predicted, "clips": clips}
-        for tested, counts in (("frames in order", one.confusion_ordered), ("frames shuffled", one.confusion_shuffled))
+        {"tested on": described(pair)[1], "true": true, "predicted": predicted, "clips": clips}
+        for pair, counts in ((ORDERED, one.confusion_ordered), (SHUFFLED, one.confusion_shuffled))
         for true, row in zip(result.data.class_names, counts, strict=False)
         for predicted, clips in zip(result.data.class_names, row, strict=False)
         if clips

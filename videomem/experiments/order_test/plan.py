@@ -17,27 +17,25 @@ TrainingCondition = Literal["ordered", "fixed_permutation", "reshuffled", "commo
 
 
 class Condition(NamedTuple):
-    letter: str  # in dense tables
-    description: str
+    """Letter and descriptions of a condition in tables; a description is empty if the condition is not used there."""
+
+    letter: str
+    training: str
+    test: str
 
 
-TRAINING_CONDITIONS: dict[str, Condition] = {
-    "ordered": Condition("O", "frames in order"),
-    "fixed_permutation": Condition("F", "one fixed permutation per clip"),
-    "reshuffled": Condition("S", "a new permutation in every epoch"),
-    "common_permutation": Condition("C", "one permutation common to all clips"),
-    "windows": Condition("W", "frames shuffled within windows, fixed per clip"),
-    "blocks": Condition("B", "blocks of frames shuffled, fixed per clip"),
+TRAINING_CONDITIONS: tuple[TrainingCondition, ...] = get_args(TrainingCondition)
+CONDITIONS = {
+    "ordered": Condition("O", "frames in order", "frames in order"),
+    "fixed_permutation": Condition("F", "one fixed permutation per clip", ""),
+    "reshuffled": Condition("S", "a new permutation in every epoch", ""),
+    "common_permutation": Condition("C", "one permutation common to all clips", "the permutation common to all clips"),
+    "windows": Condition("W", "frames shuffled within windows, fixed per clip", "frames shuffled within windows"),
+    "blocks": Condition("B", "blocks of frames shuffled, fixed per clip", "blocks of frames shuffled"),
+    "shuffled": Condition("S", "", "frames shuffled"),
+    "reversed": Condition("R", "", "frames reversed"),
 }
-TEST_CONDITIONS: dict[str, Condition] = {
-    "ordered": Condition("O", "frames in order"),
-    "shuffled": Condition("S", "frames shuffled"),
-    "reversed": Condition("R", "frames reversed"),
-    "common_permutation": Condition("C", "the permutation common to all clips"),
-    "windows": Condition("W", "frames shuffled within windows"),
-    "blocks": Condition("B", "blocks of frames shuffled"),
-}
-assert (*TRAINING_CONDITIONS,) == get_args(TrainingCondition)
+assert {name for name, condition in CONDITIONS.items() if condition.training} == set(TRAINING_CONDITIONS)
 
 PRIMARY: tuple[TrainingCondition, TrainingCondition] = ("ordered", "fixed_permutation")
 
@@ -49,15 +47,15 @@ COMMON, WINDOWS, BLOCKS = "common_permutation/common_permutation", "windows/wind
 PAIRS = (ORDERED, SHUFFLED, REVERSED, RESHUFFLED, RESHUFFLED_ORDERED, FIXED, FIXED_ORDERED, COMMON, WINDOWS, BLOCKS)
 
 
-def conditions_of(pair: str) -> tuple[Condition, Condition]:
-    """Training condition and test condition of an accuracy's name."""
-    training, test = pair.split("/")
-    return TRAINING_CONDITIONS[training], TEST_CONDITIONS[test]
-
-
 def letters(pair: str) -> str:
     """The two letters of an accuracy's name: OS of `ordered/shuffled`."""
-    return "".join(condition.letter for condition in conditions_of(pair))
+    return "".join(CONDITIONS[condition].letter for condition in pair.split("/"))
+
+
+def described(pair: str) -> tuple[str, str]:
+    """Descriptions of the training condition and of the test condition of an accuracy's name."""
+    training, test = pair.split("/")
+    return CONDITIONS[training].training, CONDITIONS[test].test
 
 
 def spelled_out(name: str) -> str:
@@ -107,14 +105,7 @@ class OrderSettings:
     """
 
     memories: tuple[str, ...] = ("none", "leaky", "rnn", "gated", "gru", "lstm")
-    training_conditions: tuple[TrainingCondition, ...] = (
-        "ordered",
-        "fixed_permutation",
-        "reshuffled",
-        "common_permutation",
-        "windows",
-        "blocks",
-    )
+    training_conditions: tuple[TrainingCondition, ...] = TRAINING_CONDITIONS
     runs: int = 10
     split: Literal["random", "fixed"] = "random"
     folds: int = 10

@@ -69,12 +69,8 @@ def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
     return page.encode("utf-8", "replace").decode()
 
 
-def pictures(result: OrderTestResult) -> list[Picture]:
+def pictures(result: OrderTestResult) -> Iterator[Picture]:
     """All figures that the result has data for."""
-    return list(_pictures(result))
-
-
-def _pictures(result: OrderTestResult) -> Iterator[Picture]:
     values = "; ".join(f"{one.label} {points(one.value_of_order.value)}" for one in result.memories)
     yield Picture("value", value_figure(result), f"Value of order in points, with intervals: {values}")
     below = "; numbers in the table below"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videomem.experiments.order_test import result
-from videomem.experiments.order_test.plan import TEST_CONDITIONS, TRAINING_CONDITIONS
+from videomem.experiments.order_test.plan import CONDITIONS
 from videomem.statistics import results
 from videomem.utils.result_models import json_schema
 
@@ -63,11 +63,7 @@ with the code.
 def schema_document() -> str:
     """Every field of every result class as Markdown: type, unit and meaning."""
     rows = ["| condition | letter | training | test |", "|---|---|---|---|"]
-    for name in {**TRAINING_CONDITIONS, **TEST_CONDITIONS}:
-        training, test = TRAINING_CONDITIONS.get(name), TEST_CONDITIONS.get(name)
-        cells = [one.description if one else "" for one in (training, test)]
-        letter = next(one.letter for one in (training, test) if one)
-        rows.append(f"| `{name}` | {letter} | {' | '.join(cells)} |")
+    rows += [f"| `{name}` | {' | '.join(condition)} |" for name, condition in CONDITIONS.items()]
     return "\n".join([HEAD.format(conditions="\n".join(rows)), *(_section(model) for model in MODELS)])
 
 
