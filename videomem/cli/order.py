@@ -219,7 +219,11 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     """Returns the text that `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
-    few = ": few; raise trainer.max_epochs unless the heads converge this fast" * (expected.num_steps < FEW_STEPS)
+    is_few = expected.num_steps < FEW_STEPS
+    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
+    needed = [f"{expected.groups_needed} groups with these runs"] if expected.groups_needed else []
+    needed += [f"{expected.runs_needed} runs with these groups"] if expected.runs_needed else []
+    needed = needed or ["both more groups and more runs"]
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
         "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips",
@@ -230,19 +234,11 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
         "detected with power 0.8",
-        "margin": f"{100 * settings.margin:g} points; showing that order does not matter needs {_needed(expected)}",
+        "margin": f"{100 * settings.margin:g} points; showing that order does not matter needs {' or '.join(needed)}",
         "cost": f"{expected.num_jobs} training jobs, {minutes(expected.seconds_training)} on one process, "
         f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
-
-
-def _needed(expected: Forecast) -> str:
-    """Returns the sample size that would be needed to show that order does not matter."""
-    groups, runs = expected.groups_needed, expected.runs_needed
-    ways = [f"{groups} groups with these runs"] if groups else []
-    ways += [f"{runs} runs with these groups"] if runs else []
-    return " or ".join(ways) or "both more groups and more runs"
 
 
 def minutes(seconds: float) -> str:
