@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CONFIGS, data_arguments
-from helpers.order_clips import SHORT, SMALL, drawn, planned, tested_with_gru, with_fixed_split
+from helpers.order_clips import SHORT, SMALL, drawn, planned, run_with_gru, with_fixed_split
 
 from videomem import order_test
 from videomem.cli.config_options import read_data_module
@@ -98,7 +98,7 @@ def test_the_other_readout_is_another_training(tested: OrderTest) -> None:
 
 def test_without_a_mean_readout_nothing_is_a_control(tmp_path: Path) -> None:
     recipe = replace(SHORT, readout="videomem.heads.LastReadout")
-    result = tested_with_gru(drawn(), tmp_path, recipe, memories=("none",)).result
+    result = run_with_gru(drawn(), tmp_path, recipe, memories=("none",)).result
     assert not result.memories[0].is_control and result.noise_floor is None and result.controls is None
 
 
@@ -130,7 +130,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResu
     """The same protocol on data whose class depends on frame order, and on data whose class does not."""
     kinds = {"planted": drawn(30, trend=3.0, look=0.0), "null": drawn(30, trend=0.0, look=0.6)}
     recipe, cache = replace(SHORT, epochs=10), tmp_path_factory.mktemp("learned")
-    return {name: tested_with_gru(clips, cache, recipe, runs=6, folds=6).result for name, clips in kinds.items()}
+    return {name: run_with_gru(clips, cache, recipe, runs=6, folds=6).result for name, clips in kinds.items()}
 
 
 def test_order_matters_if_the_class_depends_on_it(learned: dict[str, OrderTestResult]) -> None:
@@ -148,12 +148,12 @@ def test_order_does_not_matter_if_the_class_does_not_depend_on_it(learned: dict[
 
 
 def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
-    result = tested_with_gru(drawn(groups=8), tmp_path).result
+    result = run_with_gru(drawn(groups=8), tmp_path).result
     assert result.verdict.kind == "no verdict" and "20 groups" in result.verdict.remedy
 
 
 def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
-    result = tested_with_gru(with_fixed_split(drawn()), tmp_path, split="fixed").result
+    result = run_with_gru(with_fixed_split(drawn()), tmp_path, split="fixed").result
     assert "conditional on this training set" in methods_paragraph(result)
     assert result.verdict.sentence.endswith("conditional on this training set") and result.data.split == "fixed"
     assert result.memories[0].value_of_order.overlap == 0
@@ -174,11 +174,8 @@ def test_arrays_are_tested_from_python(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = [rng.normal(size=(5, 3)) for _ in range(40)]
     labels, groups = ["ab"[n % 2] for n in range(40)], [str(n // 2) for n in range(40)]
-    arguments = {
-        "settings": replace(SMALL, memories=("leaky",), training_conditions=PRIMARY),
-        "recipe": SHORT,
-        "cache": tmp_path,
-    }
+    protocol = replace(SMALL, memories=("leaky",), training_conditions=PRIMARY)
+    arguments = {"settings": protocol, "recipe": SHORT, "cache": tmp_path}
     result = order_test(features, labels, groups, **arguments)  # type: ignore[arg-type]
     assert result.data.num_test_groups == 10 or result.data.num_test_groups == 20
     for bad, match in (
@@ -271,7 +268,7 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
 def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Path) -> None:
     data = read_data_module(data_arguments(workspace))
     clips = clips_of_data(data)
-    result, scores = tested_with_gru(clips, tmp_path, replace(SHORT, epochs=1), runs=1, folds=2)
+    result, scores = run_with_gru(clips, tmp_path, replace(SHORT, epochs=1), runs=1, folds=2)
     pairs = ChiralPairs((ChiralPair("move_right", "move_left", 0.5, 0.01),), 10, 10, 0.01)
     result = replace(result, memories=(replace(result.memories[0], chiral=pairs),))
     (example,) = examples_of(data, scores, result)
