@@ -318,8 +318,8 @@ def order(part: Part) -> None:
 
     from videomem.experiments.clips import clips_of_arrays
     from videomem.experiments.memories import read_memories
-    from videomem.experiments.order_test.execution import run_jobs
     from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
+    from videomem.experiments.order_test.training import run_jobs
 
     rng, trend = np.random.default_rng(0), np.linspace(-1, 1, 8)[:, None]
     signs = [1 if number % 2 else -1 for number in range(72)]
@@ -334,7 +334,7 @@ def order(part: Part) -> None:
     one, two = (run_jobs(plan, clips, part.folder / f"there{n}", n, [device]) for n in (1, 2))
     for name in settings.memories:
         predicted = [
-            np.concatenate([result.predicted["ordered"].ravel() for cell, result in run.items() if cell.name == name])
+            np.concatenate([result.predicted["ordered"].ravel() for job, result in run.items() if job.name == name])
             for run in (here, one, two)
         ]
         part.compare(f"{name}, changed predictions", float((predicted[1] != predicted[0]).mean()), 0.0, 0.05)

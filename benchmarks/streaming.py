@@ -28,7 +28,7 @@ import torch
 import torchvision
 
 from videomem.experiments.memories import read_memories
-from videomem.experiments.order_test.heads_of_plan import build_head
+from videomem.experiments.order_test.jobs import build_head
 from videomem.features.backbone import Backbone, BackboneSettings
 from videomem.features.store import FeatureSettings
 from videomem.inference.model import Classifier
