@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.video.decoders import by_decord, by_torchcodec
-from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
+from videomem.video.decoders.seeking import ffmpeg_messages
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform, uniform_indices
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 NUM_FRAMES = 300
 TOLERANCE = 2
@@ -130,7 +130,7 @@ def main() -> None:
     options.add_argument("--sizes", nargs="+", default=["320x240", "1280x720"], help="width x height")
     options.add_argument("--repeats", type=int, default=7)
     given = options.parse_args()
-    print(f"{os.cpu_count()} cores; seconds as multiples of PyAV's; last two: auto beside the quickest right way")
+    print(f"{os.cpu_count()} cores; seconds relative to PyAV's; last two: auto relative to the fastest correct method")
     print("kind | size | frames | PyAV | decord | torchcodec | auto without torchcodec | auto | without | with")
     print("|".join(["---"] * 10))
     with tempfile.TemporaryDirectory() as folder:

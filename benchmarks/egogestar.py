@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from videomem.cli.main import main
-from videomem.experiments.order_test.order_tables import accuracies_table, contrasts_table, suite_table
+from videomem.experiments.order_test.order_tables import table
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.tables import show
 from videomem.utils.folders import config_folder
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     write_groups(given.root, out / "catalog.csv")
     configs = ["--config", str(config_folder() / "base.yaml")]
     data = ["--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
-    data += ["--data.backbone", json.dumps(net)]
+    data += ["--data.features.backbone", json.dumps(net)]
     if main(["extract", *configs, *data]):
         raise SystemExit(1)
     order = ["order", *configs, "--config", str(config_folder() / "order.yaml"), *data, *further]
@@ -59,8 +59,8 @@ if __name__ == "__main__":
             raise SystemExit(1)
     result = from_json((folder / "order.json").read_text())
     console = Console(width=160)
-    for table in (accuracies_table(result), contrasts_table(result), suite_table(result)):
-        console.print(table.name, style="bold")
-        for row in table.rows:
-            console.print("  ".join(show(value, column.kind) for value, column in zip(row, table.columns, strict=True)))
+    for shown in (table(result, name) for name in ("accuracies", "contrasts", "suite")):
+        console.print(shown.name, style="bold")
+        for row in shown.rows:
+            console.print("  ".join(show(value, column.kind) for value, column in zip(row, shown.columns, strict=True)))
     print(f"{result.seconds:.0f} s in total; training jobs {result.seconds_training:.0f} s on one process each")

@@ -17,7 +17,6 @@ import argparse
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,13 +28,13 @@ from torch import Tensor
 import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
 from videomem.features.store import FRAME_BATCH, FeatureSettings
-from videomem.heads import MEMORIES, READOUTS, Head
-from videomem.inference.graph_export import export_graphs, run_pt2
-from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph
+from videomem.heads import READOUTS, Head
+from videomem.inference.graph_export import export_graphs, make_case, run_pt2
+from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph, shape_in_graph
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx
-from videomem.inference.resizing import shape_in_graph
-from videomem.utils.plain_data import class_path
+from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.plain_data import class_path, from_plain
 from videomem.video.catalog import Catalog
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
@@ -78,22 +77,12 @@ def train(head: Head, x_NTD: Tensor, labels_N: Tensor) -> None:
 def build(
     config: Path, readout: str, class_names: list[str], settings: FeatureSettings, backbone: Backbone
 ) -> Classifier:
-    memory: dict[str, Any] = yaml.safe_load(config.read_text())["model"]["memory"]
-    kind = MEMORIES[memory["class_path"].rsplit(".", 1)[-1]]
+    memory, read = yaml.safe_load(config.read_text())["model"]["memory"], {"class_path": class_path(READOUTS[readout])}
+    sizes = {"num_layers": 1, "projection_dim": None, "feature_dim": backbone.feature_dim}
+    arguments = {"memory": memory, "readout": read, **sizes}
+    classes = {"class_names": class_names, "class_counts": [1] * len(class_names)}
     torch.manual_seed(0)
-    head = Head(
-        lambda input_dim: kind(input_dim, **memory["init_args"]),
-        backbone.feature_dim,
-        len(class_names),
-        readout=READOUTS[readout](),
-    )
-    arguments = {
-        "memory": {"class_path": class_path(kind), "init_args": memory["init_args"]},
-        "readout": {"class_path": class_path(READOUTS[readout])},
-        "num_layers": 1,
-        "projection_dim": None,
-        "feature_dim": backbone.feature_dim,
-    }
+    head = from_plain(LitClassifier, {**arguments, **classes, "dropout": 0.0}).head
     return Classifier(head, class_names, settings, backbone, arguments)
 
 
@@ -105,13 +94,6 @@ def frames_of(catalog: Catalog, lengths: tuple[int, ...]) -> tuple[NDArray[np.ui
     ]
     padded = [np.concatenate([part, part[-1:].repeat(max(lengths) - len(part), axis=0)]) for part in frames]
     return np.stack(padded), torch.tensor(lengths)
-
-
-@torch.no_grad()
-def case_of(model: Classifier, given: Tensor, x_BTD: Tensor, lengths_B: Tensor) -> Case:
-    full_B = torch.full_like(lengths_B, x_BTD.shape[1])
-    after_each_BTC = model.head.readout.after_each(model.head.frame_outputs(x_BTD, full_B))
-    return Case(given, lengths_B, model.classify(x_BTD, lengths_B), after_each_BTC)
 
 
 def differences(model: Classifier, cases: list[Case], shaped: list[Tensor], preprocess: bool) -> list[float]:
@@ -176,7 +158,7 @@ def print_differences(catalog: Catalog, heads: list[str], network: BackboneSetti
         for readout in READOUTS:
             model = build(CONFIGS / f"{name}.yaml", readout, class_names, settings, backbone)
             train(model.head, x_NTD, labels_N)
-            cases = [case_of(model, *part) for part in inputs]
+            cases = [make_case(model, *part) for part in inputs]
             largest = max(float(case.logits_BTC.abs().max()) for case in cases)
             found = differences(model, cases, shaped, preprocess)
             print(" | ".join([name, readout, f"{largest:.1f}", *(f"{value:.1e}" for value in found)]), flush=True)

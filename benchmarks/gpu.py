@@ -64,7 +64,7 @@ def main() -> int:
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         machine = describe(given.device, environment)
         if given.device == "cuda" and not machine["gpu"]:
-            print("gpu.py: torch sees no GPU here; run it where there is one, or with --device cpu at small size",
+            print("gpu.py: torch finds no GPU; run it on a machine with a GPU, or at a smaller size with --device cpu",
                   file=sys.stderr)  # fmt: skip
             return 2
         print(f"{machine['gpu'] or machine['cpu']}, Python {machine['python']}, torch {machine['torch']}", flush=True)
@@ -76,7 +76,7 @@ def main() -> int:
             # After each part, so that an interrupted run keeps its results.
             given.out.write_text(json.dumps({"machine": machine, "parts": results}, indent=1) + "\n")
     print_table(results)
-    print(f"every comparison and figure: {given.out}")
+    print(f"all comparisons and measurements: {given.out}")
     return int(any(result["status"] not in ("ok", "skipped") for result in results))
 
 
@@ -126,9 +126,8 @@ def run(
     found = [json.loads(line) for line in rows.read_text().splitlines()]
     if name == TESTS:
         found += rows_of_tests(work / "junit.xml")
-        status = (
-            0 if found and status == 1 else status
-        )  # Status 1 of pytest means failed tests, which are listed in rows.
+        # Status 1 of pytest means failed tests, which are listed in rows.
+        status = 0 if found and status == 1 else status
     result = {"part": name, "status": judge(status, found), "seconds": time.monotonic() - began, "rows": found}
     if result["status"] in ("failed", "timed out"):
         result["log"] = log.read_text(errors="replace")[-4000:]

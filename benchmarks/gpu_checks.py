@@ -14,26 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_part import Part
+from scan import MEMORIES as KINDS
+from scan import states_and_gradients
 from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.features.backbone import Backbone, BackboneSettings, exact_float32, extract_features, load_backbone
-from videomem.heads import GRU, LSTM, RNN, Gated, Head, Leaky, Memory, MinGRU, MinLSTM, NoMemory, linear_scan
+from videomem.features.store import FeatureSettings
+from videomem.heads import Gated, Head, Leaky, Memory, linear_scan
 from videomem.heads.scan import linear_loop
 
 B, D, H, C = 6, 24, 16, 5
-MEMORIES = {
-    "none": partial(NoMemory, hidden_dim=H),
-    "leaky": partial(Leaky, hidden_dim=H),
-    "leaky learned": partial(Leaky, hidden_dim=H, learned=True),
+MEMORIES = {name: partial(memory, hidden_dim=H) for name, memory in KINDS.items()} | {
     "leaky coupled": partial(Leaky, hidden_dim=H, coupled=True),
-    "rnn": partial(RNN, hidden_dim=H),
-    "gated": partial(Gated, hidden_dim=H),
     "gated uncoupled": partial(Gated, hidden_dim=H, coupled=False),
-    "gru": partial(GRU, hidden_dim=H),
-    "lstm": partial(LSTM, hidden_dim=H),
-    "mingru": partial(MinGRU, hidden_dim=H),
-    "minlstm": partial(MinLSTM, hidden_dim=H),
 }
 TRAINED = ("none", "leaky learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm")
 
@@ -49,7 +43,7 @@ def head_of(name: str, num_layers: int = 1, feature_dim: int = D) -> Head:
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Round the factors of products to TF32, as a GPU is asked to for speed."""
+    """Round the factors of products to TF32, the fast mode of GPUs."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = matmul.fp32_precision, convolution.fp32_precision
     matmul.fp32_precision = convolution.fp32_precision = "tf32"
@@ -127,35 +121,29 @@ def heads(part: Part) -> None:
             part.compare(f"{label}, carried state", states[1], states[0], 1e-4)
             if name in ("gru", "lstm"):
                 found = answers(there, x_BTD, lengths_B, part.device)
-                part.compare(f"{label}, logits as cuDNN multiplies by default", found[0], expected[0], 1e-2)
+                part.compare(f"{label}, logits with cuDNN's default precision", found[0], expected[0], 1e-2)
             with torch.autocast(part.device, torch.bfloat16):
                 found = answers(there, x_BTD, lengths_B, part.device)
             part.compare(f"{label}, logits, autocast bfloat16", found[0], expected[0], 5e-2)
 
 
 def scan(part: Part) -> None:
-    """The scan, values and gradients, beside its loop in float64 on the CPU."""
+    """States and gradients of the scan, compared with a loop in float64 on the CPU."""
     for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 2.0**-7)):
         for num_frames in (16, 512, 4096):
             keep = torch.rand(B, num_frames, H, generator=torch.Generator().manual_seed(1))
             given = [tensor.to(dtype) for tensor in (keep, noise(B, num_frames, H), noise(B, H, seed=2))]
             weights = noise(B, num_frames, H, seed=3).to(dtype)
-            expected = _states_and_gradients(linear_loop, [tensor.double() for tensor in given], weights.double())
+            expected = states_and_gradients(linear_loop, [tensor.double() for tensor in given], weights)
             if part.planted:
                 given[0] = given[0] / 2
             there = [tensor.to(part.device) for tensor in given]
-            found = _states_and_gradients(linear_scan, there, weights.to(part.device))
+            found = states_and_gradients(linear_scan, there, weights.to(part.device))
             part.compare(f"{str(dtype)[6:]}, T = {num_frames}", found, expected, limit)
 
 
-def _states_and_gradients(recurrence: Any, given: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
-    given = [tensor.detach().requires_grad_() for tensor in given]
-    h_BTH = recurrence(*given)
-    return [h_BTH, *torch.autograd.grad(h_BTH, given, weights)]
-
-
 def streams(part: Part) -> None:
-    """Frame by frame on the device, whole clips on the CPU; and a model with its backbone, its state through a file."""
+    """Frame by frame on the device, compared with whole clips on the CPU; and a saved and restored state."""
     x_BTD = noise(B, 40, D)
     full_B = torch.full((B,), 40)
     for name in MEMORIES:
@@ -183,7 +171,7 @@ def streams(part: Part) -> None:
 
 
 def tiny_model(memory: str) -> Any:
-    """An untrained model with its backbone, as `videomem.load` gives it."""
+    """An untrained model with its backbone, as `videomem.load` returns it."""
     from videomem.features.store import FeatureSettings
     from videomem.inference.model import Classifier
     from videomem.video.sampling import Uniform
@@ -197,9 +185,9 @@ def tiny_model(memory: str) -> Any:
 
 
 def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int = D) -> dict[str, Any]:
-    """Arguments of the data module of features that were imported: noise with a trend that tells the class."""
-    from videomem.features.imported import ImportedFeatures
+    """Arguments of the data module of imported features: noise with a trend that depends on the class."""
     from videomem.features.importing import Importing, import_features
+    from videomem.features.store import ImportedFeatures
     from videomem.video.catalog import Catalog, Clip, write_catalog
     from videomem.video.sampling import Uniform
 
@@ -215,8 +203,9 @@ def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int 
     write_catalog(Catalog(tuple(clips)), folder / "catalog.csv")
     import_features(folder / "catalog.csv", arrays, folder / "store", Importing("noise", Uniform(num_frames)))
     return {
-        "catalog": str(folder / "catalog.csv"), "store": str(folder / "store"), "sampling": Uniform(num_frames),
-        "imported": ImportedFeatures("noise", feature_dim),
+        "catalog": str(folder / "catalog.csv"), "store": str(folder / "store"),
+        "features": FeatureSettings(BackboneSettings(), Uniform(num_frames),
+                                    imported=ImportedFeatures("noise", feature_dim)),
     }  # fmt: skip
 
 
@@ -224,7 +213,7 @@ def trained(
     device: str, memory: str, data: dict[str, Any], learning_rate: float, precision: Any = "32-true", steps: int = 30
 ) -> Tensor:
     """Training losses (steps,) of a head, by the Trainer with `deterministic: true`, validation included."""
-    from pytorch_lightning import Callback, Trainer
+    from pytorch_lightning import Callback
 
     from videomem.training.data_module import VideoDataModule
     from videomem.training.lit_classifier import LitClassifier
@@ -240,12 +229,20 @@ def trained(
     classifier = LitClassifier(
         MEMORIES[memory], module.feature_dim, module.class_names, module.class_counts, learning_rate=learning_rate
     )
-    Trainer(
-        max_steps=steps, max_epochs=-1, accelerator="cpu" if device == "cpu" else "gpu", devices=1, deterministic=True,
-        gradient_clip_val=1.0, precision=precision, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[Keep()],
-    ).fit(classifier, datamodule=module)  # fmt: skip
+    limits = {"max_steps": steps, "max_epochs": -1, "gradient_clip_val": 1.0}
+    trainer(device, Keep(), precision=precision, **limits).fit(classifier, datamodule=module)
     return torch.stack(losses)
+
+
+def trainer(device: str, callback: Any, **options: Any) -> Any:
+    """A deterministic Trainer on one device that prints and writes nothing."""
+    from pytorch_lightning import Trainer
+
+    return Trainer(
+        accelerator="cpu" if device == "cpu" else "gpu", devices=1, deterministic=True, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
+        **options,
+    )  # fmt: skip
 
 
 def fit(part: Part) -> None:
@@ -264,7 +261,7 @@ def fit(part: Part) -> None:
 
 
 def storage(part: Part) -> None:
-    """Batches of `data.storage: ram` and `device` beside those of memory-mapped files."""
+    """Batches of `data.storage: ram` and `device`, compared with those of memory-mapped files."""
     from pytorch_lightning.utilities import move_data_to_device
 
     from videomem.training.data_module import VideoDataModule
@@ -291,8 +288,8 @@ def video(part: Part) -> None:
 
     settings = SyntheticSettings(train_pairs=1, val_pairs=1, test_pairs=1, num_frames=8, frame_size=64)
     catalog = synthesize(settings, part.folder / "videos")
-    backbone = BackboneSettings("alexnet", "pool5", "random", grid=1)
-    data = {"catalog": str(part.folder / "videos" / "catalog.csv"), "sampling": Uniform(8), "backbone": backbone}
+    features = FeatureSettings(BackboneSettings("alexnet", "pool5", "random", grid=1), Uniform(8))
+    data = {"catalog": str(part.folder / "videos" / "catalog.csv"), "features": features}
     read = {}
     for device in dict.fromkeys(("cpu", part.device)):
         module = VideoDataModule(**data, store=str(part.folder / device))
@@ -306,7 +303,7 @@ def video(part: Part) -> None:
     with exact_float32():
         live = trained(part.device, "gru", {**data, "source": "video"}, rate * (5 if part.planted else 1), steps=4)
         expected = trained("cpu", "gru", {**data, "store": str(part.folder / "cpu")}, rate, steps=4)
-    part.compare("losses of `source: video` beside stored features", live, expected, 1e-2)
+    part.compare("losses of `source: video`, against stored features", live, expected, 1e-2)
     model = tiny_model("lstm")
     there = part.moved(model)
     with exact_float32():
@@ -316,13 +313,13 @@ def video(part: Part) -> None:
 
 
 def order(part: Part) -> None:
-    """A small order test: training jobs in this process and in two, their answers beside the CPU's."""
+    """A small order test: training jobs in one and in two processes, compared with those on the CPU."""
     from dataclasses import replace
 
     from videomem.experiments.clips import clips_of_arrays
     from videomem.experiments.memories import read_memories
-    from videomem.experiments.order_test.execution import run_jobs
     from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
+    from videomem.experiments.order_test.training import run_jobs
 
     rng, trend = np.random.default_rng(0), np.linspace(-1, 1, 8)[:, None]
     signs = [1 if number % 2 else -1 for number in range(72)]
@@ -337,10 +334,10 @@ def order(part: Part) -> None:
     one, two = (run_jobs(plan, clips, part.folder / f"there{n}", n, [device]) for n in (1, 2))
     for name in settings.memories:
         predicted = [
-            np.concatenate([result.predicted["ordered"].ravel() for cell, result in run.items() if cell.name == name])
+            np.concatenate([result.predicted["ordered"].ravel() for job, result in run.items() if job.name == name])
             for run in (here, one, two)
         ]
-        part.compare(f"{name}, share of other answers", float((predicted[1] != predicted[0]).mean()), 0.0, 0.05)
+        part.compare(f"{name}, changed predictions", float((predicted[1] != predicted[0]).mean()), 0.0, 0.05)
         other = predicted[0] if part.planted else predicted[1]
         part.compare(f"{name}, the same in two processes", float((predicted[2] != other).mean()), 0.0, 0.0)
 
@@ -349,7 +346,7 @@ def order(part: Part) -> None:
 
 
 def shuffle(part: Part) -> None:
-    """The shuffle evaluation, and order invariance to the bit of the head without memory."""
+    """The shuffle evaluation, and the bit-exact order invariance of the memoryless head."""
     from videomem.experiments.shuffle.measurements import measure_order
 
     x_BTD, lengths_B = padded(16)
@@ -381,14 +378,14 @@ def inside(part: Part) -> None:
         measured = []
         for one, x in ((head, x_BTD), (part.moved(head), x_BTD.to(part.device))):
             found = sensitivity(one, x, [1, 4])
-            tau = np.concatenate([layer.tau_H for layer in retention(one, x)])
+            tau = np.concatenate(retention(one, x))
             numbers = (*found.gradient, *found.direct, *found.swap, found.gradient_at_zero, *lyapunov(one, x))
             measured.append([torch.tensor(numbers), torch.from_numpy(tau)])
         part.compare(name, measured[1], measured[0], 1e-5)
 
 
 def network(part: Part) -> None:
-    """A network that sees whole clips, asked as `videomem sensitivity` asks it."""
+    """A network for whole clips, evaluated as by `videomem sensitivity`."""
     from videomem.experiments.model_sensitivity.clip_predictions import (
         PredictionSettings,
         evaluation_mode,
@@ -412,40 +409,22 @@ def graphs(part: Part) -> None:
     from torch.export import load
     from torch.export.passes import move_to_device_pass
 
-    from videomem.inference.graph_checks import make_cases
+    from videomem.errors import VideomemError
     from videomem.inference.graph_export import write_pt2
-    from videomem.inference.graphs import ClipGraph, StepGraph, trace
+    from videomem.inference.onnx_graphs import onnx_libraries, run_onnx, write_onnx
+
+    def run_pt2(path: Path) -> Any:
+        module = move_to_device_pass(load(path), part.device).module()
+
+        def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+            with torch.no_grad(), exact_float32():
+                found = module(*(tensor.to(part.device) for tensor in tensors))
+            return [tensor.cpu() for tensor in ([found] if isinstance(found, Tensor) else found)]
+
+        return run
 
     for memory in ("gated", "lstm", "mingru"):
-        model = tiny_model(memory)
-        cases = make_cases(model, preprocess=False)
-        largest = max(float(case.logits_BTC.abs().max()) for case in cases)
-        programs = {graph: trace(graph) for graph in (ClipGraph(model), StepGraph(model))}
-        folder = part.folder / memory
-        folder.mkdir()
-        for graph, path in zip(programs, write_pt2(programs, folder), strict=True):
-            module = move_to_device_pass(load(path), part.device).module()
-            if part.planted:
-                with torch.no_grad():
-                    for parameter in module.parameters():
-                        parameter.mul_(2)
-
-            def run(tensors: Sequence[Tensor], module: Any = module) -> list[Tensor]:
-                with torch.no_grad(), exact_float32():
-                    found = module(*(tensor.to(part.device) for tensor in tensors))
-                return [tensor.cpu() for tensor in ([found] if isinstance(found, Tensor) else found)]
-
-            error = max(graph.difference(run, case) for case in cases) / largest
-            part.compare(f"{memory}, {graph.name}.pt2", error, 0.0, 1e-3)
-    _onnx_on_cuda(part)
-
-
-def _onnx_on_cuda(part: Part) -> None:
-    from videomem.errors import VideomemError
-    from videomem.inference.graph_checks import make_cases
-    from videomem.inference.graphs import ClipGraph, StepGraph, trace
-    from videomem.inference.onnx_graphs import onnx_libraries, write_onnx
-
+        _compare_graphs(part, memory, write_pt2, run_pt2)
     try:
         runtime = onnx_libraries().runtime
     except VideomemError as error:
@@ -455,20 +434,24 @@ def _onnx_on_cuda(part: Part) -> None:
     if provider not in runtime.get_available_providers():
         part.note("ONNX graphs were left out: this onnxruntime has no CUDA")
         return
-    model = tiny_model("gru")
+    _compare_graphs(part, "gru", partial(write_onnx, class_names=[""] * C), partial(run_onnx, provider=provider))
+
+
+def _compare_graphs(part: Part, memory: str, write: Any, load: Any) -> None:
+    from videomem.inference.graph_export import make_cases
+    from videomem.inference.graphs import ClipGraph, StepGraph, trace
+
+    model = tiny_model(memory)
     cases = make_cases(model, preprocess=False)
-    programs = {graph: trace(graph) for graph in (ClipGraph(model), StepGraph(model))}
     largest = max(float(case.logits_BTC.abs().max()) for case in cases)
-    for graph, path in zip(programs, write_onnx(programs, part.folder, model.class_names), strict=True):
-        session = runtime.InferenceSession(path, providers=[provider])
-        names = [put.name for put in session.get_inputs()]
+    programs = {graph: trace(graph) for graph in (ClipGraph(model), StepGraph(model))}
+    folder = part.folder / memory
+    folder.mkdir()
+    for graph, path in zip(programs, write(programs, folder), strict=True):
+        run = load(path)
 
-        def run(tensors: Sequence[Tensor], session: Any = session, names: Sequence[str] = names) -> list[Tensor]:
-            given = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-            return [torch.from_numpy(array * (2 if part.planted else 1)) for array in session.run(None, given)]
+        def answers(tensors: Sequence[Tensor], run: Any = run) -> list[Tensor]:
+            return [tensor * (2 if part.planted else 1) for tensor in run(tensors)]
 
-        error = max(graph.difference(run, case) for case in cases) / largest
-        part.compare(f"gru, {graph.name}.onnx", error, 0.0, 1e-3)
-
-
-CHECKS = (features, heads, scan, streams, fit, storage, video, order, shuffle, inside, network, graphs)
+        error = max(graph.difference(answers, case) for case in cases) / largest
+        part.compare(f"{memory}, {path.name}", error, 0.0, 1e-3)

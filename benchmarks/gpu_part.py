@@ -59,7 +59,7 @@ class Part:
         self._write(kind="figure", name=name, value=value, unit=unit)
 
     def note(self, text: str) -> None:
-        """Record a check that is skipped."""
+        """Record that a check is left out."""
         self._write(kind="note", name=text)
 
     def skip(self, reason: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import scan
 import torch
-from gpu_checks import MEMORIES, C, noise, random_frames, stored, tf32
+from gpu_checks import MEMORIES, C, noise, random_frames, stored, tf32, trainer
 from gpu_part import Part
 from torch import Tensor, autocast
 
@@ -81,7 +81,7 @@ def extraction(part: Part) -> None:
 
 def epochs(part: Part) -> None:
     """Epochs per second of `fit`, with features memory-mapped, in RAM and on the device."""
-    from pytorch_lightning import Callback, Trainer
+    from pytorch_lightning import Callback
 
     from videomem.training.data_module import VideoDataModule
     from videomem.training.lit_classifier import LitClassifier
@@ -99,10 +99,7 @@ def epochs(part: Part) -> None:
     for storage in ("mmap", "ram", "device"):
         module, clock = VideoDataModule(**data, storage=storage), Clock()
         classifier = LitClassifier(MEMORIES["gru"], dim, module.class_names, module.class_counts, dropout=0.5)
-        Trainer(
-            max_epochs=5, accelerator="gpu" if part.is_gpu else "cpu", devices=1, deterministic=True, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[clock],
-        ).fit(classifier, datamodule=module)  # fmt: skip
+        trainer(part.device, clock, max_epochs=5).fit(classifier, datamodule=module)
         rate = (len(clock.ends) - 1) / (clock.ends[-1] - clock.ends[0])
         part.figure(f"{storage}, {num_clips} clips of 16 x {dim}", rate, "epochs/s")
 
@@ -142,6 +139,3 @@ def permutations(part: Part) -> None:
 
         whole = seconds(part, partial(measure_order, head, [batch], 0, 100, 0), turns=1)
         part.figure(f"{name}, 100 permutations", whole / seconds(part, one_pass), "passes")
-
-
-SPEED = (backbone, extraction, epochs, memories, permutations)

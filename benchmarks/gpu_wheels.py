@@ -27,7 +27,7 @@ PRESENT = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "safeten
            "matplotlib", "jinja2", "onnx")  # fmt: skip
 # In order of importance, with the parts that are skipped without them. Their requirements are added.
 NEEDED = {
-    "av": "storage, fit, video, order, graphs, streams, extraction, epochs: whatever touches the data module",
+    "av": "storage, fit, video, order, graphs, streams, extraction, epochs: all that use the data module",
     "jsonargparse[signatures]": "the same",
     "rich": "the same",
     "pytest": "tests",

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from videomem.cli.main import main
+from videomem.experiments.order_test.jobs import read_training_result
 from videomem.experiments.order_test.result import from_json
-from videomem.experiments.order_test.training_results import read_training_result
 from videomem.utils.folders import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
@@ -50,13 +50,13 @@ if __name__ == "__main__":
     configs = [part for name in ("base", "order") for part in ("--config", str(config_folder() / f"{name}.yaml"))]
     imported = json.dumps({"name": "noise", "feature_dim": DIM})
     order = ["order", *configs, "--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
-    order += ["--data.imported", imported, *further]
+    order += ["--data.features.imported", imported, *further]
     for arguments in ([*order, "--plan"], [*order, "--out", str(out / "order")]):
         started = time.perf_counter()
         if main(arguments):
             raise SystemExit(1)
         wall = time.perf_counter() - started
-    results = [read_training_result(path) for path in (out / "features" / "order_cells").glob("*.npz")]
+    results = [read_training_result(path) for path in (out / "features" / "order_training_results").glob("*.npz")]
     whole, testing = sum(one.seconds for one in results), sum(one.seconds_testing for one in results)
     result = from_json((out / "order" / "order.json").read_text())
     print(f"{len(results)} training jobs: {wall:.0f} s wall time with the report; {result.seconds:.0f} s to the result")

@@ -220,8 +220,9 @@ def contrast_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rate
         p = np.where(differs, fit.tail_probability(fit.value), 1.0)
         enough = num_groups >= groups_for_equivalence(MARGIN)
         errors = sums - fit.value[:, None, None] * counts
+        varies = run_excess(errors, counts)[0] > 0
         parts.append((fit.value, fit.se, np.abs(fit.value - setting.effect) <= half95, p <= 0.05,
-                      (np.abs(fit.value) + half90 < MARGIN) & enough, half95, run_excess(errors, counts)[0] > 0))  # fmt: skip
+                      (np.abs(fit.value) + half90 < MARGIN) & enough, half95, varies))  # fmt: skip
     value, se, covered, rejected, equivalent, half, varies = (np.concatenate(part) for part in zip(*parts, strict=True))
     z = setting.effect / value.std()
     oracle = float(ndtr(z - 1.96) + ndtr(-z - 1.96))

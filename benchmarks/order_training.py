@@ -28,8 +28,7 @@ import torch
 from scipy import stats
 
 from videomem.experiments.clips import Clips, clips_of_arrays
-from videomem.experiments.order_test.conditions import TrainingCondition
-from videomem.experiments.order_test.plan import OrderSettings, Recipe
+from videomem.experiments.order_test.plan import OrderSettings, Recipe, TrainingCondition
 from videomem.experiments.order_test.run import make_plan, run_order_test
 
 GROUPS, CLIPS, FRAMES, DIM = 40, 5, 8, 16

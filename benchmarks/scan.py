@@ -30,6 +30,17 @@ from videomem.heads.scan import linear_loop
 ERROR_FRAMES = (1, 2, 3, 7, 16, 100, 512, 1024, 4096)
 RETENTIONS: tuple[Callable[[Tensor], Tensor], ...] = (lambda u: u, lambda u: 1 - 1e-3 * u, torch.ones_like)
 UNIT, SCAN, LOOP = "nn.GRU", "mingru", "mingru, loop"
+MEMORIES: dict[str, Callable[..., Memory]] = {
+    "none": NoMemory,
+    "leaky": Leaky,
+    "leaky learned": partial(Leaky, learned=True),
+    SCAN: MinGRU,
+    "minlstm": MinLSTM,
+    "rnn": RNN,
+    "gated": Gated,
+    "gru": GRU,
+    "lstm": LSTM,
+}
 Way = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -81,17 +92,7 @@ def by_torch(module: nn.GRU | nn.LSTM, x_BTD: Tensor, lengths_B: Tensor) -> Tens
 def ways(D: int, H: int, device: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Way]]:
     """Each method: its name, its module, and a function from clips to states."""
     gru, lstm = nn.GRU(D, H, batch_first=True), nn.LSTM(D, H, batch_first=True)
-    memories: dict[str, Memory] = {
-        "none": NoMemory(D, H),
-        "leaky": Leaky(D, H),
-        "leaky learned": Leaky(D, H, learned=True),
-        SCAN: MinGRU(D, H),
-        "minlstm": MinLSTM(D, H),
-        "rnn": RNN(D, H),
-        "gated": Gated(D, H),
-        "gru": GRU(D, H),
-        "lstm": LSTM(D, H),
-    }
+    memories = {name: memory(D, H) for name, memory in MEMORIES.items()}
     found: dict[str, tuple[nn.Module, Way]] = {
         UNIT: (gru, partial(by_torch, gru)),
         "nn.LSTM": (lstm, partial(by_torch, lstm)),
@@ -141,7 +142,7 @@ def ratio(turns: list[float], unit: list[float]) -> str:
 def print_speed(given: argparse.Namespace, device: str, dtype: torch.dtype) -> None:
     found = ways(given.D, given.H, device, dtype)
     others = [name for name in found if name != UNIT]
-    print(" | ".join(["T", "pass", f"{UNIT}, ms", *others, "loop beside scan"]))
+    print(" | ".join(["T", "pass", f"{UNIT}, ms", *others, "loop / scan"]))
     print("|".join(["---"] * (len(others) + 4)))
     for num_frames in given.frames:
         x_BTD = torch.randn(given.B, num_frames, given.D, device=device, dtype=dtype)

@@ -3,14 +3,14 @@
     python benchmarks/streaming.py                  # about 25 minutes on 2 cores
     python benchmarks/streaming.py --frames 1000
 
-For each frame of 320x240 noise, AlexNet up to fc6 runs at batch size 1 on the preprocessed frame (`bare`). Then each
-memory's stream processes the original frame (`Stream.step`: resizing, cropping, normalizing, AlexNet, head, softmax),
-so that all of them are timed under the same conditions. The overhead is the median over frames of the ratio to the bare
-AlexNet, minus one; `without resizing` is that of `Stream.step_shaped`, measured on every other frame. Streams are not
-reset. `AlexNet, all layers` is torchvision's network up to its 1000 logits.
+For each frame of 320x240 noise, AlexNet up to fc6 runs at batch size 1 on the preprocessed frame (`AlexNet alone`).
+Then each memory's stream processes the original frame (`Stream.step`: resizing, cropping, normalizing, AlexNet, head,
+softmax), so that all of them are timed under the same conditions. The overhead is the median over frames of the ratio
+to `AlexNet alone`, minus one; `without resizing` is that of `Stream.step_shaped`, measured on every other frame.
+Streams are not reset. `AlexNet, all layers` is torchvision's network up to its 1000 logits.
 
 Sliding-window models process the last 16 frames at every frame: `window, AlexNet + gru` runs the same network on 16
-frames; `window, features kept` keeps the features of the last 15 frames and runs only the head on 16; r3d_18 and
+frames; `window, features cached` caches the features of the last 15 frames and runs only the head on 16; r3d_18 and
 mvit_v2_s are torchvision's video networks on 16 preprocessed frames. Weights are random, which does not affect times.
 """
 
@@ -28,7 +28,7 @@ import torch
 import torchvision
 
 from videomem.experiments.memories import read_memories
-from videomem.experiments.order_test.heads_of_plan import build_head
+from videomem.experiments.order_test.jobs import build_head
 from videomem.features.backbone import Backbone, BackboneSettings
 from videomem.features.store import FeatureSettings
 from videomem.inference.model import Classifier
@@ -36,6 +36,7 @@ from videomem.utils.folders import config_folder
 from videomem.video.sampling import Uniform
 
 WINDOW = 16
+ALONE = "AlexNet alone"
 CLIP_NETWORKS = {"r3d_18": 112, "mvit_v2_s": 224}  # pixels a side, of torchvision's presets
 Way = Callable[[int], object]
 
@@ -49,7 +50,7 @@ def milliseconds(way: Way, place: int) -> float:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--frames", type=int, default=10_000, help="frames of each stream")
-    options.add_argument("--windows-every", type=int, default=100, help="frames between questions to models of windows")
+    options.add_argument("--windows-every", type=int, default=100, help="frames between sliding windows")
     given = options.parse_args()
     backbone = Backbone(BackboneSettings(weights="random"))
     settings = FeatureSettings(backbone.settings, Uniform(WINDOW))
@@ -63,7 +64,7 @@ def main() -> None:
     normed = backbone.preprocessing.normalize(shaped)
     streams = {name: model.stream() for name, model in models.items()}
 
-    ways: dict[str, Way] = {"bare": lambda n: backbone.network(normed[n % 32][None])}
+    ways: dict[str, Way] = {ALONE: lambda n: backbone.network(normed[n % 32][None])}
     whole: dict[str, Way] = {name: lambda n, s=stream: s.step(frames[n % 32]) for name, stream in streams.items()}
     cropped: dict[str, Way] = {
         name: lambda n, s=stream: s.step_shaped(shaped[n % 32][None]) for name, stream in streams.items()
@@ -73,13 +74,13 @@ def main() -> None:
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
     with torch.inference_mode():
         for way in (*ways.values(), *whole.values(), *windows.values()):
-            way(0)  # what is done once only
+            way(0)  # Warms up.
         for stream in streams.values():
             stream.reset()
         for place in range(given.frames):
             kind = "whole" if place % 2 else "cropped"
-            bare = milliseconds(ways["bare"], place)
-            times["bare"].append(bare)
+            bare = milliseconds(ways[ALONE], place)
+            times[ALONE].append(bare)
             for name, way in (whole if place % 2 else cropped).items():
                 took = milliseconds(way, place)
                 ratios[name, kind].append(took / bare)
@@ -99,13 +100,13 @@ def clip_ways(model: Classifier, shaped: torch.Tensor) -> dict[str, Way]:
     backbone, head, lengths_B = model.frame_network, model.head, torch.tensor([WINDOW])
     kept_1TD = torch.zeros(1, WINDOW, head.feature_dim)
 
-    def features_kept(n: int) -> object:
+    def features_cached(n: int) -> object:
         kept_1TD[0, n % WINDOW] = backbone(shaped[n % 32][None])[0]
         return head(kept_1TD, lengths_B)
 
     ways: dict[str, Way] = {
         "window, AlexNet + gru": lambda n: head(backbone(shaped[:WINDOW])[None], lengths_B),
-        "window, features kept": features_kept,
+        "window, features cached": features_cached,
     }
     image, alexnet = torch.rand(1, 3, 224, 224), torchvision.models.alexnet(weights=None).eval()
     ways["AlexNet, all layers"] = lambda n: alexnet(image)
@@ -122,15 +123,15 @@ def print_table(
     memories: Sequence[str],
     windows: Sequence[str],
 ) -> None:
-    print("| | ms for each frame, median | 95 of 100 within | overhead | without resizing |")
+    print("| | ms per frame, median | 95th percentile | overhead | without resizing |")
     print("|---|---|---|---|---|")
-    for name in ("bare", *memories, *windows):
+    for name in (ALONE, *memories, *windows):
         row = sorted(times[name])
         cells = [f"{statistics.median(row):.2f}", f"{row[int(0.95 * (len(row) - 1))]:.2f}"]
         if name in memories:
             cells += [f"{100 * (statistics.median(ratios[name, kind]) - 1):.1f} %" for kind in ("whole", "cropped")]
         elif name in windows:
-            cells += [f"{statistics.median(row) / statistics.median(times['bare']):.1f} times the bare AlexNet", ""]
+            cells += [f"{statistics.median(row) / statistics.median(times[ALONE]):.1f} times AlexNet alone", ""]
         else:
             cells += ["", ""]
         print(f"| {name} | {' | '.join(cells)} |")

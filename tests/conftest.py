@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from videomem.cli.config_options import read_data_module
+from videomem.cli.config_options import build_data_module, config_parser, parse
 from videomem.cli.main import main
 from videomem.training.data_module import VideoDataModule
 from videomem.video.catalog import Catalog, read_catalog
@@ -88,6 +88,13 @@ def data(workspace: Path) -> VideoDataModule:
     return read_data_module(data_arguments(workspace))
 
 
+def read_data_module(arguments: list[str]) -> VideoDataModule:
+    """The data module that `--config` and `--data.*` options describe; other sections are ignored."""
+    options = config_parser()
+    options.add_class_arguments(VideoDataModule, "data")
+    return build_data_module(options, parse(options, arguments))
+
+
 def data_arguments(workspace: Path) -> list[str]:
     """Configs and options that name the data of a workspace."""
     return [
@@ -117,11 +124,19 @@ def tracked_arguments(workspace: Path, run_dir: Path, epochs: int = 1) -> list[s
 
 
 def logged_by(folder: Path) -> list[dict[str, Any]]:
-    """All that the W&B run below a folder wrote, by W&B's own reader."""
+    """The records of the W&B run below a folder, read by W&B."""
+    return [json.loads(line) for line in _inspected(folder).splitlines()]
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The summary of the W&B run below a folder, read by W&B."""
+    return dict(json.loads(_inspected(folder, "--summary")))
+
+
+def _inspected(folder: Path, *options: str) -> str:
     (path,) = folder.rglob("run-*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [json.loads(line) for line in lines]
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", *options, "--json", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from videomem.errors import VideomemError
-    from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, order_sensitivity
+    from videomem.experiments.model_sensitivity.order_sensitivity import order_sensitivity
+    from videomem.experiments.model_sensitivity.sensitivity_result import OrderSensitivity
     from videomem.experiments.order_test.plan import OrderSettings, Recipe
     from videomem.experiments.order_test.result import OrderTestResult
     from videomem.experiments.order_test.run import order_test
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Answer": "inference.streaming",
     "Classifier": "inference.model",
-    "OrderSensitivity": "experiments.model_sensitivity.order_sensitivity",
+    "OrderSensitivity": "experiments.model_sensitivity.sensitivity_result",
     "OrderSettings": "experiments.order_test.plan",
     "OrderTestResult": "experiments.order_test.result",
     "Prediction": "inference.model",

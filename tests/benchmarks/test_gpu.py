@@ -98,9 +98,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path: Path) -> None:
     done = command("--out", str(tmp_path / "gpu.json"))
     assert done.returncode == 2 and not done.stdout and not (tmp_path / "gpu.json").exists()
-    assert (
-        done.stderr == "gpu.py: torch sees no GPU here; run it where there is one, or with --device cpu at small size\n"
-    )
+    assert done.stderr.startswith("gpu.py: torch finds no GPU; ") and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow

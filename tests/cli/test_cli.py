@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CONFIGS, data_arguments, failed, fit_arguments
+from pytorch_lightning import Trainer
+from test_vocabulary import ALLOWED, RETIRED
 
 import videomem
+from videomem.cli.lightning_cli import UNUSED_BY
 from videomem.cli.main import COMMANDS, main
 from videomem.video.catalog import Catalog, write_catalog
+from videomem.video.datasets import LAYOUTS
 
 
 def test_help_names_every_command_there_is_and_imports_nothing_heavy() -> None:
@@ -32,14 +39,32 @@ def test_help_names_every_command_there_is_and_imports_nothing_heavy() -> None:
     assert float(lines[-1].removeprefix("seconds ")) <= 0.6
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+SUBCOMMANDS = ["catalog build", "catalog check", *(f"catalog build {layout}" for layout in LAYOUTS)]
+MOST_LINES = {"fit": 200, "validate": 150, "test": 150}  # on a terminal of 80 columns
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
+def test_every_help_is_plain(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Python's names of objects, defaults that say nothing, and words that the vocabulary has replaced."""
+    monkeypatch.setenv("COLUMNS", "80")
     try:
-        assert main([command, "--help"]) == 0
+        assert main([*command.split(), "--help"]) == 0
     except SystemExit as stop:
         assert not stop.code
     printed = capsys.readouterr().out
     assert f"videomem {command}" in printed and len(printed) > 200
+    assert len(printed.splitlines()) <= MOST_LINES.get(command, 250)
+    text = " ".join(printed.split())
+    assert "--wandb" not in text or re.search(r"mode of the W&B run \(default: [\w ,]*offline", text)
+    assert not re.findall(r"default: (?:None|null|<)|<(?:lambda>|function |class '|object )|\bat 0x|ignored here", text)
+    assert not re.findall(rf"\b(?:{'|'.join(RETIRED)})(?:s|es)?\b", ALLOWED.sub("", text), re.IGNORECASE)
+
+
+def test_help_of_fit_names_every_option_of_the_trainer_that_has_an_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--help"]) == 0
+    named = set(re.findall(r"--trainer\.(\w+)", capsys.readouterr().out))
+    without_effect = {name.removeprefix("trainer.") for name in UNUSED_BY["fit"]}
+    assert named == set(signature(Trainer).parameters) - without_effect
 
 
 def test_the_installed_script_prints_its_version() -> None:
@@ -87,46 +112,81 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: videomem COMMAND" in capsys.readouterr().out
 
 
-def test_options_of_commands_are_one_line_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "see `videomem shuffle --help`" in failed(capsys, "shuffle")
-    assert "--permutations is 0, but must be at least 1" in failed(capsys, "shuffle", "x.ckpt", "--permutations", "0")
-    assert "the following arguments are required: --out" in failed(capsys, "synthesize")
-    assert "num_frames is 15, but must be even" in failed(capsys, "synthesize", "--out", tmp_path, "--num-frames", 15)
-    assert "needs --ckpt-path" in failed(capsys, "test")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shuffle"], "see `videomem shuffle --help`"),
+        (["shuffle", "x.ckpt", "--permutations", "0"], "--permutations is 0, but must be at least 1"),
+        (["synthesize"], "the following arguments are required: --out"),
+        (["synthesize", "--out", ".", "--num-frames", "15"], "num_frames is 15, but must be even"),
+        (["test"], "needs --ckpt-path"),
+    ],
+)
+def test_options_of_commands_are_one_line_too(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in failed(capsys, *arguments)
 
 
-def extract(workspace: Path, *options: object) -> list[object]:
-    return ["extract", *data_arguments(workspace), "--workers", "0", *options]
+def extract(workspace: Path, *options: object) -> list[str]:
+    return ["extract", *data_arguments(workspace), "--workers", "0", *map(str, options)]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.backbone.layer", "fc9"], "backbone.layer is 'fc9', which alexnet does not have; try pool5, fc6"),
-        (["--data.backbone.name", "nonet"], "backbone.name is 'nonet'"),
-        (["--data.backbone.weights", "nowhere.pth"], "nowhere.pth: no such file"),
-        (["--data.sampling.num_frames", "1"], "sampling.num_frames is 1, but order needs at least 2 frames"),
+        (
+            ["--data.features.backbone.layer", "fc9"],
+            "backbone.layer is 'fc9', which alexnet does not have; try pool5, fc6",
+        ),
+        (["--data.features.backbone.name", "nonet"], "backbone.name is 'nonet'"),
+        (["--data.features.backbone.weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["--data.features.sampling.num_frames", "1"], "sampling.num_frames is 1, but order needs at least 2 frames"),
         (["--data.catalog", "nowhere.csv"], "no such table"),
-        (["--data.decoder", "vlc"], "data.decoder"),
+        (["--data.features.decoder", "vlc"], "data.features.decoder"),
         (["--data.batch_size", "0"], "data.batch_size is 0"),
+        (
+            ["--data.features.sampling", "Unifrm"],
+            "is 'Unifrm', which is not a known class; choose one of FixedRate, Un",
+        ),
+        (["--data.features.sampling", "videomem.video.sampling.Unifrm"], "known class; choose one of FixedRate, Un"),
         (["--data.typo", "1"], "typo"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data", "nowhere.yaml"], "--data nowhere.yaml: no such file"),
+        (["--config", "nowhere/x.yaml"], "nowhere/x.yaml: no such file; `videomem configs` copies base.yaml, data/div"),
+        (["--config", CONFIGS / "head" / "gur.yaml"], "gur.yaml: no such file; the folder has gated.yaml, gru.yaml"),
+        (["--config", CONFIGS / "head"], "head: not a file; the folder has gated.yaml, gru.yaml"),
     ],
 )
 def test_a_wrong_setting_of_the_data_is_one_line(
-    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[object], message: str
 ) -> None:
     assert message in failed(capsys, *extract(workspace, *options))
-    assert message in failed(
-        capsys, "fit", *data_arguments(workspace), "--config", CONFIGS / "head" / "none.yaml", *options
-    )
+    head = ["--config", CONFIGS / "head" / "none.yaml"]
+    assert message in failed(capsys, "fit", *data_arguments(workspace), *head, *options)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--model.memory.alpha", "2"], "memory.alpha is 2.0, but must be in [0, 1]"),
-        (["--model.memory", "Elephant"], "Elephant"),
+        (
+            ["--model.memory", "Elephant"],
+            "model.memory is 'Elephant', which is not a known class; choose one of GRU, Ga",
+        ),
+        (["--model.memory", "videomem.heads.Gruu"], "'videomem.heads.Gruu', which is not a known class; choose one of"),
+        (["--model.memory", "nowhere.GRU"], "'nowhere.GRU', which is not a known class; choose one of GRU"),
+        (
+            ["--model.memory", "videomem.heads.MeanReadout"],
+            "MeanReadout', which is not a subclass of Memory; choose one",
+        ),
+        (["--model.memory.typo", "1"], "'typo' is not accepted"),
+        (["--model.readout", "videomem.heads.Mean"], "is not a known class; choose one of LastReadout, MeanReadout"),
+        (["--trainer.logger", "Csv"], "trainer.logger is 'Csv', which is not a known class; choose one of CSVLogger"),
+        (["--trainer.callbacks", "videomem.tracking.X"], "which is not a known class; choose one of"),
+        (
+            ["--trainer.default_root_dir", "x"],
+            "default_root_dir is x, but it has no effect on `videomem fit`: set --run",
+        ),
         (["--model.num_layers", "0"], "model.num_layers is 0"),
         (["--model.learning_rate", "-1"], "model.learning_rate is -1.0"),
         (["--trainer.max_epochs", "many"], "max_epochs"),
@@ -231,41 +291,33 @@ def test_features_that_were_not_extracted_are_asked_for(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = fit_arguments(workspace, tmp_path / "run")
-    message = failed(capsys, "fit", *arguments, "--data.backbone.layer", "fc7")
+    message = failed(capsys, "fit", *arguments, "--data.features.backbone.layer", "fc7")
     assert "no features of these settings; one there has" in message and "run `videomem extract`" in message
     assert "no features of these settings; run" in failed(capsys, "fit", *arguments, "--data.store", tmp_path / "empty")
 
 
 def test_videos_that_fail_are_named_and_the_status_says_so(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, catalog: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clips = [clip for label in ("grow", "shrink") for clip in _clips(workspace) if clip.label == label]
-    copies = []
-    for number, clip in enumerate(clips):
-        path = tmp_path / f"{number}.mp4"
-        shutil.copy(clip.path, path)
-        copies.append(clip.__class__(str(path), clip.label, clip.split, clip.group))
+    clips = [clip for label in ("grow", "shrink") for clip in catalog.clips if clip.label == label]
+    copies = [
+        replace(clip, path=str(shutil.copy(clip.path, tmp_path / f"{number}.mp4"))) for number, clip in enumerate(clips)
+    ]
     (tmp_path / "0.mp4").write_bytes(b"not a video")
     (tmp_path / "5.mp4").unlink()  # The partner of the first.
     write_catalog(Catalog(tuple(copies)), tmp_path / "catalog.csv")
     options = ["--data.catalog", tmp_path / "catalog.csv", "--data.store", tmp_path / "features"]
-    assert main([str(part) for part in extract(workspace, *options)]) == 1
+    assert main(extract(workspace, *options)) == 1
     captured = capsys.readouterr()
     assert f"{len(clips) - 2} clips extracted" in captured.out and "2 failed" in captured.out
     assert "0.mp4: not decodable" in captured.err and "5.mp4: No such file" in captured.err
-    assert main([str(part) for part in extract(workspace, *options, "--allow-failures")]) == 0
+    assert main(extract(workspace, *options, "--allow-failures")) == 0
     shutil.copy(clips[5].path, tmp_path / "5.mp4")
     capsys.readouterr()
-    assert main([str(part) for part in extract(workspace, *options, "--retry-failed")]) == 1
+    assert main(extract(workspace, *options, "--retry-failed")) == 1
     assert "1 clips extracted" in capsys.readouterr().out
-    assert main([str(part) for part in ["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *options]]) == 0
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *map(str, options)]) == 0
     assert "2 of 10 clips are excluded" in capsys.readouterr().err
-
-
-def _clips(workspace: Path) -> list[object]:
-    from videomem.video.catalog import read_catalog
-
-    return list(read_catalog(workspace / "videos" / "catalog.csv").clips)
 
 
 def test_online_tracking_without_a_key_is_one_line(
@@ -286,7 +338,7 @@ def test_help_of_fit_is_quick_enough_to_be_used() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "videomem", "fit", "--help"], capture_output=True, text=True, check=True
     )
-    assert "--model.memory" in done.stdout and "--data.sampling" in done.stdout
+    assert "--model.memory" in done.stdout and "--data.features.sampling" in done.stdout
     assert time.perf_counter() - started < 120
 
 

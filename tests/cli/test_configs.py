@@ -22,13 +22,8 @@ def small(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips of each of two classes in every split, and features beside them."""
     folder = tmp_path_factory.mktemp("small")
     labels = catalog.classes[:2]
-    clips = [
-        clip
-        for split in catalog.splits
-        for label in labels
-        for clip in [clip for clip in catalog.split(split) if clip.label == label][:2]
-    ]
-    write_catalog(Catalog(tuple(clips)), folder / "catalog.csv")
+    groups = [[c for c in catalog.split(split) if c.label == label] for split in catalog.splits for label in labels]
+    write_catalog(Catalog(tuple(clip for group in groups for clip in group[:2])), folder / "catalog.csv")
     return folder
 
 
@@ -36,29 +31,29 @@ def small(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_config_of_a_data_set_trains(small: Path, tmp_path: Path, name: str) -> None:
     config = CONFIGS / "data" / f"{name}.yaml"
     weights = "random" if name.startswith("synthetic") else "imagenet"
-    assert yaml.safe_load(config.read_text())["data"]["backbone"]["weights"] == weights
-    data = [
-        *("--config", str(CONFIGS / "base.yaml"), "--config", str(config), "--data.backbone.weights", "random"),
-        *("--data.catalog", str(small / "catalog.csv"), "--data.store", str(small / "features")),
-    ]
+    assert yaml.safe_load(config.read_text())["data"]["features"]["backbone"]["weights"] == weights
+    data = [*arguments_of(config, small), "--data.features.backbone.weights", "random"]
     assert main(["extract", *data, "--workers", "1"]) == 0
     check_training(data, small, tmp_path)
 
 
 def test_the_config_of_imported_features_trains(small: Path, tmp_path: Path) -> None:
     config = CONFIGS / "data" / "imported.yaml"
-    imported = yaml.safe_load(config.read_text())["data"]["imported"]
+    imported = yaml.safe_load(config.read_text())["data"]["features"]["imported"]
     (tmp_path / "arrays").mkdir()
     for clip in read_catalog(small / "catalog.csv").clips:
         array = np.random.default_rng(0).random((20, imported["feature_dim"]), dtype=np.float32)
         np.save(tmp_path / "arrays" / f"{Path(clip.path).stem}.npy", array)
     place = ["--catalog", str(small / "catalog.csv"), "--store", str(small / "features")]
     assert main(["import-features", *place, "--features", str(tmp_path / "arrays"), "--name", imported["name"]]) == 0
-    data = [
+    check_training(arguments_of(config, small), small, tmp_path)
+
+
+def arguments_of(config: Path, small: Path) -> list[str]:
+    return [
         *("--config", str(CONFIGS / "base.yaml"), "--config", str(config)),
         *("--data.catalog", str(small / "catalog.csv"), "--data.store", str(small / "features")),
     ]
-    check_training(data, small, tmp_path)
 
 
 def check_training(data: list[str], small: Path, tmp_path: Path) -> None:

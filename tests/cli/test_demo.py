@@ -22,7 +22,7 @@ def test_the_demo_makes_what_it_promises_and_twice_the_same(tmp_path: Path, caps
         assert main(["demo", "--out", str(out), *SMALL]) == 0
         results.append(from_json((out / "order.json").read_text()))
         if folder == "first":  # The second time, all trainings are done again.
-            for path in (out / "features" / "order_cells").glob("*.npz"):
+            for path in (out / "features" / "order_training_results").glob("*.npz"):
                 path.unlink()
     assert results[0].memories == results[1].memories and results[0].plan_sha256 == results[1].plan_sha256
     none = results[0].memories[0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from videomem.experiments import permutations
-from videomem.experiments.permutations import FrameOrders, Perturbation, suite
+from videomem.experiments.permutations import IN_ORDER, FrameOrders, Perturbation, suite
 
 shapes = st.integers(1, 20).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t)))
 seeds = st.integers(0, 1000)
@@ -25,7 +25,7 @@ def test_every_perturbation_leaves_padding_and_shows_real_frames_only(
     shape: tuple[int, int], seed: int, num: int
 ) -> None:
     length, frames = shape
-    for perturbation in suite(frames):
+    for perturbation in (IN_ORDER, *suite(frames)):
         found = perturbation.frame_orders(length, frames, num, (seed, 3))
         assert found.dtype == np.int64 and found.shape == (num if perturbation.is_random else 1, frames)
         assert (found[:, length:] == np.arange(length, frames)).all()
@@ -34,13 +34,29 @@ def test_every_perturbation_leaves_padding_and_shows_real_frames_only(
         assert np.array_equal(found, perturbation.frame_orders(length, frames, num, (seed, 3)))
 
 
+def test_shuffles_are_uniform_and_those_of_their_seed() -> None:
+    drawn = permutations.shuffled(3, 5, 6000, (0, 1))
+    assert np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 1)))
+    assert not np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 2)))
+    counts = np.unique(drawn, axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    # Chi-square with 5 degrees of freedom is above 20.5 once in a thousand.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 20.5
+
+
+def test_reversing_twice_is_the_order() -> None:
+    once = permutations.reversed_order(5, 8)[0]
+    assert once.tolist() == [4, 3, 2, 1, 0, 5, 6, 7]
+    assert once[once].tolist() == list(range(8))
+
+
 @given(shape=shapes, seed=seeds, size=sizes)
 def test_windows_keep_frames_at_home_and_blocks_keep_their_inside(shape: tuple[int, int], seed: int, size: int) -> None:
     length, frames = shape
-    for row in permutations.within_windows(length, frames, size, 3, (seed,))[:, :length]:
+    for row in permutations.within_windows(length, frames, 3, (seed,), size)[:, :length]:
         assert np.array_equal(row // size, np.arange(length) // size)
     expected = sorted(tuple(range(start, min(start + size, length))) for start in range(0, length, size))
-    for row in permutations.blocks(length, frames, size, 3, (seed,))[:, :length]:
+    for row in permutations.blocks(length, frames, 3, (seed,), size)[:, :length]:
         starts = [place for place, frame in enumerate(row) if frame % size == 0]
         assert sorted(tuple(part.tolist()) for part in np.split(row, starts[1:])) == expected
 
@@ -49,9 +65,9 @@ def test_windows_keep_frames_at_home_and_blocks_keep_their_inside(shape: tuple[i
 def test_windows_and_blocks_have_their_limits(shape: tuple[int, int], seed: int) -> None:
     length, frames = shape
     in_order = np.repeat(permutations.ordered(length, frames), 2, axis=0)
-    assert np.array_equal(permutations.within_windows(length, frames, 1, 2, (seed,)), in_order)
-    assert np.array_equal(permutations.blocks(length, frames, length, 2, (seed,)), in_order)
-    whole = permutations.within_windows(length, frames, length + 1, 2, (seed,))
+    assert np.array_equal(permutations.within_windows(length, frames, 2, (seed,), 1), in_order)
+    assert np.array_equal(permutations.blocks(length, frames, 2, (seed,), length), in_order)
+    whole = permutations.within_windows(length, frames, 2, (seed,), length + 1)
     assert np.array_equal(whole, permutations.shuffled(length, frames, 2, (seed,)))
     assert np.array_equal(permutations.subsampled(length, frames, 1), in_order[:1])
     assert np.array_equal(
@@ -118,8 +134,8 @@ def test_rotations_and_blocks_are_drawn_uniformly() -> None:
     for drawn, kinds in (
         (permutations.rotated(5, 6, 4000, (0,)), 4),
         (permutations.frozen(4, 6, 4000, (0,)), 4),
-        (permutations.blocks(6, 6, 2, 6000, (0,)), 6),
-        (permutations.within_windows(4, 4, 2, 4000, (0,)), 4),
+        (permutations.blocks(6, 6, 6000, (0,), 2), 6),
+        (permutations.within_windows(4, 4, 4000, (0,), 2), 4),
     ):
         counts = np.unique(drawn, axis=0, return_counts=True)[1]
         # Chi-square with at most 5 degrees of freedom is above 20.5 once in a thousand.
@@ -143,8 +159,8 @@ def test_the_suite_names_each_perturbation_once_and_shortens_for_short_clips() -
 @pytest.mark.parametrize("size", [0, -2])
 def test_sizes_below_one_frame_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        permutations.within_windows(4, 4, size, 1, (0,))
+        permutations.within_windows(4, 4, 1, (0,), size)
     with pytest.raises(ValueError, match="at least 1"):
-        permutations.blocks(4, 4, size, 1, (0,))
+        permutations.blocks(4, 4, 1, (0,), size)
     with pytest.raises(ValueError, match="at least 1"):
         permutations.subsampled(4, 4, size)

@@ -12,9 +12,9 @@ import torchvision
 from conftest import shared_data
 
 from videomem.errors import VideomemError
-from videomem.experiments.clips import clips_of_arrays
+from videomem.experiments.clips import clips_of_arrays, projected
 from videomem.experiments.memory_horizon.gradients import untrained
-from videomem.experiments.projection import projected
+from videomem.experiments.model_sensitivity.video_networks import load_video_network
 from videomem.features.backbone import (
     ALEXNET_LAYERS,
     Backbone,
@@ -25,7 +25,6 @@ from videomem.features.backbone import (
     extract_features,
     load_backbone,
 )
-from videomem.experiments.model_sensitivity.video_networks import load_video_network
 from videomem.heads import NoMemory
 from videomem.training.lit_classifier import LitClassifier
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.arrays import ArrayProblem, open_source
-from videomem.features.imported import ImportedFeatures
+from videomem.features.backbone import BackboneSettings
 from videomem.features.importing import Importing, ImportReport, import_features
+from videomem.features.store import FeatureSettings, ImportedFeatures
 from videomem.training.data_module import VideoDataModule
 from videomem.video.sampling import FixedRate, Sampling, Uniform
 
@@ -44,6 +46,11 @@ def write_catalog(folder: Path, videos: list[str] = VIDEOS, **columns: str) -> P
     return folder / "catalog.csv"
 
 
+@pytest.fixture(autouse=True)
+def catalog(tmp_path: Path) -> Path:
+    return write_catalog(tmp_path)
+
+
 def arrays(videos: list[str] = VIDEOS, dtype: str = "float32") -> dict[str, Array]:
     """An array for every video, of different lengths; values rise in one class and fall in the other."""
     made = {}
@@ -54,11 +61,15 @@ def arrays(videos: list[str] = VIDEOS, dtype: str = "float32") -> dict[str, Arra
     return made
 
 
+def in_folder(name: str, place: Path) -> Path:
+    path = place / "arrays" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def as_npy(made: dict[str, Array], place: Path) -> Path:
     for name, array in made.items():
-        path = place / "arrays" / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, array)
+        np.save(in_folder(f"{name}.npy", place), array)
     return place / "arrays"
 
 
@@ -76,9 +87,7 @@ def as_safetensors(made: dict[str, Array], place: Path) -> Path:
 
 def as_folder_of_hdf5(made: dict[str, Array], place: Path) -> Path:
     for name, array in made.items():
-        path = place / "arrays" / f"{name}.h5"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(path, "w") as file:
+        with h5py.File(in_folder(f"{name}.h5", place), "w") as file:
             file["features"] = array
     return place / "arrays"
 
@@ -98,8 +107,8 @@ def imported(folder: Path, features: Path, sampling: Sampling = Uniform(FRAMES),
 
 
 def data_of(folder: Path, dim: int = D, sampling: Sampling = Uniform(FRAMES), **options: Any) -> VideoDataModule:
-    features = ImportedFeatures("clip", dim)
-    return VideoDataModule(str(folder / "catalog.csv"), sampling, str(folder / "store"), imported=features, **options)
+    features = FeatureSettings(BackboneSettings(), sampling, imported=ImportedFeatures("clip", dim), **options)
+    return VideoDataModule(str(folder / "catalog.csv"), features, str(folder / "store"))
 
 
 def stored(folder: Path, **options: Any) -> dict[str, Array]:
@@ -113,7 +122,6 @@ def stored(folder: Path, **options: Any) -> dict[str, Array]:
 def test_what_is_stored_are_the_rows_that_the_sampling_chooses(
     tmp_path: Path, writer: str, naming: str, dtype: str
 ) -> None:
-    write_catalog(tmp_path)
     made = arrays(dtype=dtype)
     report = imported(tmp_path, WRITERS[writer]({NAMINGS[naming](v): a for v, a in made.items()}, tmp_path))
     assert (report.num_imported, report.failures, report.feature_dim) == (len(VIDEOS), (), D)
@@ -123,14 +131,14 @@ def test_what_is_stored_are_the_rows_that_the_sampling_chooses(
         assert np.array_equal(found[video], array[rows].astype("float16"))
 
 
-def test_stems_and_absolute_paths_name_arrays_too_and_accents_may_be_written_either_way(tmp_path: Path) -> None:
+def test_stems_and_absolute_paths_name_arrays_too_and_accents_may_be_written_either_way(
+    tmp_path: Path, catalog: Path
+) -> None:
     videos = ["train/up_0.mp4", "train/dön_1.mp4"]
-    write_catalog(tmp_path, videos)
     made = arrays(videos)
     stem, absolute = "do\u0308n_1", str(tmp_path / videos[0])
     write_catalog(tmp_path, [videos[1]])
-    text = (tmp_path / "catalog.csv").read_text() + f"{absolute},up,train,a\n"
-    (tmp_path / "catalog.csv").write_text(text)
+    catalog.write_text(catalog.read_text() + f"{absolute},up,train,a\n")
     named = {absolute: made[videos[0]], stem: made[videos[1]]}
     for writer in (as_hdf5, as_safetensors):
         assert imported(tmp_path, writer(named, tmp_path)).failures == ()
@@ -143,7 +151,7 @@ def test_bfloat16_is_read_as_the_numbers_that_it_is(tmp_path: Path) -> None:
     save_tensors({v: torch.from_numpy(a).bfloat16() for v, a in arrays(videos).items()}, tmp_path / "a.safetensors")
     assert imported(tmp_path, tmp_path / "a.safetensors", dtype="float32").failures == ()
     expected = torch.from_numpy(arrays(videos)[videos[0]]).bfloat16().float().numpy()
-    found = stored(tmp_path, feature_dtype="float32")[videos[0]]
+    found = stored(tmp_path, dtype="float32")[videos[0]]
     assert np.array_equal(found, expected[Uniform(FRAMES).indices(np.arange(5.0))])
 
 
@@ -172,7 +180,6 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("writer", ["npy", "hdf5"])
 def test_a_bad_array_costs_its_clip_only_and_the_failure_table_says_why(tmp_path: Path, writer: str, bad: str) -> None:
-    write_catalog(tmp_path)
     array, message = BAD[bad]
     report = imported(tmp_path, WRITERS[writer](arrays() | {VIDEOS[1]: array}, tmp_path))
     (failure,) = report.failures
@@ -188,7 +195,6 @@ def test_a_bad_array_costs_its_clip_only_and_the_failure_table_says_why(tmp_path
 
 
 def test_files_that_are_no_arrays_cost_their_clips_only(tmp_path: Path) -> None:
-    write_catalog(tmp_path)
     folder = as_npy(arrays(), tmp_path)
     (folder / f"{VIDEOS[0]}.npy").write_bytes(b"")
     (folder / f"{VIDEOS[1]}.npy").write_bytes(b"no array at all")
@@ -222,22 +228,18 @@ def test_no_bytes_in_a_file_raise_anything_but_a_reason(
             pass
 
 
-def test_an_array_is_that_of_the_one_video_it_is_named_after(tmp_path: Path) -> None:
+def test_an_array_is_that_of_the_one_video_it_is_named_after(tmp_path: Path, catalog: Path) -> None:
     videos = ["train/a/up_1.mp4", "train/b/up_1.mp4", "train/up_2.mp4", "val/up_2.mp4", "up_3.mp4", "val/up_3.mp4"]
     videos += ["train/dön_4.mp4", "train/dön_4.avi", "train/dön_5.mp4"]
     write_catalog(tmp_path, videos)
-    (tmp_path / "catalog.csv").write_text(
-        (tmp_path / "catalog.csv").read_text().replace("up_3.mp4,up,up_3", "up_3.mp4,up,train")
-    )
+    catalog.write_text(catalog.read_text().replace("up_3.mp4,up,up_3", "up_3.mp4,up,train"))
     array = arrays()[VIDEOS[0]]
     named = dict.fromkeys(["up_1", "train/up_2", "up_2", "up_3", "train/dön_4", "dön_5", "x/up_9"], array)
     report = imported(tmp_path, as_npy(named, tmp_path))
     unclear = {os.path.relpath(failure.path, tmp_path): failure.message for failure in report.failures}
     assert sorted(unclear) == sorted([videos[n] for n in (0, 1, 5, 6, 7)])
     assert f"up_1 matches {tmp_path / videos[0]} and {tmp_path / videos[1]}" in unclear[videos[0]]
-    assert unclear[videos[5]].endswith(
-        f"array up_3 matches {tmp_path / videos[4]}; name arrays by their complete path"
-    )
+    assert unclear[videos[5]].endswith(f"array up_3 matches {tmp_path / videos[4]}; name arrays by their complete path")
     assert sorted(stored(tmp_path)) == sorted(videos[n] for n in (2, 3, 4, 8))
 
 
@@ -255,7 +257,6 @@ def test_no_path_of_a_catalog_leads_out_of_the_folder_of_arrays(tmp_path: Path, 
 
 
 def test_links_and_storage_outside_of_an_hdf5_file_are_not_followed(tmp_path: Path) -> None:
-    write_catalog(tmp_path)
     made = arrays()
     secret = tmp_path / "secret.h5"
     with h5py.File(secret, "w") as file:
@@ -274,13 +275,16 @@ def test_links_and_storage_outside_of_an_hdf5_file_are_not_followed(tmp_path: Pa
     assert len(reasons) == 3
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def test_importing_again_writes_nothing_and_a_changed_array_is_imported_again(tmp_path: Path) -> None:
-    write_catalog(tmp_path)
     made = arrays()
     folder = imported(tmp_path, as_npy(made, tmp_path)).folder
-    before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    before = contents(folder)
     assert imported(tmp_path, tmp_path / "arrays").num_done_before == len(VIDEOS)
-    assert before == {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    assert before == contents(folder)
     made[VIDEOS[0]] = -made[VIDEOS[0]]
     old = stored(tmp_path)
     assert imported(tmp_path, as_npy(made, tmp_path)).num_imported == 1
@@ -289,18 +293,12 @@ def test_importing_again_writes_nothing_and_a_changed_array_is_imported_again(tm
     assert all(np.array_equal(new[video], old[video]) for video in VIDEOS[1:])
 
 
-def test_other_names_widths_samplings_and_types_are_other_stores(tmp_path: Path) -> None:
-    write_catalog(tmp_path)
+def test_other_names_widths_samplings_and_types_are_other_stores(tmp_path: Path, catalog: Path) -> None:
     features = as_npy(arrays(), tmp_path)
-    folders = [
-        import_features(tmp_path / "catalog.csv", features, tmp_path / "store", importing).folder
-        for importing in (
-            Importing("clip", Uniform(4)),
-            Importing("dino", Uniform(4)),
-            Importing("clip", Uniform(5)),
-            Importing("clip", Uniform(4), "float32"),
-        )
-    ]
+    plain = Importing("clip", Uniform(4))
+    changes: list[dict[str, Any]] = [{}, {"name": "dino"}, {"sampling": Uniform(5)}, {"dtype": "float32"}]
+    imports = [replace(plain, **change) for change in changes]
+    folders = [import_features(catalog, features, tmp_path / "store", importing).folder for importing in imports]
     wide = {name: np.concatenate([array, array], axis=1) for name, array in arrays().items()}
     (tmp_path / "wide").mkdir()
     folders.append(imported(tmp_path, as_npy(wide, tmp_path / "wide")).folder)
@@ -340,8 +338,9 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return error
 
 
-def test_sources_that_cannot_be_read_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    catalog = write_catalog(tmp_path)
+def test_sources_that_cannot_be_read_are_one_line(
+    tmp_path: Path, catalog: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("text.txt", "no.h5", "no.safetensors"):
         (tmp_path / name).write_text("no arrays")
     (tmp_path / "empty").mkdir()
@@ -367,15 +366,14 @@ def test_every_command_works_on_imported_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_catalog(tmp_path)
     as_hdf5(arrays(), tmp_path)
     command = ["import-features", "--catalog", "catalog.csv", "--features", "arrays.h5", "--name", "clip"]
     assert main([*command, "--num-frames", str(FRAMES)]) == 0
     assert '"feature_dim": 6' in capsys.readouterr().out
     data = [
         *("--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / "data" / "imported.yaml")),
-        *("--data.catalog", "catalog.csv", "--data.imported", json.dumps({"name": "clip", "feature_dim": D})),
-        *("--data.sampling.init_args.num_frames", str(FRAMES)),
+        *("--data.catalog", "catalog.csv", "--data.features.imported", json.dumps({"name": "clip", "feature_dim": D})),
+        *("--data.features.sampling.init_args.num_frames", str(FRAMES)),
     ]
     head = ["--config", str(CONFIGS / "head" / "gru.yaml"), "--config", str(CONFIGS / "quiet.yaml"), "--run-dir", "run"]
     short = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"]
@@ -402,7 +400,6 @@ def test_failures_set_the_status_unless_they_are_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_catalog(tmp_path)
     made = arrays()
     del made[VIDEOS[2]]
     as_safetensors(made, tmp_path)

@@ -14,17 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.barcodes import barcode, file_of
 from conftest import shared_data
+from helpers.barcodes import barcode, file_of
 from PIL import Image
 
 from videomem.errors import DecodingError, VideomemError
 from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
+from videomem.features.failures import Failure
 from videomem.features.keys import clip_keys
 from videomem.features.store import FeatureSettings, FeatureStore
-from videomem.utils import atomic as whole_files
+from videomem.utils import atomic
 from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import DecodedClip
@@ -56,14 +57,25 @@ def features(root: Path, clips: list[Clip], settings: FeatureSettings = SETTINGS
     return [opened.read(index[keys[clip]]) for clip in clips]
 
 
+def failures_in(root: Path) -> dict[str, Failure]:
+    """The failure table of a store, by file name."""
+    failure_table = FeatureStore(root, SETTINGS).failure_table.read()
+    return {Path(path).name: failure for (path, _, _), failure in failure_table.items()}
+
+
+def copy_of(clip: Clip, path: Path) -> Clip:
+    shutil.copy(clip.path, path)
+    return replace(clip, path=str(path))
+
+
+def key_of(clip: Clip, root: Path) -> str:
+    return clip_keys([clip], root)[0][clip]
+
+
 def test_a_second_run_does_nothing(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
     assert extract(clips, SETTINGS, tmp_path).num_extracted == 14
     before = contents(tmp_path)
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(extraction, "decode_frames", refuse)
+    monkeypatch.setattr(extraction, "decode_frames", lambda *_, **__: pytest.fail("decoded again"))
     report = extract(clips, SETTINGS, tmp_path)
     assert (report.num_done_before, report.num_extracted, report.failures) == (14, 0, ())
     assert contents(tmp_path) == before
@@ -106,9 +118,7 @@ def test_new_videos_form_new_shards_and_change_no_old_one(tmp_path: Path, clips:
     assert len(features(tmp_path, clips)) == 14
 
 
-def test_another_catalog_left_unfinished_is_in_nobodys_way(
-    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_catalog_left_unfinished_is_in_nobodys_way(tmp_path: Path, clips: list[Clip]) -> None:
     FeatureStore(tmp_path, SETTINGS).create()
     keys = clip_keys(clips, tmp_path)[0]
     FeatureStore(tmp_path, SETTINGS).extend_plan(list(keys.values()))
@@ -157,32 +167,23 @@ def test_another_version_of_a_decoder_is_another_store(monkeypatch: pytest.Monke
 
 
 def test_a_video_that_changes_is_another_clip(tmp_path: Path, clips: list[Clip]) -> None:
-    path = tmp_path / "video.mp4"
-    keys = []
-    for source in clips[:2]:
-        shutil.copy(source.path, path)
-        keys.append(clip_keys([replace(source, path=str(path))], tmp_path)[0])
-    assert [*keys[0].values()] != [*keys[1].values()]
-    same, moved = clip_keys(clips[:1], tmp_path)[0], tmp_path / "moved.mp4"
-    shutil.copy(clips[0].path, moved)
-    assert [*clip_keys([replace(clips[0], path=str(moved))], tmp_path)[0].values()] == [*same.values()]
-    trimmed = replace(clips[0], start_s=0.1)
-    assert [*clip_keys([trimmed], tmp_path)[0].values()] != [*same.values()]
+    one, other = (key_of(copy_of(source, tmp_path / "video.mp4"), tmp_path) for source in clips[:2])
+    assert one != other
+    same = key_of(clips[0], tmp_path)
+    assert key_of(copy_of(clips[0], tmp_path / "moved.mp4"), tmp_path) == same
+    assert key_of(replace(clips[0], start_s=0.1), tmp_path) != same
 
 
 def test_features_serve_when_the_video_is_gone(tmp_path: Path, clips: list[Clip]) -> None:
-    path = tmp_path / "video.mp4"
-    shutil.copy(clips[0].path, path)
-    clip = replace(clips[0], path=str(path))
+    clip = copy_of(clips[0], tmp_path / "video.mp4")
     extract([clip], SETTINGS, tmp_path / "store")
-    path.unlink()
+    Path(clip.path).unlink()
     assert len(features(tmp_path / "store", [clip])) == 1
 
 
 def test_a_file_that_is_gone_for_now_has_not_failed_for_ever(tmp_path: Path, clips: list[Clip]) -> None:
     path, aside = tmp_path / "video.mp4", tmp_path / "aside.mp4"
-    shutil.copy(clips[0].path, path)
-    clip, other = replace(clips[0], path=str(path)), replace(SETTINGS, decoder="pyav")
+    clip, other = copy_of(clips[0], path), replace(SETTINGS, decoder="pyav")
     extract([clip], SETTINGS, tmp_path / "store")
     path.rename(aside)
     assert len(extract([clip], other, tmp_path / "store").failures) == 1
@@ -207,28 +208,22 @@ def test_whatever_a_decoder_raises_costs_its_clip_only(
 
 
 @pytest.fixture
-def with_broken(tmp_path: Path, clips: list[Clip]) -> Iterator[list[Clip]]:
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"not a video")
-    yield [
-        *clips[:3],
-        replace(clips[3], path=str(broken)),
-        replace(clips[4], path=str(tmp_path / "none.mp4")),
-        *clips[5:],
-    ]
+def with_broken(tmp_path: Path, clips: list[Clip]) -> list[Clip]:
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    odd = [replace(clips[n], path=str(tmp_path / name)) for n, name in ((3, "broken.mp4"), (4, "none.mp4"))]
+    return [*clips[:3], *odd, *clips[5:]]
 
 
-def test_a_clip_that_fails_is_in_the_failure_table_and_the_others_are_done(tmp_path: Path, with_broken: list[Clip]) -> None:
+def test_a_clip_that_fails_is_in_the_failure_table_and_the_others_are_done(
+    tmp_path: Path, with_broken: list[Clip]
+) -> None:
     for attempt in range(2):
         report = extract(with_broken, SETTINGS, tmp_path / "store")
         assert report.num_done_before + report.num_extracted == len(with_broken) - 2
-        assert {Path(failure.path).name: failure.stage for failure in report.failures} == {
-            "broken.mp4": "decode",
-            "none.mp4": "hash",
-        }
-        failure_table = FeatureStore(tmp_path / "store", SETTINGS).failure_table.read()
-        assert sum(failure.path.endswith("broken.mp4") for failure in failure_table.values()) == 1, attempt
-    assert "broken.mp4: not decodable" in next(f.message for f in failure_table.values() if f.path.endswith("broken.mp4"))
+        stages = {Path(failure.path).name: failure.stage for failure in report.failures}
+        assert stages == {"broken.mp4": "decode", "none.mp4": "hash"}
+        assert list(failures_in(tmp_path / "store")).count("broken.mp4") == 1, attempt
+    assert "broken.mp4: not decodable" in failures_in(tmp_path / "store")["broken.mp4"].message
 
 
 def test_failures_change_no_byte_of_what_is_good(tmp_path: Path, with_broken: list[Clip]) -> None:
@@ -241,7 +236,7 @@ def test_features_beyond_half_precision_are_refused(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extraction, "extract_features", lambda b, frames, size: torch.full((len(frames), 1024), 1e6))
-    with pytest.raises(VideomemError, match=r"set data\.feature_dtype to float32"):
+    with pytest.raises(VideomemError, match=r"set data\.features\.dtype to float32"):
         extract(clips[:2], SETTINGS, tmp_path)
 
 
@@ -265,11 +260,10 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     opened.create()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    host = whole_files._host()
-    orphan = opened.folder / "shards" / f".000000.safetensors.{host}.{gone.pid}.abc.tmp"
-    in_use = opened.folder / "shards" / f".000000.safetensors.{host}.{os.getpid()}.abc.tmp"
-    elsewhere = opened.folder / "shards" / f".000000.safetensors.other-host.{gone.pid}.abc.tmp"
-    for path in (orphan, in_use, elsewhere):
+    writers = (atomic._host(), gone.pid), (atomic._host(), os.getpid()), ("other-host", gone.pid)
+    names = [f".000000.safetensors.{host}.{pid}.abc.tmp" for host, pid in writers]
+    orphan, in_use, elsewhere = paths = [opened.folder / "shards" / name for name in names]
+    for path in paths:
         path.touch()
     opened.create()
     assert not orphan.exists() and in_use.exists() and elsewhere.exists()
@@ -302,10 +296,10 @@ def decode_oddly(clip: Clip, settings: FeatureSettings) -> tuple[torch.Tensor, D
 def with_odd(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
     """Clips, some of which make their decoder hang, abort or fail."""
     monkeypatch.setattr(extraction, "decode_frames", decode_oddly)
-    odd = []
-    for number, name in enumerate(["hangs.mp4", "aborts.mp4", "fails.mp4"]):
-        shutil.copy(clips[10 + number].path, tmp_path / name)
-        odd.append(replace(clips[10 + number], path=str(tmp_path / name)))
+    odd = [
+        copy_of(clip, tmp_path / f"{name}.mp4")
+        for clip, name in zip(clips[10:13], ("hangs", "aborts", "fails"), strict=True)
+    ]
     return [*clips[:3], *odd, *clips[3:8]]
 
 
@@ -317,9 +311,9 @@ def test_a_clip_that_hangs_or_kills_its_decoder_costs_nothing_but_itself(tmp_pat
         "aborts.mp4": ("WorkerDied", "its process was killed by SIGABRT"),
         "fails.mp4": ("DecodingError", "damaged"),
     }
-    failure_table = FeatureStore(tmp_path / "store", SETTINGS).failure_table.read()
-    assert {Path(path).name for path, _, _ in failure_table} == {"hangs.mp4", "aborts.mp4", "fails.mp4"}
-    assert 2 <= failure_table[str(tmp_path / "hangs.mp4"), None, None].seconds < 60
+    failure_table = failures_in(tmp_path / "store")
+    assert failure_table.keys() == {"hangs.mp4", "aborts.mp4", "fails.mp4"}
+    assert 2 <= failure_table["hangs.mp4"].seconds < 60
     again = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
     assert again.num_extracted == 0 and again.failures == report.failures
 
@@ -349,20 +343,17 @@ def test_failed_clips_alone_are_tried_again_when_asked(
     assert sorted(Path(failure.path).name for failure in report.failures) == ["aborts.mp4", "hangs.mp4"]
     assert before.items() <= contents(tmp_path / "store").items()
     assert len(features(tmp_path / "store", [with_odd[5], gone])) == 2
-    failure_table = FeatureStore(tmp_path / "store", SETTINGS).failure_table.read()
-    assert {Path(path).name: failure.message.split(": ")[1] for (path, _, _), failure in failure_table.items()} == {
-        "aborts.mp4": "still odd", "hangs.mp4": "still odd",
-    }  # fmt: skip
+    reasons = {name: failure.message.split(": ")[1] for name, failure in failures_in(tmp_path / "store").items()}
+    assert reasons == {"aborts.mp4": "still odd", "hangs.mp4": "still odd"}
     tried.clear()
     assert extract(with_odd, SETTINGS, tmp_path / "store").num_extracted == 0 and not tried
 
 
 def test_a_half_written_line_of_the_failure_table_is_passed_over(tmp_path: Path, with_broken: list[Clip]) -> None:
     extract(with_broken, SETTINGS, tmp_path / "store")
-    store_ = FeatureStore(tmp_path / "store", SETTINGS)
-    with (store_.folder / "failures.csv").open("a") as file:
+    with FeatureStore(tmp_path / "store", SETTINGS).failure_table.path.open("a") as file:
         file.write("half a li")
-    assert len(store_.failure_table.read()) == 2
+    assert len(failures_in(tmp_path / "store")) == 2
     assert extract(with_broken, SETTINGS, tmp_path / "store").num_extracted == 0
 
 
@@ -405,9 +396,9 @@ def test_folders_of_frames_are_clips_like_others(tmp_path: Path, clips: list[Cli
     assert [entries[keys[c]].num_available for c in (clip, other_rate, part)] == [12, 12, 6]
     assert entries[keys[clip]].decoder == "pillow" and entries[keys[clip]].indices == (0, 3, 8, 11)
     os.utime(folder / "00003.png", ns=(1, 1))
-    assert clip_keys([clip], tmp_path / "store")[0][clip] == keys[clip]
+    assert key_of(clip, tmp_path / "store") == keys[clip]
     Image.fromarray(barcode(99)).save(folder / "00003.png")
-    assert clip_keys([clip], tmp_path / "store")[0][clip] != keys[clip]
+    assert key_of(clip, tmp_path / "store") != keys[clip]
 
 
 EXTRACT = """

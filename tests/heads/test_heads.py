@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from helpers.small_heads import MEMORIES, C, D, H, clips, close, every_memory, every_readout, make, open_gate
+from helpers.small_heads import (
+    MEMORIES,
+    C,
+    D,
+    H,
+    clips,
+    close,
+    every_memory,
+    every_readout,
+    full_clips,
+    make,
+    one_and_two_layers,
+    open_gate,
+    steps,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -34,27 +49,21 @@ from videomem.heads.memory import set_forget_bias
 # One equation, one changed term.
 
 
-def test_rnn_without_recurrent_is_none() -> None:
+WITHOUT_RECURRENT_TERM: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "rnn without U": (lambda: RNN(D, H), lambda rnn: nn.init.zeros_(rnn.recurrent.weight)),
+    "leaky that keeps nothing": (lambda: Leaky(D, H, alpha=0.0), lambda leaky: None),
+    "gated that forgets all": (lambda: Gated(D, H, coupled=False), lambda gated: open_gate(gated, -torch.inf)),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_RECURRENT_TERM)
+def test_a_memory_without_its_recurrent_term_is_none(name: str) -> None:
     x, lengths = clips()
-    none, rnn = NoMemory(D, H), RNN(D, H)
-    rnn.input.load_state_dict(none.input.state_dict())
-    nn.init.zeros_(rnn.recurrent.weight)
-    assert torch.equal(rnn(x, lengths)[0], none(x, lengths)[0])
-
-
-def test_leaky_that_keeps_nothing_is_none() -> None:
-    x, lengths = clips()
-    none, leaky = NoMemory(D, H), Leaky(D, H, alpha=0.0)
-    leaky.load_state_dict(none.state_dict())
-    assert torch.equal(leaky(x, lengths)[0], none(x, lengths)[0])
-
-
-def test_gated_that_forgets_all_is_none() -> None:
-    x, lengths = clips()
-    none, gated = NoMemory(D, H), Gated(D, H, coupled=False)
-    gated.input.load_state_dict(none.input.state_dict())
-    open_gate(gated, -torch.inf)
-    assert torch.equal(gated(x, lengths)[0], none(x, lengths)[0])
+    build, cut = WITHOUT_RECURRENT_TERM[name]
+    none, memory = NoMemory(D, H), build()
+    memory.input.load_state_dict(none.input.state_dict())
+    cut(memory)
+    assert torch.equal(memory(x, lengths)[0], none(x, lengths)[0])
 
 
 @pytest.mark.parametrize("coupled", [False, True])
@@ -69,31 +78,27 @@ def test_gated_with_one_constant_gate_is_leaky(coupled: bool, alpha: float) -> N
 
 
 def test_leaky_that_keeps_all_is_a_running_sum() -> None:
-    x, _ = clips()
+    x, full = full_clips()
     leaky = Leaky(D, H, alpha=1.0)
-    assert close(leaky(x, torch.full((len(x),), x.shape[1]))[0], leaky.input(x).cumsum(1))
+    assert close(leaky(x, full)[0], leaky.input(x).cumsum(1))
 
 
 def test_leaky_learns_what_it_keeps_per_neuron() -> None:
     x, lengths = clips()
     leaky = Leaky(D, H, alpha=0.9, learned=True)
-    assert close(leaky(x, lengths)[0], _copy(Leaky(D, H, alpha=0.9), leaky)(x, lengths)[0])
+    fixed = Leaky(D, H, alpha=0.9)
+    fixed.input.load_state_dict(leaky.input.state_dict())
+    assert close(leaky(x, lengths)[0], fixed(x, lengths)[0])
     leaky(x, lengths)[0].sum().backward()
     assert leaky.logit_alpha is not None and leaky.logit_alpha.grad is not None
     assert leaky.logit_alpha.shape == (H,) and (leaky.logit_alpha.grad != 0).all()
-
-
-def _copy(to: Leaky, source: Leaky) -> Leaky:
-    to.input.load_state_dict(source.input.state_dict())
-    return to
 
 
 # Comparison with torch.nn.
 
 
 def test_activations_rnn_state_is_that_of_torch() -> None:
-    x, _ = clips()
-    lengths = torch.full((len(x),), x.shape[1])
+    x, lengths = full_clips()
     ours, torchs = RNN(D, H), nn.RNN(D, H, batch_first=True)
     torchs.weight_ih_l0.data, torchs.weight_hh_l0.data = ours.input.weight.data, ours.recurrent.weight.data
     torchs.bias_ih_l0.data, torchs.bias_hh_l0.data = ours.input.bias.data, torch.zeros(H)
@@ -119,24 +124,20 @@ def test_cells_are_those_of_torch(memory: type[GRU] | type[LSTM], carried: bool)
 def test_steps_give_what_forward_gives(name: str) -> None:
     torch.manual_seed(0)
     memory = MEMORIES[name](D)
-    x, _ = clips()
-    full = torch.full((len(x),), x.shape[1])
+    x, full = full_clips()
     h, last = memory(x, full)
-    state = None
-    for t in range(x.shape[1]):
-        h_t, state = memory.step(x[:, t], state)
-        assert close(h_t, h[:, t])
-    assert state is not None and all(close(one, other) for one, other in zip(state, last, strict=True))
+    one_by_one, state = steps(memory, x)
+    assert close(one_by_one, h)
+    assert all(close(one, other) for one, other in zip(state, last, strict=True))
 
 
 @every_memory
 def test_a_clip_in_two_parts_is_the_clip(name: str) -> None:
     torch.manual_seed(0)
     memory = MEMORIES[name](D)
-    x, _ = clips()
-    full = torch.full((len(x),), x.shape[1])
+    x, full = full_clips()
     whole, last = memory(x, full)
-    first, state = memory(x[:, :4], torch.full((len(x),), 4))
+    first, state = memory(x[:, :4], torch.full_like(full, 4))
     second, end = memory(x[:, 4:], full - 4, state)
     assert close(torch.cat([first, second], 1), whole)
     assert all(close(one, other) for one, other in zip(end, last, strict=True))
@@ -144,19 +145,16 @@ def test_a_clip_in_two_parts_is_the_clip(name: str) -> None:
 
 @every_memory
 @every_readout
-@pytest.mark.parametrize("num_layers", [1, 2])
+@one_and_two_layers
 def test_streaming_gives_the_answer_for_the_clip(name: str, readout: type[Readout], num_layers: int) -> None:
     head = make(name, readout, num_layers)
-    x, _ = clips()
-    state = None
-    for t in range(x.shape[1]):
-        logits, state = head.step(x[:, t], state)
-    assert close(logits, head(x, torch.full((len(x),), x.shape[1])))
+    x, full = full_clips()
+    assert close(steps(head, x)[0][:, -1], head(x, full))
 
 
 @every_memory
 @every_readout
-@pytest.mark.parametrize("num_layers", [1, 2])
+@one_and_two_layers
 def test_projecting_first_changes_nothing(name: str, readout: type[Readout], num_layers: int) -> None:
     head = make(name, readout, num_layers)
     x, lengths = clips()
@@ -165,7 +163,7 @@ def test_projecting_first_changes_nothing(name: str, readout: type[Readout], num
 
 @every_memory
 @every_readout
-@pytest.mark.parametrize("num_layers", [1, 2])
+@one_and_two_layers
 def test_padding_and_batch_mates_change_nothing(name: str, readout: type[Readout], num_layers: int) -> None:
     head = make(name, readout, num_layers)
     x, lengths = clips()
@@ -247,8 +245,7 @@ def test_a_running_sum_read_at_its_end_ignores_order_up_to_rounding(seed: int) -
 )
 def test_every_memory_is_sensitive_to_order(name: str, readout: type[Readout]) -> None:
     head = make(name, readout)
-    x, _ = clips(frames=12)
-    full = torch.full((len(x),), 12)
+    x, full = full_clips(frames=12)
     assert (head(x.flip(1), full) - head(x, full)).abs().max() > 1e-3
 
 
@@ -298,7 +295,7 @@ def test_feature_norm_standardises_and_silences_dead_units() -> None:
     assert close(normed[:, varying].std(0), torch.ones(D - 1), 1e-2)
 
 
-def test_a_unit_that_hardly_activations_in_training_does_not_drown_the_others() -> None:
+def test_a_unit_that_is_hardly_active_in_training_does_not_drown_the_others() -> None:
     head = make("none")
     x = torch.randn(200, D)
     x[:, 3] = 0

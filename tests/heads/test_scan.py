@@ -9,6 +9,7 @@ from functools import cache, partial
 
 import pytest
 import torch
+from helpers.small_heads import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -178,7 +179,7 @@ def test_memory_is_its_readable_loop(name: str, dtype: torch.dtype, frames: int,
     memory, expected = reference(name, frames, carried)
     answers = states_and_all_gradients(deepcopy(memory).to(dtype), frames, carried)
     assert answers[0].dtype == dtype
-    assert answers[1].dtype == torch.float32, "what is carried on is not rounded"
+    assert answers[1].dtype == torch.float32, "the carried state is not rounded"
     assert error(answers, expected) <= MEMORY_TOLERANCE[dtype]
 
 
@@ -188,13 +189,9 @@ def test_steps_are_the_scan(name: str, dtype: torch.dtype) -> None:
     memory = reference(name, 17, True)[0].to(dtype)
     x, _, start = (part.to(dtype) for part in clip(100))
     h, last = memory(x, torch.full((B,), 100), (start,))
-    state: tuple[Tensor, ...] = (start,)
-    steps = []
-    for t in range(100):
-        h_t, state = memory.step(x[:, t], state)
-        steps.append(h_t)
-    assert torch.stack(steps, 1).dtype == dtype
-    assert error([torch.stack(steps, 1), state[0]], [h, last[0]]) <= SCAN_TOLERANCE[dtype]
+    one_by_one, state = steps(memory, x, (start,))
+    assert one_by_one.dtype == dtype
+    assert error([one_by_one, state[0]], [h, last[0]]) <= SCAN_TOLERANCE[dtype]
     memory.float()
 
 
@@ -204,9 +201,7 @@ def test_a_head_in_bfloat16_steps_through_a_clip(name: str, num_layers: int) -> 
     torch.manual_seed(0)
     head = Head(MEMORIES[name], D, 3, num_layers).bfloat16().eval()
     x = torch.randn(B, 20, D).bfloat16()
-    state = None
-    for t in range(20):
-        logits, state = head.step(x[:, t], state)
+    logits = steps(head, x)[0][:, -1]
     assert logits.dtype == torch.bfloat16
     assert error([logits], [head(x, torch.full((B,), 20))]) <= 2e-2
 
@@ -298,7 +293,7 @@ class States(nn.Module):
 )
 def test_a_compiled_memory_is_one_graph_with_the_same_states_and_gradients(backend: str) -> None:
     if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("needs a C++ compiler, which is not at hand")
+        pytest.skip("needs a C++ compiler")
     memory = MinGRU(D, H)
     compiled = torch.compile(States(memory), backend=backend, fullgraph=True)
     x, lengths, _ = clip(17)

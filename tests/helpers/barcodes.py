@@ -163,7 +163,7 @@ GOOD = {"q:v": "3"}
 VARIABLE = tuple(int(t) for t in np.cumsum(np.tile([1, 3, 1, 2, 5], 12)))
 
 KINDS: dict[str, Kind] = {
-    # H.264, where most of the world's video is; `decord` says where decord is let.
+    # H.264, the most common codec; `decord=True` where decord may be used.
     "h264 without B-frames": Kind("mp4", "libx264", X264, decord=True),
     "h264, every frame a key frame": Kind("mp4", "libx264", {"g": "1"}, decord=True),
     "h264, key frame every 12": Kind("mp4", "libx264", X264 | {"g": "12"}, decord=True),
@@ -211,7 +211,7 @@ KINDS: dict[str, Kind] = {
     "h264 in 3gp": Kind("3gp", "libx264", {"bf": "2"}),
     "h264 in nut": Kind("nut", "libx264", {"bf": "2"}),
     "h264 raw": Kind("h264", "libx264", {"bf": "2"}),
-    # Other codecs of today.
+    # Other current codecs.
     "hevc": Kind("mp4", "libx265", QUIET),
     "hevc without B-frames": Kind("mp4", "libx265", {"x265-params": "log-level=none:bframes=0"}),
     "hevc closed GOP": Kind("mp4", "libx265", {"x265-params": "log-level=none:open-gop=0:keyint=12"}),
@@ -231,7 +231,7 @@ KINDS: dict[str, Kind] = {
     "av1 10 bit": Kind("mp4", "libsvtav1", {"preset": "8", "crf": "15"}, "yuv420p10le"),
     "av1 in webm": Kind("webm", "libsvtav1", {"preset": "8", "crf": "15"}),
     "av1 in ivf": Kind("ivf", "libsvtav1", {"preset": "8", "crf": "15"}),
-    # Older codecs, as data sets of the last twenty years have them.
+    # Older codecs, found in data sets of the last twenty years.
     "mpeg4 in avi": Kind("avi", "mpeg4", GOOD),
     "mpeg4 in avi with B-frames": Kind("avi", "mpeg4", GOOD | {"bf": "2"}),
     "mpeg4 in mp4 with B-frames": Kind("mp4", "mpeg4", GOOD | {"bf": "2"}),
@@ -259,7 +259,7 @@ KINDS: dict[str, Kind] = {
     "asv1 in avi": Kind("avi", "asv1", GOOD),
     "dv in avi": Kind("avi", "dvvideo", {}, height=576, width=720, num_frames=12),
     "dv raw": Kind("dv", "dvvideo", {}, height=576, width=720, num_frames=12),
-    # What editing and recording programs write.
+    # Codecs of editing and recording programs.
     "prores in mov": Kind("mov", "prores_ks", {}, "yuv422p10le"),
     "prores with alpha": Kind("mov", "prores_ks", {"profile": "4"}, "yuva444p10le"),
     "dnxhr in mov": Kind("mov", "dnxhd", {"profile": "dnxhr_sq"}, "yuv422p", height=256, width=256),
@@ -282,7 +282,7 @@ KINDS: dict[str, Kind] = {
     "yuv4mpeg": Kind("y4m", "wrapped_avframe", {}, "yuv420p"),
     "gif": Kind("gif", "gif", {}, "rgb8"),
     "animated png": Kind("apng", "apng", {}, "rgb24"),
-    # A recording that begins anywhere: what comes before the first key frame cannot be decoded.
+    # A recording that starts between key frames; the frames before the first key frame cannot be decoded.
     "mpegts from the middle": Kind(
         "ts", "libx264", X264 | {"g": "20"}, num_frames=100, after=from_the_middle, shown=range(32, 100)
     ),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from videomem.experiments.clips import Clips, clips_of_arrays
-from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
-from videomem.experiments.order_test.run import make_plan
+from videomem.experiments.order_test.plan import PRIMARY, OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.run import OrderTest, make_plan, run_order_test
 
 SMALL = OrderSettings(memories=("none", "gru"), runs=2, folds=4, num_permutations=3, hidden_dim=8, projection_dim=4)
 SHORT = Recipe(epochs=2, batch_size=16, learning_rate=1e-2, dropout=0.1)
@@ -30,5 +34,17 @@ def drawn(groups: int = 24, per_group: int = 3, frames: int = 6, trend: float = 
     return clips_of_arrays(features, labels, names, name="drawn")
 
 
-def planned(clips: Clips, protocol: OrderSettings = SMALL, recipe: Recipe = SHORT) -> OrderPlan:
-    return make_plan(clips, protocol, recipe)
+def planned(clips: Clips, recipe: Recipe = SHORT, **protocol: Any) -> OrderPlan:
+    """The plan of the small protocol with some settings changed."""
+    return make_plan(clips, replace(SMALL, **protocol), recipe)
+
+
+def run_with_gru(clips: Clips, cache: Path, recipe: Recipe = SHORT, **protocol: Any) -> OrderTest:
+    """A test of one memory under the two conditions that a verdict needs."""
+    protocol = {"memories": ("gru",), "training_conditions": PRIMARY, **protocol}
+    return run_order_test(clips, planned(clips, recipe, **protocol), cache)
+
+
+def with_fixed_split(clips: Clips) -> Clips:
+    """The clips with every fourth group in the catalog's split `test`, and the others in `train`."""
+    return replace(clips, splits=tuple("test" if group % 4 == 0 else "train" for group in clips.groups.tolist()))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.experiments.frame_strips import Example, Strip
+from videomem.experiments.html import Example, Strip
 from videomem.experiments.order_test.result import (
     SCHEMA_VERSION,
     Controls,
@@ -37,7 +37,7 @@ PERTURBATIONS = (
     *(("windows", "windows of 8", 0.164, 0.64, 0.24), ("blocks", "blocks of 8", 0.25, 0.12, 0.93)),
     *(("blocks", "blocks of 4", 0.31, 0.04, 0.82), ("blocks", "blocks of 2", 0.33, 0.01, 0.57)),
     *(("shuffle", "shuffle", 0.332, 0.0, 0.125), ("reverse", "reverse", 0.5, -1.0, 1.0)),
-    *(("rotate", "rotate", 0.333, 0.33, 0.97), ("frozen", "first frame frozen", 0.469, None, 0.0)),
+    *(("rotate", "rotate", 0.333, 0.33, 0.97), ("frozen", "frozen", 0.469, None, 0.0)),
 )
 SE = {"control": 0.004, "negligible": 0.003, "does not matter": 0.004, "undetermined": 0.02}
 SHARE = {"windows of 2": 0.08, "windows of 4": 0.22, "windows of 8": 0.51, "blocks of 8": 0.62, "blocks of 4": 0.81,
@@ -95,7 +95,7 @@ def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind
             SizePoint(share, int(480 * share), estimate(oo - 0.1 * (1 - share)), estimate(gain * share**0.5, 0.02))
             for share in (0.25, 0.5, 1.0)
         ),
-        sensitivity={} if control else {"last": estimate(1.1 * gain), "equal parameters": estimate(0.93 * gain)},
+        sensitivity={} if control else {"last": estimate(1.1 * gain), "equal_parameters": estimate(0.93 * gain)},
         max_logit_change=0.0 if control else 9.4,
         max_logit_change_forward=2e-6 if control else 9.41,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,7 @@ MEMORIES: dict[str, Callable[[int], Memory]] = {
 }
 every_memory = pytest.mark.parametrize("name", MEMORIES)
 every_readout = pytest.mark.parametrize("readout", READOUTS.values())
+one_and_two_layers = pytest.mark.parametrize("num_layers", [1, 2])
 
 
 def clips(num: int = 4, frames: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -57,6 +59,21 @@ def clips(num: int = 4, frames: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]
     x = torch.randn(num, frames, D, generator=generator)
     x[torch.arange(frames)[None] >= lengths[:, None]] = 0
     return x, lengths
+
+
+def full_clips(num: int = 4, frames: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Clips without padding in their lengths."""
+    x, lengths = clips(num, frames, seed)
+    return x, torch.full_like(lengths, frames)
+
+
+def steps(module: Memory | Head, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    """Outputs (B, T, ...) of a memory or head that processes clips frame by frame, and its last state."""
+    outputs = []
+    for x_BD in x.unbind(1):
+        output, state = module.step(x_BD, state)
+        outputs.append(output)
+    return torch.stack(outputs, dim=1), state
 
 
 def make(name: str, readout: type[Readout] = MeanReadout, num_layers: int = 1, seed: int = 0,

@@ -13,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
 
-OPTIONAL = {"ServerFeaturesQuery", "ArtifactType"}  # Questions whose answers W&B does without.
+OPTIONAL = {"ServerFeaturesQuery", "ArtifactType"}  # Queries that W&B can do without.
+ENTITY = {"id": "entity", "name": "someone"}
 
 
 @dataclass
@@ -89,7 +90,7 @@ class FakeServer:
 
     def on_UpsertSweep(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.sweep = variables["config"]
-        project = {"id": "project", "name": variables["projectName"], "entity": {"id": "entity", "name": "someone"}}
+        project = {"id": "project", "name": variables["projectName"], "entity": ENTITY}
         return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
 
     def on_SweepWithRuns(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class FakeServer:
         is_new = name not in self.runs
         run = self.runs.setdefault(name, {"id": f"bucket-{name}"})
         run |= {key: value for key, value in variables.items() if value is not None and key != "id"}
-        project = {"id": "project", "name": run["project"], "entity": {"id": "entity", "name": "someone"}}
+        project = {"id": "project", "name": run["project"], "entity": ENTITY}
         bucket = {"id": run["id"], "name": name, "displayName": run.get("displayName"), "description": None,
                   "config": run.get("config"), "sweepName": None, "project": project,
                   "historyLineCount": len(self.history.get(name, {}))}  # fmt: skip
@@ -122,12 +123,7 @@ class FakeServer:
 
     def on_RunResumeStatus(self, variables: dict[str, Any]) -> dict[str, Any]:
         name = variables["name"]
-        model = {
-            "id": "project",
-            "name": variables["project"],
-            "entity": {"id": "entity", "name": "someone"},
-            "bucket": None,
-        }
+        model = {"id": "project", "name": variables["project"], "entity": ENTITY, "bucket": None}
         if name in self.runs:
             lines = self.history.get(name, {})
             tail = [json.dumps(lines[max(lines)])] if lines else []
@@ -158,38 +154,27 @@ class FakeServer:
         sequence = {"latestArtifact": latest if known else None}
         return {"createArtifact": {"artifact": {"id": number, "state": state, "artifactSequence": sequence}}}
 
+    def upload(self, number: str, name: str) -> dict[str, Any]:
+        """Where to upload a file of an artifact."""
+        return {"id": "file", "uploadHeaders": [], "uploadUrl": f"{self.address}/store/artifact/{number}/{name}"}
+
     def on_CreateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
         number = variables["artifactID"]
-        file = {
-            "id": "file",
-            "uploadHeaders": [],
-            "uploadUrl": f"{self.address}/store/artifact/{number}/{variables['name']}",
-        }
+        file = self.upload(number, variables["name"])
         return {"createArtifactManifest": {"artifactManifest": {"id": f"manifest-{number}", "file": file}}}
 
     def on_UpdateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
         number = variables["artifactManifestID"].removeprefix("manifest-")
-        address = f"{self.address}/store/artifact/{number}/wandb_manifest.json"
-        file = {"id": "file", "uploadHeaders": [], "uploadUrl": address}
+        file = self.upload(number, "wandb_manifest.json")
         return {"updateArtifactManifest": {"artifactManifest": {"id": variables["artifactManifestID"], "file": file}}}
 
     def on_CreateArtifactFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
-        edges = [
-            {
-                "node": {
-                    "id": "file",
-                    "name": spec["name"],
-                    "displayName": spec["name"],
-                    "storagePath": None,
-                    "uploadHeaders": [],
-                    "uploadUrl": f"{self.address}/store/artifact/{spec['artifactID']}/{spec['name']}",
-                    "uploadMultipartUrls": None,
-                    "artifact": {"id": spec["artifactID"]},
-                }
-            }
-            for spec in variables["input"]["artifactFiles"]
-        ]
-        return {"createArtifactFiles": {"files": {"edges": edges}}}
+        nodes = []
+        for spec in variables["input"]["artifactFiles"]:
+            number, name = spec["artifactID"], spec["name"]
+            known = {"name": name, "displayName": name, "artifact": {"id": number}}
+            nodes.append(self.upload(number, name) | known | {"storagePath": None, "uploadMultipartUrls": None})
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
 
     def on_CommitArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.artifacts[int(variables["artifactID"])].is_committed = True

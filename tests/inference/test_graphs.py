@@ -1,4 +1,4 @@
-"""Exported graphs give the logits of the model for any batch and time, in torch and onnxruntime, or are removed."""
+"""Exported graphs give the logits of the model for any batch size and number of frames, or are removed."""
 
 from __future__ import annotations
 
@@ -25,17 +25,14 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, Preprocessing
-from videomem.features.imported import ImportedFeatures
-from videomem.features.store import FeatureSettings
+from videomem.features.store import FeatureSettings, ImportedFeatures
 from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
 from videomem.inference import graph_export
-from videomem.inference.graph_checks import check, make_cases
-from videomem.inference.graph_export import export_graphs, run_pt2
-from videomem.inference.graph_snippets import snippets
-from videomem.inference.graphs import ClipGraph, Graph, StepGraph, trace
+from videomem.inference.graph_export import check, export_graphs, make_cases, run_pt2
+from videomem.inference.graphs import ClipGraph, Graph, StepGraph, shape_in_graph, trace
 from videomem.inference.model import Classifier
+from videomem.inference.model_card import snippets
 from videomem.inference.onnx_graphs import run_onnx, write_onnx
-from videomem.inference.resizing import shape_in_graph
 from videomem.video.sampling import Uniform
 
 logging.getLogger("torch.__trace").propagate = False  # It logs thousands of lines for each export.
@@ -185,6 +182,13 @@ def test_normalizing_has_the_bits_of_torchvision() -> None:
 # In onnxruntime.
 
 
+def written(model: Classifier, folder: Path) -> tuple[ClipGraph, Path]:
+    """The clip graph of a model, and its ONNX file."""
+    graph = ClipGraph(model)
+    (path,) = write_onnx({graph: trace(graph)}, folder, model.class_names)
+    return graph, path
+
+
 def session_of(folder: Path, name: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(folder / "onnx" / f"{name}.onnx")
 
@@ -206,13 +210,12 @@ def test_onnx_graphs_of_every_memory_pass_their_checks_and_others(name: str, tmp
 def test_gates_that_are_all_but_shut_are_so_in_onnxruntime(tmp_path: Path) -> None:
     model = tiny_model(MEMORIES["minlstm"])
     memory: Any = model.head.layers[0]
-    graph = ClipGraph(model)
     x_BTD, lengths_B = padded(3, 5, seed=0)
     for number, (forget, take) in enumerate([(-200.0, -200.0), (-200.0, -198.0), (60.0, -60.0), (-1e4, 1e4)]):
         memory.forget_gate.bias.data.fill_(forget)
         memory.input_gate.bias.data.fill_(take)
         (tmp_path / str(number)).mkdir()
-        (path,) = write_onnx({graph: trace(graph)}, tmp_path / str(number), model.class_names)
+        _, path = written(model, tmp_path / str(number))
         (logits_BC,) = run_onnx(path)([x_BTD, lengths_B])
         assert torch.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
 
@@ -327,8 +330,7 @@ def test_a_loop_in_python_is_not_traced_with_its_number_of_frames() -> None:
 
 def test_other_weights_in_the_file_are_noticed(tmp_path: Path) -> None:
     model = tiny_model(backbone=True)
-    graph = ClipGraph(model)
-    (path,) = write_onnx({graph: trace(graph)}, tmp_path, model.class_names)
+    graph, path = written(model, tmp_path)
     cases = make_cases(model, preprocess=False)
     check(graph, run_onnx(path), cases, path.name)
     weights = np.fromfile(tmp_path / "weights.data", np.float32)
@@ -338,9 +340,7 @@ def test_other_weights_in_the_file_are_noticed(tmp_path: Path) -> None:
 
 
 def test_what_onnxruntime_cannot_run_is_one_clear_error(tmp_path: Path) -> None:
-    model = tiny_model()
-    graph = ClipGraph(model)
-    (path,) = write_onnx({graph: trace(graph)}, tmp_path, model.class_names)
+    _, path = written(tiny_model(), tmp_path)
     x_BTD, lengths_B = padded(2, 3, seed=0)
     with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it .*Expected: 7"):
         run_onnx(path)([x_BTD[..., 1:], lengths_B])
@@ -394,7 +394,7 @@ def run_code(markdown: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> in
     monkeypatch.chdir(folder)
     blocks = re.findall(r"```python\n(.*?)```", markdown, re.DOTALL)
     for block in blocks:
-        exec(compile(block, "snippet", "exec"), {})  # noqa: S102 - it is ours
+        exec(compile(block, "snippet", "exec"), {})  # noqa: S102 - code of this project
     return len(blocks)
 
 

@@ -102,7 +102,8 @@ def test_a_model_of_a_fixed_rate_streams_at_its_own_rate(
 ) -> None:
     content = torch.load(checkpoints["gru"], weights_only=True)
     sampling = {"class_path": "videomem.video.sampling.FixedRate", "init_args": {"fps": 5.0, "max_frames": 64}}
-    content["datamodule_hyper_parameters"].update(sampling=sampling, reversed_pairs=False)
+    content["datamodule_hyper_parameters"]["features"]["sampling"] = sampling
+    content["datamodule_hyper_parameters"]["reversed_pairs"] = False
     torch.save(content, tmp_path / "fixed.ckpt")
     path = catalog.clips[0].path
     found = lines(capsys, path, "--model", tmp_path / "fixed.ckpt")

@@ -18,26 +18,19 @@ import pytest
 import torch
 import wandb
 import yaml
-from conftest import CONFIGS, data_arguments, fit_arguments, logged_by, tracked_arguments
+from conftest import CONFIGS, data_arguments, fit_arguments, logged_by, summary_of, tracked_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 from wandb.sdk.lib.config_util import save_config_file_from_dict
 
-from videomem.cli import train
+from videomem.cli import lightning_cli
 from videomem.cli.main import main
-from videomem.cli.train import claim_folder, run
+from videomem.cli.train import run
 from videomem.errors import VideomemError
-from videomem.tracking import WandbLogger, group_of, run_settings, start_run, without_paths
-from videomem.tracking.runs import FLUSH_INTERVAL_S
+from videomem.tracking import WandbLogger, group_of, start_run, without_paths
+from videomem.tracking.runs import FLUSH_INTERVAL_S, run_settings
 from videomem.video.catalog import data_name
-
-
-def inspect(folder: Path) -> dict[str, Any]:
-    """The summary of the run below a folder, read by W&B."""
-    (path,) = folder.rglob("run-*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(path)]
-    return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
 def test_csv_has_every_metric(checkpoints: dict[str, Path]) -> None:
@@ -60,7 +53,7 @@ def test_tensorboard_has_metrics_settings_and_the_confusion_matrix(workspace: Pa
 
 
 def test_a_missing_tensorboard_is_one_line(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr(lightning_cli, "find_spec", lambda name: None)
     arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", str(CONFIGS / "tensorboard.yaml")]
     with pytest.raises(VideomemError, match=r'pip install "videomem\[tensorboard\]"'):
         run("fit", arguments)
@@ -107,10 +100,9 @@ def test_an_agent_of_the_sweep_trains_with_its_settings(
         for part in name.split("."):
             found = found[part]
         assert found == value["value"]
-    summary = inspect(tmp_path / "run")
-    assert (
-        "val/accuracy" in summary["summary"] and summary["config"]["learning_rate"] == config["model"]["learning_rate"]
-    )
+    summary = summary_of(tmp_path / "run")
+    assert "val/accuracy" in summary["summary"]
+    assert summary["config"]["learning_rate"] == config["model"]["learning_rate"]
     for name, value in given.items():  # As the agent passes them to W&B, with the names of the command line.
         assert summary["config"][name] == value["value"]
     (started,) = [record["run"] for record in logged_by(tmp_path / "run") if record["type"] == "run"]
@@ -128,7 +120,7 @@ def test_a_sweep_has_only_what_its_schema_knows() -> None:
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
-    assert [claim_folder(tmp_path / "runs", "now").name for _ in range(3)] == ["now", "now-2", "now-3"]
+    assert [lightning_cli.claim_folder(tmp_path / "runs", "now").name for _ in range(3)] == ["now", "now-2", "now-3"]
 
 
 @pytest.mark.parametrize("wrong", [["--model.learning_rate", "-1"], ["--wandb", "online"]], ids=str)

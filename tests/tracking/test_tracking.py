@@ -5,13 +5,11 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import fit_arguments
+from conftest import fit_arguments, logged_by, summary_of
 
 from videomem.cli.train import run
 from videomem.tracking import start_run
@@ -29,12 +27,6 @@ CALLBACKS = [
 ]
 
 
-def inspect(folder: Path, *options: str) -> str:
-    (path,) = folder.rglob("run-*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", *options, "--json", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture(scope="module")
 def tracked(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("tracked") / "run"
@@ -47,12 +39,12 @@ def tracked(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(tracked: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in inspect(tracked).splitlines()]
+    return logged_by(tracked)
 
 
 def test_a_run_is_offline_and_holds_config_and_metrics(tracked: Path) -> None:
     assert list((tracked / "wandb").glob("offline-run-*"))
-    summary = json.loads(inspect(tracked, "--summary"))
+    summary = summary_of(tracked)
     assert summary["state"] == "finished" and summary["project"] == "videomem"
     assert summary["config"]["memory"]["class_path"].endswith("GRU")
     assert {"train/loss", "val/accuracy", "val/accuracy_top5", "val/accuracy_macro"} <= summary["summary"].keys()

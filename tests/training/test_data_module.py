@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import data_arguments
+from conftest import data_arguments, read_data_module
 
 from videomem.batch import VideoBatch, collate, length_mask
-from videomem.cli.config_options import read_data_module
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
-from videomem.training.augmentation import Augmentation
-from videomem.training.data_module import EpochSampler, VideoDataModule
+from videomem.features.store import FeatureSettings
+from videomem.training.data_module import VideoDataModule
+from videomem.training.feature_sources import Augmentation, EpochSampler
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
 from videomem.video.sampling import FixedRate, Uniform
 
-RANDOM = BackboneSettings(weights="random", layer="pool5")
+RANDOM = FeatureSettings(BackboneSettings(weights="random", layer="pool5"), FixedRate(8.0, 20))
 
 
 def module(workspace: Path, *options: str) -> VideoDataModule:
@@ -66,7 +66,7 @@ def test_variable_lengths_are_padded_alike_live_and_stored(workspace: Path, cata
     clips = tuple(replace(clip, end_s=None if number % 3 else 0.5) for number, clip in enumerate(catalog.clips))
     write_catalog(Catalog(clips), tmp_path / "catalog.csv")
     modules = [
-        VideoDataModule(str(tmp_path / "catalog.csv"), FixedRate(8.0, 20), str(tmp_path / "s"), RANDOM, source=source)  # type: ignore[arg-type]
+        VideoDataModule(str(tmp_path / "catalog.csv"), RANDOM, str(tmp_path / "s"), source=source)  # type: ignore[arg-type]
         for source in ("features", "video")
     ]
     extract(clips, modules[0].settings, tmp_path / "s")
@@ -203,7 +203,7 @@ def test_a_store_of_other_settings_is_named(workspace: Path, tmp_path: Path) -> 
     (tmp_path / there.name).mkdir()
     shutil.copy(there / "settings.json", tmp_path / there.name)
     with pytest.raises(VideomemError, match=r"no features of these settings; one there has backbone\.node"):
-        _ = module(workspace, "--data.store", str(tmp_path), "--data.backbone.layer", "fc7").clips
+        _ = module(workspace, "--data.store", str(tmp_path), "--data.features.backbone.layer", "fc7").clips
 
 
 def test_clips_that_are_not_extracted_yet_are_named(workspace: Path, catalog: Catalog, tmp_path: Path) -> None:

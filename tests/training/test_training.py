@@ -13,9 +13,8 @@ import torch
 import yaml
 from conftest import HEADS, data_arguments, fit_arguments
 
-from videomem.cli.evaluation_report import per_class_accuracy
 from videomem.cli.main import main
-from videomem.cli.train import run
+from videomem.cli.train import per_class_accuracy, run
 from videomem.errors import VideomemError
 from videomem.heads import GRU, LastReadout, Memory, NoMemory
 from videomem.training.checkpoint import read_checkpoint
@@ -97,6 +96,7 @@ def test_a_checkpoint_alone_finds_its_data(
         assert len(figures["accuracy_per_class"]) == 10
         rows = Path(command, "confusion.csv").read_text().splitlines()
         assert sum(int(cell) for row in rows[1:] for cell in row.split(",")[1:]) == figures["num_clips"]
+        assert len(list(Path(command, "wandb").glob("offline-run-*"))) == 1
 
 
 def test_accuracy_is_that_of_a_plain_loop(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -241,8 +241,8 @@ def test_a_checkpoint_of_other_features_is_refused(
     checkpoints: dict[str, Path], workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["test", "--ckpt-path", str(checkpoints["gru"]), "--run-dir", str(tmp_path / "out")]
-    assert main(["extract", *data_arguments(workspace), "--data.backbone.grid", "1", "--workers", "0"]) == 0
-    assert main([*arguments, "--data.backbone.grid", "1"]) == 2
+    assert main(["extract", *data_arguments(workspace), "--data.features.backbone.grid", "1", "--workers", "0"]) == 0
+    assert main([*arguments, "--data.features.backbone.grid", "1"]) == 2
     assert "trained on other features: backbone.grid 3 not 1" in capsys.readouterr().err
 
 

@@ -20,11 +20,11 @@ from PIL import Image
 from videomem.errors import DecodingError
 from videomem.video import decoding
 from videomem.video.decoders import by_pyav, by_torchcodec
-from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
+from videomem.video.decoders.seeking import ffmpeg_messages
 from videomem.video.decoders.video_stream import open_stream
 from videomem.video.decoding import decode_clip
-from videomem.video.sampling import FixedRate, Uniform
-from videomem.video.writing import write_video
+from videomem.video.sampling import FixedRate, Interval, Uniform
+from videomem.video.synthetic import write_video
 
 SEEKING = ["decord", "torchcodec"]
 PLAIN, WITH_B_FRAMES, SHORT_GROUPS = "h264 without B-frames", "h264 with B-frames", "h264, key frame every 12"
@@ -106,8 +106,7 @@ def test_auto_takes_torchcodec_where_that_spares_decoding(files: Path) -> None:
 
 
 def test_a_decoder_in_doubt_is_not_believed(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    doubtful = {name: (why_not, lambda stream, wanted: "a doubt") for name, (why_not, _) in decoding._SEEKING.items()}
-    monkeypatch.setattr(decoding, "_SEEKING", doubtful)
+    monkeypatch.setattr(decoding, "_SEEKING", dict.fromkeys(decoding._SEEKING, lambda stream, wanted: "a doubt"))
     assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
     with pytest.raises(DecodingError, match="a doubt"):
         decode_clip(file_of(files, PLAIN), Uniform(4), decoder="decord")
@@ -119,7 +118,6 @@ ALONE = [SHORT_GROUPS, "hevc closed GOP", "h264, every frame a key frame"]
 @pytest.mark.parametrize("name", ALONE)
 def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, name: str) -> None:
     with open_stream(str(file_of(files, name))) as stream:
-        assert by_pyav.why_not_groups(stream) is None
         wanted = np.array([1, 50])
         frames = by_pyav.read_groups(stream, wanted)
         assert not isinstance(frames, str) and numbers(name, frames) == [1, 50]
@@ -130,16 +128,14 @@ def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, 
                                   "h264 cut between key frames", "h264 in mpegts"])  # fmt: skip
 def test_groups_that_may_refer_to_each_other_are_not_decoded_alone(files: Path, name: str) -> None:
     with open_stream(str(file_of(files, name))) as stream:
-        assert by_pyav.why_not_groups(stream) is not None
+        assert by_pyav.read_groups(stream, np.array([1])) == "its groups of pictures may refer to each other"
 
 
 @pytest.mark.parametrize("name", [PLAIN, WITH_B_FRAMES, SHORT_GROUPS, "mpeg4 in avi with B-frames", "hevc open GOP"])
 @pytest.mark.parametrize(
     ("interval", "first", "last"), [((1.0, 2.0), 25, 49), ((None, 0.5), 0, 12), ((2.0, None), 50, 59)]
 )
-def test_trimmed_clips_hold_their_own_frames(
-    files: Path, name: str, interval: decoding.Interval, first: int, last: int
-) -> None:
+def test_trimmed_clips_hold_their_own_frames(files: Path, name: str, interval: Interval, first: int, last: int) -> None:
     clip = decode_clip(file_of(files, name), Uniform(6), interval)
     found = numbers(name, clip.frames_THWC)
     assert found[0] == first and found[-1] == last
@@ -286,47 +282,43 @@ def test_nothing_is_printed_and_no_setting_of_pyav_stays_changed(
     assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
 
 
-def healthy(path: Path, kind: str) -> list[int]:
-    """Write an unusual but valid file; returns the numbers of its frames."""
-    if kind == "avi with dropped frames":
-        dropped = Kind("avi", "mpeg4", {"q:v": "3"}, pts=[n + (n > 20) + (n > 40) for n in range(60)])
-        return dropped.write(path) and dropped.expected
-    if kind == "avi with sound":
-        return (sounding := Kind("avi", "mpeg4", {"q:v": "3", "bf": "2"}, beside="sound")).write(
-            path
-        ) and sounding.expected
-    if kind == "avi whose header promises one more":
-        content = bytearray(file_of(path.parent, "mpeg4 in avi").read_bytes())
-        for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):
-            content[place : place + 4] = struct.pack("<I", 61)
-        path.write_bytes(content)
-        return list(range(60))
-    if kind == "wmv with dropped frames":
-        dropped = Kind("wmv", "wmv2", {"q:v": "3"}, pts=[n + n // 20 for n in range(60)])
-        return dropped.write(path) and dropped.expected
-    assert kind == "mkv whose last frame is held"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
-        stream.pix_fmt, stream.height, stream.width = "yuv420p", 96, 160  # type: ignore[union-attr]
-        for number in range(30):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(barcode(number), format="rgb24")):  # type: ignore[arg-type, union-attr]
-                container.mux(packet)
-        for packet in stream.encode():  # type: ignore[union-attr]
-            packet.duration = round(5 / packet.time_base) if packet.pts * packet.time_base > 1.1 else packet.duration
-            container.mux(packet)
-    return list(range(30))
+def promising_one_more(content: bytes) -> bytes:
+    """An AVI file of 60 frames whose header promises 61."""
+    changed = bytearray(content)
+    for place in (content.index(b"avih") + 8 + 16, content.index(b"strh") + 8 + 32):
+        changed[place : place + 4] = struct.pack("<I", 61)
+    return bytes(changed)
 
 
-HEALTHY = {"avi with dropped frames": "avi", "avi with sound": "avi", "avi whose header promises one more": "avi",
-           "wmv with dropped frames": "wmv", "mkv whose last frame is held": "mkv"}  # fmt: skip
+GOOD = {"q:v": "3"}
+UNUSUAL = {
+    "avi with dropped frames": Kind("avi", "mpeg4", GOOD, pts=[n + (n > 20) + (n > 40) for n in range(60)]),
+    "avi with sound": Kind("avi", "mpeg4", GOOD | {"bf": "2"}, beside="sound"),
+    "avi whose header promises one more": Kind("avi", "mpeg4", GOOD, after=promising_one_more),
+    "wmv with dropped frames": Kind("wmv", "wmv2", GOOD, pts=[n + n // 20 for n in range(60)]),
+}
 
 
-@pytest.mark.parametrize("kind", HEALTHY)
-def test_what_is_unusual_but_whole_is_not_taken_for_damage(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"odd.{HEALTHY[kind]}"
-    expected = healthy(path, kind)
+def assert_whole(path: Path, expected: list[int]) -> None:
     clip = decode_clip(path, Uniform(len(expected)))
     assert numbers("", clip.frames_THWC) == expected and clip.num_available == len(expected)
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_unusual_but_whole_is_not_taken_for_damage(tmp_path: Path, name: str) -> None:
+    kind = UNUSUAL[name]
+    assert_whole(kind.write(tmp_path / f"odd.{kind.suffix}"), kind.expected)
+
+
+def test_a_last_frame_that_is_held_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "odd.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.pix_fmt, stream.height, stream.width = "yuv420p", 96, 160  # type: ignore[union-attr]
+        images = [av.VideoFrame.from_ndarray(barcode(number), format="rgb24") for number in range(30)]
+        for packet in (packet for image in [*images, None] for packet in stream.encode(image)):  # type: ignore[arg-type, union-attr]
+            packet.duration = round(5 / packet.time_base) if packet.pts * packet.time_base > 1.1 else packet.duration
+            container.mux(packet)
+    assert_whole(tmp_path / "odd.mkv", list(range(30)))
 
 
 def test_damage_before_an_interval_is_said_to_be_damage(files: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import decode_clip
 from videomem.video.fingerprint import BITS, MAX_DISTANCE, SAMPLING, distance, fingerprint, is_reversal, near_pairs
 from videomem.video.survey import ClipFacts, near_duplicates, summary
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 Frames = NDArray[np.uint8]
 LOSSY: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "options": {"crf": "35", "preset": "ultrafast"}}
@@ -238,9 +238,13 @@ def test_check_prints_durations_frames_resolutions_codecs_and_decoders(
     assert sum(int(count) for _, count in served) == 5 and {n for n, _ in served} <= {"pyav", "decord", "torchcodec"}
 
 
-def test_a_part_of_a_file_counts_its_own_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_a_part_of_a_file_counts_its_own_frames(
+    tmp_path: Path, num_workers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_video(tmp_path / "a.avi", scene(0, 40), fps=10, **MPEG4)
-    assert check(tmp_path, Clip("a.avi", "x", "train", "a", 0, 1), Clip("a.avi", "y", "train", "a", 1, 4)) == 0
+    parts = Clip("a.avi", "x", "train", "a", 0, 1), Clip("a.avi", "y", "train", "a", 1, 4)
+    assert check(tmp_path, *parts, options=("--workers", num_workers)) == 0
     printed = capsys.readouterr().out
     assert line(printed, "frames") == "10 / 20 / 30 (min / median / max)"
     assert line(printed, "durations") == "1.00 / 2.00 / 3.00 s (min / median / max)"
@@ -321,7 +325,7 @@ def test_no_decode_opens_no_video(
     assert "2 classes, 2 clips, 2 groups" in printed and "durations" not in printed
 
 
-@pytest.mark.parametrize("option", [("--workers", "0"), ("--time-limit", "0"), ("--time-limit", "nan")])
+@pytest.mark.parametrize("option", [("--workers", "-1"), ("--time-limit", "0"), ("--time-limit", "nan")])
 def test_limits_of_the_options_are_one_line(
     tmp_path: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from videomem.cli.options import HelpFormatter, Parser, add_shared, at_least, parser, refuse_unused
+from videomem.cli.options import SHARED, HelpFormatter, Parser, add_shared, at_least, parser, refuse_unused
 from videomem.errors import VideomemError
-from videomem.utils.atomic import atomic_path
+from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import (
     Catalog,
     Clip,
@@ -39,7 +39,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     actions = options.add_subparsers(dest="action", required=True, parser_class=Parser)
     build = actions.add_parser("build", help="build a catalog from a public data set, a folder of videos, or a table")
     layouts = build.add_subparsers(dest="layout", required=True, parser_class=Parser)
-    inputs = {name: _add_layout(layouts, name, layout) for name, layout in LAYOUTS.items()}
+    for name, layout in LAYOUTS.items():
+        _add_layout(layouts, name, layout)
     check = actions.add_parser("check", help="report the content and the problems of a catalog",
                                formatter_class=HelpFormatter)  # fmt: skip
     check.add_argument("catalog", type=Path)
@@ -51,18 +52,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if given.action == "check":
         if given.no_decode:
             refuse_unused(check, given, ("workers", "time_limit"), "with --no-decode; leave it out")
-        if given.workers < 1:
-            raise VideomemError(
-                f"--workers is {given.workers}, but catalog check decodes in other processes; use 1 or more"
-            )
         return _check(given)
     layout = LAYOUTS[given.layout]
-    found = layout.read(given.root, **{name: getattr(given, name) for name in inputs[given.layout]})
-    return _build(_with_splits(found, layout, given), given, getattr(given, "allow_missing", True))
+    found = layout.find(given.root, given.annotations, **{name: getattr(given, name) for name in given.options})
+    return _build(_with_splits(found, layout, given), given)
 
 
-def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
-    """Adds the subcommand of a layout; returns the names of the arguments of its reader besides the root."""
+def _add_layout(layouts: Any, name: str, layout: Layout) -> None:
     subparser = layouts.add_parser(
         name,
         help=layout.help,
@@ -70,10 +66,11 @@ def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    own = []
-    for flag, how in layout.options.items():
-        name = "source-fps" if flag == "fps" else flag.replace("_", "-")  # --fps is a sampling rate everywhere
-        own.append(subparser.add_argument(f"--{name}", **{"dest": flag, **how}))
+    subparser.set_defaults(annotations=None, allow_missing=layout.missing_is_normal)
+    if layout.annotations:
+        subparser.add_argument("--annotations", type=Path, required=True, help=layout.annotations)
+    own = [subparser.add_argument(flag, **(how or SHARED[flag])).dest for flag, how in layout.options.items()]
+    subparser.set_defaults(options=own)
     subparser.add_argument("--root", type=Path, required=True, help="folder that contains the videos")
     subparser.add_argument("--out", type=Path, required=True, help="catalog to write, .csv or .parquet")
     if not layout.missing_is_normal:
@@ -87,7 +84,6 @@ def _add_layout(layouts: Any, name: str, layout: Layout) -> list[str]:
         subparser.add_argument("--val-share", type=_share, default=0.0, help=share)
     if not (layout.has_splits and layout.has_val):
         subparser.add_argument("--seed", type=at_least(0), default=0, help="seed of the split (default: 0)")
-    return [action.dest for action in own]
 
 
 def _share(text: str) -> float:
@@ -123,22 +119,23 @@ def _with_splits(found: Found, layout: Layout, given: argparse.Namespace) -> Fou
     return found
 
 
-def _build(found: Found, given: argparse.Namespace, missing_is_normal: bool) -> int:
-    problem_of = {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in found.clips)}
+def _build(found: Found, given: argparse.Namespace) -> int:
+    problem_of = _file_problems(found.clips)
     lacking = [path for path, problem in problem_of.items() if problem and not is_url(path)]
-    missing = [path for path in lacking if missing_is_normal or not os.path.exists(split_template(path)[0])]
-    if missing and (not missing_is_normal or len(missing) == len(problem_of)):
+    missing = [path for path in lacking if given.allow_missing or not os.path.exists(split_template(path)[0])]
+    if missing and (not given.allow_missing or len(missing) == len(problem_of)):
         raise VideomemError(_what_is_missing(missing, len(problem_of), given.root))
     left_out = frozenset(missing)
-    catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out), given.out)
+    catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out))
     of_files = [problem for path, problem in problem_of.items() if problem and path not in left_out]
-    problems = list(dict.fromkeys([*catalog_problems(catalog), *of_files]))
-    if problems:
-        _list(problems[1:])
-        raise VideomemError(f"{len(problems)} problem(s), so no catalog was written; the first: {problems[0]}")
+    _raise_all([*catalog_problems(catalog), *of_files], "", ", so no catalog was written")
     write_catalog(catalog, given.out)
     list_of_missing = given.out.with_name(f"{given.out.name}.missing.txt")
-    _write_missing(missing, list_of_missing)
+    if missing:
+        content = "".join(f"{name}\n" for name in missing)
+        write_atomic(list_of_missing, content.encode("utf-8", "surrogateescape"))
+    else:
+        list_of_missing.unlink(missing_ok=True)
     _print_contents(catalog)
     for note in found.notes:
         print(note)
@@ -159,30 +156,16 @@ def _what_is_missing(missing: Sequence[str], num_listed: int, root: Path) -> str
     )
 
 
-def _write_missing(missing: Sequence[str], path: Path) -> None:
-    """Writes the missing files, one per line; removes the list of an earlier build."""
-    if not missing:
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        text = "".join(f"{name}\n" for name in missing)
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-
-
 def _check(given: argparse.Namespace) -> int:
     catalog = absolute_clips(given.catalog)
-    problem_of = {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in catalog.clips)}
+    problem_of = _file_problems(catalog.clips)
     problems = [*catalog_problems(catalog), *(problem for problem in problem_of.values() if problem)]
     _print_contents(catalog)
     if not given.no_decode:
         clips = [clip for clip in catalog.clips if problem_of[clip.path] is None]
         problems += _survey(clips, given.workers, given.time_limit)
     _warn(catalog_warnings(catalog))
-    problems = list(dict.fromkeys(problems))
-    if problems:
-        _list(problems[1:])
-        raise VideomemError(f"{given.catalog}: {len(problems)} problem(s); the first: {problems[0]}")
+    _raise_all(problems, f"{given.catalog}: ")
     print(f"{given.catalog}: no problems")
     return 0
 
@@ -204,17 +187,27 @@ def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> lis
     return [answer for answer in answer_of.values() if isinstance(answer, str)]
 
 
+def _file_problems(clips: Iterable[Clip]) -> dict[str, str | None]:
+    return {path: file_problem(path) for path in dict.fromkeys(clip.path for clip in clips)}
+
+
+def _raise_all(problems: Iterable[str], where: str, effect: str = "") -> None:
+    """Lists all problems but the first one, which the error names."""
+    if found := list(dict.fromkeys(problems)):
+        _list(found[1:])
+        raise VideomemError(f"{where}{len(found)} problem(s){effect}; the first: {found[0]}")
+
+
 def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 
 def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 20) -> None:
-    listed, total = problems[:most], len(problems) if num_problems is None else num_problems
-    for problem in listed:
+    for problem in problems[:most]:
         print(problem, file=sys.stderr)
-    if total > len(listed):
-        print(f"... and {total - len(listed)} more", file=sys.stderr)
+    if (more := (num_problems or len(problems)) - len(problems[:most])) > 0:
+        print(f"... and {more} more", file=sys.stderr)
 
 
 def _print_contents(catalog: Catalog) -> None:

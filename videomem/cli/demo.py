@@ -23,24 +23,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
     options = parser(command, __doc__)
     add_out(options, command, "videos, features, training results and the report")
     options.add_argument("--memories", nargs="+", default=None, help="names of configs/head/ (default: all)")
-    options.add_argument(
-        "--runs",
-        type=at_least(1),
-        default=None,
-        help="runs, each with its own split and seed (default: as in configs/demo.yaml)",
-    )
-    options.add_argument(
-        "--epochs",
-        type=at_least(1),
-        default=None,
-        help="passes over the training clips (default: as in configs/demo.yaml)",
-    )
-    options.add_argument(
-        "--permutations",
-        type=at_least(1),
-        default=None,
-        help="permutations of each test clip (default: as in configs/order.yaml)",
-    )
+    for flag, what, config in (
+        ("--runs", "runs, each with its own split and seed", "demo"),
+        ("--epochs", "passes over the training clips", "demo"),
+        ("--permutations", "permutations of each test clip", "order"),
+    ):
+        text = f"{what} (default: as in configs/{config}.yaml)"
+        options.add_argument(flag, type=at_least(1), default=None, help=text)
     add_shared(options, "--processes", "--wandb")
     add_synthetic_settings(options)
     given = vars(options.parse_args(arguments))
@@ -49,7 +38,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
     console.print("videomem: making videos and extracting features")
     synthesize(SyntheticSettings(**{name: given[name] for name in asdict(SyntheticSettings())}), out / "videos")
-    data = _data_arguments(out)
+    data = [*_configs("base.yaml", "data/synthetic.yaml"), "--data.catalog", str(out / "videos" / "catalog.csv"),
+            "--data.store", str(out / "features")]  # fmt: skip
     if status := run_command(["extract", *data, "--workers", "2"]):
         return status
     for name in ("plan.json", "frozen.json"):  # A demo may be repeated with other settings.
@@ -68,15 +58,11 @@ def _claim(out: Path) -> None:
     write_atomic(mark, (json.dumps({"made_by": "videomem demo"}) + "\n").encode())
 
 
-def _data_arguments(out: Path) -> list[str]:
-    files = [config_folder() / name for name in ("base.yaml", "data/synthetic.yaml")]
-    arguments = [part for path in files for part in ("--config", str(path))]
-    return [*arguments, "--data.catalog", str(out / "videos" / "catalog.csv"), "--data.store", str(out / "features")]
+def _configs(*names: str) -> list[str]:
+    return [part for name in names for part in ("--config", str(config_folder() / name))]
 
 
 def _order_arguments(given: dict[str, object]) -> list[str]:
-    files = [config_folder() / name for name in ("order.yaml", "demo.yaml")]
-    arguments = [part for path in files for part in ("--config", str(path))]
     wanted = {
         "order.memories": json.dumps(given["memories"]) if given["memories"] else None,
         "order.runs": given["runs"],
@@ -85,6 +71,5 @@ def _order_arguments(given: dict[str, object]) -> list[str]:
         "processes": given["processes"],
         "wandb": given["wandb"],
     }
-    return arguments + [
-        part for name, value in wanted.items() if value is not None for part in (f"--{name}", str(value))
-    ]
+    chosen = [part for name, value in wanted.items() if value is not None for part in (f"--{name}", str(value))]
+    return [*_configs("order.yaml", "demo.yaml"), *chosen]

@@ -11,12 +11,11 @@ from typing import Any
 from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
-from videomem.experiments.shuffle.checkpoint_measurements import chance, measure_checkpoint
-from videomem.experiments.shuffle.measurements import summarize
+from videomem.experiments.shuffle.measurements import chance, measure_checkpoint, summarize
 from videomem.inference.exported_folder import write_model_card
 from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
-from videomem.inference.graph_snippets import snippets
 from videomem.inference.model import Classifier, load, model_of
+from videomem.inference.model_card import snippets
 from videomem.tracking import track_export
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.folders import is_empty_or_absent
@@ -57,22 +56,15 @@ def _parser(command: str) -> argparse.ArgumentParser:
     options.add_argument("checkpoint", type=Path, help="checkpoint of `videomem fit`")
     options.add_argument("--out", type=Path, required=True, help="new folder, which `videomem.load` reads")
     options.add_argument("--without-backbone", action="store_true", help="do not include the weights of the backbone")
-    options.add_argument(
-        "--onnx",
-        action="store_true",
-        help="also write ONNX graphs for clips and for single frames, and check their outputs",
-    )
+    options.add_argument("--onnx", action="store_true", help="also write ONNX graphs for clips and for single frames, "
+                         "and check their outputs")  # fmt: skip
     options.add_argument("--torch-export", action="store_true", help="also write these graphs with torch.export (.pt2)")
-    options.add_argument(
-        "--preprocess",
-        action="store_true",
-        help="include resizing and cropping in the graphs, so that they take uint8 frames of any size",
-    )
+    options.add_argument("--preprocess", action="store_true", help="include resizing and cropping in the graphs, so "
+                         "that they take uint8 frames of any size")  # fmt: skip
     options.add_argument("--order", type=Path, default=None, help="`order.json` of an order test, for the model card")
     options.add_argument("--no-evaluation", action="store_true", help="write a model card without accuracies")
     options.add_argument("--permutations", type=at_least(1), default=20, help="shuffles of each test clip")
     add_shared(options, "--catalog", "--store", "--wandb", "--trust")
-    options.set_defaults(wandb="disabled")  # A folder to publish is not always a result to track.
     return options
 
 
@@ -82,9 +74,7 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
         data = checkpoint.data_module(**moved)
         rows = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
     except VideomemError as error:
-        print(
-            f"videomem: not evaluated: {error}", file=sys.stderr
-        )  # The error may contain paths, which a model card must not.
+        print(f"videomem: not evaluated: {error}", file=sys.stderr)  # It may have paths, which a model card must not.
         return {"reason": "its test clips were not available at the time of export"}
     (found,) = summarize(rows)
     clips = [data.clips[row] for row in data.rows(data.test_split)]
@@ -92,9 +82,7 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
         "split": data.test_split,
         "num_clips": len(clips),
         "num_groups": len({clip.group for clip in clips}),
-        "accuracy": found.accuracy["ordered"],
-        "shuffled": found.accuracy["shuffled"],
-        "reversed": found.accuracy["reversed"],
+        **{"accuracy" if name == "ordered" else name: value for name, value in found.accuracy.items()},
         "chance": chance(data),
         "flip_rate": found.flip_rate,
         "max_logit_change": found.max_logit_change,

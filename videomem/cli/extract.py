@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from videomem.cli.config_options import build_data_module, config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_shared, usable_device
-from videomem.cli.terminal import print_failures
+from videomem.cli.options import add_shared, print_failures, usable_device
 from videomem.errors import VideomemError
 from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
@@ -37,8 +36,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     data = build_data_module(options, config)
     if (imported := data.settings.imported) is not None:
         raise VideomemError(
-            f"data.imported is {imported.name}, whose features were made by another tool, so there is nothing to "
-            "extract; use `videomem import-features`"
+            f"data.features.imported is {imported.name}, whose features were made by another tool, so there is "
+            "nothing to extract; use `videomem import-features`"
         )
     console, backbone, started = Console(stderr=True), data.settings.backbone, time.perf_counter()
     device = usable_device(config.device)

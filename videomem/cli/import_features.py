@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videomem.cli.options import above_zero, add_shared, at_least, parser, refuse_unused
-from videomem.cli.terminal import print_failures
+from videomem.cli.options import above_zero, add_shared, at_least, parser, print_failures, refuse_unused
 from videomem.errors import VideomemError
 from videomem.features.importing import Importing, ImportReport, import_features
 from videomem.video.sampling import FixedRate, Sampling, Uniform
@@ -39,16 +38,14 @@ def _parser(command: str) -> Any:
     options.add_argument("--features", type=Path, required=True, help="folder or file with the arrays")
     options.add_argument("--name", required=True, help="name of the features, such as clip-vit-b32")
     options.add_argument("--store", default="features", help="folder of feature stores")
-    options.add_argument(
-        "--num-frames", type=at_least(2), default=16, help="rows that are taken from each array, spread evenly"
-    )
+    rows = "rows that are taken from each array, spread evenly"
+    options.add_argument("--num-frames", type=at_least(2), default=16, help=rows)
     add_shared(options, "--source-fps", "--allow-failures")
-    options.add_argument("--fps", type=above_zero, default=None, help="sampling rate in rows per second, which "
-                         "replaces --num-frames; needs --source-fps")  # fmt: skip
+    rate = "sampling rate in rows per second, which replaces --num-frames; needs --source-fps"
+    options.add_argument("--fps", type=above_zero, default=None, help=rate)
     options.add_argument("--max-frames", type=at_least(2), default=64, help="largest number of rows with --fps")
-    options.add_argument(
-        "--dtype", choices=("float16", "float32"), default="float16", help="type of the stored features"
-    )
+    dtypes = ("float16", "float32")
+    options.add_argument("--dtype", choices=dtypes, default="float16", help="type of the stored features")
     return options
 
 
@@ -67,5 +64,5 @@ def _options(importing: Importing, report: ImportReport) -> str:
     imported = json.dumps({"name": importing.name, "feature_dim": report.feature_dim})
     sampling = {"class_path": f"videomem.video.sampling.{type(importing.sampling).__name__}",
                 "init_args": vars(importing.sampling)}  # fmt: skip
-    dtype = "" if importing.dtype == "float16" else f" --data.feature_dtype {importing.dtype}"
-    return f"--data.imported '{imported}' --data.sampling '{json.dumps(sampling)}'{dtype}"
+    dtype = "" if importing.dtype == "float16" else f" --data.features.dtype {importing.dtype}"
+    return f"--data.features.imported '{imported}' --data.features.sampling '{json.dumps(sampling)}'{dtype}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from videomem.cli.options import add_out, add_shared, at_least, parser, usable_device
-from videomem.experiments.inspect.inspection import Inspection, Video, inspect_frames, read_video
+from videomem.experiments.inspect.inspection import Inspection, Prediction, Video, inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import write_inspection
 from videomem.experiments.inspect.inspection_tables import digits, frames, moment, quantiles, title
 from videomem.inference.model import load
@@ -36,19 +36,25 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _lines(video: Video, inside: Inspection) -> list[str]:
     """Returns the predictions, the time constants, and the frame that changed the state most, as lines of text."""
+
+    def shown(prediction: Prediction) -> str:
+        return f"{inside.class_names[prediction.answer]}  {digits(prediction.probability)}"
+
     layer = f", layer {inside.layer} of {inside.num_layers}" if inside.num_layers > 1 else ""
     num_seen, num_there = len(set(video.places_T.tolist())), video.num_available
     again = f", shown as {len(video.places_T)}" if num_seen < len(video.places_T) else ""
     lines = [f"{title(video, inside)}{layer}: {num_seen} of its {num_there} frames{again}"]
     for one in inside.traces:
-        alone = f"{inside.class_names[int(one.emptied_C.argmax())]}  {digits(float(one.emptied_C.max()))}"
-        without = "" if inside.is_memoryless else f"  (without memory: {alone})"
-        lines.append(f"  {one.order:<8}  {inside.class_names[one.answer]}  {digits(one.probability)}{without}")
+        without = "" if inside.is_memoryless else f"  (without memory: {shown(one.without_memory)})"
+        lines.append(f"  {one.order:<8}  {shown(one.prediction)}{without}")
+    times = "none, because no state is kept unprocessed"
     if inside.keeps:
-        of = {name: frames(tau, video.step_s) for name, tau in quantiles(inside).items()}
-        parts = [f"{name} {of[name]}" for name in ("shortest", "quarter", "half", "three quarters", "longest")]
-        lines.append(f"time constants: {', '.join(parts)}")
-    else:
-        lines.append("time constants: none, because no state is kept unprocessed")
-    lines.append(f"the state changed most at {moment(video, inside.in_order.most_changed)}")
-    return lines
+        taus = (
+            f"{name} {frames(tau, video.step_s)}" for name, tau in quantiles(inside).items() if name != "nine tenths"
+        )
+        times = ", ".join(taus)
+    return [
+        *lines,
+        f"time constants: {times}",
+        f"the state changed most at {moment(video, inside.in_order.most_changed)}",
+    ]

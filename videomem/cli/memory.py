@@ -5,34 +5,33 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, refuse_unused
-from videomem.cli.terminal import training_progress
-from videomem.errors import VideomemError
+from videomem.cli.options import (
+    above_zero,
+    add_out,
+    add_shared,
+    at_least,
+    moved_data,
+    parser,
+    refuse_unused,
+    training_progress,
+)
 from videomem.experiments.inspect.inspection import inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import InspectionView, view_inspection
 from videomem.experiments.memories import read_memories
-from videomem.experiments.memory_horizon.horizon_report import write_recall_report
-from videomem.experiments.memory_horizon.horizon_result import RecallResult
-from videomem.experiments.memory_horizon.horizon_tables import recall_summary, recall_tables, terminal_table
+from videomem.experiments.memory_horizon import horizon_tables as tables
+from videomem.experiments.memory_horizon.horizon_report import write_heads_report, write_recall_report
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
-from videomem.experiments.memory_horizon.recall_measurement import (
-    NUM_DRAWINGS,
-    NUM_TEST_DRAWINGS,
-    measure_recall,
-    versions,
-)
+from videomem.experiments.memory_horizon.recall_measurement import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall
 from videomem.experiments.memory_horizon.recall_tasks import TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.trained_heads import labels_of, measure_checkpoints
-from videomem.experiments.memory_horizon.trained_heads_report import heads_summary, heads_tables, write_heads_report
-from videomem.experiments.memory_horizon.trained_heads_report import terminal_table as heads_table
-from videomem.experiments.shuffle.checkpoint_measurements import check_same_test
+from videomem.experiments.shuffle.measurements import check_same_test
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
@@ -48,25 +47,16 @@ def main(command: str, arguments: Sequence[str]) -> int:
     """Train every memory on recall tasks, or measure checkpoints, and write `report.html` and `memory.json`."""
     options = _parser(command)
     given, command_line = options.parse_args(arguments), shlex.join(["videomem", command, *arguments])
-    _check_used(options, given)
+    of_training = [name for name in vars(given) if name not in (*OF_BOTH, *OF_CHECKPOINTS)]
     if given.checkpoints:
-        return _measure_checkpoints(given, command_line)
-    plan, backbone = _plan(given), BackboneSettings(given.backbone, given.layer, given.weights)
-    console = Console(stderr=True, soft_wrap=True)
-    processes = given.processes or os.cpu_count() or 1
-    with training_progress(console) as tell:
-        result, table = measure_recall(
-            plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line
-        )
-    figures = write_recall_report(result, table, given.out)
-    run = start_run(
-        "videomem", given.out, given.wandb, name=given.out.name, job_type="memory-horizon", config=result.plan
-    )
-    log_result(
-        run, "memory", [(one.name, *flat(one)) for one in recall_tables(result)], figures, recall_summary(result)
-    )
-    run.finish()
-    _print(result, given.out)
+        refuse_unused(options, given, of_training, "on checkpoints; leave it out, or name no CHECKPOINT")
+        shown = _measure_checkpoints(options, given, command_line)
+    else:
+        refuse_unused(options, given, OF_CHECKPOINTS, "without checkpoints; leave it out, or name a CHECKPOINT")
+        shown = _measure_recall(given, command_line)
+    for table in shown:
+        Console(soft_wrap=True).print(table)
+    print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
     return 0
 
 
@@ -78,25 +68,23 @@ def _parser(command: str) -> Any:
     options.add_argument("--memories", nargs="+", default=SUITE, metavar="HEAD",
                          help="names of configs/head/, or paths of such files")  # fmt: skip
     options.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS), help="recall tasks")
-    options.add_argument("--seeds", type=at_least(1), default=3, help="training jobs of each memory on each task")
-    options.add_argument("--max-delay", type=at_least(2), default=recipe.max_delay,
-                         help="longest delay in training, in frames; tests go up to twice this delay")  # fmt: skip
-    options.add_argument(
-        "--steps", type=at_least(1), default=recipe.num_steps, help="optimizer steps of each training job"
-    )
-    options.add_argument("--batch-size", type=at_least(1), default=recipe.batch_size, help="sequences per batch")
-    options.add_argument("--learning-rate", type=float, default=recipe.learning_rate, help="learning rate of AdamW")
-    options.add_argument("--hidden-dim", type=at_least(1), default=recipe.hidden_dim, help="state size of each memory")
-    options.add_argument("--drawings", type=at_least(NUM_TEST_DRAWINGS + 2), default=NUM_DRAWINGS,
-                         help=f"drawings of each frame, {NUM_TEST_DRAWINGS} of them for testing only")  # fmt: skip
-    options.add_argument("--test", type=at_least(2), default=256, help="test sequences of each delay")
-    options.add_argument("--backbone", default=backbone.name, help="name of the backbone")
-    options.add_argument("--layer", default=backbone.layer, help="layer of the backbone")
-    options.add_argument(
-        "--weights",
-        default=backbone.weights,
-        help="weights of the backbone: imagenet, random, or the file of a state_dict",
-    )
+    drawings = f"drawings of each frame, {NUM_TEST_DRAWINGS} of them for testing only"
+    weights = "weights of the backbone: imagenet, random, or the file of a state_dict"
+    delay = "longest delay in training, in frames; tests go up to twice this delay"
+    for name, kind, default, text in (
+        ("--seeds", at_least(1), 3, "training jobs of each memory on each task"),
+        ("--max-delay", at_least(2), recipe.max_delay, delay),
+        ("--steps", at_least(1), recipe.num_steps, "optimizer steps of each training job"),
+        ("--batch-size", at_least(1), recipe.batch_size, "sequences per batch"),
+        ("--learning-rate", above_zero, recipe.learning_rate, "learning rate of AdamW"),
+        ("--hidden-dim", at_least(1), recipe.hidden_dim, "state size of each memory"),
+        ("--drawings", at_least(NUM_TEST_DRAWINGS + 2), NUM_DRAWINGS, drawings),
+        ("--test", at_least(2), 256, "test sequences of each delay"),
+        ("--backbone", str, backbone.name, "name of the backbone"),
+        ("--layer", str, backbone.layer, "layer of the backbone"),
+        ("--weights", str, backbone.weights, weights),
+    ):
+        options.add_argument(name, type=kind, default=default, help=text)
     add_shared(options, "--processes", "--catalog", "--store", "--split")
     options.add_argument("--videos", type=at_least(0), default=1,
                          help="clips of the split for which the report shows the states of each memory")  # fmt: skip
@@ -105,39 +93,58 @@ def _parser(command: str) -> Any:
     return options
 
 
-def _check_used(options: Any, given: Any) -> None:
-    """Refuses the options of the measurement that is not made."""
-    of_training = [name for name in vars(given) if name not in (*OF_BOTH, *OF_CHECKPOINTS)]
-    if given.checkpoints:
-        refuse_unused(options, given, of_training, "on checkpoints; leave it out, or name no CHECKPOINT")
-    else:
-        refuse_unused(options, given, OF_CHECKPOINTS, "without checkpoints; leave it out, or name a CHECKPOINT")
+def _measure_recall(given: Any, command_line: str) -> list[Any]:
+    """Trains memories on recall tasks, and returns tables for the terminal."""
+    recipe = RecallRecipe(given.steps, given.batch_size, given.max_delay, given.learning_rate, given.hidden_dim)
+    delays = [2**power for power in range(given.max_delay.bit_length()) if 2**power < given.max_delay]
+    plan = RecallPlan(
+        memories=read_memories(given.memories, given.hidden_dim),
+        tasks=tuple(task for task in TASKS if task in given.tasks),
+        num_seeds=given.seeds,
+        recipe=recipe,
+        delays=(*delays, given.max_delay, 2 * given.max_delay),
+        num_test=given.test,
+    )
+    backbone = BackboneSettings(given.backbone, given.layer, given.weights)
+    processes = given.processes or os.cpu_count() or 1
+    with training_progress(Console(stderr=True, soft_wrap=True)) as tell:
+        result, frames = measure_recall(
+            plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line
+        )
+    figures = write_recall_report(result, frames, given.out)
+    run = start_run(
+        "videomem", given.out, given.wandb, name=given.out.name, job_type="memory-horizon", config=asdict(plan)
+    )
+    written = [(one.name, *flat(one)) for one in tables.recall_tables(result)]
+    log_result(run, "memory", written, figures, tables.recall_summary(result))
+    run.finish()
+    shown = [tables.recall_terminal_table(result)]
+    return [*shown, tables.expectations_terminal_table(result)] if result.expectations else shown
 
 
-def _measure_checkpoints(given: Any, command_line: str) -> int:
-    """Measures trained heads on the test clips of their own data."""
+def _measure_checkpoints(options: Any, given: Any, command_line: str) -> list[Any]:
+    """Measures trained heads on the test clips of their own data, and returns a table for the terminal."""
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
     check_same_test(checkpoints)
     changes = moved_data(given)
-    result = measure_checkpoints(checkpoints, changes)
-    result = replace(result, command=command_line, versions=versions())
+    if all(checkpoint.feature_settings().imported for checkpoint in checkpoints):
+        refuse_unused(options, given, ["videos"], "on imported features, which have no videos; leave it out")
+    result = measure_checkpoints(checkpoints, changes, command=command_line)
     figures = write_heads_report(result, given.out, _videos(checkpoints, changes, given.videos))
-    tables = [(table.name, *flat(table)) for table in heads_tables(result)]
+    written = [(one.name, *flat(one)) for one in tables.heads_tables(result)]
     run = run_of_checkpoints(given.out.name, given.out, given.wandb, checkpoints, job_type="memory-horizon")
-    log_result(run, "memory", tables, figures, heads_summary(result))
+    log_result(run, "memory", written, figures, tables.heads_summary(result))
     run.finish()
-    Console(soft_wrap=True).print(heads_table(result))
-    print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
-    return 0
+    return [tables.heads_terminal_table(result)]
 
 
 def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clips: int) -> list[InspectionView]:
     """Returns the states of each memory's first head on the first clips of the split whose videos exist."""
     shown: dict[str, list[InspectionView]] = {}
     for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
-        data = checkpoint.data_module(**changes)
-        if label in shown or data.settings.imported is not None:
+        if label in shown or checkpoint.feature_settings().imported:
             continue
+        data = checkpoint.data_module(**changes)
         model, clips = model_of(checkpoint), [data.clips[row] for row in data.rows(data.test_split)[:num_clips]]
         videos = [read_video(model, clip) for clip in clips if Path(clip.path).exists()]
         shown[label] = [
@@ -145,20 +152,3 @@ def _videos(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], num_clip
             for number, video in enumerate(videos)
         ]
     return [one for videos in shown.values() for one in videos]
-
-
-def _plan(given: Any) -> RecallPlan:
-    if not 0 < given.learning_rate < float("inf"):
-        raise VideomemError(f"--learning-rate is {given.learning_rate}, but must be finite and above 0")
-    recipe = RecallRecipe(given.steps, given.batch_size, given.max_delay, given.learning_rate, given.hidden_dim)
-    delays = [2**power for power in range(given.max_delay.bit_length()) if 2**power < given.max_delay]
-    tasks = tuple(task for task in TASKS if task in given.tasks)
-    memories = read_memories(given.memories, given.hidden_dim)
-    return RecallPlan(memories, tasks, given.seeds, recipe, (*delays, given.max_delay, 2 * given.max_delay), given.test)
-
-
-def _print(result: RecallResult, out: Path) -> None:
-    Console().print(terminal_table(result))
-    for one in result.expectations:
-        print(f"{one.found}: {one.claim} ({one.evidence})")
-    print(f"{out / 'report.html'}, {out / 'memory.json'}")

@@ -1,14 +1,22 @@
-"""The parser of the commands, and the options that several commands share: each is declared once, with one default."""
+"""What commands share: their parser, the options that several of them have, and what several of them print.
+
+Each shared option is declared once, with one default.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from videomem.errors import VideomemError
+from videomem.features.failures import Failure
 from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.synthetic import SyntheticSettings
 
@@ -20,16 +28,18 @@ class Parser(argparse.ArgumentParser):
         raise VideomemError(f"{tidy(message)}; see `{self.prog} --help`")
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.HelpFormatter):
     """Shows defaults, except those of flags, None, and those that the help text describes itself."""
 
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        described = "(default" in (action.help or "")
-        return (
-            action.help
-            if described or action.default in ([], None) or action.nargs == 0
-            else super()._get_help_string(action)
-        )
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return help_text(action)
+
+
+def help_text(action: argparse.Action) -> str:
+    """Returns the help of an option with its default, unless that says nothing or is described already."""
+    text = action.help or ""
+    says_nothing = action.default in ([], None, argparse.SUPPRESS) or action.nargs == 0 or not action.option_strings
+    return text if says_nothing or "(default" in text else f"{text} (default: %(default)s)"
 
 
 def parser(command: str, description: str | None) -> Parser:
@@ -143,3 +153,32 @@ def add_synthetic_settings(to: argparse.ArgumentParser) -> None:
     for name, value in vars(SyntheticSettings()).items():
         flag = "video-fps" if name == "fps" else name.replace("_", "-")
         to.add_argument(f"--{flag}", dest=name, type=type(value), default=value, help=SYNTHETIC[name])
+
+
+@contextmanager
+def training_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function of the finished and total training jobs, which updates a progress bar on a terminal.
+
+    If the console is not a terminal, one line is printed at the start.
+    """
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=None)
+        first: list[int] = []
+
+        def tell(done: int, total: int) -> None:
+            if not first:
+                console.print(f"videomem: {total} training jobs, {done} of them already cached")
+                first.append(done)
+            progress.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def print_failures(failures: Sequence[Failure], table: Path) -> None:
+    """Prints the first failures and the path of the failure table to stderr."""
+    console = Console(stderr=True, soft_wrap=True)
+    for failure in failures[:10]:
+        console.print(f"failed: {failure.message}", markup=False, highlight=False)
+    if failures:
+        console.print(f"{len(failures)} clip(s) failed; all are listed in {table}", markup=False, highlight=False)

@@ -16,21 +16,19 @@ from pytorch_lightning import Trainer
 from rich.console import Console
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_out, add_shared, usable_device
-from videomem.cli.terminal import training_progress
-from videomem.experiments.clips import Clips, clips_of_data
-from videomem.experiments.frame_strips import write_strips
+from videomem.cli.options import add_out, add_shared, training_progress, usable_device
+from videomem.experiments.clips import clips_of_data
+from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
-from videomem.experiments.order_test.examples import examples_of
-from videomem.experiments.order_test.execution import num_cached
 from videomem.experiments.order_test.forecast import Forecast, forecast
+from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.order_tables import result_summary, result_tables, summary_table
-from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
-from videomem.experiments.order_test.report import write_report
+from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
+from videomem.experiments.order_test.report import examples_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
 from videomem.statistics.planning import Assumptions
 from videomem.tracking import (
-    Memory,
+    MemoryRun,
     Mode,
     data_artifact,
     group_of,
@@ -45,11 +43,45 @@ from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import from_plain
 
+FEW_STEPS = 200  # below this, heads of these sizes have usually not converged
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Training of the heads.
+
+    Args:
+        max_epochs: Passes over the training clips.
+        gradient_clip_val: Largest norm of the gradient; null for no limit.
+    """
+
+    max_epochs: int = Recipe.epochs
+    gradient_clip_val: float | None = Recipe.gradient_clip_val
+
+
 # Settings of the `model` section that the order test sets itself.
 _NOT_OF_RECIPE = {"memory", "feature_dim", "class_names", "class_counts", "projection_dim", "seed"}
-
-
-FEW_STEPS = 200  # below this, heads of these sizes have usually not converged
+_OF_PLAN = {"clips_per_group", "num_runs", "overlap", "size_cv"}  # assumptions that the plan decides
+_SEEDED = "set order.seed"
+_STORED = "features are read from the store"
+UNUSED = {
+    **{f"trainer.{name}": "all heads are trained as one model, with trainer.max_epochs and trainer.gradient_clip_val"
+       for name in signature(Trainer).parameters if name not in {field.name for field in fields(TrainerSettings)}},
+    "model.projection_dim": "set order.projection and order.projection_dim",
+    "model.seed": _SEEDED,
+    "data.seed": _SEEDED,
+    "seed": _SEEDED,
+    "data.num_workers": _STORED,
+    "data.storage": _STORED,
+    "data.augmentation": _STORED,
+    "data.test_split": "set order.split",
+    "run-dir": "set --out",
+    "ckpt-path": "the order test trains its own heads",
+    "new-wandb-run": "an order test always starts new W&B runs",
+    "trust": "no checkpoint is read",
+}  # fmt: skip
+UNUSED_WITH_PLAN = dict.fromkeys(("out", "training-results", "wandb"), "a forecast trains and writes nothing")
+UNUSED_WITHOUT_PLAN = {"assume": "only the forecast of --plan is made from assumptions"}
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -57,6 +89,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
     # A config file with a memory is refused too, because its head would seem to be trained.
     refuse_without_effect(command, arguments, {**UNUSED, "model.memory": "set order.memories"})
     config = parse(_parser(command), arguments)
+    if config.plan:
+        refuse_without_effect(f"{command} --plan", arguments, UNUSED_WITH_PLAN)
+    else:
+        refuse_without_effect(command, arguments, UNUSED_WITHOUT_PLAN)
     data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
     clips = clips_of_data(data)
     plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
@@ -66,36 +102,87 @@ def main(command: str, arguments: Sequence[str]) -> int:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
         print(forecast_text(plan, expected, processes))
         return 0
-    out, cache = Path(config.out), Path(config.cells or data.feature_store.root / "order_cells")
+    out, cache = Path(config.out), Path(config.training_results or data.feature_store.root / "order_training_results")
     before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
     command_line = shlex.join(["videomem", command, *arguments])
     with training_progress(Console(stderr=True)) as tell:
         tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data), before)
-    write_results(tested, data, clips, plan, out, config.wandb)
+    write_results(tested, data, out, config.wandb)
     return 0
 
 
-def write_results(
-    tested: OrderTest, data: VideoDataModule, clips: Clips, plan: OrderPlan, out: Path, mode: Mode
-) -> None:
+def _parser(command: str) -> ArgumentParser:
+    options = config_parser(command, __doc__, UNUSED)
+    of_data = {name.removeprefix("data.") for name in UNUSED if name.startswith("data.")}
+    options.add_class_arguments(VideoDataModule, "data", skip=of_data, instantiate=False)
+    options.add_class_arguments(OrderSettings, "order", instantiate=False)
+    options.add_class_arguments(LitClassifier, "model", skip=_NOT_OF_RECIPE, instantiate=False)
+    options.set_defaults({f"model.{name}": getattr(Recipe, name) for name in MODEL_SETTINGS})
+    options.add_class_arguments(TrainerSettings, "trainer", instantiate=False)
+    options.add_class_arguments(Assumptions, "assume", instantiate=False, skip=_OF_PLAN)
+    options.add_argument("--plan", action="store_true", help="print the expected precision and cost; train nothing")
+    add_out(options, command, "the plan, the result and the report")
+    options.add_argument("--training-results", default=None, help="folder of training results, shared by all plans "
+                         "(default: in the store)")  # fmt: skip
+    add_shared(options, "--processes", "--devices", "--wandb")
+    return options
+
+
+def _dataclass(cls: type, section: Namespace) -> Any:
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in section.as_dict().items()}
+    return cls(**values)
+
+
+def recipe_of(config: Namespace) -> Recipe:
+    """Returns the training recipe, from the sections that `fit` reads too."""
+    model = config.model
+    return Recipe(
+        epochs=config.trainer.max_epochs,
+        batch_size=config.data.batch_size,
+        balanced_sampling=config.data.balanced_sampling,
+        gradient_clip_val=config.trainer.gradient_clip_val,
+        readout=model.readout.class_path if model.readout else Recipe.readout,
+        **{name: model[name] for name in MODEL_SETTINGS},
+    )
+
+
+def _devices(text: str) -> list[str]:
+    if text == "auto":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    return [usable_device(name.strip()) for name in text.split(",")]
+
+
+def _processes(wanted: int | None, devices: Sequence[str]) -> int:
+    on_gpus = any(device.startswith("cuda") for device in devices)
+    return wanted or (2 * len(devices) if on_gpus else os.cpu_count() or 1)
+
+
+def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
+    """Returns the clips of the catalog that are excluded from the test, each with the reason."""
+    usable, failure_table = set(data.clips), data.feature_store.failure_table.read()
+    other = "the other clip of its reversed pair failed" if data.reversed_pairs else "has no features"
+    lost = [clip for clip in data.catalog.clips if clip not in usable]
+    failures = [failure_table.get((clip.path, *clip.interval)) for clip in lost]
+    return [(str(clip), failure.message if failure else other) for clip, failure in zip(lost, failures, strict=True)]
+
+
+def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mode) -> None:
     """Writes the report and its figures to a folder and to W&B, and prints the verdict."""
     result = tested.result
-    examples = examples_of(data, clips, plan, tested.splits[0], tested.scores, result)
+    examples = examples_of(data, tested.scores, result)
     figures, strips = write_report(result, out, examples), write_strips(examples, out / "figures")
-    track_results(tested, data, clips, plan, out, mode, figures, strips)
+    track_results(tested, data, out, mode, figures, strips)
     console = Console(soft_wrap=True)
     console.print(summary_table(result))
-    console.print(result.verdict.sentence, markup=False, highlight=False)
-    if result.verdict.remedy:
-        console.print(result.verdict.remedy, markup=False, highlight=False)
+    for text in (result.verdict.sentence, result.verdict.remedy):
+        if text:
+            console.print(text, markup=False, highlight=False)
     print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
 
 
 def track_results(
     tested: OrderTest,
     data: VideoDataModule,
-    clips: Clips,
-    plan: OrderPlan,
     out: Path,
     mode: Mode,
     figures: Mapping[str, Path],
@@ -103,7 +190,7 @@ def track_results(
 ) -> None:
     """Logs a group of W&B runs: one for the whole test, and one for each memory, so that they can be compared."""
     # Paths of failed clips and of head configs are not sent to W&B.
-    result = replace(tested.result, plan=without_paths(tested.result.plan), failures=())
+    result, plan = replace(tested.result, plan=without_paths(tested.result.plan), failures=()), tested.scores.plan
     group = group_of(f"order-{result.plan_sha256[:8]}")
     run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=result.plan)
     if not run.disabled:
@@ -123,157 +210,37 @@ def track_results(
         }
         own = {pair: accuracy.value for pair, accuracy in one.accuracies.items()}
         own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value}
-        memories.append(Memory(one.name, config, own, accuracies_by_run(one.name, plan, clips, tested.scores)))
+        memories.append(MemoryRun(one.name, config, own, accuracies_by_run(one.name, tested.scores)))
     track_memories("videomem", out, mode, group, memories)
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """Training of the heads.
-
-    Args:
-        max_epochs: Passes over the training clips.
-        gradient_clip_val: Largest norm of the gradient; null for no limit.
-    """
-
-    max_epochs: int = Recipe.epochs
-    gradient_clip_val: float | None = Recipe.gradient_clip_val
-
-
-_OF_PLAN = {"clips_per_group", "num_runs", "overlap", "size_cv"}
-_OF_RECIPE = ("num_layers", "dropout", "learning_rate", "weight_decay", "class_weighting")
-_SEEDED = "set order.seed"
-_STORED = "features are read from the store"
-UNUSED = {
-    **{f"trainer.{name}": "all heads are trained as one model, with trainer.max_epochs and trainer.gradient_clip_val"
-       for name in signature(Trainer).parameters if name not in {field.name for field in fields(TrainerSettings)}},
-    "model.projection_dim": "set order.projection and order.projection_dim",
-    "model.seed": _SEEDED,
-    "data.seed": _SEEDED,
-    "seed": _SEEDED,
-    "data.num_workers": _STORED,
-    "data.storage": _STORED,
-    "data.augmentation": _STORED,
-    "data.test_split": "set order.split",
-    "run-dir": "set --out",
-    "ckpt-path": "the order test trains its own heads",
-    "new-wandb-run": "an order test always starts new W&B runs",
-    "trust": "no checkpoint is read",
-}  # fmt: skip
-
-
-def _parser(command: str) -> ArgumentParser:
-    options = config_parser(command, __doc__, UNUSED)
-    of_data = {name.removeprefix("data.") for name in UNUSED if name.startswith("data.")}
-    options.add_class_arguments(VideoDataModule, "data", skip=of_data, instantiate=False)
-    options.add_class_arguments(OrderSettings, "order", instantiate=False)
-    options.add_class_arguments(LitClassifier, "model", skip=_NOT_OF_RECIPE, instantiate=False)
-    options.set_defaults({f"model.{name}": getattr(Recipe, name) for name in _OF_RECIPE})
-    options.add_class_arguments(TrainerSettings, "trainer", instantiate=False)
-    options.add_class_arguments(Assumptions, "assume", instantiate=False, skip=_OF_PLAN)
-    options.add_argument("--plan", action="store_true", help="print the expected precision and cost; train nothing")
-    add_out(options, command, "the plan, the result and the report")
-    options.add_argument("--cells", default=None, help="folder of training results, shared by all plans (default: in "
-                         "the store)")  # fmt: skip
-    add_shared(options, "--processes", "--devices", "--wandb")
-    return options
-
-
-def _dataclass(cls: type, section: Namespace) -> Any:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in section.as_dict().items()}
-    return cls(**values)
-
-
-def recipe_of(config: Namespace) -> Recipe:
-    """Returns the training recipe, from the sections that `fit` reads too."""
-    model, trainer = config.model, config.trainer
-    readout = model.readout.class_path if model.readout else Recipe.readout
-    return Recipe(
-        epochs=trainer.max_epochs,
-        batch_size=config.data.batch_size,
-        learning_rate=model.learning_rate,
-        weight_decay=model.weight_decay,
-        dropout=model.dropout,
-        num_layers=model.num_layers,
-        class_weighting=model.class_weighting,
-        balanced_sampling=config.data.balanced_sampling,
-        gradient_clip_val=trainer.gradient_clip_val,
-        readout=readout,
-    )
-
-
-def _devices(text: str) -> list[str]:
-    if text == "auto":
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
-    return [usable_device(name.strip()) for name in text.split(",")]
-
-
-def _processes(wanted: int | None, devices: Sequence[str]) -> int:
-    on_gpus = any(device.startswith("cuda") for device in devices)
-    return wanted or (2 * len(devices) if on_gpus else os.cpu_count() or 1)
-
-
-def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
-    """Returns the clips of the catalog that are excluded from the test, each with the reason."""
-    usable, failure_table = set(data.clips), data.feature_store.failure_table.read()
-    lost = [clip for clip in data.catalog.clips if clip not in usable]
-    reasons = {
-        clip: failure_table[clip.path, *clip.interval].message
-        for clip in lost
-        if (clip.path, *clip.interval) in failure_table
-    }
-    return [
-        (
-            str(clip),
-            reasons.get(
-                clip, "the other clip of its reversed pair failed" if data.reversed_pairs else "has no features"
-            ),
-        )
-        for clip in lost
-    ]
 
 
 def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
     """Returns the text that `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
+    is_few = expected.num_steps < FEW_STEPS
+    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
+    needed = [f"{expected.groups_needed} groups with these runs"] if expected.groups_needed else []
+    needed += [f"{expected.runs_needed} runs with these groups"] if expected.runs_needed else []
+    needed = needed or ["both more groups and more runs"]
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
-        "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {expected.clips_per_group:.1f} clips",
-        "memories": f"{', '.join(plan.memories)}; trained {', '.join(settings.training_conditions)}",
+        "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips",
+        "memories": f"{', '.join(plan.memories)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
-        "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps"
-        + (
-            ""
-            if expected.num_steps >= FEW_STEPS
-            else ": few; raise trainer.max_epochs unless the heads converge this fast"
-        ),
+        "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
         "detected with power 0.8",
-        "margin": f"{100 * settings.margin:g} points; {_needed(expected)}",
+        "margin": f"{100 * settings.margin:g} points; showing that order does not matter needs {' or '.join(needed)}",
         "cost": f"{expected.num_jobs} training jobs, {minutes(expected.seconds_training)} on one process, "
         f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 
-def _needed(expected: Forecast) -> str:
-    """Returns the sample size that would be needed to show that order does not matter."""
-    groups, runs = expected.groups_needed, expected.runs_needed
-    ways = [f"{groups} groups with these runs"] if groups else []
-    ways += [f"{runs} runs with these groups"] if runs else []
-    if not ways:
-        return "showing that order does not matter needs both more groups and more runs"
-    return f"showing that order does not matter needs {' or '.join(ways)}"
-
-
 def minutes(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -13,8 +13,7 @@ from rich.progress import track
 from videomem.cli.options import Parser, add_shared, at_least, parser, printable, usable_device
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
-from videomem.inference.model import Prediction, load, top_classes
-from videomem.inference.prediction import predict_each, top_record
+from videomem.inference.model import Prediction, load, predict_each, top_classes, top_record
 from videomem.video.catalog import Clip
 from videomem.video.files import videos_named
 
@@ -46,9 +45,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
             print("\n".join(_lines(answer, given.top, given.over_time, width)), flush=True)
     if num_failed:
         print(f"videomem: {num_failed} of {len(clips)} videos failed", file=sys.stderr)
-    if num_failed == len(clips):
-        return 2
-    return 1 if num_failed else 0
+    return 2 if num_failed == len(clips) else int(num_failed > 0)
 
 
 def _parser(command: str) -> Parser:
@@ -83,12 +80,8 @@ def _record(clip: Clip, answer: Prediction | Failure, num_top: int, over_time: b
     """Returns the JSON record of a video."""
     if isinstance(answer, Failure):
         return {"path": clip.path, "error": answer.message}
-    record = {
-        "path": clip.path,
-        "label": answer.label,
-        "top": top_record(answer.top(num_top)),
-        "num_frames": len(answer.indices_T),
-    }
+    record = {"path": clip.path, "label": answer.label, "top": top_record(answer.top(num_top)),
+              "num_frames": len(answer.indices_T)}  # fmt: skip
     if not over_time:
         return record
     times: Sequence[float | None] = answer.times_s_T or [None] * len(answer.indices_T)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from videomem.cli.options import add_out, add_shared, at_least, parser, usable_device
-from videomem.cli.terminal import print_failures
+from videomem.cli.options import add_out, add_shared, at_least, parser, print_failures, refuse_unused, usable_device
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.clip_predictions import (
@@ -26,57 +22,63 @@ from videomem.experiments.model_sensitivity.clip_predictions import (
     predict_clip,
     with_shuffle,
 )
-from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity, check_groups, summarize
+from videomem.experiments.model_sensitivity.order_sensitivity import check_groups, summarize
+from videomem.experiments.model_sensitivity.sensitivity_result import (
+    SCHEMA_VERSION,
+    FailedClip,
+    OrderSensitivity,
+    SensitivityResult,
+)
 from videomem.experiments.model_sensitivity.video_networks import VideoPreset, load_video_network, match_labels
 from videomem.experiments.permutations import Perturbation
+from videomem.experiments.tables import Column, csv_text
+from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import Clip, read_catalog
 from videomem.video.sampling import Uniform
 
-SCHEMA_VERSION = 1
-
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Evaluate a network on perturbed clips, and write `sensitivity.json` and `sensitivity.csv`."""
-    given = _parser(command).parse_args(arguments)
+    options = _parser(command)
+    given = options.parse_args(arguments)
+    if given.workers == 0:
+        refuse_unused(options, given, ["time_limit"], "with --workers 0; leave it out, or decode in workers")
     device = usable_device(given.device)
-    catalog = read_catalog(given.catalog)
-    if not (clips := catalog.split(given.split)):
-        raise VideomemError(
-            f"--split {given.split}: {given.catalog} has no such split; it has {', '.join(catalog.splits)}"
-        )
-    check_groups([clip.group for clip in clips])
-    network, transform, categories = load_video_network(
-        given.model, given.weights, catalog.classes, given.frames, given.seed
-    )
+    classes, clips = _classes_and_clips(given.catalog, given.split)
+    network, transform, categories = load_video_network(given.model, given.weights, classes, given.frames, given.seed)
     places = match_labels([clip.label for clip in clips], categories)
     if given.weights == "random":
         warning = f"videomem: {given.model} has random weights (seed {given.seed}) and was never trained"
         Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
     perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
-    prediction_settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
+    settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
     given.out.mkdir(parents=True, exist_ok=True)
-    predictions, failures = _predict_all(
-        network.to(device),
-        clips,
-        [places[clip.label] for clip in clips],
-        preset,
-        perturbations,
-        prediction_settings,
-        given.workers,
-        given.time_limit,
-    )
+    with (
+        evaluation_mode(network.to(device)),
+        closing(decode_each(clips, preset.read, "auto", given.workers, given.time_limit)) as answers,
+    ):
+        labels = [places[clip.label] for clip in clips]
+        predictions, failures = _predict_all(network, clips, labels, perturbations, settings, answers)
     FailureTable(given.out / "failures.csv").rewrite(failures)
     if not predictions:
         raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
-    asked = [clips[place] for place in predictions]
-    labels, groups = [places[clip.label] for clip in asked], [clip.group for clip in asked]
-    result = summarize(list(predictions.values()), labels, groups, perturbations, prediction_settings, categories)
-    settings = {name: str(getattr(given, name)) for name in ("model", "weights", "catalog", "split")}
-    _write(result, {**settings, "num_frames": given.frames}, failures, given.out)
+    read = [clips[place] for place in predictions]
+    labels, groups = [places[clip.label] for clip in read], [clip.group for clip in read]
+    result = SensitivityResult(
+        **vars(summarize(list(predictions.values()), labels, groups, perturbations, settings, categories)),
+        schema_version=SCHEMA_VERSION,
+        model=given.model,
+        weights=given.weights,
+        catalog=given.catalog,
+        split=given.split,
+        num_frames=given.frames,
+        failures=tuple(FailedClip(failure.path, failure.message) for failure in failures),
+    )
+    _write(result, given.out)
     _print(result, failures, given.out)
     return 1 if failures else 0
 
@@ -105,51 +107,45 @@ def _parser(command: str) -> Any:
     return options
 
 
+def _classes_and_clips(path: str, split: str) -> tuple[Sequence[str], Sequence[Clip]]:
+    """Returns the classes of a catalog and the clips of a split, of which there must be enough groups."""
+    catalog = read_catalog(path)
+    if not (clips := catalog.split(split)):
+        raise VideomemError(f"--split {split}: {path} has no such split; it has {', '.join(catalog.splits)}")
+    check_groups([clip.group for clip in clips])
+    return catalog.classes, clips
+
+
 def _predict_all(
     network: nn.Module,
     clips: Sequence[Clip],
     labels: Sequence[int],
-    preset: VideoPreset,
     perturbations: Sequence[Perturbation],
-    prediction_settings: PredictionSettings,
-    num_workers: int,
-    time_limit_s: float,
+    settings: PredictionSettings,
+    answers: Iterator[Any],
 ) -> tuple[dict[int, list[ClipPredictions]], list[Failure]]:
     """Returns the predictions by index of the clip, and the failures. Few decoded clips are in memory at a time."""
     predictions, failures, console = {}, [], Console(stderr=True)
-    with (
-        evaluation_mode(network),
-        closing(decode_each(clips, preset.read, "auto", num_workers, time_limit_s)) as answers,
-    ):
-        shown = track(answers, "asking", len(clips), console=console, transient=True, disable=not console.is_terminal)
-        for place, answer in enumerate(shown):
-            if isinstance(answer, Failure):
-                failures.append(answer)
-                continue
-            try:
-                predictions[place] = predict_clip(
-                    network, answer.frames, labels[place], place, perturbations, prediction_settings
-                )
-            except (
-                RuntimeError,
-                ValueError,
-                AssertionError,
-            ) as error:  # what networks raise for shapes that they do not support
-                raise VideomemError(
-                    f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
-                ) from error
+    shown = track(answers, "predicting", len(clips), console=console, transient=True, disable=not console.is_terminal)
+    for place, answer in enumerate(shown):
+        if isinstance(answer, Failure):
+            failures.append(answer)
+            continue
+        try:
+            predictions[place] = predict_clip(network, answer.frames, labels[place], place, perturbations, settings)
+        # What networks raise for shapes that they do not support.
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise VideomemError(
+                f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
+            ) from error
     return predictions, failures
 
 
-def _write(result: OrderSensitivity, settings: dict[str, Any], failures: Sequence[Failure], out: Path) -> None:
-    failed = [{"path": failure.path, "reason": failure.message} for failure in failures]
-    content = {"schema_version": SCHEMA_VERSION, **settings, **result.as_plain(), "failures": failed}
-    write_atomic(out / "sensitivity.json", (json.dumps(content, indent=1) + "\n").encode())
-    text, rows = StringIO(), result.table()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # An empty field is an undefined number.
-    write_atomic(out / "sensitivity.csv", text.getvalue().encode())
+def _write(result: OrderSensitivity, out: Path) -> None:
+    rows = result.table()
+    table = ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
+    write_atomic(out / "sensitivity.csv", csv_text(table).encode())
+    write_atomic(out / "sensitivity.json", result.to_json().encode())
 
 
 def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
@@ -159,10 +155,11 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
         table.add_column(name, justify="right", no_wrap=True)
     for row in result.conditions:
         lost = row.reliance
-        numbers = [f"{row.accuracy.value:.3f}", f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}"]
+        change = ("", "") if row.name == "order" else (f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}")
         tau = "" if row.kendall_tau is None else f"{row.kendall_tau:.2f}"
-        lost_here = numbers if row.name != "order" else [numbers[0], "", ""]
-        table.add_row(row.label, *lost_here, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}")
+        table.add_row(
+            row.label, f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"
+        )
     Console().print(table)
     print(result.sentence())
     print(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")

@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, usable_device
-from videomem.experiments.reports import distinct_labels
-from videomem.experiments.shuffle.checkpoint_measurements import chance, check_same_test, measure_checkpoint
+from videomem.experiments.memories import distinct_labels
 from videomem.experiments.shuffle.figure import accuracy_figure
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
@@ -21,7 +20,10 @@ from videomem.experiments.shuffle.measurements import (
     Measurement,
     Summary,
     as_csv,
+    chance,
     change_text,
+    check_same_test,
+    measure_checkpoint,
     summarize,
 )
 from videomem.tracking import Mode, log_order_results, run_of_checkpoints
@@ -69,25 +71,24 @@ def _distinctly_named(measured: Sequence[tuple[Checkpoint, list[Measurement]]]) 
 
 
 def write_results(measurements: Sequence[Measurement], out: Path, chance: float, ceiling: float | None) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "shuffle.csv", as_csv(measurements).encode())
     write_atomic(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
 
 
 def track_results(
-    measurements: Sequence[Measurement], out: Path, mode: Mode, checkpoints: Sequence[Checkpoint] = ()
+    measurements: Sequence[Measurement], out: Path, mode: Mode, checkpoints: Sequence[Checkpoint]
 ) -> None:
     """Logs the evaluation to a W&B run in the group of the runs that trained the heads."""
     run = run_of_checkpoints("shuffle", out, mode, checkpoints)
     summaries = summarize(measurements)
-    columns = ("head", *CONDITIONS, "flip_rate", "js_divergence", "max_logit_change", "max_logit_change_forward")
+    changes = ("flip_rate", "js_divergence", "max_logit_change", "max_logit_change_forward")
     in_short = [
-        [row.head, *(row.accuracy[name] for name in CONDITIONS), *(getattr(row, name) for name in columns[4:])]
+        [row.head, *(row.accuracy[name] for name in CONDITIONS), *(getattr(row, name) for name in changes)]
         for row in summaries
     ]
     tables = {
         "shuffle": (COLUMNS, [list(vars(row).values()) for row in measurements]),
-        "shuffle_summary": (columns, in_short),
+        "shuffle_summary": (("head", *CONDITIONS, *changes), in_short),
     }
     numbers = {f"{row.head}/{condition}": value for row in summaries for condition, value in row.accuracy.items()}
     log_order_results(run, tables, numbers, {"accuracy": out / "shuffle.png"})

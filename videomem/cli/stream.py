@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 
 from videomem.cli.options import above_zero, add_shared, at_least, parser, usable_device
 from videomem.errors import DecodingError, VideomemError
-from videomem.inference.model import Classifier, load, top_classes
-from videomem.inference.prediction import top_record
+from videomem.inference.model import Classifier, load, top_classes, top_record
 from videomem.inference.streaming import SCENE_CHANGE, Stream
 from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe
 from videomem.video.sampling import FixedRate
@@ -41,41 +40,20 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _parser(command: str) -> argparse.ArgumentParser:
     options = parser(command, __doc__)
-    options.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="video file or folder of images; with --size, raw frames from a file, a pipe or - for standard input",
-    )
+    options.add_argument("source", metavar="SOURCE", help="video file or folder of images; with --size, raw frames "
+                         "from a file, a pipe or - for standard input")  # fmt: skip
     add_shared(options, "--model", "--source-fps", "--device", "--trust")
-    options.add_argument(
-        "--size",
-        type=_size,
-        default=None,
-        help="WIDTHxHEIGHT of raw frames, as `ffmpeg -f rawvideo -pix_fmt rgb24` writes them",
-    )
-    options.add_argument(
-        "--fps",
-        type=above_zero,
-        default=None,
-        help="sampling rate in frames per second (default: the rate of training if it was fixed, or else every frame)",
-    )
+    options.add_argument("--size", type=_size, default=None, help="WIDTHxHEIGHT of raw frames, as `ffmpeg -f rawvideo "
+                         "-pix_fmt rgb24` writes them")  # fmt: skip
+    options.add_argument("--fps", type=above_zero, default=None, help="sampling rate in frames per second (default: "
+                         "the rate of training if it was fixed, or else every frame)")  # fmt: skip
     options.add_argument("--top", type=at_least(1), default=5, help="number of classes to print for each frame")
-    options.add_argument(
-        "--reset-on-scene-change",
-        type=above_zero,
-        nargs="?",
-        const=SCENE_CHANGE,
-        default=None,
-        metavar="LEVELS",
-        help="reset the state before a frame whose pixels differ from the previous frame by more than LEVELS of 255 on "
-        f"average; LEVELS is {SCENE_CHANGE:g} if omitted (default: no reset)",
-    )
-    options.add_argument(
-        "--state",
-        type=Path,
-        default=None,
-        help="file of the state, which is read at the start if it exists, and written at the end",
-    )
+    reset = ("reset the state before a frame whose pixels differ from the previous frame by more than LEVELS of 255 on "
+             f"average; LEVELS is {SCENE_CHANGE:g} if omitted (default: no reset)")  # fmt: skip
+    options.add_argument("--reset-on-scene-change", type=above_zero, nargs="?", const=SCENE_CHANGE, default=None,
+                         metavar="LEVELS", help=reset)  # fmt: skip
+    options.add_argument("--state", type=Path, default=None, help="file of the state, which is read at the start if it "
+                         "exists, and written at the end")  # fmt: skip
     return options
 
 
@@ -106,11 +84,10 @@ def _rate(asked: float | None, model: Classifier) -> float | None:
 
 
 def _frames(given: Any, fps: float | None, pipe: BinaryIO | None) -> Iterator[LiveFrame]:
-    frames = (
-        frames_of_file(given.source, given.source_fps)
-        if pipe is None
-        else frames_of_pipe(pipe, given.size, given.source_fps)
-    )
+    if pipe is None:
+        frames = frames_of_file(given.source, given.source_fps)
+    else:
+        frames = frames_of_pipe(pipe, given.size, given.source_fps)
     return frames if fps is None else at_rate(frames, fps)
 
 

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from videomem.cli.options import add_out, add_shared, parser
-from videomem.cli.terminal import training_progress
+from videomem.cli.options import add_out, add_shared, parser, refuse_unused, training_progress
 from videomem.experiments.drawing import png
-from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
-from videomem.experiments.memory_horizon.horizon_tables import terminal_table
+from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_table, terminal_table
 from videomem.experiments.memory_horizon.recall_measurement import measure_recall
 from videomem.experiments.memory_horizon.tour import (
     SECTIONS,
-    Memoryless,
-    Pulse,
-    Section,
     memoryless,
     memoryless_figure,
     pulse_figure,
@@ -31,6 +25,7 @@ from videomem.utils.atomic import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -46,48 +41,39 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     if unknown := [name for name in given.sections if name not in SECTIONS]:
         options.error(f"SECTION is {unknown[0]!r}, but must be one of {', '.join(SECTIONS)}")
-    backbone = BackboneSettings(weights=given.weights)
-    for name in given.sections or SECTIONS:
-        figure = _figure(name, SECTIONS[name], backbone, given.out, given.processes or os.cpu_count() or 1)
+    sections = given.sections or list(SECTIONS)
+    if not any(SECTIONS[name].memories for name in sections):
+        refuse_unused(options, given, ["processes"], f"on {' and '.join(sections)}; leave it out")
+    if set(sections) == {"leaky"}:
+        refuse_unused(options, given, ["weights"], "on leaky, which uses no backbone; leave it out")
+    for name in sections:
+        table, figure = _measure(name, given)
         given.out.mkdir(parents=True, exist_ok=True)
         write_atomic(given.out / f"{name}.png", png(figure))
+        Console().print(table)
         print(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}\n")
     return 0
 
 
-def _figure(name: str, section: Section, backbone: BackboneSettings, out: Path, num_processes: int) -> Figure:
+def _measure(name: str, given: Any) -> tuple[Table, Figure]:
+    """Runs the measurement of a section, and returns its results as a table and as a figure."""
+    backbone, section = BackboneSettings(weights=given.weights), SECTIONS[name]
     if name == "memoryless":
         found = memoryless(backbone)
-        print(_memoryless_words(found))
-        return memoryless_figure(found)
+        rows = [(head, f"{100 * one.accuracy:.1f}", f"{one.logit_change:.3g}") for head, one in found.items()]
+        columns = ["head", "accuracy in %", "largest change of a logit by shuffling"]
+        return terminal_table("test videos and their reversals", columns, rows), memoryless_figure(found)
     if name == "leaky":
         left = pulses()
-        print(_pulse_words(left))
-        return pulse_figure(left)
-    console = Console(stderr=True, soft_wrap=True)
-    with training_progress(console) as tell:
+        columns = ["alpha", "tau in frames", "-1 / log alpha", "tau in s at 25 fps"]
+        times = [(f"{one.alpha:g}", f"{one.tau:.4g}", f"{one.expected:.4g}", f"{one.tau / 25:.3g}") for one in left]
+        return terminal_table("response to one pulse", columns, times), pulse_figure(left)
+    with training_progress(Console(stderr=True, soft_wrap=True)) as tell:
         result, _ = measure_recall(
-            recall_plan(section.memories), backbone, out / "trainings", num_processes=num_processes, tell=tell
+            recall_plan(section.memories),
+            backbone,
+            given.out / "trainings",
+            num_processes=given.processes or os.cpu_count() or 1,
+            tell=tell,
         )
-    Console().print(terminal_table(result))
-    if section.figure == "gradient":
-        return gradient_figure(result.memories)
-    if section.figure == "gates":
-        return gates_figure(result.memories, result.memories[0].measured_on)
-    return recall_figure(result)
-
-
-def _memoryless_words(found: Memoryless) -> str:
-    return "\n".join(
-        f"{name}: {100 * found.accuracy[name]:.1f} % of test videos and their reversals told apart; "
-        f"largest change of a logit by shuffling {found.logit_change[name]:.3g}"
-        for name in found.accuracy
-    )
-
-
-def _pulse_words(found: Sequence[Pulse]) -> str:
-    return "\n".join(
-        f"alpha {pulse.alpha:g}: tau measured {pulse.tau:.4g} frames, -1 / log alpha {pulse.expected:.4g}; "
-        f"at 25 frames per second {pulse.tau / 25:.3g} s"
-        for pulse in found
-    )
+    return recall_terminal_table(result), section.draw(result)

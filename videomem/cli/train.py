@@ -1,55 +1,32 @@
-"""`videomem fit`, `validate` and `test`: Lightning's command line, with one directory per run."""
+"""`videomem fit`, `validate` and `test`: train a head, and evaluate a checkpoint."""
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
-from itertools import count
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, Namespace
-from pytorch_lightning import seed_everything
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from videomem.cli.config_options import parser_error, refuse_without_effect
-from videomem.cli.evaluation_report import report_evaluation, track_evaluation
-from videomem.cli.options import add_shared
+from videomem.cli.config_options import errors_in_one_line, refuse_without_effect
+from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI
 from videomem.errors import VideomemError, one_line_reason
-from videomem.tracking import (
-    Mode,
-    RunRecord,
-    WandbLogger,
-    group_of,
-)
+from videomem.tracking import Mode, RunRecord, WandbLogger, group_of, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
-from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.atomic import write_atomic
+from videomem.utils.plotting import confusion_figure
 from videomem.video.catalog import data_name
-
-DESCRIPTIONS = {
-    "fit": "Train a head on the features of a catalog. Later config files override earlier ones.",
-    "validate": "Evaluate a checkpoint on the validation split. Its settings come from the checkpoint.",
-    "test": "Evaluate a checkpoint on the test split. Its settings come from the checkpoint.",
-}
-
-_NOT_TRAINED = "an evaluation trains nothing"
-UNUSED_BY_EVALUATION = {
-    "trainer.logger": "evaluations are tracked with --wandb",
-    **{f"trainer.{name}": _NOT_TRAINED for name in (
-        "callbacks", "enable_checkpointing", "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time",
-        "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
-        "check_val_every_n_epoch", "val_check_interval", "overfit_batches")},
-    **{f"model.{name}": _NOT_TRAINED for name in ("learning_rate", "weight_decay", "dropout")},
-    "new-wandb-run": "evaluations always start a new W&B run",
-}  # fmt: skip
 
 # Warnings of Lightning about situations that are intended here, such as a data set without a validation split.
 _ADVICE = (
@@ -63,139 +40,21 @@ _ADVICE = (
     ".*LeafSpec.*is deprecated.*",
 )
 
-
 _SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # metrics of the last epoch
-
-
-class VideomemCLI(LightningCLI):
-    """LightningCLI for one command, without subcommands."""
-
-    def __init__(self, command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> None:
-        self._command = command
-        self.checkpoint = checkpoint
-        self._claimed: Path | None = None
-        try:
-            super().__init__(
-                LitClassifier,
-                VideoDataModule,
-                run=False,
-                args=list(arguments),
-                auto_configure_optimizers=False,
-                save_config_kwargs={"overwrite": True},
-                parser_kwargs={
-                    "prog": f"videomem {command}",
-                    "description": DESCRIPTIONS[command],
-                    "exit_on_error": False,
-                    "allow_abbrev": False,
-                    "print_config": "--print-config",
-                },
-            )
-        except BaseException:
-            if self._claimed is not None:
-                self._claimed.rmdir()
-            raise
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds --seed, which replaces --seed_everything of Lightning."""
-        add_shared(parser, "--seed")
-
-    def _set_seed(self) -> None:
-        seed_everything(self.config.seed, workers=True, verbose=False)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run-dir", type=str | None, default=None,
-                            help="Directory of the run (default: a new one below runs/)")  # fmt: skip
-        parser.add_argument("--ckpt-path", type=str | None, default=None, help="Checkpoint to resume or to evaluate")
-        parser.add_argument("--wandb", type=Mode | None, default=None,
-                            help="Mode of W&B (default: the logger's mode; evaluations are not tracked)")  # fmt: skip
-        parser.add_argument("--new-wandb-run", action="store_true", help="Start a new W&B run instead of resuming the "
-                            "one of the checkpoint")  # fmt: skip
-        add_shared(parser, "--trust")
-        parser.link_arguments("seed", "model.seed")
-        parser.link_arguments("seed", "data.seed")
-        for name in ("feature_dim", "class_names", "class_counts"):
-            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config
-        for name in ("catalog", "store"):
-            config.data[name] = str(Path(config.data[name]).absolute())
-        weights = config.data.backbone.weights
-        if weights not in ("imagenet", "random"):
-            config.data.backbone.weights = str(Path(weights).absolute())
-        config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
-        if self._command == "fit" and any((Path(config.run_dir) / "checkpoints").glob("*")):
-            raise VideomemError(f"{config.run_dir}: already contains a run; choose another --run-dir")
-        config.trainer.default_root_dir = config.run_dir
-        if self._command != "fit":
-            config.trainer.logger = False
-            config.trainer.callbacks = None
-            config.trainer.enable_checkpointing = False
-        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
-        self._prepare_loggers([logger for logger in loggers if isinstance(logger, Namespace)])
-
-    def _prepare_loggers(self, loggers: Sequence[Namespace]) -> None:
-        """Sets the directory of the loggers, and the mode of the W&B logger."""
-        config, wandb_loggers = self.config, []
-        for logger in loggers:
-            if logger.init_args.get("save_dir") in (None, "{run_dir}"):
-                logger.init_args.save_dir = config.run_dir
-            if logger.class_path.startswith("videomem.tracking") and logger.class_path.endswith(".WandbLogger"):
-                wandb_loggers.append(logger)
-                logger.init_args.mode = config.wandb or logger.init_args.mode
-            if logger.class_path.endswith(".TensorBoardLogger") and find_spec("tensorboard") is None:
-                raise VideomemError(
-                    f"trainer.logger has {logger.class_path}, but the package tensorboard is not installed; "
-                    'run `pip install "videomem[tensorboard]"`, or remove the logger'
-                )
-        if self._command == "fit" and config.wandb in ("offline", "online") and not wandb_loggers:
-            raise VideomemError(
-                f"--wandb is {config.wandb}, but trainer.logger has no videomem.tracking.WandbLogger; "
-                "add one, as configs/base.yaml does, or remove --wandb"
-            )
-
-    def _default_run_dir(self) -> Path:
-        if self._command == "fit":
-            memory = self.config.model.memory
-            name = (memory if isinstance(memory, str) else memory.class_path).rsplit(".", 1)[-1].lower()
-            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{self.config.seed}"
-            self._claimed = claim_folder(Path("runs").absolute(), stem)
-            return self._claimed
-        assert self.checkpoint is not None
-        return self.checkpoint.run_dir / self._command
-
-
-def claim_folder(above: Path, stem: str) -> Path:
-    """Creates a folder, with a number if the name is taken: several runs may start in the same second."""
-    for number in count(1):
-        folder = above / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Run `fit`, `validate` or `test`."""
     cli = run(command, arguments)
-    if cli is None:
-        return 0
-    if command != "fit":
-        assert cli.checkpoint is not None
-        report_evaluation(cli, command)
-        track_evaluation(cli, cli.checkpoint, command)
-        return 0
-    for logger in cli.trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
-    metrics = cli.trainer.callback_metrics
-    shown = [f"{name} {float(metrics[name]):.3f}" for name in _SHOWN if name in metrics]
-    print(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
+    if cli is not None and command != "fit":
+        _report_evaluation(cli, command)
+    elif cli is not None:
+        for logger in cli.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+        metrics = cli.trainer.callback_metrics
+        shown = [f"{name} {float(metrics[name]):.3f}" for name in _SHOWN if name in metrics]
+        print(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
     return 0
 
 
@@ -208,10 +67,9 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
     _silence_lightning()
     path = _option(arguments, "--ckpt-path")
     checkpoint = read_checkpoint(path, trust="--trust" in arguments) if path else None
-    if command != "fit":
-        if checkpoint is None and not {"-h", "--help"} & set(arguments):
-            raise VideomemError(f"`videomem {command}` needs --ckpt-path, a checkpoint of `videomem fit`")
-        refuse_without_effect(command, arguments, UNUSED_BY_EVALUATION)
+    if command != "fit" and checkpoint is None and not {"-h", "--help"} & set(arguments):
+        raise VideomemError(f"`videomem {command}` needs --ckpt-path, a checkpoint of `videomem fit`")
+    refuse_without_effect(command, arguments, UNUSED_BY[command])
     cli = _set_up(command, arguments, checkpoint)
     if cli is None:
         return None
@@ -219,12 +77,17 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         raise VideomemError(
             f"ckpt_path is {cli.config.ckpt_path} in a config; give it as --ckpt-path, so that it is checked first"
         )
-    _print_excluded(cli.datamodule)
+    data: VideoDataModule = cli.datamodule
+    if data.num_unusable:
+        Console(stderr=True, soft_wrap=True).print(
+            f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are excluded; "
+            f"see {data.feature_store.failure_table.path}"
+        )
     if command == "fit":
         _refuse_finished(cli, checkpoint)
         _prepare_tracking(cli, checkpoint)
     if checkpoint is not None:
-        cli.datamodule.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
+        data.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
     _call_trainer(cli, command, path)
     steps_before = checkpoint.content["global_step"] if checkpoint else 0
     if command == "fit" and cli.trainer.global_step <= steps_before:
@@ -237,15 +100,14 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
 
 def _set_up(command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> VideomemCLI | None:
     """Builds data, model and trainer; returns None if only the help or the config was printed."""
-    with tempfile.TemporaryDirectory() as folder:
+    of_building = (MisconfigurationException, ValueError, TypeError, ArithmeticError)
+    with tempfile.TemporaryDirectory() as folder, errors_in_one_line(*of_building):
         if checkpoint is not None:  # The settings of the checkpoint come first, so that options override them.
             settings = Path(folder) / "checkpoint.json"
             settings.write_text(json.dumps(checkpoint.config()))
             arguments = ["--config", str(settings), *arguments]
         try:
             return VideomemCLI(command, arguments, checkpoint)
-        except (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError) as error:
-            raise VideomemError(parser_error(error)) from error
         except SystemExit as stop:
             if stop.code:
                 raise VideomemError(f"`videomem {command}` could not be set up") from stop
@@ -288,7 +150,7 @@ def _prepare_tracking(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
         if isinstance(logger, WandbLogger):
             logger.fill(run_dir.name, group_of(data_name(cli.config.data.catalog)), "train")
             if checkpoint is not None and not cli.config.new_wandb_run:
-                logger.go_on(checkpoint.run_record)
+                logger.resume(checkpoint.run_record)
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
@@ -302,12 +164,41 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _print_excluded(data: VideoDataModule) -> None:
-    if data.num_unusable:
-        Console(stderr=True, soft_wrap=True).print(
-            f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are excluded; "
-            f"see {data.feature_store.failure_table.path}"
+def _report_evaluation(cli: VideomemCLI, command: str) -> None:
+    """Prints the metrics of an evaluation, writes them to the run's directory, and logs them to W&B."""
+    split = "val" if command == "validate" else cli.datamodule.test_split
+    logged = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    metrics = {name.split("/")[1]: value for name, value in logged.items()}
+    counts, names = cli.model.confusion_counts().cpu(), cli.model.class_names
+    num_clips, per_class = int(counts.sum()), dict(zip(names, per_class_accuracy(counts), strict=True))
+    folder = Path(cli.config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = {"split": split, "num_clips": num_clips, **metrics, "accuracy_per_class": per_class}
+    write_atomic(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
+    text = StringIO()
+    rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
+    csv.writer(text, lineterminator="\n").writerows([["true class", *names], *rows])
+    write_atomic(folder / "confusion.csv", text.getvalue().encode())
+    table = Table("metric", title=f"{cli.model.head.label}: {num_clips} clips of split {split}")
+    table.add_column("value", justify="right")
+    for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():
+        table.add_row(escape(name), f"{value:.4f}")
+    Console().print(table)
+    print(f"metrics and confusion matrix in {folder}")
+    mode: Mode = cli.config.wandb or "offline"
+    if mode != "disabled":
+        assert cli.checkpoint is not None
+        run = run_of_checkpoints(
+            f"{command}-{cli.checkpoint.run_dir.name}", folder, mode, [cli.checkpoint], job_type=command
         )
+        log_confusion(run, split, counts.tolist(), names, confusion_figure(counts.numpy(), names, split))
+        run.summary.update(logged)
+        run.finish()
+
+
+def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:
+    """Returns the recall of each class (C,); 0 for a class without clips."""
+    return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()
 
 
 def _silence_lightning() -> None:

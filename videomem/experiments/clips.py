@@ -1,9 +1,10 @@
-"""Clips for experiments: features, labels and groups, from a feature store or from arrays."""
+"""Clips for experiments: features, labels and groups, from a feature store or from arrays, and projected features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
-from videomem.features.store import FeatureSettings
+from videomem.heads import FeatureNorm
 from videomem.training.data_module import VideoDataModule
-from videomem.training.feature_sources import StoredFeatures
+from videomem.training.feature_sources import StoredFeatures, frame_statistics
+
+MAX_FRAMES = 20_000  # for fitting a projection; more frames change the components little
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clips:
     """Clips with features, labels and groups.
 
@@ -64,28 +67,22 @@ def clips_of_data(data: VideoDataModule) -> Clips:
         raise VideomemError("the order test reads stored features; set data.source to features")
     clips = data.clips
     keys, _ = data.feature_store.clip_keys(clips)
-    store_key = data.settings.key
-    source = data.feature_source
+    source, settings = data.feature_source, data.settings
     if isinstance(source, StoredFeatures):
         source.load()
+    imported = settings.imported
     return Clips(
         features=source.features,
         lengths=np.array([data.entry(row).stop_row - data.entry(row).start_row for row in range(len(clips))]),
         labels=np.array([data.class_names.index(clip.label) for clip in clips]),
-        groups=index_of([clip.group for clip in clips]),
+        groups=_numbered([clip.group for clip in clips]),
         splits=tuple(clip.split for clip in clips),
-        ids=tuple(f"{store_key}/{keys[clip]}" for clip in clips),
+        ids=tuple(f"{settings.key}/{keys[clip]}" for clip in clips),
         class_names=tuple(data.class_names),
         feature_dim=data.feature_dim,
         source=data.catalog_path,
-        made_of=_made_of(data.settings),
+        made_of=made_by(settings.backbone) if imported is None else f"imported: {imported.name}",
     )
-
-
-def _made_of(settings: FeatureSettings) -> str:
-    if settings.imported is not None:
-        return f"imported: {settings.imported.name}"
-    return made_by(settings.backbone)
 
 
 def made_by(backbone: BackboneSettings) -> str:
@@ -127,7 +124,7 @@ def clips_of_arrays(
         features=tensors.__getitem__,
         lengths=np.array([len(array) for array in tensors]),
         labels=np.array([names.index(label) for label in labels]),
-        groups=index_of(groups),
+        groups=_numbered(groups),
         splits=tuple(splits),
         ids=tuple(_content_hash(array) for array in tensors),
         class_names=names,
@@ -138,7 +135,7 @@ def clips_of_arrays(
 
 
 def _feature_dim(tensors: Sequence[Tensor]) -> int:
-    """D of arrays (T, D), after checking that all have this shape and only finite values."""
+    """D of arrays (T, D), all of this shape and with finite values only."""
     dim = tensors[0].shape[-1] if tensors[0].ndim else 0
     for number, array in enumerate(tensors):
         if array.ndim != 2 or array.shape[1] != dim or not len(array):
@@ -148,7 +145,7 @@ def _feature_dim(tensors: Sequence[Tensor]) -> int:
     return dim
 
 
-def index_of(names: Sequence[str]) -> NDArray[np.int64]:
+def _numbered(names: Sequence[str]) -> NDArray[np.int64]:
     """Each name as an integer (N,), numbered in order of first occurrence."""
     places: dict[str, int] = {}
     return np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int64)
@@ -157,3 +154,43 @@ def index_of(names: Sequence[str]) -> NDArray[np.int64]:
 def _content_hash(array: Tensor) -> str:
     plain = array.contiguous().cpu().numpy()
     return sha256(f"{plain.dtype} {plain.shape} ".encode() + plain.tobytes()).hexdigest()[:32]
+
+
+def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Clips:
+    """Project all frames to the first principal components of the training frames. The result is held in memory.
+
+    Frames are standardized by the statistics of the training frames, as in `FeatureNorm`. Labels and frame order do not
+    affect the projection. It is fitted to each training set; the latest ones are cached, because the memories and
+    training conditions of a run share theirs.
+
+    Args:
+        clips: Clips with features (T, D).
+        train: Rows of the training clips.
+        projection_dim: P, at most min(D, number of training frames).
+    Reference:
+        Halko et al. 2011, "Finding structure with randomness", algorithm 5.1 (as `torch.pca_lowrank`).
+    """
+    return _projected(clips, tuple(train.tolist()), projection_dim)
+
+
+@lru_cache(maxsize=2)
+def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Clips:
+    norm = FeatureNorm(clips.feature_dim)
+    norm.set_statistics(*frame_statistics(map(clips.features, train), clips.feature_dim))
+
+    def standardized(row: int) -> Tensor:
+        x_TD: Tensor = norm(clips.features(row))
+        return x_TD
+
+    frames = [(row, t) for row in train for t in range(int(clips.lengths[row]))]
+    chosen = np.random.default_rng(0).choice(len(frames), min(MAX_FRAMES, len(frames)), replace=False)
+    taken: dict[int, list[int]] = {}
+    for row, t in (frames[number] for number in np.sort(chosen).tolist()):
+        taken.setdefault(row, []).append(t)
+    x_ND = torch.cat([standardized(row)[places] for row, places in taken.items()])
+    dim = min(projection_dim, *x_ND.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        components_DP = torch.pca_lowrank(x_ND, q=min(dim + 8, *x_ND.shape), center=False, niter=3)[2][:, :dim]
+    features = [standardized(row) @ components_DP for row in range(len(clips))]
+    return replace(clips, features=features.__getitem__, feature_dim=dim)

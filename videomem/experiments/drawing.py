@@ -1,7 +1,6 @@
 """Drawing of figures for HTML pages and PNG files.
 
-Figures use the colors `INK` and `PAPER`. In a page, these become the text and background colors, light or dark. Text is
-kept as text, so it uses the fonts of the page and can be searched.
+In a page, the colors `INK` and `PAPER` become the text and background colors, light or dark. Text is kept as text.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from html import escape
 from io import BytesIO
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -26,6 +24,7 @@ from videomem.utils.plotting import as_png
 INK, PAPER = "#010203", "#fefefd"
 # The palette of Okabe and Ito, which is distinguishable with color blindness.
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 WIDTH = 4.6  # inches, 331 SVG units: on a phone, a point is about a pixel
 SMALL = 10
 
@@ -37,8 +36,6 @@ STYLE: dict[Any, Any] = {
     "axes.labelsize": SMALL, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
 }  # fmt: skip
 
-P = ParamSpec("P")
-
 
 @contextmanager
 def drawn() -> Iterator[None]:
@@ -49,15 +46,7 @@ def drawn() -> Iterator[None]:
         yield
 
 
-def figure_function(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Decorator for functions that create a figure: applies `STYLE`."""
-
-    @wraps(function)
-    def styled(*arguments: P.args, **options: P.kwargs) -> Figure:
-        with drawn():
-            return function(*arguments, **options)
-
-    return styled
+figure_function = drawn()  # A decorator for functions that create a figure.
 
 
 def svg(figure: Figure, name: str, alt: str) -> str:
@@ -126,6 +115,5 @@ def beside(axes: Axes, place: float, text: str, color: str = INK) -> None:
 def limits(values: Sequence[float], margin: float = 0.04) -> tuple[float, float]:
     """Axis limits that include all finite values, plus a margin."""
     finite = [value for value in values if abs(value) < 1e6] or [0.0]
-    low, high = min(finite), max(finite)
-    space = margin * ((high - low) or 1.0)
-    return low - space, high + space
+    space = margin * ((max(finite) - min(finite)) or 1.0)
+    return min(finite) - space, max(finite) + space

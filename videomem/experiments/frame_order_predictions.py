@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from videomem.experiments.permutations import FrameOrders, Perturbation, adjacency, displacement, kendall_tau
+from videomem.experiments.permutations import FrameOrders, adjacency, displacement, kendall_tau
 from videomem.statistics.results import Estimate
+from videomem.utils.result_models import Number, Text, result_model
 
 
-@dataclass(frozen=True)
+@result_model
 class PerturbationEffect:
     """The effect of one perturbation on a trained model, over all clips.
 
@@ -28,11 +27,11 @@ class PerturbationEffect:
         reliance: Accuracy in order minus accuracy under the perturbation.
     """
 
-    name: str
-    label: str
-    displacement: float
-    kendall_tau: float | None
-    adjacency: float
+    name: Text
+    label: Text
+    displacement: Number
+    kendall_tau: Number | None
+    adjacency: Number
     accuracy: Estimate
     reliance: Estimate
 
@@ -47,13 +46,11 @@ class OrderMeasures(NamedTuple):
 
 def order_measures(frame_orders: Iterable[tuple[FrameOrders, int]]) -> OrderMeasures:
     """Averages the measures over pairs of a frame order (T,) and the number of its real frames."""
-    pairs = list(frame_orders)
-    taus = [tau for order, length in pairs if (tau := kendall_tau(order, length)) is not None]
-    return OrderMeasures(
-        displacement=float(np.mean([displacement(order, length) for order, length in pairs])),
-        kendall_tau=float(np.mean(taus)) if taus else None,
-        adjacency=float(np.mean([adjacency(order, length) for order, length in pairs])),
-    )
+    measured = [(displacement(*one), kendall_tau(*one), adjacency(*one)) for one in frame_orders]
+    displacements, taus, adjacencies = zip(*measured, strict=True)
+    defined = [tau for tau in taus if tau is not None]
+    tau = float(np.mean(defined)) if defined else None
+    return OrderMeasures(float(np.mean(displacements)), tau, float(np.mean(adjacencies)))
 
 
 class Comparison(NamedTuple):
@@ -74,35 +71,8 @@ def compare(logits_BC: Tensor, ordered_BC: Tensor, labels_B: Tensor) -> Comparis
     """Compares logits of permuted clips with those in order. The results stay on the device of the logits."""
     predicted_B = logits_BC.argmax(1)
     return Comparison(
-        correct_B=predicted_B == labels_B,
-        flipped_B=predicted_B != ordered_BC.argmax(1),
-        max_logit_change=(logits_BC - ordered_BC).abs().max(),
+        predicted_B == labels_B, predicted_B != ordered_BC.argmax(1), (logits_BC - ordered_BC).abs().max()
     )
-
-
-def batch_orders(
-    perturbations: Sequence[Perturbation],
-    clips: Sequence[int],
-    lengths: Sequence[int],
-    num_frames: int,
-    num_permutations: int,
-    seed: int,
-) -> Tensor:
-    """Returns the frame orders (K, B, T) of a batch of clips, those of all perturbations one after the other.
-
-    Args:
-        perturbations: The perturbations.
-        clips: Number of each clip. Clip c gets the frame orders of the seed (seed, c) in every batch.
-        lengths: Number of real frames of each clip.
-        num_frames: T, padding included.
-        num_permutations: Number of frame orders of each random perturbation.
-        seed: Seed of the frame orders.
-    """
-    of_clip = [
-        np.concatenate([one.frame_orders(length, num_frames, num_permutations, (seed, clip)) for one in perturbations])
-        for clip, length in zip(clips, lengths, strict=True)
-    ]
-    return torch.from_numpy(np.stack(of_clip, axis=1))
 
 
 def permute_frames(x_BTK: Tensor, indices_BT: Tensor) -> Tensor:
@@ -113,7 +83,7 @@ def permute_frames(x_BTK: Tensor, indices_BT: Tensor) -> Tensor:
 def predict_orders(
     predict: Callable[[Tensor], Tensor], permute: Callable[[Tensor], Tensor], orders_KBT: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    """Yields the logits (B, C) for each of K batches of frame orders (B, T).
+    """Returns an iterator over the logits (B, C) for each of K batches of frame orders (B, T).
 
     Args:
         predict: Returns logits (B, C) of clips (B, T, ...), such as a model, or a head after its projection.
@@ -121,5 +91,4 @@ def predict_orders(
             a batch by one row of the indices; `x_T.__getitem__` shows one clip in B frame orders.
         orders_KBT: Frame orders, on the device of the clips.
     """
-    for indices_BT in orders_KBT:
-        yield predict(permute(indices_BT))
+    return (predict(permute(indices_BT)) for indices_BT in orders_KBT)

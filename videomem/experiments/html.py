@@ -1,31 +1,26 @@
-"""What HTML reports share: the template environment, and figures within a page."""
+"""What HTML reports share: the template environment, and pictures: figures, and strips of the frames of a clip."""
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
 
 from videomem.experiments import tables
 from videomem.experiments.drawing import svg
+from videomem.utils.atomic import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its name and its alternative text."""
-
-    name: str
-    figure: Figure
-    alt: str
-
-    def svg(self) -> Markup:
-        # matplotlib escapes the text of the figure, and `svg` escapes `alt`.
-        return Markup(svg(self.figure, self.name, self.alt))
 
 
 def environment() -> Environment:
@@ -41,3 +36,70 @@ def environment() -> Environment:
         show=tables.show, interval=tables.interval, points=tables.points, percent=tables.percent, p_value=tables.p_value
     )
     return templates
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its name and its alternative text."""
+
+    name: str
+    figure: Figure
+    alt: str
+
+    def svg(self) -> Markup:
+        # matplotlib escapes the text of the figure, and `svg` escapes `alt`.
+        return Markup(svg(self.figure, self.name, self.alt))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The frames of a clip in one order, with the prediction of each head.
+
+    Attributes:
+        condition: `ordered`, `shuffled` or `reversed`.
+        frames_THWC: Frames in that order, (T, height, width, 3) uint8.
+        predictions: Class predicted by each head, by its name.
+    """
+
+    condition: str
+    frames_THWC: NDArray[np.uint8]
+    predictions: Mapping[str, str]
+
+    def jpeg(self) -> bytes:
+        """The frames from left to right."""
+        buffer = BytesIO()
+        gap = np.full((self.frames_THWC.shape[1], 3, 3), 255, np.uint8)
+        row = [part for frame in self.frames_THWC for part in (frame, gap)][:-1]
+        Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "JPEG", quality=85)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip of a class and its strips. Time reversal turns the class into its partner."""
+
+    label: str
+    partner: str
+    strips: Sequence[Strip]
+
+
+def strip_image(strip: Strip) -> str:
+    """The strip as a JPEG in a data URL."""
+    return f"data:image/jpeg;base64,{b64encode(strip.jpeg()).decode()}"
+
+
+def write_strips(examples: Sequence[Example], folder: Path) -> list[tuple[Path, str]]:
+    """Write each strip as a JPEG file.
+
+    Returns:
+        Path and caption of each file. The caption has the class, the frame order and the predictions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, example in enumerate(examples):
+        for strip in example.strips:
+            path = folder / f"strip-{number}-{strip.condition}.jpg"
+            write_atomic(path, strip.jpeg())
+            predictions = ", ".join(f"{head}: {answer}" for head, answer in strip.predictions.items())
+            written.append((path, f"{example.label}, {strip.condition}; {predictions}"))
+    return written

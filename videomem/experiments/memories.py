@@ -1,8 +1,8 @@
-"""Memories by name: class paths and arguments read from head configs."""
+"""Names of heads: memories read from head configs by name, and labels that distinguish heads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +48,20 @@ def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, 
             "init_args": {**arguments, "hidden_dim": hidden_dim},
         }
     return memories
+
+
+def distinct_labels(labels: Sequence[str], kinds: Sequence[Hashable], names: Sequence[str] | None = None) -> list[str]:
+    """Returns one label per head. Heads of the same kind share a label; heads of different kinds do not.
+
+    Args:
+        labels: Label of each head, such as `gru`.
+        kinds: Everything in which heads of one label may differ, for each head.
+        names: Replacement for a label that several kinds have. By default the label is followed by the number of the
+            kind, as in `gru #2`, in order of first appearance.
+    """
+    kinds_of: dict[str, dict[Hashable, int]] = {}
+    for label, kind in zip(labels, kinds, strict=True):
+        kinds_of.setdefault(label, {}).setdefault(kind, len(kinds_of[label]) + 1)
+    if names is None:
+        names = [f"{label} #{kinds_of[label][kind]}" for label, kind in zip(labels, kinds, strict=True)]
+    return [name if len(kinds_of[label]) > 1 else label for label, name in zip(labels, names, strict=True)]

@@ -26,9 +26,7 @@ def ordered(length: int, num_frames: int) -> FrameOrders:
 
 def reversed_order(length: int, num_frames: int) -> FrameOrders:
     """Returns the real frames in reverse order: (1, T)."""
-    frame_order = ordered(length, num_frames)
-    frame_order[:, :length] = frame_order[:, :length][:, ::-1]
-    return frame_order
+    return _padded(np.arange(length)[None, ::-1], num_frames)
 
 
 def shuffled(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
@@ -40,14 +38,11 @@ def shuffled(length: int, num_frames: int, num_permutations: int, seed: tuple[in
         num_permutations: K.
         seed: Seed of the permutations; include the number of the clip, so that clips get different ones.
     """
-    frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
-    real = np.random.default_rng(seed).permuted(frame_orders[:, :length], axis=1)
-    frame_orders[:, :length] = real
-    return frame_orders
+    return within_windows(length, num_frames, num_permutations, seed, window=length)
 
 
 def within_windows(
-    length: int, num_frames: int, window: int, num_permutations: int, seed: tuple[int, ...]
+    length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...], window: int
 ) -> FrameOrders:
     """Returns frames shuffled within consecutive windows, the last of which may be shorter: (K, T).
 
@@ -57,15 +52,13 @@ def within_windows(
         ValueError: If `window` is below 1.
     """
     _check_frames("window", window)
-    frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
     rng = np.random.default_rng(seed)
-    for start in range(0, length, window):
-        stop = min(start + window, length)
-        frame_orders[:, start:stop] = rng.permuted(frame_orders[:, start:stop], axis=1)
-    return frame_orders
+    real = np.tile(np.arange(length), (num_permutations, 1))
+    windows = [rng.permuted(real[:, start : start + window], axis=1) for start in range(0, length, window)]
+    return _padded(np.concatenate(windows, axis=1), num_frames)
 
 
-def blocks(length: int, num_frames: int, block: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
+def blocks(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...], block: int) -> FrameOrders:
     """Returns consecutive blocks of frames in random order; frames within a block keep their order: (K, T).
 
     The last block may be shorter. A block of 1 is a shuffle of all frames; a block of `length` or more is the original
@@ -75,28 +68,21 @@ def blocks(length: int, num_frames: int, block: int, num_permutations: int, seed
         ValueError: If `block` is below 1.
     """
     _check_frames("block", block)
-    frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
-    of_frame = np.arange(length) // block
     ranks = np.tile(np.arange(-(-length // block)), (num_permutations, 1))
     ranks = np.random.default_rng(seed).permuted(ranks, axis=1)
-    frame_orders[:, :length] = np.argsort(ranks[:, of_frame], axis=1, kind="stable")
-    return frame_orders
+    return _padded(np.argsort(ranks[:, np.arange(length) // block], axis=1, kind="stable"), num_frames)
 
 
 def rotated(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
     """Returns the real frames rotated by a random offset from 1 to length - 1: (K, T)."""
-    frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
-    if length > 1:
-        offsets = np.random.default_rng(seed).integers(1, length, size=(num_permutations, 1))
-        frame_orders[:, :length] = (np.arange(length) + offsets) % length
-    return frame_orders
+    offsets = np.random.default_rng(seed).integers(1, max(length, 2), size=(num_permutations, 1))
+    return _padded((np.arange(length) + offsets) % length, num_frames)
 
 
 def frozen(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
     """Returns one randomly drawn frame at every real position: (K, T). Not a permutation."""
-    frame_orders = np.repeat(ordered(length, num_frames), num_permutations, axis=0)
-    frame_orders[:, :length] = np.random.default_rng(seed).integers(length, size=(num_permutations, 1))
-    return frame_orders
+    shown = np.random.default_rng(seed).integers(length, size=(num_permutations, 1))
+    return _padded(shown.repeat(length, axis=1), num_frames)
 
 
 def subsampled(length: int, num_frames: int, step: int) -> FrameOrders:
@@ -106,9 +92,7 @@ def subsampled(length: int, num_frames: int, step: int) -> FrameOrders:
         ValueError: If `step` is below 1.
     """
     _check_frames("step", step)
-    frame_order = ordered(length, num_frames)
-    frame_order[:, :length] = np.arange(length) // step * step
-    return frame_order
+    return _padded(np.arange(length)[None] // step * step, num_frames)
 
 
 def fixed(length: int, num_frames: int, seed: tuple[int, ...]) -> FrameOrders:
@@ -122,10 +106,20 @@ def common(length: int, num_frames: int, seed: tuple[int, ...]) -> FrameOrders:
     A shorter clip gets the permutation of longer clips without the frames it does not have. The permutation depends on
     the seed alone, which must not identify the clip, and not on the padding.
     """
-    frame_order = ordered(length, num_frames)
     # One sort key is drawn per frame; the keys of a shorter clip are the first keys of a longer clip.
-    frame_order[0, :length] = np.argsort(np.random.default_rng(seed).random(length), kind="stable")
-    return frame_order
+    return _padded(np.argsort(np.random.default_rng(seed).random((1, length)), axis=1, kind="stable"), num_frames)
+
+
+def _padded(real: NDArray[np.int64], num_frames: int) -> FrameOrders:
+    """Returns frame orders (K, T) from those of the real frames (K, length)."""
+    frame_orders = np.tile(ordered(num_frames, num_frames), (len(real), 1))
+    frame_orders[:, : real.shape[1]] = real
+    return frame_orders
+
+
+def _check_frames(what: str, num_frames: int) -> None:
+    if num_frames < 1:
+        raise ValueError(f"{what} is {num_frames} frames, but must be at least 1")
 
 
 def displacement(frame_order_T: NDArray[np.int64], length: int) -> float:
@@ -179,47 +173,24 @@ def suite(num_frames: int, more_sizes: Collection[int] = ()) -> tuple[Perturbati
     sizes = sorted(size for size in parts if 1 < size < num_frames)
     return (
         SHUFFLE,
-        *(Perturbation("windows", f"windows of {size}", partial(_sized, within_windows, size)) for size in sizes),
-        *(Perturbation("blocks", f"blocks of {size}", partial(_sized, blocks, size)) for size in sizes),
+        *(Perturbation("windows", f"windows of {size}", partial(within_windows, window=size)) for size in sizes),
+        *(Perturbation("blocks", f"blocks of {size}", partial(blocks, block=size)) for size in sizes),
         REVERSE,
         Perturbation("rotate", "rotate", rotated),
         Perturbation("frozen", "frozen", frozen),
         *(
-            Perturbation("subsample", f"every {step} frames", partial(_subsampled, step), is_random=False)
+            _not_random("subsample", f"every {step} frames", partial(subsampled, step=step))
             for step in (2, 4)
             if step < num_frames
         ),
     )
 
 
-def _ordered(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
-    return ordered(length, num_frames)
+def _not_random(name: str, label: str, frame_order: Callable[[int, int], FrameOrders]) -> Perturbation:
+    return Perturbation(name, label, lambda length, num_frames, *_: frame_order(length, num_frames), is_random=False)
 
 
-def _sized(
-    function: Callable[[int, int, int, int, tuple[int, ...]], FrameOrders],
-    size: int,
-    length: int,
-    num_frames: int,
-    num_permutations: int,
-    seed: tuple[int, ...],
-) -> FrameOrders:
-    return function(length, num_frames, size, num_permutations, seed)
-
-
-def _reversed(length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
-    return reversed_order(length, num_frames)
-
-
-def _subsampled(step: int, length: int, num_frames: int, num_permutations: int, seed: tuple[int, ...]) -> FrameOrders:
-    return subsampled(length, num_frames, step)
-
-
-IN_ORDER = Perturbation("order", "in order", _ordered, is_random=False)
+IN_ORDER = _not_random("order", "in order", ordered)
 SHUFFLE = Perturbation("shuffle", "shuffle", shuffled)
-REVERSE = Perturbation("reverse", "reverse", _reversed, is_random=False)
-
-
-def _check_frames(what: str, num_frames: int) -> None:
-    if num_frames < 1:
-        raise ValueError(f"{what} is {num_frames} frames, but must be at least 1")
+REVERSE = _not_random("reverse", "reverse", reversed_order)
+SHUFFLE_SUITE = (IN_ORDER, SHUFFLE, REVERSE)

@@ -12,9 +12,8 @@ from videomem.statistics.results import Estimate
 
 Kind = Literal["text", "share", "gain", "p", "count", "number"]
 
-Cell = str | float | int | None | Estimate
-
 Plain = str | float | int | None
+Cell = Plain | Estimate
 
 NOTHING = "–"  # noqa: RUF001
 
@@ -84,14 +83,17 @@ def show(value: Cell, kind: Kind) -> str:
 
 def flat(table: Table) -> tuple[list[str], list[list[Plain]]]:
     """Columns and rows of plain values; an `Estimate` has columns for value, 95 % interval, and p (if it is a gain)."""
-    ends = [_ends(table, place) for place in range(len(table.columns))]
-    columns: list[str] = []
-    for column, parts in zip(table.columns, ends, strict=True):
-        columns += [column.name, *(f"{column.name}: {part}" for part in parts)]
-    rows = [
-        [part for value, parts in zip(row, ends, strict=True) for part in _spread(value, parts)] for row in table.rows
-    ]
-    return columns, rows
+    names: list[str] = []
+    columns: list[list[Plain]] = []
+    for place, column in enumerate(table.columns):
+        cells = [row[place] for row in table.rows]
+        names.append(column.name)
+        columns.append([cell.value if isinstance(cell, Estimate) else cell for cell in cells])
+        if any(isinstance(cell, Estimate) for cell in cells):
+            for part in ("low", "high") if column.kind == "share" else ("low", "high", "p"):
+                names.append(f"{column.name}: {part}")
+                columns.append([getattr(cell, part) if isinstance(cell, Estimate) else None for cell in cells])
+    return names, [list(row) for row in zip(*columns, strict=True)]
 
 
 def csv_text(table: Table) -> str:
@@ -99,15 +101,3 @@ def csv_text(table: Table) -> str:
     columns, rows = flat(table)
     csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
     return buffer.getvalue()
-
-
-def _ends(table: Table, place: int) -> tuple[str, ...]:
-    if not any(isinstance(row[place], Estimate) for row in table.rows):
-        return ()
-    return ("low", "high") if table.columns[place].kind == "share" else ("low", "high", "p")
-
-
-def _spread(value: Cell, parts: tuple[str, ...]) -> list[Plain]:
-    if isinstance(value, Estimate):
-        return [value.value, *(getattr(value, part) for part in parts)]
-    return [value, *(None for _ in parts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomem.heads import Head, Memory, State
+from videomem.heads import Head, Memory
 
 
 class LayerTrace(NamedTuple):
@@ -51,33 +52,20 @@ def trace(head: Head, x_BTD: Tensor, direct: bool = False) -> Trace:
         direct: Whether gradients flow back in time along the retention alone, as along a residual connection. Gates and
             recurrent terms then treat the previous state as a constant. The values do not change.
     """
-    return trace_normed(head, head.norm(x_BTD), direct)
-
-
-def trace_normed(head: Head, y_BTD: Tensor, direct: bool = False) -> Trace:
-    """Runs a head as `trace` does, from standardised features, whose unit is the training standard deviation."""
-    return trace_projected(head, head.memories[0].project(head.projection(y_BTD)), direct)
+    return trace_projected(head, head.memories[0].project(head.projection(head.norm(x_BTD))), direct)
 
 
 def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trace:
     """Runs a head as `trace` does, from the projected terms of the first layer, which are often narrower."""
-    first, *above = head.memories
-    layers = [_trace_terms(first, terms_BTK, None, direct)]
-    y = first.activation(layers[0].h_BTH)
-    for memory in above:
-        layers.append(trace_layer(memory, y, direct=direct))
-        y = memory.activation(layers[-1].h_BTH)
-    logits_BTC = head.classify(y)
+    layers = [_trace_layer(head.memories[0], terms_BTK, direct)]
+    for below, memory in pairwise(head.memories):
+        layers.append(_trace_layer(memory, memory.project(below.activation(layers[-1].h_BTH)), direct))
+    logits_BTC = head.classify(head.memories[-1].activation(layers[-1].h_BTH))
     return Trace(tuple(layers), logits_BTC, head.readout.after_each(logits_BTC))
 
 
-def trace_layer(memory: Memory, y_BTD: Tensor, state: State | None = None, direct: bool = False) -> LayerTrace:
-    """Runs one layer step by step from its inputs (B, T, D)."""
-    return _trace_terms(memory, memory.project(y_BTD), state, direct)
-
-
-def _trace_terms(memory: Memory, terms_BTK: Tensor, state: State | None, direct: bool) -> LayerTrace:
-    state = memory.initial_state(terms_BTK[:, 0]) if state is None else state
+def _trace_layer(memory: Memory, terms_BTK: Tensor, direct: bool) -> LayerTrace:
+    state = memory.initial_state(terms_BTK[:, 0])
     shown, kept, keeps = [], [], []
     for terms_BK in terms_BTK.unbind(1):  # With indexing, backward would allocate a gradient of all T steps per step.
         seen = tuple(part.detach() for part in state) if direct else state

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from videomem.video.files import split_template
 SUFFIXES = (".npy", ".h5", ".hdf5", ".safetensors")
 _MOST_BYTES = 4 * 2**30
 FloatArray = NDArray[np.floating[Any]]
+Readers = dict[str, Callable[[], FloatArray]]
 
 
 class ArrayProblem(VideomemError):
@@ -41,7 +42,7 @@ class ArraySource:
         readers: A function for each name that reads the array.
     """
 
-    def __init__(self, path: Path, readers: Mapping[str, Callable[[], FloatArray]]) -> None:
+    def __init__(self, path: Path, readers: Readers) -> None:
         self.path = path
         self._readers: dict[str, list[Callable[[], FloatArray]]] = defaultdict(list)
         for name, read in readers.items():
@@ -117,23 +118,21 @@ def open_source(path: Path) -> Iterator[ArraySource]:
         yield ArraySource(path, readers)
 
 
-def _in_folder(folder: Path) -> dict[str, Callable[[], FloatArray]]:
+def _in_folder(folder: Path) -> Readers:
     files = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
-    readers: dict[str, Callable[[], FloatArray]] = {}
+    readers: Readers = {}
     for file in sorted(file for file in files if file.suffix in SUFFIXES):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in readers:
             raise VideomemError(f"--features {folder}: more than one file is named {name}; keep one of {SUFFIXES}")
-        readers[name] = partial(_read_npy if file.suffix == ".npy" else _read_only_one, file)
+        readers[name] = partial(_read_only_one, file)
     return readers
 
 
-def _read_npy(file: Path) -> FloatArray:
-    # Memory-mapped, so that a header that claims more than the file holds raises instead of allocating memory.
-    return _checked(np.load(file, mmap_mode="r", allow_pickle=False))
-
-
 def _read_only_one(file: Path) -> FloatArray:
+    if file.suffix == ".npy":
+        # Memory-mapped, so that a header that claims more than the file holds raises instead of allocating memory.
+        return _checked(np.load(file, mmap_mode="r", allow_pickle=False))
     with ExitStack() as stack:
         found = (_in_safetensors if file.suffix == ".safetensors" else _in_hdf5)(file, stack)
         if len(found) != 1:
@@ -141,7 +140,7 @@ def _read_only_one(file: Path) -> FloatArray:
         return next(iter(found.values()))()
 
 
-def _in_safetensors(file: Path, stack: ExitStack) -> dict[str, Callable[[], FloatArray]]:
+def _in_safetensors(file: Path, stack: ExitStack) -> Readers:
     try:
         tensors = stack.enter_context(safe_open(file, "pt"))
     except (SafetensorError, OSError) as error:
@@ -154,7 +153,7 @@ def _in_safetensors(file: Path, stack: ExitStack) -> dict[str, Callable[[], Floa
     return {name: partial(read, name) for name in tensors.keys()}  # noqa: SIM118 - not a dict
 
 
-def _in_hdf5(file: Path, stack: ExitStack) -> dict[str, Callable[[], FloatArray]]:
+def _in_hdf5(file: Path, stack: ExitStack) -> Readers:
     try:
         opened = stack.enter_context(h5py.File(file, "r"))
         found: list[Any] = []
@@ -168,20 +167,16 @@ def _in_hdf5(file: Path, stack: ExitStack) -> dict[str, Callable[[], FloatArray]
 def _read_dataset(dataset: Any) -> FloatArray:
     if dataset.is_virtual or dataset.external:
         raise ArrayProblem("its values are stored in another file; copy them into this one")
-    _check_kind(dataset.shape, dataset.dtype)
-    return _checked(dataset[()])
+    return _checked(dataset)
 
 
 def _checked(array: Any) -> FloatArray:
-    """The array in memory, in native byte order."""
-    _check_kind(array.shape, array.dtype)
-    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-
-
-def _check_kind(shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> None:
+    """The values of an array or dataset in memory, in native byte order."""
+    shape, dtype = array.shape, array.dtype
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         raise ArrayProblem(f"its values are {dtype}, but must be float16, float32 or float64")
     if shape is None or len(shape) != 2 or shape[1] < 1:
         raise ArrayProblem(f"its shape is {shape}, but must be (frames, features)")
     if shape[0] * shape[1] * dtype.itemsize > _MOST_BYTES:
         raise ArrayProblem(f"its shape is {shape}, above the limit of {_MOST_BYTES / 2**30:.0f} GiB; take fewer frames")
+    return np.array(array[()], dtype=dtype.newbyteorder("="), order="C")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,11 +22,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from videomem.errors import VideomemError
-from videomem.features.weights import load_state, nearest, read_state
 
 # Names of the layers of torchvision's AlexNet in Krizhevsky 2014, "One weird trick"; fc6 and fc7 are after the ReLU.
 ALEXNET_LAYERS = {"pool5": "features.12", "fc6": "classifier.2", "fc7": "classifier.5", "logits": "classifier.6"}
-_OPTION = "backbone.weights"
 
 
 @dataclass(frozen=True)
@@ -70,24 +69,16 @@ class Preprocessing:
     def of(cls, name: str) -> Preprocessing:
         """The preset of the default weights of a network. Downloads nothing."""
         preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        return cls(
-            preset.resize_size[0],
-            preset.crop_size[0],
-            preset.interpolation.value,
-            tuple(preset.mean),
-            tuple(preset.std),
-        )
+        sizes = preset.resize_size[0], preset.crop_size[0]
+        return cls(*sizes, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
 
     def shape_frames(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
         """Resize and crop frames (T, height, width, 3) uint8 of any size to (T, 3, crop, crop) uint8."""
         frames = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
         interpolation = InterpolationMode(self.interpolation)
         # One frame at a time: a resize of all frames would hold a long clip twice in memory.
-        shaped = [
-            F.center_crop(F.resize(frame, [self.resize_px], interpolation, antialias=True), [self.crop_px])
-            for frame in frames
-        ]
-        return torch.stack(shaped)
+        resized = (F.resize(frame, [self.resize_px], interpolation, antialias=True) for frame in frames)
+        return torch.stack([F.center_crop(frame, [self.crop_px]) for frame in resized])
 
     def normalize(self, frames: Tensor) -> Tensor:
         """Scale and normalize frames (N, 3, crop, crop) uint8 to float32."""
@@ -112,7 +103,12 @@ class Backbone(nn.Module):
         """Build the network. With `load_weights=False`, its weights must be loaded from a state_dict afterwards."""
         super().__init__()
         self.settings = settings
-        self.preprocessing = Preprocessing.of(_known(settings.name))
+        if settings.name not in (available := torchvision.models.list_models(module=torchvision.models)):
+            raise VideomemError(
+                f"backbone.name is {settings.name!r}, but torchvision does not have it; "
+                f"it has, for example, {nearest(settings.name, available)}"
+            )
+        self.preprocessing = Preprocessing.of(settings.name)
         network = _build(settings) if load_weights else torchvision.models.get_model(settings.name, weights=None)
         self.node = _node(network, settings)
         for module in network.modules():
@@ -213,16 +209,6 @@ def extract_features(backbone: Backbone, frames: Tensor, batch_size: int) -> Ten
     return torch.cat(rows)
 
 
-def _known(name: str) -> str:
-    available = torchvision.models.list_models(module=torchvision.models)
-    if name not in available:
-        raise VideomemError(
-            f"backbone.name is {name!r}, but torchvision does not have it; "
-            f"it has, for example, {nearest(name, available)}"
-        )
-    return name
-
-
 def _build(settings: BackboneSettings) -> nn.Module:
     if settings.weights == "imagenet":
         try:
@@ -237,7 +223,8 @@ def _build(settings: BackboneSettings) -> nn.Module:
             torch.default_generator.manual_seed(settings.seed)
             return torchvision.models.get_model(settings.name, weights=None)
     network = torchvision.models.get_model(settings.name, weights=None)
-    load_state(network, read_state(Path(settings.weights), _OPTION), settings.weights, settings.name, _OPTION)
+    option = "backbone.weights"
+    load_state(network, read_state(Path(settings.weights), option), settings.weights, settings.name, option)
     return network
 
 
@@ -248,3 +235,50 @@ def _node(network: nn.Module, settings: BackboneSettings) -> str:
         names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else nearest(layer, nodes)
         raise VideomemError(f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}")
     return layer
+
+
+def read_state(path: Path, option: str) -> dict[str, Tensor]:
+    """The tensors of a saved state_dict, or of the `state_dict` in a checkpoint. No code in the file is run.
+
+    Args:
+        path: The file.
+        option: The setting that names the file, for error messages.
+    Raises:
+        VideomemError: If the file is missing, is not a state_dict of tensors, or has values that are not finite.
+    """
+    if not path.is_file():
+        raise VideomemError(f"{option}: {path}: no such file; give a file, the name of weights, or `random`")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of many types here, among them those of pickle and zipfile.
+        raise VideomemError(f"{option}: {path}: not a saved state_dict ({type(error).__name__})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise VideomemError(f"{option}: {path}: not a state_dict of tensors")
+    if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+        raise VideomemError(f"{option}: {path}: {bad[0]} has values that are not finite")
+    return state
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], path: str, name: str, option: str) -> None:
+    """Load a state_dict into a network.
+
+    Raises:
+        VideomemError: If a tensor is missing, unexpected, or of another shape.
+    """
+    expected = network.state_dict()
+    for key in sorted(expected.keys() | state.keys()):
+        ours, theirs = expected.get(key), state.get(key)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (ours, theirs)]
+            raise VideomemError(
+                f"{option}: {path}: not the weights of {name}: {key} has shape {shapes[1]}, but {shapes[0]} is expected"
+            )
+    network.load_state_dict(state)
+
+
+def nearest(word: str, choices: Sequence[str]) -> str:
+    """The choices most similar to a word, for error messages."""
+    near = difflib.get_close_matches(word, choices, n=5, cutoff=0.3)
+    return ", ".join([*near, *choices[-3:]][:6])

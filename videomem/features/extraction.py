@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -82,10 +82,10 @@ def extract(
     for key, clip in list(by_key.items()):
         # A file that is temporarily missing must not be planned and marked as failed permanently.
         if key not in settled and (problem := file_problem(clip.path)):
-            unreadable.append(Failure(clip.path, "open", "", "FileNotFoundError", problem, 0.0, *clip.interval))
+            unreadable.append(Failure.of(clip, "open", "FileNotFoundError", problem))
             del by_key[key]
     for failure in unreadable:
-        if (known := failure_table.get(failure.clip)) is None or known.message != failure.message:
+        if (known := failure_table.get(failure.location)) is None or known.message != failure.message:
             store.failure_table.add(failure)
     failed = {key: clip for key, clip in by_key.items() if key in settled and key not in done}
     with ExitStack() as stack:
@@ -93,50 +93,34 @@ def extract(
 
         def decoded(wanted: Sequence[Clip]) -> Iterator[Decoded | Failure]:
             decode = partial(decode_frames, settings=settings)
-            return stack.enter_context(
-                closing(decode_each(wanted, decode, settings.decoder, num_workers, time_limit_s))
-            )
+            stream = decode_each(wanted, decode, settings.decoder, num_workers, time_limit_s)
+            return stack.enter_context(closing(stream))
 
         if not retry_failed:
-            plan = store.extend_plan(list(by_key))
-            failures = [*unreadable, *_earlier_failures(failed.values(), failure_table)]
+            missing = store.extend_plan(by_key)
+            earlier = [Failure.of(c, "decode", "unknown", "failed in an earlier run") for c in failed.values()]
+            failures = [*unreadable, *(failure_table.get(failure.location, failure) for failure in earlier)]
         else:
-            never_read = {
-                key: c for key, c in by_key.items() if key not in settled and (c.path, *c.interval) in failure_table
-            }
-            again, still_failing = _that_decode_now(failed, decoded, progress)
+            never_read = {k: c for k, c in by_key.items() if k not in settled and c.location in failure_table}
+            answers = progress.track(decoded(list(failed.values())), len(failed), description="trying again")
+            failing = {k: answer for k, answer in zip(failed, answers, strict=True) if isinstance(answer, Failure)}
+            again = {key: clip for key, clip in failed.items() if key not in failing}
             by_key = never_read | again
-            plan = store.extend_plan(list(by_key), again)
-            failures = [*unreadable, *still_failing]
-        missing = [n for n, shard in enumerate(plan) if not store.has_shard(n) and all(key in by_key for key in shard)]
-        wanted = [by_key[key] for number in missing for key in plan[number]]
+            missing = store.extend_plan(by_key, again)
+            failures = [*unreadable, *failing.values()]
+        wanted = [by_key[key] for shard in missing.values() for key in shard]
         backbone = load_backbone(settings.backbone, device)
         task, stream = progress.add_task("extracting", total=len(wanted), frames=0), decoded(wanted)
-        for number in missing:
-            failures += _extract_shard(store, number, plan[number], stream, backbone, progress, task)
+        for number, shard in missing.items():
+            failures += _extract_shard(store, number, shard, stream, backbone, progress, task)
     now = store.read_index()
-    done_now = {(clip.path, *clip.interval) for clip, key in keys.items() if key in now}
-    failures = [failure for failure in failures if failure.clip not in done_now]
+    done_now = {clip.location for clip, key in keys.items() if key in now}
+    failures = [failure for failure in failures if failure.location not in done_now]
     if retry_failed:
-        latest = failure_table | store.failure_table.read() | {failure.clip: failure for failure in failures}
-        store.failure_table.rewrite(failure for clip, failure in latest.items() if clip not in done_now)
+        latest = failure_table | store.failure_table.read() | {failure.location: failure for failure in failures}
+        store.failure_table.rewrite(failure for failure in latest.values() if failure.location not in done_now)
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
     return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
-
-
-def _that_decode_now(
-    clips: Mapping[str, Clip], decoded: Callable[[Sequence[Clip]], Iterator[Decoded | Failure]], progress: Progress
-) -> tuple[dict[str, Clip], list[Failure]]:
-    """Decode clips that failed before: returns those that decode now, and the failures of the others."""
-    good, failures = {}, []
-    task = progress.add_task("trying again", total=len(clips), frames=0)
-    for (key, clip), answer in zip(clips.items(), decoded(list(clips.values())), strict=True):
-        if isinstance(answer, Failure):
-            failures.append(answer)
-        else:
-            good[key] = clip
-        progress.advance(task)
-    return good, failures
 
 
 def _extract_shard(
@@ -184,8 +168,7 @@ class _FramePacker:
         """Add frames (T, 3, crop, crop); returns their row numbers in the result of `finish`."""
         rows = []
         for frame in frames:
-            image = frame.contiguous().numpy().tobytes()
-            digest = blake2b(image, digest_size=16).digest()
+            digest = blake2b(frame.contiguous().numpy().tobytes(), digest_size=16).digest()
             if digest not in self._row_of:
                 self._row_of[digest] = len(self._row_of)
                 self._waiting.append(frame)
@@ -226,24 +209,15 @@ def _decode_or_fail(decode: Decode, decoder: str, clip: Clip) -> Decoded | Failu
         reason = one_line(error)
         if not isinstance(error, DecodingError):
             reason = f"{clip.path}: {type(error).__name__}: {reason}"
-        return _failure(clip, decoder, type(error).__name__, reason, time.perf_counter() - started)
-    fields = {
-        "num_available": decoded.num_available,
-        "fps": decoded.fps,
-        "decoder": decoded.decoder,
-        "damage": decoded.damage,
-        "indices": decoded.indices_T.tolist(),
-    }
+        return Failure.of(clip, "decode", type(error).__name__, reason, decoder, time.perf_counter() - started)
+    fields = {name: getattr(decoded, name) for name in ("num_available", "fps", "decoder", "damage")}
+    fields["indices"] = decoded.indices_T.tolist()
     return Decoded(frames.numpy(), fields, None if decoded.times_s_T is None else decoded.times_s_T.tolist())
 
 
 def _on_one_thread(decode: Callable[[Clip], Decoded | Failure], clip: Clip) -> Decoded | Failure:
     torch.set_num_threads(1)  # Workers run in parallel; more threads would compete for the same cores.
     return decode(clip)
-
-
-def _failure(clip: Clip, decoder: str, error: str, reason: str, seconds: float) -> Failure:
-    return Failure(clip.path, "decode", decoder, error, reason, round(seconds, 3), *clip.interval)
 
 
 def decode_each(
@@ -268,33 +242,20 @@ def decode_each(
     answers = run_isolated(partial(_on_one_thread, decode_or_fail), clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         if isinstance(answer, Lost):
-            yield _failure(clip, decoder, answer.error, f"{clip.path}: {answer.reason}", answer.seconds)
+            yield Failure.of(clip, "decode", answer.error, f"{clip.path}: {answer.reason}", decoder, answer.seconds)
         else:
             yield answer
 
 
-def _earlier_failures(clips: Iterable[Clip], failure_table: Mapping[Any, Failure]) -> list[Failure]:
-    """The latest failures of clips that failed in an earlier run."""
-    unknown = ("decode", "", "unknown", "failed in an earlier run", 0.0)
-    return [failure_table.get((c.path, *c.interval), Failure(c.path, *unknown, *c.interval)) for c in clips]
-
-
 def _progress(console: Console | None) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("clips"),
-        _FrameRate(""),
-        TimeRemainingColumn(),
-    )
+    texts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clips")
     shown = console is not None and console.is_terminal
-    return Progress(*columns, console=console, transient=True, disable=not shown)
+    return Progress(*texts, _FrameRate(""), TimeRemainingColumn(), console=console, transient=True, disable=not shown)
 
 
 class _FrameRate(TextColumn):
     """Frames per second since the start."""
 
     def render(self, task: Any) -> Any:
-        rate = task.fields["frames"] / task.elapsed if task.elapsed else 0.0
+        rate = task.fields.get("frames", 0) / task.elapsed if task.elapsed else 0.0
         return Text(f"{rate:.0f} frames/s")

@@ -12,6 +12,7 @@ from typing import Any
 
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
+from videomem.video.catalog import Clip
 
 COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
 
@@ -29,9 +30,13 @@ class Failure:
     start_s: float | None = None
     end_s: float | None = None
 
+    @classmethod
+    def of(cls, clip: Clip, stage: str, error: str, message: str, decoder: str = "", seconds: float = 0.0) -> Failure:
+        return cls(clip.path, stage, decoder, error, message, round(seconds, 3), *clip.interval)
+
     @property
-    def clip(self) -> tuple[str, float | None, float | None]:
-        """Path and interval of the clip; several clips may be parts of one file."""
+    def location(self) -> tuple[str, float | None, float | None]:
+        """Path and interval of the clip."""
         return self.path, self.start_s, self.end_s
 
 
@@ -48,9 +53,8 @@ class FailureTable:
                 if file.tell() == 0:
                     file.write(_csv_lines(COLUMNS))
                 file.seek(-1, os.SEEK_END)
-                file.write(
-                    b"" if file.read(1) == b"\n" else b"\n"
-                )  # An interrupted write may have left an incomplete line.
+                # An interrupted write may have left an incomplete line.
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
                 file.write(_csv_lines(asdict(failure).values()))
         except OSError as error:
             raise VideomemError(
@@ -63,7 +67,7 @@ class FailureTable:
             return {}
         text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
         rows = [_failure_of_line(line) for line in text.splitlines()[1:]]
-        return {failure.clip: failure for failure in rows if failure is not None}
+        return {failure.location: failure for failure in rows if failure is not None}
 
     def rewrite(self, failures: Iterable[Failure]) -> None:
         """Replace the table by these failures."""

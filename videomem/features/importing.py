@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.features.arrays import ArrayProblem, ArraySource, FloatArray, open_source
 from videomem.features.backbone import BackboneSettings
 from videomem.features.failures import Failure
-from videomem.features.imported import ImportedFeatures, failure_of
-from videomem.features.store import FeatureDtype, FeatureSettings, FeatureStore
+from videomem.features.keys import key_of
+from videomem.features.store import FeatureDtype, FeatureSettings, FeatureStore, ImportedFeatures
 from videomem.video.catalog import Catalog, Clip, read_catalog, read_rows
-from videomem.video.sampling import Sampling
+from videomem.video.sampling import Sampling, frames_within
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ class Importing:
     fps: float | None = None
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """The array of a clip: its name in the source, its key and its number of features."""
 
     name: str
@@ -84,7 +81,7 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
             try:
                 found[clip] = _look_at(clip, name, source, importing)
             except ArrayProblem as problem:
-                failures[clip] = failure_of(clip, "ArrayProblem", str(problem))
+                failures[clip] = _failure(clip, str(problem))
         if not found:
             first = next(iter(failures.values()))
             raise VideomemError(f"--features {features}: no clip has features in it; {first.message}")
@@ -92,19 +89,25 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
         for clip, item in list(found.items()):
             if item.feature_dim != feature_dim:
                 reason = f"array {item.name} has {item.feature_dim} features, but most have {feature_dim}"
-                failures[clip] = failure_of(clip, "ArrayProblem", reason)
+                failures[clip] = _failure(clip, reason)
                 del found[clip]
-        store = FeatureStore(root, settings_of(importing, feature_dim))
+        imported = ImportedFeatures(importing.name, feature_dim)
+        settings = FeatureSettings(BackboneSettings(), importing.sampling, dtype=importing.dtype, imported=imported)
+        store = FeatureStore(root, settings)
         store.create()
         done = store.read_index()
         _write(store, found, source, importing)
-    return _settle(store, catalog, found, failures, set(done))
+    store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
+    failure_table = store.failure_table.read() | {failure.location: failure for failure in failures.values()}
+    good = {clip.location for clip in found}
+    store.failure_table.rewrite(failure for failure in failure_table.values() if failure.location not in good)
+    num_before = sum(item.key in done for item in found.values())
+    in_order = tuple(failures[clip] for clip in catalog.clips if clip in failures)
+    return ImportReport(len(found) - num_before, num_before, in_order, feature_dim, store.folder)
 
 
-def settings_of(importing: Importing, feature_dim: int) -> FeatureSettings:
-    """The settings of imported features, as in the `data` section of a config."""
-    imported = ImportedFeatures(importing.name, feature_dim)
-    return FeatureSettings(BackboneSettings(), importing.sampling, dtype=importing.dtype, imported=imported)
+def _failure(clip: Clip, reason: str) -> Failure:
+    return Failure.of(clip, "import", "ArrayProblem", f"{clip}: {reason}")
 
 
 def _names(catalog: Catalog, path: Path, source: ArraySource) -> tuple[dict[Clip, str], dict[Clip, Failure]]:
@@ -115,7 +118,7 @@ def _names(catalog: Catalog, path: Path, source: ArraySource) -> tuple[dict[Clip
         try:
             name, looseness = source.find(row.path, os.path.relpath(clip.path, path.absolute().parent))
         except ArrayProblem as problem:
-            failures[clip] = failure_of(clip, "ArrayProblem", str(problem))
+            failures[clip] = _failure(clip, str(problem))
             continue
         claims[clip] = name
         videos[name][clip.path] = min(looseness, videos[name].get(clip.path, looseness))
@@ -124,7 +127,7 @@ def _names(catalog: Catalog, path: Path, source: ArraySource) -> tuple[dict[Clip
         owners = [video for video, looseness in videos[name].items() if looseness == closest]
         if owners != [clip.path]:
             reason = f"array {name} matches {' and '.join(owners[:2])}; name arrays by their complete path"
-            failures[clip] = failure_of(clip, "ArrayProblem", reason)
+            failures[clip] = _failure(clip, reason)
             del claims[clip]
     return claims, failures
 
@@ -135,9 +138,7 @@ def _look_at(clip: Clip, name: str, source: ArraySource, importing: Importing) -
     _features(clip, array, importing)
     content = sha256(f"{array.dtype} {array.shape}\n".encode())
     content.update(array.data)
-    rate = "" if (fps := importing.fps or clip.fps) is None else f" {fps}"
-    key = sha256(f"{content.hexdigest()} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
-    return _Found(name, key, array.shape[1])
+    return _Found(name, key_of(clip, content.hexdigest(), importing.fps or clip.fps), array.shape[1])
 
 
 def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[Tensor, dict[str, Any]]:
@@ -148,7 +149,7 @@ def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[T
             f"arrays have no times, but {type(importing.sampling).__name__} and trims need them; pass --source-fps"
         )
     times_s = np.arange(len(array_TD)) / (fps or 1.0)
-    inside = _within(times_s, clip)
+    inside = frames_within(times_s, clip.interval)
     if len(inside) < 2:
         raise ArrayProblem(f"{len(inside)} of its {len(array_TD)} rows are between {clip.start_s} and {clip.end_s} s")
     indices = importing.sampling.indices(times_s[inside] - times_s[inside[0]])
@@ -156,44 +157,18 @@ def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[T
         chosen = torch.from_numpy(array_TD[inside[indices]].astype(importing.dtype))
     if not torch.isfinite(chosen).all():
         largest = float(np.abs(array_TD).max())
-        remedy = "pass --dtype float32 and set data.feature_dtype to it" if importing.dtype == "float16" else "scale it"
+        remedy = "pass --dtype float32, set data.features.dtype to it" if importing.dtype == "float16" else "scale it"
         raise ArrayProblem(f"its values reach {largest:.3g}, beyond the range of {importing.dtype}; {remedy}")
     fields = {"num_available": len(inside), "fps": fps or 0.0, "decoder": "imported", "damage": ""}
     return chosen, {**fields, "indices": indices.tolist()}
 
 
-def _within(times_s: NDArray[np.float64], clip: Clip) -> NDArray[np.int64]:
-    end_s = np.inf if clip.end_s is None else clip.end_s
-    return np.flatnonzero((times_s >= (clip.start_s or 0.0)) & (times_s < end_s)).astype(np.int64)
-
-
 def _write(store: FeatureStore, found: dict[Clip, _Found], source: ArraySource, importing: Importing) -> None:
     """Write the missing shards, one at a time."""
     by_key = {item.key: clip for clip, item in found.items()}
-    for number, keys in enumerate(store.extend_plan(list(by_key))):
-        if store.has_shard(number) or not all(key in by_key for key in keys):
-            continue
+    for number, keys in store.extend_plan(by_key).items():
         rows = []
         for key in keys:
             features_TD, fields = _features(by_key[key], source.read(found[by_key[key]].name), importing)
             rows.append((key, fields, features_TD))
         store.write_shard(number, rows)
-
-
-def _settle(
-    store: FeatureStore,
-    catalog: Catalog,
-    found: dict[Clip, _Found],
-    failures: dict[Clip, Failure],
-    done: set[str],
-) -> ImportReport:
-    """Record the key of each clip, and update the failure table."""
-    store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
-    failure_table = store.failure_table.read() | {failure.clip: failure for failure in failures.values()}
-    good = {(clip.path, *clip.interval) for clip in found}
-    store.failure_table.rewrite(failure for clip, failure in failure_table.items() if clip not in good)
-    num_before = sum(item.key in done for item in found.values())
-    in_order: Sequence[Failure] = [failures[clip] for clip in catalog.clips if clip in failures]
-    assert store.settings.imported is not None
-    dim = store.settings.imported.feature_dim
-    return ImportReport(len(found) - num_before, num_before, tuple(in_order), dim, store.folder)

@@ -1,18 +1,25 @@
-"""Keys of clips. A key depends on a clip's content, interval and frame rate, not on where its files are."""
+"""Keys of clips, of video files and of imported features.
+
+A key depends on a clip's content, interval and frame rate, not on where its files are.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 from videomem.errors import VideomemError
-from videomem.features.failures import Failure
+from videomem.features.failures import Failure, FailureTable
+from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import Clip
-from videomem.video.files import images_in, split_template
+from videomem.video.files import images_in, is_image_folder, split_template
 
 
 def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str], list[Failure]]:
@@ -34,11 +41,16 @@ def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str],
                 content = _content_hash(clip.path, hashes)
             except OSError as error:
                 reason = f"{clip.path}: {error.strerror or error}"
-                failures.append(Failure(clip.path, "hash", "", type(error).__name__, reason, 0.0, *clip.interval))
+                failures.append(Failure.of(clip, "hash", type(error).__name__, reason))
                 continue
-            rate = "" if clip.fps is None else f" {clip.fps}"
-            keys[clip] = sha256(f"{content} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
+            keys[clip] = key_of(clip, content, clip.fps)
     return keys, failures
+
+
+def key_of(clip: Clip, content: str, fps: float | None) -> str:
+    """The key of a clip whose file or array has the hash `content`."""
+    rate = "" if fps is None else f" {fps}"
+    return sha256(f"{content} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
 
 
 @contextmanager
@@ -69,9 +81,9 @@ def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
 
 def _files(path: str) -> list[str]:
     """The file itself, or the images of a folder of frames."""
-    folder, template = split_template(path)
-    if template is None and not os.path.isdir(path):
+    if not is_image_folder(path):
         return [path]
+    folder, template = split_template(path)
     return [os.path.join(folder, name) for name in sorted(images_in(folder, template))]
 
 
@@ -82,16 +94,58 @@ def _state(files: Sequence[str]) -> tuple[int, int]:
     if len(states) == 1:
         return num_bytes, states[0].st_mtime_ns
     listing = [(os.path.basename(file), s.st_size, s.st_mtime_ns) for file, s in zip(files, states, strict=True)]
-    return num_bytes, int.from_bytes(sha256(repr(listing).encode("utf-8", "surrogateescape")).digest()[:7], "big")
+    return num_bytes, int.from_bytes(_digest(listing).digest()[:7], "big")
 
 
 def _hash(files: Sequence[str]) -> str:
     """SHA-256 of the content of one file, or of the names and contents of several."""
-    digests = []
+    listing = []
     for path in files:
         with Path(path).open("rb") as file:
-            digests.append(file_digest(file, "sha256").hexdigest())
-    if len(files) == 1:
-        return digests[0]
-    listing = [(os.path.basename(path), digest) for path, digest in zip(files, digests, strict=True)]
-    return sha256(repr(listing).encode("utf-8", "surrogateescape")).hexdigest()
+            listing.append((os.path.basename(path), file_digest(file, "sha256").hexdigest()))
+    return listing[0][1] if len(files) == 1 else _digest(listing).hexdigest()
+
+
+def _digest(listing: list[tuple[Any, ...]]) -> Any:
+    return sha256(repr(listing).encode("utf-8", "surrogateescape"))
+
+
+@dataclass(frozen=True)
+class ImportedKeys:
+    """The table at `path` with the key of each clip, by path and interval. The file need not exist.
+
+    The key of a clip is the hash of its array, since the video need not exist and its content cannot be hashed.
+    """
+
+    path: Path
+
+    def read(self) -> dict[str, str | None]:
+        """Keys by clip; None for clips whose import failed."""
+        if not self.path.is_file():
+            return {}
+        try:
+            return dict(json.loads(self.path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise VideomemError(f"{self.path}: damaged ({error}); delete it and import again") from error
+
+    def add(self, keys: Mapping[Clip, str | None]) -> None:
+        """Set the keys of these clips, and keep those of others."""
+        rows = self.read() | {json.dumps(clip.location): key for clip, key in keys.items()}
+        write_atomic(self.path, (json.dumps(rows, sort_keys=True, indent=0) + "\n").encode())
+
+    def of(self, clips: Sequence[Clip], failure_table: FailureTable) -> tuple[dict[Clip, str], list[Failure]]:
+        """Keys of clips, and the failures of clips whose import failed.
+
+        Raises:
+            VideomemError: If a clip was never imported.
+        """
+        known = self.read()
+        if absent := [clip for clip in clips if json.dumps(clip.location) not in known]:
+            raise VideomemError(
+                f"{absent[0]}: not imported yet ({len(absent)} of {len(clips)} clips are not); "
+                "run `videomem import-features` with this catalog"
+            )
+        keys = {clip: key for clip in clips if (key := known[json.dumps(clip.location)]) is not None}
+        reasons, failed = failure_table.read(), [clip for clip in clips if clip not in keys]
+        unknown = [Failure.of(clip, "import", "unknown", f"{clip}: failed") for clip in failed]
+        return keys, [reasons.get(failure.location, failure) for failure in unknown]

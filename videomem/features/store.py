@@ -15,7 +15,7 @@ different settings have different keys and are never mixed.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -30,8 +30,7 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
 from videomem.features.failures import Failure, FailureTable
-from videomem.features.imported import ImportedFeatures, ImportedKeys
-from videomem.features.keys import clip_keys
+from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.utils.atomic import remove_if_orphan, write_atomic
 from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
@@ -44,10 +43,38 @@ FeatureDtype = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
+class ImportedFeatures:
+    """Features imported by `videomem import-features`, used instead of those of a backbone.
+
+    Args:
+        name: The name given to them at import, such as `clip-vit-b32`.
+        feature_dim: D, features per frame.
+    """
+
+    name: str
+    feature_dim: int
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name != " ".join(self.name.split()):
+            raise VideomemError(
+                f"imported.name is {self.name!r}, but must be a name without leading, trailing or repeated spaces"
+            )
+        if self.feature_dim < 1:
+            raise VideomemError(f"imported.feature_dim is {self.feature_dim}, but must be at least 1")
+
+
+@dataclass(frozen=True)
 class FeatureSettings:
     """Everything that determines the features of a clip except the clip itself.
 
-    For `imported` features the backbone and the decoder are ignored.
+    Args:
+        backbone: The frozen network that computes the features.
+        sampling: How frames of a clip are sampled.
+        decoder: Video decoder. `auto` selects the fastest decoder that is exact for a file.
+        dtype: Data type of stored features.
+        on_damage: `exclude` leaves out damaged videos; `prefix` uses the frames before the damage.
+        imported: Features imported by `videomem import-features`, used instead of the backbone's. Backbone and decoder
+            then have no effect.
     """
 
     backbone: BackboneSettings
@@ -109,6 +136,8 @@ class FeatureStore:
         self.root = Path(root).absolute()
         self.settings = settings
         self.folder = self.root / settings.key
+        self.failure_table = FailureTable(self.folder / "failures.csv")
+        self.imported_keys = ImportedKeys(self.folder / "clips.json")
         self._open_shards: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,32 +155,26 @@ class FeatureStore:
         if not self.exists():
             write_atomic(self.folder / "settings.json", _json(self.settings.identity))
 
-    @property
-    def imported_keys(self) -> ImportedKeys:
-        return ImportedKeys(self.folder / "clips.json")
-
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
         """The key of each clip, and the failures of clips that have none: an unreadable file or a failed import."""
-        return (
-            clip_keys(clips, self.root)
-            if self.settings.imported is None
-            else self.imported_keys.of(clips, self.failure_table)
-        )
+        if self.settings.imported is None:
+            return clip_keys(clips, self.root)
+        return self.imported_keys.of(clips, self.failure_table)
 
     def read_index(self) -> dict[str, Entry]:
         """Entries of the clips in all complete shards, by clip key."""
         entries = {}
-        for number in range(len(self.read_plan())):
-            if self.has_shard(number):
-                try:
-                    with safe_open(self._shard_path(number), "pt") as shard:
-                        rows = json.loads(shard.metadata()["index"])
-                except (SafetensorError, TypeError, KeyError, ValueError) as error:
-                    path, remedy = self._shard_path(number), f"delete it and run {self.settings.made_by}"
-                    raise VideomemError(f"{path}: a damaged shard ({error}); {remedy}") from error
-                for row in rows:
-                    key, indices = row.pop("clip"), tuple(row.pop("indices"))
-                    entries[key] = Entry(shard=number, indices=indices, **row)
+        for number in filter(self.has_shard, range(len(self.read_plan()))):
+            path = self._shard_path(number)
+            try:
+                with safe_open(path, "pt") as shard:
+                    rows = json.loads(shard.metadata()["index"])
+            except (SafetensorError, TypeError, KeyError, ValueError) as error:
+                remedy = f"delete it and run {self.settings.made_by}"
+                raise VideomemError(f"{path}: a damaged shard ({error}); {remedy}") from error
+            for row in rows:
+                key, indices = row.pop("clip"), tuple(row.pop("indices"))
+                entries[key] = Entry(shard=number, indices=indices, **row)
         return entries
 
     def read_plan(self) -> list[list[str]]:
@@ -159,8 +182,8 @@ class FeatureStore:
         plans = sorted((self.folder / "plan").glob("*.json"))
         return [shard for path in plans for shard in _read_json(path)]
 
-    def extend_plan(self, clip_keys: Sequence[str], again: Collection[str] = ()) -> list[list[str]]:
-        """Plan new shards for clips that are in no planned shard, and return the complete plan.
+    def extend_plan(self, clip_keys: Iterable[str], again: Collection[str] = ()) -> dict[int, list[str]]:
+        """Plan new shards for clips that are in no planned shard. Returns the shards to write, by their numbers.
 
         A planned shard counts if it is complete or consists of these clips only. It does not count if the extraction of
         another catalog left it incomplete.
@@ -174,16 +197,12 @@ class FeatureStore:
         wanted = dict.fromkeys(clip_keys)
         while True:
             plan = self.read_plan()
-            known = {
-                key
-                for number, shard in enumerate(plan)
-                if self.has_shard(number) or all(key in wanted for key in shard)
-                for key in shard
-                if not (self.has_shard(number) and key in again)
-            }
+            mine = [number for number, shard in enumerate(plan) if all(key in wanted for key in shard)]
+            complete = {number for number in range(len(plan)) if self.has_shard(number)}
+            known = {k for n in {*mine, *complete} for k in plan[n] if not (n in complete and k in again)}
             new = [key for key in wanted if key not in known]
             if not new:
-                return plan
+                return {number: plan[number] for number in mine if number not in complete}
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
             number = max((int(path.stem) + 1 for path in (self.folder / "plan").glob("*.json")), default=0)
             write_atomic(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
@@ -201,18 +220,15 @@ class FeatureStore:
         Raises:
             VideomemError: If a feature is beyond the range of the data type.
         """
-        dtype = getattr(torch, self.settings.dtype)
         rows, features, start = [], [torch.empty(0, self.settings.feature_dim)], 0
         for key, fields, values in clips:
             rows.append({"clip": key, "start_row": start, "stop_row": start + len(values), **fields})
             start += len(values)
             features.append(values)
-        stored = torch.cat(features).to(dtype)
+        stored = torch.cat(features).to(getattr(torch, self.settings.dtype))
         if not torch.isfinite(stored).all():
-            raise VideomemError(
-                f"shard {number} has features beyond the range of {self.settings.dtype}; "
-                "set data.feature_dtype to float32"
-            )
+            problem = f"shard {number} has features beyond the range of {self.settings.dtype}"
+            raise VideomemError(f"{problem}; set data.features.dtype to float32")
         # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
         # order of several entries varies.
         index = json.dumps(rows, sort_keys=True)
@@ -225,10 +241,6 @@ class FeatureStore:
             self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
         rows: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
         return rows
-
-    @property
-    def failure_table(self) -> FailureTable:
-        return FailureTable(self.folder / "failures.csv")
 
     def differences(self, identity: dict[str, Any]) -> str:
         """Differences from other settings, such as `backbone.node classifier.5 not classifier.2`."""

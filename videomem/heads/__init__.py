@@ -19,8 +19,8 @@ from videomem.heads.scan import linear_scan
 __all__ = [
     "GRU", "LSTM", "MEMORIES", "READOUTS", "RNN", "AttentionReadout", "BestFrameReadout", "FeatureNorm", "Gated",
     "Head", "HeadState", "LastReadout", "Leaky", "MaxReadout", "MeanReadout", "Memory", "MemoryFactory", "MinGRU",
-    "MinLSTM", "NoMemory", "ParallelMemory", "Position", "Readout", "ReadoutFactory", "SetReadout", "State", "TemporalConv",
-    "Update", "linear_scan",
+    "MinLSTM", "NoMemory", "ParallelMemory", "Position", "Readout", "ReadoutFactory", "SetReadout", "State",
+    "TemporalConv", "Update", "linear_scan",
 ]  # fmt: skip
 
 # The classes that an exported folder may name. No other class is imported from it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import dropwhile
 from typing import NamedTuple
 
 import torch
@@ -199,14 +200,13 @@ class Head(nn.Module):
 
     def forward_projected(self, terms_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) from the result of `project`: runs the recurrence and the layers above it."""
-        remaining = self.memories
-        while remaining and remaining[0].memoryless:
-            remaining = remaining[1:]
+        remaining = list(dropwhile(lambda memory: memory.memoryless, self.memories))
         if not remaining:
             return self.readout(terms_BTK, lengths_B)
-        h_BTH, _ = remaining[0].unroll(terms_BTK, lengths_B)
-        y = remaining[0].activation(h_BTH)
-        for memory in remaining[1:]:
+        first, *above = remaining
+        h_BTH, _ = first.unroll(terms_BTK, lengths_B)
+        y = first.activation(h_BTH)
+        for memory in above:
             h_BTH, _ = memory(y, lengths_B)
             y = memory.activation(h_BTH)
         return self.readout(self.classify(y), lengths_B)

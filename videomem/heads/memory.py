@@ -2,12 +2,9 @@
 
     h_t = recurrent term(h_{t-1}, x_t) + W x_t
 
-Only the recurrent term differs. Every memory has three equivalent interfaces: `forward` processes whole clips, `step`
-processes one frame of a stream, and `project` followed by `unroll` computes the part that depends on single frames
-separately from the recurrence.
-
-Every memory writes a step as kept_t = keep_t * kept_{t-1} + add_t. `keep` is the retention: the fraction of each unit's
-previous value that is passed on unchanged, as along a residual connection. `add` is what the step adds.
+Only the recurrent term differs; every memory writes it as an `Update`. Every memory has three equivalent interfaces:
+`forward` processes whole clips, `step` processes one frame of a stream, and `project` followed by `unroll` computes the
+part that depends on single frames separately from the recurrence.
 """
 
 from __future__ import annotations
@@ -24,13 +21,15 @@ from videomem.errors import VideomemError
 from videomem.heads.scan import at_least_float32, linear_scan
 
 State = tuple[Tensor, ...]
+ForgetBias = float | Literal["chrono"]
 
 
 class Update(NamedTuple):
     """One step of a memory: kept_t = keep * kept_{t-1} + add. Tensors are (B, H) or broadcast to it.
 
     Attributes:
-        keep: Retention in [0, 1]: the fraction of the previous value that is passed on unchanged. None: zero.
+        keep: Retention in [0, 1]: the fraction of the previous value that is passed on unchanged, as along a residual
+            connection. None: zero.
         add: What the step adds, computed from the frame and, in most memories, from the previous state.
         output_gate: Output gate, if the memory has one.
     """
@@ -55,6 +54,8 @@ class Memory(nn.Module, ABC):
         x (B, T, D) -> states h (B, T, H). The carried state is a tuple of (B, H) tensors: first h_t, last kept_t.
     """
 
+    memoryless = False  # Whether h_t depends on x_t alone, so that no state has to be carried.
+
     def __init__(self, input_dim: int, hidden_dim: int) -> None:
         super().__init__()
         for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim)):
@@ -68,18 +69,13 @@ class Memory(nn.Module, ABC):
         """Name for tables and plots, such as `gated`."""
         return type(self).__name__.lower()
 
-    @property
-    def memoryless(self) -> bool:
-        """Whether h_t depends on x_t alone, so that no state has to be carried."""
-        return False
-
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
         """Compute the terms that depend on single frames only: x (..., D) -> terms (..., K)."""
 
     @abstractmethod
     def update(self, terms_BK: Tensor, state: State) -> Update:
-        """What one step keeps and adds, given the projected terms of the frame and the previous state."""
+        """What one step keeps and adds."""
 
     def next_state(self, kept_BH: Tensor, update: Update) -> State:
         """The new state, given kept_t. Without an output gate h_t is kept_t."""
@@ -158,6 +154,8 @@ class NoMemory(Memory):
         hidden_dim: H.
     """
 
+    memoryless = True
+
     def __init__(self, input_dim: int, hidden_dim: int = 128) -> None:
         super().__init__(input_dim, hidden_dim)
         self.input = nn.Linear(input_dim, hidden_dim)
@@ -165,10 +163,6 @@ class NoMemory(Memory):
     @property
     def label(self) -> str:
         return "none"
-
-    @property
-    def memoryless(self) -> bool:
-        return True
 
     def project(self, x: Tensor) -> Tensor:
         return self.input(x)
@@ -202,6 +196,7 @@ class Leaky(ParallelMemory):
         if not (0 < alpha < 1 if learned else 0 <= alpha <= 1):
             limits = "(0, 1) if learned" if learned else "[0, 1]"
             raise VideomemError(f"memory.alpha is {alpha}, but must be in {limits}")
+        self.memoryless = alpha == 0  # A learned alpha is never 0.
         self.alpha = alpha
         self.coupled = coupled
         self.input = nn.Linear(input_dim, hidden_dim)
@@ -211,10 +206,6 @@ class Leaky(ParallelMemory):
     @property
     def label(self) -> str:
         return "leaky(learned)" if self.logit_alpha is not None else f"leaky(alpha={self.alpha:g})"
-
-    @property
-    def memoryless(self) -> bool:
-        return self.logit_alpha is None and self.alpha == 0
 
     def alpha_H(self) -> Tensor:
         """alpha of each unit (H,), at least float32."""
@@ -276,7 +267,7 @@ class Gated(Memory):
         input_dim: int,
         hidden_dim: int = 128,
         coupled: bool = True,
-        forget_bias: float | Literal["chrono"] = 1.0,
+        forget_bias: ForgetBias = 1.0,
         max_time_frames: int = 16,
     ) -> None:
         super().__init__(input_dim, hidden_dim)
@@ -296,10 +287,8 @@ class Gated(Memory):
 
 
 @torch.no_grad()
-def set_forget_bias(bias_H: Tensor, start: float | Literal["chrono"], max_time_frames: int) -> None:
-    """Initialize the bias of a forget gate in place.
-
-    A bias of zero keeps half of the state at every step, a time constant of 1.4 frames.
+def set_forget_bias(bias_H: Tensor, start: ForgetBias, max_time_frames: int) -> None:
+    """Initialize the bias of a forget gate in place. A bias of zero keeps half of the state at every step.
 
     Args:
         bias_H: The bias.

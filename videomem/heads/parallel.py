@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from videomem.heads.memory import ParallelMemory, Update, set_forget_bias
+from videomem.heads.memory import ForgetBias, ParallelMemory, Update, set_forget_bias
 from videomem.heads.scan import at_least_float32
 
 
@@ -28,11 +26,7 @@ class MinGRU(ParallelMemory):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int = 128,
-        forget_bias: float | Literal["chrono"] = 1.0,
-        max_time_frames: int = 16,
+        self, input_dim: int, hidden_dim: int = 128, forget_bias: ForgetBias = 1.0, max_time_frames: int = 16
     ) -> None:
         super().__init__(input_dim, hidden_dim)
         self.input = nn.Linear(input_dim, hidden_dim)
@@ -63,11 +57,7 @@ class MinLSTM(ParallelMemory):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int = 128,
-        forget_bias: float | Literal["chrono"] = 1.0,
-        max_time_frames: int = 16,
+        self, input_dim: int, hidden_dim: int = 128, forget_bias: ForgetBias = 1.0, max_time_frames: int = 16
     ) -> None:
         super().__init__(input_dim, hidden_dim)
         self.input = nn.Linear(input_dim, hidden_dim)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from videomem.batch import length_mask
-from videomem.heads.memory import Memory, State, Update, set_forget_bias
+from videomem.heads.memory import ForgetBias, Memory, State, Update, set_forget_bias
 
 # On a CPU, torch's fused kernel is faster for inputs up to this size; above it, the loop in `Memory` trains faster.
 MAX_FUSED_INPUT_DIM = 512
@@ -19,7 +19,18 @@ MAX_FUSED_INPUT_DIM = 512
 class _TorchRecurrent(Memory):
     """Base of `GRU` and `LSTM`: the weights are in a `torch.nn` module, whose states need no further activation."""
 
-    rnn: nn.GRU | nn.LSTM
+    network: type[nn.GRU] | type[nn.LSTM]
+    forget_gate: int  # Place of the gate that multiplies the previous state.
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int = 128, forget_bias: ForgetBias = 1.0, max_time_frames: int = 16
+    ) -> None:
+        super().__init__(input_dim, hidden_dim)
+        self.rnn = self.network(input_dim, hidden_dim, batch_first=True)
+        # torch.nn has two biases per gate; the second one is set to zero.
+        rows = slice(self.forget_gate * hidden_dim, (self.forget_gate + 1) * hidden_dim)
+        set_forget_bias(self.weights("ih")[1].data[rows], forget_bias, max_time_frames)
+        self.weights("hh")[1].data[rows] = 0
 
     def activation(self, h: Tensor) -> Tensor:
         return h
@@ -30,12 +41,6 @@ class _TorchRecurrent(Memory):
     def weights(self, side: Literal["ih", "hh"]) -> tuple[Tensor, Tensor]:
         """Weight and bias of the input (`ih`) or of the recurrent term (`hh`), named as in torch.nn."""
         return getattr(self.rnn, f"weight_{side}_l0"), getattr(self.rnn, f"bias_{side}_l0")
-
-    def _start_gate(self, gate: int, start: float | Literal["chrono"], max_time_frames: int) -> None:
-        """Initialize the bias of one gate. torch.nn has two biases per gate; the second one is set to zero."""
-        rows = slice(gate * self.hidden_dim, (gate + 1) * self.hidden_dim)
-        set_forget_bias(self.weights("ih")[1].data[rows], start, max_time_frames)
-        self.weights("hh")[1].data[rows] = 0
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States of clips, by torch's kernel or, for wide inputs on a CPU, by the loop, whichever is faster."""
@@ -63,16 +68,8 @@ class GRU(_TorchRecurrent):
         Cho et al. 2014, eqs. 5-8.
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int = 128,
-        forget_bias: float | Literal["chrono"] = 1.0,
-        max_time_frames: int = 16,
-    ) -> None:
-        super().__init__(input_dim, hidden_dim)
-        self.rnn = nn.GRU(input_dim, hidden_dim, batch_first=True)
-        self._start_gate(1, forget_bias, max_time_frames)  # Rows are r, z, n.
+    network = nn.GRU
+    forget_gate = 1  # Of r, z, n.
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
         reset_x, keep_x, new_x = terms_BK.chunk(3, dim=-1)
@@ -102,16 +99,8 @@ class LSTM(_TorchRecurrent):
         Hochreiter and Schmidhuber 1997; Gers et al. 2000 (the forget gate).
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int = 128,
-        forget_bias: float | Literal["chrono"] = 1.0,
-        max_time_frames: int = 16,
-    ) -> None:
-        super().__init__(input_dim, hidden_dim)
-        self.rnn = nn.LSTM(input_dim, hidden_dim, batch_first=True)
-        self._start_gate(1, forget_bias, max_time_frames)  # Rows are i, f, g, o.
+    network = nn.LSTM
+    forget_gate = 1  # Of i, f, g, o.
 
     def initial_state(self, terms_BK: Tensor) -> State:
         zeros = terms_BK.new_zeros(terms_BK.shape[0], self.hidden_dim)

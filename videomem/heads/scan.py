@@ -86,12 +86,7 @@ def _scan(keep_BTH: Tensor, h_BTH: Tensor, steps: range) -> None:
 
 def _ends(steps: range, first: int, size: int) -> tuple[slice, slice]:
     """Last steps of every second block, starting at `first`, and last steps of the blocks that follow them."""
-    earlier = steps[first : len(steps) - size : 2 * size]
-    later = steps[first + size :: 2 * size]
-    return _ascending(earlier), _ascending(later)
-
-
-def _ascending(steps: range) -> slice:
-    """The steps as an ascending slice; torch does not support negative strides."""
-    ordered = steps if steps.step > 0 else steps[::-1]
-    return slice(ordered.start, ordered.stop, ordered.step)
+    ends = steps[first : len(steps) - size : 2 * size], steps[first + size :: 2 * size]
+    # Ascending, since torch does not support negative strides.
+    earlier, later = (end if end.step > 0 else end[::-1] for end in ends)
+    return slice(earlier.start, earlier.stop, earlier.step), slice(later.start, later.stop, later.step)

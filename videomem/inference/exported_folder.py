@@ -12,7 +12,7 @@ its tensors are checked against its config before memory is allocated.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,7 @@ from torch import Tensor, nn
 import videomem
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
-from videomem.features.imported import ImportedFeatures
-from videomem.features.store import FeatureSettings
+from videomem.features.store import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
 from videomem.utils.atomic import write_atomic
@@ -38,6 +37,7 @@ from videomem.video.sampling import SAMPLINGS, Sampling
 FORMAT = 2
 CONFIG, PREPROCESSOR, WEIGHTS, MODEL_CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
+SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.
 _MOST_JSON_BYTES = 16 * 2**20
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
@@ -62,10 +62,8 @@ def write_folder(parts: Parts, folder: Path) -> None:
     """
     if not is_empty_or_absent(folder):
         raise VideomemError(f"{folder}: is not empty; choose a new folder")
-    config, preprocessor = config_of(parts), _preprocessor(parts.settings)
-    tensors = {f"head.{name}": value for name, value in parts.head.state_dict().items()}
-    if parts.backbone is not None:
-        tensors |= {f"backbone.{name}": value for name, value in parts.backbone.network.state_dict().items()}
+    config, preprocessor = _config(parts), _preprocessor(parts.settings)
+    tensors = _tensors_of(parts.head, parts.backbone)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
     write_json(folder / PREPROCESSOR, preprocessor)
@@ -79,10 +77,10 @@ def write_model_card(folder: Path, graphs: str = "") -> None:
     write_atomic(folder / MODEL_CARD, model_card(config, preprocessor, graphs).encode())
 
 
-def config_of(parts: Parts) -> dict[str, Any]:
-    """The content of `config.json`."""
+def _config(parts: Parts) -> dict[str, Any]:
     names, arguments, settings = parts.class_names, parts.arguments, parts.settings
     readout = arguments["readout"] or {"class_path": class_path(MeanReadout)}
+    weights = "left out" if parts.backbone is None else "exported"
     return {
         "model_type": "videomem",
         "format": FORMAT,
@@ -95,10 +93,7 @@ def config_of(parts: Parts) -> dict[str, Any]:
         "feature_dim": arguments["feature_dim"],
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "backbone": {
-            **asdict(settings.backbone),
-            "weights": "left out" if parts.backbone is None else "exported",
-        },
+        "backbone": {**asdict(settings.backbone), "weights": weights},
         "imported": None if settings.imported is None else asdict(settings.imported),
         "training": parts.training,
         "evidence": parts.evidence,
@@ -146,24 +141,22 @@ def read_folder(folder: Path) -> Parts:
 
 
 def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Path) -> Parts:
-    class_names, arguments, settings = _class_names(config["id2label"]), _arguments(config), _settings(
-        config, preprocessor
-    )  # fmt: skip
+    class_names, arguments = _class_names(config["id2label"]), _arguments(config)
+    settings = _settings(config, preprocessor)
     exported = {"exported": True, "left out": False}[config["backbone"]["weights"]]
     found = _tensors_in(weights)
     if arguments["num_layers"] > len(found):
         raise ValueError(f"{arguments['num_layers']} layers, but {weights.name} has {len(found)} tensors")
     with torch.device("meta"):  # Shapes without memory: an untrusted config may have any size.
-        expected = _tensors_of(*_build(arguments, settings, class_names, exported))
+        expected = _tensors_of(*_build(arguments, settings, len(class_names), exported))
     _check_fit({name: (tuple(value.shape), _DTYPES.get(value.dtype)) for name, value in expected.items()}, found)
     tensors = load_file(weights)
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} has values that are not finite")
-    head, backbone = _build(arguments, settings, class_names, exported)
-    head.load_state_dict(_below("head.", tensors))
-    if backbone is not None:
-        backbone.network.load_state_dict(_below("backbone.", tensors))
+    head, backbone = _build(arguments, settings, len(class_names), exported)
+    for prefix, module in _modules(head, backbone).items():
+        module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
     facts = [config["training"], config["evidence"]]
     if not all(isinstance(part, dict) for part in facts):
         raise TypeError("`training` or `evidence` is not an object")
@@ -171,34 +164,24 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
 
 
 def _build(
-    arguments: Mapping[str, Any], settings: FeatureSettings, class_names: Sequence[str], exported: bool
+    arguments: Mapping[str, Any], settings: FeatureSettings, num_classes: int, exported: bool
 ) -> tuple[Head, Backbone | None]:
-    memory, readout = arguments["memory"], arguments["readout"]["class_path"].rsplit(".", 1)[-1]
-    kind = MEMORIES[memory["class_path"].rsplit(".", 1)[-1]]
-    head = Head(
-        partial(kind, **memory["init_args"]),
-        arguments["feature_dim"],
-        len(class_names),
-        num_layers=arguments["num_layers"],
-        readout=READOUTS[readout](),
-        projection_dim=arguments["projection_dim"],
-    )
+    memory = partial(MEMORIES[_short(arguments["memory"])], **arguments["memory"]["init_args"])
+    readout = READOUTS[_short(arguments["readout"])]()
+    head = Head(memory, num_classes=num_classes, readout=readout, **{name: arguments[name] for name in SIZES})
     return head.eval(), Backbone(settings.backbone, load_weights=False) if exported else None
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the head, as in a checkpoint. Class names are looked up in tables, never imported."""
-    name, readout = config["memory"]["name"], config["readout"]
-    sizes = {name: config[name] for name in ("num_layers", "projection_dim", "feature_dim")}
+    memory, readout = MEMORIES[config["memory"]["name"]], READOUTS[config["readout"]]
+    sizes = {name: config[name] for name in SIZES}
     for key, value in sizes.items():
         if type(value) is not int and not (key == "projection_dim" and value is None):
             raise TypeError(f"{key} is {value!r:.40}, but must be an integer")
-    init_args = checked_arguments(MEMORIES[name], config["memory"]["arguments"], without="input_dim")
-    return {
-        "memory": {"class_path": class_path(MEMORIES[name]), "init_args": init_args},
-        "readout": {"class_path": class_path(READOUTS[readout])},
-        **sizes,
-    }
+    init_args = checked_arguments(memory, config["memory"]["arguments"], without="input_dim")
+    named = {"class_path": class_path(memory), "init_args": init_args}
+    return {"memory": named, "readout": {"class_path": class_path(readout)}, **sizes}
 
 
 def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSettings:
@@ -210,9 +193,8 @@ def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSe
     sampling = dict(preprocessor["sampling"])
     chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling)
     imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"])
-    rest = {"decoder": preprocessor["decoder"], "dtype": preprocessor["feature_dtype"]}
-    checked = checked_arguments(FeatureSettings, {**rest, "on_damage": preprocessor["on_damage"]},
-                                without=("backbone", "sampling", "imported"))  # fmt: skip
+    rest = {"dtype": preprocessor["feature_dtype"], **{name: preprocessor[name] for name in ("decoder", "on_damage")}}
+    checked = checked_arguments(FeatureSettings, rest, without=("backbone", "sampling", "imported"))
     return FeatureSettings(backbone, chosen, imported=imported, **checked)
 
 
@@ -236,10 +218,14 @@ def _tensors_in(weights: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         raise VideomemError(f"{weights.name} is damaged, or not a safetensors file: {one_line(error)}") from error
 
 
+def _modules(head: Head, backbone: Backbone | None) -> dict[str, nn.Module]:
+    """The modules with weights, by the prefix of their tensors."""
+    return {"head": head} if backbone is None else {"head": head, "backbone": backbone.network}
+
+
 def _tensors_of(head: Head, backbone: Backbone | None) -> dict[str, Tensor]:
-    parts: list[tuple[str, nn.Module]] = [("head", head)]
-    parts += [] if backbone is None else [("backbone", backbone.network)]
-    return {f"{prefix}.{name}": value for prefix, part in parts for name, value in part.state_dict().items()}
+    modules = _modules(head, backbone).items()
+    return {f"{prefix}.{name}": value for prefix, module in modules for name, value in module.state_dict().items()}
 
 
 def _check_fit(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -252,7 +238,7 @@ def _check_fit(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 
 def _named(part: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Name and arguments of a memory or readout, as written to the config."""
-    name = part["class_path"].rsplit(".", 1)[-1]
+    name = _short(part)
     if name not in known or not part["class_path"].startswith("videomem."):
         raise VideomemError(
             f"{part['class_path']} is not a class of videomem; an exported folder can have {', '.join(known)}"
@@ -260,8 +246,8 @@ def _named(part: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "arguments": part.get("init_args", {})}
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _short(part: Mapping[str, Any]) -> str:
+    return str(part["class_path"]).rsplit(".", 1)[-1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,17 @@ from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 
 from videomem.errors import VideomemError, one_line
+from videomem.features.backbone import Preprocessing
 from videomem.heads import HeadState, Memory, State
 from videomem.inference.model import Classifier
-from videomem.inference.resizing import shape_in_graph
 
 # Runs a graph in some runtime: inputs in order -> outputs in order.
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+Kernel = Callable[[Tensor], Tensor]
 BATCH, TIME, HEIGHT, WIDTH = "batch", "time", "height", "width"
 # Sizes at which graphs are traced; they support other sizes.
 _TRACED = {BATCH: 2, TIME: 3, HEIGHT: 40, WIDTH: 52}
+EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 
 
 class Port(NamedTuple):
@@ -41,6 +43,10 @@ class Port(NamedTuple):
     def at(self, sizes: Mapping[str, int]) -> list[int]:
         """The shape for given sizes of the named axes."""
         return [sizes[axis] if isinstance(axis, str) else axis for axis in self.shape]
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": str(self.dtype).removeprefix("torch."), "shape": list(self.shape)}
 
 
 class Case(NamedTuple):
@@ -59,13 +65,57 @@ class Case(NamedTuple):
     logits_BTC: Tensor
 
 
-class FrameFeatures(nn.Module):
-    """Compute features of frames, rounded as in training. Without a backbone, the inputs are features and are rounded.
+def shape_in_graph(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Like `Preprocessing.shape_frames`: (N, height, width, 3) uint8 of any size -> (N, 3, crop, crop) uint8.
+
+    Resizing with antialiasing is linear and separable, so it is two matrix products; cropping selects rows of the
+    matrices. Since sums have another order, a few of a million values differ by one level; see `docs/export.md`.
+    """
+    height, width = frames_NHWC.shape[1:3]
+    # Sizes as tensors: a comparison of Python integers would be evaluated at export and become constant.
+    sizes_2 = torch.stack([torch.full((), size, dtype=torch.int64) for size in (height, width)])
+    resized_2 = preprocessing.resize_px * sizes_2 // sizes_2.min()
+    kernel = KERNELS[preprocessing.interpolation]
+    rows, columns = (
+        crop_matrix(size, sizes_2[axis], resized_2[axis], preprocessing.crop_px, kernel)
+        for axis, size in enumerate((height, width))
+    )
+    shaped = rows @ (frames_NHWC.movedim(3, 1).float() @ columns.T)
+    return shaped.round().clamp(0, 255).to(torch.uint8)
+
+
+def crop_matrix(num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, kernel: Kernel) -> Tensor:
+    """Weights (crop, pixels) that resize and centre-crop one axis.
 
     Args:
-        model: A trained model.
-        preprocess: Include preprocessing: resize and crop frames of any size.
+        num_pixels: Length of the axis.
+        size: Length of the axis, as a tensor.
+        resized: Length after resizing.
+        crop_px: Length of the crop.
+        kernel: Weight as a function of the distance in pixels of the coarser grid.
+    Reference:
+        torch's `interpolate(antialias=True)`; torchvision's `center_crop`, which rounds half to even.
     """
+    scale = size.float() / resized.float()
+    first = torch.round((resized - crop_px).float() / 2)
+    centres_P1 = (scale * (torch.arange(crop_px, device=size.device) + first + 0.5)).unsqueeze(1)
+    distances = torch.arange(num_pixels, device=size.device) + 0.5 - centres_P1
+    weights = kernel((distances / scale.clamp(min=1)).abs())
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Cubic kernel of Keys 1981 with a = -0.5, as used by Pillow and by torch with antialiasing."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+
+
+KERNELS: dict[str, Kernel] = {"bilinear": lambda distance: (1 - distance).clamp(min=0), "bicubic": cubic}
+
+
+class FrameFeatures(nn.Module):
+    """Features of frames, rounded as in training. Without a backbone the inputs are features, which are rounded."""
 
     def __init__(self, model: Classifier, preprocess: bool) -> None:
         super().__init__()
@@ -110,6 +160,9 @@ class Graph(nn.Module, ABC):
     @abstractmethod
     def difference(self, run: Run, case: Case) -> float:
         """Largest difference between the logits of this graph in a runtime and those of the model."""
+
+
+Programs = Mapping[Graph, ExportedProgram]
 
 
 class ClipGraph(Graph):
@@ -226,17 +279,9 @@ def trace(graph: Graph) -> ExportedProgram:
 @contextmanager
 def export_errors(graph: Graph, exporter: str, *more_errors: type[Exception]) -> Iterator[None]:
     """Raise a `VideomemError` for errors of an exporter, including its types in `more_errors`."""
-    errors: tuple[type[Exception], ...] = (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        AssertionError,
-    )
     try:
         yield
-    except errors + more_errors as error:
+    except EXPORT_ERRORS + more_errors as error:
         raise VideomemError(
             f"{exporter} cannot make the {graph.name} graph of this model ({type(error).__name__}: {one_line(error)}); "
             "the exported folder is complete without it and can be read by `videomem.load`"

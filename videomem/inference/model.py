@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +17,14 @@ from torch import Tensor, nn
 from videomem.batch import length_mask
 from videomem.errors import VideomemError
 from videomem.features.backbone import Backbone, backbone_identity, extract_features, load_backbone
-from videomem.features.extraction import decode_frames
+from videomem.features.extraction import Decoded, decode_each, decode_frames
+from videomem.features.failures import Failure
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import Head
 from videomem.inference.exported_folder import Parts, read_folder, write_folder
 from videomem.inference.streaming import Stream, probabilities
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import Sampling
@@ -59,6 +63,11 @@ def top_classes(class_names: Sequence[str], probabilities_C: Tensor, k: int) -> 
     """The k most probable classes with their probabilities, the most probable first."""
     best = probabilities_C.topk(min(k, len(class_names)))
     return [(class_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+def top_record(best: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
+    """Returns classes and probabilities in the form of the JSON output."""
+    return [{"label": name, "probability": probability} for name, probability in best]
 
 
 class Classifier(nn.Module):
@@ -187,9 +196,9 @@ class Classifier(nn.Module):
         answers_TC = self.head.readout.after_each(logits_1TC)[0]
         answers_TC[-1] = self.head.readout(logits_1TC, lengths_B)[0]  # Bit-identical to `forward`.
         probabilities_TC = probabilities(answers_TC).cpu()
-        places = list(range(len(x_TD)) if indices_T is None else indices_T)
+        indices = list(range(len(x_TD)) if indices_T is None else indices_T)
         times_s = None if times_s_T is None else list(times_s_T)
-        return Prediction(path, self.class_names, probabilities_TC[-1], probabilities_TC, places, times_s)
+        return Prediction(path, self.class_names, probabilities_TC[-1], probabilities_TC, indices, times_s)
 
     def stream(self, scene_change: float | None = None) -> Stream:
         """A stream that processes one frame at a time and carries the state of the memory.
@@ -235,25 +244,59 @@ def load(path: Path | str, trust: bool = False) -> Classifier:
             weights of the backbone.
     """
     path = Path(path)
-    if path.is_dir():
-        return Classifier.from_pretrained(path)
     if not path.exists():
         raise VideomemError(
             f"{path}: no such model; give a folder of `videomem export` or a checkpoint of `videomem fit`"
         )
-    return model_of(read_checkpoint(path, trust))
+    return Classifier.from_pretrained(path) if path.is_dir() else model_of(read_checkpoint(path, trust))
 
 
 def model_of(checkpoint: Checkpoint) -> Classifier:
     """The model of a checkpoint, with the backbone that computed its features."""
-    classifier, settings = checkpoint.classifier(), checkpoint.feature_settings()
-    backbone = _backbone_in_training(checkpoint, settings) if settings.imported is None else None
-    training = checkpoint.training_facts()
-    arguments = checkpoint.model_arguments
-    return Classifier(classifier.head, classifier.class_names, settings, backbone, arguments, training)
+    classifier, settings, backbone = checkpoint.classifier(), checkpoint.feature_settings(), None
+    if settings.imported is None:
+        identity = json.loads(json.dumps(backbone_identity(settings.backbone)))
+        if checkpoint.features["backbone"] != identity:
+            raise VideomemError(
+                f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now"
+            )
+        backbone = copy.deepcopy(load_backbone(settings.backbone))  # A copy, which the user may move or change.
+    about = checkpoint.model_arguments, checkpoint.training_facts()
+    return Classifier(classifier.head, classifier.class_names, settings, backbone, *about)
 
 
-def _backbone_in_training(checkpoint: Checkpoint, settings: FeatureSettings) -> Backbone:
-    if checkpoint.features["backbone"] != json.loads(json.dumps(backbone_identity(settings.backbone))):
-        raise VideomemError(f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now")
-    return copy.deepcopy(load_backbone(settings.backbone))  # A copy, which the user may move or change.
+def predict_each(
+    model: Classifier, clips: Sequence[Clip], num_workers: int = 1, time_limit_s: float = TIME_LIMIT_S
+) -> Iterator[Prediction | Failure]:
+    """Yield the prediction of each video in order, or a `Failure` if it cannot be decoded.
+
+    A batch of the backbone has frames of several videos, so several predictions are available at once.
+
+    Args:
+        model: A model with its backbone.
+        clips: The videos; label, split and group are ignored.
+        num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
+        time_limit_s: A video fails if decoding it in a worker takes longer.
+    Raises:
+        VideomemError: If the model has no backbone, workers cannot start, or logits are not finite.
+    """
+    model.frame_network  # noqa: B018 - raises before anything is decoded
+    decode = partial(decode_frames, settings=model.settings)
+    waiting: list[tuple[Clip, Decoded | Failure]] = []
+    with closing(decode_each(clips, decode, model.settings.decoder, num_workers, time_limit_s)) as answers:
+        for clip, answer in zip(clips, answers, strict=True):
+            waiting.append((clip, answer))
+            if sum(len(one.frames) for _, one in waiting if isinstance(one, Decoded)) >= FRAME_BATCH:
+                yield from _answer(model, waiting)
+                waiting = []
+    yield from _answer(model, waiting)
+
+
+def _answer(model: Classifier, waiting: Sequence[tuple[Clip, Decoded | Failure]]) -> Iterator[Prediction | Failure]:
+    frames = [torch.from_numpy(one.frames) for _, one in waiting if isinstance(one, Decoded)]
+    features = iter(model.features(torch.cat(frames)).split(list(map(len, frames))) if frames else ())
+    for clip, one in waiting:
+        if isinstance(one, Failure):
+            yield one
+        else:
+            yield model.predict_features(next(features), str(clip), one.fields["indices"], one.times_s)

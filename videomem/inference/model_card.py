@@ -1,4 +1,4 @@
-"""The model card of an exported folder: the model, its training, accuracy, use of frame order, and limitations."""
+"""The model card of an exported folder: the model, its use, accuracy, training and limitations."""
 
 from __future__ import annotations
 
@@ -41,10 +41,8 @@ def _front_matter(config: Mapping[str, Any]) -> dict[str, Any]:
         metrics = [{"type": "accuracy", "value": round(found[name], 4), "name": f"accuracy, frames {words}"}
                    for name, words in (("accuracy", "in order"), ("shuffled", "shuffled"))]  # fmt: skip
         data = {"name": _data_name(config), "type": _data_name(config), "split": found["split"]}
-        task = {"type": "video-classification"}
-        matter["model-index"] = [
-            {"name": config["label"], "results": [{"task": task, "dataset": data, "metrics": metrics}]}
-        ]
+        results = [{"task": {"type": "video-classification"}, "dataset": data, "metrics": metrics}]
+        matter["model-index"] = [{"name": config["label"], "results": results}]
     return matter
 
 
@@ -60,7 +58,7 @@ def _below(config: Mapping[str, Any]) -> str:
 def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
     names = list(config["id2label"].values())
     shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
-    sampling = dict(preprocessor["sampling"])
+    sampling = preprocessor["sampling"]
     how = ", ".join(f"{name} {value}" for name, value in sampling.items() if name != "name")
     return (
         f"A video classifier of {len(names)} classes ({shown}): a frozen network turns each frame into a feature "
@@ -164,3 +162,91 @@ def _limits(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Itera
 
 def _table(rows: Mapping[str, Any], head: str = "") -> str:
     return "\n".join([f"| | {head} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+_SIZES = {"batch": 1, "time": 16, "height": 240, "width": 320}
+
+_ONNX_CLIP = """
+```python
+import json
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("onnx/clip.onnx")  # needs weights.data in the same folder
+{name} = np.zeros({shape}, np.{dtype})  # {what}
+lengths = np.array([{time}], np.int64)  # number of real frames of each clip
+(logits,) = session.run(None, {{"{name}": {name}, "lengths": lengths}})
+class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+print(class_names[logits[0].argmax()])
+```
+"""
+_ONNX_STEP = """
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("onnx/step.onnx")
+_, *ports = session.get_inputs()
+state = {{port.name: np.zeros((1, port.shape[1]), np.float32) for port in ports}}  # initial state
+for {name} in np.zeros({shape}, np.{dtype}):  # {what}
+    logits, *after = session.run(None, {{"{name}": {name}[None], **state}})
+    state = dict(zip(state, after))  # outputs have the order of the inputs
+print(logits)
+```
+"""
+_PT2_CLIP = """
+```python
+import torch
+
+clip = torch.export.load("torch_export/clip.pt2").module()
+{name} = torch.zeros({shape}, dtype=torch.{dtype})  # {what}
+logits = clip({name}, torch.tensor([{time}]))
+```
+"""
+_PT2_STEP = """
+```python
+import json
+
+import torch
+
+step = torch.export.load("torch_export/step.pt2").module()
+with open("checks.json") as file:
+    (graph,) = (graph for graph in json.load(file)["graphs"] if graph["file"] == "torch_export/step.pt2")
+state = [torch.zeros(1, port["shape"][1]) for port in graph["inputs"][1:]]  # initial state
+for {name} in torch.zeros({shape}, dtype=torch.{dtype}):  # {what}
+    logits, *state = step({name}[None], *state)
+```
+"""
+_TEXTS = {
+    "onnx/clip.onnx": ("Whole clips in onnxruntime, of any number of frames, padded at the end:", _ONNX_CLIP),
+    "onnx/step.onnx": ("A stream in onnxruntime, frame by frame, with the state carried along:", _ONNX_STEP),
+    "torch_export/clip.pt2": ("Whole clips in torch:", _PT2_CLIP),
+    "torch_export/step.pt2": ("A stream in torch:", _PT2_STEP),
+}
+
+
+def snippets(report: dict[str, Any]) -> str:
+    """Code examples that run the graphs of a report without videomem, in the exported folder.
+
+    Args:
+        report: Report of `export_graphs`, or the content of `checks.json`.
+    """
+    texts = []
+    for graph in report.get("graphs", []):
+        title, code = _TEXTS[graph["file"]]
+        port, time = graph["inputs"][0], _SIZES["time"]
+        shape = [_SIZES.get(axis, axis) for axis in port["shape"]]
+        if "time" not in port["shape"]:
+            shape[0] = time  # The first axis is the frames of the stream.
+        fields = {"name": port["name"], "dtype": port["dtype"], "shape": tuple(shape), "time": time}
+        texts.append(f"{title}\n{code.format(what=_meaning(port), **fields)}")
+    return "\n".join(texts)
+
+
+def _meaning(port: dict[str, Any]) -> str:
+    if port["name"] == "features":
+        return "features of each frame"
+    return (
+        "RGB, of any size" if "height" in port["shape"] else "RGB, resized and cropped as in preprocessor_config.json"
+    )

@@ -9,7 +9,7 @@ The libraries are in the extra `onnx` and are imported on first use.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from videomem.errors import VideomemError, one_line
-from videomem.inference.graphs import Graph, Run, export_errors
+from videomem.inference.graphs import Graph, Programs, Run, export_errors
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -58,25 +58,22 @@ def onnx_versions() -> dict[str, str]:
     return {module.__name__: module.__version__ for module in onnx_libraries()} | {"opset": str(OPSET)}
 
 
-def write_onnx(programs: Mapping[Graph, ExportedProgram], folder: Path, class_names: Sequence[str]) -> list[Path]:
+def write_onnx(programs: Programs, folder: Path, class_names: Sequence[str]) -> list[Path]:
     """Write graphs as `<name>.onnx`, with their weights in one file; returns the paths of the graphs.
 
     Raises:
         VideomemError: If torch cannot convert a graph, or onnx rejects it.
     """
     onnx, _, script = onnx_libraries()
-    models: dict[Path, ir.Model] = {}
-    for graph, program in programs.items():
-        model = _as_onnx(graph, program)
+    models = [_as_onnx(graph, program) for graph, program in programs.items()]
+    _move_weights(models, folder, script.ir)
+    paths = [folder / f"{graph.name}.onnx" for graph in programs]
+    for graph, path, model in zip(programs, paths, models, strict=True):
         model.metadata_props["class_names"] = json.dumps(list(class_names))
-        models[folder / f"{graph.name}.onnx"] = model
-    _move_weights(list(models.values()), folder, script.ir)
-    for path, model in models.items():
         script.ir.save(model, path)
-    for graph, path in zip(programs, models, strict=True):
         with export_errors(graph, "onnx", onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
             onnx.checker.check_model(path, full_check=True)
-    return list(models)
+    return paths
 
 
 def _as_onnx(graph: Graph, program: ExportedProgram) -> ir.Model:
@@ -126,15 +123,15 @@ def _content(tensor: ir.TensorProtocol) -> tuple[str, str, bytes]:
     return str(tensor.dtype), str(tensor.shape), sha256(tensor.tobytes()).digest()
 
 
-def run_onnx(path: Path) -> Run:
-    """Load a graph into onnxruntime on the CPU; returns a function that runs it.
+def run_onnx(path: Path, provider: str = "CPUExecutionProvider") -> Run:
+    """Load a graph into onnxruntime, by default on the CPU; returns a function that runs it.
 
     Raises:
         VideomemError: If onnxruntime cannot load or run the graph.
     """
     runtime = onnx_libraries().runtime
     with _runtime_errors(runtime, path):
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(path, providers=[provider])
     names = [put.name for put in session.get_inputs()]
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -150,7 +150,7 @@ class Stream:
             _, fresh = self._head.step(torch.zeros(1, self._head.feature_dim, device=device))
         shapes = {name: part.shape for name, part in _named(fresh).items()}
         if shapes != {name: part.shape for name, part in tensors.items()} or class_names != self.class_names:
-            raise VideomemError(f"{path}: the state of another model's stream; name another file, or delete it")
+            raise VideomemError(f"{path}: holds the state of another model's stream; name another file, or delete it")
         if not all(torch.isfinite(part).all() for part in tensors.values()):
             raise VideomemError(f"{path}: has values that are not finite; delete it to start again")
         parts = {name: part.to(device) for name, part in tensors.items()}

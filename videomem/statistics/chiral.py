@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from videomem.errors import VideomemError
-from videomem.statistics.group_tables import Floats, Ints, codes, rows
+from videomem.statistics.group_tables import Floats, Ints, chunks, codes, rows
 from videomem.statistics.results import ChiralPair, ChiralPairs
-
-MAX_ENTRIES = 2_000_000
 
 
 def chiral_pairs(
@@ -95,9 +93,9 @@ def _test(
     num_groups, num_pairs = excess_G2P.shape[0], len(candidates_P2)
     flat = excess_G2P.reshape(num_groups, -1)
     observed_P = flat.sum(0).reshape(2, num_pairs).min(0)
-    found_P, chunk = np.zeros(num_pairs), max(1, MAX_ENTRIES // num_groups)
-    for start in range(0, num_draws, chunk):
-        signs_BG = 1.0 - 2 * rng.integers(2, size=(min(chunk, num_draws - start), num_groups))
+    found_P = np.zeros(num_pairs)
+    for chunk in chunks(num_draws, num_groups):
+        signs_BG = 1.0 - 2 * rng.integers(2, size=(chunk, num_groups))
         greatest_B = (signs_BG @ flat).reshape(-1, 2, num_pairs).min(1).max(1)
         found_P += (greatest_B[:, None] >= observed_P - 1e-9).sum(0)
     return observed_P, [float(found + 1) / (num_draws + 1) for found in found_P]
@@ -112,6 +110,6 @@ def _excess_by_group(classes_N3: Ints, groups_N: Ints, candidates_P2: Ints) -> F
         for way, (a, b) in enumerate((pair, pair[::-1])):
             is_a = true_N == a
             change_N = is_a * ((reversed_N == b).astype(np.float64) - (ordered_N == b))
-            share_G = np.bincount(group_codes, weights=change_N, minlength=num_groups) / max(int(is_a.sum()), 1)
-            excess_G2P[:, way, i] = share_G
+            change_G = np.bincount(group_codes, weights=change_N, minlength=num_groups)
+            excess_G2P[:, way, i] = change_G / max(int(is_a.sum()), 1)
     return excess_G2P

@@ -12,7 +12,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from videomem.errors import VideomemError
 from videomem.statistics.contrasts import zero_bound
-from videomem.statistics.group_tables import Floats, Ints, group_by_run, rows
+from videomem.statistics.group_tables import Floats, Ints, chunks, group_by_run, rows
 from videomem.statistics.randomization import holm
 from videomem.statistics.results import ClassGain
 from videomem.statistics.variance import cr2
@@ -20,7 +20,6 @@ from videomem.statistics.variance import cr2
 ENUMERATED_GROUPS = 12
 FLIPS = 9999
 PRIOR_DF = 4.0
-MAX_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,8 @@ def _sign_flips(sums_G: Floats, seed: int) -> tuple[float, float]:
     if num_groups <= ENUMERATED_GROUPS:
         signs = 1 - 2 * ((np.arange(2**num_groups)[:, None] >> np.arange(num_groups)) & 1)
         return float((np.abs(signs @ sums_G) >= abs(sums_G.sum()) - 1e-9).mean()), attainable
-    rng, chunk, found = np.random.default_rng(seed), max(1, MAX_ENTRIES // num_groups), 0
-    for start in range(0, FLIPS, chunk):
-        signs = 1 - 2 * rng.integers(2, size=(min(chunk, FLIPS - start), num_groups))
-        found += int((np.abs(signs @ sums_G) >= abs(sums_G.sum()) - 1e-9).sum())
-    return (found + 1) / (FLIPS + 1), max(1 / (FLIPS + 1), attainable)
+    rng, num_extreme = np.random.default_rng(seed), 0
+    for chunk in chunks(FLIPS, num_groups):
+        signs = 1 - 2 * rng.integers(2, size=(chunk, num_groups))
+        num_extreme += int((np.abs(signs @ sums_G) >= abs(sums_G.sum()) - 1e-9).sum())
+    return (num_extreme + 1) / (FLIPS + 1), max(1 / (FLIPS + 1), attainable)

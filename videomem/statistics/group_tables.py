@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from videomem.errors import VideomemError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+MAX_ENTRIES = 4_000_000
 
 
 def rows(values_N: ArrayLike, *ids_N: ArrayLike, limit: float | None = 1.0) -> tuple[Any, ...]:
@@ -23,7 +23,11 @@ def rows(values_N: ArrayLike, *ids_N: ArrayLike, limit: float | None = 1.0) -> t
     """
     values = np.asarray(values_N, dtype=np.float64)
     ids = [np.asarray(one) for one in ids_N]
-    _check_lengths([len(values), *(one.size for one in ids)])
+    lengths = [len(values), *(one.size for one in ids)]
+    if len(set(lengths)) != 1:
+        raise VideomemError(f"lengths of values and ids differ: {lengths}; give one of each per (clip, run)")
+    if not len(values):
+        raise VideomemError("there are 0 rows, but at least 1 is needed; test some clips first")
     for one in ids:
         if one.dtype.kind not in "iu":
             raise VideomemError(
@@ -36,13 +40,6 @@ def rows(values_N: ArrayLike, *ids_N: ArrayLike, limit: float | None = 1.0) -> t
         worst = values.flat[int(np.abs(values).argmax())]
         raise VideomemError(f"a value is {worst:g}, outside [-{limit:g}, {limit:g}]; give shares of 1, not points")
     return (values, *(one.astype(np.int64) for one in ids))
-
-
-def _check_lengths(lengths: Sequence[int]) -> None:
-    if len(set(lengths)) != 1:
-        raise VideomemError(f"lengths of values and ids differ: {list(lengths)}; give one of each per (clip, run)")
-    if lengths[0] == 0:
-        raise VideomemError("there are 0 rows, but at least 1 is needed; test some clips first")
 
 
 def codes(ids_N: Ints) -> tuple[Ints, int]:
@@ -59,8 +56,13 @@ def group_by_run(values_N: Floats, groups_N: Ints, runs_N: Ints) -> tuple[Floats
     """
     group_codes, num_groups = codes(groups_N)
     run_codes, num_runs = codes(runs_N)
-    entry = group_codes * num_runs + run_codes
-    shape, length = (num_groups, num_runs), num_groups * num_runs
-    sums = np.bincount(entry, weights=values_N, minlength=length).reshape(shape)
-    counts = np.bincount(entry, minlength=length).astype(np.float64).reshape(shape)
-    return np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    entry, shape = group_codes * num_runs + run_codes, (num_groups, num_runs)
+    sums = np.bincount(entry, weights=values_N, minlength=num_groups * num_runs).reshape(shape)
+    counts = np.bincount(entry, minlength=num_groups * num_runs).reshape(shape)
+    return sums.astype(np.float64), counts.astype(np.float64)
+
+
+def chunks(num_draws: int, entries: int) -> list[int]:
+    """Divide draws into chunks, so that an array of `entries` per draw has at most about `MAX_ENTRIES`."""
+    chunk = max(1, MAX_ENTRIES // entries)
+    return [min(chunk, num_draws - start) for start in range(0, num_draws, chunk)]

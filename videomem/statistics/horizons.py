@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,11 +11,12 @@ from scipy.stats import t
 
 from videomem.errors import VideomemError
 from videomem.statistics.group_tables import Floats
+from videomem.utils.result_models import Number, result_model
 
 LEVEL = 0.5  # chance-corrected accuracy at the horizon
 
 
-@dataclass(frozen=True)
+@result_model
 class Curve:
     """A measurement at several delays or lags, over seeds.
 
@@ -29,10 +29,10 @@ class Curve:
     """
 
     places: tuple[int, ...]
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    seeds: tuple[tuple[float, ...], ...]
+    value: tuple[Number, ...]
+    low: tuple[Number, ...]
+    high: tuple[Number, ...]
+    seeds: tuple[tuple[Number, ...], ...]
 
 
 def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False) -> Curve:
@@ -60,7 +60,7 @@ def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False)
     return Curve(tuple(np.asarray(places).tolist()), value, low, high, tuple(map(tuple, values.tolist())))
 
 
-@dataclass(frozen=True)
+@result_model
 class Horizon:
     """The delay up to which the chance-corrected accuracy of a memory is at least one half.
 
@@ -69,7 +69,7 @@ class Horizon:
         kind: `crossed`; `beyond`, at least the longest delay; or `not learned`, below one half at the shortest delay.
     """
 
-    frames: float | None
+    frames: Number | None
     kind: Literal["crossed", "beyond", "not learned"]
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import inf, floor, log, sqrt
+from math import floor, inf, log, sqrt
 
 import numpy as np
 from scipy import stats

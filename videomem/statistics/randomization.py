@@ -10,10 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from videomem.errors import VideomemError
-from videomem.statistics.group_tables import Floats, codes, rows
+from videomem.statistics.group_tables import chunks, codes, rows
 from videomem.statistics.results import Randomization
-
-MAX_ENTRIES = 4_000_000
 
 
 def reliance_test(correct_NA: ArrayLike, groups_N: ArrayLike, num_draws: int = 9999, seed: int = 0) -> Randomization:
@@ -44,27 +42,16 @@ def reliance_test(correct_NA: ArrayLike, groups_N: ArrayLike, num_draws: int = 9
     group_codes, num_groups = codes(groups)
     sums_GA = np.zeros((num_groups, correct.shape[1]))
     np.add.at(sums_GA, group_codes, correct)
-    num_extreme = _num_extreme(_advantage(sums_GA), num_draws, np.random.default_rng(seed))
-    attainable = (2 if correct.shape[1] == 2 else 1) * float(correct.shape[1]) ** -num_groups
-    return Randomization(
-        p=(num_extreme + 1) / (num_draws + 1), num_draws=num_draws, smallest_p=max(1 / (num_draws + 1), attainable)
-    )
-
-
-def _advantage(sums_GA: Floats) -> Floats:
-    """Contribution of each group to T for each choice of the ordered frame order: c_a - mean of the others."""
-    num_others = sums_GA.shape[1] - 1
-    return (sums_GA * (num_others + 1) - sums_GA.sum(1, keepdims=True)) / num_others
-
-
-def _num_extreme(advantage_GA: Floats, num_draws: int, rng: np.random.Generator) -> int:
-    num_groups, num_frame_orders = advantage_GA.shape
-    observed = abs(advantage_GA[:, 0].sum()) - 1e-9
-    chunk, found = max(1, MAX_ENTRIES // num_groups), 0
-    for start in range(0, num_draws, chunk):
-        drawn_BG = rng.integers(num_frame_orders, size=(min(chunk, num_draws - start), num_groups))
-        found += int((np.abs(advantage_GA[np.arange(num_groups), drawn_BG].sum(1)) >= observed).sum())
-    return found
+    num_orders = correct.shape[1]
+    # Contribution of each group to T for each choice of the ordered frame order: c_a - mean of the others.
+    advantage_GA = (sums_GA * num_orders - sums_GA.sum(1, keepdims=True)) / (num_orders - 1)
+    observed, num_extreme = abs(advantage_GA[:, 0].sum()) - 1e-9, 0
+    rng = np.random.default_rng(seed)
+    for chunk in chunks(num_draws, num_groups):
+        drawn_BG = rng.integers(num_orders, size=(chunk, num_groups))
+        num_extreme += int((np.abs(advantage_GA[np.arange(num_groups), drawn_BG].sum(1)) >= observed).sum())
+    attainable = (2 if num_orders == 2 else 1) * float(num_orders) ** -num_groups
+    return Randomization((num_extreme + 1) / (num_draws + 1), num_draws, max(1 / (num_draws + 1), attainable))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -140,10 +140,10 @@ class TwoWay:
     def half_for_equivalence(self, level: float = 0.90, widest: float = 0.95) -> Floats:
         """Half width of the interval for equivalence: h + 4 k^(1/2) (1 + 2 t^2) / 6 se, at most that at level `widest`.
 
-        h is the half width at `level`, and t = h / se. Without its factor 4, the second term is Johnson's (1978) correction
-        for skewness, here on both sides. If rare large differences are absent from a sample, then value, se and skewness
-        are all too small, and equivalence would be declared too easily. The factor 4 was chosen by simulation (wrong
-        equivalence in docs/order_statistics.md).
+        h is the half width at `level`, and t = h / se. Without its factor 4, the second term is Johnson's (1978)
+        correction for skewness, here on both sides. If rare large differences are absent from a sample, then value, se
+        and skewness are all too small, and equivalence would be declared too easily. The factor 4 was chosen by
+        simulation (wrong equivalence in docs/order_statistics.md).
         """
         half, se = self.half(level), self.se
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -204,8 +204,8 @@ def _remedy(estimate: Estimate, margin: float) -> str:
     now, design = estimate.num_groups, design_of(estimate)
     if estimate.se == 0 or (-margin < estimate.low90 and estimate.high90 < margin):
         return (
-            f"{groups_for_equivalence(margin)} test groups (now {now}): with fewer, groups in which order matters could "
-            "be missed by chance"
+            f"{groups_for_equivalence(margin)} test groups (now {now}): with fewer, groups in which order matters "
+            "could be missed by chance"
         )
     if_true = "if the true difference equals the estimate"
     groups = groups_to_decide(estimate.value, margin, design)

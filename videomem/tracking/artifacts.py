@@ -29,12 +29,7 @@ def use_artifact(run: wandb.Run, artifact: wandb.Artifact, alias: str = "latest"
 
     `Run.use_artifact` fails offline, and waits for the server online. This function instead logs the artifact with the
     flag to use it after its upload. W&B, or a later `wandb sync`, uploads the content unless this version exists, and
-    links the version to the run.
-
-    Args:
-        run: The run.
-        artifact: The artifact.
-        alias: Alias of the version; W&B requires one.
+    links the version to the run. W&B requires an alias.
     """
     with files_beside(run):
         run._log_artifact(artifact, aliases=[alias], is_user_created=True, use_after_commit=True)
@@ -73,6 +68,8 @@ def data_artifact(run: wandb.Run, data: VideoDataModule) -> wandb.Artifact:
 def checkpoint_artifact(path: Path, policy: Policy = "immutable") -> wandb.Artifact:
     """A checkpoint of `fit` as an artifact, with its metrics, epoch, step, memory and seed in the metadata.
 
+    It is named by the id of the W&B run that wrote the checkpoint, or else by a hash of the file.
+
     Args:
         path: The .ckpt file.
         policy: `mutable` copies the file immediately, for files that training overwrites; `immutable` does not copy it.
@@ -87,23 +84,21 @@ def checkpoint_artifact(path: Path, policy: Policy = "immutable") -> wandb.Artif
         "seed": model.get("seed"),
         "original_filename": path.name,
     }
-    return _artifact(f"model-{_run_id(record, path)}", "model", {"model.ckpt": path}, metadata, policy)
+    run_id = record.get("id")
+    if not run_id:
+        with path.open("rb") as file:
+            run_id = hashlib.file_digest(file, "sha256").hexdigest()[:8]
+    return _artifact(f"model-{run_id}", "model", {"model.ckpt": path}, metadata, policy)
 
 
 def run_of_checkpoints(
     name: str, folder: Path, mode: Mode, checkpoints: Sequence[Checkpoint], job_type: str | None = None
 ) -> wandb.Run:
     """Start a run that evaluates trained heads, in the group of their training and with their checkpoints as inputs."""
-    projects = {project_of(checkpoint) for checkpoint in checkpoints}
-    groups = {group_of_checkpoint(checkpoint) for checkpoint in checkpoints}
-    run = start_run(
-        projects.pop() if len(projects) == 1 else "videomem",
-        folder,
-        mode,
-        name=name,
-        job_type=job_type or name,
-        group=groups.pop() if len(groups) == 1 else None,
-    )
+    projects, groups = set(map(_project, checkpoints)), set(map(_group, checkpoints))
+    project = projects.pop() if len(projects) == 1 else "videomem"
+    group = groups.pop() if len(groups) == 1 else None
+    run = start_run(project, folder, mode, name=name, job_type=job_type or name, group=group)
     for checkpoint in checkpoints if not run.disabled else ():
         use_checkpoint(run, checkpoint.path)
     return run
@@ -127,8 +122,8 @@ def track_export(
     """
     config = {"memory": checkpoint.model_arguments["memory"], **checkpoint.training_facts()}
     name = f"export-{checkpoint.run_dir.name}"
-    details = {"name": name, "job_type": "export", "group": group_of_checkpoint(checkpoint), "config": config}
-    run = start_run(project_of(checkpoint), where or checkpoint.run_dir, mode, **details)
+    details = {"name": name, "job_type": "export", "group": _group(checkpoint), "config": config}
+    run = start_run(_project(checkpoint), where or checkpoint.run_dir, mode, **details)
     if not run.disabled:
         use_checkpoint(run, checkpoint.path)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -138,12 +133,12 @@ def track_export(
     run.finish()
 
 
-def project_of(checkpoint: Checkpoint) -> str:
+def _project(checkpoint: Checkpoint) -> str:
     """The W&B project of the run that wrote a checkpoint; it has the artifacts of that run."""
     return str(checkpoint.run_record.get("project", "videomem"))
 
 
-def group_of_checkpoint(checkpoint: Checkpoint) -> str:
+def _group(checkpoint: Checkpoint) -> str:
     """The W&B group of the run that wrote a checkpoint; default: the name of the data set."""
     return str(checkpoint.run_record.get("group") or group_of(data_name(checkpoint.data_arguments["catalog"])))
 
@@ -155,14 +150,6 @@ def _artifact(
     for inside, path in files.items():
         artifact.add_file(str(path.absolute()), name=inside, policy=policy, skip_cache=True)
     return artifact
-
-
-def _run_id(record: Mapping[str, Any], path: Path) -> str:
-    """The id of the W&B run that wrote a checkpoint, or else a hash of the file."""
-    if record.get("id"):
-        return str(record["id"])
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def _public_path(path: str, folder: Path) -> str:

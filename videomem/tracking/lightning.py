@@ -65,15 +65,10 @@ class WandbLogger(_LightningWandbLogger):
     def experiment(self) -> Any:
         if self._experiment is None:
             assert self._project is not None
-            run = start_run(
-                self._project,
-                Path(self._save_dir or "."),
-                self._mode,
-                **self._details,
-                id=self._id,
-                resume="allow" if self._id else None,  # Also lets `wandb sync` append to an existing run.
-                settings=run_settings(self._machine_details),
-            )
+            resume = "allow" if self._id else None  # Also lets `wandb sync` append to an existing run.
+            details = {**self._details, "id": self._id, "resume": resume}
+            settings = run_settings(self._machine_details)
+            run = start_run(self._project, Path(self._save_dir or "."), self._mode, **details, settings=settings)
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
             self._experiment = run
@@ -87,7 +82,7 @@ class WandbLogger(_LightningWandbLogger):
         for key, value in {"name": name, "group": group, "job_type": job_type}.items():
             self._details[key] = self._details[key] or value
 
-    def go_on(self, record: Mapping[str, Any]) -> None:
+    def resume(self, record: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint, unless the config sets an id. Call it before the run starts."""
         if "id" in record and self._id is None:
             self._id = record["id"]
@@ -97,8 +92,7 @@ class WandbLogger(_LightningWandbLogger):
         """Facts to store in a checkpoint so that the run can be continued; empty if tracking is disabled."""
         if self._mode == "disabled" or not isinstance(self.experiment.id, str):
             return {}
-        run = self.experiment
-        return {"id": run.id, "project": run.project, "group": run.group, "name": run.name}
+        return {name: getattr(self.experiment, name) for name in ("id", "project", "group", "name")}
 
     def log_hyperparams(self, params: Any) -> None:
         super().log_hyperparams(without_paths(params if isinstance(params, dict) else vars(params)))

@@ -18,8 +18,8 @@ Row = Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Memory:
-    """One memory of an order test, logged as a separate run.
+class MemoryRun:
+    """The W&B run of one memory of an order test.
 
     Attributes:
         name: Name of the run.
@@ -44,22 +44,19 @@ def log_confusion(
         run.log({f"{split}/confusion_matrix": table, f"{split}/confusion_figure": wandb.Image(figure)})
 
 
-def log_table(run: wandb.Run, name: str, columns: Sequence[str | int], rows: Sequence[Row]) -> None:
-    table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
-    with files_beside(run):
-        run.log({name: table})
-
-
 def log_order_results(
     run: wandb.Run,
     tables: Mapping[str, tuple[Sequence[str], Sequence[Row]]],
-    summary: Mapping[str, float],
+    summary: Mapping[str, float | str],
     figures: Mapping[str, Path],
 ) -> None:
     """Log an evaluation on permuted frames: tables, figures, and one number per head and condition."""
     for name, (columns, rows) in tables.items():
-        log_table(run, name, columns, rows)
-    run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
+        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+        with files_beside(run):
+            run.log({name: table})
+    if figures:
+        run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
     run.summary.update(dict(summary))
 
 
@@ -79,11 +76,12 @@ def log_result(
         figures: Path of the PNG of each figure by name, such as from `order_test.report.write_report`.
         summary: Numbers and words by name, such as from `order_test.order_tables.result_summary`.
     """
-    for table_name, columns, rows in tables:
-        log_table(run, f"{name}/{table_name}", columns, rows)
-    if figures:
-        run.log({f"{name}/figures/{figure}": wandb.Image(str(path)) for figure, path in figures.items()})
-    run.summary.update({f"{name}/{key}": value for key, value in summary.items()})
+    log_order_results(
+        run,
+        {f"{name}/{table}": (columns, rows) for table, columns, rows in tables},
+        {f"{name}/{key}": value for key, value in summary.items()},
+        {f"{name}/figures/{figure}": path for figure, path in figures.items()},
+    )
 
 
 def log_strips(run: wandb.Run, name: str, strips: Sequence[tuple[Path, str]]) -> None:
@@ -92,7 +90,7 @@ def log_strips(run: wandb.Run, name: str, strips: Sequence[tuple[Path, str]]) ->
         run.log({f"{name}/video_strips": [wandb.Image(str(path), caption=caption) for path, caption in strips]})
 
 
-def track_memories(project: str, folder: Path, mode: Mode, group: str, memories: Sequence[Memory]) -> None:
+def track_memories(project: str, folder: Path, mode: Mode, group: str, memories: Sequence[MemoryRun]) -> None:
     """Log one W&B run per memory, with the runs of the test as history and the totals as summary."""
     for memory in memories:
         details = {"name": memory.name, "group": group, "job_type": "memory", "config": dict(memory.config)}

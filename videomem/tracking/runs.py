@@ -85,14 +85,9 @@ def without_paths(value: Any) -> Any:
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_paths(item) for item in value]
-    if isinstance(value, str) and _is_path_here(value):
-        return Path(value).name
+    if isinstance(value, str) and (path := Path(value)).is_absolute():
+        return path.name if path.is_relative_to(Path.home()) or os.path.lexists(path) else value
     return value
-
-
-def _is_path_here(text: str) -> bool:
-    path = Path(text)
-    return path.is_absolute() and (path.is_relative_to(Path.home()) or os.path.lexists(path))
 
 
 def group_of(default: str) -> str:

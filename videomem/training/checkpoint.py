@@ -20,6 +20,8 @@ from videomem.video.sampling import SAMPLINGS
 # Key of the W&B run and the metrics in a checkpoint; written by `videomem.tracking.RunRecord`.
 RUN_RECORD = "videomem_run"
 
+_ARGUMENTS = ("hyper_parameters", "datamodule_hyper_parameters")  # keys of the arguments of model and data
+
 # Model arguments that the command line takes from the data; a config must not set them.
 LINKED = ("feature_dim", "class_names", "class_counts", "seed")
 
@@ -77,8 +79,9 @@ class Checkpoint:
     def training_facts(self) -> dict[str, Any]:
         """Facts about the training, for a model card. Paths are reduced to file names, to keep folder names private."""
         model, data = self.model_arguments, self.data_arguments
-        weights = data["backbone"]["weights"]
-        known = {"imagenet": "ImageNet", "random": f"random (seed {data['backbone']['seed']})"}
+        features = data["features"]
+        weights = features["backbone"]["weights"]
+        known = {"imagenet": "ImageNet", "random": f"random (seed {features['backbone']['seed']})"}
         of_model = ("class_counts", "dropout", "learning_rate", "weight_decay", "class_weighting", "seed")
         of_data = ("batch_size", "balanced_sampling", "source", "reversed_pairs", "test_split")
         return {
@@ -87,14 +90,13 @@ class Checkpoint:
             "steps": self.content["global_step"],
             **{name: model.get(name) for name in of_model},
             **{name: data.get(name) for name in of_data},
-            "backbone_weights": None if data.get("imported") else known.get(weights, f"from {Path(weights).name}"),
+            "backbone_weights": None if features["imported"] else known.get(weights, f"from {Path(weights).name}"),
             "features": self.features,
         }
 
     def classifier(self) -> LitClassifier:
         """The trained classifier in evaluation mode, on the CPU."""
-        classifier = from_plain(LitClassifier, self.model_arguments)
-        assert isinstance(classifier, LitClassifier)
+        classifier: LitClassifier = from_plain(LitClassifier, self.model_arguments)
         try:
             classifier.load_state_dict(self.content["state_dict"])
         except RuntimeError as error:
@@ -107,8 +109,7 @@ class Checkpoint:
 
     def data_module(self, **changes: Any) -> VideoDataModule:
         """The data module that it was trained on; `changes` replace arguments."""
-        data = from_plain(VideoDataModule, {**self.data_arguments, **changes})
-        assert isinstance(data, VideoDataModule)
+        data: VideoDataModule = from_plain(VideoDataModule, {**self.data_arguments, **changes})
         data.load_state_dict(self.content[VideoDataModule.__qualname__])
         return data
 
@@ -129,42 +130,40 @@ def read_checkpoint(path: Path | str, trust: bool = False) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types here, among them those of pickle and zipfile.
-        raise VideomemError(
-            f"{path}: not a checkpoint of plain data: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-    needed = {"state_dict", "hyper_parameters", "datamodule_hyper_parameters", VideoDataModule.__qualname__}
-    if not isinstance(content, dict) or (missing := needed - content.keys()):
-        lacking = ", ".join(sorted(missing)) if isinstance(content, dict) else "a dictionary"
-        raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it lacks {lacking}")
-    if (
-        not isinstance(content[VideoDataModule.__qualname__], dict)
-        or not {"features", "class_names"} <= content[VideoDataModule.__qualname__].keys()
-    ):
-        raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: it does not describe its features")
-    for section in ("hyper_parameters", "datamodule_hyper_parameters"):
-        if not isinstance(content[section], dict):
-            raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: its {section} are not a dictionary")
-        if not trust:
-            _check_names(_public(content[section]), str(path))
+        kind = type(error).__name__
+        raise VideomemError(f"{path}: not a checkpoint of plain data: {kind}: {_first_line(error)}") from error
+    if reason := _why_foreign(content):
+        raise VideomemError(f"{path}: not a checkpoint of `videomem fit`: {reason}")
+    for section in () if trust else _ARGUMENTS:
+        _check_names(_public(content[section]), str(path))
     return Checkpoint(path, content)
+
+
+def _why_foreign(content: Any) -> str | None:
+    """Returns the reason why content cannot be that of `videomem fit`, or None."""
+    if not isinstance(content, dict):
+        return "it lacks a dictionary"
+    if missing := {"state_dict", *_ARGUMENTS, VideoDataModule.__qualname__} - content.keys():
+        return f"it lacks {', '.join(sorted(missing))}"
+    state = content[VideoDataModule.__qualname__]
+    if not isinstance(state, dict) or not {"features", "class_names"} <= state.keys():
+        return "it does not describe its features"
+    wrong = [section for section in _ARGUMENTS if not isinstance(content[section], dict)]
+    return f"its {wrong[0]} are not a dictionary" if wrong else None
 
 
 def _check_names(plain: Any, where: str, part: str | None = None) -> None:
     """Raise if plain data names a class that is not in `ALLOWED`, before anything is imported."""
     if isinstance(plain, dict):
         for key, item in plain.items():
-            if not isinstance(key, str) or not key.isidentifier():  # The parser would split a dotted key.
-                raise VideomemError(
-                    f"{where}: the setting {key!r} is not a plain name; "
-                    "pass --trust if you know where the file comes from"
-                )
             named = key == "class_path" or (key in ALLOWED and isinstance(item, str))
-            owner = key if key in ALLOWED else part
-            if named and item not in ALLOWED.get(owner or "", ()):
-                raise VideomemError(
-                    f"{where}: names the class {item}, and building it would run that module's code; "
-                    "pass --trust if you know where the file comes from"
-                )
+            owner, reason = key if key in ALLOWED else part, None
+            if not isinstance(key, str) or not key.isidentifier():  # The parser would split a dotted key.
+                reason = f"the setting {key!r} is not a plain name"
+            elif named and item not in ALLOWED.get(owner or "", ()):
+                reason = f"names the class {item}, and building it would run that module's code"
+            if reason is not None:
+                raise VideomemError(f"{where}: {reason}; pass --trust if you know where the file comes from")
             _check_names(item, where, owner)
     elif isinstance(plain, list | tuple):
         for item in plain:

@@ -13,11 +13,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from videomem.batch import VideoBatch, collate
 from videomem.errors import VideomemError
-from videomem.features.backbone import BackboneSettings
-from videomem.features.imported import ImportedFeatures
-from videomem.features.store import Entry, FeatureDtype, FeatureSettings, FeatureStore
-from videomem.training.augmentation import Augmentation
+from videomem.features.store import Entry, FeatureSettings, FeatureStore
 from videomem.training.feature_sources import (
+    Augmentation,
     ClipDataset,
     EpochSampler,
     FeatureSource,
@@ -29,8 +27,6 @@ from videomem.training.feature_sources import (
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.utils.plain_data import as_plain
 from videomem.video.catalog import Catalog, Clip, read_catalog
-from videomem.video.decoding import Decoder, OnDamage
-from videomem.video.sampling import Sampling
 
 
 class VideoDataModule(LightningDataModule):
@@ -38,12 +34,8 @@ class VideoDataModule(LightningDataModule):
 
     Args:
         catalog: Path of the catalog.
-        sampling: How frames of a clip are sampled.
+        features: How the features are computed; `videomem extract` stores features of these settings.
         store: Folder of feature stores.
-        backbone: The frozen network that computes the features.
-        decoder: Video decoder. `auto` selects the fastest decoder that is exact for a file.
-        on_damage: `exclude` leaves out damaged videos; `prefix` uses the frames before the damage.
-        feature_dtype: Data type of stored features.
         source: `features` reads the feature store; `video` decodes videos and runs the backbone in every epoch.
         storage: Where stored features are kept: `mmap` (memory-mapped files), `ram`, or `device` (all on the GPU).
         batch_size: Videos per batch.
@@ -52,7 +44,6 @@ class VideoDataModule(LightningDataModule):
         augmentation: Augmentation of training frames; requires `source: video`.
         reversed_pairs: Each group is a time-reversed pair. Incomplete pairs are left out, and both clips of a pair are
             checked to have the same frames.
-        imported: Features imported by `videomem import-features`, used instead of the backbone's.
         test_split: The split that `test` and `shuffle` evaluate.
         seed: Seed of the order of training clips and of augmentation.
     """
@@ -60,12 +51,8 @@ class VideoDataModule(LightningDataModule):
     def __init__(
         self,
         catalog: str,
-        sampling: Sampling,
+        features: FeatureSettings,
         store: str = "features",
-        backbone: BackboneSettings = BackboneSettings(),
-        decoder: Decoder = "auto",
-        on_damage: OnDamage = "exclude",
-        feature_dtype: FeatureDtype = "float16",
         source: Literal["features", "video"] = "features",
         storage: Literal["mmap", "ram", "device"] = "mmap",
         batch_size: int = 32,
@@ -73,7 +60,6 @@ class VideoDataModule(LightningDataModule):
         balanced_sampling: bool = False,
         augmentation: Augmentation = Augmentation(),
         reversed_pairs: bool = False,
-        imported: ImportedFeatures | None = None,
         test_split: str = "test",
         seed: int = 0,
     ) -> None:
@@ -82,22 +68,16 @@ class VideoDataModule(LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise VideomemError(f"data.{name} is {value}, but must be at least {least}")
+        for refused, why in (
+            (reversed_pairs and source == "video", "data.reversed_pairs is checked on stored features"),
+            (features.imported is not None and source == "video", "data.features.imported names imported features"),
+            (augmentation.active and source != "video", "data.augmentation changes frames"),
+        ):
+            if refused:
+                other = "features" if source == "video" else "video"
+                raise VideomemError(f"{why}, but data.source is {source}; set data.source to {other}")
         if reversed_pairs:
-            check_symmetric(
-                sampling, num_available=1
-            )  # Checks the class; numbers of frames are checked with the clips.
-        if reversed_pairs and source == "video":
-            raise VideomemError(
-                "data.reversed_pairs is checked on stored features, but data.source is video; set it to features"
-            )
-        if imported is not None and source == "video":
-            raise VideomemError(
-                "data.imported names imported features, but data.source is video; set data.source to features"
-            )
-        if augmentation.active and source != "video":
-            raise VideomemError(
-                "data.augmentation changes frames, but data.source is features; set data.source to video"
-            )
+            check_symmetric(features.sampling, num_available=1)  # Its class; the clips' frames are checked with them.
         self.catalog_path = catalog
         self.source = source
         self.storage: Storage = storage
@@ -108,8 +88,8 @@ class VideoDataModule(LightningDataModule):
         self.reversed_pairs = reversed_pairs
         self.test_split = test_split
         self.seed = seed
-        self.settings = FeatureSettings(backbone, sampling, decoder, feature_dtype, on_damage, imported)
-        self.feature_store = FeatureStore(store, self.settings)
+        self.settings = features
+        self.feature_store = FeatureStore(store, features)
 
     # Contents of the data, read on first use.
 
@@ -214,11 +194,9 @@ class VideoDataModule(LightningDataModule):
             first.setdefault(group, row)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        rows = self.rows("train")
-        weights = None
+        rows, weights = self.rows("train"), None
         if self.balanced_sampling:
-            counts = Counter(self.clips[row].label for row in rows)
-            weights = torch.tensor([1 / counts[self.clips[row].label] for row in rows], dtype=torch.float64)
+            weights = 1 / torch.tensor(self.class_counts, dtype=torch.float64)[self._labels(rows)]
         return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights))
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -235,10 +213,8 @@ class VideoDataModule(LightningDataModule):
     def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
         if isinstance(self.feature_source, StoredFeatures):
             self.feature_source.load()
-        index = {name: number for number, name in enumerate(self.class_names)}
-        dataset = ClipDataset(rows, [index[self.clips[row].label] for row in rows], self.feature_source)
         return DataLoader(
-            dataset,
+            ClipDataset(rows, self._labels(rows), self.feature_source),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=0 if self.source == "features" and self.storage == "device" else self.num_workers,
@@ -246,6 +222,10 @@ class VideoDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _labels(self, rows: list[int]) -> list[int]:
+        index = {name: number for number, name in enumerate(self.class_names)}
+        return [index[self.clips[row].label] for row in rows]
 
     def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
         """Complete a batch on the device: look up features kept there, or run the backbone on decoded frames."""

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
+from torchvision.transforms import functional as F
 
 from videomem.batch import VideoBatch, length_mask, pad_videos
+from videomem.errors import VideomemError
 from videomem.features.backbone import extract_features, load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, Entry, FeatureSettings, FeatureStore
-from videomem.training.augmentation import Augmentation
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]
@@ -59,12 +60,10 @@ class StoredFeatures(FeatureSource):
     _on_device: Tensor | None = field(default=None, repr=False)
 
     def item(self, row: int, epoch: int | None) -> Tensor:
-        if self.storage == "device":
-            entry = self.entries[row]
-            return torch.empty(
-                entry.stop_row - entry.start_row, 0
-            )  # Carries only the length; features are on the device.
-        return self.features(row)
+        if self.storage != "device":
+            return self.features(row)
+        entry = self.entries[row]
+        return torch.empty(entry.stop_row - entry.start_row, 0)  # Only the length; the features are on the device.
 
     def features_of_batch(self, batch: VideoBatch) -> VideoBatch:
         if self.storage != "device":
@@ -81,6 +80,45 @@ class StoredFeatures(FeatureSource):
         """With `ram`, read all features into memory. Call this before workers start, so that they share the memory."""
         if self.storage == "ram" and self._in_memory is None:
             self._in_memory = [self.store.read(entry) for entry in self.entries]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augmentation of training frames, the same for all frames of a clip. Requires `source: video`.
+
+    Args:
+        crop: Crop a random region of 0.6 to 1 times the frame area, and resize it.
+        horizontal_flip: Probability that a clip is mirrored horizontally.
+        classes_survive_flip: Confirm that mirroring a clip never changes its class. Required for `horizontal_flip`.
+    """
+
+    crop: bool = False
+    horizontal_flip: float = 0.0
+    classes_survive_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.horizontal_flip <= 1:
+            raise VideomemError(f"augmentation.horizontal_flip is {self.horizontal_flip}, but must be within 0..1")
+        if self.horizontal_flip and not self.classes_survive_flip:
+            raise VideomemError(
+                f"augmentation.horizontal_flip is {self.horizontal_flip}, but mirroring turns a move to the right "
+                "into a move to the left; set augmentation.classes_survive_flip if it changes no class of your data"
+            )
+
+    @property
+    def active(self) -> bool:
+        return self.crop or self.horizontal_flip > 0
+
+    def apply(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment a clip (T, 3, size, size) uint8; the shape is unchanged."""
+        if self.crop:
+            size = frames.shape[-1]
+            side = round(size * (0.6 + 0.4 * float(torch.rand((), generator=generator))) ** 0.5)
+            top, left = (int(torch.randint(size - side + 1, (), generator=generator)) for _ in range(2))
+            frames = F.resized_crop(frames, top, left, side, side, [size, size], antialias=True)
+        if float(torch.rand((), generator=generator)) < self.horizontal_flip:
+            frames = frames.flip(-1)
+        return frames
 
 
 @dataclass
@@ -130,10 +168,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, num_items: int, seed: int, epoch: Callable[[], int], weights: Tensor | None = None) -> None:
-        self._num_items = num_items
-        self._seed = seed
-        self._epoch = epoch
-        self._weights = weights
+        self._num_items, self._seed, self._epoch, self._weights = num_items, seed, epoch, weights
 
     def __len__(self) -> int:
         return self._num_items

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -62,18 +63,12 @@ class LitClassifier(LightningModule):
                 raise VideomemError(f"model.{name} is {value}, but must be finite and not negative")
         self.head = Head(memory, feature_dim, num_classes, num_layers, readout, dropout, projection_dim)
         self.class_names = list(class_names)
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.seed = seed
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         weights = balanced_weights(class_counts) if class_weighting == "balanced" else torch.ones(num_classes)
         self.loss = nn.CrossEntropyLoss(weights)
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "accuracy_top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
-                "accuracy_macro": MulticlassAccuracy(num_classes, average="macro"),
-            }
-        )
+        micro = partial(MulticlassAccuracy, num_classes, average="micro")
+        metrics = MetricCollection({"accuracy": micro(), "accuracy_top5": micro(top_k=min(5, num_classes)),
+                                    "accuracy_macro": MulticlassAccuracy(num_classes, average="macro")})  # fmt: skip
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         self.confusion = ConfusionMatrix(task="multiclass", num_classes=num_classes)
@@ -107,23 +102,16 @@ class LitClassifier(LightningModule):
 
     def _evaluate(self, batch: VideoBatch, metrics: MetricCollection, loss_name: str) -> None:
         logits_BC = self(batch.x, batch.lengths)
-        metrics.update(logits_BC, batch.labels)
-        self.confusion.update(logits_BC, batch.labels)
         self.log(loss_name, self.loss(logits_BC, batch.labels), on_epoch=True, batch_size=len(batch.labels))
+        metrics.update(logits_BC, batch.labels)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        self.confusion.update(logits_BC, batch.labels)
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
 
     def on_test_epoch_start(self) -> None:
         self.confusion.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.val_metrics.compute())
-        self.val_metrics.reset()
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict(self.test_metrics.compute())
-        self.test_metrics.reset()
 
     def confusion_counts(self) -> Tensor:
         """Confusion matrix (C, C) of the last evaluation: rows are true classes, columns are predicted classes."""

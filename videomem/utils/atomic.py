@@ -62,15 +62,11 @@ def _host() -> str:
 def remove_if_orphan(path: Path) -> None:
     """Remove a temporary file of `atomic_path` if the process on this machine that wrote it has ended."""
     host, pid = path.name.split(".")[-4:-2]
-    if host == _host() and not _is_alive(int(pid)):
-        path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
+    if host != _host():
+        return
     try:
-        os.kill(pid, 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        path.unlink(missing_ok=True)
+    except PermissionError:  # The process of another user.
+        pass

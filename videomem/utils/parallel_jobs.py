@@ -1,15 +1,20 @@
-"""Run many small training jobs in parallel processes, with one thread each and without Lightning's messages."""
+"""Run many small jobs in parallel processes, with one thread each and without Lightning's messages.
+
+Each job stores its result in a file itself, so an interrupted run keeps every finished result.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import cycle
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,19 +23,42 @@ from videomem.errors import VideomemError
 from videomem.utils.workers import die_with_parent
 
 
+def run_cached(
+    job: Callable[..., None],
+    calls: Mapping[Path, tuple[Any, ...]],
+    shared: Any,
+    num_processes: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    in_turn: Sequence[Any] = (),
+) -> None:
+    """Call `job(*call, path, shared)` for every path where no file exists yet.
+
+    Args:
+        job: A function of a module, or a partial of one, that writes its result to `path` atomically.
+        calls: Arguments of each job by the file of its result. The file name must identify everything that determines
+            the result.
+        shared: Argument that all jobs share; sent to each process once.
+        num_processes: Number of processes; 1 runs all jobs in this process.
+        progress: Called with the number of finished jobs and the number of all jobs.
+        in_turn: Values of a further argument after those of `calls`, such as devices. The missing jobs take them in
+            turn.
+    Raises:
+        VideomemError: If a process is killed, or the GPU runs out of memory.
+    """
+    missing = [path for path in calls if not path.is_file()]
+    values: list[tuple[Any, ...]] = [(value,) for value in in_turn] or [()]
+    arguments = [(*calls[path], *value, path) for path, value in zip(missing, cycle(values), strict=False)]
+    done = len(calls) - len(missing)
+    progress(done, len(calls))
+    for finished in run_parallel(job, arguments, shared, min(num_processes, len(missing))):
+        done += finished
+        progress(done, len(calls))
+
+
 def run_parallel(
     job: Callable[..., None], calls: Sequence[tuple[Any, ...]], shared: Any, num_processes: int
 ) -> Iterator[int]:
-    """Call `job(*call, shared)` for every call. Yields 1 after each call.
-
-    Args:
-        job: A picklable function. It must store its result itself, so that results are kept after an interruption.
-        calls: Arguments of each call.
-        shared: Data for all calls, sent to each process once.
-        num_processes: Number of parallel processes; 1 runs all calls in this process.
-    Raises:
-        VideomemError: If a process is killed, or GPU memory is exhausted.
-    """
+    """Call the picklable `job(*call, shared)` for every call, and yield 1 after each; see `run_cached`."""
     if num_processes <= 1:
         with one_thread(), quiet():
             for call in calls:
@@ -64,16 +92,9 @@ _shared: Any = None
 def _start_worker(shared: Any) -> None:
     global _shared
     die_with_parent()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # The parent handles Ctrl-C; running jobs finish and keep their results.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C; running jobs finish.
     _shared = shared
     torch.set_num_threads(1)  # More threads do not help small matrices, and could change results.
-
-
-def _in_worker(job: Callable[..., None], *call: Any) -> None:
-    with quiet():
-        job(*call, _shared)
 
 
 @contextmanager
@@ -89,14 +110,19 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress Lightning's messages and all warnings, which would be repeated for every job."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    names = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
+
+
+@quiet()
+def _in_worker(job: Callable[..., None], *call: Any) -> None:
+    job(*call, _shared)

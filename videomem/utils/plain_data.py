@@ -6,7 +6,7 @@ The format is that of jsonargparse: {"class_path": "videomem.heads.GRU", "init_a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -31,9 +31,9 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, type):
         return {"class_path": class_path(value)}
     if is_dataclass(value):
-        fields = asdict(value)  # type: ignore[arg-type]
+        arguments = {field.name: as_plain(getattr(value, field.name)) for field in fields(value)}
         is_part = type(value).__bases__ != (object,)  # It has a base class, so its own class must be named.
-        return {"class_path": class_path(type(value)), "init_args": fields} if is_part else fields
+        return {"class_path": class_path(type(value)), "init_args": arguments} if is_part else arguments
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return {"class_path": class_path(type(value))}

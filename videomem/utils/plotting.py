@@ -35,12 +35,9 @@ def confusion_figure(
     axes = figure.subplots()
     shares = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap=cmap, vmin=0, vmax=1)
-    if is_large:
-        axes.set_xticks([])
-        axes.set_yticks([])
-    else:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
+    shown = [] if is_large else list(class_names)
+    axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(shown)), shown, fontsize=7)
     if len(class_names) <= 25:
         for row, column in np.argwhere(counts_CC > 0):
             color = "white" if shares[row, column] > 0.6 else ink

@@ -6,8 +6,11 @@ strings `NaN`, `Infinity` and `-Infinity`.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import pydoc
+import re
 import sys
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
@@ -56,7 +59,7 @@ Text = Annotated[str, BeforeValidator(_encodable)]
 @dataclass_transform(frozen_default=True)
 def result_model(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass whose fields pydantic validates, on construction as on reading."""
-    config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="strings")
+    config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="strings", json_schema_extra=_describe)
     return cast(type[T], dataclass(frozen=True, config=config)(cls))
 
 
@@ -113,6 +116,34 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not valid JSON")
 
 
-def json_schema(cls: type) -> dict[str, Any]:
-    """JSON schema of a result class."""
-    return TypeAdapter(cls).json_schema()
+def summary(model: type) -> str:
+    """The description of a result class, without that of its fields."""
+    return (inspect.getdoc(model) or "").partition("\n\nAttributes:")[0]
+
+
+def meanings(model: type) -> dict[str, str]:
+    """The description of each field in the docstrings of a result class and its base classes, on one line each."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", attributes, flags=re.MULTILINE):
+            found[name] = " ".join(text.split())
+    return found
+
+
+def _describe(schema: dict[str, Any], model: type) -> None:
+    schema["description"] = summary(model)
+    for name, meaning in meanings(model).items():
+        schema["properties"][name]["description"] = meaning
+
+
+def schema_json(cls: type) -> str:
+    """The JSON schema of a result class as text, with the docstrings as descriptions of classes and fields.
+
+    `python -m videomem.utils.result_models <module>.<class>` prints it.
+    """
+    return json.dumps(TypeAdapter(cls).json_schema()) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema_json(cast(type, pydoc.locate(sys.argv[1]))), end="")

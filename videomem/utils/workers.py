@@ -50,13 +50,6 @@ class Lost:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Raised:
-    """An exception raised by the function, which ends the run."""
-
-    message: str
-
-
 class _Worker(Generic[Item, Answer]):
     def __init__(self, function: Callable[[Item], Answer]) -> None:
         self.pipe, theirs = _CONTEXT.Pipe()
@@ -80,10 +73,10 @@ class _Worker(Generic[Item, Answer]):
     def how_it_died(self) -> str:
         self.process.join(5)
         code = self.process.exitcode
-        if code is not None and code < 0:
-            known = -code in {known.value for known in signal.Signals}
-            return f"its process was killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
-        return f"its process ended with status {code}"
+        if code is None or code >= 0:
+            return f"its process ended with status {code}"
+        names = {known.value: known.name for known in signal.Signals}
+        return f"its process was killed by {names.get(-code, f'signal {-code}')}"
 
 
 def run_isolated(
@@ -183,8 +176,8 @@ def _answer(worker: _Worker[Item, Answer], time_limit_s: float) -> Any:
     try:
         if worker.pipe.poll():
             answer = worker.pipe.recv()
-            if isinstance(answer, _Raised):
-                raise VideomemError(answer.message)
+            if isinstance(answer, VideomemError):
+                raise answer
             if worker.is_ready:
                 return answer
             worker.is_ready = True
@@ -221,7 +214,7 @@ def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
         try:
             pipe.send(function(item))
         except Exception as error:  # noqa: BLE001 - sent to the parent, which raises it
-            pipe.send(_Raised(f"{type(error).__name__}: {error}"))
+            pipe.send(VideomemError(f"{type(error).__name__}: {error}"))
 
 
 def die_with_parent() -> None:

@@ -15,6 +15,7 @@ import csv
 import logging
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +27,9 @@ from videomem.utils.atomic import atomic_path
 from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
-OPTIONAL_COLUMNS = ("fps",)  # Written only if a clip has a value.
 SPLITS = ("train", "val", "test")
 IMBALANCE = 10.0  # Ratio of the largest to the smallest training class from which a warning is given.
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Stands for a byte that is not UTF-8.
 _log = logging.getLogger("videomem")
 
 
@@ -48,6 +49,11 @@ class Clip:
         return self.path if self.interval == (None, None) else f"{self.path} [{self.start_s}, {self.end_s})"
 
     @property
+    def location(self) -> tuple[str, float | None, float | None]:
+        """Path and interval; several clips may be parts of one file."""
+        return self.path, self.start_s, self.end_s
+
+    @property
     def interval(self) -> tuple[float | None, float | None]:
         return self.start_s, self.end_s
 
@@ -57,7 +63,6 @@ class Catalog:
     """The clips of a data set, in the order of the table. Reading a catalog makes their paths absolute."""
 
     clips: tuple[Clip, ...]
-    path: Path | None = None
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -101,16 +106,17 @@ def read_catalog(path: Path | str) -> Catalog:
 def absolute_clips(path: Path | str) -> Catalog:
     """Read a catalog without checking it, and make its paths absolute."""
     path = Path(path).absolute()
-    clips = [
+    clips = (
         clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
         for clip in read_rows(path)
-    ]
-    return Catalog(tuple(clips), path)
+    )
+    return Catalog(tuple(clips))
 
 
-def read_rows(path: Path, required: Sequence[str] = COLUMNS[:4]) -> list[Clip]:
-    """Read a CSV or Parquet table of clips; columns that are not required may be missing."""
-    return [clip_of_row(row, f"{path.name}: row {n}") for n, row in enumerate(read_table(path, required), start=1)]
+def read_rows(path: Path) -> list[Clip]:
+    """Read a CSV or Parquet table of clips, with paths as written."""
+    rows = read_table(path, COLUMNS[:4])
+    return [clip_of_row(row, f"{path.name}: row {number}") for number, row in enumerate(rows, start=1)]
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -174,26 +180,26 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
     Paths below the catalog's folder are written relative to it.
     """
     path = Path(path).absolute()
-    rows = [replace(clip, path=_relative(clip.path, path.parent)) for clip in catalog.clips]
-    names = [*COLUMNS, *(n for n in OPTIONAL_COLUMNS if any(getattr(row, n) is not None for row in rows))]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent
+    rows = [
+        replace(clip, path=os.path.relpath(clip.path, folder)) if Path(clip.path).is_relative_to(folder) else clip
+        for clip in catalog.clips
+    ]
+    names = COLUMNS if all(row.fps is None for row in rows) else (*COLUMNS, "fps")
+    folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            types = [pa.string() if name in COLUMNS[:4] else pa.float64() for name in names]
+            schema = pa.schema([(name, pa.string() if name in COLUMNS[:4] else pa.float64()) for name in names])
             columns = {name: [getattr(row, name) for row in rows] for name in names}
-            pq.write_table(pa.table(columns, schema=pa.schema(list(zip(names, types, strict=True)))), temporary)
+            pq.write_table(pa.table(columns, schema=schema), temporary)
             return
         with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(names)
-            writer.writerows([["" if v is None else v for v in (getattr(row, n) for n in names)] for row in rows])
-
-
-def _relative(path: str, folder: Path) -> str:
-    return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
+            writer.writerows([getattr(row, name) for name in names] for row in rows)  # None is written as empty.
 
 
 def catalog_problems(catalog: Catalog) -> list[str]:
@@ -203,9 +209,9 @@ def catalog_problems(catalog: Catalog) -> list[str]:
         return ["no videos in the table"]
     for name in ("label", "split", "group"):
         problems += [f"{clip}: the {name} is empty" for clip in clips if not getattr(clip, name)]
-        odd = {value for clip in clips if not _is_utf8(value := getattr(clip, name))}
+        odd = {value for clip in clips if _SURROGATE.search(value := getattr(clip, name))}
         problems += [
-            f"the {name} {value!r} is not UTF-8; save the table as UTF-8, or rename the folder" for value in sorted(odd)
+            f"the {name} {v!r} is not UTF-8; save the table as UTF-8, or rename the folder" for v in sorted(odd)
         ]
     problems += [f"{clip}: a URL; videomem reads local files only" for clip in clips if is_url(clip.path)]
     counts = Counter((clip.path, clip.interval) for clip in clips)
@@ -228,29 +234,22 @@ def catalog_warnings(catalog: Catalog) -> list[str]:
 
 
 def _straddling_groups(catalog: Catalog) -> list[str]:
-    found = {group: splits for group, splits in _splits_by(catalog.clips, "group").items() if len(splits) > 1}
-    if not found:
-        return []
-    first, splits = next(iter(found.items()))
+    found = [(group, splits) for group, splits in _splits_by(catalog.clips, "group").items() if len(splits) > 1]
     return [
-        f"{len(found)} group(s) are in more than one split, the first {first!r} in {', '.join(splits)}: clips of one "
+        f"{len(found)} group(s) are in more than one split, the first {group!r} in {', '.join(splits)}: clips of one "
         "source in both training and evaluation can inflate the accuracy"
+        for group, splits in found[:1]
     ]
 
 
 def _labels_without_clips(catalog: Catalog) -> list[str]:
-    if "train" not in catalog.splits:
-        return []
     splits_of = _splits_by(catalog.clips, "label")
     trained = [label for label in catalog.classes if "train" in splits_of[label]]
-    warnings = []
-    for split in catalog.splits:
-        if lacking := [label for label in trained if split not in splits_of[label]]:
-            warnings.append(
-                f"{len(lacking)} label(s) of train are not in {split}, the first {lacking[0]!r}: "
-                "they are not evaluated there"
-            )
-    return warnings
+    return [
+        f"{len(lacking)} label(s) of train are not in {split}, the first {lacking[0]!r}: they are not evaluated there"
+        for split in catalog.splits
+        if (lacking := [label for label in trained if split not in splits_of[label]])
+    ]
 
 
 def _imbalance(catalog: Catalog) -> list[str]:
@@ -262,10 +261,6 @@ def _imbalance(catalog: Catalog) -> list[str]:
         f"train has {many} clips of {most!r}, but {few} of {least!r}; set `data.balanced_sampling: true` to draw "
         "classes equally often"
     ]
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _splits_by(clips: Iterable[Clip], field: str) -> dict[str, list[str]]:

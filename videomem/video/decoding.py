@@ -7,7 +7,6 @@ are tested on videos whose frames encode their own index. In case of doubt, PyAV
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,20 +20,15 @@ from videomem.errors import DecodingError, one_line
 from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
 from videomem.video.decoders.frame_folder import FrameFolder
 from videomem.video.decoders.video_stream import VideoStream, open_stream
-from videomem.video.files import file_problem, split_template
-from videomem.video.sampling import Sampling
+from videomem.video.files import file_problem, is_image_folder
+from videomem.video.sampling import Interval, Sampling, frames_within
 
 Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
 OnDamage = Literal["exclude", "prefix"]
-Interval = tuple[float | None, float | None]
 
-# Decoders that do not decode all frames: a function that gives the reason why a stream is unsuitable, or None, and one
-# that gives the frames or the reason why they cannot be trusted.
-_SEEKING = {
-    "torchcodec": (by_torchcodec.why_not, by_torchcodec.read),
-    "decord": (by_decord.why_not, by_decord.read),
-    "pyav": (by_pyav.why_not_groups, by_pyav.read_groups),
-}
+# Decoders that do not decode all frames: each gives the frames at ascending indices, or the reason why the stream is
+# unsuitable or the frames cannot be trusted.
+_SEEKING = {"torchcodec": by_torchcodec.read, "decord": by_decord.read, "pyav": by_pyav.read_groups}
 # Fastest first, as measured by benchmarks/decoding.py. decord is slower than PyAV wherever it is exact.
 _ORDER = {"auto": ("torchcodec", "pyav"), "pyav": ("pyav",)}
 # If a larger fraction of the packets is needed, decoding all of them is as fast, and checks them all.
@@ -100,18 +94,16 @@ def decode_clip(
     path = str(path)
     if problem := file_problem(path):
         raise DecodingError(problem)
-    if split_template(path)[1] is not None or os.path.isdir(path):
+    if is_image_folder(path):
         return _decode_folder(path, sampling, interval, fps, on_damage)
     with open_stream(path) as stream:
-        chosen = _within(stream.times_s, interval)
-        if len(chosen) == 0 and stream.listed_damage:
-            raise DecodingError(f"{path}: damaged after {len(stream.times_s)} frames: {stream.listed_damage}")
-        indices = _choose(path, sampling, stream.times_s[chosen], interval)
-        frames, served, objection = _decode_exactly(stream, chosen[indices], decoder)
-        if frames is not None:
-            return _clip(frames, indices, stream.times_s[chosen], served, stream.codec)
+        chosen, indices = _sample(path, sampling, stream.times_s, interval, stream.listed_damage)
+        exact = _decode_exactly(stream, chosen[indices], decoder)
+        if not isinstance(exact, str):
+            return _clip(exact[0], indices, stream.times_s[chosen], exact[1], stream.codec)
         if decoder not in ("auto", "pyav"):
-            raise DecodingError(f"{path}: {decoder} is not exact here ({objection}); set data.decoder to auto")
+            remedy = "set data.features.decoder to auto"
+            raise DecodingError(f"{path}: {decoder} is not exact here ({exact}); {remedy}")
         answer = _decode_forwards(stream, stream.times_s, sampling, interval, on_damage)
     if isinstance(answer, DecodedClip):
         return answer
@@ -124,32 +116,32 @@ def decode_clip(
 
 def _decode_exactly(
     stream: VideoStream, wanted: NDArray[np.int64], decoder: Decoder
-) -> tuple[NDArray[np.uint8] | None, str, str]:
-    """Decode with the fastest decoder that is exact for the stream: returns frames, decoder name and an empty reason.
-
-    If there is none, returns None, an empty name, and the reason why the last decoder is not exact.
-    """
+) -> tuple[NDArray[np.uint8], str] | str:
+    """Frames and name of the fastest decoder that is exact for the stream, or why the last one is not exact."""
     distinct, repeats = np.unique(wanted, return_inverse=True)
-    _check_memory(stream.path, len(distinct), *stream.size)
+    height, width = stream.size
+    if (num_bytes := len(distinct) * height * width * 3) > _MOST_BYTES:
+        raise DecodingError(
+            f"{stream.path}: {len(distinct)} frames of {width}x{height} need {num_bytes / 2**30:.1f} GiB, "
+            f"above the limit of {_MOST_BYTES / 2**30:.0f} GiB; sample fewer frames or scale the video down"
+        )
     order: Sequence[str] = (decoder,)
     if decoder in _ORDER:
         order = _ORDER[decoder] if stream.share_needed(distinct) <= _MAX_FRACTION_NEEDED else ()
     objection = ""
     for name in order:
-        why_not, read = _SEEKING[name]
-        answer = why_not(stream) or read(stream, distinct)
+        answer = _SEEKING[name](stream, distinct)
         if not isinstance(answer, str):
-            return by_pyav.repeated(answer, repeats), name, ""
+            return by_pyav.repeated(answer, repeats), name
         objection = one_line(answer)
-    return None, "", objection
+    return objection
 
 
 def _decode_forwards(
     stream: VideoStream, assumed_s: NDArray[np.float64], sampling: Sampling, interval: Interval, on_damage: OnDamage
 ) -> DecodedClip | NDArray[np.float64]:
     """Decode all frames: returns the clip if the frames have the assumed times, else their actual times."""
-    chosen = _within(assumed_s, interval)
-    indices = _choose(stream.path, sampling, assumed_s[chosen], interval)
+    chosen, indices = _sample(stream.path, sampling, assumed_s, interval)
     done = by_pyav.read_forward(stream, chosen[indices], assumed_s, interval[1])
     if done.damage and (on_damage == "exclude" or not len(done.times_s)):
         raise DecodingError(f"{stream.path}: damaged after {len(done.times_s)} frames: {done.damage}")
@@ -159,8 +151,7 @@ def _decode_forwards(
 
 
 def _agree(decoded_s: NDArray[np.float64], assumed_s: NDArray[np.float64], end_s: float | None) -> bool:
-    limit_s = np.inf if end_s is None else end_s
-    decoded_s, assumed_s = decoded_s[decoded_s < limit_s], assumed_s[assumed_s < limit_s]
+    decoded_s, assumed_s = (times_s[frames_within(times_s, (None, end_s))] for times_s in (decoded_s, assumed_s))
     return len(decoded_s) == len(assumed_s) and np.allclose(decoded_s, assumed_s, rtol=0, atol=1e-3)
 
 
@@ -178,8 +169,7 @@ def _decode_folder(
         if damage and (on_damage == "exclude" or not num_images):
             raise DecodingError(f"{path}: damaged after {num_images} images: {damage}")
         times_s = np.arange(num_images) / (fps or 1.0)
-        chosen = _within(times_s, interval)
-        indices = _choose(path, sampling, times_s[chosen], interval)
+        chosen, indices = _sample(path, sampling, times_s, interval)
         frames, place, wrong = folder.read(chosen[indices])
         if frames is not None:
             return _clip(frames, indices, times_s[chosen] if fps else times_s[:1], "pillow", "images", damage or "",
@@ -187,24 +177,16 @@ def _decode_folder(
         num_images, damage = place, wrong
 
 
-def _check_memory(path: str, num_frames: int, height: int, width: int) -> None:
-    if num_frames * height * width * 3 > _MOST_BYTES:
-        raise DecodingError(
-            f"{path}: {num_frames} frames of {width}x{height} need {num_frames * height * width * 3 / 2**30:.1f} GiB, "
-            f"above the limit of {_MOST_BYTES / 2**30:.0f} GiB; sample fewer frames or scale the video down"
-        )
-
-
-def _within(times_s: NDArray[np.float64], interval: Interval) -> NDArray[np.int64]:
-    start_s, end_s = interval
-    inside = (times_s >= (start_s or 0.0)) & (times_s < (np.inf if end_s is None else end_s))
-    return np.flatnonzero(inside).astype(np.int64)
-
-
-def _choose(path: str, sampling: Sampling, times_s: NDArray[np.float64], interval: Interval) -> NDArray[np.int64]:
-    if len(times_s) == 0:
+def _sample(
+    path: str, sampling: Sampling, times_s: NDArray[np.float64], interval: Interval, damage: str | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The frames within the interval (N,), and the indices (T,) of the sampled ones among them."""
+    chosen = frames_within(times_s, interval)
+    if len(chosen) == 0 and damage:
+        raise DecodingError(f"{path}: damaged after {len(times_s)} frames: {damage}")
+    if len(chosen) == 0:
         raise DecodingError(f"{path}: no frame between {interval[0] or 0.0} s and {interval[1]} s; fix the catalog")
-    return sampling.indices(times_s - times_s[0])
+    return chosen, sampling.indices(times_s[chosen] - times_s[chosen[0]])
 
 
 def _clip(

@@ -20,6 +20,10 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
+def is_video_name(path: str) -> bool:
+    return path.lower().endswith(tuple(VIDEO_SUFFIXES))
+
+
 def split_template(path: str) -> tuple[str, re.Pattern[str] | None]:
     """Split a template such as `a/img_{:05}.jpg` into the folder `a` and a pattern of the image names.
 
@@ -31,6 +35,11 @@ def split_template(path: str) -> tuple[str, re.Pattern[str] | None]:
     if match is None or not name.lower().endswith(IMAGE_SUFFIXES) or os.path.exists(path):
         return path, None
     return folder, re.compile(rf"{re.escape(match[1])}(?P<number>\d+){re.escape(match[2])}")
+
+
+def is_image_folder(path: str) -> bool:
+    """Whether a path is a folder or a template of image names, not a file."""
+    return split_template(path)[1] is not None or os.path.isdir(path)
 
 
 def file_problem(path: str) -> str | None:
@@ -97,19 +106,21 @@ def videos_named(words: Sequence[str], listed: Iterable[str] = ()) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _below(path: str) -> list[str]:
-    """The videos in a folder. A path that is not a folder, or a folder without videos, is returned itself."""
-    if not os.path.isdir(path):
-        return [path]
-    found = sorted(
+def videos_below(path: str) -> list[str]:
+    """Paths of the video files in a folder, at any depth, sorted. Links to folders are not followed."""
+    return sorted(
         os.path.join(folder, name)
         for folder, _, names in os.walk(path)
         for name in names
-        if name.lower().endswith(tuple(VIDEO_SUFFIXES)) and not name.startswith(".")
+        if is_video_name(name) and not name.startswith(".")
     )
-    return found or ([path] if next(images_in(path), None) else _image_folders(path)) or [path]
 
 
-def _image_folders(path: str) -> list[str]:
-    """Folders that contain images, at any depth."""
-    return sorted(folder for folder, _, _ in os.walk(path) if next(images_in(folder), None))
+def _below(path: str) -> list[str]:
+    """The videos or image folders in a folder. A path that is not a folder, or a folder without any, is returned."""
+    if not os.path.isdir(path):
+        return [path]
+    if next(images_in(path), None):
+        return videos_below(path) or [path]
+    folders = (folder for folder, _, _ in os.walk(path) if next(images_in(folder), None))
+    return videos_below(path) or sorted(folders) or [path]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import BinaryIO, NamedTuple
@@ -14,9 +13,8 @@ from videomem.errors import DecodingError, VideomemError
 from videomem.video.decoders.by_pyav import Converter
 from videomem.video.decoders.frame_folder import FrameFolder
 from videomem.video.decoders.video_stream import open_stream
-from videomem.video.files import file_problem, split_template
-
-_TOLERANCE_S = 1e-6  # The same as in `fixed_rate_indices`.
+from videomem.video.files import file_problem, is_image_folder
+from videomem.video.sampling import TOLERANCE_S
 
 
 class LiveFrame(NamedTuple):
@@ -44,22 +42,20 @@ def frames_of_file(path: str, rate: float | None = None) -> Iterator[LiveFrame]:
     """
     if problem := file_problem(path):
         raise DecodingError(problem)
-    if split_template(path)[1] is not None or os.path.isdir(path):
+    if is_image_folder(path):
         yield from _images(path, rate)
         return
     with open_stream(path) as stream:
         convert, first = Converter(), None
         for place, frame in enumerate(stream.frames()):
             first = frame.pts if place == 0 else first
+            time_s = float(stream.times_s[min(place, len(stream.times_s) - 1)])
             if frame.pts is not None and first is not None:
                 time_s = (frame.pts - first) * stream.time_base
-            else:
-                time_s = float(stream.times_s[min(place, len(stream.times_s) - 1)])
             yield LiveFrame(place, time_s, convert(frame))
         if stream.damage:
-            raise DecodingError(
-                f"{path}: damaged: {stream.damage}; the last predictions may be based on corrupted frames"
-            )
+            effect = "the last predictions may be based on corrupted frames"
+            raise DecodingError(f"{path}: damaged: {stream.damage}; {effect}")
 
 
 def _images(path: str, rate: float | None) -> Iterator[LiveFrame]:
@@ -117,10 +113,10 @@ def at_rate(frames: Iterable[LiveFrame], fps: float) -> Iterator[LiveFrame]:
     for frame in frames:
         if frame.time_s is None:
             raise VideomemError("these frames have no times; give --source-fps, their frames per second")
-        while held is not None and taken / fps + _TOLERANCE_S < frame.time_s:
+        while held is not None and taken / fps + TOLERANCE_S < frame.time_s:
             yield held
             taken += 1
         held = frame
-    while held is not None and held.time_s is not None and taken / fps <= held.time_s + _TOLERANCE_S:
+    while held is not None and held.time_s is not None and taken / fps <= held.time_s + TOLERANCE_S:
         yield held
         taken += 1

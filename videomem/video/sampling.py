@@ -13,6 +13,8 @@ from videomem.errors import VideomemError
 
 # An hour of video. The limit protects against an untrusted exported folder that asks for more memory than there is.
 MAX_FRAMES = 100_000
+TOLERANCE_S = 1e-6  # A frame at 0.1 s counts as displayed at 3 * (1 / 30) s.
+Interval = tuple[float | None, float | None]  # Start and end in seconds; None: those of the video.
 
 
 def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
@@ -32,12 +34,9 @@ def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
     """
     if num_available < 1 or num_frames < 1:
         raise ValueError(f"need at least one frame, got num_available={num_available}, num_frames={num_frames}")
-    position = np.arange(num_frames, dtype=np.int64)
-    last = max(num_frames - 1, 1)
-    ascending = position * (num_available - 1) // last
+    indices = np.arange(num_frames, dtype=np.int64) * (num_available - 1) // max(num_frames - 1, 1)
     half = num_frames // 2
-    indices = ascending.copy()
-    indices[num_frames - half :] = num_available - 1 - ascending[:half][::-1]
+    indices[num_frames - half :] = num_available - 1 - indices[:half][::-1]
     if num_frames % 2:
         indices[half] = (num_available - 1) // 2
     return indices
@@ -57,9 +56,15 @@ def fixed_rate_indices(times_s: NDArray[np.float64], fps: float, max_frames: int
     """
     if len(times_s) < 1 or max_frames < 1 or not fps > 0:
         raise ValueError(f"need frames and a rate above zero, got {len(times_s)} frames, {fps=}, {max_frames=}")
-    tolerance_s = 1e-6  # A frame at 0.1 s counts as displayed at 3 * (1 / 30) s.
-    count = min(max_frames, int(np.floor((times_s[-1] + tolerance_s) * fps)) + 1)
-    return np.searchsorted(times_s, np.arange(count) / fps + tolerance_s, side="right").astype(np.int64) - 1
+    count = min(max_frames, int(np.floor((times_s[-1] + TOLERANCE_S) * fps)) + 1)
+    return np.searchsorted(times_s, np.arange(count) / fps + TOLERANCE_S, side="right").astype(np.int64) - 1
+
+
+def frames_within(times_s: NDArray[np.float64], interval: Interval) -> NDArray[np.int64]:
+    """Indices of the frames with start <= time < end, for times (N,) in seconds."""
+    start_s, end_s = interval
+    inside = (times_s >= (start_s or 0.0)) & (times_s < (np.inf if end_s is None else end_s))
+    return np.flatnonzero(inside).astype(np.int64)
 
 
 class Sampling(ABC):

@@ -46,22 +46,17 @@ def assign_splits(
     chosen: dict[str, str] = {}
     for name in order:
         labels = Counter(clip.label for clip in groups[name])
-
-        def shortfall(split: str, labels: Counter[str] = labels) -> float:
-            share = fractions[split]
-            return sum(n * (1 - held[split][lab] / (share * total[lab])) for lab, n in labels.items())
-
-        chosen[name] = max(fractions, key=shortfall)
+        shortfall = {
+            split: sum(n * (1 - held[split][label] / (share * total[label])) for label, n in labels.items())
+            for split, share in fractions.items()
+        }
+        chosen[name] = max(shortfall, key=shortfall.__getitem__)
         held[chosen[name]].update(labels)
     return tuple(replace(clip, split=chosen[clip.group]) for clip in clips)
 
 
 def hold_out(clips: Sequence[Clip], share: float, seed: int = 0) -> tuple[Clip, ...]:
     """Move a fraction of the training clips to the split `val`, by groups. Other splits are unchanged."""
-    training = [place for place, clip in enumerate(clips) if clip.split == "train"]
     fractions = {"train": 1 - share, "val": share}
-    split = assign_splits([clips[place] for place in training], fractions, seed)
-    result = list(clips)
-    for place, clip in zip(training, split, strict=True):
-        result[place] = clip
-    return tuple(result)
+    split = iter(assign_splits([clip for clip in clips if clip.split == "train"], fractions, seed))
+    return tuple(next(split) if clip.split == "train" else clip for clip in clips)

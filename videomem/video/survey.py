@@ -40,16 +40,19 @@ class ClipFacts:
 
 
 def survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float = TIME_LIMIT_S) -> Iterator[ClipFacts | str]:
-    """Decode a few frames of each clip, in isolated workers.
+    """Decode a few frames of each clip, in this process or in isolated workers.
 
     Args:
         clips: Clips of a catalog, with absolute paths.
-        num_workers: Number of decoding processes, at least 1.
-        time_limit_s: A clip fails if decoding it takes longer.
+        num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
+        time_limit_s: A clip fails if decoding it in a worker takes longer.
     Yields:
         For each clip in order its facts, or one line that names the clip and why it cannot be decoded.
     """
     look = partial(_look, decode_clip)
+    if num_workers == 0:
+        yield from map(look, clips)
+        return
     answers = run_isolated(look, clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         yield f"{clip}: {answer.reason}" if isinstance(answer, Lost) else answer
@@ -59,15 +62,9 @@ def _look(decode: Callable[..., DecodedClip], clip: Clip) -> ClipFacts | str:
     try:
         decoded = decode(clip.path, SAMPLING, clip.interval, fps=clip.fps)
         _, height, width, _ = decoded.frames_THWC.shape
-        return ClipFacts(
-            num_frames=decoded.num_available,
-            duration_s=decoded.num_available / decoded.fps if decoded.fps > 0 else None,
-            height=height,
-            width=width,
-            codec=decoded.codec,
-            decoder=decoded.decoder,
-            fingerprint=fingerprint(decoded.frames_THWC),
-        )
+        duration_s = decoded.num_available / decoded.fps if decoded.fps > 0 else None
+        found = fingerprint(decoded.frames_THWC)
+        return ClipFacts(decoded.num_available, duration_s, height, width, decoded.codec, decoded.decoder, found)
     except DecodingError as error:
         return one_line(error)
     except Exception as error:  # noqa: BLE001 - a decoder may raise any error; only this clip fails
@@ -92,8 +89,7 @@ def summary(facts: Sequence[ClipFacts]) -> dict[str, str]:
 
 
 def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
-    three = (min(values), median(values), max(values))
-    return " / ".join(format(value, form) for value in three) + f"{unit} (min / median / max)"
+    return " / ".join(format(f(values), form) for f in (min, median, max)) + f"{unit} (min / median / max)"
 
 
 def _counted(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Synthetic videos whose class depends only on frame order, or not at all on frame order.
+"""Write synthetic videos whose class depends only on frame order, or not at all on frame order.
 
 Labelled by direction, every class has a partner, which is the same action played backwards. Each clip has its exact
 reversal in the same split, so both classes of a pair have the same sets of frames, and a classifier that ignores frame
@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
 from videomem.utils.folders import is_empty_or_absent
 from videomem.video.catalog import Catalog, Clip, write_catalog
-from videomem.video.writing import write_video
 
 Image = NDArray[Any]
 SETTINGS_FILE = "synthetic.json"
+LOSSLESS = {"qp": "0", "bf": "0", "preset": "ultrafast"}
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,9 @@ class SyntheticSettings:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise VideomemError(f"{name} is {getattr(self, name)}, but must be within {low}..{high}")
-        for name in ("num_frames", "frame_size"):
-            if getattr(self, name) % 2:
-                raise VideomemError(
-                    f"{name} is {getattr(self, name)}, but must be even; take {getattr(self, name) + 1}"
-                )
+        for name, value in (("num_frames", self.num_frames), ("frame_size", self.frame_size)):
+            if value % 2:
+                raise VideomemError(f"{name} is {value}, but must be even; take {value + 1}")
 
 
 @dataclass(frozen=True)
@@ -108,24 +109,21 @@ def synthesize(settings: SyntheticSettings, out: Path | str) -> Catalog:
     _claim(out, settings)
     clips = []
     for (forward, backward), split, number in _plan(settings):
-        frames, shape = render_clip(ACTIONS[forward, backward], settings, [number, _seed_of(forward)])
+        seed = int.from_bytes(blake2b(forward.encode(), digest_size=4).digest(), "big")
+        frames, shape = render_clip(ACTIONS[forward, backward], settings, [number, seed])
         group = _name(settings.seed, f"pair {forward}", number)
         for label, sequence in ((forward, frames), (backward, frames[::-1])):
             path = out / "clips" / f"{_name(settings.seed, label, number)}.mp4"
             write_video(path, sequence, settings.fps)
             clips.append(Clip(str(path), shape if settings.label_by == "shape" else label, split, group))
-    catalog = Catalog(tuple(clips), out / "catalog.csv")
+    catalog = Catalog(tuple(clips))
     write_catalog(catalog, out / "catalog.csv")
     return catalog
 
 
 def _plan(settings: SyntheticSettings) -> Iterator[tuple[tuple[str, str], str, int]]:
-    number = 0
-    for split, pairs in (("train", settings.train_pairs), ("val", settings.val_pairs), ("test", settings.test_pairs)):
-        for _ in range(pairs):
-            for action in ACTIONS:
-                yield action, split, number
-            number += 1
+    splits = ["train"] * settings.train_pairs + ["val"] * settings.val_pairs + ["test"] * settings.test_pairs
+    return ((action, split, number) for number, split in enumerate(splits) for action in ACTIONS)
 
 
 def _claim(out: Path, settings: SyntheticSettings) -> None:
@@ -140,8 +138,29 @@ def _name(seed: int, label: str, number: int) -> str:
     return blake2b(f"{seed}/{label}/{number}".encode(), digest_size=8).hexdigest()
 
 
-def _seed_of(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big")
+def write_video(
+    path: Path | str,
+    frames: Iterable[NDArray[np.uint8]],
+    fps: int | Fraction = 16,
+    codec: str = "libx264rgb",
+    pixel_format: str = "rgb24",
+    options: Mapping[str, str] = LOSSLESS,
+) -> None:
+    """Encode RGB frames (height, width, 3) uint8, by default as lossless H.264.
+
+    The same frames give a byte-identical file. Lossy H.264 encodes a clip and its reversal differently, which would
+    reveal the direction of time to an order-blind model; lossless encoding does not.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options=dict(options))
+        assert isinstance(stream, VideoStream)
+        stream.codec_context.thread_count = 1
+        stream.pix_fmt = pixel_format
+        for number, image in enumerate(frames):
+            if number == 0:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode())
 
 
 def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> tuple[list[NDArray[np.uint8]], str]:
@@ -208,15 +227,11 @@ def _corner(x: Image, y: Image) -> Image:
     return np.minimum(upright, foot)
 
 
-SHAPES: dict[str, Callable[[Image, Image], Image]] = {
-    "wedge": _wedge,
-    "arrow": _arrow,
-    "half_disc": _half_disc,
-    "corner": _corner,
-}
+Shape = Callable[[Image, Image], Image]
+SHAPES: dict[str, Shape] = {"wedge": _wedge, "arrow": _arrow, "half_disc": _half_disc, "corner": _corner}
 
 
-def draw(background: Image, surface: Image, shape: Callable[[Image, Image], Image], pose: Pose) -> Image:
+def draw(background: Image, surface: Image, shape: Shape, pose: Pose) -> Image:
     """Draw an object with a given surface and pose over a background, (size, size, 3)."""
     size = len(background)
     y, x = grid(size)

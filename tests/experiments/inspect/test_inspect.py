@@ -37,15 +37,23 @@ from videomem.experiments.inspect.inspection import (
     state_size,
 )
 from videomem.experiments.inspect.inspection_figure import Thumbnails, draw_inspection, spread
-from videomem.experiments.inspect.inspection_report import as_plain, render, view_inspection
+from videomem.experiments.inspect.inspection_report import (
+    SCHEMA_VERSION,
+    InspectionResult,
+    ShownFrame,
+    inspection_result,
+    render,
+    view_inspection,
+)
 from videomem.experiments.inspect.inspection_tables import InspectionText, inspection_text
 from videomem.experiments.tables import csv_text
 from videomem.heads import GRU, LastReadout, Leaky, MeanReadout
 from videomem.inference.model import load, model_of
 from videomem.training.checkpoint import read_checkpoint
+from videomem.utils.result_models import dump, parse
 from videomem.video.catalog import Catalog
 from videomem.video.sampling import FixedRate
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 D = 7
 
@@ -277,13 +285,13 @@ def test_tables_without_times_give_frames_alone() -> None:
     video = tiny_video(fps=None)
     tables = in_tables(inspection_text(video, inside_of("gru")))
     assert " s)" not in tables and "largest change of the state,frame" in tables
-    assert as_plain(video, inside_of("gru"))["frames"][0] == {"frame": 1, "frame_of_video": 0, "time_s": None}
+    assert inspection_result(video, inside_of("gru")).frames[0] == ShownFrame(frame=1, frame_of_video=0, time_s=None)
 
 
 def test_numbers_are_json_though_a_time_constant_is_infinite() -> None:
-    plain = as_plain(tiny_video(), inside_of("leaky alpha=1"))
-    assert set(plain["time_constants_frames"]) == {None}
-    json.dumps(plain, allow_nan=False)
+    result = inspection_result(tiny_video(), inside_of("leaky alpha=1"))
+    assert set(json.loads(dump(result))["time_constants_frames"]) == {"Infinity"}
+    assert parse(InspectionResult, dump(result), SCHEMA_VERSION, "inspect.json") == result
 
 
 # The command.

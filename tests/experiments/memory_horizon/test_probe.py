@@ -15,9 +15,9 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon.gradients import untrained
-from videomem.experiments.memory_horizon.head_measures import clips_of_one_length, measure_head
 from videomem.experiments.memory_horizon.probe import _folds, _frames, probe, states_of
 from videomem.experiments.memory_horizon.time_constants import retention
+from videomem.experiments.memory_horizon.trained_heads import clips_of_one_length, measure_head
 from videomem.experiments.trace import trace
 from videomem.heads import Head, Leaky, Memory, NoMemory
 from videomem.training.checkpoint import read_checkpoint
@@ -95,10 +95,9 @@ def test_what_a_state_makes_of_the_frame_alone_is_no_memory() -> None:
     assert probe(states, clips, GROUPS, [1]).partial_r2[0] > 0.1
     alone = states_of(head, clips, alone=True)
     # Exactly zero, even with few clips: both regressions have as many regressors of the same scale.
-    assert probe(states, clips, GROUPS, [1], alone_by_clip=alone).partial_r2[0] == pytest.approx(0, abs=1e-5)
-    assert probe(states[:4], clips[:4], GROUPS[:4], [1], alone_by_clip=alone[:4]).partial_r2[0] == pytest.approx(
-        0, abs=1e-5
-    )
+    for num in (24, 4):
+        curve = probe(states[:num], clips[:num], GROUPS[:num], [1], alone_by_clip=alone[:num])
+        assert curve.partial_r2[0] == pytest.approx(0, abs=1e-5)
 
 
 def test_what_is_learnt_of_a_group_is_never_used_on_itself() -> None:
@@ -173,15 +172,13 @@ def test_states_are_what_the_readout_sees(name: str) -> None:
 def test_a_head_is_measured_on_clips_of_any_length(name: str) -> None:
     clips = [x[:length] for x, length in zip(ar_clips(0.5, 8), [3, 9, 12, 12, 12, 30, 12, 12], strict=True)]
     head = make(name, num_layers=2)
-    found = measure_head(head, clips, [f"g{clip // 2}" for clip in range(8)], 0.04, [0, 1, 4, 11, 12])
-    assert (found.num_clips, found.num_frames, found.seconds_per_frame) == (6, 12, 0.04)
+    found, again = (measure_head(head, clips, GROUPS[:8], [0, 1, 4, 11, 12]) for _ in range(2))
+    x_BTD = clips_of_one_length(clips, 64, 0)
+    assert x_BTD.shape == (6, 12, D)
     assert found.sensitivity.lags == (0, 1, 4, 11) and found.probe is not None
     assert found.probe.lags == (1, 4, 11, 12) and np.isnan(found.probe.partial_r2[3])
-    assert len(found.retention) == len(found.lyapunov) == 2 and found.retention[0].censored_at == 12
-    expected = retention(head, clips_of_one_length(clips, 64, 0))
-    assert all(np.array_equal(one.tau_H, two.tau_H) for one, two in zip(found.retention, expected, strict=True))
-    again = measure_head(head, clips, [f"g{clip // 2}" for clip in range(8)], 0.04, [0, 1, 4, 11, 12])
-    assert repr(again) == repr(found)
+    assert len(found.taus) == len(found.lyapunovs) == 2 and max(tau_H.max() for tau_H in found.taus) <= 12
+    assert np.array_equal(found.taus, retention(head, x_BTD)) and repr(again) == repr(found)
 
 
 def test_clips_are_cut_to_their_last_frames_and_drawn_by_the_seed() -> None:
@@ -194,7 +191,7 @@ def test_clips_are_cut_to_their_last_frames_and_drawn_by_the_seed() -> None:
 
 
 def test_clips_of_one_group_are_measured_without_a_probe() -> None:
-    found = measure_head(make("gru"), ar_clips(0.5, 4, 9), ["one"] * 4, None, [1])
+    found = measure_head(make("gru"), ar_clips(0.5, 4, 9), ["one"] * 4, [1])
     assert found.probe is None and np.isfinite(found.sensitivity.gradient[0])
 
 
@@ -204,9 +201,9 @@ def test_trained_heads_are_measured_on_their_data(data: VideoDataModule, checkpo
     for name in ("none", "gated"):
         classifier = read_checkpoint(checkpoints[name]).classifier()
         for head in (classifier.head, untrained(classifier)):
-            found = measure_head(head, clips, groups, 0.1, [0, 1, 4])
+            found = measure_head(head, clips, groups, [0, 1, 4])
             assert found.sensitivity.gradient[0] == pytest.approx(1) and found.probe is not None
-            assert (found.sensitivity.gradient[1] == 0) == (name == "none") == (not found.retention[0].keeps)
+            assert (found.sensitivity.gradient[1] == 0) == (name == "none") == (not found.taus[0].any())
 
 
 CLIPS = ar_clips(0.0, 4, 6)
@@ -219,10 +216,10 @@ CLIPS = ar_clips(0.0, 4, 6)
         (lambda: probe(CLIPS, CLIPS, ["a", "b"] * 2, [0]), "lag is 0, but must be at least 1"),
         (lambda: probe(CLIPS, CLIPS, ["a", "b"], [1]), "states are of 4 clips.* there are 2 groups"),
         (lambda: probe([x[1:] for x in CLIPS], CLIPS, ["a", "b"] * 2, [1]), "clip 0: .* have 5, 5, 6 frames"),
-        (lambda: measure_head(make("gru"), CLIPS, ["a"] * 3, None, [1]), "4 clips, but 3 groups"),
-        (lambda: measure_head(make("gru"), CLIPS[:1], ["a"], None, [1]), r"1 clip\(s\), but at least 2"),
-        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, 0.0, [1]), r"seconds_per_frame is 0\.0"),
-        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, None, [-1]), "lag is -1"),
+        (lambda: measure_head(make("gru"), CLIPS, ["a"] * 3, [1]), "4 clips, but 3 groups"),
+        (lambda: measure_head(make("gru"), CLIPS[:1], ["a"], [1]), r"1 clip\(s\), but at least 2"),
+        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, [1], max_clips=1), "max_clips is 1"),
+        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, [-1]), "lag is -1"),
     ],
 )
 def test_what_cannot_be_probed_is_named(measure: Callable[[], object], message: str) -> None:

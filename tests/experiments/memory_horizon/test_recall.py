@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.result_files import check_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -18,18 +19,27 @@ from videomem.errors import VideomemError
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon import recall_jobs as recall_run
 from videomem.experiments.memory_horizon.horizon_figures import time_constant_figure
-from videomem.experiments.memory_horizon.horizon_result import MemoryReach, expectations, reaches
 from videomem.experiments.memory_horizon.horizon_tables import lyapunov_text, time_text
-from videomem.experiments.memory_horizon.recall_frames import (
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, run_recall
+from videomem.experiments.memory_horizon.recall_measurement import (
+    SCHEMA_VERSION,
+    MemoryReach,
+    RecallResult,
+    expectations,
+    reaches,
+)
+from videomem.experiments.memory_horizon.recall_tasks import (
+    CHANCE,
+    LEAD,
+    NUM_CUES,
     NUM_SYMBOLS,
+    TASKS,
     FrameTable,
     RecallFrames,
     features_of,
     recall_frames,
     render_frames,
 )
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, run_recall
-from videomem.experiments.memory_horizon.recall_tasks import CHANCE, LEAD, NUM_CUES, TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe, as_batch, recall, unseen_sequences
 from videomem.experiments.tables import NOTHING
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
@@ -39,7 +49,7 @@ from videomem.heads import Head, LastReadout, Leaky, NoMemory
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon
 from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
-from videomem.video.writing import write_video
+from videomem.video.synthetic import write_video
 
 TABLE = FrameTable(np.zeros((2 * NUM_SYMBOLS * 5 + 5, 1, 1, 3), np.uint8), 5)
 
@@ -159,10 +169,15 @@ def test_a_horizon_lies_among_the_delays_or_says_why_not(accuracy: list[float]) 
     assert (better.frames or 0) >= (found.frames or 0) - 1e-9
 
 
-def test_horizons_beyond_the_longest_delay_and_of_what_was_not_learned_say_so() -> None:
-    assert str(horizon([1, 512], [1, 0.9], CHANCE)) == ">= 512"
-    assert str(horizon([1, 512], [0.3, 0.9], CHANCE)) == ">= 512"  # The falling fit is their mean.
-    assert str(horizon([1, 512], [0.2, 0.2], CHANCE)) == "not learned"
+@pytest.mark.parametrize(
+    ("accuracy", "text"),
+    [([1, 0.9], ">= 512"), ([0.3, 0.9], ">= 512"), ([0.2, 0.2], "not learned")],  # The second falling fit is the mean.
+)
+def test_horizons_beyond_the_longest_delay_and_of_what_was_not_learned_say_so(accuracy: list[float], text: str) -> None:
+    assert str(horizon([1, 512], accuracy, CHANCE)) == text
+
+
+def test_delays_of_a_horizon_are_ascending() -> None:
     with pytest.raises(VideomemError, match="positive and ascending"):
         horizon([1, 1], [1, 0], CHANCE)
 
@@ -217,7 +232,7 @@ def test_gates_let_go_at_the_cues(found: tuple[MemoryReach, ...]) -> None:
 
 
 def test_expectations_are_told_either_way(found: tuple[MemoryReach, ...]) -> None:
-    told = {one.claim.split(" ")[0]: one.found for one in expectations(found, small_plan())}
+    told = {one.claim.split(" ")[0]: one.found for one in expectations(found)}
     assert told["none"] == "confirmed" and told["mingru"] == "open"  # Delays of 4 frames cannot confirm hundreds.
     assert told["leaky(alpha=0.9)"] in ("open", "refuted")
 
@@ -246,9 +261,10 @@ def test_the_command_writes_page_result_tables_and_figures(tmp_path: Path, capsy
     arguments = ["memory", "--memories", "none", "leaky_sum", "gru", "--max-delay", "6", "--steps", "3", "--seeds", "2"]
     arguments += ["--drawings", "10", "--test", "8", "--hidden-dim", "8", "--processes", "1", "--out", str(out)]
     assert main(arguments) == 0
+    check_file(out / "memory.json", RecallResult, SCHEMA_VERSION)
     result = json.loads((out / "memory.json").read_text())
     assert [one["name"] for one in result["memories"]] == ["none", "leaky_sum", "gru"]
-    assert result["plan"]["delays"] == [1, 2, 4, 6, 12] and result["memories"][0]["lyapunov"] is None
+    assert result["plan"]["delays"] == [1, 2, 4, 6, 12] and result["memories"][0]["lyapunov"] == "-Infinity"
     page = (out / "report.html").read_text()
     assert page.count("<svg") >= 4 and "never trained" in page
     assert {path.stem for path in (out / "figures").iterdir()} >= {"task", "recall", "gradient", "time_constants"}
@@ -266,13 +282,8 @@ def test_memories_of_one_label_are_told_apart_by_name(tmp_path: Path) -> None:
 
 
 def test_times_are_read_as_frames_and_a_state_that_grows_has_none() -> None:
-    assert [time_text(frames, 2000) for frames in (0, 5.656, 566.4, 1234.5, 2000)] == [
-        NOTHING,
-        "5.66",
-        "566",
-        "1234",
-        ">= 2000",
-    ]
+    times = [time_text(frames, 2000) for frames in (0, 5.656, 566.4, 1234.5, 2000)]
+    assert times == [NOTHING, "5.66", "566", "1234", ">= 2000"]
     found = [lyapunov_text(exponent, 100) for exponent in (-np.inf, -0.1, -1e-6, 0.0, 0.001, 0.2)]
     assert found == [NOTHING, "10", ">= 100", ">= 100", ">= 100", "grows"]
 

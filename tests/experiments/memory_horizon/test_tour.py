@@ -19,9 +19,9 @@ from videomem.features.backbone import BackboneSettings
 
 def test_without_memory_videos_and_their_reversals_are_told_apart_by_chance_only() -> None:
     found = memoryless(BackboneSettings(weights="random"), ("none", "gru"), num_train=8, num_test=3)
-    assert found.accuracy["none"] == 0.5 and found.logit_change["none"] == 0
-    assert found.logit_change["gru"] > 0.01
-    in_order, backwards, shuffled = found.right_KT["none"]
+    assert found["none"].accuracy == 0.5 and found["none"].logit_change == 0
+    assert found["gru"].logit_change > 0.01
+    in_order, backwards, shuffled = found["none"].right_KT
     assert in_order[-1] == pytest.approx(backwards[-1], abs=1e-6) == pytest.approx(shuffled[-1], abs=1e-6)
 
 
@@ -56,6 +56,20 @@ def test_sections_that_recall_draw_their_figure_and_share_trainings(
     assert "memory horizon" in capsys.readouterr().out
 
 
-def test_an_unknown_section_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tour", "gates", "nowhere"]) == 2
-    assert "SECTION is 'nowhere', but must be one of memoryless, sums" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gates", "nowhere"], "SECTION is 'nowhere', but must be one of memoryless, sums"),
+        (
+            ["leaky", "memoryless", "--processes", "2"],
+            "--processes has no effect on leaky and memoryless; leave it out",
+        ),
+        (["leaky", "--weights", "imagenet"], "--weights has no effect on leaky, which uses no backbone; leave it out"),
+    ],
+)
+def test_what_is_not_possible_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tour", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -9,13 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
+from helpers.result_files import check_file
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.experiments.memory_horizon import head_measures as measure
 from videomem.experiments.memory_horizon import trained_heads as own
-from videomem.experiments.memory_horizon.trained_heads import labels_of, lags_of, measure_checkpoints
+from videomem.experiments.memory_horizon.recall_measurement import RecallResult
+from videomem.experiments.memory_horizon.trained_heads import (
+    SCHEMA_VERSION,
+    HeadsResult,
+    labels_of,
+    lags_of,
+    measure_checkpoints,
+)
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.utils.result_models import schema_json
 
 
 def changed(checkpoint: Checkpoint, **arguments: object) -> Checkpoint:
@@ -31,10 +41,11 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
     out = tmp_path / "own"
     given = [str(checkpoints[name]) for name in ("leaky_zero", "gated")]
     assert main(["memory", *given, "--videos", "0", "--out", str(out)]) == 0
+    check_file(out / "memory.json", HeadsResult, SCHEMA_VERSION)
     result = json.loads((out / "memory.json").read_text())
     zero, gated = result["memories"]
     assert (result["num_clips"], result["num_groups"], result["num_frames"]) == (20, 10, 8)
-    assert zero["label"] == "leaky(alpha=0)" and zero["lyapunovs"] == [None] and set(zero["taus"][0]) == {0}
+    assert zero["label"] == "leaky(alpha=0)" and zero["lyapunovs"] == ["-Infinity"] and set(zero["taus"][0]) == {0}
     for kind in ("gradient", "direct", "swap", "probe"):
         assert zero[kind]["value"] == pytest.approx([0] * 7, abs=1e-5), kind
         assert np.all(np.array(gated[kind]["value"])[:2] != 0)
@@ -47,6 +58,17 @@ def test_the_report_shows_a_video_from_inside(checkpoints: dict[str, Path], tmp_
     page = (tmp_path / "report.html").read_text()
     assert "Inspection of one video" in page and page.count("<svg") == 5
     assert (tmp_path / "figures/inside-0-0.png").stat().st_size > 10_000
+
+
+def test_videos_of_imported_features_are_refused(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = copy.deepcopy(read_checkpoint(checkpoints["gated"]).content)
+    content["datamodule_hyper_parameters"]["imported"] = {"name": "clip", "feature_dim": 256}
+    torch.save(content, tmp_path / "imported.ckpt")
+    assert main(["memory", str(tmp_path / "imported.ckpt"), "--videos", "2", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "--videos has no effect on imported features" in error and error.count("\n") == 1
 
 
 def test_a_leaky_head_fades_by_its_alpha_on_any_data(checkpoints: dict[str, Path]) -> None:
@@ -71,7 +93,7 @@ def test_heads_are_pooled_over_their_seeds_alone(checkpoints: dict[str, Path]) -
 def test_every_head_of_a_kind_has_an_untrained_one_of_its_own(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "probe", lambda *_, **__: None)  # The probe is slow, and not used for untrained heads.
+    monkeypatch.setattr(own, "probe", lambda *_, **__: None)  # The probe is slow, and not used for untrained heads.
     gated = read_checkpoint(checkpoints["gated"])
     (found,) = measure_checkpoints([gated, changed(gated, seed=5)], {}).memories
     one, two = found.gradient_untrained.seeds
@@ -83,7 +105,8 @@ def test_heads_that_see_other_numbers_of_frames_are_measured_apart(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated = read_checkpoint(checkpoints["gated"])
-    monkeypatch.setattr(own, "measure_head", lambda *_: None)
+    for name in ("measure_head", "sensitivity", "clips_of_one_length"):
+        monkeypatch.setattr(own, name, lambda *_: torch.zeros(1))
     for lengths, message in (([8, 12], "see 8 and 12 frames of a clip"), ([1], "sees one frame of most clips")):
         monkeypatch.setattr(own, "median_length", lambda _, left=iter(lengths): next(left))
         with pytest.raises(VideomemError, match=message):
@@ -93,3 +116,8 @@ def test_heads_that_see_other_numbers_of_frames_are_measured_apart(
 def test_lags_are_all_that_are_short_and_few_that_are_long() -> None:
     assert lags_of(2) == [1] and lags_of(9) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert lags_of(65)[-3:] == [32, 45, 64]
+
+
+@pytest.mark.parametrize(("name", "model"), [("recall_result", RecallResult), ("trained_heads_result", HeadsResult)])
+def test_the_schemas_in_the_documentation_are_up_to_date(name: str, model: type) -> None:
+    assert (ROOT / f"docs/{name}.schema.json").read_text() == schema_json(model)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from helpers.result_files import check_file
 from torch import Tensor, nn
 
 import videomem
@@ -16,9 +18,14 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity import video_networks
-from videomem.experiments.model_sensitivity.order_sensitivity import OrderSensitivity
+from videomem.experiments.model_sensitivity.sensitivity_result import (
+    SCHEMA_VERSION,
+    OrderSensitivity,
+    SensitivityResult,
+)
 from videomem.experiments.model_sensitivity.video_networks import load_video_network, match_labels
 from videomem.experiments.permutations import suite
+from videomem.utils.result_models import schema_json
 from videomem.video.catalog import Catalog, read_catalog, write_catalog
 from videomem.video.sampling import Uniform
 
@@ -139,7 +146,7 @@ def test_a_suite_can_be_given_and_names_of_classes_too() -> None:
     perturbations = [perturbation for perturbation in suite(FRAMES) if perturbation.name in ("reverse", "shuffle")]
     found = videomem.order_sensitivity(first_frame, clips, labels, groups, num_permutations=2, suite=perturbations)
     assert [row.name for row in found.conditions] == ["order", "shuffle", "reverse"]
-    plain = json.loads(json.dumps(found.as_plain(), allow_nan=False))
+    plain = json.loads(found.to_json(), parse_constant=pytest.fail)
     assert plain["conditions"][1]["accuracy"]["value"] == found.table()[1]["accuracy"]
 
 
@@ -231,6 +238,7 @@ def test_the_command_writes_numbers_a_table_and_one_sentence(
     assert [row["label"] for row in rows] == [row["label"] for row in content["conditions"]]
     assert rows[0]["reliance"] == "0.0" and content["num_frames"] == 6 and content["failures"] == []
     assert float(rows[1]["max_logit_change"]) > 0
+    check_file(tmp_path / "sensitivity.json", SensitivityResult, SCHEMA_VERSION)
     shuffle_only = tmp_path / "other"
     assert main(arguments(workspace, shuffle_only, "--no-suite")) == 0
     fewer = json.loads((shuffle_only / "sensitivity.json").read_text())["conditions"]
@@ -277,6 +285,7 @@ def test_weights_of_a_file_must_be_for_the_classes_of_the_catalog(
         (["--frames", "1"], "--frames is 1, but must be at least 2"),
         (["--catalog", "nowhere.csv"], "no such table"),
         (["--device", "warp"], "--device warp"),
+        (["--time-limit", "9"], "--time-limit has no effect with --workers 0"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(
@@ -285,6 +294,10 @@ def test_what_cannot_be_asked_is_one_line(
     assert main(arguments(workspace, tmp_path / "out", *changes)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_schema_in_the_documentation_is_up_to_date() -> None:
+    assert (ROOT / "docs/sensitivity_result.schema.json").read_text() == schema_json(SensitivityResult)
 
 
 def test_labels_match_categories_whatever_their_case_and_underscores() -> None:

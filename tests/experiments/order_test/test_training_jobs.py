@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS
-from helpers.order_clips import SHORT, SMALL, drawn, planned
+from helpers.order_clips import SHORT, SMALL, drawn, planned, with_fixed_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
+from videomem.experiments.clips import projected
 from videomem.experiments.memories import read_memories
-from videomem.experiments.order_test import execution as running
-from videomem.experiments.order_test.conditions import PRIMARY, TRAINING_CONDITIONS
-from videomem.experiments.order_test.execution import jobs_of, run_jobs
-from videomem.experiments.order_test.folds import run_splits, training_share
-from videomem.experiments.order_test.frame_orders import (
+from videomem.experiments.order_test import training
+from videomem.experiments.order_test.data import (
     ConditionData,
     check_sizes,
     common_order,
     feature_statistics,
+    run_splits,
     training_order,
+    training_share,
 )
-from videomem.experiments.order_test.heads_of_plan import build_head, with_parameters_of_largest
-from videomem.experiments.order_test.jobs import TrainingJob, job_key, train_job
-from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
-from videomem.experiments.projection import projected
+from videomem.experiments.order_test.jobs import (
+    TrainingJob,
+    TrainingResult,
+    build_head,
+    job_key,
+    jobs_of,
+    read_training_result,
+    with_parameters_of_largest,
+    write_training_result,
+)
+from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS
+from videomem.experiments.order_test.training import run_jobs, train_job
 
 # Splits.
 
@@ -52,10 +60,9 @@ def test_groups_are_in_one_part_of_a_run_and_tested_equally_often(
 
 def test_a_fixed_split_is_that_of_the_catalog() -> None:
     clips = drawn()
-    names = tuple("test" if group % 4 == 0 else "train" for group in clips.groups.tolist())
-    fixed = replace(SMALL, split="fixed")
-    split = run_splits(replace(clips, splits=names), fixed)[1]
-    assert set(np.array(names)[split.test]) == {"test"} and set(np.array(names)[split.train]) == {"train"}
+    fixed, names = replace(SMALL, split="fixed"), np.array(with_fixed_split(clips).splits)
+    split = run_splits(with_fixed_split(clips), fixed)[1]
+    assert set(names[split.test]) == {"test"} and set(names[split.train]) == {"train"}
     with pytest.raises(VideomemError, match="no clip in split 'train'"):
         run_splits(clips, fixed)
 
@@ -72,7 +79,7 @@ def test_a_larger_share_of_training_contains_the_smaller_and_every_class(share: 
 
 def test_folds_are_as_many_as_the_rarest_class_allows() -> None:
     clips = drawn(groups=6, per_group=1)
-    assert planned(clips, replace(SMALL, folds=10)).settings.folds == 3
+    assert planned(clips, folds=10).settings.folds == 3
     alone = replace(clips, labels=np.array([0, 1, 1, 1, 1, 1]))
     with pytest.raises(VideomemError, match="clips of one group only"):
         planned(alone)
@@ -94,24 +101,25 @@ def test_a_condition_shows_every_frame_once_and_the_same_order_for_the_same_seed
 
 def test_training_conditions_show_their_frame_orders() -> None:
     clips, protocol = drawn(frames=12, ragged=True), replace(SMALL, windows=4, blocks=4)
-    show = partial(training_order, clips=clips, settings=protocol, seed=1)
     rows = range(len(clips))
-    assert all(np.array_equal(show("ordered", row=row, epoch=0), np.arange(clips.lengths[row])) for row in rows)
-    assert all(
-        np.array_equal(show("fixed_permutation", row=row, epoch=0), show("fixed_permutation", row=row, epoch=9))
-        for row in rows
-    )
-    assert not all(
-        np.array_equal(show("reshuffled", row=row, epoch=0), show("reshuffled", row=row, epoch=1)) for row in rows
-    )
-    assert len({show("fixed_permutation", row=row, epoch=0).tobytes() for row in rows}) > len(clips) // 2
-    common = {int(clips.lengths[row]): show("common_permutation", row=row, epoch=0) for row in rows}
+
+    def show(condition: str, row: int, epoch: int = 0) -> NDArray[np.int64]:
+        return training_order(condition, clips, row, protocol, 1, epoch)
+
+    def is_kept(condition: str, row: int) -> bool:
+        return np.array_equal(show(condition, row), show(condition, row, 1))
+
+    assert all(np.array_equal(show("ordered", row), np.arange(clips.lengths[row])) for row in rows)
+    assert all(is_kept("fixed_permutation", row) for row in rows)
+    assert not all(is_kept("reshuffled", row) for row in rows)
+    assert len({show("fixed_permutation", row).tobytes() for row in rows}) > len(clips) // 2
+    common = {int(clips.lengths[row]): show("common_permutation", row) for row in rows}
     for row in rows:
         length = int(clips.lengths[row])
-        assert np.array_equal(show("common_permutation", row=row, epoch=3), common[length])
+        assert np.array_equal(show("common_permutation", row, 3), common[length])
         assert np.array_equal(common[12][common[12] < length], common[length])  # Shorter clips leave frames out.
-        assert np.array_equal(show("windows", row=row, epoch=0) // 4, np.arange(length) // 4)
-        blocks = show("blocks", row=row, epoch=0)
+        assert np.array_equal(show("windows", row) // 4, np.arange(length) // 4)
+        blocks = show("blocks", row)
         assert np.all((np.diff(blocks) == 1) | (blocks[1:] % 4 == 0))
     assert np.array_equal(common_order(12, 12, 1)[0], common[12])
 
@@ -196,7 +204,7 @@ def test_the_same_seed_gives_the_same_predictions_and_another_seed_others() -> N
 
 def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SMALL, training_conditions=PRIMARY, memories=("gru",)))
+    plan = planned(clips, training_conditions=PRIMARY, memories=("gru",))
     trained: list[TrainingJob] = []
 
     def until_interrupted(job: TrainingJob, *rest: object) -> TrainingResult:
@@ -205,12 +213,12 @@ def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         trained.append(job)
         return train_job(job, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(running, "train_job", until_interrupted)
+    monkeypatch.setattr(training, "train_job", until_interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_jobs(plan, clips, tmp_path)
     assert len(list(tmp_path.glob("*.npz"))) == 2
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(running, "train_job", train_job)
+    monkeypatch.setattr(training, "train_job", train_job)
     resumed = run_jobs(plan, clips, tmp_path, progress=lambda done, total: told.append((done, total)))
     whole = run_jobs(plan, clips, tmp_path / "other")
     assert told == [(2, 4), (3, 4), (4, 4)]
@@ -220,7 +228,7 @@ def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_two_processes_give_the_predictions_of_one(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SMALL, memories=("gru",)))
+    plan = planned(clips, memories=("gru",))
     one, two = run_jobs(plan, clips, tmp_path / "one"), run_jobs(plan, clips, tmp_path / "two", num_processes=2)
     assert len(one) == 12 and one.keys() == two.keys()
     for job, training_result in one.items():
@@ -230,23 +238,17 @@ def test_two_processes_give_the_predictions_of_one(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_a_gpu_gives_nearly_the_predictions_of_the_cpu(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SMALL, memories=("gru",), training_conditions=PRIMARY), replace(SHORT, dropout=0.0))
+    plan = planned(clips, replace(SHORT, dropout=0.0), memories=("gru",), training_conditions=PRIMARY)
     cpu, gpu = (run_jobs(plan, clips, tmp_path / name, devices=[name]) for name in ("cpu", "cuda:0"))
-    same = [
-        np.mean(gpu[job].predicted["ordered"] == training_result.predicted["ordered"])
-        for job, training_result in cpu.items()
-    ]
+    same = [np.mean(gpu[job].predicted["ordered"] == result.predicted["ordered"]) for job, result in cpu.items()]
     assert min(same) > 0.9
 
 
 def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(
-        clips, replace(SMALL, memories=("leaky",)), replace(SHORT, learning_rate=1e30, gradient_clip_val=None)
-    )
-    with pytest.raises(
-        VideomemError, match=r"leaky, training condition ordered, run 0: logits are not finite.*learning_rate"
-    ):
+    plan = planned(clips, replace(SHORT, learning_rate=1e30, gradient_clip_val=None), memories=("leaky",))
+    said = r"leaky, training condition ordered, run 0: logits are not finite.*learning_rate"
+    with pytest.raises(VideomemError, match=said):
         run_jobs(plan, clips, tmp_path)
 
 

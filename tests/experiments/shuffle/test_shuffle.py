@@ -6,12 +6,9 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import HEADS, fit_arguments
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from videomem.batch import VideoBatch, pad_videos
@@ -33,40 +30,6 @@ from videomem.features.backbone import load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.heads import GRU, LSTM, Head
 from videomem.training.checkpoint import read_checkpoint
-
-lengths_and_frames = st.integers(1, 20).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t)))
-
-
-@given(shape=lengths_and_frames, seed=st.integers(0, 1000), num=st.integers(1, 8))
-def test_every_frame_order_permutes_the_real_frames_and_leaves_padding(
-    shape: tuple[int, int], seed: int, num: int
-) -> None:
-    length, frames = shape
-    for frame_order in (
-        permutations.ordered(length, frames),
-        permutations.reversed_order(length, frames),
-        permutations.shuffled(length, frames, num, (seed,)),
-    ):
-        assert np.array_equal(
-            np.sort(frame_order[:, :length], axis=1), np.broadcast_to(np.arange(length), (len(frame_order), length))
-        )
-        assert (frame_order[:, length:] == np.arange(length, frames)).all()
-
-
-def test_shuffles_are_uniform_and_those_of_their_seed() -> None:
-    drawn = permutations.shuffled(3, 5, 6000, (0, 1))
-    assert np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 1)))
-    assert not np.array_equal(drawn, permutations.shuffled(3, 5, 6000, (0, 2)))
-    counts = np.unique(drawn, axis=0, return_counts=True)[1]
-    assert len(counts) == 6
-    # Chi-square with 5 degrees of freedom is above 20.5 once in a thousand.
-    assert ((counts - 1000) ** 2 / 1000).sum() < 20.5
-
-
-def test_reversing_twice_is_the_order() -> None:
-    once = permutations.reversed_order(5, 8)[0]
-    assert once.tolist() == [4, 3, 2, 1, 0, 5, 6, 7]
-    assert once[once].tolist() == list(range(8))
 
 
 def test_permute_moves_frames_as_told() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import DecodingError, VideomemError
-from videomem.experiments import permutations
 from videomem.experiments.frame_order_predictions import permute_frames
+from videomem.experiments.permutations import SHUFFLE_SUITE
 from videomem.experiments.trace import time_constants, trace
 from videomem.heads import Head, MeanReadout, ParallelMemory
 from videomem.inference.model import Classifier
@@ -24,8 +24,7 @@ from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
 
 Matrix = NDArray[np.float64]
-Order = Literal["in order", "shuffled", "reversed"]
-ORDERS: tuple[Order, ...] = ("in order", "shuffled", "reversed")
+ORDERS = ("in order", "shuffled", "reversed")
 
 
 class Video(NamedTuple):
@@ -51,11 +50,22 @@ class Video(NamedTuple):
         return None if self.times_s_T is None else float(np.diff(self.times_s_T).mean())
 
 
+class Prediction(NamedTuple):
+    """The most probable class and its probability."""
+
+    answer: int
+    probability: float
+
+    @classmethod
+    def of(cls, probabilities_C: Matrix) -> Prediction:
+        return cls(int(probabilities_C.argmax()), float(probabilities_C.max()))
+
+
 class OrderTrace(NamedTuple):
     """One layer of memory and the predictions for the frames in one order.
 
     Attributes:
-        order: Frame order.
+        order: Frame order, one of `ORDERS`.
         frames_T: Index of the frame shown at each position.
         keep_TH: Retention: the share of the previous state that passes unprocessed. At the first frame there is none.
         activations_TH: phi(h), the input of the readout or the next layer.
@@ -64,7 +74,7 @@ class OrderTrace(NamedTuple):
         emptied_C: Class probabilities if the state is reset before every frame, so that the head has no memory.
     """
 
-    order: Order
+    order: str
     frames_T: NDArray[np.int64]
     keep_TH: Matrix
     activations_TH: Matrix
@@ -73,17 +83,17 @@ class OrderTrace(NamedTuple):
     emptied_C: Matrix
 
     @property
-    def answer(self) -> int:
-        return int(self.probabilities_TC[-1].argmax())
+    def prediction(self) -> Prediction:
+        return Prediction.of(self.probabilities_TC[-1])
 
     @property
-    def probability(self) -> float:
-        return float(self.probabilities_TC[-1].max())
+    def without_memory(self) -> Prediction:
+        return Prediction.of(self.emptied_C)
 
     @property
     def settled(self) -> int:
         """First position from which the most probable class no longer changes."""
-        others = np.flatnonzero(self.probabilities_TC.argmax(axis=1) != self.answer)
+        others = np.flatnonzero(self.probabilities_TC.argmax(axis=1) != self.prediction.answer)
         return int(others[-1]) + 1 if len(others) else 0
 
     @property
@@ -103,7 +113,6 @@ class Inspection:
         num_layers: Number of layers of memory.
         seed: Seed of the shuffle.
         traces: Traces in order, shuffled and reversed.
-        tau_H: Time constant of each neuron in order, in frames; see `clip_time_constants`.
         is_memoryless: Whether the layer and all layers before it process each frame alone.
         sees_frame_only: Whether the retention depends on the current frame alone.
         averages: Whether the prediction is the mean over frames.
@@ -116,7 +125,6 @@ class Inspection:
     num_layers: int
     seed: int
     traces: tuple[OrderTrace, ...]
-    tau_H: Matrix
     is_memoryless: bool
     sees_frame_only: bool
     averages: bool
@@ -125,6 +133,11 @@ class Inspection:
     @property
     def in_order(self) -> OrderTrace:
         return self.traces[0]
+
+    @property
+    def tau_H(self) -> Matrix:
+        """Time constant of each neuron in order, in frames; see `clip_time_constants`."""
+        return clip_time_constants(self.in_order.keep_TH)
 
     @property
     def keeps(self) -> bool:
@@ -180,15 +193,11 @@ def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer:
         raise VideomemError(
             f"--layer is {layer}, but {head.label} has {num_layers} layers; choose one in 1..{num_layers}"
         )
-    frames_BT = np.concatenate(
-        [
-            permutations.ordered(num_frames, num_frames),
-            permutations.shuffled(num_frames, num_frames, 1, (seed,)),
-            permutations.reversed_order(num_frames, num_frames),
-        ]
-    )
+    frames_BT = np.concatenate([one.frame_orders(num_frames, num_frames, 1, (seed,)) for one in SHUFFLE_SUITE])
     traces = _order_traces(head, model.features(frames_TCHW)[None], frames_BT, layer)
-    sampling, memory = model.settings.sampling, head.memories[layer - 1]
+    sampling = model.settings.sampling
+    below_is_memoryless = all(memory.memoryless for memory in head.memories[: layer - 1])
+    memory = head.memories[layer - 1]
     return Inspection(
         head.label,
         tuple(model.class_names),
@@ -196,10 +205,8 @@ def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer:
         num_layers,
         seed,
         traces,
-        tau_H=clip_time_constants(traces[0].keep_TH),
-        is_memoryless=all(one.memoryless for one in head.memories[:layer]),
-        sees_frame_only=isinstance(memory, ParallelMemory)
-        and all(one.memoryless for one in head.memories[: layer - 1]),
+        is_memoryless=below_is_memoryless and memory.memoryless,
+        sees_frame_only=below_is_memoryless and isinstance(memory, ParallelMemory),
         averages=isinstance(head.readout, MeanReadout),
         num_frames_trained=sampling.num_frames if isinstance(sampling, Uniform) else None,
     )
@@ -207,28 +214,24 @@ def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer:
 
 def _order_traces(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64], layer: int) -> tuple[OrderTrace, ...]:
     """Returns the traces of one layer for the features of a video in each of the orders `ORDERS`."""
-    emptied_BC = _numpy(_emptied(head, x_1TD, frames_BT).double().softmax(dim=1))
     traced = trace(head, _in_orders(x_1TD, frames_BT)[0])
     answers_BTC = traced.answers_BTC.clone()
-    answers_BTC[:, -1] = _answers(head, x_1TD, frames_BT)
+    # Projected once and permuted: identical bits in every frame order for a memoryless head.
+    answers_BTC[:, -1] = head.forward_projected(*_in_orders(head.project(x_1TD), frames_BT))
     if not answers_BTC.isfinite().all():
         raise VideomemError(f"{head.label}: logits are not finite; its training diverged")
     shown, memory = traced.layers[layer - 1], head.memories[layer - 1]
-    keep, activations, kept = (
-        _numpy(part) for part in (shown.keep_BTH, memory.activation(shown.h_BTH), shown.kept_BTH)
+    parts = (
+        shown.keep_BTH,
+        memory.activation(shown.h_BTH),
+        answers_BTC.double().softmax(dim=2),
+        shown.kept_BTH,
+        _emptied(head, x_1TD, frames_BT).double().softmax(dim=1),
     )
-    probabilities_BTC, size = _numpy(answers_BTC.double().softmax(dim=2)), state_size(kept[0])
-    return tuple(
-        OrderTrace(
-            name, frames_BT[b], keep[b], activations[b], probabilities_BTC[b], changes(kept[b], size), emptied_BC[b]
-        )
-        for b, name in enumerate(ORDERS)
-    )
-
-
-def _answers(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
-    """Returns logits (B, C) in each frame order, projected once and permuted: identical bits for a memoryless head."""
-    return head.forward_projected(*_in_orders(head.project(x_1TD), frames_BT))
+    keep, activations, probabilities, kept, emptied = (part.double().cpu().numpy() for part in parts)
+    change = [changes(kept_TH, state_size(kept[0])) for kept_TH in kept]
+    rows = zip(ORDERS, frames_BT, keep, activations, probabilities, change, emptied, strict=True)
+    return tuple(OrderTrace(*row) for row in rows)
 
 
 def _emptied(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
@@ -267,16 +270,11 @@ def state_size(kept_TH: Matrix) -> float:
 def changes(kept_TH: Matrix, size: float) -> Matrix:
     """Returns the change of the state at each frame: ||kept_t - kept_{t-1}|| / size, starting from a state of zero.
 
-    One unit for the whole clip, the RMS norm of its states in order, makes positions and frame orders comparable. A
-    unit per frame, such as ||kept_t|| + ||kept_{t-1}||, would nearly always give the largest change at the second
-    frame, because states start at zero.
+    One unit for the whole clip, the RMS norm of its states in order, makes positions and frame orders comparable; with
+    a unit per frame, the second frame would nearly always change most, because states start at zero.
 
     Shape:
         kept_TH (T, H) -> (T,)
     """
     steps_TH = np.diff(kept_TH, axis=0, prepend=np.zeros_like(kept_TH[:1]))
     return np.asarray(np.linalg.norm(steps_TH, axis=1) / size, dtype=np.float64)
-
-
-def _numpy(x: Tensor) -> Matrix:
-    return x.double().cpu().numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -155,10 +156,12 @@ def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, 
     y_BLD = y_BTD[:, places].requires_grad_()
     terms_BLK = _project(head, y_BLD)
     square_BL = y_BTD.new_zeros(y_BLD.shape[:2])
+    # Gradients (K, *by) of the inner products of a tensor with K directions.
+    gradients = partial(torch.autograd.grad, retain_graph=True, is_grads_batched=True)
     for part_KC in probes_KC.split(max(1, ELEMENTS // max(terms_BTK.numel(), y_BLD.numel()))):
         along_KBC = part_KC.unsqueeze(1).expand(-1, len(x_BTD), -1)
-        by_terms = _gradient(logits_BC, terms_BTK, along_KBC)[:, :, places]
-        by_features = _gradient(terms_BLK, y_BLD, by_terms)
+        by_terms = gradients(logits_BC, terms_BTK, along_KBC)[0][:, :, places]
+        (by_features,) = gradients(terms_BLK, y_BLD, by_terms)
         square_BL += (by_features * (head.norm.scale != 0)).square().sum((0, -1))
     num_live = int((head.norm.scale != 0).sum())
     return (square_BL / (probes_KC.shape[1] * num_live)).sqrt()
@@ -167,11 +170,6 @@ def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, 
 def _project(head: Head, y_BTD: Tensor) -> Tensor:
     """Returns the projected terms of the first layer from standardised features."""
     return head.memories[0].project(head.projection(y_BTD))
-
-
-def _gradient(of: Tensor, by: Tensor, along: Tensor) -> Tensor:
-    """Returns gradients (K, *by) of the inner products of `of` with K directions (K, *of)."""
-    return torch.autograd.grad(of, by, along, retain_graph=True, is_grads_batched=True)[0]
 
 
 @torch.no_grad()
@@ -194,8 +192,7 @@ def _last_logits(head: Head, terms_BTK: Tensor) -> Tensor:
     y = first.activation(first.unroll(terms_BTK, lengths_B)[0])
     for memory in above:
         y = memory.activation(memory(y, lengths_B)[0])
-    logits_BC: Tensor = head.classify(y[:, -1])
-    return logits_BC
+    return head.classify(y[:, -1])
 
 
 def _median_ratios(values_BL: np.ndarray, at_zero_B: np.ndarray) -> tuple[float, ...]:

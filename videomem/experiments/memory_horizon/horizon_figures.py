@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function, shorten
-from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallResult
+from videomem.experiments.memory_horizon.recall_measurement import MemoryReach, RecallResult
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
 from videomem.experiments.memory_horizon.trained_heads import HeadsReach
@@ -28,27 +28,22 @@ Line = Literal["-", "--", ":"]
 def recall_figure(result: RecallResult) -> Figure:
     """Draws the accuracy of each memory over the delay, with intervals over seeds and a dot at the horizon."""
     figure, panels = _panels(result.memories)
-    longest = result.plan["recipe"]["max_delay"]
+    longest, last = result.plan.recipe.max_delay, result.plan.delays[-1] * 1.3
     for axes, one in zip(panels, result.memories, strict=False):
         for task, of_task in one.tasks.items():
-            color = TASK_COLORS[task]
-            _band(axes, of_task.accuracy, color)
-            axes.plot(*_points(of_task.accuracy), color=color, linewidth=1.6)
-            joined = (*_last(of_task.accuracy), *_points(of_task.extrapolated)[1])
-            axes.plot([longest, *of_task.extrapolated.places], joined, color=color, linewidth=1.2, linestyle=":")
-            axes.plot(*_points(of_task.followed), color=color, linewidth=0.9, linestyle="--")
+            color, accuracy, beyond = TASK_COLORS[task], of_task.accuracy, of_task.extrapolated
+            _curve(axes, accuracy, color, (0, 1), linewidth=1.6)
+            joined = [accuracy.value[-1], *beyond.value]
+            axes.plot([longest, *beyond.places], joined, color=color, linewidth=1.2, linestyle=":")
+            axes.plot(of_task.followed.places, of_task.followed.value, color=color, linewidth=0.9, linestyle="--")
             if of_task.horizon.kind == "crossed" and of_task.horizon.frames:
                 axes.plot([of_task.horizon.frames], [(1 + CHANCE) / 2], marker="o", markersize=5, color=color)
         axes.axhline(CHANCE, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
         axes.axhline((1 + CHANCE) / 2, color=INK, alpha=0.25, linewidth=0.8)
-        axes.axvspan(longest, result.plan["delays"][-1] * 1.3, color=INK, alpha=0.06, linewidth=0)
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(0.8, result.plan["delays"][-1] * 1.3)
-        axes.set_ylim(0, 1.05)
-        axes.set_xticks(*_powers(longest))
-        axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+        axes.axvspan(longest, last, color=INK, alpha=0.06, linewidth=0)
+        _share_of_frames(axes, (0.8, last), longest)
     _label(figure, "delay in frames", "accuracy")
-    _key(figure, {task: (TASK_COLORS[task], "-") for task in result.plan["tasks"]})
+    _key(figure, {task: (TASK_COLORS[task], "-") for task in result.plan.tasks})
     return figure
 
 
@@ -61,10 +56,9 @@ def gradient_figure(memories: Sequence[MemoryReach | HeadsReach]) -> Figure:
         for curve, color, line in (
             (one.gradient_untrained, INK, ":"), (one.direct, GREEN, "--"), (one.gradient, BLUE, "-"),
         ):  # fmt: skip
-            places, values = _points(curve)
-            kept = [(place, value) for place, value in zip(places, values, strict=True) if place > 0 and value > floor]
-            if kept:
-                axes.plot(*zip(*kept, strict=True), color=color, linestyle=line, linewidth=1.5)
+            places, values = np.array(curve.places), np.array(curve.value)
+            kept = (places > 0) & (values > floor)
+            axes.plot(places[kept], values[kept], color=color, linestyle=line, linewidth=1.5)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xlim(0.8, max(one.gradient.places) * 1.25)
@@ -87,11 +81,7 @@ def time_constant_figure(memories: Sequence[MemoryReach | HeadsReach], censored_
         axes.step([*tau, tau[-1]], 1 - np.arange(len(tau) + 1) / len(tau), where="pre", color=BLUE, linewidth=1.6)
         if np.isfinite(one.lyapunov):
             axes.axvline(min(lyapunov_time(one.lyapunov), censored_at), color=VERMILLION, linewidth=1.3, linestyle="--")
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(0.25, censored_at * 1.5)
-        axes.set_ylim(0, 1.05)
-        axes.set_xticks(*_powers(censored_at))
-        axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+        _share_of_frames(axes, (0.25, censored_at * 1.5), censored_at)
     _label(figure, "time constant in frames", "share of neurons above")
     _key(figure, {"neurons": (BLUE, "-"), "-1 / Lyapunov exponent": (VERMILLION, "--")})
     return figure
@@ -133,6 +123,15 @@ def frames_figure(images: Sequence[np.ndarray], captions: Sequence[str]) -> Figu
     return figure
 
 
+def _share_of_frames(axes: Axes, x_limits: tuple[float, float], longest: int) -> None:
+    """Sets logarithmic frames on the x axis and shares from 0 to 1 on the y axis."""
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(*x_limits)
+    axes.set_ylim(0, 1.05)
+    axes.set_xticks(*_powers(longest))
+    axes.set_yticks([0, 0.5, 1], ["0", "", "1"])
+
+
 def _powers(longest: int) -> tuple[list[int], list[str]]:
     """Returns readable ticks of a logarithmic axis from 1."""
     step = 8 if longest > 64 else 4 if longest > 16 else 2
@@ -156,17 +155,11 @@ def _panels(memories: Sequence[MemoryReach | HeadsReach]) -> tuple[Figure, list[
     return figure, panels
 
 
-def _band(axes: Axes, curve: Curve, color: str) -> None:
-    axes.fill_between(curve.places, np.clip(curve.low, 0, 1), np.clip(curve.high, 0, 1), color=color, alpha=0.16,
-                      linewidth=0)  # fmt: skip
-
-
-def _points(curve: Curve) -> tuple[list[int], list[float]]:
-    return list(curve.places), list(curve.value)
-
-
-def _last(curve: Curve) -> list[float]:
-    return [curve.value[-1]]
+def _curve(axes: Axes, curve: Curve, color: str, limits: tuple[float, float], **line: Any) -> None:
+    """Draws a curve with its interval, which is cut off at the limits."""
+    low, high = (np.clip(end, *limits) for end in (curve.low, curve.high))
+    axes.fill_between(curve.places, low, high, color=color, alpha=0.16, linewidth=0)
+    axes.plot(curve.places, curve.value, color=color, **line)
 
 
 def _label(figure: Figure, below: str, left: str) -> None:
@@ -186,12 +179,10 @@ def lag_figure(memories: Sequence[HeadsReach], kind: str) -> Figure:
     """Draws `swap` or `probe` of each memory over the lag, with intervals."""
     figure, panels = _panels(memories)
     curves = [getattr(one, kind) for one in memories]
-    top = max([value for curve in curves for value in curve.value if np.isfinite(value)], default=1.0)
-    lowest = min([-0.05, *(max(value, -0.2) for curve in curves for value in curve.value if np.isfinite(value))])
+    values = [value for curve in curves for value in curve.value if np.isfinite(value)]
+    top, lowest = max(values, default=1.0), min([-0.05, *np.maximum(values, -0.2)])
     for axes, curve in zip(panels, curves, strict=False):
-        axes.fill_between(curve.places, np.clip(curve.low, -0.2, 1.5 * top), np.clip(curve.high, -0.2, 1.5 * top),
-                          color=BLUE, alpha=0.16, linewidth=0)  # fmt: skip
-        axes.plot(*_points(curve), color=BLUE, linewidth=1.6, marker="o", markersize=2.5)
+        _curve(axes, curve, BLUE, (-0.2, 1.5 * top), linewidth=1.6, marker="o", markersize=2.5)
         axes.axhline(0, color=INK, alpha=0.3, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.set_ylim(lowest, 1.15 * max(top, 0.05))  # The panels share one axis.

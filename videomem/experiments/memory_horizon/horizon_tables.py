@@ -1,61 +1,99 @@
-"""The tables of a recall result for the page, the terminal, CSV files and W&B."""
+"""The tables of the memory horizon, on recall tasks and of trained heads, for the page, the terminal, CSV and W&B."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
-from videomem.experiments.memory_horizon.horizon_result import MemoryReach, RecallResult, TaskResult
+from videomem.experiments.memory_horizon.recall_measurement import RecallResult, TaskResult
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
-from videomem.experiments.tables import NOTHING, Column, Table
-from videomem.statistics.horizons import Curve, Horizon, whole_or_three_digits
+from videomem.experiments.memory_horizon.trained_heads import HeadsReach, HeadsResult
+from videomem.experiments.tables import NOTHING, Cell, Column, Table
+from videomem.statistics.horizons import Curve, whole_or_three_digits
+
+GRADIENTS = ("gradient", "direct", "gradient_untrained")
+TIMES = (Column("tau, median"), Column("tau, top tenth"), Column("-1 / Lyapunov"))
 
 
-def horizon_text(of_task: TaskResult) -> str:
-    """Formats the horizon of the mean over seeds, and the range over seeds, as in `53 (41 to 70)`."""
-    if len(of_task.horizons) < 2:
-        return str(of_task.horizon)
-    ends = sorted(of_task.horizons, key=_reach)
-    low, high = str(ends[0]), str(ends[-1])
-    return str(of_task.horizon) if low == high else f"{of_task.horizon} ({low} to {high})"
+def time_text(frames: float, censored_at: float, seconds_per_frame: float | None = None) -> str:
+    """Formats a time constant in frames, and in seconds if `seconds_per_frame` is known.
 
-
-def _reach(horizon: Horizon) -> float:
-    return horizon.frames if horizon.frames is not None else 0.0
-
-
-def horizons_table(result: RecallResult) -> Table:
-    tasks = tuple(result.plan["tasks"])
-    beyond = [delay for delay in result.plan["delays"] if delay > result.plan["recipe"]["max_delay"]]
-    columns = (
-        Column("memory"),
-        *(Column(f"{task} horizon") for task in tasks),
-        *(Column(f"{task} at {delay}", "share") for task in tasks for delay in beyond),
-        Column("tau, median"), Column("tau, top tenth"), Column("-1 / Lyapunov"),
-    )  # fmt: skip
-    return Table("horizons", columns, tuple(_horizon_row(one, tasks, result) for one in result.memories))
-
-
-def _horizon_row(one: MemoryReach, tasks: tuple[str, ...], result: RecallResult) -> tuple[str | float, ...]:
-    censored_at = result.plan["measured_frames"]
-    accuracies = [value for task in tasks for value in one.tasks[task].extrapolated.value]
-    median, slow = (time_text(float(np.quantile(one.tau, share)), censored_at) for share in (0.5, 0.9))
-    common = lyapunov_text(one.lyapunov, censored_at)
-    return one.label, *(horizon_text(one.tasks[task]) for task in tasks), *accuracies, median, slow, common
+    It is `–` if nothing is kept, and `>= T` if it is censored at T frames.
+    """
+    if frames <= 0:
+        return NOTHING
+    text = f">= {censored_at:.0f}" if frames >= censored_at else whole_or_three_digits(frames)
+    return text if seconds_per_frame is None else f"{text} ({min(frames, censored_at) * seconds_per_frame:.2g} s)"
 
 
 def lyapunov_text(exponent: float, censored_at: float) -> str:
     """Formats -1 / lambda in frames, the time in which a small change of the whole state decays to 1/e."""
-    if exponent > 1 / censored_at:
-        return "grows"
-    return NOTHING if exponent == -np.inf else time_text(lyapunov_time(exponent), censored_at)
+    return "grows" if exponent > 1 / censored_at else time_text(lyapunov_time(exponent), censored_at)
 
 
-def time_text(frames: float, censored_at: float) -> str:
-    """Formats a time constant in frames; `–` if nothing is kept, `>= T` if it is censored at T frames."""
-    if frames <= 0:
-        return NOTHING
-    return f">= {censored_at:.0f}" if frames >= censored_at else whole_or_three_digits(frames)
+def _tau_texts(tau: Sequence[float], shares: Iterable[float], result: RecallResult | HeadsResult) -> list[str]:
+    rate = result.seconds_per_frame if isinstance(result, HeadsResult) else None
+    return [time_text(float(np.quantile(tau, share)), result.num_frames, rate) for share in shares]
+
+
+def _curves_table(place: str, curves: Mapping[tuple[str, str], Curve]) -> Table:
+    """Returns every point of curves, which are named by their memory and what they show, one per row."""
+    columns = (Column("memory"), Column("curve"), Column(place, "count"),
+               *(Column(name, "number") for name in ("value", "low", "high")))  # fmt: skip
+    rows = [
+        (*name, *point)
+        for name, curve in curves.items()
+        for point in zip(curve.places, curve.value, curve.low, curve.high, strict=True)
+    ]
+    return Table("curves", columns, tuple(rows))
+
+
+def terminal_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> RichTable:
+    """Returns a table whose first column is aligned to the left and the others to the right."""
+    shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=title)
+    for name in columns:
+        first = name == columns[0]
+        shown.add_column(name, justify="left" if first else "right", no_wrap=not first)
+    for row in rows:
+        shown.add_row(*map(str, row))
+    return shown
+
+
+# Recall tasks.
+
+
+def horizon_text(of_task: TaskResult) -> str:
+    """Formats the horizon of the mean over seeds, and the range over seeds, as in `53 (41 to 70)`."""
+    ends = sorted(of_task.horizons, key=lambda horizon: horizon.frames or 0)
+    low, high = str(ends[0]), str(ends[-1])
+    return str(of_task.horizon) if low == high else f"{of_task.horizon} ({low} to {high})"
+
+
+def horizons_table(result: RecallResult) -> Table:
+    """Returns one row per memory."""
+    tasks = result.plan.tasks
+    beyond = [delay for delay in result.plan.delays if delay > result.plan.recipe.max_delay]
+    columns = (
+        Column("memory"),
+        *(Column(f"{task} horizon") for task in tasks),
+        *(Column(f"{task} at {delay}", "share") for task in tasks for delay in beyond),
+        *TIMES,
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            one.label,
+            *(horizon_text(one.tasks[task]) for task in tasks),
+            *(value for task in tasks for value in one.tasks[task].extrapolated.value),
+            *_tau_texts(one.tau, (0.5, 0.9), result),
+            lyapunov_text(one.lyapunov, result.num_frames),
+        )
+        for one in result.memories
+    ]
+    return Table("horizons", columns, tuple(rows))
 
 
 def expectations_table(result: RecallResult) -> Table:
@@ -63,27 +101,15 @@ def expectations_table(result: RecallResult) -> Table:
     return Table("expectations", (Column("expected from theory"), Column("found"), Column("evidence")), rows)
 
 
-def curves_table(result: RecallResult) -> Table:
-    """Returns every point of every curve, one per row."""
-    columns = (Column("memory"), Column("curve"), Column("frames", "count"), Column("value", "number"),
-               Column("low", "number"), Column("high", "number"))  # fmt: skip
-    rows = [
-        (one.name, name, place, value, low, high)
-        for one in result.memories
-        for name, curve in _curves(one).items()
-        for place, value, low, high in zip(curve.places, curve.value, curve.low, curve.high, strict=True)
-    ]
-    return Table("curves", columns, tuple(rows))
-
-
-def _curves(one: MemoryReach) -> dict[str, Curve]:
-    named = {f"{task} {kind}": getattr(of_task, kind) for task, of_task in one.tasks.items()
-             for kind in ("accuracy", "extrapolated", "followed")}  # fmt: skip
-    return named | {kind: getattr(one, kind) for kind in ("gradient", "direct", "gradient_untrained")}
-
-
 def recall_tables(result: RecallResult) -> list[Table]:
-    return [horizons_table(result), expectations_table(result), curves_table(result)]
+    """Returns all tables; that of curves has every point."""
+    curves = {}
+    for one in result.memories:
+        for task, of_task in one.tasks.items():
+            for kind in ("accuracy", "extrapolated", "followed"):
+                curves[one.name, f"{task} {kind}"] = getattr(of_task, kind)
+        curves |= {(one.name, kind): getattr(one, kind) for kind in GRADIENTS}
+    return [horizons_table(result), expectations_table(result), _curves_table("frames", curves)]
 
 
 def recall_summary(result: RecallResult) -> dict[str, float | str]:
@@ -92,11 +118,100 @@ def recall_summary(result: RecallResult) -> dict[str, float | str]:
             for task, of_task in one.tasks.items()}  # fmt: skip
 
 
-def terminal_table(result: RecallResult) -> RichTable:
+def recall_terminal_table(result: RecallResult) -> RichTable:
     """Returns horizons and time constants; ranges over seeds and further results are on the page."""
-    shown, tasks = RichTable(title="memory horizon in frames"), result.plan["tasks"]
-    for name in ("memory", *tasks, "tau", "top tenth", "-1/Lyap."):
-        shown.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
-    for one, row in zip(result.memories, horizons_table(result).rows, strict=True):
-        shown.add_row(one.label, *(str(one.tasks[task].horizon) for task in tasks), *map(str, row[-3:]))
-    return shown
+    tasks = result.plan.tasks
+    rows = [
+        (one.label, *(str(one.tasks[task].horizon) for task in tasks), *row[-len(TIMES) :])
+        for one, row in zip(result.memories, horizons_table(result).rows, strict=True)
+    ]
+    return terminal_table("memory horizon in frames", ["memory", *tasks, "tau", "top tenth", "-1/Lyap."], rows)
+
+
+def expectations_terminal_table(result: RecallResult) -> RichTable:
+    """Returns whether each theoretical expectation was confirmed."""
+    columns = ["expected from theory", "found"]
+    rows = [(one.claim, one.found) for one in result.expectations]
+    return terminal_table("comparison with theory", columns, rows)
+
+
+# Trained heads.
+
+
+def reach_table(result: HeadsResult) -> Table:
+    """Returns one row per memory; values at a lag are those at half the length of the clips."""
+    middle = _middle(result)
+    columns = (
+        Column("memory"), Column("heads", "count"), Column(f"gradient at {middle}"), Column(f"untrained at {middle}"),
+        Column(f"swap at {middle}"), Column(f"partial R² at {middle}"), *TIMES,
+    )  # fmt: skip
+    rows: list[tuple[Cell, ...]] = [
+        (
+            one.label,
+            one.num_heads,
+            *_values_at(one, middle),
+            *_tau_texts(one.tau, (0.5, 0.9), result),
+            lyapunov_text(one.lyapunov, result.num_frames),
+        )
+        for one in result.memories
+    ]
+    return Table("memory", columns, tuple(rows))
+
+
+def _middle(result: HeadsResult) -> int:
+    """Returns the measured lag nearest to half the length of the clips."""
+    return min(result.memories[0].gradient.places, key=lambda lag: abs(lag - result.num_frames / 2))
+
+
+def _values_at(one: HeadsReach, lag: int) -> list[str]:
+    values = [
+        curve.value[curve.places.index(lag)] for curve in (one.gradient, one.gradient_untrained, one.swap, one.probe)
+    ]
+    return [f"{value:.2g}" if math.isfinite(value) else NOTHING for value in values]
+
+
+def layers_table(result: HeadsResult) -> Table:
+    """Returns the time constants of each layer of each memory, with quartiles over neurons."""
+    columns = (Column("memory"), Column("layer", "count"), Column("neurons", "count"), Column("tau, lower quarter"),
+               Column("median"), Column("upper quarter"), Column("longest"), TIMES[-1])  # fmt: skip
+    rows: list[tuple[Cell, ...]] = [
+        (one.label, number, len(taus), *_tau_texts(taus, (0.25, 0.5, 0.75, 1), result),
+         lyapunov_text(exponent, result.num_frames))
+        for one in result.memories
+        for number, (taus, exponent) in enumerate(zip(one.taus, one.lyapunovs, strict=True), start=1)
+    ]  # fmt: skip
+    return Table("layers", columns, tuple(rows))
+
+
+def heads_tables(result: HeadsResult) -> list[Table]:
+    """Returns all tables; that of curves has every point."""
+    curves = {
+        (one.label, kind): getattr(one, kind) for one in result.memories for kind in (*GRADIENTS, "swap", "probe")
+    }
+    return [reach_table(result), layers_table(result), _curves_table("lag", curves)]
+
+
+def heads_summary(result: HeadsResult) -> dict[str, float | str]:
+    """Returns finite numbers by memory, for W&B."""
+    found = {f"{one.label}/lyapunov": one.lyapunov for one in result.memories}
+    found |= {f"{one.label}/tau_median": float(np.median(one.tau)) for one in result.memories}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def heads_terminal_table(result: HeadsResult) -> RichTable:
+    """Returns the table of the page with short column names; times are in frames."""
+    middle, rate = _middle(result), result.seconds_per_frame
+    on = f"{result.num_clips} clips of {result.num_groups} groups; lag {middle} of {result.num_frames}"
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(one.label, *_values_at(one, middle)),
+            *(time_text(float(np.quantile(one.tau, share)), result.num_frames) for share in (0.5, 0.9)),
+            lyapunov_text(one.lyapunov, result.num_frames),
+        )
+        for one in result.memories
+    ]
+    return terminal_table(
+        f"memory horizon on {on}{'' if rate is None else f', a frame is {rate:.3g} s'}",
+        ["memory", "gradient", "untrained", "swap", "R²", "tau", "top tenth", "-1/Lyap."],
+        rows,
+    )

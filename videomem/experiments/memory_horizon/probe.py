@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,8 +49,7 @@ class ProbeCurve:
     num_groups: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Frames:
+class _Frames(NamedTuple):
     """The frames of all clips, concatenated.
 
     Attributes:
@@ -148,18 +148,18 @@ def _check(
             f"and there are {len(groups)} groups; give one of each per clip"
         )
     for number, parts in enumerate(zip(states, alone, features, strict=True)):
-        if len({len(part) for part in parts}) != 1:
-            lengths = ", ".join(str(len(part)) for part in parts)
+        if len(set(lengths := [len(part) for part in parts])) != 1:
             raise VideomemError(
-                f"clip {number}: states, states of single frames and features have {lengths} frames; give equal numbers"
+                f"clip {number}: states, states of single frames and features have {', '.join(map(str, lengths))} "
+                "frames; give equal numbers"
             )
-    if len(set(groups)) < 2:
+    if (num_groups := len(set(groups))) < 2:
         raise VideomemError(
-            f"clips are of {len(set(groups))} group(s), but at least 2 are needed to fit a probe and to evaluate it; "
+            f"clips are of {num_groups} group(s), but at least 2 are needed to fit a probe and to evaluate it; "
             "add clips of other groups"
         )
-    if wrong := [lag for lag in lags if lag < 1]:
-        raise VideomemError(f"lag is {wrong[0]}, but must be at least 1; leave out lag 0")
+    if min(lags, default=1) < 1:
+        raise VideomemError(f"lag is {min(lags)}, but must be at least 1; leave out lag 0")
 
 
 def _frames(states: Sequence[Tensor], alone: Sequence[Tensor], groups: Sequence[str]) -> _Frames:
@@ -169,13 +169,9 @@ def _frames(states: Sequence[Tensor], alone: Sequence[Tensor], groups: Sequence[
         group_B=np.unique(np.array(groups), return_inverse=True)[1].reshape(-1),
         clip_N=clip_N,
         time_N=np.concatenate([np.arange(length) for length in lengths]),
-        states_NH=_stacked(states),
-        alone_NH=_stacked(alone),
+        states_NH=torch.cat([*states]).detach().cpu().double().numpy(),
+        alone_NH=torch.cat([*alone]).detach().cpu().double().numpy(),
     )
-
-
-def _stacked(parts: Sequence[Tensor]) -> Floats:
-    return torch.cat([part.detach().cpu() for part in parts]).double().numpy()
 
 
 def _pairs(time_N: Ints, lag: int, max_pairs: int, rng: np.random.Generator) -> Ints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from videomem.errors import VideomemError
-from videomem.experiments.cached_jobs import run_cached
 from videomem.experiments.memory_horizon.gradients import sensitivity, untrained
-from videomem.experiments.memory_horizon.recall_frames import RecallFrames
+from videomem.experiments.memory_horizon.recall_tasks import RecallFrames
 from videomem.experiments.memory_horizon.recall_training import (
     RecallRecipe,
     as_batch,
@@ -28,12 +27,14 @@ from videomem.experiments.memory_horizon.time_constants import lyapunov, retenti
 from videomem.experiments.trace import trace
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic
+from videomem.utils.parallel_jobs import run_cached
+from videomem.utils.result_models import result_model
 
 SCHEMA = 3  # Increase it when a change of the code changes the content of a training result.
 GATE_DELAY = 32  # delay in frames of the sequence whose retention is kept for the figure
 
 
-@dataclass(frozen=True)
+@result_model
 class RecallPlan:
     """What is trained and tested.
 
@@ -51,7 +52,7 @@ class RecallPlan:
     memories: dict[str, dict[str, Any]]
     tasks: tuple[str, ...] = ("latch", "update")
     num_seeds: int = 3
-    recipe: RecallRecipe = field(default_factory=RecallRecipe)
+    recipe: RecallRecipe = RecallRecipe()
     delays: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
     num_test: int = 256
     num_measured: int = 8
@@ -60,18 +61,10 @@ class RecallPlan:
 
 @dataclass(frozen=True)
 class RecallMeasures:
-    """Gradients, time constants and retention of a head, on sequences with the longest training delay.
+    """Gradients, time constants and retention of a head, as in `recall_measurement.MemoryReach`, at each of `lags`.
 
-    Attributes:
-        lags: Lags of the gradients, in frames.
-        gradient: Gradient of the answer at the query with respect to the frame at each lag, relative to lag 0.
-        direct: The part of it that flows along the retention alone.
-        gradient_untrained: Gradient of a head with fresh weights.
-        tau: Time constant of each neuron in frames, sorted.
-        lyapunov: Largest Lyapunov exponent per frame; -inf where no state is carried.
-        keep_TH: Retention of each neuron at each frame of one sequence with delay `GATE_DELAY`.
-        cues: Positions of the cues in that sequence.
-        rows: Rows of its frames in the frame table.
+    They are measured on sequences with the longest training delay; `keep_TH`, `cues` and `rows` are those of one
+    sequence with delay `GATE_DELAY`.
     """
 
     lags: list[int]
@@ -142,8 +135,8 @@ def run_recall(
 def _read(path: Path) -> RecallTrainingResult:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        measures = plain["measures"]
-        return RecallTrainingResult(**{**plain, "measures": None if measures is None else RecallMeasures(**measures)})
+        measures = plain.pop("measures")
+        return RecallTrainingResult(**plain, measures=measures and RecallMeasures(**measures))
     except (ValueError, KeyError, TypeError) as error:
         raise VideomemError(
             f"{path}: damaged training result ({type(error).__name__}); delete the file and run the command again"
@@ -152,9 +145,8 @@ def _read(path: Path) -> RecallTrainingResult:
 
 def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int) -> str:
     """Returns a hash of everything that determines a training result."""
-    protocol = {
-        field: value for field, value in asdict(plan).items() if field not in ("memories", "tasks", "num_seeds")
-    }
+    jobs = ("memories", "tasks", "num_seeds")  # A plan with more jobs shares results with others.
+    protocol = {key: value for key, value in asdict(plan).items() if key not in jobs}
     digest = sha256(frames.x_ND.contiguous().numpy().tobytes())
     digest.update(frames.test_variants.tobytes())
     causes = [SCHEMA, torch.__version__, name, plan.memories[name], task, task == plan.tasks[-1], seed, protocol,
@@ -199,7 +191,7 @@ def _measure(plan: RecallPlan, frames: RecallFrames, classifier: LitClassifier, 
         gradient=list(trained.gradient),
         direct=list(trained.direct),
         gradient_untrained=list(fresh.gradient),
-        tau=np.sort(retention(head, longest)[-1].tau_H).tolist(),
+        tau=np.sort(retention(head, longest)[-1]).tolist(),
         lyapunov=lyapunov(head, longest)[-1],
         keep_TH=keep_TH.double().numpy().round(3).tolist(),
         cues=np.sort(shown.cues_BN[0]).tolist(),

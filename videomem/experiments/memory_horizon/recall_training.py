@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.experiments.memory_horizon.recall_frames import NUM_SYMBOLS, RecallFrames
-from videomem.experiments.memory_horizon.recall_tasks import TASKS, Sequences
+from videomem.experiments.memory_horizon.recall_tasks import NUM_SYMBOLS, TASKS, RecallFrames, Sequences
 from videomem.heads import Head, LastReadout
 from videomem.training.feature_sources import mix_seed
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import class_path, from_plain
+from videomem.utils.result_models import Number, result_model
 
 NUM_SWAPPED = 64  # number of sequences per delay in which the cue is replaced
 _TRAIN, _TEST = range(2)  # kinds of draws, which get different seeds
 
 
-@dataclass(frozen=True)
+@result_model
 class RecallRecipe:
     """Hyperparameters of the training on recall tasks.
 
@@ -41,7 +39,7 @@ class RecallRecipe:
     num_steps: int = 600
     batch_size: int = 64
     max_delay: int = 512
-    learning_rate: float = 3e-3
+    learning_rate: Number = 3e-3
     hidden_dim: int = 64
     projection_dim: int = 64
 
@@ -60,61 +58,54 @@ def train_recall(
     Raises:
         VideomemError: If training diverges.
     """
-    torch.manual_seed(seed)
     arguments = {
         "memory": {**memory, "init_args": {**memory.get("init_args", {}), "hidden_dim": recipe.hidden_dim}},
-        "feature_dim": frames.x_ND.shape[1],
         "class_names": [str(symbol) for symbol in range(NUM_SYMBOLS)],
         "class_counts": [1] * NUM_SYMBOLS,
         "readout": {"class_path": class_path(LastReadout)},
         "learning_rate": recipe.learning_rate,
         "seed": seed,
     }
-    classifier = from_plain(LitClassifier, arguments)
-    assert isinstance(classifier, LitClassifier)
-    Trainer(
-        max_steps=recipe.num_steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, deterministic=True,
-        barebones=True,
-    ).fit(
-        classifier, datamodule=DrawnData(_Batches(task, frames, recipe, seed), frames.training_statistics())
-    )  # fmt: skip
+    classifier = train_on_batches(arguments, _batches(task, frames, recipe, seed), frames.training_statistics())
     if not all(torch.isfinite(value).all() for value in classifier.state_dict().values()):
         raise VideomemError(f"{classifier.head.label}, {task}, seed {seed}: training diverged; lower --learning-rate")
+    return classifier
+
+
+def train_on_batches(
+    arguments: dict[str, Any], batches: Iterable[VideoBatch], statistics: tuple[Tensor, Tensor]
+) -> LitClassifier:
+    """Trains a classifier on batches that are generated during training, on the CPU.
+
+    Args:
+        arguments: Arguments of `LitClassifier` as plain data, with the seed of the initial weights.
+        batches: The batches.
+        statistics: Mean and standard deviation (D,) of the features.
+    """
+    torch.manual_seed(arguments["seed"])
+    classifier: LitClassifier = from_plain(LitClassifier, {**arguments, "feature_dim": len(statistics[0])})
+    trainer = Trainer(max_epochs=1, accelerator="cpu", gradient_clip_val=1.0, deterministic=True, barebones=True)
+    trainer.fit(classifier, datamodule=_GeneratedData(batches, statistics))
     return classifier.eval()
 
 
-class DrawnData(LightningDataModule):
-    """Training batches that are generated during training.
-
-    Args:
-        batches: Dataset that yields the batches.
-        statistics: Mean and standard deviation (D,) of the features.
-    """
-
-    def __init__(self, batches: IterableDataset[VideoBatch], statistics: tuple[Tensor, Tensor]) -> None:
+class _GeneratedData(LightningDataModule):
+    def __init__(self, batches: Iterable[VideoBatch], statistics: tuple[Tensor, Tensor]) -> None:
         super().__init__()
-        self._batches = batches
-        self._statistics = statistics
+        self._batches, self._statistics = batches, statistics
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self._batches, batch_size=None)
+    def train_dataloader(self) -> Iterable[VideoBatch]:
+        return self._batches
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         return self._statistics
 
 
-class _Batches(IterableDataset[VideoBatch]):
-    def __init__(self, task: str, frames: RecallFrames, recipe: RecallRecipe, seed: int) -> None:
-        self._task, self._frames, self._recipe, self._seed = task, frames, recipe, seed
-
-    def __iter__(self) -> Iterator[VideoBatch]:
-        frames, recipe = self._frames, self._recipe
-        for step in range(recipe.num_steps):
-            rng = np.random.default_rng(mix_seed(_TRAIN, self._seed, step))
-            delay = int(np.exp(rng.uniform(0, np.log(recipe.max_delay + 1))))
-            yield as_batch(
-                TASKS[self._task](rng, frames.table, frames.train_variants, delay, recipe.batch_size), frames
-            )
+def _batches(task: str, frames: RecallFrames, recipe: RecallRecipe, seed: int) -> Iterator[VideoBatch]:
+    for step in range(recipe.num_steps):
+        rng = np.random.default_rng(mix_seed(_TRAIN, seed, step))
+        delay = int(np.exp(rng.uniform(0, np.log(recipe.max_delay + 1))))
+        yield as_batch(TASKS[task](rng, frames.table, frames.train_variants, delay, recipe.batch_size), frames)
 
 
 def as_batch(sequences: Sequences, frames: RecallFrames) -> VideoBatch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,25 +19,8 @@ from videomem.heads import Head, Memory, State
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Retention:
-    """Time constants of one layer of memory.
-
-    Attributes:
-        tau_H: Time constant of each neuron in frames, at most `censored_at`; zero where nothing is kept.
-        censored_at: T, the length of the clips, which cannot distinguish longer time constants.
-        num_censored: Number of neurons with a time constant of at least `censored_at`.
-        keeps: Whether any share of the previous state passes unprocessed.
-    """
-
-    tau_H: Floats
-    censored_at: int
-    num_censored: int
-    keeps: bool
-
-
 @torch.no_grad()
-def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
+def retention(head: Head, x_BTD: Tensor) -> list[Floats]:
     """Measures the time constants of each layer: tau = -1 / mean(log keep) per neuron, over clips and frames.
 
     The first frame of a clip has no past to keep and is left out, unless it is the only one. `keep` is the share of the
@@ -58,7 +40,8 @@ def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
         head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
     Returns:
-        One result per layer, from input to output.
+        Time constants (H,) of each layer in frames, from input to output: at most T, because clips cannot distinguish
+        longer ones, and zero where nothing is kept.
     Raises:
         VideomemError: If the shape of the features does not fit the head.
     Reference:
@@ -71,28 +54,7 @@ def retention(head: Head, x_BTD: Tensor) -> list[Retention]:
         parts = [layer.keep_BTH[:, first:].log().sum((0, 1)) for layer in traced.layers]
         sums_LH = [before + part for before, part in zip(sums_LH, parts, strict=True)] if sums_LH else parts
     num_steps = len(x_BTD) * (num_frames - first)
-    return [_retention(sum_H.cpu().numpy() / num_steps, num_frames) for sum_H in sums_LH]
-
-
-def _retention(log_keep_H: Floats, num_frames: int) -> Retention:
-    tau_H = time_constants(log_keep_H)
-    return Retention(
-        tau_H=np.minimum(tau_H, num_frames),
-        censored_at=num_frames,
-        num_censored=int((tau_H >= num_frames).sum()),
-        keeps=bool((tau_H > 0).any()),
-    )
-
-
-def in_seconds(tau_H: Floats, seconds_per_frame: float) -> Floats:
-    """Converts time constants from frames to seconds.
-
-    Raises:
-        VideomemError: If `seconds_per_frame` is not above zero and finite.
-    """
-    if not 0 < seconds_per_frame < math.inf:
-        raise VideomemError(f"seconds_per_frame is {seconds_per_frame}, but must be above 0 and finite")
-    return tau_H * seconds_per_frame
+    return [np.minimum(time_constants(sum_H.cpu().numpy() / num_steps), num_frames) for sum_H in sums_LH]
 
 
 @torch.no_grad()

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning import Trainer
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from videomem.batch import VideoBatch
 from videomem.experiments import permutations
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function
 from videomem.experiments.memories import read_memories
+from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
-from videomem.experiments.memory_horizon.recall_training import DrawnData, RecallRecipe
+from videomem.experiments.memory_horizon.recall_measurement import RecallResult
+from videomem.experiments.memory_horizon.recall_training import RecallRecipe, train_on_batches
 from videomem.experiments.trace import time_constants, trace
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.store import FRAME_BATCH
-from videomem.heads import Leaky
-from videomem.training.lit_classifier import LitClassifier
+from videomem.heads import Head, Leaky
 from videomem.utils.parallel_jobs import one_thread, quiet
-from videomem.utils.plain_data import from_plain
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip
 
 ALPHAS = (0.5, 0.9, 0.98)
-ORDER_COLORS = (BLUE, VERMILLION, GREEN)
+ORDERS = {"in order": BLUE, "reversed": VERMILLION, "shuffled": GREEN}  # each frame order with its color
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One section of the tour.
 
     Attributes:
         title: Title of the section.
         memories: Heads of `configs/head/` in its recall measurement; empty if the section measures something else.
-        figure: Figure of the recall measurement: `recall`, `gradient` or `gates`.
+        draw: Draws the figure of its recall measurement.
     """
 
     title: str
     memories: tuple[str, ...] = ()
-    figure: str = ""
+    draw: Callable[[RecallResult], Figure] = recall_figure
+
+
+def _gradients(result: RecallResult) -> Figure:
+    return gradient_figure(result.memories)
+
+
+def _gates(result: RecallResult) -> Figure:
+    return gates_figure(result.memories, result.memories[0].measured_on)
 
 
 SECTIONS: dict[str, Section] = {
     "memoryless": Section("A classifier without memory cannot tell a video from its reversal"),
-    "sums": Section("Keep nothing, or keep everything", ("leaky_zero", "leaky_sum"), "recall"),
-    "telephone": Section("The previous state is activated and projected at every step", ("rnn",), "recall"),
-    "residual": Section("A path that passes the previous state unchanged", ("rnn", "leaky", "gated"), "gradient"),
+    "sums": Section("Keep nothing, or keep everything", ("leaky_zero", "leaky_sum")),
+    "rnn": Section("The previous state is activated and projected at every step", ("rnn",)),
+    "residual": Section("A path that passes the previous state unchanged", ("rnn", "leaky", "gated"), _gradients),
     "leaky": Section("A leaky neuron decays at a fixed rate"),
-    "gates": Section("One forget gate per neuron and step", ("leaky", "gated"), "recall"),
-    "retention": Section("The forget gates of gated, GRU and LSTM at cues", ("gated", "gru", "lstm"), "gates"),
-    "parallel": Section("Gates that depend on the current frame alone", ("mingru", "minlstm"), "recall"),
+    "gates": Section("One forget gate per neuron and step", ("leaky", "gated")),
+    "retention": Section("The forget gates of gated, GRU and LSTM at cues", ("gated", "gru", "lstm"), _gates),
+    "parallel": Section("Gates that depend on the current frame alone", ("mingru", "minlstm")),
 }
 
 
@@ -65,26 +70,23 @@ def recall_plan(names: Sequence[str]) -> RecallPlan:
     return RecallPlan(read_memories(names, recipe.hidden_dim), num_seeds=2, recipe=recipe, delays=delays)
 
 
-@dataclass(frozen=True)
-class Memoryless:
-    """Heads trained to distinguish videos from their reversals, and their predictions for one test video.
+class Reversals(NamedTuple):
+    """A head trained to distinguish videos from their reversals.
 
     Attributes:
-        accuracy: Accuracy on test videos and their reversals, by head.
-        right_KT: Probability that the object moves right after each frame (orders K, frames T), by head.
-        logit_change: Largest change of a logit if the test videos are shuffled, by head.
-        orders: Names of the frame orders.
+        accuracy: Accuracy on test videos and their reversals.
+        logit_change: Largest change of a logit if the test videos are shuffled.
+        right_KT: Probability that the object moves right after each frame of one test video, in each of `ORDERS`.
     """
 
-    accuracy: Mapping[str, float]
-    right_KT: Mapping[str, np.ndarray]
-    logit_change: Mapping[str, float]
-    orders: tuple[str, ...] = ("in order", "reversed", "shuffled")
+    accuracy: float
+    logit_change: float
+    right_KT: np.ndarray
 
 
 def memoryless(
     backbone: BackboneSettings, heads: Sequence[str] = ("none", "gru"), num_train: int = 60, num_test: int = 20
-) -> Memoryless:
+) -> dict[str, Reversals]:
     """Trains and tests heads on videos of an object that moves right, and on their reversals.
 
     Args:
@@ -92,6 +94,8 @@ def memoryless(
         heads: Names of heads in `configs/head/`.
         num_train: Number of training videos.
         num_test: Number of test videos.
+    Returns:
+        The result of each head by its name.
     """
     settings = SyntheticSettings(num_frames=16)
     videos = [
@@ -100,50 +104,42 @@ def memoryless(
     network = load_backbone(backbone)
     frames = torch.cat([network.preprocessing.shape_frames(np.stack(video)) for video in videos])
     x_BTD = extract_features(network, frames, FRAME_BATCH).unflatten(0, (len(videos), settings.num_frames))
-    accuracy, right, change = {}, {}, {}
-    for name in heads:
-        head = _tell_direction(name, x_BTD[:num_train]).head
-        test = x_BTD[num_train:]
-        order = torch.from_numpy(permutations.shuffled(test.shape[1], test.shape[1], 1, (0,))[0])
-        full = torch.full((len(test),), test.shape[1])
-        with torch.inference_mode():
-            forward, backward = head(test, full).argmax(1), head(test.flip(1), full).argmax(1)
-            accuracy[name] = float(torch.cat([forward == 1, backward == 0]).float().mean())
-            terms = head.project(test)
-            moved = head.forward_projected(terms[:, order], full) - head.forward_projected(terms, full)
-            change[name] = float(moved.abs().max())
-            shown = torch.stack([test[0], test[0].flip(0), test[0, order]])
-            right[name] = trace(head, shown).answers_BTC.softmax(2)[:, :, 1].numpy()
-    return Memoryless(accuracy, right, change)
+    order = torch.from_numpy(permutations.shuffled(settings.num_frames, settings.num_frames, 1, (0,))[0])
+    return {name: _reversals(_tell_direction(name, x_BTD[:num_train]), x_BTD[num_train:], order) for name in heads}
 
 
-def _tell_direction(name: str, x_BTD: Tensor) -> LitClassifier:
+@torch.inference_mode()
+def _reversals(head: Head, x_BTD: Tensor, order_T: Tensor) -> Reversals:
+    full = torch.full((len(x_BTD),), x_BTD.shape[1])
+    forward, backward = head(x_BTD, full).argmax(1), head(x_BTD.flip(1), full).argmax(1)
+    terms = head.project(x_BTD)
+    moved = head.forward_projected(terms[:, order_T], full) - head.forward_projected(terms, full)
+    shown = torch.stack([x_BTD[0], x_BTD[0].flip(0), x_BTD[0, order_T]])
+    return Reversals(
+        accuracy=float(torch.cat([forward == 1, backward == 0]).float().mean()),
+        logit_change=float(moved.abs().max()),
+        right_KT=trace(head, shown).answers_BTC.softmax(2)[:, :, 1].numpy(),
+    )
+
+
+def _tell_direction(name: str, x_BTD: Tensor) -> Head:
     """Trains a head on videos (class 1) and their reversals (class 0)."""
-    arguments = {"memory": read_memories([name], 64)[name], "feature_dim": x_BTD.shape[2],
-                 "class_names": ["left", "right"], "class_counts": [1, 1], "projection_dim": 64}  # fmt: skip
-    torch.manual_seed(0)
-    classifier: LitClassifier = from_plain(LitClassifier, arguments)
+    arguments = {"memory": read_memories([name], 64)[name], "class_names": ["left", "right"], "class_counts": [1, 1],
+                 "projection_dim": 64, "seed": 0}  # fmt: skip
     frames_ND = x_BTD.flatten(0, 1)
-    data = DrawnData(_Directions(x_BTD), (frames_ND.mean(0), frames_ND.std(0)))
     with quiet(), one_thread():
-        Trainer(max_epochs=1, accelerator="cpu", barebones=True, gradient_clip_val=1.0).fit(classifier, datamodule=data)
-    return classifier.eval()
+        return train_on_batches(arguments, _directions(x_BTD), (frames_ND.mean(0), frames_ND.std(0))).head
 
 
-class _Directions(IterableDataset[VideoBatch]):
-    def __init__(self, x_BTD: Tensor, num_batches: int = 150, batch_size: int = 16) -> None:
-        self._x_BTD, self._num_batches, self._batch_size = x_BTD, num_batches, batch_size
-
-    def __iter__(self) -> Iterator[VideoBatch]:
-        generator, num = torch.Generator().manual_seed(0), self._batch_size
-        for _ in range(self._num_batches):
-            x = self._x_BTD[torch.randint(len(self._x_BTD), (num,), generator=generator)]
-            labels = torch.tensor([1, 0]).repeat_interleave(num)
-            yield VideoBatch(torch.cat([x, x.flip(1)]), torch.full((2 * num,), x.shape[1]), labels, labels)
+def _directions(x_BTD: Tensor, num_batches: int = 150, batch_size: int = 16) -> Iterator[VideoBatch]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([1, 0]).repeat_interleave(batch_size)
+    for _ in range(num_batches):
+        x = x_BTD[torch.randint(len(x_BTD), (batch_size,), generator=generator)]
+        yield VideoBatch(torch.cat([x, x.flip(1)]), torch.full((2 * batch_size,), x.shape[1]), labels, labels)
 
 
-@dataclass(frozen=True)
-class Pulse:
+class Pulse(NamedTuple):
     """The response of a leaky neuron to one pulse.
 
     Attributes:
@@ -176,17 +172,17 @@ def pulses(num_frames: int = 64) -> list[Pulse]:
 
 
 @figure_function
-def memoryless_figure(found: Memoryless) -> Figure:
+def memoryless_figure(found: Mapping[str, Reversals]) -> Figure:
     """Draws the prediction of each head after each frame, for one video in three frame orders."""
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    panels = figure.subplots(1, len(found.right_KT), sharey=True)
-    for axes, (name, right_KT) in zip(panels, found.right_KT.items(), strict=True):
-        steps = np.arange(1, right_KT.shape[1] + 1)
-        for order, color, right_T in zip(found.orders, ORDER_COLORS, right_KT, strict=True):
+    panels = figure.subplots(1, len(found), sharey=True)
+    for axes, (name, of_head) in zip(panels, found.items(), strict=True):
+        steps = np.arange(1, of_head.right_KT.shape[1] + 1)
+        for (order, color), right_T in zip(ORDERS.items(), of_head.right_KT, strict=True):
             axes.plot(steps, right_T, color=color, linewidth=1.6, label=order)
             axes.plot(steps[-1:], right_T[-1:], color=color, marker="o", markersize=5, clip_on=False)
         axes.axhline(0.5, color=INK, alpha=0.3, linewidth=0.8)
-        axes.set_title(f"{name}: accuracy {100 * found.accuracy[name]:.0f} %", fontsize=SMALL)
+        axes.set_title(f"{name}: accuracy {100 * of_head.accuracy:.0f} %", fontsize=SMALL)
         axes.set_ylim(0, 1)
         axes.set_xlabel("frames seen")
     panels[0].set_ylabel("p(moves right)")
@@ -200,7 +196,7 @@ def pulse_figure(found: Sequence[Pulse]) -> Figure:
     """Draws the remaining share of a pulse on a logarithmic axis, where each decay is a straight line."""
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     axes = figure.subplots()
-    for pulse, color in zip(found, ORDER_COLORS, strict=False):
+    for pulse, color in zip(found, ORDERS.values(), strict=True):
         axes.plot(pulse.left_T, color=color, linewidth=1.6, label=f"alpha {pulse.alpha:g}, tau {pulse.tau:.3g}")
         axes.plot([pulse.tau], [np.exp(-1)], marker="o", color=color, markersize=6, clip_on=False)
     axes.axhline(np.exp(-1), color=INK, alpha=0.3, linewidth=0.8)

@@ -1,28 +1,35 @@
-"""Memory horizon of trained heads on clips of their own data set: checkpoints, grouped by memory."""
+"""Memory horizon of trained heads on clips of their own data set: checkpoints, grouped by memory.
+
+`memory.json` is a `HeadsResult` as JSON.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.experiments.memory_horizon.gradients import untrained
-from videomem.experiments.memory_horizon.head_measures import HeadMeasures, measure_head, median_length
-from videomem.experiments.memory_horizon.probe import ProbeCurve
-from videomem.experiments.reports import distinct_labels
+from videomem.experiments.memories import distinct_labels
+from videomem.experiments.memory_horizon.gradients import Sensitivity, sensitivity, untrained
+from videomem.experiments.memory_horizon.probe import ProbeCurve, probe, states_of
+from videomem.experiments.memory_horizon.recall_measurement import versions
+from videomem.experiments.memory_horizon.time_constants import Floats, lyapunov, retention
+from videomem.heads import Head
 from videomem.statistics.horizons import Curve, curve_over_seeds
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
+from videomem.utils.result_models import Number, Text, result_model
 
 SCHEMA_VERSION = 1
+MAX_CLIPS = 64  # for gradients, time constants and Lyapunov exponents
 
 
-@dataclass(frozen=True)
+@result_model
 class HeadsReach:
     """Measurements of one memory on clips of a catalog, over its checkpoints.
 
@@ -39,15 +46,15 @@ class HeadsReach:
         lyapunovs: Largest Lyapunov exponent of each layer, per frame; -inf where no state is carried.
     """
 
-    label: str
+    label: Text
     num_heads: int
     gradient: Curve
     direct: Curve
     gradient_untrained: Curve
     swap: Curve
     probe: Curve
-    taus: list[list[float]]
-    lyapunovs: list[float]
+    taus: list[list[Number]]
+    lyapunovs: list[Number]
 
     @property
     def tau(self) -> list[float]:
@@ -60,12 +67,12 @@ class HeadsReach:
         return self.lyapunovs[-1]
 
 
-@dataclass(frozen=True)
+@result_model
 class HeadsResult:
     """The result of a measurement on clips of a catalog.
 
     Attributes:
-        schema_version: Version of the schema of this result.
+        schema_version: Version of this schema; other versions are refused.
         data: The catalog and its split.
         num_clips: Number of measured clips.
         num_groups: Number of groups that the clips are from.
@@ -77,31 +84,31 @@ class HeadsResult:
     """
 
     schema_version: int
-    data: str
+    data: Text
     num_clips: int
     num_groups: int
     num_frames: int
-    seconds_per_frame: float | None
+    seconds_per_frame: Number | None
     memories: tuple[HeadsReach, ...]
-    command: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def as_plain(self) -> dict[str, Any]:
-        return asdict(self)
+    command: Text
+    versions: dict[Text, Text]
 
 
-def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0) -> HeadsResult:
+def measure_checkpoints(
+    checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0, command: str = ""
+) -> HeadsResult:
     """Measures trained heads, and heads of the same kind with fresh weights, on the test split of their data.
 
     Args:
         checkpoints: Checkpoints of `videomem fit` on the same catalog.
         changes: Arguments of the data module that replace those of training, such as `catalog`.
         seed: Seed of the fresh weights and of all random draws.
+        command: Command line, for the result.
     Raises:
         VideomemError: If a checkpoint was trained without stored features, the split has fewer than 2 clips, most clips
             have one frame, or the checkpoints use clips of different lengths or frame rates.
     """
-    by_label: dict[str, list[tuple[HeadMeasures, HeadMeasures]]] = {}
+    by_label: dict[str, list[tuple[HeadMeasures, Sensitivity]]] = {}
     first: _TestClips | None = None
     for checkpoint, label in zip(checkpoints, labels_of(checkpoints), strict=True):
         test = _test_clips(checkpoint, changes)
@@ -111,22 +118,22 @@ def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, An
                 f"{checkpoints[0].path} and {checkpoint.path} see {first.num_frames} and {test.num_frames} frames of a "
                 "clip, or at another rate; run the command for each"
             )
-        of_label, classifier = by_label.setdefault(label, []), checkpoint.classifier()
+        of_label, classifier, lags = by_label.setdefault(label, []), checkpoint.classifier(), lags_of(test.num_frames)
+        trained = measure_head(classifier.head, test.clips, test.groups, lags, seed)
         # One fresh head per trained head, so that their interval over seeds is valid.
-        heads = (classifier.head, untrained(classifier, seed + len(of_label)))
-        lags = lags_of(test.num_frames)
-        trained, fresh = (
-            measure_head(head, test.clips, test.groups, test.seconds_per_frame, lags, seed) for head in heads
-        )
-        of_label.append((trained, fresh))
+        fresh, x_BTD = untrained(classifier, seed + len(of_label)), clips_of_one_length(test.clips, MAX_CLIPS, seed)
+        of_label.append((trained, sensitivity(fresh, x_BTD.to(fresh.norm.mean.device), lags, seed)))
+    assert first is not None
     return HeadsResult(
         schema_version=SCHEMA_VERSION,
-        data=test.data,
-        num_clips=len(test.clips),
-        num_groups=len(set(test.groups)),
-        num_frames=test.num_frames,
-        seconds_per_frame=test.seconds_per_frame,
+        data=first.data,
+        num_clips=len(first.clips),
+        num_groups=len(set(first.groups)),
+        num_frames=first.num_frames,
+        seconds_per_frame=first.seconds_per_frame,
         memories=tuple(_over_heads(label, pairs) for label, pairs in by_label.items()),
+        command=command,
+        versions=versions(),
     )
 
 
@@ -184,7 +191,81 @@ def seconds_per_frame(data: VideoDataModule, rows: Sequence[int]) -> float | Non
     return float(np.median(steps)) if steps else None
 
 
-def _over_heads(label: str, pairs: Sequence[tuple[HeadMeasures, HeadMeasures]]) -> HeadsReach:
+class HeadMeasures(NamedTuple):
+    """Measurements of one head.
+
+    Attributes:
+        sensitivity: Sensitivity of the last frame's logits, on clips of one length.
+        taus: Time constants (H,) of each layer in frames, from input to output, on the same clips.
+        lyapunovs: Largest Lyapunov exponent of each layer, per frame, on the same clips.
+        probe: Probe of earlier frames from the last layer, on all clips; None if all clips are of one group.
+    """
+
+    sensitivity: Sensitivity
+    taus: list[Floats]
+    lyapunovs: list[float]
+    probe: ProbeCurve | None
+
+
+def measure_head(
+    head: Head,
+    clips: Sequence[Tensor],
+    groups: Sequence[str],
+    lags: Sequence[int],
+    seed: int = 0,
+    max_clips: int = MAX_CLIPS,
+) -> HeadMeasures:
+    """Measures sensitivity, time constants, Lyapunov exponents and probes of one head.
+
+    The first three measurements need clips of one length, the median length. Shorter clips are left out, longer clips
+    are cut to their last frames, and at most `max_clips` clips are drawn at random. Lags beyond the median length are
+    left out. The probe uses all clips at full length and leaves out lag 0.
+
+    Args:
+        head: A head, trained or not; it is not changed.
+        clips: Features (T, D) of each clip, preferably of clips that the head was not trained on.
+        groups: Source of each clip.
+        lags: Lags in frames.
+        seed: Seed of the choice of clips, and of each measurement.
+        max_clips: Largest number of clips for the first three measurements.
+    Raises:
+        VideomemError: If there are fewer than 2 clips, a lag is negative, or the features do not fit the head.
+    """
+    if len(clips) != len(groups):
+        raise VideomemError(f"{len(clips)} clips, but {len(groups)} groups; give one for each clip")
+    if len(clips) < 2:
+        raise VideomemError(f"{len(clips)} clip(s), but at least 2 are needed to replace frames; give more clips")
+    if max_clips < 2:
+        raise VideomemError(f"max_clips is {max_clips}, but must be at least 2")
+    device, found = head.norm.mean.device, None
+    x_BTD = clips_of_one_length(clips, max_clips, seed).to(device)
+    if len(set(groups)) > 1:
+        with torch.no_grad():
+            normed = [head.norm(x_TD.to(device)).cpu() for x_TD in clips]
+        states, alone = states_of(head, clips), states_of(head, clips, alone=True)
+        found = probe(states, normed, groups, [lag for lag in lags if lag != 0], alone, seed=seed)
+    return HeadMeasures(
+        sensitivity=sensitivity(head, x_BTD, [lag for lag in lags if lag < x_BTD.shape[1]], seed),
+        taus=retention(head, x_BTD),
+        lyapunovs=lyapunov(head, x_BTD, seed=seed),
+        probe=found,
+    )
+
+
+def clips_of_one_length(clips: Sequence[Tensor], max_clips: int, seed: int) -> Tensor:
+    """Returns the last T frames (B, T, D) of at most `max_clips` clips, with T the lower median of the lengths."""
+    num_frames = median_length(clips)
+    long_enough = [clip for clip, x_TD in enumerate(clips) if len(x_TD) >= num_frames]
+    chosen = np.random.default_rng(seed).permutation(long_enough)[:max_clips]
+    return torch.stack([clips[clip][-num_frames:].float() for clip in np.sort(chosen).tolist()])
+
+
+def median_length(clips: Sequence[Tensor]) -> int:
+    """Returns the lower median of the lengths of clips, in frames."""
+    return int(np.quantile([len(x_TD) for x_TD in clips], 0.5, method="lower"))
+
+
+def _over_heads(label: str, pairs: Sequence[tuple[HeadMeasures, Sensitivity]]) -> HeadsReach:
     trained, fresh = zip(*pairs, strict=True)
     lags = trained[0].sensitivity.lags
     return HeadsReach(
@@ -192,14 +273,13 @@ def _over_heads(label: str, pairs: Sequence[tuple[HeadMeasures, HeadMeasures]]) 
         num_heads=len(trained),
         gradient=curve_over_seeds(lags, [one.sensitivity.gradient for one in trained], log=True),
         direct=curve_over_seeds(lags, [one.sensitivity.direct for one in trained], log=True),
-        gradient_untrained=curve_over_seeds(lags, [one.sensitivity.gradient for one in fresh], log=True),
+        gradient_untrained=curve_over_seeds(lags, [one.gradient for one in fresh], log=True),
         swap=curve_over_seeds(lags, [one.sensitivity.swap for one in trained]),
         probe=_probe(lags, [one.probe for one in trained if one.probe is not None]),
         taus=[
-            sorted(float(value) for one in trained for value in one.retention[layer].tau_H)
-            for layer in range(len(trained[0].retention))
+            np.sort(np.concatenate(of_layer)).tolist() for of_layer in zip(*(one.taus for one in trained), strict=True)
         ],
-        lyapunovs=np.mean([one.lyapunov for one in trained], axis=0).tolist(),
+        lyapunovs=np.mean([one.lyapunovs for one in trained], axis=0).tolist(),
     )
 
 

@@ -13,12 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.experiments.frame_order_predictions import (
-    OrderMeasures,
-    compare,
-    order_measures,
-    predict_orders,
-)
+from videomem.experiments.frame_order_predictions import OrderMeasures, compare, order_measures, predict_orders
 from videomem.experiments.permutations import IN_ORDER, SHUFFLE, FrameOrders, Perturbation
 
 Model = Callable[[Tensor], Tensor]
@@ -103,16 +98,24 @@ def predict_clip(
     shown = [one.frame_orders(length, length, settings.num_permutations, seed) for one in perturbations]
     # The model predicts equal frame orders once.
     distinct, which = np.unique(np.concatenate(shown), axis=0, return_inverse=True)
-    device = _device_of(model) if settings.device is None else settings.device
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    device = settings.device or (torch.device("cpu") if parameter is None else parameter.device)
     logits_AC = _logits(model, x_T.to(device), distinct, settings, place)[which.reshape(-1)]
     if not label < logits_AC.shape[1]:
         raise VideomemError(f"clip {place} is of class {label}, but the model has {logits_AC.shape[1]} (from 0)")
     parts = logits_AC.split([len(frame_orders) for frame_orders in shown])
-    ordered_1C = parts[0][:1]
-    return [
-        _clip_predictions(part, ordered_1C, label, frame_orders)
-        for part, frame_orders in zip(parts, shown, strict=True)
-    ]
+    found = []
+    for logits_KC, orders_KT in zip(parts, shown, strict=True):
+        compared = compare(logits_KC, parts[0][:1], torch.tensor(label))
+        found.append(
+            ClipPredictions(
+                correct_K=compared.correct_B.numpy().astype(np.float64),
+                flip_rate=float(compared.flipped_B.numpy().mean()),
+                max_logit_change=float(compared.max_logit_change),
+                measures=order_measures((row, length) for row in orders_KT),
+            )
+        )
+    return found
 
 
 def _logits(model: Model, x_T: Tensor, frame_orders: FrameOrders, settings: PredictionSettings, place: int) -> Tensor:
@@ -144,16 +147,6 @@ def _check_logits(logits_BC: Any, batch_size: int, num_classes: int | None, plac
         raise VideomemError(f"clip {place}: the model's logits are not finite; fix the model or leave the clip out")
 
 
-def _clip_predictions(logits_KC: Tensor, ordered_1C: Tensor, label: int, shown: FrameOrders) -> ClipPredictions:
-    compared = compare(logits_KC, ordered_1C, torch.tensor(label))
-    return ClipPredictions(
-        correct_K=compared.correct_B.numpy().astype(np.float64),
-        flip_rate=float(compared.flipped_B.numpy().mean()),
-        max_logit_change=float(compared.max_logit_change),
-        measures=order_measures((row, shown.shape[1]) for row in shown),
-    )
-
-
 def as_tensor(clip: Any, place: int) -> Tensor:
     """Returns a clip as a tensor (T, ...).
 
@@ -166,8 +159,3 @@ def as_tensor(clip: Any, place: int) -> Tensor:
         what = f"of shape {tuple(clip.shape)}" if hasattr(clip, "shape") else f"a {type(clip).__name__}"
         raise VideomemError(f"clip {place} is {what}, but must be a tensor or an array (T, ...) with T at least 1")
     return clip
-
-
-def _device_of(model: Model) -> torch.device:
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device

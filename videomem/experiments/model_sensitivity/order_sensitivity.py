@@ -7,7 +7,6 @@ This measures what the trained model relies on, not whether frame order was usef
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence, Sized
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
-from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.experiments.model_sensitivity.clip_predictions import (
     ClipPredictions,
     Model,
@@ -27,11 +25,14 @@ from videomem.experiments.model_sensitivity.clip_predictions import (
     predict_clip,
     with_shuffle,
 )
+from videomem.experiments.model_sensitivity.sensitivity_result import (
+    ClassSensitivity,
+    OrderSensitivity,
+    PerturbationSensitivity,
+)
 from videomem.experiments.permutations import Perturbation
-from videomem.experiments.reports import finite
 from videomem.statistics.contrasts import estimate_mean
 from videomem.statistics.randomization import reliance_test
-from videomem.statistics.results import Estimate, Randomization
 
 Clips = Sequence[Tensor] | Sequence[NDArray[Any]]
 
@@ -40,106 +41,6 @@ class Indexable(Protocol):
     """A collection of clips that returns clip i for the index i."""
 
     def __getitem__(self, place: int, /) -> Tensor | NDArray[Any]: ...
-
-
-@dataclass(frozen=True)
-class PerturbationSensitivity(PerturbationEffect):
-    """The effect of one perturbation, with the changes of predictions and logits.
-
-    Attributes:
-        flip_rate: Share of predictions that differ from the prediction in order.
-        max_logit_change: Largest absolute change of any logit against the clip in order.
-    """
-
-    flip_rate: float
-    max_logit_change: float
-
-
-@dataclass(frozen=True)
-class ClassSensitivity:
-    """Number of clips of one class, and the accuracy on them in order and shuffled."""
-
-    name: str
-    num_clips: int
-    accuracy: float
-    shuffled: float
-
-
-@dataclass(frozen=True)
-class OrderSensitivity:
-    """The result of `order_sensitivity`.
-
-    Attributes:
-        conditions: Results in order, shuffled, and under the other perturbations of the suite.
-        reliance_test: Randomisation test of shuffled against in order.
-        classes: The classes that have clips.
-        majority: Accuracy of always predicting the most frequent class of these clips.
-        num_clips: Number of clips.
-        num_groups: Number of groups they were cut from.
-        num_permutations: Number of frame orders of each clip under each random perturbation.
-        seed: Seed of the frame orders.
-    """
-
-    conditions: tuple[PerturbationSensitivity, ...]
-    reliance_test: Randomization
-    classes: tuple[ClassSensitivity, ...]
-    majority: float
-    num_clips: int
-    num_groups: int
-    num_permutations: int
-    seed: int
-
-    @property
-    def accuracy(self) -> Estimate:
-        """Accuracy in order."""
-        return self.conditions[0].accuracy
-
-    @property
-    def shuffled(self) -> PerturbationSensitivity:
-        """Result with shuffled frames."""
-        return next(condition for condition in self.conditions if condition.name == "shuffle")
-
-    @property
-    def reliance(self) -> Estimate:
-        """Accuracy in order minus accuracy shuffled."""
-        return self.shuffled.reliance
-
-    def table(self) -> list[dict[str, str | float | None]]:
-        """Returns one row per condition, as shares of 1, with both ends of the 95 % intervals."""
-        return [
-            {
-                "name": row.name,
-                "label": row.label,
-                **_with_interval("accuracy", row.accuracy),
-                **_with_interval("reliance", row.reliance),
-                **{
-                    name: getattr(row, name)
-                    for name in ("flip_rate", "max_logit_change", "displacement", "kendall_tau", "adjacency")
-                },
-            }
-            for row in self.conditions
-        ]
-
-    def as_plain(self) -> dict[str, Any]:
-        """Returns the result as plain data for JSON, with None for numbers that are not finite."""
-        plain: dict[str, Any] = finite(asdict(self))
-        return plain
-
-    def sentence(self) -> str:
-        """Returns a sentence with the effect of shuffling, its interval and p-value."""
-        points = [100 * value for value in (self.reliance.value, self.reliance.low, self.reliance.high)]
-        change = "changes" if points[0] == 0 else "lowers" if points[0] > 0 else "raises"
-        sign = 1 if points[0] >= 0 else -1
-        low, high = sorted(sign * end for end in points[1:])
-        return (
-            f"Shuffling the frames {change} accuracy by {sign * points[0]:.1f} points (95 % interval {low:.1f} to "
-            f"{high:.1f}, p = {self.reliance_test.p:.2g}): from {self.accuracy.value:.3f} to "
-            f"{self.shuffled.accuracy.value:.3f} on {self.num_clips} clips of {self.num_groups} groups."
-        )
-
-
-def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def order_sensitivity(
@@ -225,10 +126,6 @@ def summarize(
     correct_NA = np.stack(
         [np.concatenate([o.correct_K, s.correct_K]) for o, s in zip(*by_perturbation[:2], strict=True)]
     )
-    conditions = [
-        _condition(perturbation, found, right_N, right[0] - right_N, groups_N)
-        for perturbation, found, right_N in zip(perturbations, by_perturbation, right, strict=True)
-    ]
     counts = np.bincount(labels)
     classes = [
         ClassSensitivity(
@@ -239,7 +136,10 @@ def summarize(
         for place in np.flatnonzero(counts).tolist()
     ]
     return OrderSensitivity(
-        conditions=tuple(conditions),
+        conditions=tuple(
+            _condition(perturbation, found, right_N, right[0] - right_N, groups_N)
+            for perturbation, found, right_N in zip(perturbations, by_perturbation, right, strict=True)
+        ),
         reliance_test=reliance_test(correct_NA, groups_N, seed=settings.seed),
         classes=tuple(classes),
         majority=float(counts.max() / len(labels)),

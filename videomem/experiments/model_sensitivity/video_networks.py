@@ -1,4 +1,4 @@
-"""torchvision's networks that see whole clips, for what they were trained to tell apart or for classes of your own."""
+"""The video networks of torchvision, with published weights or with weights for the classes of a catalog."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.features.weights import load_state, nearest, read_state
+from videomem.features.backbone import load_state, nearest, read_state
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.sampling import Sampling
 
 
 class VideoNetwork(nn.Module):
-    """A network on clips whose frames stand along axis 1.
+    """A network of torchvision whose input has the frames on axis 1.
 
     Shape:
         clips (B, T, 3, height, width) float32 -> logits (B, C)
@@ -37,42 +35,38 @@ class VideoNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class VideoPreset:
-    """torchvision's preset for a network, on decoded frames: every step of it concerns one frame.
+    """torchvision's preprocessing for a network, which transforms each frame alone.
 
     Attributes:
-        transform: The preset of its weights; (1, 3, height, width) uint8 -> (3, 1, crop, crop) float32.
-        sampling: Which frames of a clip are looked at.
+        transform: The preset of the weights; (1, 3, height, width) uint8 -> (3, 1, crop, crop) float32.
+        sampling: Which frames of a clip are decoded.
     """
 
     transform: nn.Module
     sampling: Sampling
 
     def read(self, clip: Clip) -> tuple[Tensor, DecodedClip]:
-        """Frames (T, 3, crop, crop) float32 of a clip as the network takes them, and how they were decoded."""
+        """Returns the frames (T, 3, crop, crop) float32 of a clip, and how they were decoded."""
         decoded = decode_clip(clip.path, self.sampling, clip.interval, "auto", clip.fps)
-        return self.shape_frames(decoded.frames_THWC), decoded
-
-    def shape_frames(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
-        """(T, height, width, 3) uint8 of any size -> (T, 3, crop, crop) float32."""
-        frames = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+        frames = torch.from_numpy(decoded.frames_THWC).permute(0, 3, 1, 2)
         # A frame at a time: resized at once, a long clip would be held as floating point numbers of full size.
-        return torch.stack([self.transform(frame[None])[:, 0] for frame in frames])
+        return torch.stack([self.transform(frame[None])[:, 0] for frame in frames]), decoded
 
 
 def load_video_network(
     name: str, weights: str, class_names: Sequence[str], num_frames: int, seed: int = 0
 ) -> tuple[VideoNetwork, nn.Module, list[str]]:
-    """A network in evaluation mode, torchvision's preset for its frames, and the names of its outputs.
+    """Returns a network in evaluation mode, the preset that transforms its frames, and the names of its outputs.
 
     Args:
-        name: A video network, by the name that `torchvision.models.get_model` knows.
+        name: Name of a video network for `torchvision.models.get_model`.
         weights: A name of torchvision's weights such as `KINETICS400_V1`, which are downloaded; `random`; or the path
             of a saved state_dict.
-        class_names: Classes that random weights and those of a file are for, in their order.
-        num_frames: T, held against the fewest that the network takes.
+        class_names: Names of the outputs for random weights and those of a file.
+        num_frames: T, which must not be below the minimum of the network.
         seed: Seed of random weights.
     Raises:
-        VideomemError: If the network, its weights or its number of outputs are not as asked for.
+        VideomemError: If the network or its weights do not exist, or do not fit the number of frames or classes.
     """
     available = torchvision.models.list_models(module=torchvision.models.video)
     if name not in available:
@@ -108,28 +102,26 @@ def _from_file(name: str, weights: str, class_names: Sequence[str], known: Seque
     if not path.is_file():
         raise VideomemError(f"--weights {weights}: neither `random`, nor {' or '.join(known)}, nor a file")
     state = read_state(path, "--weights")
-    last = _last_layer(name)
-    bias = state.get(f"{last}.bias")
-    num_outputs = len(class_names) if bias is None else len(bias)
-    if num_outputs != len(class_names):
+    bias = state.get(f"{_last_layer(name)}.bias")
+    if bias is not None and len(bias) != len(class_names):
         raise VideomemError(
-            f"--weights {path}: {num_outputs} outputs, but the catalog has {len(class_names)} classes; "
+            f"--weights {path}: {len(bias)} outputs, but the catalog has {len(class_names)} classes; "
             "the catalog must be of the classes that the network was trained on, in sorted order"
         )
-    network = torchvision.models.get_model(name, weights=None, num_classes=num_outputs)
+    network = torchvision.models.get_model(name, weights=None, num_classes=len(class_names))
     load_state(network, state, weights, name, "--weights")
     return network
 
 
 def _last_layer(name: str) -> str:
-    """Name of the layer that gives the logits."""
+    """Returns the name of the layer that computes the logits."""
     with torch.device("meta"):
         network = torchvision.models.get_model(name, weights=None)
     return [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv3d)][-1]
 
 
 def match_labels(labels: Sequence[str], categories: Sequence[str]) -> dict[str, int]:
-    """Place of each label among the names of a network's outputs; case and underscores do not matter.
+    """Returns the index of the output of each label; case and underscores do not matter.
 
     Raises:
         VideomemError: If a label is not among them.

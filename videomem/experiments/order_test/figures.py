@@ -1,11 +1,14 @@
-"""Figures of an order test: accuracies, value of order, perturbation suite and training size."""
+"""Figures of an order test: accuracies, value of order, perturbation suite, training size, controls and classes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -26,23 +29,34 @@ from videomem.experiments.drawing import (
     shorten,
     whisker,
 )
-from videomem.experiments.order_test.conditions import (
-    FIXED,
-    ORDERED,
-    PAIRS,
-    RESHUFFLED,
-    REVERSED,
-    SHUFFLED,
-    letters,
-)
+from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, RESHUFFLED, REVERSED, SHUFFLED, letters
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult, PerturbationResult
 from videomem.experiments.tables import percent, points
-from videomem.statistics.results import Estimate
+from videomem.statistics.results import ClassGain, Estimate
+from videomem.utils.plotting import confusion_figure
 
 # The colour shows the training condition; a filled marker was tested in order.
 CONDITION_COLORS = {"ordered": BLUE, "fixed_permutation": VERMILLION, "reshuffled": GREEN}
 MAIN_PAIRS = (ORDERED, SHUFFLED, REVERSED, RESHUFFLED, FIXED)
 MANY = 3  # memories, above which only the main pairs are drawn
+MOST_CLASSES = 30  # of more classes, only the first and the last 12 are drawn
+_FROM_NOTHING = LinearSegmentedColormap.from_list("blue", [(0.0, 0.447, 0.698, 0.0), (0.0, 0.447, 0.698, 1.0)])
+
+
+def _ends(estimates: Iterable[Estimate | ClassGain]) -> list[float]:
+    """The ends of intervals, in percent or points."""
+    return [100 * end for one in estimates for end in (one.low, one.high)]
+
+
+def _row_label(axes: Axes, place: float, text: str, pad: float = 1, **style: Any) -> None:
+    """Text at the left end of a row, in front of the grid."""
+    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": pad}
+    axes.text(0, place, text, transform=axes.get_yaxis_transform(), va="center", bbox=ground, **style)
+
+
+def _label_above(axes: Axes, value: float, text: str, shift: int, align: str) -> None:
+    axes.annotate(text, (value, 1), (shift, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                  fontsize=SMALL, ha=align)  # fmt: skip
 
 
 @figure_function
@@ -54,19 +68,20 @@ def accuracies_figure(result: OrderTestResult) -> Figure:
     axes.set_position((0.085, axes.get_position().y0, 0.78, axes.get_position().height))
     place = 0.0
     for one, pairs in groups:
-        _name_above(axes, place, one.label)
-        rows = [place + 1 + number for number in range(len(pairs))]
-        for row, pair in zip(rows, pairs, strict=True):
-            _accuracy_row(axes, row, pair, one.accuracies[pair])
+        _row_label(axes, place, shorten(one.label, 36), fontweight="bold")
+        for row, pair in enumerate(pairs, 1):
+            _accuracy_row(axes, place + row, pair, one.accuracies[pair])
         if one.practical_gain is not None:
             blind = 100 * (one.accuracies[ORDERED].value - one.practical_gain.value)
-            ends_of_line = [rows[0] - 0.4, rows[-1] + 0.4]
-            axes.plot([blind, blind], ends_of_line, color=INK, linestyle=(0, (4, 2)), linewidth=1)
+            rows = [place + 0.6, place + len(pairs) + 0.4]
+            axes.plot([blind, blind], rows, color=INK, linestyle=(0, (4, 2)), linewidth=1)
         place += len(pairs) + 1.6
-    _chance(axes, result)
+    majority = [] if result.controls is None else [100 * result.controls.majority]
+    for chance in majority:
+        axes.axvline(chance, color=INK, linestyle=":", linewidth=1.1)
+        _label_above(axes, chance, "chance", 3, "left")
     shown = [one.accuracies[pair] for one, pairs in groups for pair in pairs]
-    ends = [100 * end for accuracy in shown for end in (accuracy.value, accuracy.low, accuracy.high)]
-    axes.set_xlim(*limits([*ends, *_majority(result)]))
+    axes.set_xlim(*limits([*_ends(shown), *(100 * accuracy.value for accuracy in shown), *majority]))
     axes.set_xlabel("accuracy, %")
     return figure
 
@@ -81,46 +96,26 @@ def _accuracy_row(axes: Axes, place: float, pair: str, accuracy: Estimate) -> No
     training, test = pair.split("/")
     color = CONDITION_COLORS.get(training, PURPLE)
     face = color if test == "ordered" else PAPER
-    marker = "<" if test == "reversed" else "o"
-    whisker(axes, place, accuracy, color, marker=marker, markerfacecolor=face)
+    whisker(axes, place, accuracy, color, marker="<" if test == "reversed" else "o", markerfacecolor=face)
     axes.text(-0.015, place, letters(pair), transform=axes.get_yaxis_transform(), ha="right", va="center",
               fontsize=SMALL)  # fmt: skip
     beside(axes, place, percent(accuracy.value))
-
-
-def _chance(axes: Axes, result: OrderTestResult) -> None:
-    for majority in _majority(result):
-        axes.axvline(majority, color=INK, linestyle=":", linewidth=1.1)
-        axes.annotate("chance", (majority, 1), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      fontsize=SMALL, ha="left")  # fmt: skip
-
-
-def _majority(result: OrderTestResult) -> list[float]:
-    return [] if result.controls is None else [100 * result.controls.majority]
-
-
-def _name_above(axes: Axes, place: float, label: str) -> None:
-    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
-    axes.text(0, place, shorten(label, 36), transform=axes.get_yaxis_transform(), va="center", fontweight="bold",
-              bbox=ground)  # fmt: skip
 
 
 @figure_function
 def value_figure(result: OrderTestResult) -> Figure:
     """Value of order of each memory with its 95 % and 90 % intervals; the band is the margin."""
     figure, axes = row_axes(2.4 * len(result.memories) - 0.4, 0.2, above=0.25)
-    axes.axvspan(-100 * result.margin, 100 * result.margin, color=INK, alpha=0.1, linewidth=0)
+    margin, values = 100 * result.margin, [one.value_of_order for one in result.memories]
+    axes.axvspan(-margin, margin, color=INK, alpha=0.1, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.9)
-    for number, one in enumerate(result.memories):
-        _name_above(axes, 2.4 * number, one.label)
+    for number, (one, value) in enumerate(zip(result.memories, values, strict=True)):
+        _row_label(axes, 2.4 * number, shorten(one.label, 36), fontweight="bold")
         color = INK if one.is_control else BLUE
-        whisker(axes, 2.4 * number + 1, one.value_of_order, color, thick=True, markerfacecolor=color)
-        beside(axes, 2.4 * number + 1, points(one.value_of_order.value))
-    ends = [100 * end for one in result.memories for end in (one.value_of_order.low, one.value_of_order.high)]
-    shown = [100 * one.value_of_order.value for one in result.memories]
-    axes.set_xlim(*limits([*ends, *shown, -150 * result.margin, 150 * result.margin]))
-    axes.annotate("margin", (0, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-                  fontsize=SMALL, ha="center")  # fmt: skip
+        whisker(axes, 2.4 * number + 1, value, color, thick=True, markerfacecolor=color)
+        beside(axes, 2.4 * number + 1, points(value.value))
+    axes.set_xlim(*limits([*_ends(values), *(100 * value.value for value in values), -1.5 * margin, 1.5 * margin]))
+    _label_above(axes, 0, "margin", 0, "center")
     axes.set_xlabel("value of order, points")
     return figure
 
@@ -131,30 +126,18 @@ def suite_figure(result: OrderTestResult) -> Figure:
     memories = [one for one in result.memories if one.suite and not one.is_control]
     rows = [[perturbations_towards_shuffle(one, kind) for kind in ("windows", "blocks")] for one in memories]
     drawn = [perturbation for row in rows for path in row for perturbation in path]
-    ends = [
-        100 * end
-        for perturbation in drawn
-        for end in (perturbation.reliance.low, perturbation.reliance.high, *_retrained(perturbation))
-    ]
+    retrained = [100 * one.retrained.value for one in drawn if one.retrained is not None]
+    limits_y = limits([0.0, *_ends(one.reliance for one in drawn), *retrained], 0.08)
     figure, panels = _panels(len(memories), 2)
     for axes_of_row, one, row in zip(panels, memories, rows, strict=True):
         for axes, path in zip(axes_of_row, row, strict=True):
             _suite_panel(axes, path)
-            axes.set_ylim(*limits([0.0, *ends], 0.08))
+            axes.set_ylim(*limits_y)
         axes_of_row[0].set_title(shorten(one.label, 40), loc="left", fontsize=SMALL, fontweight="bold")
     for axes, text in zip(panels[-1], ("windows of n frames", "blocks of n frames"), strict=True):
         axes.set_xlabel(text)
     figure.supylabel("reliance, points", fontsize=SMALL)
     return figure
-
-
-def _suite_panel(axes: Axes, path: Sequence[PerturbationResult]) -> None:
-    labels = [short_perturbation(perturbation) for perturbation in path]
-    _lines(axes, labels, [perturbation.reliance for perturbation in path], BLUE)
-    for place, perturbation in enumerate(path):
-        for value in _retrained(perturbation):
-            axes.plot([place], [100 * value], marker="D", markersize=5.5, color=VERMILLION, markerfacecolor=PAPER,
-                      markeredgewidth=1.4, zorder=4)  # fmt: skip
 
 
 def perturbations_towards_shuffle(one: MemoryResult, kind: str) -> list[PerturbationResult]:
@@ -167,13 +150,13 @@ def perturbations_towards_shuffle(one: MemoryResult, kind: str) -> list[Perturba
     return [*path, *(perturbation for perturbation in one.suite if perturbation.name == "shuffle")] if path else []
 
 
-def short_perturbation(perturbation: PerturbationResult) -> str:
-    """`4` of `windows of 4`, `all` of `shuffle`."""
-    return "all" if perturbation.name == "shuffle" else shorten(perturbation.label.rpartition(" ")[2], 8)
-
-
-def _retrained(perturbation: PerturbationResult) -> list[float]:
-    return [] if perturbation.retrained is None else [perturbation.retrained.value]
+def _suite_panel(axes: Axes, path: Sequence[PerturbationResult]) -> None:
+    sizes = ["all" if one.name == "shuffle" else shorten(one.label.rpartition(" ")[2], 8) for one in path]
+    _lines(axes, sizes, [one.reliance for one in path], BLUE)
+    for place, one in enumerate(path):
+        if one.retrained is not None:
+            axes.plot([place], [100 * one.retrained.value], marker="D", markersize=5.5, color=VERMILLION,
+                      markerfacecolor=PAPER, markeredgewidth=1.4, zorder=4)  # fmt: skip
 
 
 @figure_function
@@ -183,14 +166,12 @@ def sizes_figure(result: OrderTestResult) -> Figure:
     columns = min(2, len(memories))
     figure, panels = _panels(math.ceil(len(memories) / columns), columns)
     flat = [axes for row in panels for axes in row]
-    ends = [
-        100 * e for one in memories for size in one.sizes for e in (size.value_of_order.low, size.value_of_order.high)
-    ]
+    limits_y = limits([0.0, *_ends(size.value_of_order for one in memories for size in one.sizes)], 0.08)
     for axes, one in zip(flat, memories, strict=False):
-        color = INK if one.is_control else BLUE
-        _lines(axes, [f"{size.num_clips:,}" for size in one.sizes], [size.value_of_order for size in one.sizes], color)
+        labels = [f"{size.num_clips:,}" for size in one.sizes]
+        _lines(axes, labels, [size.value_of_order for size in one.sizes], INK if one.is_control else BLUE)
         axes.set_title(shorten(one.label, 20), loc="left", fontsize=SMALL, fontweight="bold")
-        axes.set_ylim(*limits([0.0, *ends], 0.08))
+        axes.set_ylim(*limits_y)
     for axes in flat[len(memories) :]:
         axes.set_visible(False)
     figure.supxlabel("training clips", fontsize=SMALL)
@@ -200,8 +181,7 @@ def sizes_figure(result: OrderTestResult) -> Figure:
 
 def _panels(num_rows: int, num_columns: int) -> tuple[Figure, list[list[Axes]]]:
     figure = Figure(figsize=(WIDTH, 0.5 + 1.55 * num_rows), layout="constrained")
-    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
-    return figure, [list(row) for row in panels]
+    return figure, figure.subplots(num_rows, num_columns, squeeze=False, sharey=True).tolist()
 
 
 def _lines(axes: Axes, labels: Sequence[str], estimates: Sequence[Estimate], color: str) -> None:
@@ -216,3 +196,80 @@ def _lines(axes: Axes, labels: Sequence[str], estimates: Sequence[Estimate], col
     axes.set_xlim(-0.4, max(len(labels), 2) - 0.6)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="y", color=INK, alpha=0.13, linewidth=0.6)
+
+
+@figure_function
+def controls_figure(result: OrderTestResult) -> Figure:
+    """Accuracies without memory, and below them the memory with the largest value of order."""
+    own, lead = result.controls, lead_memory(result)
+    assert own is not None
+    rows = [
+        ("majority class", own.majority, INK),
+        ("random single frame", own.random_frame, INK),
+        ("best single frame", own.best_frame, INK),
+        ("mean over frames", own.average, INK),
+        ("any frame correct (uses the label)", own.oracle_frame, PAPER),
+    ]
+    figure, axes = row_axes(2 * (len(rows) + (lead is not None)), 0.19)
+    for number, (label, accuracy, face) in enumerate(rows):
+        _control_row(axes, 2 * number + 1, label, accuracy)
+        axes.plot([100 * accuracy], [2 * number + 1], "o", color=INK, markersize=6, markerfacecolor=face,
+                  markeredgewidth=1.4)  # fmt: skip
+    if lead is not None:
+        _control_row(axes, 2 * len(rows) + 1, f"{shorten(lead.label, 30)}, in order", lead.accuracies[ORDERED].value)
+        whisker(axes, 2 * len(rows) + 1, lead.accuracies[ORDERED], BLUE)
+    axes.set_xlim(0, 103)
+    axes.set_xlabel("accuracy, %")
+    return figure
+
+
+def _control_row(axes: Axes, place: int, label: str, accuracy: float) -> None:
+    axes.text(0, place - 0.95, label, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
+    beside(axes, place, percent(accuracy))
+
+
+def lead_memory(result: OrderTestResult) -> MemoryResult | None:
+    """The memory with the largest value of order, controls excluded."""
+    learners = [one for one in result.memories if not one.is_control]
+    return max(learners, key=lambda one: one.value_of_order.value, default=None)
+
+
+@figure_function
+def classes_figure(one: MemoryResult) -> Figure:
+    """Pooled gain of each class with its interval, in descending order; of many classes, the first and last 12."""
+    gains = sorted(one.classes, key=lambda gain: -gain.pooled)
+    shown = gains if len(gains) <= MOST_CLASSES else [*gains[:12], *gains[-12:]]
+    left_out = len(gains) - len(shown)
+    places = [number + (1.2 if left_out and number >= 12 else 0) for number in range(len(shown))]
+    names = {place: shorten(gain.name, 46) for place, gain in zip(places, shown, strict=True)}
+    is_long = any(len(name) > 19 for name in names.values())
+    if left_out:
+        names[12.1] = f"… {left_out} more …"
+    figure, axes = row_axes(places[-1] + 1, 0.42 if is_long else 0.25, above=0.2 if is_long else 0.12)
+    if not is_long:
+        axes.set_position((0.42, axes.get_position().y0, 0.44, axes.get_position().height))
+    axes.axvline(0, color=INK, linewidth=0.9)
+    axes.axvline(100 * one.value_of_order.value, color=BLUE, linewidth=1, linestyle=":")
+    for place, gain in zip(places, shown, strict=True):
+        whisker(axes, place, _as_estimate(gain), BLUE, markersize=5)
+        beside(axes, place, points(gain.pooled))
+    for place, name in names.items():
+        if is_long:  # above the row
+            _row_label(axes, place - 0.38, name, pad=0.5, fontsize=SMALL)
+        else:
+            axes.text(-0.02, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL, ha="right")
+    axes.set_xlim(*limits([*_ends(shown), 0.0]))
+    axes.set_xlabel("value of order, points")
+    return figure
+
+
+def _as_estimate(gain: ClassGain) -> Estimate:
+    nan = float("nan")
+    return Estimate(gain.pooled, gain.se, nan, gain.low, gain.high, nan, nan, gain.p, gain.num_groups, 1)
+
+
+@figure_function
+def confusions_figure(counts: Sequence[Sequence[float]], class_names: Sequence[str]) -> Figure:
+    """Share of each true class (row) that was predicted as each class (column)."""
+    names = [shorten(name, 22) for name in class_names]
+    return confusion_figure(np.round(np.array(counts, float), 1), names, "", _FROM_NOTHING, INK)

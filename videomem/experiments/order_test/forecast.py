@@ -9,18 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.execution import jobs_of, split_of
-from videomem.experiments.order_test.folds import overlap, run_splits
-from videomem.experiments.order_test.frame_orders import (
+from videomem.experiments.clips import Clips, projected
+from videomem.experiments.order_test.data import (
     PERTURBATION_FRAME_ORDERS,
     ConditionData,
+    RunSplit,
+    overlap,
     perturbations,
     plain_batches,
+    run_splits,
 )
-from videomem.experiments.order_test.jobs import TrainingJob, new_classifier
+from videomem.experiments.order_test.jobs import TrainingJob, jobs_of, split_of
 from videomem.experiments.order_test.plan import OrderPlan
-from videomem.experiments.projection import projected
+from videomem.experiments.order_test.training import new_classifier
 from videomem.statistics.planning import Assumptions, detectable_effect, expected_se, groups_needed, runs_needed
 
 TIMED_STEPS = 6
@@ -32,7 +33,6 @@ class Forecast:
 
     Attributes:
         num_groups: Groups that are tested in any run.
-        clips_per_group: Mean number of test clips per group.
         assumed: Assumptions about accuracies and their correlations.
         se: Expected standard error of the value of order.
         detectable: Smallest value of order that is detected with power 0.8.
@@ -44,7 +44,6 @@ class Forecast:
     """
 
     num_groups: int
-    clips_per_group: float
     assumed: Assumptions
     se: float
     detectable: float
@@ -77,50 +76,47 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
     jobs, margin = jobs_of(plan, clips), plan.settings.margin
     return Forecast(
         num_groups=len(sizes),
-        clips_per_group=assumed.clips_per_group,
         assumed=assumed,
         se=expected_se(len(sizes), assumed),
         detectable=detectable_effect(len(sizes), assumed),
         groups_needed=groups_needed(margin, assumed),
         runs_needed=runs_needed(margin, len(sizes), assumed),
-        num_steps=plan.recipe.epochs * -(-len(splits[0].train) // plan.recipe.batch_size),
+        num_steps=_num_steps(splits[0], plan),
         num_jobs=len(jobs),
-        seconds_training=_seconds(jobs, plan, clips, device),
+        seconds_training=_seconds(jobs, splits, plan, clips, device),
     )
 
 
-def _seconds(jobs: Sequence[TrainingJob], plan: OrderPlan, clips: Clips, device: str) -> float:
+def _num_steps(split: RunSplit, plan: OrderPlan) -> int:
+    return plan.recipe.epochs * -(-len(split.train) // plan.recipe.batch_size)
+
+
+def _seconds(jobs: Sequence[TrainingJob], splits: list[RunSplit], plan: OrderPlan, clips: Clips, device: str) -> float:
     """Time of all jobs in one process, in seconds, from one timing of training and testing per memory."""
-    splits = run_splits(clips, plan.settings)
-    timed: dict[tuple[str, str], tuple[float, float]] = {}
+    suite = len(perturbations(clips.max_frames, plan.settings)) * PERTURBATION_FRAME_ORDERS
+    timed: dict[str, tuple[float, float]] = {}
     total = 0.0
     for job in jobs:
-        split = split_of(job, splits, clips, plan.settings.seed)
-        key = (job.name, str(job.memory))
-        if key not in timed:
-            timed[key] = _time_of(job, plan, clips, device)
+        if (key := f"{job.name} {job.memory}") not in timed:
+            timed[key] = _time_of(job, splits[0], plan, clips, device)
         step_s, clip_pass_s = timed[key]
-        steps = plan.recipe.epochs * -(-len(split.train) // plan.recipe.batch_size)
-        suite = (
-            len(perturbations(clips.max_frames, plan.settings)) * PERTURBATION_FRAME_ORDERS
-            if job.condition == "ordered" and job.is_primary
-            else 0
-        )
-        total += steps * step_s + (plan.settings.num_permutations + suite) * len(split.test) * clip_pass_s
+        split = split_of(job, splits, clips, plan.settings.seed)
+        passes = plan.settings.num_permutations + suite * job.has_suite
+        total += _num_steps(split, plan) * step_s + passes * len(split.test) * clip_pass_s
     return total
 
 
-def _time_of(job: TrainingJob, plan: OrderPlan, clips: Clips, device: str) -> tuple[float, float]:
+def _time_of(job: TrainingJob, split: RunSplit, plan: OrderPlan, clips: Clips, device: str) -> tuple[float, float]:
     """Time of one training step, and of the recurrence on one clip, in seconds."""
-    split, threads = run_splits(clips, plan.settings)[0], torch.get_num_threads()
+    threads, batch_size = torch.get_num_threads(), plan.recipe.batch_size
     if plan.settings.projection == "pca":
         clips = projected(clips, split.train, plan.settings.projection_dim)
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             classifier = new_classifier(job, clips, split, plan.settings, plan.recipe, 0).to(device)
-            rows = replace(split, train=split.train[: plan.recipe.batch_size * TIMED_STEPS])
-            data = ConditionData(clips, rows, "fixed_permutation", plan.settings, 0, plan.recipe.batch_size)
+            rows = replace(split, train=split.train[: batch_size * TIMED_STEPS])
+            data = ConditionData(clips, rows, "fixed_permutation", plan.settings, 0, batch_size)
             optimizer, times = classifier.configure_optimizers(), []
             for batch in data.train_dataloader():
                 started = time.perf_counter()

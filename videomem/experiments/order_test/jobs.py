@@ -1,45 +1,33 @@
-"""One training job of an order test: train a head in one condition of one run, then classify the test clips."""
+"""The training jobs of an order test, their keys, and their results in the cache: one file per job."""
 
 from __future__ import annotations
 
-import copy
 import json
-import time
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips
-from videomem.experiments.frame_order_predictions import permute_frames, predict_orders
-from videomem.experiments.order_test.folds import RunSplit
-from videomem.experiments.order_test.frame_orders import (
-    ConditionData,
-    common_order,
-    perturbations,
-    plain_batches,
-    test_orders,
-    test_perturbation,
-)
-from videomem.experiments.order_test.heads_of_plan import is_control
-from videomem.experiments.order_test.plan import OrderSettings, Recipe
-from videomem.experiments.order_test.training_results import TrainingResult
-from videomem.experiments.projection import projected
-from videomem.heads import LastReadout, MeanReadout
+from videomem.experiments.order_test.data import RunSplit, run_splits, training_share
+from videomem.experiments.order_test.plan import PRIMARY, OrderPlan, OrderSettings, Recipe
+from videomem.heads import Head
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.plain_data import class_path, from_plain
+from videomem.utils.atomic import write_atomic
+from videomem.utils.plain_data import from_plain
 
 SCHEMA = 2  # Raise it when a change of code changes training results.
-NUM_FORWARD = 2  # permutations that a plain forward pass is measured on as well
 CONTROL_SEED = 1_000_003  # added to the seed of a control trained on fixed permutations
+_CAUSES = ("num_permutations", "hidden_dim", "projection", "projection_dim", "selection", "windows", "blocks")
 
 
 @dataclass(frozen=True)
@@ -49,23 +37,121 @@ class TrainingJob:
     Attributes:
         name: Name of the memory.
         memory: Class path and arguments of the memory.
-        condition: Training condition, a key of `conditions.TRAINING_CONDITIONS`.
+        condition: Training condition, a key of `plan.CONDITIONS`.
         run: Number of the run.
         analysis: `primary`, `last`, `equal_parameters`, or a share of the training groups such as `0.5`.
     """
 
     name: str
-    memory: dict[str, Any]
+    memory: dict[str, Any] = field(hash=False)
     condition: str
     run: int
     analysis: str = "primary"
 
-    def __hash__(self) -> int:
-        return hash((self.name, self.condition, self.run, self.analysis))
-
     @property
-    def is_primary(self) -> bool:
-        return self.analysis == "primary"
+    def has_suite(self) -> bool:
+        """Whether the head is tested under every perturbation of the suite."""
+        return self.condition == "ordered" and self.analysis == "primary"
+
+
+def jobs_of(plan: OrderPlan, clips: Clips) -> list[TrainingJob]:
+    """The training jobs of a plan, ordered by run, so that an interrupted test has complete runs.
+
+    A memoryless control is trained in the two primary conditions only, for the noise floor.
+    """
+    settings, memories = plan.settings, plan.memories
+    variants: dict[str, dict[str, dict[str, Any]]] = {str(size): memories for size in settings.sizes}
+    variants |= dict.fromkeys(settings.sensitivity, memories)
+    if "equal_parameters" in variants:
+        learned = settings.projection_dim if settings.projection == "learned" else None
+        dim = min(clips.feature_dim, settings.projection_dim) if settings.projection == "pca" else clips.feature_dim
+        sizes = (dim, len(clips.class_names), plan.recipe.num_layers, learned)
+        variants["equal_parameters"] = with_parameters_of_largest(memories, lambda memory: build_head(memory, *sizes))
+    jobs = []
+    for run in range(settings.runs):
+        for name, memory in memories.items():
+            control = is_control(memory, plan.recipe)
+            conditions = PRIMARY if control else settings.training_conditions
+            jobs += [TrainingJob(name, memory, condition, run) for condition in conditions]
+            for analysis, others in {} if control else variants.items():
+                jobs += [TrainingJob(name, others[name], condition, run, analysis) for condition in PRIMARY]
+    return jobs
+
+
+# Heads.
+
+
+def build_head(
+    memory: dict[str, Any], feature_dim: int, num_classes: int, num_layers: int, projection_dim: int | None
+) -> Head:
+    """Returns an untrained head; does not change the state of the global random generator."""
+    with torch.random.fork_rng(devices=[]):
+        names = [str(number) for number in range(num_classes)]
+        sizes = {"feature_dim": feature_dim, "num_layers": num_layers, "projection_dim": projection_dim}
+        arguments = {"memory": memory, "class_names": names, "class_counts": [1] * num_classes, **sizes}
+        return from_plain(LitClassifier, arguments).head
+
+
+def is_control(memory: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether a head has no memory and a mean readout, so that it is invariant to frame order."""
+    return recipe.reads_mean and _memoryless(json.dumps(memory, sort_keys=True))
+
+
+@lru_cache
+def _memoryless(memory: str) -> bool:
+    return all(layer.memoryless for layer in build_head(json.loads(memory), 2, 2, 1, None).memories)
+
+
+def with_parameters_of_largest(
+    memories: dict[str, dict[str, Any]], head: Callable[[dict[str, Any]], Head]
+) -> dict[str, dict[str, Any]]:
+    """Choose state sizes so that all heads have about as many parameters as the largest one.
+
+    Args:
+        memories: Class path and arguments of each memory, by name.
+        head: Function that builds the head of a memory.
+    Returns:
+        The memories with the new state sizes, by name.
+    """
+
+    def count(memory: dict[str, Any]) -> int:
+        return sum(parameter.numel() for parameter in head(memory).parameters())
+
+    def resized(memory: dict[str, Any]) -> dict[str, Any]:
+        def sized(hidden_dim: int) -> dict[str, Any]:
+            return {**memory, "init_args": {**memory["init_args"], "hidden_dim": hidden_dim}}
+
+        high = 2
+        while count(sized(high)) < target:
+            high *= 2
+        least = bisect_left(range(high), target, lo=high // 2, key=lambda size: count(sized(size)))
+        return sized(min((max(least - 1, 1), least), key=lambda size: abs(count(sized(size)) - target)))
+
+    target = max(map(count, memories.values()))
+    return {name: resized(memory) for name, memory in memories.items()}
+
+
+# Keys.
+
+
+def split_of(job: TrainingJob, splits: Sequence[RunSplit], clips: Clips, seed: int) -> RunSplit:
+    """The split of the job's run, with a share of its training groups if `analysis` is a share."""
+    split = splits[job.run]
+    try:
+        share = float(job.analysis)
+    except ValueError:
+        return split
+    return replace(split, train=training_share(clips, split.train, share, seed + job.run))
+
+
+def job_seed(job: TrainingJob, settings: OrderSettings, recipe: Recipe) -> int:
+    """Seed of initial weights, dropout and the order of clips, the same for all training conditions of a run.
+
+    A control trained on fixed permutations has another seed. With the same seed it would repeat the ordered training
+    exactly, and the difference would not show the variation between trainings.
+    """
+    again = job.condition == "fixed_permutation" and is_control(job.memory, recipe)
+    return settings.seed + job.run + (CONTROL_SEED if again else 0)
 
 
 def job_key(
@@ -83,194 +169,82 @@ def job_key(
     return sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:32]
 
 
-_CAUSES = ("num_permutations", "hidden_dim", "projection", "projection_dim", "selection", "windows", "blocks")
+def in_cache(
+    plan: OrderPlan, clips: Clips, cache: Path, device: str = "cpu"
+) -> dict[TrainingJob, tuple[RunSplit, Path]]:
+    """The split of every job of a plan, and the path of its result in the cache."""
+    splits = run_splits(clips, plan.settings)
+    split = {job: split_of(job, splits, clips, plan.settings.seed) for job in jobs_of(plan, clips)}
+    keys = {job: job_key(job, clips, part, plan.settings, plan.recipe, device) for job, part in split.items()}
+    return {job: (part, cache / f"{keys[job]}.npz") for job, part in split.items()}
 
 
-def job_seed(job: TrainingJob, settings: OrderSettings, recipe: Recipe) -> int:
-    """Seed of initial weights, dropout and the order of clips, the same for all training conditions of a run.
-
-    A control trained on fixed permutations has another seed. With the same seed it would repeat the ordered training
-    exactly, and the difference would not show the variation between trainings.
-    """
-    again = job.condition == "fixed_permutation" and is_control(job.memory, recipe)
-    return settings.seed + job.run + (CONTROL_SEED if again else 0)
+def num_cached(plan: OrderPlan, clips: Clips, cache: Path, device: str = "cpu") -> int:
+    """Number of training jobs of a plan that have a result in the cache."""
+    return sum(path.is_file() for _, path in in_cache(plan, clips, cache, device).values())
 
 
-def train_job(
-    job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
-) -> TrainingResult:
-    """Train one head and test it in the test conditions of its training condition.
-
-    Raises:
-        VideomemError: If training diverges.
-    """
-    started, seed = time.perf_counter(), job_seed(job, settings, recipe)
-    if settings.projection == "pca":
-        clips = projected(clips, split.train, settings.projection_dim)
-    torch.manual_seed(seed)
-    classifier = new_classifier(job, clips, split, settings, recipe, seed)
-    data = ConditionData(clips, split, job.condition, settings, seed, recipe.batch_size, recipe.balanced_sampling)
-    best = _KeepBest() if settings.selection == "validation" else None
-    Trainer(
-        max_epochs=recipe.epochs,
-        accelerator="gpu" if device.startswith("cuda") else "cpu",
-        devices=[int(device.partition(":")[2] or 0)] if device.startswith("cuda") else 1,
-        gradient_clip_val=recipe.gradient_clip_val,
-        deterministic=True,
-        **({"callbacks": [best], **_SILENT} if best else {"barebones": True}),
-    ).fit(classifier, datamodule=data)
-    if best and best.state is not None:
-        classifier.load_state_dict(best.state)
-    epochs = best.epoch + 1 if best else recipe.epochs
-    return _test(job, classifier.eval().to(device), clips, split, settings, epochs, started)
-
-
-def new_classifier(
-    job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, seed: int
-) -> LitClassifier:
-    """Returns the untrained classifier of a job."""
-    readout = recipe.readout
-    if job.analysis == "last":
-        readout = class_path(LastReadout if recipe.reads_mean else MeanReadout)
-    counts = np.bincount(clips.labels[split.train], minlength=len(clips.class_names))
-    arguments = {
-        "memory": job.memory,
-        "feature_dim": clips.feature_dim,
-        "class_names": list(clips.class_names),
-        "class_counts": counts.tolist(),
-        "readout": {"class_path": readout},
-        "projection_dim": settings.projection_dim if settings.projection == "learned" else None,
-        "seed": seed,
-        **{name: getattr(recipe, name) for name in _OF_RECIPE},
-    }
-    classifier = from_plain(LitClassifier, arguments)
-    assert isinstance(classifier, LitClassifier)
-    return classifier
-
-
-# The settings of `barebones`, except that metrics are kept, because validation needs them.
-_SILENT = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-           "num_sanity_val_steps": 0}  # fmt: skip
-_OF_RECIPE = ("num_layers", "dropout", "learning_rate", "weight_decay", "class_weighting")
-
-
-class _KeepBest(Callback):
-    """Keeps the weights of the epoch with the best validation accuracy; the first of equal epochs."""
-
-    def __init__(self) -> None:
-        self.best, self.epoch, self.state = -1.0, 0, None
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        accuracy = float(trainer.callback_metrics["val/accuracy"])
-        if accuracy > self.best:
-            self.best, self.epoch, self.state = accuracy, trainer.current_epoch, copy.deepcopy(pl_module.state_dict())  # type: ignore[assignment]
-
-
-@torch.inference_mode()
-def _test(
-    job: TrainingJob,
-    classifier: LitClassifier,
-    clips: Clips,
-    split: RunSplit,
-    settings: OrderSettings,
-    epochs: int,
-    started: float,
-) -> TrainingResult:
-    head, trained = classifier.head, time.perf_counter()
-    change = _LogitChange()
-    parts = [_predict(job, classifier, clips, batch, settings, change) for batch in plain_batches(clips, split.test)]
-    blind = all(memory.memoryless for memory in head.memories) and isinstance(head.readout, MeanReadout)
-    averaging = blind and job.condition == "ordered" and job.is_primary
-    return TrainingResult(
-        predicted={name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]},
-        frame_right=_frame_right(classifier, clips, split.test) if averaging else None,
-        best_position=_best_position(_frame_right(classifier, clips, split.train)) if averaging else -1,
-        max_logit_change=_largest(change.permuted_terms),
-        max_logit_change_forward=_largest(change.forward),
-        num_parameters=sum(parameter.numel() for parameter in head.parameters()),
-        label=head.label,
-        memoryless=blind,
-        epochs=epochs,
-        seconds=time.perf_counter() - started,
-        seconds_testing=time.perf_counter() - trained,
-    )
+# Results.
 
 
 @dataclass(frozen=True)
-class _LogitChange:
-    """Largest changes of a logit by shuffling, one value per permutation and batch."""
+class TrainingResult:
+    """Predictions of a trained head on the N test clips of its run.
 
-    permuted_terms: list[Tensor] = field(default_factory=list)
-    forward: list[Tensor] = field(default_factory=list)
+    Attributes:
+        predicted: Predicted classes (K, N) by frame order: `ordered`, `common_permutation`, or the label of a
+            perturbation.
+        frame_right: Whether each single frame is classified correctly (N, T), for a frame-averaging head trained in
+            order; else None.
+        best_position: Frame position that is classified correctly most often on the training clips; -1 if not measured.
+        max_logit_change: Largest change of a logit under permutation, with the terms of each frame permuted by index;
+            NaN if not measured.
+        max_logit_change_forward: The same by a plain forward pass on permuted features.
+        num_parameters: Number of learned parameters of the head.
+        label: The memory with its parameters.
+        memoryless: Whether the head has no memory and a mean readout, so that it is invariant to frame order.
+        epochs: Epochs of training of the tested weights.
+        seconds: Time to train and test, in seconds.
+        seconds_testing: Time to test, in seconds.
+    """
+
+    predicted: dict[str, NDArray[np.int32]]
+    frame_right: NDArray[np.bool_] | None
+    best_position: int
+    max_logit_change: float
+    max_logit_change_forward: float
+    num_parameters: int
+    label: str
+    memoryless: bool
+    epochs: int
+    seconds: float
+    seconds_testing: float
 
 
-def _predict(
-    job: TrainingJob,
-    classifier: LitClassifier,
-    clips: Clips,
-    batch: VideoBatch,
-    settings: OrderSettings,
-    change: _LogitChange,
-) -> dict[str, NDArray[np.int32]]:
-    """Predicted classes (K, B) of a batch by frame order; appends to `change` if the job was trained in order."""
-    head, batch = classifier.head, VideoBatch(*(part.to(classifier.device) for part in batch))
-    terms_BTK = head.project(batch.x)
-    logits_BC = head.forward_projected(terms_BTK, batch.lengths)
-    if not torch.isfinite(logits_BC).all():
+def write_training_result(path: Path, result: TrainingResult) -> None:
+    buffer = BytesIO()
+    facts = {name: value for name, value in vars(result).items() if name not in ("predicted", "frame_right")}
+    arrays: dict[str, Any] = {f"predicted {name}": value for name, value in result.predicted.items()}
+    if result.frame_right is not None:
+        arrays["frame_right"] = result.frame_right
+    np.savez_compressed(buffer, facts=np.array(json.dumps(facts)), **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_training_result(path: Path) -> TrainingResult:
+    """Read a training result. Nothing in the file is unpickled.
+
+    Raises:
+        VideomemError: If the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            names = [name for name in file.files if name.startswith("predicted ")]
+            predicted = {name.removeprefix("predicted "): file[name] for name in names}
+            return TrainingResult(predicted, file["frame_right"] if "frame_right" in file.files else None, **facts)
+    except Exception as error:
         raise VideomemError(
-            f"{job.name}, training condition {job.condition}, run {job.run}: logits are not finite, training diverged; "
-            "lower model.learning_rate"
-        )
-    predicted = {"ordered": logits_BC.argmax(1).unsqueeze(0)}
-    for name, orders_KBT in _frame_orders(job, clips, batch.clip.tolist(), batch.x.shape[1], settings).items():
-        orders_KBT = orders_KBT.to(classifier.device)
-        after_projection = partial(head.forward_projected, lengths_B=batch.lengths)
-        permuted = list(predict_orders(after_projection, partial(permute_frames, terms_BTK), orders_KBT))
-        predicted[name] = torch.stack([logits.argmax(1) for logits in permuted])
-        if name == "shuffle" and job.condition == "ordered":
-            plain_BC = head(batch.x, batch.lengths)
-            change.permuted_terms.extend((logits - logits_BC).abs().max() for logits in permuted)
-            whole = predict_orders(
-                partial(head, lengths_B=batch.lengths), partial(permute_frames, batch.x), orders_KBT[:NUM_FORWARD]
-            )
-            change.forward.extend((moved_BC - plain_BC).abs().max() for moved_BC in whole)
-    return {name: value.cpu().numpy().astype(np.int32) for name, value in predicted.items()}
-
-
-def _largest(values: list[Tensor]) -> float:
-    return float(torch.stack(values).max()) if values else float("nan")
-
-
-def _frame_orders(
-    job: TrainingJob, clips: Clips, rows: list[int], num_frames: int, settings: OrderSettings
-) -> dict[str, Tensor]:
-    """Frame orders (K, B, T) of each perturbation that a job is tested on, in addition to the frames in order."""
-    if job.condition == "common_permutation":
-        seed = settings.seed + job.run
-        orders = [common_order(int(clips.lengths[row]), num_frames, seed) for row in rows]
-        return {"common_permutation": torch.from_numpy(np.stack(orders, axis=1))}
-    if job.condition == "ordered" and job.is_primary:
-        wanted = perturbations(clips.max_frames, settings)
-    else:
-        wanted = (test_perturbation(job.condition, clips.max_frames, settings),)
-    orders_of = {
-        one.label: [test_orders(clips, row, one, settings.num_permutations)[:, :num_frames] for row in rows]
-        for one in wanted
-    }
-    return {label: torch.from_numpy(np.stack(orders, axis=1)) for label, orders in orders_of.items()}
-
-
-def _frame_right(classifier: LitClassifier, clips: Clips, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each single frame is classified correctly, (N, T); False on padding."""
-    parts = []
-    for batch in plain_batches(clips, rows):
-        batch = VideoBatch(*(part.to(classifier.device) for part in batch))
-        logits_BTC = classifier.head.frame_outputs(batch.x, batch.lengths)
-        right = (logits_BTC.argmax(2) == batch.labels[:, None]).cpu().numpy()
-        right[np.arange(right.shape[1])[None] >= batch.lengths.cpu().numpy()[:, None]] = False
-        parts.append(np.pad(right, ((0, 0), (0, clips.max_frames - right.shape[1]))))
-    return np.concatenate(parts)
-
-
-def _best_position(right_NT: NDArray[np.bool_]) -> int:
-    return int(right_NT.sum(0).argmax())
+            f"{path}: a damaged training result ({type(error).__name__}); delete it and run again"
+        ) from error

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
-from videomem.experiments.order_test.conditions import TRAINING_CONDITIONS
+from videomem.experiments.order_test.plan import CONDITIONS, TRAINING_CONDITIONS, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
-from videomem.experiments.tables import p_value, percent, points
+from videomem.experiments.tables import NOTHING, p_value, percent, points
 from videomem.statistics.results import Estimate
 
 REFERENCES = {
@@ -47,7 +46,11 @@ def methods_paragraph(result: OrderTestResult) -> str:
 
 def methods_text(result: OrderTestResult) -> str:
     """The paragraph without its references."""
-    sentences = [*_data(result), *_training(result), *_uncertainty(result), *_tests(result), *_findings(result)]
+    learners = [one for one in result.memories if not one.is_control]
+    seeds = _listed([str(seed) for seed in result.seeds])
+    provenance = f"Seeds: {seeds}; SHA-256 of the analysis plan: {result.plan_sha256}."
+    methods = [*_data(result, learners), *_training(result), *_statistics(result)]
+    sentences = [*(sentence for applies, sentence in methods if applies), *map(_finding, learners), provenance]
     return " ".join(" ".join(sentence.split()) for sentence in sentences)
 
 
@@ -56,9 +59,11 @@ def used_references(text: str) -> list[str]:
     return [reference for name, reference in REFERENCES.items() if name in text]
 
 
-def _data(result: OrderTestResult) -> list[str]:
-    data, settings = result.data, _of_plan(result, "settings")
-    learners = [one.label for one in _learners(result)]
+Sentences = list[tuple[object, str]]  # each with a value that is true if it applies
+
+
+def _data(result: OrderTestResult, learners: list[MemoryResult]) -> Sentences:
+    data, settings = result.data, result.plan.get("settings") or {}
     version = f" {result.versions['videomem']}" if "videomem" in result.versions else ""
     # The folder and the name of the catalog identify the data without the other folders of the machine.
     catalog = "/".join(Path(data.catalog).parts[-2:])
@@ -68,99 +73,82 @@ def _data(result: OrderTestResult) -> list[str]:
         if data.split == "random"
         else "Runs used the catalog's own split, so results are conditional on this training set"
     )
-    sentences = [
-        f"We measured with videomem{version} whether frame order matters to {_count(len(learners), 'learner')} "
-        f"({_listed(learners)}) on {catalog}: {_count(data.num_clips, 'clip')} in "
-        f"{_count(data.num_groups, 'group')} and {_count(len(data.class_names), 'class', 'classes')}, "
-        f"{data.num_frames} frames per clip, "
-        f"{data.feature_dim:,} features per frame from a frozen encoder ({data.features}).",
-        f"{split} ({data.num_train_clips:,} training and {data.num_test_clips:,} test clips per run; "
-        f"{_count(data.num_test_groups, 'group')} tested in total).",
-    ]
-    if data.num_straddling:
-        sentences.append(f"{_count(data.num_straddling, 'group')} had clips in both training and test.")
-    if data.num_failed:
-        sentences.append(f"{_count(data.num_failed, 'clip')} could not be used.")
-    return sentences
+    return [
+        (True, f"We measured with videomem{version} whether frame order matters to "
+         f"{_count(len(learners), 'learner')} ({_listed([one.label for one in learners])}) on {catalog}: "
+         f"{_count(data.num_clips, 'clip')} in {_count(data.num_groups, 'group')} and "
+         f"{_count(len(data.class_names), 'class', 'classes')}, {data.num_frames} frames per clip, "
+         f"{data.feature_dim:,} features per frame from a frozen encoder ({data.features})."),
+        (True, f"{split} ({data.num_train_clips:,} training and {data.num_test_clips:,} test clips per run; "
+         f"{_count(data.num_test_groups, 'group')} tested in total)."),
+        (data.num_straddling, f"{_count(data.num_straddling, 'group')} had clips in both training and test."),
+        (data.num_failed, f"{_count(data.num_failed, 'clip')} could not be used."),
+    ]  # fmt: skip
 
 
 _PROJECTIONS = {
     "pca": "Frames were projected to the first principal components (at most {dim}) of the training frames, the same "
     "for all learners of a run.",
     "learned": "Each learner projected frames to {dim} dimensions by a learned linear layer.",
+    "none": "",
 }
 
 
-def _training(result: OrderTestResult) -> list[str]:
-    recipe, settings, sentences = _of_plan(result, "recipe"), _of_plan(result, "settings"), []
+def _training(result: OrderTestResult) -> Sentences:
+    recipe, settings, sentences = result.plan.get("recipe"), result.plan.get("settings"), []
     if recipe and settings:
-        sentences = [_PROJECTIONS.get(settings["projection"], "").format(dim=settings["projection_dim"])]
+        projection = _PROJECTIONS[settings["projection"]].format(dim=settings["projection_dim"])
         selected = "the best epoch on validation clips" if settings["selection"] == "validation" else "the last epoch"
-        sentences.append(
-            f"Each learner had a state of {settings['hidden_dim']} units and was trained by AdamW with learning rate "
-            f"{recipe['learning_rate']:g}, weight decay {recipe['weight_decay']:g}, dropout {recipe['dropout']:g} and "
-            f"batches of {recipe['batch_size']} for {_count(recipe['epochs'], 'epoch')}; we tested {selected}."
-        )
+        sentences = [
+            (projection, projection),
+            (True, f"Each learner had a state of {settings['hidden_dim']} units and was trained by AdamW with learning "
+             f"rate {recipe['learning_rate']:g}, weight decay {recipe['weight_decay']:g}, dropout "
+             f"{recipe['dropout']:g} and batches of {recipe['batch_size']} for {_count(recipe['epochs'], 'epoch')}; we "
+             f"tested {selected}."),
+        ]  # fmt: skip
     measured = {pair.split("/")[0] for one in result.memories for pair in one.accuracies}
-    trained = [f"{name} ({one.description})" for name, one in TRAINING_CONDITIONS.items() if name in measured]
-    sentences.append(
-        f"Training conditions were {_listed(trained)}, {_count(result.num_runs, 'run')} each. The value of order is "
-        "the accuracy trained and tested in order, minus the accuracy trained on one fixed permutation per clip and "
-        f"tested on {_count(result.num_permutations, 'random permutation')} of each test clip; reliance is the "
-        "accuracy in order minus that of the same models on permuted frames."
-    )
-    if result.noise_floor is not None:
-        sentences.append(
-            "A memoryless control was trained in the first two conditions only, with another seed in the second; its "
-            f"value of order, the noise floor, was {_effect(result.noise_floor)}."
-        )
-    return sentences
-
-
-def _uncertainty(result: OrderTestResult) -> list[str]:
-    ways, overlap, check = "by groups", "", ""
-    if result.num_runs > 1:
-        ways = "two-way, by groups and runs (Cameron et al. 2011)"
-        if result.data.split == "random":
-            overlap = ", with the variance between runs inflated for overlapping training sets (Nadeau & Bengio 2003)"
-    if any(one.value_of_order.boot_low is not None for one in result.memories):
-        check = "; symmetric cluster bootstrap-t intervals served as a check (Cameron et al. 2008)"
+    trained = [f"{spelled_out(name)} ({CONDITIONS[name].training})" for name in TRAINING_CONDITIONS if name in measured]
+    floor = result.noise_floor
     return [
-        f"Standard errors are {ways}, with the CR2 correction (Bell & McCaffrey 2002) and Satterthwaite degrees of "
-        f"freedom (Pustejovsky & Tipton 2018){overlap}; intervals are 95 % intervals{check}."
-    ]
+        *sentences,
+        (True, f"Training conditions were {_listed(trained)}, {_count(result.num_runs, 'run')} each. The value of "
+         "order is the accuracy trained and tested in order, minus the accuracy trained on one fixed permutation per "
+         f"clip and tested on {_count(result.num_permutations, 'random permutation')} of each test clip; reliance is "
+         "the accuracy in order minus that of the same models on permuted frames."),
+        (floor, "A memoryless control was trained in the first two conditions only, with another seed in the second; "
+         f"its value of order, the noise floor, was {_effect(floor) if floor else NOTHING}."),
+    ]  # fmt: skip
 
 
-def _tests(result: OrderTestResult) -> list[str]:
-    memories = result.memories
+def _statistics(result: OrderTestResult) -> Sentences:
+    memories, many = result.memories, result.num_runs > 1
+    ways = "two-way, by groups and runs (Cameron et al. 2011)" if many else "by groups"
+    overlap = check = ""
+    if many and result.data.split == "random":
+        overlap = ", with the variance between runs inflated for overlapping training sets (Nadeau & Bengio 2003)"
+    if any(one.value_of_order.boot_low is not None for one in memories):
+        check = "; symmetric cluster bootstrap-t intervals served as a check (Cameron et al. 2008)"
     draws = sorted({one.reliance_test.num_draws for one in memories if one.reliance_test})
     frozen = "margin and plan were fixed before the first training"
     if result.num_trained_before:
         before = f"{result.num_trained_before} of {result.num_trainings} trainings"
         frozen = f"{before} had been made for other plans before this plan was fixed"
-    sentences = {
-        "p-values of the value of order are adjusted over learners (Holm 1979).": any(
-            one.p_holm is not None for one in memories
-        ),
-        f"A value of order within {percent(result.margin)} points is negligible, tested by two one-sided tests at the "
-        f"5 % level (Schuirmann 1987); {frozen}.": True,
-        f"Reliance was tested by randomisation ({_listed([f'{count:,}' for count in draws])} draws; Phipson & Smyth "
-        "2010).": bool(draws),
-        "Gains of classes were partially pooled (Paule & Mandel 1982) and tested by flipping the signs of whole "
-        "groups, adjusted over classes (Holm 1979).": any(one.classes for one in memories),
-        "Pairs of classes that time reversal exchanges were found on one half of the groups and tested on the other by "
-        "the maximum statistic (Westfall & Young 1993).": any(one.chiral for one in memories),
-        "Each group had one clip, so McNemar's test compared clips in order and shuffled (McNemar 1947).": any(
-            one.mcnemar_p is not None for one in memories
-        ),
-    }
-    return [sentence for sentence, applies in sentences.items() if applies]
-
-
-def _findings(result: OrderTestResult) -> list[str]:
-    seeds = _listed([str(seed) for seed in result.seeds])
-    provenance = f"Seeds: {seeds}; SHA-256 of the analysis plan: {result.plan_sha256}."
-    return [*(_finding(one) for one in _learners(result)), provenance]
+    return [
+        (True, f"Standard errors are {ways}, with the CR2 correction (Bell & McCaffrey 2002) and Satterthwaite degrees "
+         f"of freedom (Pustejovsky & Tipton 2018){overlap}; intervals are 95 % intervals{check}."),
+        (any(one.p_holm is not None for one in memories),
+         "p-values of the value of order are adjusted over learners (Holm 1979)."),
+        (True, f"A value of order within {percent(result.margin)} points is negligible, tested by two one-sided tests "
+         f"at the 5 % level (Schuirmann 1987); {frozen}."),
+        (draws, f"Reliance was tested by randomisation ({_listed([f'{count:,}' for count in draws])} draws; Phipson & "
+         "Smyth 2010)."),
+        (any(one.classes for one in memories), "Gains of classes were partially pooled (Paule & Mandel 1982) and "
+         "tested by flipping the signs of whole groups, adjusted over classes (Holm 1979)."),
+        (any(one.chiral for one in memories), "Pairs of classes that time reversal exchanges were found on one half of "
+         "the groups and tested on the other by the maximum statistic (Westfall & Young 1993)."),
+        (any(one.mcnemar_p is not None for one in memories), "Each group had one clip, so McNemar's test compared "
+         "clips in order and shuffled (McNemar 1947)."),
+    ]  # fmt: skip
 
 
 def _finding(one: MemoryResult) -> str:
@@ -173,19 +161,10 @@ def _finding(one: MemoryResult) -> str:
     )
 
 
-def _of_plan(result: OrderTestResult, name: str) -> dict[str, Any]:
-    """A section of the plan; empty if the plan has none."""
-    return cast("dict[str, Any]", result.plan.get(name) or {})
-
-
-def _learners(result: OrderTestResult) -> list[MemoryResult]:
-    return [one for one in result.memories if not one.is_control]
-
-
 def _effect(estimate: Estimate) -> str:
     text = f"{points(estimate.value)} points"
     low, high = points(estimate.low), points(estimate.high)
-    return text if "–" in low + high else f"{text} [{low}, {high}]"  # noqa: RUF001
+    return text if NOTHING in low + high else f"{text} [{low}, {high}]"
 
 
 def _equals(p: float) -> str:

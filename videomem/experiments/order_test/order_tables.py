@@ -3,19 +3,115 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from videomem.experiments.order_test.conditions import ORDERED, PAIRS, SHUFFLED, described, letters
+from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
-from videomem.experiments.tables import Cell, Column, Plain, Table, flat, interval, p_value, percent, points
+from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, p_value, percent, points
+
+# Columns that are not text, by the kind of their values.
+_NAMES: dict[Kind, tuple[str, ...]] = {
+    "gain": ("value of order", "reliance", "practical gain", "augmentation (SS - FS)", "shift (SS - OS)",
+             "smoothness (OO - CC)", "retrained", "gain, pooled", "low", "high", "gain, class alone", "standard error",
+             "excess confusion"),
+    "share": ("accuracy", "share of training groups"),
+    "p": ("p (Holm)", "p (reliance)", "p (McNemar)", "p", "smallest p", "p (maximum statistic)"),
+    "count": ("parameters", "groups", "training clips"),
+    "number": ("normalized value", "logit change", "logit change, plain forward", "displacement", "Kendall's tau",
+               "adjacency", "clips"),
+}  # fmt: skip
+KINDS = {name: kind for kind, names in _NAMES.items() for name in names}
+
+
+Rows = list[dict[str, Cell]]  # the value of each column by its name
+
+# Rows of each memory, to which the table adds its label as the first column.
+_OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
+    "memories": lambda one, _: [
+        {"value of order": one.value_of_order, "p (Holm)": one.p_holm, "verdict": verdict_word(one),
+         "reliance": one.reliance, "practical gain": one.practical_gain}
+    ],
+    "accuracies": lambda one, _: [
+        {"code": letters(pair), "trained on": described(pair)[0], "tested on": described(pair)[1],
+         "accuracy": one.accuracies[pair]}
+        for pair in PAIRS
+        if pair in one.accuracies
+    ],
+    "contrasts": lambda one, _: [
+        {"parameters": one.num_parameters, "augmentation (SS - FS)": one.augmentation, "shift (SS - OS)": one.shift,
+         "smoothness (OO - CC)": one.common,
+         "best order-blind learner": one.best_order_blind.replace(FIXED, spelled_out(FIXED)),
+         "normalized value": one.normalized, "p (reliance)": one.reliance_test.p if one.reliance_test else None,
+         "p (McNemar)": one.mcnemar_p, "logit change": one.max_logit_change,
+         "logit change, plain forward": one.max_logit_change_forward}
+    ],
+    "suite": lambda one, _: [
+        {"perturbation": effect.label, "displacement": effect.displacement, "Kendall's tau": effect.kendall_tau,
+         "adjacency": effect.adjacency, "accuracy": effect.accuracy, "reliance": effect.reliance,
+         "retrained": effect.retrained}
+        for effect in one.suite
+    ],
+    "classes": lambda one, _: [
+        {"class": gain.name, "groups": gain.num_groups, "gain, pooled": gain.pooled, "low": gain.low,
+         "high": gain.high, "gain, class alone": gain.value, "standard error": gain.se, "p": gain.p,
+         "p (Holm)": gain.p_holm, "smallest p": gain.smallest_p}
+        for gain in sorted(one.classes, key=lambda gain: -gain.pooled)
+    ],
+    "chiral_pairs": lambda one, _: [
+        {"class": pair.first, "partner": pair.second, "excess confusion": pair.excess, "p (maximum statistic)": pair.p}
+        for pair in (one.chiral.pairs if one.chiral else ())
+    ],
+    # Number of clips for each pair of true and predicted class that occurs.
+    "confusions": lambda one, result: [
+        {"tested on": described(pair)[1], "true": true, "predicted": predicted, "clips": clips}
+        for pair, counts in ((ORDERED, one.confusion_ordered), (SHUFFLED, one.confusion_shuffled))
+        for true, row in zip(result.data.class_names, counts, strict=False)
+        for predicted, clips in zip(result.data.class_names, row, strict=False)
+        if clips
+    ],
+    "sizes": lambda one, _: [
+        {"share of training groups": size.fraction, "training clips": size.num_clips, "accuracy": size.accuracy,
+         "value of order": size.value_of_order}
+        for size in one.sizes
+    ],
+    "sensitivity": lambda one, _: [
+        {"change": spelled_out(name), "value of order": value} for name, value in one.sensitivity.items()
+    ],
+}  # fmt: skip
+NAMES = ("memories", "accuracies", "contrasts", "suite", "controls", "classes", "chiral_pairs", "confusions", "sizes",
+         "sensitivity", "failures", "plan")  # fmt: skip
+
+
+def table(result: OrderTestResult, name: str) -> Table:
+    """The table of this name, one of `NAMES`; without rows, it has no columns."""
+    if name in _OF_MEMORY:
+        return _table(name, [
+            {"memory": one.label, **row} for one in result.memories for row in _OF_MEMORY[name](one, result)
+        ])  # fmt: skip
+    return _table(name, {"controls": _controls, "failures": _failures, "plan": _plan}[name](result))
+
+
+def table_of(result: OrderTestResult, name: str, one: MemoryResult) -> Table:
+    """The rows of one memory, without the column of its label."""
+    return _table(name, _OF_MEMORY[name](one, result))
+
+
+def _table(name: str, rows: Rows) -> Table:
+    columns = tuple(Column(column, KINDS.get(column, "text")) for column in (rows[0] if rows else ()))
+    return Table(name, columns, tuple(tuple(row.values()) for row in rows))
+
+
+def all_tables(result: OrderTestResult) -> list[Table]:
+    """All tables that have rows."""
+    return [found for name in NAMES if (found := table(result, name)).rows]
 
 
 def result_tables(result: OrderTestResult) -> list[tuple[str, list[str], list[list[Plain]]]]:
     """All tables that have rows, as (name, columns, rows)."""
-    return [(table.name, *flat(table)) for table in all_tables(result) if table.rows]
+    return [(one.name, *flat(one)) for one in all_tables(result)]
 
 
 def result_summary(result: OrderTestResult) -> dict[str, float | str]:
@@ -30,154 +126,42 @@ def result_summary(result: OrderTestResult) -> dict[str, float | str]:
     return numbers
 
 
-def all_tables(result: OrderTestResult) -> list[Table]:
-    return [
-        *(
-            memories_table(result),
-            accuracies_table(result),
-            contrasts_table(result),
-            suite_table(result),
-            controls_table(result),
-        ),
-        *(classes_table(result), chiral_table(result), confusion_table(result), sizes_table(result)),
-        *(sensitivity_table(result), failures_table(result), plan_table(result)),
-    ]
-
-
-def memories_table(result: OrderTestResult) -> Table:
-    """The main results of each memory."""
-    columns = (Column("memory"), Column("value of order", "gain"), Column("p (Holm)", "p"), Column("verdict"),
-               Column("reliance", "gain"), Column("practical gain", "gain"))  # fmt: skip
-    rows = tuple(
-        (one.label, one.value_of_order, one.p_holm, verdict_word(one), one.reliance, one.practical_gain)
-        for one in result.memories
-    )
-    return Table("memories", columns, rows)
-
-
 def verdict_word(one: MemoryResult) -> str:
     return one.verdict.kind if one.verdict else "control" if one.is_control else "no verdict"
 
 
-def accuracies_table(result: OrderTestResult) -> Table:
-    """Accuracy for each pair of training and test condition; `code` abbreviates the pair by its letters."""
-    columns = (Column("memory"), Column("code"), Column("trained on"), Column("tested on"), Column("accuracy", "share"))
-    rows = tuple(
-        (one.label, letters(pair), *described(pair), one.accuracies[pair])
-        for one in result.memories
-        for pair in PAIRS
-        if pair in one.accuracies
-    )
-    return Table("accuracies", columns, rows)
-
-
-def contrasts_table(result: OrderTestResult) -> Table:
-    """Contrasts that are not in the table of memories."""
-    columns = (Column("memory"), Column("parameters", "count"), Column("augmentation (SS - FS)", "gain"),
-               Column("shift (SS - OS)", "gain"), Column("smoothness (OO - CC)", "gain"),
-               Column("best order-blind learner"), Column("normalized value", "number"), Column("p (reliance)", "p"),
-               Column("p (McNemar)", "p"), Column("logit change", "number"),
-               Column("logit change, plain forward", "number"))  # fmt: skip
-    rows = tuple(
-        (one.label, one.num_parameters, one.augmentation, one.shift, one.common, one.best_order_blind, one.normalized,
-         one.reliance_test.p if one.reliance_test else None, one.mcnemar_p, one.max_logit_change,
-         one.max_logit_change_forward)
-        for one in result.memories
-    )  # fmt: skip
-    return Table("contrasts", columns, rows)
-
-
-def suite_table(result: OrderTestResult) -> Table:
-    columns = (Column("memory"), Column("perturbation"), Column("displacement", "number"),
-               Column("Kendall's tau", "number"), Column("adjacency", "number"), Column("accuracy", "share"),
-               Column("reliance", "gain"), Column("retrained", "gain"))  # fmt: skip
-    rows = tuple(
-        (one.label, perturbation.label, perturbation.displacement, perturbation.kendall_tau, perturbation.adjacency,
-         perturbation.accuracy, perturbation.reliance,
-         perturbation.retrained)
-        for one in result.memories
-        for perturbation in one.suite
-    )  # fmt: skip
-    return Table("suite", columns, rows)
-
-
-def controls_table(result: OrderTestResult) -> Table:
-    columns = (Column("control"), Column("accuracy", "share"), Column("meaning"))
-    if result.controls is None:
-        return Table("controls", columns, ())
-    own = result.controls
+def _controls(result: OrderTestResult) -> Rows:
+    if (own := result.controls) is None:
+        return []
+    best = f"the frame position that is best on the training clips (frame {own.best_frame_position})"
     rows = (
         ("majority class", own.majority, "always predict the most frequent class of the training clips"),
         ("random frame", own.random_frame, "a single frame, mean over its position"),
-        (
-            "best frame",
-            own.best_frame,
-            f"the frame position that is best on the training clips (frame {own.best_frame_position})",
-        ),
+        ("best frame", own.best_frame, best),
         ("mean over frames", own.average, "the mean over all frames, trained in order"),
-        (
-            "oracle frame",
-            own.oracle_frame,
-            "at least one frame is classified correctly; an upper bound that uses the label",
-        ),
-    )
-    return Table("controls", columns, rows)
+        ("oracle frame", own.oracle_frame, "at least one frame is classified correctly; an upper bound that uses the "
+         "label"),
+    )  # fmt: skip
+    return [{"control": control, "accuracy": accuracy, "meaning": meaning} for control, accuracy, meaning in rows]
 
 
-def classes_table(result: OrderTestResult) -> Table:
-    columns = (Column("memory"), Column("class"), Column("groups", "count"), Column("gain, pooled", "gain"),
-               Column("low", "gain"), Column("high", "gain"), Column("gain, class alone", "gain"),
-               Column("standard error", "gain"), Column("p", "p"), Column("p (Holm)", "p"),
-               Column("smallest p", "p"))  # fmt: skip
-    rows = tuple(
-        (one.label, c.name, c.num_groups, c.pooled, c.low, c.high, c.value, c.se, c.p, c.p_holm, c.smallest_p)
-        for one in result.memories
-        for c in sorted(one.classes, key=lambda gain: -gain.pooled)
-    )
-    return Table("classes", columns, rows)
+def _failures(result: OrderTestResult) -> Rows:
+    return [{"path": path, "reason": reason} for path, reason in result.failures]
 
 
-def chiral_table(result: OrderTestResult) -> Table:
-    columns = (Column("memory"), Column("class"), Column("partner"), Column("excess confusion", "gain"),
-               Column("p (maximum statistic)", "p"))  # fmt: skip
-    rows = tuple(
-        (one.label, pair.first, pair.second, pair.excess, pair.p)
-        for one in result.memories
-        for pair in (one.chiral.pairs if one.chiral else ())
-    )
-    return Table("chiral_pairs", columns, rows)
+def _plan(result: OrderTestResult) -> Rows:
+    leaves = _leaves(result.plan)
+    return [
+        {"setting": name, "value": value if isinstance(value, str) else json.dumps(value)} for name, value in leaves
+    ]
 
 
-def confusion_table(result: OrderTestResult) -> Table:
-    """Number of clips for each pair of true and predicted class that occurs."""
-    columns = (Column("memory"), Column("tested on"), Column("true"), Column("predicted"), Column("clips", "number"))
-    return Table("confusions", columns, tuple(_confusions(result)))
-
-
-def sizes_table(result: OrderTestResult) -> Table:
-    columns = (Column("memory"), Column("share of training groups", "share"), Column("training clips", "count"),
-               Column("accuracy", "share"), Column("value of order", "gain"))  # fmt: skip
-    rows = tuple(
-        (one.label, size.fraction, size.num_clips, size.accuracy, size.value_of_order)
-        for one in result.memories
-        for size in one.sizes
-    )
-    return Table("sizes", columns, rows)
-
-
-def sensitivity_table(result: OrderTestResult) -> Table:
-    columns = (Column("memory"), Column("change"), Column("value of order", "gain"))
-    rows = tuple((one.label, name, value) for one in result.memories for name, value in one.sensitivity.items())
-    return Table("sensitivity", columns, rows)
-
-
-def failures_table(result: OrderTestResult) -> Table:
-    return Table("failures", (Column("path"), Column("reason")), result.failures)
-
-
-def plan_table(result: OrderTestResult) -> Table:
-    rows = tuple((name, value if isinstance(value, str) else json.dumps(value)) for name, value in _leaves(result.plan))
-    return Table("plan", (Column("setting"), Column("value")), rows)
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def summary_table(result: OrderTestResult) -> RichTable:
@@ -194,20 +178,3 @@ def summary_table(result: OrderTestResult) -> RichTable:
         numbers = [percent(one.accuracies[ORDERED].value), points(value.value), interval(value)]
         rich.add_row(*(Text(text) for text in (one.label, *numbers, *words)))
     return rich
-
-
-def _confusions(result: OrderTestResult) -> Iterator[tuple[Cell, ...]]:
-    for one in result.memories:
-        for pair, counts in ((ORDERED, one.confusion_ordered), (SHUFFLED, one.confusion_shuffled)):
-            for true, row in zip(result.data.class_names, counts, strict=False):
-                for predicted, clips in zip(result.data.class_names, row, strict=False):
-                    if clips:
-                        yield one.label, described(pair)[1], true, predicted, clips
-
-
-def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value

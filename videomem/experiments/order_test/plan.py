@@ -1,14 +1,67 @@
-"""The analysis plan of an order test: every choice made before the first training, and the hash of all of them."""
+"""The training and test conditions of an order test, and its plan: every choice made before the first training.
+
+An accuracy is named `<training condition>/<test condition>`, such as `ordered/shuffled`. Dense tables use the two
+letters instead: OS.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from videomem.errors import VideomemError
-from videomem.experiments.order_test.conditions import PRIMARY, TRAINING_CONDITIONS, TrainingCondition
+
+TrainingCondition = Literal["ordered", "fixed_permutation", "reshuffled", "common_permutation", "windows", "blocks"]
+
+
+class Condition(NamedTuple):
+    """Letter and descriptions of a condition in tables; a description is empty if the condition is not used there."""
+
+    letter: str
+    training: str
+    test: str
+
+
+TRAINING_CONDITIONS: tuple[TrainingCondition, ...] = get_args(TrainingCondition)
+CONDITIONS = {
+    "ordered": Condition("O", "frames in order", "frames in order"),
+    "fixed_permutation": Condition("F", "one fixed permutation per clip", ""),
+    "reshuffled": Condition("S", "a new permutation in every epoch", ""),
+    "common_permutation": Condition("C", "one permutation common to all clips", "the permutation common to all clips"),
+    "windows": Condition("W", "frames shuffled within windows, fixed per clip", "frames shuffled within windows"),
+    "blocks": Condition("B", "blocks of frames shuffled, fixed per clip", "blocks of frames shuffled"),
+    "shuffled": Condition("S", "", "frames shuffled"),
+    "reversed": Condition("R", "", "frames reversed"),
+}
+assert {name for name, condition in CONDITIONS.items() if condition.training} == set(TRAINING_CONDITIONS)
+
+PRIMARY: tuple[TrainingCondition, TrainingCondition] = ("ordered", "fixed_permutation")
+
+# Accuracies that the contrasts are made of, in the order of tables.
+ORDERED, SHUFFLED, REVERSED = "ordered/ordered", "ordered/shuffled", "ordered/reversed"
+FIXED, FIXED_ORDERED = "fixed_permutation/shuffled", "fixed_permutation/ordered"
+RESHUFFLED, RESHUFFLED_ORDERED = "reshuffled/shuffled", "reshuffled/ordered"
+COMMON, WINDOWS, BLOCKS = "common_permutation/common_permutation", "windows/windows", "blocks/blocks"
+PAIRS = (ORDERED, SHUFFLED, REVERSED, RESHUFFLED, RESHUFFLED_ORDERED, FIXED, FIXED_ORDERED, COMMON, WINDOWS, BLOCKS)
+
+
+def letters(pair: str) -> str:
+    """The two letters of an accuracy's name: OS of `ordered/shuffled`."""
+    return "".join(CONDITIONS[condition].letter for condition in pair.split("/"))
+
+
+def described(pair: str) -> tuple[str, str]:
+    """Descriptions of the training condition and of the test condition of an accuracy's name."""
+    training, test = pair.split("/")
+    return CONDITIONS[training].training, CONDITIONS[test].test
+
+
+def spelled_out(name: str) -> str:
+    """The name of a setting or a condition, for people: `fixed permutation` for `fixed_permutation`."""
+    return name.replace("_", " ")
+
 
 SENSITIVITY = ("last", "equal_parameters")
 _MINIMUM = {
@@ -16,6 +69,8 @@ _MINIMUM = {
     **dict.fromkeys(("folds", "windows", "blocks"), 2),
     "seed": 0,
 }
+# Settings of the `model` section that are in the recipe, and arguments of `LitClassifier`, under the same name.
+MODEL_SETTINGS = ("num_layers", "dropout", "learning_rate", "weight_decay", "class_weighting")
 READOUTS = tuple(f"videomem.heads{module}.{kind}Readout" for module in ("", ".readout") for kind in ("Mean", "Last"))
 
 
@@ -50,14 +105,7 @@ class OrderSettings:
     """
 
     memories: tuple[str, ...] = ("none", "leaky", "rnn", "gated", "gru", "lstm")
-    training_conditions: tuple[TrainingCondition, ...] = (
-        "ordered",
-        "fixed_permutation",
-        "reshuffled",
-        "common_permutation",
-        "windows",
-        "blocks",
-    )
+    training_conditions: tuple[TrainingCondition, ...] = TRAINING_CONDITIONS
     runs: int = 10
     split: Literal["random", "fixed"] = "random"
     folds: int = 10

@@ -1,35 +1,46 @@
-"""The report of an order test: a self-contained HTML page, and the files that accompany it."""
+"""The report of an order test: a self-contained HTML page with example clips, and the files that accompany it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from videomem.errors import DecodingError, VideomemError
+from videomem.experiments import permutations
 from videomem.experiments.drawing import png, shorten
-from videomem.experiments.frame_strips import Example, strip_image
-from videomem.experiments.html import Picture, environment
-from videomem.experiments.order_test import order_tables as tables
-from videomem.experiments.order_test.conditions import letters
+from videomem.experiments.html import Example, Picture, Strip, environment, strip_image
+from videomem.experiments.order_test.analysis import Scores
+from videomem.experiments.order_test.data import test_orders
 from videomem.experiments.order_test.figures import (
     accuracies_figure,
+    classes_figure,
+    confusions_figure,
+    controls_figure,
+    lead_memory,
     perturbations_towards_shuffle,
     pictured_pairs,
     sizes_figure,
     suite_figure,
     value_figure,
 )
-from videomem.experiments.order_test.figures_by_class import (
-    classes_figure,
-    confusions_figure,
-    controls_figure,
-    lead_memory,
-)
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
-from videomem.experiments.order_test.result import MemoryResult, OrderTestResult, to_json
-from videomem.experiments.tables import Table, csv_text, points
+from videomem.experiments.order_test.order_tables import all_tables, table, table_of
+from videomem.experiments.order_test.plan import letters
+from videomem.experiments.order_test.result import OrderTestResult, to_json
+from videomem.experiments.tables import csv_text, points
+from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import write_atomic
+from videomem.video.decoding import decode_clip
+from videomem.video.files import file_problem
+
+HEIGHT_PX = 96
+MAX_EXAMPLES = 4
+_log = logging.getLogger("videomem")
 
 
 def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
@@ -40,63 +51,45 @@ def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
         examples: Clips of chiral pairs as video strips, with the prediction of each memory.
     """
     methods = methods_text(result)
-    page = (
-        environment()
-        .get_template("order_test/report.html.jinja")
-        .render(
-            result=result,
-            t=tables,
-            lead=lead_memory(result),
-            pictured={letters(pair) for pair in pictured_pairs(result)},
-            pictures={picture.name: picture for picture in pictures(result)},
-            examples=examples,
-            strip_image=strip_image,
-            shorten=shorten,
-            table_of=partial(_table_of, result),
-            methods=methods,
-            references=used_references(methods),
-        )
+    template = environment().get_template("order_test/report.html.jinja")
+    page = template.render(
+        result=result,
+        table=partial(table, result),
+        lead=lead_memory(result),
+        pictured={letters(pair) for pair in pictured_pairs(result)},
+        pictures={picture.name: picture for picture in pictures(result)},
+        examples=examples,
+        strip_image=strip_image,
+        shorten=shorten,
+        table_of=partial(table_of, result),
+        methods=methods,
+        references=used_references(methods),
     )
     return page.encode("utf-8", "replace").decode()
 
 
-def pictures(result: OrderTestResult) -> list[Picture]:
+def pictures(result: OrderTestResult) -> Iterator[Picture]:
     """All figures that the result has data for."""
-    return [
-        *_pictures_of_all(result),
-        *(picture for n, one in enumerate(result.memories) for picture in _of_one(result, n, one)),
-    ]
-
-
-def _pictures_of_all(result: OrderTestResult) -> Iterator[Picture]:
     values = "; ".join(f"{one.label} {points(one.value_of_order.value)}" for one in result.memories)
     yield Picture("value", value_figure(result), f"Value of order in points, with intervals: {values}")
-    yield Picture("accuracies", accuracies_figure(result), "Accuracies of each memory; numbers in the table below")
+    below = "; numbers in the table below"
+    yield Picture("accuracies", accuracies_figure(result), f"Accuracies of each memory{below}")
     learners = [one for one in result.memories if not one.is_control]
     if any(perturbations_towards_shuffle(one, kind) for one in learners for kind in ("windows", "blocks")):
-        yield Picture(
-            "suite", suite_figure(result), "Reliance under increasing perturbation; numbers in the table below"
-        )
+        yield Picture("suite", suite_figure(result), f"Reliance under increasing perturbation{below}")
     if result.controls is not None:
-        yield Picture("controls", controls_figure(result), "Accuracy of the controls; numbers in the table below")
+        yield Picture("controls", controls_figure(result), f"Accuracy of the controls{below}")
     if any(one.sizes for one in result.memories):
-        yield Picture("sizes", sizes_figure(result), "Value of order by training size; numbers in the table below")
-
-
-def _of_one(result: OrderTestResult, place: int, one: MemoryResult) -> Iterator[Picture]:
-    if one.classes:
-        yield Picture(f"classes-{place}", classes_figure(one), f"Value of order of each class with {one.label}")
-    for name, counts in (("ordered", one.confusion_ordered), ("shuffled", one.confusion_shuffled)):
-        if counts:
-            alt = f"Confusion matrix of {one.label}, tested {'in order' if name == 'ordered' else 'shuffled'}"
-            figure = confusions_figure(counts, result.data.class_names, "")
-            yield Picture(f"confusion-{name}-{place}", figure, alt)
-
-
-def _table_of(result: OrderTestResult, table: Callable[[OrderTestResult], Table], one: MemoryResult) -> Table:
-    """The rows of one memory, without the column of its name."""
-    full = table(replace(result, memories=(one,)))
-    return Table(full.name, full.columns[1:], tuple(row[1:] for row in full.rows))
+        yield Picture("sizes", sizes_figure(result), f"Value of order by training size{below}")
+    for place, one in enumerate(result.memories):
+        if one.classes:
+            yield Picture(f"classes-{place}", classes_figure(one), f"Value of order of each class with {one.label}")
+        confusions = (("ordered", "in order", one.confusion_ordered), ("shuffled", "shuffled", one.confusion_shuffled))
+        for name, tested, counts in confusions:
+            if counts:
+                figure = confusions_figure(counts, result.data.class_names)
+                alt = f"Confusion matrix of {one.label}, tested {tested}"
+                yield Picture(f"confusion-{name}-{place}", figure, alt)
 
 
 def write_report(result: OrderTestResult, folder: Path, examples: Sequence[Example] = ()) -> Mapping[str, Path]:
@@ -114,7 +107,7 @@ def write_report(result: OrderTestResult, folder: Path, examples: Sequence[Examp
         "report.html": render(result, examples),
         "methods.txt": methods_paragraph(result),
     }
-    texts |= {f"tables/{one.name}.csv": csv_text(one) for one in tables.all_tables(result) if one.rows}
+    texts |= {f"tables/{one.name}.csv": csv_text(one) for one in all_tables(result)}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode("utf-8", "replace"))
     written = {}
@@ -122,3 +115,71 @@ def write_report(result: OrderTestResult, folder: Path, examples: Sequence[Examp
         written[picture.name] = folder / "figures" / f"{picture.name}.png"
         write_atomic(written[picture.name], png(picture.figure))
     return written
+
+
+def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) -> list[Example]:
+    """One test clip of the first run for each of the most significant chiral pairs.
+
+    Args:
+        data: The data module that the videos are decoded with. If a video is missing, its example is left out.
+        scores: Predictions of all training jobs, on the clips of `data`.
+        result: The result, for its chiral pairs.
+    """
+    clips, test = scores.clips, scores.splits[0].test
+    examples = []
+    for one, other in _pairs(result)[:MAX_EXAMPLES]:
+        place = _clearest(scores, result, clips.class_names.index(one), clips.class_names.index(other))
+        frames_THWC = None if place is None else _frames(data, int(test[place]))
+        if place is not None and frames_THWC is not None and len(frames_THWC) == clips.lengths[test[place]]:
+            examples.append(Example(one, other, _strips(frames_THWC, place, scores, result)))
+    return examples
+
+
+def _pairs(result: OrderTestResult) -> list[tuple[str, str]]:
+    """Distinct pairs with p at most 0.05 for any memory, sorted by p."""
+    all_pairs = [pair for one in result.memories if one.chiral for pair in one.chiral.pairs]
+    found = sorted((pair.p, -pair.excess, pair.first, pair.second) for pair in all_pairs if pair.p <= 0.05)
+    return list(dict.fromkeys((min(one, other), max(one, other)) for _, _, one, other in found))
+
+
+def _clearest(scores: Scores, result: OrderTestResult, label: int, partner: int) -> int | None:
+    """Index of the test clip of a class that most memories classify as the partner when it is reversed."""
+    labels = scores.labels[scores.runs == 0]
+    votes = np.where(labels == label, 0, -np.inf)
+    for one in result.memories:
+        for frame_order, answer in (("ordered", label), ("reverse", partner)):
+            votes += scores.predicted(one.name, "ordered", frame_order)[0][: len(labels)] == answer
+    return int(votes.argmax()) if label in labels else None
+
+
+def _frames(data: VideoDataModule, row: int) -> NDArray[np.uint8] | None:
+    clip, settings = data.clips[row], data.settings
+    if settings.imported is not None:
+        return None
+    if problem := file_problem(clip.path):
+        _log.info("no video strip: %s", problem)
+        return None
+    try:
+        decoded = decode_clip(
+            clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage
+        )
+    except (DecodingError, VideomemError) as error:
+        _log.warning("no video strip: %s", error)
+        return None
+    step = max(1, decoded.frames_THWC.shape[1] // HEIGHT_PX)
+    return decoded.frames_THWC[:, ::step, ::step]
+
+
+def _strips(frames_THWC: NDArray[np.uint8], place: int, scores: Scores, result: OrderTestResult) -> list[Strip]:
+    """A test clip of the first run in order, shuffled and reversed, with the prediction of each memory."""
+    length, clips = len(frames_THWC), scores.clips
+    row, num_permutations = int(scores.splits[0].test[place]), scores.plan.settings.num_permutations
+    shown = {"ordered": permutations.IN_ORDER, "shuffled": permutations.SHUFFLE, "reversed": permutations.REVERSE}
+    strips = []
+    for condition, perturbation in shown.items():
+        order_T = test_orders(clips, row, perturbation, num_permutations)[0][:length]
+        name = "ordered" if condition == "ordered" else perturbation.label
+        answers = {one.label: scores.predicted(one.name, "ordered", name)[0][place] for one in result.memories}
+        predictions = {label: clips.class_names[answer] for label, answer in answers.items()}
+        strips.append(Strip(condition, frames_THWC[order_T], predictions))
+    return strips

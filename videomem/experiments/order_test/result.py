@@ -1,7 +1,7 @@
 """The result of an order test. `order.json` is this result as JSON.
 
 Accuracies, differences and margins are shares of 1: 0.02 is 2 points. Accuracies are named
-`<training condition>/<test condition>`, with the names of `conditions.py`.
+`<training condition>/<test condition>`, with the names of `plan.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import field
 from typing import Any
 
 from videomem.errors import VideomemError, one_line
+from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
 from videomem.utils.result_models import Number, Text, dump, parse, result_model
 
@@ -18,28 +19,14 @@ SCHEMA_VERSION = 1
 
 
 @result_model
-class PerturbationResult:
+class PerturbationResult(PerturbationEffect):
     """The effect of one perturbation of the test clips on models trained in order.
 
     Attributes:
-        name: Kind of perturbation: `shuffle`, `windows`, `blocks`, `reverse`, `rotate`, `frozen` or `subsample`.
-        label: Name with its parameter, such as `windows of 4`.
-        displacement: Mean |i - pi(i)| / T over frames i at positions pi(i).
-        kendall_tau: Kendall's tau-b between shown and true position; None where it is undefined (`frozen`).
-        adjacency: Share of adjacent frames that remain adjacent, in either direction.
-        accuracy: Accuracy of models trained in order.
-        reliance: Accuracy in order minus accuracy under the perturbation.
         retrained: Accuracy in order minus that of models trained and tested under the perturbation; None if not
             measured.
     """
 
-    name: Text
-    label: Text
-    displacement: Number
-    kendall_tau: Number | None
-    adjacency: Number
-    accuracy: Estimate
-    reliance: Estimate
     retrained: Estimate | None = None
 
 

@@ -20,24 +20,22 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.memories import read_memories
-from videomem.experiments.order_test.analysis import analyse, controls_of, overall
-from videomem.experiments.order_test.execution import num_cached, run_jobs
-from videomem.experiments.order_test.folds import RunSplit, overlap, possible_folds, run_splits
-from videomem.experiments.order_test.frame_orders import check_sizes
+from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, overall
+from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
+from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderTestResult
-from videomem.experiments.order_test.scores import Scores, scores_of
+from videomem.experiments.order_test.training import run_jobs
 from videomem.utils.atomic import write_atomic
 
 LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
 
 
 class OrderTest(NamedTuple):
-    """The result, with the predictions and splits that it was computed from."""
+    """The result, with the predictions that it was computed from."""
 
     result: OrderTestResult
     scores: Scores
-    splits: list[RunSplit]
 
 
 def order_test(
@@ -47,7 +45,7 @@ def order_test(
     splits: Sequence[str] | None = None,
     settings: OrderSettings = OrderSettings(),
     recipe: Recipe = Recipe(),
-    cache: Path | str = "order_jobs",
+    cache: Path | str = "order_training_results",
     num_processes: int = 1,
     name: str = "arrays",
 ) -> OrderTestResult:
@@ -88,6 +86,7 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
             f"{clips.source}: a run tests {num_groups} group, but a standard error needs at least 2 and a verdict 20; "
             "lower order.folds, add videos, or use a finer `group`"
         )
+    rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
     return OrderPlan(
         contrast="accuracy trained and tested in order, minus accuracy trained on one fixed permutation per clip and "
         "tested on shuffled clips",
@@ -95,13 +94,8 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
         recipe=recipe,
         memories=read_memories(settings.memories, settings.hidden_dim),
         num_clips=len(clips),
-        data_sha256=_data_hash(clips),
+        data_sha256=sha256(json.dumps([clips.class_names, *rows]).encode()).hexdigest(),
     )
-
-
-def _data_hash(clips: Clips) -> str:
-    rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
-    return sha256(json.dumps([list(clips.class_names), *rows]).encode()).hexdigest()
 
 
 def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
@@ -157,20 +151,17 @@ def run_order_test(
     if num_trained_before is None:
         num_trained_before = num_cached(plan, clips, cache, devices[0])
     training_results = run_jobs(plan, clips, cache, num_processes, devices, progress)
-    splits = run_splits(clips, plan.settings)
-    scores = scores_of(training_results, clips, splits, overlap(splits, plan.settings.split == "fixed"))
-    results = analyse(plan, clips, splits, scores)
-    control = next((one for one in results if one.is_control), None)
-    settings = plan.settings
+    scores, settings = Scores(plan, clips, training_results), plan.settings
+    results = analyse(scores)
     result = OrderTestResult(
         schema_version=SCHEMA_VERSION,
         plan=plan.as_plain(),
         plan_sha256=plan.sha256,
-        data=_facts(clips, splits, settings, len(failures)),
+        data=_facts(scores, len(failures)),
         verdict=overall(results, settings),
         memories=results,
-        controls=controls_of(plan, clips, splits, scores),
-        noise_floor=control.value_of_order if control else None,
+        controls=controls_of(scores),
+        noise_floor=next((one.value_of_order for one in results if one.is_control), None),
         margin=settings.margin,
         num_runs=settings.runs,
         seeds=tuple(settings.seed + run for run in range(settings.runs)),
@@ -184,11 +175,11 @@ def run_order_test(
         num_trainings=len(training_results),
         num_trained_before=num_trained_before,
     )
-    return OrderTest(result, scores, splits)
+    return OrderTest(result, scores)
 
 
-def _facts(clips: Clips, splits: Sequence[RunSplit], settings: OrderSettings, num_failed: int) -> DataFacts:
-    tested = np.unique(np.concatenate([split.test for split in splits]))
+def _facts(scores: Scores, num_failed: int) -> DataFacts:
+    clips, splits = scores.clips, scores.splits
     shortest, longest = int(clips.lengths.min()), clips.max_frames
     return DataFacts(
         catalog=clips.source,
@@ -197,8 +188,8 @@ def _facts(clips: Clips, splits: Sequence[RunSplit], settings: OrderSettings, nu
         num_groups=len(np.unique(clips.groups)),
         num_train_clips=round(float(np.mean([len(split.train) for split in splits]))),
         num_test_clips=round(float(np.mean([len(split.test) for split in splits]))),
-        num_test_groups=len(np.unique(clips.groups[tested])),
-        split=settings.split,
+        num_test_groups=len(np.unique(scores.groups)),
+        split=scores.plan.settings.split,
         num_frames=str(longest) if shortest == longest else f"{shortest} to {longest}",
         feature_dim=clips.feature_dim,
         features=clips.made_of,

@@ -5,8 +5,6 @@ python -m videomem.experiments.order_test.schema docs
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
 import sys
 from dataclasses import fields
@@ -14,34 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from videomem.experiments.order_test import result
-from videomem.experiments.order_test.conditions import TEST_CONDITIONS, TRAINING_CONDITIONS
+from videomem.experiments.order_test.plan import CONDITIONS
 from videomem.statistics import results
-from videomem.utils.result_models import json_schema
+from videomem.utils.result_models import meanings, schema_json, summary
 
 MODELS: tuple[Any, ...] = (
     *(result.OrderTestResult, result.DataFacts, result.MemoryResult, result.PerturbationResult),
     *(result.SizePoint, result.Controls, results.Estimate, results.Randomization, results.Verdict),
     *(results.ClassGain, results.ChiralPairs, results.ChiralPair),
 )
+# The unit of a field is that of the first pattern that matches all of its dotted name.
 _POINTS = "share of 1 (0.02 is 2 points)"
 UNITS = {
-    **dict.fromkeys(("OrderTestResult.seconds", "OrderTestResult.seconds_training"), "seconds"),
-    **dict.fromkeys(("OrderTestResult.margin", "ChiralPair.excess"), _POINTS),
-    **dict.fromkeys((f"Controls.{item.name}" for item in fields(result.Controls)), "share of clips, 0 to 1"),
-    "Controls.best_frame_position": "frame, from 0",
-    **dict.fromkeys((f"ClassGain.{name}" for name in ("value", "se", "pooled", "low", "high")), _POINTS),
-    **dict.fromkeys((f"Estimate.{item.name}" for item in fields(results.Estimate)), _POINTS),
-    **dict.fromkeys(("Estimate.variance_groups", "Estimate.variance_runs"), "squared share of 1"),
-    "Estimate.overlap": "ratio",
-    **dict.fromkeys(("Estimate.num_groups", "ClassGain.num_groups"), "groups"),
-    **dict.fromkeys(("Estimate.num_runs", "OrderTestResult.num_runs"), "runs"),
-    "Estimate.p": "probability",
-    "Estimate.df": "degrees of freedom",
-    **dict.fromkeys(("PerturbationResult.displacement", "SizePoint.fraction", "MemoryResult.normalized"), "share of 1"),
-    "PerturbationResult.adjacency": "share of pairs, 0 to 1",
-    "PerturbationResult.kendall_tau": "-1 to 1",
-    **dict.fromkeys(("MemoryResult.confusion_ordered", "MemoryResult.confusion_shuffled"), "clips"),
-    **dict.fromkeys(("MemoryResult.max_logit_change", "MemoryResult.max_logit_change_forward"), "logits"),
+    r"OrderTestResult\.seconds.*": "seconds",
+    r"(Estimate|ClassGain)\.num_groups": "groups",
+    r"(Estimate|OrderTestResult)\.num_runs": "runs",
+    r"Estimate\.df": "degrees of freedom",
+    r"Estimate\.variance_.*": "squared share of 1",
+    r"Estimate\.overlap": "ratio",
+    r".*\.p|.*_p|.*\.p_.*": "probability",
+    r"Estimate\..*|ClassGain\.(value|se|pooled|low|high)|OrderTestResult\.margin|ChiralPair\.excess": _POINTS,
+    r"Controls\.best_frame_position": "frame, from 0",
+    r"Controls\..*": "share of clips, 0 to 1",
+    r"PerturbationResult\.displacement|SizePoint\.fraction|MemoryResult\.normalized": "share of 1",
+    r"PerturbationResult\.adjacency": "share of pairs, 0 to 1",
+    r"PerturbationResult\.kendall_tau": "-1 to 1",
+    r"MemoryResult\.confusion_.*": "clips",
+    r"MemoryResult\.max_logit_change.*": "logits",
 }
 HEAD = """# The result of an order test
 
@@ -64,40 +61,13 @@ with the code.
 def schema_document() -> str:
     """Every field of every result class as Markdown: type, unit and meaning."""
     rows = ["| condition | letter | training | test |", "|---|---|---|---|"]
-    for name in {**TRAINING_CONDITIONS, **TEST_CONDITIONS}:
-        training, test = TRAINING_CONDITIONS.get(name), TEST_CONDITIONS.get(name)
-        cells = [one.description if one else "" for one in (training, test)]
-        letter = next(one.letter for one in (training, test) if one)
-        rows.append(f"| `{name}` | {letter} | {' | '.join(cells)} |")
+    rows += [f"| `{name}` | {' | '.join(condition)} |" for name, condition in CONDITIONS.items()]
     return "\n".join([HEAD.format(conditions="\n".join(rows)), *(_section(model) for model in MODELS)])
 
 
-def schema_json() -> str:
-    """The JSON schema of `order.json`, with the meaning of each field as its description."""
-    schema = json_schema(result.OrderTestResult)
-    for model in MODELS:
-        part = schema if model is result.OrderTestResult else schema["$defs"][model.__name__]
-        part["description"] = summary(model)
-        for name, meaning in meanings(model).items():
-            part["properties"][name]["description"] = meaning
-    return json.dumps(schema) + "\n"
-
-
-def summary(model: type) -> str:
-    """The first sentence of a result class's docstring."""
-    return (inspect.getdoc(model) or "").partition("\n\nAttributes:")[0]
-
-
-def meanings(model: type) -> dict[str, str]:
-    """The description of each field in the docstring of a result class, on one line each."""
-    _, _, attributes = (inspect.getdoc(model) or "").partition("Attributes:\n")
-    found = re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", attributes, flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
-
-
 def unit(model: type, name: str) -> str:
-    plain = f"{model.__name__}.{name}"
-    return UNITS.get(plain, "probability" if re.fullmatch(r"p|.*_p|p_.*", name) else "")
+    """The unit of a field; empty if it has none."""
+    return next((unit for names, unit in UNITS.items() if re.fullmatch(names, f"{model.__name__}.{name}")), "")
 
 
 def _section(model: Any) -> str:
@@ -118,4 +88,4 @@ def _type(annotation: Any) -> str:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     (folder / "order_result.md").write_text(schema_document(), encoding="utf-8")
-    (folder / "order_result.schema.json").write_text(schema_json(), encoding="utf-8")
+    (folder / "order_result.schema.json").write_text(schema_json(result.OrderTestResult), encoding="utf-8")

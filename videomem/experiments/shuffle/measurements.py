@@ -1,4 +1,4 @@
-"""Accuracy of a trained head on ordered, shuffled and reversed frames.
+"""Accuracy of trained heads on ordered, shuffled and reversed frames of the test split.
 
 The backbone processes each frame alone, so permuting features is equivalent to permuting frames. What depends on a
 single frame is computed once and permuted by index; only the recurrence runs again.
@@ -6,24 +6,26 @@ single frame is computed once and permuted by index; only the recurrence runs ag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from statistics import fmean, pstdev
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.experiments import permutations
-from videomem.experiments.frame_order_predictions import batch_orders, compare, permute_frames, predict_orders
+from videomem.experiments.frame_order_predictions import compare, permute_frames
+from videomem.experiments.permutations import SHUFFLE_SUITE
 from videomem.experiments.tables import Column, Table, csv_text
 from videomem.heads import Head
+from videomem.training.checkpoint import Checkpoint
+from videomem.training.data_module import VideoDataModule
 
 CONDITIONS = ("ordered", "shuffled", "reversed")
-SHUFFLE_SUITE = (permutations.IN_ORDER, permutations.SHUFFLE, permutations.REVERSE)
 
 
 @dataclass(frozen=True)
@@ -57,33 +59,6 @@ class Measurement:
 COLUMNS = tuple(field.name for field in fields(Measurement))
 
 
-@dataclass
-class _Sums:
-    """Sums over batches as scalars on the head's device, so that a GPU is synchronised once, at the end."""
-
-    correct: Tensor
-    flipped: Tensor
-    divergence: Tensor
-    change: Tensor
-    change_forward: Tensor | None = None
-
-    @classmethod
-    def zeros(cls, device: torch.device) -> _Sums:
-        kinds = (torch.int64, torch.int64, torch.float64, torch.float32)
-        return cls(*(torch.zeros((), dtype=dtype, device=device) for dtype in kinds))
-
-    def add(self, logits_BC: Tensor, ordered_BC: Tensor, labels_B: Tensor) -> None:
-        compared = compare(logits_BC, ordered_BC, labels_B)
-        self.correct += compared.correct_B.sum()
-        self.flipped += compared.flipped_B.sum()
-        self.change = torch.maximum(self.change, compared.max_logit_change)
-        self.divergence += js_divergence(ordered_BC, logits_BC).sum()
-
-    def add_forward(self, logits_BC: Tensor, ordered_BC: Tensor) -> None:
-        change = (logits_BC - ordered_BC).abs().max()
-        self.change_forward = change if self.change_forward is None else torch.maximum(self.change_forward, change)
-
-
 @torch.inference_mode()
 def measure_order(
     head: Head,
@@ -109,44 +84,64 @@ def measure_order(
         VideomemError: If the logits of the head are not finite.
     """
     head.eval()
-    sums = [_Sums.zeros(head.norm.mean.device) for _ in range(num_permutations + 2)]
-    with_forward = [0, *range(1, 1 + min(num_forward, num_permutations)), num_permutations + 1]
+    names = [("ordered", 0), *(("shuffled", k) for k in range(num_permutations)), ("reversed", 0)]
+    with_forward = {0, *range(1, 1 + min(num_forward, num_permutations)), num_permutations + 1}
+    # Scalars on the head's device, so that a GPU is synchronised once, at the end.
+    totals = torch.zeros(5, len(names), dtype=torch.float64, device=head.norm.mean.device)
+    correct_K, flipped_K, divergence_K, change_K, change_forward_K = totals
+    change_forward_K.fill_(-1)  # not measured
     num_clips = 0
     for batch in batches:
+        terms_BTK, forward_BC = head.project(batch.x), head(batch.x, batch.lengths)
+        if not torch.isfinite(forward_BC).all():
+            raise VideomemError(f"{head.label} (seed {seed}): logits are not finite; its training diverged")
+        ordered_BC = head.forward_projected(terms_BTK, batch.lengths)
+        for k, indices_BT in enumerate(_orders(batch, num_permutations, permutation_seed)):
+            logits_BC = head.forward_projected(permute_frames(terms_BTK, indices_BT), batch.lengths)
+            compared = compare(logits_BC, ordered_BC, batch.labels)
+            correct_K[k] += compared.correct_B.sum()
+            flipped_K[k] += compared.flipped_B.sum()
+            divergence_K[k] += js_divergence(ordered_BC, logits_BC).sum()
+            change_K[k] = torch.maximum(change_K[k], compared.max_logit_change)
+            if k in with_forward:
+                plain_BC = head(permute_frames(batch.x, indices_BT), batch.lengths)
+                change_forward_K[k] = torch.maximum(change_forward_K[k], (plain_BC - forward_BC).abs().max())
         num_clips += len(batch.labels)
-        _add_batch(sums, head, batch, seed, with_forward, num_permutations, permutation_seed)
-    names = [("ordered", 0), *(("shuffled", k) for k in range(num_permutations)), ("reversed", 0)]
-    return [_measurement(head.label, seed, *name, total, num_clips) for name, total in zip(names, sums, strict=True)]
+    totals[:3] /= max(num_clips, 1)
+    return [
+        Measurement(
+            head.label, seed, *name, accuracy, flip_rate, change, None if forward == -1 else forward, divergence
+        )
+        for name, (accuracy, flip_rate, divergence, change, forward) in zip(names, totals.T.tolist(), strict=True)
+    ]
 
 
-def _add_batch(
-    sums: Sequence[_Sums],
-    head: Head,
-    batch: VideoBatch,
-    seed: int,
-    with_forward: Sequence[int],
+def _orders(batch: VideoBatch, num_permutations: int, seed: int) -> Tensor:
+    """Returns the frame orders (K, B, T) of a batch: ordered, shuffled, reversed."""
+    num_frames, clips = batch.x.shape[1], zip(batch.clip.tolist(), batch.lengths.tolist(), strict=True)
+    of_clip = [
+        [one.frame_orders(length, num_frames, num_permutations, (seed, clip)) for one in SHUFFLE_SUITE]
+        for clip, length in clips
+    ]
+    return torch.from_numpy(np.stack([np.concatenate(orders) for orders in of_clip], axis=1)).to(batch.x.device)
+
+
+def measure_checkpoint(
+    checkpoint: Checkpoint,
+    data: VideoDataModule,
     num_permutations: int,
+    num_forward: int,
     permutation_seed: int,
-) -> None:
-    terms_BTK, forward_BC = head.project(batch.x), head(batch.x, batch.lengths)
-    if not torch.isfinite(forward_BC).all():
-        raise VideomemError(f"{head.label} (seed {seed}): logits are not finite; its training diverged")
-    clips, lengths, num_frames = batch.clip.tolist(), batch.lengths.tolist(), batch.x.shape[1]
-    orders_KBT = batch_orders(SHUFFLE_SUITE, clips, lengths, num_frames, num_permutations, permutation_seed)
-    orders_KBT = orders_KBT.to(batch.x.device)
-    ordered_BC = head.forward_projected(terms_BTK, batch.lengths)
-    permuted = predict_orders(
-        lambda terms_BTK: head.forward_projected(terms_BTK, batch.lengths),
-        partial(permute_frames, terms_BTK),
-        orders_KBT,
+    device: str = "cpu",
+) -> list[Measurement]:
+    """Returns the measurements of one checkpoint on the test split of its data."""
+    data.setup("test")
+    classifier = checkpoint.classifier().to(device)
+    batches = (
+        data.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
+        for batch in data.test_dataloader()
     )
-    for total, logits_BC in zip(sums, permuted, strict=True):
-        total.add(logits_BC, ordered_BC, batch.labels)
-    plain = predict_orders(
-        lambda x_BTD: head(x_BTD, batch.lengths), partial(permute_frames, batch.x), orders_KBT[with_forward]
-    )
-    for k, logits_BC in zip(with_forward, plain, strict=True):
-        sums[k].add_forward(logits_BC, forward_BC)
+    return measure_order(classifier.head, batches, classifier.seed, num_permutations, num_forward, permutation_seed)
 
 
 def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
@@ -162,19 +157,22 @@ def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
     return ((kl_p + kl_q) / 2).clamp(min=0)
 
 
-def _measurement(head: str, seed: int, condition: str, permutation: int, total: _Sums, num_clips: int) -> Measurement:
-    clips = max(num_clips, 1)
-    return Measurement(
-        head,
-        seed,
-        condition,
-        permutation,
-        int(total.correct) / clips,
-        int(total.flipped) / clips,
-        float(total.change),
-        None if total.change_forward is None else float(total.change_forward),
-        float(total.divergence) / clips,
-    )
+def check_same_test(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raises a VideomemError if the checkpoints were trained for different test clips."""
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        for name in ("catalog", "test_split", "reversed_pairs"):
+            one, two = first.data_arguments[name], other.data_arguments[name]
+            if one != two:
+                raise VideomemError(
+                    f"{first.path} and {other.path} differ in data.{name} ({one}, {two}); run the command for each"
+                )
+
+
+def chance(data: VideoDataModule) -> float:
+    """Returns the share of the most frequent class in the test split."""
+    labels = Counter(data.clips[row].label for row in data.rows(data.test_split))
+    return max(labels.values()) / labels.total()
 
 
 def as_csv(measurements: Sequence[Measurement]) -> str:
@@ -206,27 +204,23 @@ def _summary(head: str, measurements: Sequence[Measurement]) -> Summary:
     rows = [row for row in measurements if row.head == head]
     seeds = sorted({row.seed for row in rows})
     of_seed = {
-        condition: [
-            fmean(row.accuracy for row in rows if row.condition == condition and row.seed == seed) for seed in seeds
-        ]
-        for condition in CONDITIONS
+        name: [fmean(row.accuracy for row in rows if (row.condition, row.seed) == (name, seed)) for seed in seeds]
+        for name in CONDITIONS
     }
-    shuffled_rows = [row for row in rows if row.condition == "shuffled"]
-    forward = [row.max_logit_change_forward for row in shuffled_rows if row.max_logit_change_forward is not None]
+    shuffled = [row for row in rows if row.condition == "shuffled"]
+    forward = [row.max_logit_change_forward for row in shuffled if row.max_logit_change_forward is not None]
     return Summary(
         head=head,
         num_seeds=len(seeds),
         accuracy={condition: fmean(values) for condition, values in of_seed.items()},
         deviation={condition: pstdev(values) for condition, values in of_seed.items()},
-        flip_rate=fmean(row.flip_rate for row in shuffled_rows),
-        js_divergence=fmean(row.js_divergence for row in shuffled_rows),
-        max_logit_change=max(row.max_logit_change for row in shuffled_rows),
-        max_logit_change_forward=max(forward) if forward else None,
+        flip_rate=fmean(row.flip_rate for row in shuffled),
+        js_divergence=fmean(row.js_divergence for row in shuffled),
+        max_logit_change=max(row.max_logit_change for row in shuffled),
+        max_logit_change_forward=max(forward, default=None),
     )
 
 
 def change_text(change: float | None) -> str:
     """Formats a change of logits: `0` only for exactly zero, empty if not measured."""
-    if change is None:
-        return ""
-    return f"{change:.2g}"
+    return "" if change is None else f"{change:.2g}"

@@ -1,9 +1,10 @@
-"""Shared by all layouts: the types `Found` and `Layout`, and functions that read annotation files."""
+"""Shared by all layouts: the clips that a data set lists, and functions that read annotation files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from videomem.video.catalog import Clip
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val",
                "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
+FRACTION = re.compile(r"-?\d*\.\d+")  # As in the columns of detection lists.
 
 
 class Found(NamedTuple):
@@ -20,36 +22,6 @@ class Found(NamedTuple):
     clips: list[Clip]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-class Layout(NamedTuple):
-    """A layout of `videomem catalog build`.
-
-    `read` is called with the root folder, and with the values of `options` as keyword arguments. The name of an option
-    is that of the parameter, with `-` for `_`; its value is the keyword arguments of `add_argument`.
-    """
-
-    read: Callable[..., Found]
-    help: str
-    options: Mapping[str, Mapping[str, Any]] = {}
-    has_splits: bool = True  # False: splits are drawn if the data set has none.
-    has_val: bool = True  # False: --val-share holds out a fraction of train.
-    missing_is_normal: bool = False  # Listed files that do not exist are counted, not an error.
-
-
-def annotation_folder(help: str) -> dict[str, dict[str, Any]]:
-    return {"annotations": {"type": Path, "required": True, "help": help}}
-
-
-OFFICIAL_SPLIT: dict[str, Any] = {"type": int, "choices": (1, 2, 3), "default": 1, "help": "which official split"}
-
-
-def existing_folder(folder: Path | str) -> Path:
-    folder = Path(folder).absolute()
-    if not folder.is_dir():
-        kind = "a file, not a folder" if folder.exists() else "no such folder"
-        raise VideomemError(f"{folder}: {kind}")
-    return folder
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
@@ -81,10 +53,11 @@ def read_records(path: Path) -> list[tuple[dict[str, Any], str]]:
     content = read_json(path)
     if not isinstance(content, list):
         raise VideomemError(f"{path}: must be a list of objects, but is a {type(content).__name__}")
-    for number, record in enumerate(content, start=1):
+    records = [(record, f"{path.name}: entry {number}") for number, record in enumerate(content, start=1)]
+    for record, where in records:
         if not isinstance(record, dict):
-            raise VideomemError(f"{path.name}: entry {number} is {type(record).__name__}, not an object")
-    return [(record, f"{path.name}: entry {number}") for number, record in enumerate(content, start=1)]
+            raise VideomemError(f"{where} is {type(record).__name__}, not an object")
+    return records
 
 
 def field(record: Mapping[str, Any], name: str, where: str) -> str:
@@ -94,6 +67,18 @@ def field(record: Mapping[str, Any], name: str, where: str) -> str:
         found = f"{name!r} is {value!r}" if name in record else f"no {name!r}, but {', '.join(record) or 'nothing'}"
         raise VideomemError(f"{where}: {found}; a text {name!r} is needed")
     return str(value)
+
+
+def file_name(text: str, name: str, where: str) -> str:
+    """The text of the field `name`, if it can be the name of a file in a folder."""
+    if "/" in text or text in (".", ".."):
+        raise VideomemError(f"{where}: {name} {text!r} is not a file name")
+    return text
+
+
+def refuse_doubled(names: Sequence[str], what: str, path: Path) -> None:
+    if doubled := sorted(name for name in names if names.count(name) > 1):
+        raise VideomemError(f"{path}: {doubled[0]!r} is there twice; each {what} needs its own name")
 
 
 def whole_number(text: str) -> int | None:

@@ -13,34 +13,31 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
 from videomem.video.datasets.common import (
     Found,
-    Layout,
     annotation_file,
-    annotation_folder,
-    existing_folder,
     field,
+    file_name,
     needed_file,
     read_json,
     read_records,
+    refuse_doubled,
     whole_number,
 )
 
 
-def from_diving48(root: Path | str, annotations: Path) -> Found:
+def from_diving48(root: Path, annotations: Path) -> Found:
     """Clips of the official split. A group is the competition video that dives were cut from."""
-    root, annotations = existing_folder(root), existing_folder(annotations)
     vocabulary = annotation_file(annotations, "vocab.json")
     names = _names(vocabulary) if vocabulary else None
     clips = []
     for split in ("train", "test"):
         for record, where in read_records(needed_file(annotations, f"{split}.json")):
-            video = field(record, "vid_name", where)
-            if "/" in video:
-                raise VideomemError(f"{where}: vid_name {video!r} is not a file name")
+            video = file_name(field(record, "vid_name", where), "vid_name", where)
             label = _label(field(record, "label", where), names, where)
             clips.append(Clip(os.path.join(root, f"{video}.mp4"), label, split, re.sub(r"_\d+$", "", video)))
     return Found(clips, () if vocabulary else ("no Diving48_vocab.json: labels are numbers",))
@@ -59,19 +56,9 @@ def _label(text: str, names: list[str] | None, where: str) -> str:
 
 def _names(path: Path) -> list[str]:
     content = read_json(path)
-    if not isinstance(content, list) or not all(
-        isinstance(dive, list) and dive and all(isinstance(part, str) for part in dive) for dive in content
-    ):
+    dives: list[Any] = content if isinstance(content, list) else [content]
+    if not all(isinstance(dive, list) and dive and all(isinstance(part, str) for part in dive) for dive in dives):
         raise VideomemError(f"{path}: must be a list of lists of text, one list per dive")
-    names = [" / ".join(dive) for dive in content]
-    if doubled := {name for name in names if names.count(name) > 1}:
-        raise VideomemError(f"{path}: {sorted(doubled)[0]!r} is there twice; each dive needs its own name")
+    names = [" / ".join(dive) for dive in dives]
+    refuse_doubled(names, "dive", path)
     return names
-
-
-LAYOUT = Layout(
-    from_diving48,
-    "Diving48: ROOT/VID_NAME.mp4 and Diving48_V2_train.json, Diving48_V2_test.json, Diving48_vocab.json",
-    annotation_folder("folder with the JSON files of one version"),
-    has_val=False,
-)

@@ -16,58 +16,41 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
-from videomem.video.datasets.common import (
-    OFFICIAL_SPLIT,
-    Found,
-    Layout,
-    annotation_folder,
-    existing_folder,
-    read_lines,
-)
+from videomem.video.datasets.common import Found, read_lines
 
-_SPLITS = {"1": "train", "2": "test"}
+_SPLITS = {"0": "", "1": "train", "2": "test"}
 _TAIL = re.compile(r"_[a-z]+_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$", re.IGNORECASE)
 
 
-def from_hmdb51(root: Path | str, annotations: Path, split: int = 1) -> Found:
+def from_hmdb51(root: Path, annotations: Path, split: int) -> Found:
     """Clips of one official split. A group is a movie, over all classes."""
-    root, annotations = existing_folder(root), existing_folder(annotations)
     ending = f"_test_split{split}.txt"
     lists = sorted(path for path in annotations.iterdir() if path.name.endswith(ending))
     if not lists:
         raise VideomemError(f"{annotations}: no lists <class>{ending}; give the folder that has them")
-    clips, unused = [], 0
+    clips = []
     for path in lists:
         label = path.name.removesuffix(ending)
         # Bytes that are not UTF-8 are kept, since files have such names.
         for line, where in read_lines(path, errors="surrogateescape"):
             name, _, use = line.replace("\t", " ").rpartition(" ")
             name = name.strip()
-            if use not in ("0", "1", "2") or not name or "/" in name:
-                raise VideomemError(f"{where}: {printable(line)!r} is not of the form name.avi 0|1|2")
-            if use == "0":
-                unused += 1
-                continue
+            if use not in _SPLITS or not name or "/" in name:
+                raise VideomemError(f"{where}: {_printable(line)!r} is not of the form name.avi 0|1|2")
             clips.append(Clip(os.path.join(root, label, name), label, _SPLITS[use], movie(name, label)))
-    return Found(clips, (f"{unused} clips are in no part of split {split}",) if unused else ())
+    used = [clip for clip in clips if clip.split]
+    unused = len(clips) - len(used)
+    return Found(used, (f"{unused} clips are in no part of split {split}",) if unused else ())
 
 
 def movie(name: str, label: str) -> str:
     """The movie that a clip was cut from: its file name up to the class or, for other names, up to the number."""
-    text = printable(Path(name).stem)
+    text = _printable(Path(name).stem)
     match = _TAIL.search(text)
     source = text[: match.start()] if match else re.sub(r"_\d+$", "", text)
     return source[: -len(label) - 1] if source.lower().endswith(f"_{label.lower()}") else source
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Text with invalid UTF-8 bytes replaced."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-LAYOUT = Layout(
-    from_hmdb51,
-    "HMDB51: ROOT/CLASS/NAME.avi and the folder of lists CLASS_test_splitN.txt",
-    {**annotation_folder("folder with CLASS_test_split1.txt ..."), "split": OFFICIAL_SPLIT},
-    has_val=False,
-)

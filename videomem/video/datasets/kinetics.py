@@ -15,53 +15,49 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, read_table
-from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder, whole_number
+from videomem.video.datasets.common import SPLIT_NAMES, Found, whole_number
 from videomem.video.files import VIDEO_SUFFIXES
 
 _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
 
-def from_kinetics(root: Path | str, annotations: Sequence[Path]) -> Found:
+def from_kinetics(root: Path, tables: Sequence[Path]) -> Found:
     """Clips of all tables, with their files at any depth below the root. A group is a YouTube video.
 
     Rows without a label are left out and counted. A clip without a file has the path that it would have in the root.
     """
-    root = existing_folder(root)
     files = _videos_below(root)
-    clips, notes = [], []
-    for path in annotations:
+    clips: list[Clip] = []
+    notes = []
+    for path in tables:
         rows = read_table(path, _COLUMNS)
-        unlabelled = 0
+        num_before = len(clips)
         for line, row in enumerate(rows, start=2):
             where = f"{path.name}:{line}"
             name, split = _file_stem(row, where), row["split"].strip()
             if not split:
                 raise VideomemError(f"{where}: the split is empty")
-            if not (label := row.get("label", "").strip()):
-                unlabelled += 1
-                continue
-            file = _file(files.get(name, []), label, split) or os.path.join(root, f"{name}.mp4")
-            clips.append(Clip(file, label, SPLIT_NAMES.get(split.lower(), split), row["youtube_id"]))
-        if unlabelled:
+            if label := row.get("label", "").strip():
+                file = _file(files.get(name, []), label, split) or os.path.join(root, f"{name}.mp4")
+                clips.append(Clip(file, label, SPLIT_NAMES.get(split.lower(), split), row["youtube_id"]))
+        if unlabelled := len(rows) - (len(clips) - num_before):
             notes.append(f"{path.name}: {unlabelled} of {len(rows)} rows have no label and are left out")
     if not clips:
-        raise VideomemError(f"{', '.join(map(str, annotations))}: no row has a label; give train.csv and val.csv")
+        raise VideomemError(f"{', '.join(map(str, tables))}: no row has a label; give train.csv and val.csv")
     return Found(clips, tuple(notes))
 
 
 def _file_stem(row: Mapping[str, str], where: str) -> str:
-    start_s, end_s = (_whole_seconds(row[name], name, where) for name in ("time_start", "time_end"))
+    stem = row["youtube_id"]
+    for name in ("time_start", "time_end"):
+        whole, _, part = row[name].strip().partition(".")
+        seconds = None if part.strip("0") else whole_number(whole)
+        if seconds is None:
+            raise VideomemError(f"{where}: {name} is {row[name]!r}, not a whole number of seconds")
+        stem += f"_{seconds:06}"
     if not row["youtube_id"] or "/" in row["youtube_id"]:
         raise VideomemError(f"{where}: youtube_id is {row['youtube_id']!r}, which is not a video id")
-    return f"{row['youtube_id']}_{start_s:06}_{end_s:06}"
-
-
-def _whole_seconds(text: str, name: str, where: str) -> int:
-    whole, _, part = text.strip().partition(".")
-    seconds = None if part.strip("0") else whole_number(whole)
-    if seconds is None:
-        raise VideomemError(f"{where}: {name} is {text!r}, not a whole number of seconds")
-    return seconds
+    return stem
 
 
 def _videos_below(root: Path) -> dict[str, list[str]]:
@@ -95,18 +91,3 @@ def _file(files: Sequence[str], label: str, split: str) -> str | None:
     if matches.count(max(matches)) > 1:
         raise VideomemError(f"{files[0]}: another file has the same name, {files[1]}; keep one below --root")
     return files[matches.index(max(matches))]
-
-
-LAYOUT = Layout(
-    from_kinetics,
-    "Kinetics: YOUTUBEID_START_END.mp4 anywhere below ROOT and the tables train.csv, val.csv, test.csv",
-    {
-        "annotations": {
-            "type": Path,
-            "required": True,
-            "action": "append",
-            "help": "a table; may be given several times",
-        }
-    },
-    missing_is_normal=True,
-)

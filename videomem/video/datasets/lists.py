@@ -10,7 +10,6 @@ The numbers are the last columns; paths may have spaces.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -19,11 +18,10 @@ from typing import NamedTuple
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
-from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder, read_lines
-from videomem.video.files import VIDEO_SUFFIXES, images_in, split_template
+from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found, read_lines, refuse_doubled
+from videomem.video.files import images_in, is_video_name, split_template
 
 _LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")
-_FRACTION = re.compile(r"-?\d*\.\d+")
 
 
 class Row(NamedTuple):
@@ -36,11 +34,11 @@ class Row(NamedTuple):
 
 
 def from_lists(
-    root: Path | str,
+    root: Path,
     lists: Sequence[tuple[str, Path]],
-    classes: Path | None = None,
-    template: str | None = None,
-    fps: float | None = None,
+    classes: Path | None,
+    template: str | None,
+    source_fps: float | None,
 ) -> Found:
     """Clips of lists. Each clip is a separate group, since lists do not name sources.
 
@@ -49,10 +47,9 @@ def from_lists(
         lists: Pairs of a split and the path of its list.
         classes: File with the names of the classes; without it, classes are named `class 07`.
         template: Template of the image names in frame folders, such as `img_{:05}.jpg`.
-        fps: Frames per second of frame folders.
+        source_fps: Frames per second of frame folders.
     """
-    root = existing_folder(root)
-    rows = [(split, row) for split, path in lists for row in _rows(path, root)]
+    rows = [(split, _row(line, where, root)) for split, path in lists for line, where in read_lines(path)]
     if not rows:
         raise VideomemError(f"{', '.join(str(path) for _, path in lists)}: no videos in the lists")
     names = _class_names(classes) if classes else None
@@ -61,111 +58,69 @@ def from_lists(
     for split, row in rows:
         if names is not None and row.label >= len(names):
             raise VideomemError(f"{row.where}: class {row.label}, but {classes} has {len(names)} (0..{len(names) - 1})")
-        is_video = _is_video(row.path)
-        path = os.path.join(root, row.path) if is_video else os.path.join(root, row.path, template or "").rstrip("/")
+        is_video = is_video_name(row.path)
+        path = os.path.join(root, row.path, "" if is_video else template or "").rstrip("/")
         label = f"class {row.label:0{width}}" if names is None else names[row.label]
-        clips.append(Clip(path, label, split, row.path, fps=None if is_video else fps))
-        if row.num_frames is not None and (found := _count(path)) is not None:
+        clips.append(Clip(path, label, split, row.path, fps=None if is_video else source_fps))
+        folder, pattern = split_template(path)
+        if row.num_frames is not None and os.path.isdir(folder):
             counted += 1
-            if found != row.num_frames:
+            if (found := len(list(images_in(folder, pattern)))) != row.num_frames:
                 wrong.append(f"{row.path}: {row.num_frames} listed, {found} there")
-    return Found(clips, warnings=_disagreement(wrong, counted, template))
-
-
-def _disagreement(wrong: Sequence[str], counted: int, template: str | None) -> tuple[str, ...]:
     if not wrong:
-        return ()
+        return Found(clips)
     hint = "" if template else "; if a folder has several series, select one with --template img_{:05}.jpg"
-    return (
+    warning = (
         f"{len(wrong)} of {counted} folders do not have the listed number of frames, the first {wrong[0]}; "
-        f"the existing frames are used{hint}",
+        f"the existing frames are used{hint}"
     )
-
-
-def _rows(path: Path, root: Path) -> list[Row]:
-    return [_row(line, where, root) for line, where in read_lines(path)]
+    return Found(clips, warnings=(warning,))
 
 
 def _row(line: str, where: str, root: Path) -> Row:
     match = _LINE.fullmatch(line)
     if match is None:
         raise VideomemError(f"{where}: {line!r} is neither `video.mp4 label` nor `folder num_frames label`")
-    path, numbers = match[1], [int(text) for text in re.findall(r"-?\d+", match[2])]
-    starts = [match.start(2) + found.start() for found in re.finditer(r"[\s,]+", match[2])]
-    expected = 1 if _is_video(path) else 2
-    if len(numbers) > expected:
+    path, found = match[1], list(re.finditer(r"[\s,]+(-?\d+)", match[2]))
+    numbers = [int(number[1]) for number in found]
+    expected = 1 if is_video_name(path) else 2
+    if is_unclear := len(numbers) > expected:
         # Some numbers may belong to the path: only existing files distinguish `P 01` with one number from `P` with two.
-        path = line[: starts[-expected]]
-        if not os.path.exists(os.path.join(root, path)):
-            raise _refusal(line, where)
-    elif any(map(_FRACTION.fullmatch, re.split(r"[\s,]+", path)[1:])) and not os.path.exists(os.path.join(root, path)):
-        raise _refusal(line, where)
+        path = line[: match.start(2) + found[-expected].start()]
+    is_unclear |= any(map(FRACTION.fullmatch, re.split(r"[\s,]+", match[1])[1:]))
+    if is_unclear and not os.path.exists(os.path.join(root, path)):
+        raise VideomemError(
+            f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are "
+            "not supported: give one label per video; neither are detection lists and lists with offsets"
+        )
     label, num_frames = numbers[-1], numbers[-2] if expected == 2 and len(numbers) > 1 else None
     if label < 0:
         raise VideomemError(f"{where}: class {label}, but classes start at 0; leave out lists without labels")
     return Row(where, path, num_frames, label)
 
 
-def _refusal(line: str, where: str) -> VideomemError:
-    return VideomemError(
-        f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are "
-        "not supported: give one label per video; neither are detection lists and lists with offsets"
-    )
-
-
-def _is_video(path: str) -> bool:
-    return path.lower().endswith(tuple(VIDEO_SUFFIXES))
-
-
-def _count(path: str) -> int | None:
-    folder, pattern = split_template(path)
-    return sum(1 for _ in images_in(folder, pattern)) if os.path.isdir(folder) else None
-
-
 def _class_names(path: Path) -> list[str]:
     names = [line for line, _ in read_lines(path)]
-    numbered = [re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name) for name in names]
-    if names and all(numbered):
-        numbers = [int(match[1]) for match in numbered if match]
-        if numbers != list(range(len(names))):
-            odd = next(n for n, number in enumerate(numbers) if number != n)
-            raise VideomemError(f"{path}: class {odd} is numbered {numbers[odd]}; number the names from 0 in order")
-        names = [match[2] for match in numbered if match]
-    if doubled := {name for name in names if names.count(name) > 1}:
-        raise VideomemError(f"{path}: {sorted(doubled)[0]!r} is there twice; each class needs its own name")
+    numbered = [match for name in names if (match := re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name))]
+    if len(numbered) == len(names):
+        for place, match in enumerate(numbered):
+            if (number := int(match[1])) != place:
+                raise VideomemError(f"{path}: class {place} is numbered {number}; number the names from 0 in order")
+        names = [match[2] for match in numbered]
+    refuse_doubled(names, "class", path)
     return names
 
 
-def _split_and_file(text: str) -> tuple[str, Path]:
+def split_and_file(text: str) -> tuple[str, Path]:
+    """Converts `split=file` of the command line."""
     split, _, path = text.partition("=")
     if not (split and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form train=train.txt")
     return SPLIT_NAMES.get(split.lower(), split), Path(path)
 
 
-def _template(text: str) -> str:
+def image_template(text: str) -> str:
+    """Checks a template of the command line."""
     if "/" in text or split_template(os.path.join("folder", text))[1] is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an image name with one field, such as img_{{:05}}.jpg")
     return text
-
-
-def _fps(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} must be finite and above 0")
-    return value
-
-
-LAYOUT = Layout(
-    from_lists,
-    "lists of `video label` or `folder num_frames label`, as for mmaction2, TSN, TSM, SlowFast",
-    {
-        "list": {
-            **{"dest": "lists", "type": _split_and_file, "required": True, "action": "append"},
-            **{"metavar": "SPLIT=FILE", "help": "a list and its split, as train=train.txt; may be given several times"},
-        },
-        "classes": {"type": Path, "help": "file with the names of the classes, one per line; default: `class 07`"},
-        "template": {"type": _template, "help": "template of the image names in frame folders, such as img_{:05}.jpg"},
-        "fps": {"type": _fps, "help": "frame rate of frame folders"},
-    },
-)

@@ -10,52 +10,47 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, clip_of_row, read_table
-from videomem.video.datasets.common import SPLIT_NAMES, Found, Layout, existing_folder
-from videomem.video.files import VIDEO_SUFFIXES, is_url
+from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found
+from videomem.video.files import is_url, videos_below
 
 _BOXES = ({"x1", "y1", "x2", "y2"}, {"xmin", "ymin", "xmax", "ymax"})
 
 
-def from_folder(root: Path | str) -> Found:
+def from_folder(root: Path) -> Found:
     """Clips of `root/[split/]class/**/video`. The split is empty if there are no split folders.
 
     Each file is a separate group. If several clips come from one source, use the `csv` layout to set groups.
     """
-    root = existing_folder(root)
-    folders = [folder for folder in _subfolders(root) if next(_videos_below(folder), None)]
-    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
+    folders = [folder for folder in _subfolders(root) if videos_below(str(folder))]
+    splits = {folder: SPLIT_NAMES.get(folder.name.lower(), "") for folder in folders}
     if any(splits.values()) and not all(splits.values()):
-        odd = next(folder.name for folder, split in splits.items() if split is None)
+        odd = next(folder.name for folder, split in splits.items() if not split)
         raise VideomemError(
             f"{root}: some folders are splits, but {odd!r} is not; rename it to train, val or test, "
             "or use the csv layout"
         )
-    if folders and all(splits.values()):
-        classes = [(folder, str(split)) for top, split in splits.items() for folder in _subfolders(top)]
-    else:
-        classes = [(folder, "") for folder in folders]
     clips = [
         Clip(str(path), folder.name, split, os.path.relpath(path, root))
-        for folder, split in classes
-        for path in _videos_below(folder)
+        for top, split in splits.items()
+        for folder in (_subfolders(top) if split else [top])
+        for path in sorted(map(Path, videos_below(str(folder))))
     ]
     if not clips:
         raise VideomemError(f"{root}: has no videos; expected {root.name}/[train|val|test/]<class>/<video>.mp4")
     return Found(clips)
 
 
-def from_csv(root: Path | str, table: Path | str) -> Found:
+def from_csv(root: Path, table: Path) -> Found:
     """Clips of a table with at least the columns `path,label`; paths are relative to `root`.
 
     Without a `group` column, each file is a group, so that trimmed parts of a file are in the same group.
     """
-    root, table = existing_folder(root), Path(table)
     rows = read_table(table)
     if not rows:
         raise VideomemError(f"{table}: no videos in the table")
@@ -72,9 +67,12 @@ def from_csv(root: Path | str, table: Path | str) -> Found:
 
 
 def _refuse_other_tasks(table: str, rows: Sequence[Mapping[str, str]]) -> None:
-    """Raise for tables of detection or multi-label data sets, which use the same columns with another meaning."""
+    """Raise for tables of detection or multi-label data sets, which use the same columns with another meaning.
+
+    Fractions among the names of the columns are those of a detection list without a header.
+    """
     columns = {name.lower().strip() for name in rows[0]}
-    if any(boxes <= columns for boxes in _BOXES) or sum(map(_is_fraction, rows[0])) >= 4:
+    if any(boxes <= columns for boxes in _BOXES) or sum(map(bool, map(FRACTION.fullmatch, rows[0]))) >= 4:
         raise VideomemError(
             f"{table}: has bounding boxes; detection is not supported: give one label per video and no boxes"
         )
@@ -85,12 +83,6 @@ def _refuse_other_tasks(table: str, rows: Sequence[Mapping[str, str]]) -> None:
                 f"{table}: row {number} has several labels ({row.get('label') or labels}); multi-label tables are not "
                 "supported: give one label per video, in a column `label`"
             )
-
-
-def _is_fraction(text: str) -> bool:
-    """Whether a text is a decimal fraction, as in a detection list without a header."""
-    whole, point, part = text.partition(".")
-    return bool(point) and whole.lstrip("-").isdigit() and part.isdigit()
 
 
 def _is_json_list(text: str) -> bool:
@@ -104,18 +96,3 @@ def _is_json_list(text: str) -> bool:
 
 def _subfolders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _videos_below(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
-            yield path
-
-
-FOLDER = Layout(from_folder, "ROOT/[train|val|test/]CLASS/VIDEO", has_splits=False)
-CSV = Layout(
-    from_csv,
-    "your own table: path,label and optionally split,group,start_s,end_s,fps",
-    {"table": {"type": Path, "required": True, "help": "your CSV or Parquet file"}},
-    has_splits=False,
-)

@@ -30,11 +30,9 @@ from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
 from videomem.video.datasets.common import (
     Found,
-    Layout,
     annotation_file,
-    annotation_folder,
-    existing_folder,
     field,
+    file_name,
     needed_file,
     read_json,
     read_lines,
@@ -42,49 +40,35 @@ from videomem.video.datasets.common import (
 )
 
 FPS = 12.0  # Frame rate of the released JPEG images.
+_TABLES = (("train", "train"), ("val", "validation"))
+Row = tuple[str, str, str]  # The split, name and label of a clip.
 
 
-def from_frames(root: Path | str, annotations: Path) -> Found:
+def from_frames(root: Path, annotations: Path) -> Found:
     """Clips of Something-Something V1 or Jester. Each is a separate group, since the actors are not known."""
-    root, annotations = existing_folder(root), existing_folder(annotations)
     labels = {label for label, _ in read_lines(needed_file(annotations, "labels.csv"))}
-    tables = [("train", needed_file(annotations, "train.csv")), ("val", needed_file(annotations, "validation.csv"))]
-    answers = annotation_file(annotations, "test-answers.csv")
-    tables += [("test", answers)] if answers else []
-    clips = [
-        Clip(os.path.join(root, name), label, split, name, fps=FPS)
-        for split, table in tables
-        for name, label in _labelled(table, labels)
-    ]
-    withheld = annotation_file(annotations, "test.csv") if answers is None else None
-    return Found(clips, _left_out(withheld, len(list(read_lines(withheld))) if withheld else 0))
+    rows = [row for split, name in _TABLES for row in _labelled(split, needed_file(annotations, f"{name}.csv"), labels)]
+    notes = _add_test_clips(rows, annotations, "test.csv", labels)
+    return Found([Clip(os.path.join(root, name), label, split, name, fps=FPS) for split, name, label in rows], notes)
 
 
-def from_ssv2(root: Path | str, annotations: Path) -> Found:
+def from_ssv2(root: Path, annotations: Path) -> Found:
     """Clips of Something-Something V2. The label is the template without brackets; each clip is a separate group."""
-    root, annotations = existing_folder(root), existing_folder(annotations)
     labels_file = needed_file(annotations, "labels.json")
     labels = read_json(labels_file)
     if not isinstance(labels, dict):
         raise VideomemError(f"{labels_file}: must be an object of labels, but is a {type(labels).__name__}")
-    clips = []
-    for split, name in (("train", "train.json"), ("val", "validation.json")):
-        for record, where in read_records(needed_file(annotations, name)):
+    rows = []
+    for split, table in _TABLES:
+        for record, where in read_records(needed_file(annotations, f"{table}.json")):
             label = field(record, "template", where).replace("[", "").replace("]", "")
             _check_label(labels, label, where)
-            clips.append(_video(root, _plain(field(record, "id", where), where), label, split))
-    if answers := annotation_file(annotations, "test-answers.csv"):
-        clips += [_video(root, name, label, "test") for name, label in _labelled(answers, labels)]
-        return Found(clips)
-    withheld = annotation_file(annotations, "test.json")
-    return Found(clips, _left_out(withheld, len(read_records(withheld)) if withheld else 0))
+            rows.append((split, file_name(field(record, "id", where), "id", where), label))
+    notes = _add_test_clips(rows, annotations, "test.json", labels)
+    return Found([Clip(os.path.join(root, f"{n}.webm"), label, split, n) for split, n, label in rows], notes)
 
 
-def _video(root: Path, name: str, label: str, split: str) -> Clip:
-    return Clip(os.path.join(root, f"{name}.webm"), label, split, name)
-
-
-def _labelled(table: Path, labels: Collection[str]) -> list[tuple[str, str]]:
+def _labelled(split: str, table: Path, labels: Collection[str]) -> list[Row]:
     """Read lines `id;label`. This is not CSV, since labels have commas and quotes."""
     rows = []
     for line, where in read_lines(table):
@@ -92,7 +76,7 @@ def _labelled(table: Path, labels: Collection[str]) -> list[tuple[str, str]]:
         if not (name and separator and label):
             raise VideomemError(f"{where}: {line!r} is not of the form id;label")
         _check_label(labels, label, where)
-        rows.append((_plain(name, where), label))
+        rows.append((split, file_name(name, "id", where), label))
     return rows
 
 
@@ -103,25 +87,11 @@ def _check_label(labels: Collection[str], label: str, where: str) -> None:
         )
 
 
-def _plain(name: str, where: str) -> str:
-    if "/" in name or name in (".", ".."):
-        raise VideomemError(f"{where}: id {name!r} is not a file name")
-    return name
-
-
-def _left_out(table: Path | None, count: int) -> tuple[str, ...]:
-    return (f"{table.name}: {count} clips have no label and are left out",) if table else ()
-
-
-_HELP = "folder with the files ...{} as released"
-SSV1 = Layout(
-    from_frames,
-    "Something-Something V1: ROOT/ID/00001.jpg, CSV files of id;label",
-    annotation_folder(_HELP.format("labels.csv, train.csv, validation.csv")),
-)
-JESTER = SSV1._replace(help="Jester: ROOT/ID/00001.jpg, CSV files of id;label")
-SSV2 = Layout(
-    from_ssv2,
-    "Something-Something V2: ROOT/ID.webm, JSON files",
-    annotation_folder(_HELP.format("labels.json, train.json, validation.json")),
-)
+def _add_test_clips(rows: list[Row], annotations: Path, unlabelled: str, labels: Collection[str]) -> tuple[str, ...]:
+    """Add the test clips if their labels are released; otherwise returns a note on how many are left out."""
+    if answers := annotation_file(annotations, "test-answers.csv"):
+        rows += _labelled("test", answers, labels)
+    elif table := annotation_file(annotations, unlabelled):
+        count = len(read_records(table) if table.suffix == ".json" else list(read_lines(table)))
+        return (f"{table.name}: {count} clips have no label and are left out",)
+    return ()

@@ -16,21 +16,13 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip
-from videomem.video.datasets.common import (
-    OFFICIAL_SPLIT,
-    Found,
-    Layout,
-    annotation_folder,
-    existing_folder,
-    read_lines,
-)
+from videomem.video.datasets.common import Found, read_lines
 
 _VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<name>[^/]+_(?P<group>g\d+)_c\d+\.avi)(?:\s+(?P<index>\d{1,9}))?")
 
 
-def from_ucf101(root: Path | str, annotations: Path, split: int = 1) -> Found:
+def from_ucf101(root: Path, annotations: Path, split: int) -> Found:
     """Clips of one official split. A group is a class and the gNN in the file name."""
-    root, annotations = existing_folder(root), existing_folder(annotations)
     index_of = _class_indices(annotations / "classInd.txt")
     clips = []
     for name in ("train", "test"):
@@ -60,11 +52,3 @@ def _class_indices(path: Path) -> dict[str, int]:
             raise VideomemError(f"{where}: {line!r} is not a class of the form `1 ApplyEyeMakeup`, or is listed twice")
         indices[match[2]] = int(match[1])
     return indices
-
-
-LAYOUT = Layout(
-    from_ucf101,
-    "UCF101: ROOT/CLASS/v_CLASS_gNN_cNN.avi and the folder ucfTrainTestlist",
-    {**annotation_folder("folder with classInd.txt, trainlist01.txt ..."), "split": OFFICIAL_SPLIT},
-    has_val=False,
-)

@@ -7,8 +7,7 @@ import importlib.util
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.video.decoders.allow_list import first_failed, objection_to_frames
-from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
+from videomem.video.decoders.seeking import allow_list, ffmpeg_messages, first_failed, objection_to_frames
 from videomem.video.decoders.video_stream import VideoStream
 
 
@@ -16,28 +15,22 @@ def is_installed() -> bool:
     return importlib.util.find_spec("decord") is not None
 
 
-def why_not(stream: VideoStream) -> str | None:
+def _why_not(stream: VideoStream) -> str | None:
     """Why decord may not be exact for a stream, or None: the first unmet condition of its allow-list."""
     if not is_installed():
         return "decord is not installed"
     height, width = stream.size
-    listed = {
-        f"the container is {stream.container}": "mp4" in stream.container.split(","),
-        f"the codec is {stream.codec}": stream.codec == "h264",
-        "there are B-frames": not stream.is_reordered,
-        "the time stamps are not plain": stream.is_plain,
-        "some key frames are not IDR pictures": stream.has_idr_only,
-        "there are several video streams": stream.num_streams == 1,
-        "the file is damaged": stream.listed_damage is None,
-        f"frames of {width}x{height} are too small or odd": min(height, width) >= 64 and height % 2 == width % 2 == 0,
-    }
-    if objection := first_failed(listed):
-        return objection
-    return objection_to_frames(stream)
+    timing = {"there are B-frames": not stream.is_reordered, "the time stamps are not plain": stream.is_plain}
+    is_regular = min(height, width) >= 64 and height % 2 == width % 2 == 0
+    listed = allow_list(stream, {"mp4"}, {"h264"}, timing)
+    listed[f"frames of {width}x{height} are too small or odd"] = is_regular
+    return first_failed(listed) or objection_to_frames(stream)
 
 
 def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
     """Frames (T, height, width, 3) at ascending indices, or the reason why decord cannot be trusted."""
+    if objection := _why_not(stream):
+        return objection
     import decord
 
     decord.logging.set_level(decord.logging.ERROR)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -10,12 +12,10 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
-from videomem.video.decoders.packets import frame_times
 from videomem.video.decoders.video_stream import VideoStream
 
 
-@dataclass(frozen=True)
-class ForwardPass:
+class ForwardPass(NamedTuple):
     """Result of decoding from the first frame.
 
     Attributes:
@@ -48,26 +48,31 @@ def read_forward(
         damage = stream.damage
     if damage:
         pts = pts[: stream.num_sound(pts)]
-    times_s = frame_times(pts, stream.time_base, assumed_s)
+    times_s = _frame_times(pts, stream.time_base, assumed_s)
     frames = repeated(kept.frames_THWC, repeats) if kept.is_full else None
     return ForwardPass(frames, times_s, damage)
 
 
-def why_not_groups(stream: VideoStream) -> str | None:
-    """Why groups of pictures cannot be decoded independently, or None."""
-    return "its groups of pictures may refer to each other" if stream.groups() is None else None
+def _frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Times in seconds from the first frame; without usable time stamps, frames have the assumed mean spacing."""
+    stamps = [p for p in pts if p is not None]
+    if stamps and len(stamps) == len(pts) and all(a < b for a, b in pairwise(stamps)):
+        return (np.array(stamps, dtype=np.float64) - stamps[0]) * time_base
+    return np.arange(len(pts)) * (assumed_s[-1] / max(len(assumed_s) - 1, 1))
 
 
 def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
     """Decode only the groups of pictures that contain the frames at ascending indices.
 
-    Returns the frames, or the reason why they cannot be trusted: a group did not give one frame per packet, with the
-    time of the packet.
+    Returns the frames, or the reason why they cannot be trusted: groups may refer to each other, or a group did not
+    give one frame per packet, with the time of the packet.
     """
-    keep = set(wanted.tolist())
-    needed = [(start, stop) for start, stop in stream.groups() or [] if not keep.isdisjoint(range(start, stop))]
-    kept = _Kept(stream.path, len(wanted))
-    for start, stop in needed:
+    if (groups := stream.groups()) is None:
+        return "its groups of pictures may refer to each other"
+    keep, kept = set(wanted.tolist()), _Kept(stream.path, len(wanted))
+    for start, stop in groups:
+        if keep.isdisjoint(range(start, stop)):
+            continue
         pts = []
         for number, frame in enumerate(stream.frames(start, stop), start=start):
             pts.append(frame.pts)
@@ -94,9 +99,8 @@ class _Kept:
     """Collects frames into one array (T, height, width, 3), without copying them again."""
 
     def __init__(self, path: str, num_frames: int) -> None:
-        self._path, self._num_frames = path, num_frames
+        self._path, self._num_frames, self._num_kept = path, num_frames, 0
         self._convert = Converter()
-        self._num_kept = 0
         self.frames_THWC: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
 
     @property

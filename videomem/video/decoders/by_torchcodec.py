@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.video.decoders.allow_list import first_failed, objection_to_frames
-from videomem.video.decoders.ffmpeg_messages import ffmpeg_messages
+from videomem.video.decoders.seeking import allow_list, ffmpeg_messages, first_failed, objection_to_frames
 from videomem.video.decoders.video_stream import VideoStream
 
 _CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
@@ -34,19 +33,13 @@ def versions() -> dict[str, str]:
     return {"torchcodec": found, "torchcodec's FFmpeg": str(ffmpeg)}
 
 
-def why_not(stream: VideoStream) -> str | None:
+def _why_not(stream: VideoStream) -> str | None:
     """Why torchcodec may not be exact for a stream, or None: the first unmet condition of its allow-list."""
-    names = stream.container.split(",")
-    listed = {
-        f"the container is {stream.container}": "mp4" in names or "matroska" in names,
-        f"the codec is {stream.codec}": stream.codec in _CODECS,
+    timing = {
         "frames have no time stamps of their own": stream.is_timed,
         "an edit list hides packets": not any(packet.is_hidden for packet in stream.packets),
-        "some key frames are not IDR pictures": stream.has_idr_only,
-        "there are several video streams": stream.num_streams == 1,
-        "the file is damaged": stream.listed_damage is None,
     }
-    if objection := first_failed(listed):
+    if objection := first_failed(allow_list(stream, {"mp4", "matroska"}, _CODECS, timing)):
         return objection
     if not versions():  # Checked last, since it imports torch.
         return "torchcodec is not installed, or finds no FFmpeg"
@@ -55,6 +48,8 @@ def why_not(stream: VideoStream) -> str | None:
 
 def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | str:
     """Frames (T, height, width, 3) at ascending indices, or the reason why torchcodec cannot be trusted."""
+    if objection := _why_not(stream):
+        return objection
     from torchcodec.decoders import VideoDecoder
 
     with ffmpeg_messages() as messages:

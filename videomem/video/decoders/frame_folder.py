@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,57 +19,25 @@ from videomem.video.files import IMAGE_SUFFIXES, images_in, split_template
 _NUMBERED = re.compile(r".*?(?P<number>\d+)\.[A-Za-z]+", re.DOTALL)
 
 
-@dataclass(frozen=True)
 class FrameFolder:
     """The images of one numbered series, in the order of their numbers.
 
     Args:
         path: A folder whose images are one series, or a template with a field for the number.
+    Attributes:
+        images: Paths of the images before the first gap in their numbers.
+        damage: Which image is missing from the series, if any.
     Raises:
-        DecodingError: If there are no images, or several series.
+        DecodingError: If there are no images, several series, or two images with one number.
     """
 
-    path: str
-
-    @cached_property
-    def _numbered(self) -> list[tuple[int, str]]:
-        folder, template = split_template(self.path)
-        series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
-        try:
-            names = list(images_in(folder, template))
-        except OSError as error:
-            raise DecodingError(f"{self.path}: {error.strerror}") from error
-        for name in names:
-            if found := (template or _NUMBERED).fullmatch(name):
-                place = name[: found.start("number")], name[found.end("number") :]
-                series[place].append((int(found["number"]), os.path.join(folder, name)))
-        if not series:
-            raise DecodingError(f"{self.path}: no numbered images in it ({', '.join(IMAGE_SUFFIXES)})")
-        if len(series) > 1:
-            names = [f"{prefix}...{rest}" for prefix, rest in sorted(series)]
-            raise DecodingError(
-                f"{self.path}: has {len(series)} series of images ({', '.join(names[:4])}); select one with a template "
-                "such as img_{:05}.jpg"
-            )
-        numbered = sorted(series.popitem()[1])
-        for (number, one), (next_number, other) in pairwise(numbered):
-            if number == next_number:
-                both = f"{os.path.basename(one)} and {os.path.basename(other)}"
-                raise DecodingError(f"{self.path}: two images have the number {number}, {both}; remove one")
-        return numbered
-
-    @cached_property
-    def images(self) -> list[str]:
-        """Paths of the images before the first gap in their numbers."""
-        first = self._numbered[0][0]
-        unbroken = takewhile(lambda at: at[1][0] == first + at[0], enumerate(self._numbered))
-        return [name for _, (_, name) in unbroken]
-
-    @property
-    def damage(self) -> str | None:
-        """Which image is missing from the series, if any."""
-        missing = self._numbered[0][0] + len(self.images)
-        return f"image {missing} is missing" if len(self.images) < len(self._numbered) else None
+    def __init__(self, path: str) -> None:
+        self.path = path
+        numbered = _numbered(path)
+        first = numbered[0][0]
+        self.images = [image for place, (number, image) in enumerate(numbered) if number == first + place]
+        is_whole = len(self.images) == len(numbered)
+        self.damage = None if is_whole else f"image {first + len(self.images)} is missing"
 
     def read(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.uint8] | None, int, str]:
         """Frames (T, height, width, 3) at ascending indices; or None, the index of a damaged image, and its error."""
@@ -85,6 +51,34 @@ class FrameFolder:
         if len({image.shape for image in kept}) > 1:
             raise DecodingError(f"{self.path}: its images are not of one size")
         return np.stack(kept)[repeats], 0, ""
+
+
+def _numbered(path: str) -> list[tuple[int, str]]:
+    """Numbers and paths of the images of the one series, in order."""
+    folder, template = split_template(path)
+    series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    try:
+        names = list(images_in(folder, template))
+    except OSError as error:
+        raise DecodingError(f"{path}: {error.strerror}") from error
+    for name in names:
+        if found := (template or _NUMBERED).fullmatch(name):
+            place = name[: found.start("number")], name[found.end("number") :]
+            series[place].append((int(found["number"]), os.path.join(folder, name)))
+    if not series:
+        raise DecodingError(f"{path}: no numbered images in it ({', '.join(IMAGE_SUFFIXES)})")
+    if len(series) > 1:
+        names = [f"{prefix}...{rest}" for prefix, rest in sorted(series)]
+        raise DecodingError(
+            f"{path}: has {len(series)} series of images ({', '.join(names[:4])}); select one with a template "
+            "such as img_{:05}.jpg"
+        )
+    numbered = sorted(series.popitem()[1])
+    for (number, one), (next_number, other) in pairwise(numbered):
+        if number == next_number:
+            both = f"{os.path.basename(one)} and {os.path.basename(other)}"
+            raise DecodingError(f"{path}: two images have the number {number}, {both}; remove one")
+    return numbered
 
 
 def _read_image(path: str) -> NDArray[np.uint8]:

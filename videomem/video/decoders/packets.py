@@ -9,9 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 _LEAST_MISSING_S, _LEAST_MISSING_SHARE = 0.3, 0.05
 # Length in the header of an AVI file whose recording was interrupted.
 _UNFINISHED = 0xFFFFFFFF
@@ -76,12 +73,3 @@ def what_the_header_misses(promised_s: float, end_s: float) -> str | None:
     if promised_s - end_s <= max(_LEAST_MISSING_S, _LEAST_MISSING_SHARE * promised_s):
         return None
     return f"the header promises {promised_s:.1f} s, but the packets end at {end_s:.1f} s"
-
-
-def frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Times in seconds from the first frame; without usable time stamps, frames have the assumed mean spacing."""
-    stamps = [p for p in pts if p is not None]
-    if stamps and len(stamps) == len(pts) and all(a < b for a, b in pairwise(stamps)):
-        return (np.array(stamps, dtype=np.float64) - stamps[0]) * time_base
-    spacing_s = assumed_s[-1] / max(len(assumed_s) - 1, 1)
-    return np.arange(len(pts)) * spacing_s

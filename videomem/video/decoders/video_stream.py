@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -23,7 +24,6 @@ from av.video.stream import VideoStream as AvStream
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
-from videomem.video.decoders.ffmpeg_messages import logged_errors
 from videomem.video.decoders.packets import (
     PacketInfo,
     first_hole,
@@ -113,9 +113,8 @@ class VideoStream:
         for packet in self._demuxed():
             checks_idr = packet.is_keyframe and self.codec == "h264"
             is_idr = checks_idr and holds_idr(bytes(packet), extradata)
-            packets.append(
-                PacketInfo(packet.pts, packet.dts, packet.is_keyframe, is_idr, packet.is_discard, packet.size)
-            )
+            facts = packet.pts, packet.dts, packet.is_keyframe, is_idr, packet.is_discard, packet.size
+            packets.append(PacketInfo(*facts))
             num_bytes += packet.size
             if self._held is not None:
                 self._held.append(packet)
@@ -177,36 +176,28 @@ class VideoStream:
         """Decode packets start..stop: their frames in display order, up to the first sign of damage."""
         self._complaints.clear()
         self.damage, self.is_gappy, num_frames = None, False, 0
+        is_cut_short = stop is None and self.listed_damage is not None
+        # Frames still waiting for reordering, which None asks for, may refer to missing ones.
+        last: list[None] = [] if is_cut_short else [None]
         try:
-            for packet in self._content(start, stop):
-                for frame in [] if self._sees_damage() else self._context.decode(packet):
+            for packet in chain(self._content(start, stop), last):
+                for frame in [] if packet is not None and self._sees_damage() else self._context.decode(packet):
                     if self._sees_damage(frame.is_corrupt):
                         return
                     num_frames += 1
                     yield frame
-                if self._sees_damage():
+                if packet is not None and self._sees_damage():
                     return
-            cut_short = (
-                stop is None and self.listed_damage
-            )  # Frames still waiting for reordering may refer to missing ones.
-            for frame in [] if cut_short else self._context.decode(None):
-                if self._sees_damage(frame.is_corrupt):
-                    return
-                num_frames += 1
-                yield frame
         except av.FFmpegError as error:
             self.damage = _reason(error)
             return
-        expected = [p for p in self.packets[start:stop] if not p.is_hidden and p.num_bytes > self._placeholder_bytes]
-        if stop is None and self.listed_damage:
+        least_bytes = _PLACEHOLDER_BYTES if self.codec == "mpeg4" else 0
+        expected = [p for p in self.packets[start:stop] if not p.is_hidden and p.num_bytes > least_bytes]
+        if is_cut_short:
             self.damage = self.listed_damage
         elif num_frames < len(expected) and not self._sees_damage():
             self.damage = f"{len(expected)} packets gave {num_frames} frames"
             self.is_gappy = True
-
-    @property
-    def _placeholder_bytes(self) -> int:
-        return _PLACEHOLDER_BYTES if self.codec == "mpeg4" else 0
 
     def _content(self, start: int, stop: int | None) -> Iterator[av.Packet[Any]]:
         """The listed packets, from memory or by reading the file again."""
@@ -299,8 +290,22 @@ def open_stream(path: str) -> Iterator[VideoStream]:
     Raises:
         DecodingError: If the file has no video stream that can be decoded.
     """
-    with logged_errors() as complaints, _open(path) as opened:
+    with _logged_errors() as complaints, _open(path) as opened:
         yield VideoStream(path, opened, complaints)
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[Any]]:
+    """Collect all errors logged by PyAV's FFmpeg, including repeated ones, which PyAV skips by default."""
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture() as complaints:
+            yield complaints
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)
 
 
 @contextmanager

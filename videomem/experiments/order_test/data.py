@@ -1,0 +1,296 @@
+"""The data of training jobs: the splits of the runs, the frame orders of the conditions, and batches of clips."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videomem.batch import VideoBatch, collate
+from videomem.errors import VideomemError
+from videomem.experiments import permutations
+from videomem.experiments.clips import Clips
+from videomem.experiments.order_test.plan import OrderSettings
+from videomem.experiments.permutations import FrameOrders, Perturbation
+from videomem.training.feature_sources import EpochSampler, frame_statistics
+from videomem.video.catalog import Clip
+from videomem.video.splits import assign_splits
+
+Rows = NDArray[np.int64]
+# First element of every seed of frame orders, so that draws for different purposes never share a seed.
+_FIXED, _EPOCH, _COMMON, _TEST = range(4)
+PERTURBATION_FRAME_ORDERS = 5  # per random perturbation, except the shuffle: its number is `num_permutations`
+
+
+@dataclass(frozen=True)
+class RunSplit:
+    """Rows of the clips of one run. Each group is in one part only, except with a fixed split that shares groups."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+
+
+def possible_folds(clips: Clips, settings: OrderSettings) -> int:
+    """Number of folds: that of the settings, or the number of groups of the class with the fewest groups if lower.
+
+    Raises:
+        VideomemError: If a class has a single group.
+    """
+    if settings.split == "fixed":
+        return settings.folds
+    num_groups = {int(label): len(np.unique(clips.groups[clips.labels == label])) for label in np.unique(clips.labels)}
+    rarest = min(num_groups, key=lambda label: num_groups[label])
+    if num_groups[rarest] < 2:
+        raise VideomemError(
+            f"class {clips.class_names[rarest]!r} has clips of one group only, but training and testing need different "
+            "groups; remove the class, add videos of it, or use a finer `group`"
+        )
+    return min(settings.folds, num_groups[rarest])
+
+
+def run_splits(clips: Clips, settings: OrderSettings) -> list[RunSplit]:
+    """The split of every run.
+
+    A random split distributes groups over folds, stratified by label. Run r tests fold r modulo the number of folds.
+    The folds are drawn again after all of them have been tested, so that every group is tested equally often. With
+    `selection: validation`, the next fold is held out from training. A fixed split takes the catalog's `train` and
+    `test` clips, and its `val` clips for validation.
+
+    Raises:
+        VideomemError: If a class has fewer groups than folds, or the catalog lacks a split.
+    """
+    validate = settings.selection == "validation"
+    if settings.split == "fixed":
+        return [_fixed(clips, validate)] * settings.runs
+    return [_fold(clips, settings, run, validate) for run in range(settings.runs)]
+
+
+def _fixed(clips: Clips, validate: bool) -> RunSplit:
+    rows = {name: np.flatnonzero(np.array(clips.splits) == name) for name in ("train", "val", "test")}
+    for name in ("train", "test", *(("val",) if validate else ())):
+        if not len(rows[name]):
+            has = ", ".join(sorted(set(clips.splits) - {""})) or "none"
+            raise VideomemError(f"{clips.source}: no clip in split {name!r} (it has {has}); set order.split to random")
+    return RunSplit(rows["train"], rows["val"] if validate else rows["val"][:0], rows["test"])
+
+
+def _fold(clips: Clips, settings: OrderSettings, run: int, validate: bool) -> RunSplit:
+    deal, fold = divmod(run, settings.folds)
+    fold_N = _deal(tuple(clips.labels), tuple(clips.groups), clips.class_names, settings.folds, settings.seed + deal)
+    test = fold_N == fold
+    val = (fold_N == (fold + 1) % settings.folds) & ~test if validate else np.zeros(len(fold_N), dtype=bool)
+    train = ~test & ~val
+    if missing := set(range(len(clips.class_names))) - set(clips.labels[train].tolist()):
+        name = clips.class_names[min(missing)]
+        raise VideomemError(
+            f"class {name!r} is in no training clip of run {run}; lower order.folds or add videos of it"
+        )
+    return RunSplit(*(np.flatnonzero(part) for part in (train, val, test)))
+
+
+@lru_cache(maxsize=8)
+def _deal(
+    labels: tuple[int, ...], groups: tuple[int, ...], names: tuple[str, ...], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """The fold of each clip (N,)."""
+    # Zero-padded, so that the order of groups does not depend on how many there are.
+    rows = [Clip("", names[label], "", f"{group:09d}") for label, group in zip(labels, groups, strict=True)]
+    try:
+        dealt = assign_splits(rows, {str(fold): 1 / folds for fold in range(folds)}, seed)
+    except VideomemError as error:
+        raise VideomemError(f"{error}; or lower order.folds, which is {folds}") from error
+    return np.array([int(clip.split) for clip in dealt])
+
+
+def training_share(clips: Clips, train: Rows, share: float, seed: int) -> Rows:
+    """Rows of a share of the training groups. Larger shares contain the smaller ones, and every class is kept.
+
+    Args:
+        clips: The clips.
+        train: Rows of the complete training split.
+        share: Share of the training groups, in (0, 1].
+        seed: Seed of the order in which groups are added.
+    """
+    groups, labels = clips.groups[train], clips.labels[train]
+    order = np.random.default_rng((seed, 7)).permutation(np.unique(groups)).tolist()
+    needed: list[int] = []
+    covered: set[int] = set()
+    for group in order:
+        if not (classes := set(labels[groups == group].tolist())) <= covered:
+            needed.append(group)
+            covered |= classes
+    first = needed + [group for group in order if group not in needed]
+    taken = first[: max(len(needed), math.ceil(share * len(first)))]
+    return train[np.isin(groups, taken)]
+
+
+def overlap(splits: list[RunSplit], fixed: bool) -> float:
+    """Mean n_test / n_train over runs; 0 with a fixed split, where all runs share one training set."""
+    return 0.0 if fixed else float(np.mean([len(split.test) / len(split.train) for split in splits]))
+
+
+def _clip_seed(clips: Clips, row: int) -> int:
+    """A number derived from the clip's content, so that its permutations do not depend on its row."""
+    return int(clips.ids[row].rsplit("/", 1)[-1][:15], 16)
+
+
+def training_order(
+    condition: str, clips: Clips, row: int, settings: OrderSettings, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """The frame order (T,) of a training clip in one epoch.
+
+    Args:
+        condition: A training condition, a key of `plan.CONDITIONS`.
+        clips: The clips.
+        row: Row of the clip.
+        settings: The protocol, for the sizes of windows and blocks.
+        seed: Seed of the run.
+        epoch: Epoch of training; used by `reshuffled` only.
+    """
+    length = int(clips.lengths[row])
+    if condition == "ordered":
+        return permutations.ordered(length, length)[0]
+    if condition == "common_permutation":
+        return common_order(length, length, seed)[0]
+    if condition == "reshuffled":
+        return permutations.fixed(length, length, (_EPOCH, seed, epoch, _clip_seed(clips, row)))[0]
+    drawn = (_FIXED, seed, _clip_seed(clips, row))
+    return test_perturbation(condition, clips.max_frames, settings).frame_orders(length, length, 1, drawn)[0]
+
+
+def common_order(length: int, num_frames: int, seed: int) -> FrameOrders:
+    """The permutation (1, T) that `common_permutation` applies to every clip in the run with this seed."""
+    return permutations.common(length, num_frames, (_COMMON, seed))
+
+
+def label_of(test_condition: str, settings: OrderSettings) -> str:
+    """The label of a test condition's perturbation; `ordered` and `common_permutation` have their own name."""
+    sized = {"windows": f"windows of {settings.windows}", "blocks": f"blocks of {settings.blocks}"}
+    return {"shuffled": "shuffle", "reversed": "reverse", **sized}.get(test_condition, test_condition)
+
+
+def test_perturbation(condition: str, max_frames: int, settings: OrderSettings) -> Perturbation:
+    """The perturbation of the test clips for a training condition.
+
+    `fixed_permutation`, `windows` and `blocks` are trained on frame orders of the same perturbation.
+    """
+    label = label_of(condition if condition in ("windows", "blocks") else "shuffled", settings)
+    return next(perturbation for perturbation in perturbations(max_frames, settings) if perturbation.label == label)
+
+
+def perturbations(max_frames: int, settings: OrderSettings) -> tuple[Perturbation, ...]:
+    """The perturbation suite, including the sizes of the conditions `windows` and `blocks`."""
+    return permutations.suite(max_frames, (settings.windows, settings.blocks))
+
+
+def check_sizes(clips: Clips, settings: OrderSettings) -> None:
+    """Check that clips have at least two frames, and that windows and blocks are shorter than the longest clip.
+
+    Raises:
+        VideomemError: If they are not.
+    """
+    longest = clips.max_frames
+    if longest < 2:
+        raise VideomemError(f"{clips.source}: the longest clip has {longest} frame, but frame order needs at least 2")
+    for name in ("windows", "blocks"):
+        value = getattr(settings, name)
+        if name in settings.training_conditions and value >= longest:
+            raise VideomemError(
+                f"order.{name} is {value}, but clips have {longest} frames at most; lower it, or remove {name} from "
+                "order.training_conditions"
+            )
+
+
+def test_orders(clips: Clips, row: int, perturbation: Perturbation, num_permutations: int) -> FrameOrders:
+    """Frame orders (K, T_max) of a test clip under one perturbation, identical in all runs and for all heads."""
+    number = num_permutations if perturbation.name == "shuffle" else min(PERTURBATION_FRAME_ORDERS, num_permutations)
+    return perturbation.frame_orders(int(clips.lengths[row]), clips.max_frames, number, (_TEST, _clip_seed(clips, row)))
+
+
+class ConditionData(LightningDataModule):
+    """Training and validation clips of one run, in the frame orders of one training condition."""
+
+    def __init__(
+        self,
+        clips: Clips,
+        split: RunSplit,
+        condition: str,
+        settings: OrderSettings,
+        seed: int,
+        batch_size: int,
+        balanced: bool = False,
+    ) -> None:
+        super().__init__()
+        self._clips, self._split, self._condition, self._settings = clips, split, condition, settings
+        self._seed, self._batch_size, self._balanced = seed, batch_size, balanced
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        labels = self._clips.labels[self._split.train]
+        weights = torch.from_numpy(1 / np.bincount(labels)[labels]) if self._balanced else None
+        sampler = EpochSampler(len(labels), self._seed, self._epoch, weights)
+        permuted = self._permuted(self._split.train, self._condition, self._seed)
+        return DataLoader(permuted, self._batch_size, sampler=sampler, collate_fn=collate)
+
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        if not len(self._split.val):
+            return []
+        # Validation uses one fixed permutation per clip, so that its accuracy is comparable between epochs.
+        condition = "fixed_permutation" if self._condition == "reshuffled" else self._condition
+        seed = self._seed if self._condition == "common_permutation" else self._seed + 2**31
+        return DataLoader(self._permuted(self._split.val, condition, seed), 256, collate_fn=collate)
+
+    def _permuted(self, rows: Rows, condition: str, seed: int) -> _PermutedClips:
+        order = partial(training_order, condition, self._clips, settings=self._settings, seed=seed)
+        return _PermutedClips(self._clips, rows, order, reshuffled=condition == "reshuffled")
+
+    def feature_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) over all training frames, identical for all training conditions of a run."""
+        return feature_statistics(self._clips, self._split.train)
+
+
+class _PermutedClips(Dataset[tuple[Tensor, int, int]]):
+    def __init__(self, clips: Clips, rows: Rows, order: Any, reshuffled: bool) -> None:
+        self._clips, self._rows, self._labels = clips, rows.tolist(), clips.labels[rows].tolist()
+        self._order, self._reshuffled = order, reshuffled
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
+        number, epoch = item if isinstance(item, tuple) else (item, 0)
+        row = self._rows[number]
+        if row not in self._kept or self._reshuffled:
+            self._kept[row] = torch.from_numpy(self._order(row=row, epoch=epoch))
+        return self._clips.features(row)[self._kept[row]], self._labels[number], row
+
+
+def plain_batches(clips: Clips, rows: Rows, batch_size: int = 256) -> list[VideoBatch]:
+    """Clips with their frames in order, as batches."""
+    parts = [rows[start : start + batch_size].tolist() for start in range(0, len(rows), batch_size)]
+    return [collate([(clips.features(row), int(clips.labels[row]), row) for row in part]) for part in parts]
+
+
+_statistics: dict[tuple[int, bytes], tuple[Clips, Tensor, Tensor]] = {}
+
+
+def feature_statistics(clips: Clips, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) over the frames of clips; cached for the training jobs of the latest run."""
+    key = (id(clips), rows.tobytes())
+    if key not in _statistics:
+        _statistics.clear()
+        # Keep a reference to the clips, so that their id is not reused.
+        _statistics[key] = clips, *frame_statistics(map(clips.features, rows.tolist()), clips.feature_dim)
+    return _statistics[key][1:]
