@@ -19,7 +19,7 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
-from videomem.experiments.memories import read_memories
+from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, overall
 from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
 from videomem.experiments.order_test.jobs import num_cached
@@ -86,13 +86,14 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
             f"{clips.source}: a run tests {num_groups} group, but a standard error needs at least 2 and a verdict 20; "
             "lower order.folds, add videos, or use a finer `group`"
         )
+    heads = read_heads(settings.memories, settings.hidden_dim)
     rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
     return OrderPlan(
         contrast="accuracy trained and tested in order, minus accuracy trained on one fixed permutation per clip and "
         "tested on shuffled clips",
         settings=settings,
         recipe=recipe,
-        memories=read_memories(settings.memories, settings.hidden_dim),
+        heads={name: {"readout": {"class_path": recipe.readout}, **head} for name, head in heads.items()},
         num_clips=len(clips),
         data_sha256=sha256(json.dumps([clips.class_names, *rows]).encode()).hexdigest(),
     )
