@@ -234,13 +234,20 @@ def contrast_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rate
 
 def detectable(setting: Setting, num: int, rng: np.random.Generator) -> Setting:
     """The setting with the effect that a plan with the true variances calls detectable with power 0.8."""
-    sums, counts = tables(setting, num, rng)
-    fit = two_way(sums, counts, overlap(setting))
-    design = Design(
-        setting.groups * float(fit.groups.mean()), setting.groups * float(fit.spread.noise.mean()), setting.run_sd,
-        setting.runs, overlap(setting), float(np.mean(fit.df)) / (setting.groups - 1),
-    )  # fmt: skip
-    return replace(setting, effect=min(detectable_effect(setting.groups, design), setting.accuracy - 0.02))
+    for _ in range(2):  # The variances depend on the effect.
+        sums, counts = tables(setting, num, rng)
+        fit = two_way(sums, counts, overlap(setting))
+        design = Design(
+            of_one_group=setting.groups * float(fit.groups.mean()),
+            noise_of_one_group=setting.groups * float(fit.spread.noise.mean()),
+            run_sd=setting.run_sd,
+            num_runs=setting.runs,
+            overlap=overlap(setting),
+            df_share=float(np.mean(fit.df)) / (setting.groups - 1),
+        )
+        effect = detectable_effect(setting.groups, design)
+        setting = replace(setting, effect=min(effect, setting.accuracy - 0.02))
+    return setting
 
 
 def reliance_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rates:

@@ -109,16 +109,8 @@ def _half_widths(design: Design, num_groups: int) -> tuple[Floats, Floats]:
     df_runs = design.num_runs - 1
     expected = design.run_sd**2 * (1 - rho) + noise
     square = expected * stats.chi2.ppf(_QUANTILES, df_runs) / df_runs if df_runs else np.zeros(len(_QUANTILES))
-    parts = (
-        groups,
-        df,
-        square,
-        np.maximum(noise, LEAST_NOISE * square),
-        df_runs,
-        1 / design.num_runs + design.overlap,
-        0.0,
-    )
-    groups, df, *spread, zero = np.broadcast_arrays(*parts)
+    noise, factor = np.maximum(noise, LEAST_NOISE * square), 1 / design.num_runs + design.overlap
+    groups, df, *spread, zero = np.broadcast_arrays(groups, df, square, noise, df_runs, factor, 0.0)
     fit = TwoWay(zero, groups, df, RunSpread(*spread), zero)
     return fit.half(levels[0]), fit.half(levels[1])
 
