@@ -55,9 +55,7 @@ def _named(path: Path, what: str, plain: dict[str, Any], known: Mapping[str, typ
     kind, arguments = plain["class_path"], dict(plain.get("init_args") or {})
     short = kind.rsplit(".", 1)[-1]
     if short not in known or kind not in (f"videomem.heads.{short}", class_path(known[short])):
-        raise VideomemError(
-            f"{path}: names {kind}, which is not a {what} of videomem; choose from {', '.join(known)}"
-        )
+        raise VideomemError(f"{path}: names {kind}, which is not a {what} of videomem; choose from {', '.join(known)}")
     return {"class_path": class_path(known[short]), "init_args": arguments}
 
 

@@ -162,11 +162,7 @@ def training_order(
         return permutations.ordered(length, length)[0]
     if condition == "common_permutation":
         return common_order(length, length, seed)[0]
-    if condition == "reshuffled":
-        return permutations.fixed(length, length, (_EPOCH, seed, epoch, _clip_seed(clips, row)))[0]
-    drawn = (_FIXED, seed, _clip_seed(clips, row))
-    if condition == "rotated":
-        drawn = (_EPOCH, seed, epoch, _clip_seed(clips, row))
+    drawn = (*((_EPOCH, seed, epoch) if condition in EVERY_EPOCH else (_FIXED, seed)), _clip_seed(clips, row))
     return test_perturbation(condition, clips.max_frames, settings).frame_orders(length, length, 1, drawn)[0]
 
 
@@ -178,7 +174,8 @@ def common_order(length: int, num_frames: int, seed: int) -> FrameOrders:
 def label_of(test_condition: str, settings: OrderSettings) -> str:
     """The label of a test condition's perturbation; `ordered` and `common_permutation` have their own name."""
     sized = {"windows": f"windows of {settings.windows}", "blocks": f"blocks of {settings.blocks}"}
-    return {"shuffled": "shuffle", "reversed": "reverse", "rotated": "rotate", **sized}.get(test_condition, test_condition)
+    labels = {"shuffled": "shuffle", "reversed": "reverse", "rotated": "rotate", **sized}
+    return labels.get(test_condition, test_condition)
 
 
 def test_perturbation(condition: str, max_frames: int, settings: OrderSettings) -> Perturbation:

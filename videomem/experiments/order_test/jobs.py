@@ -87,7 +87,9 @@ def build_head(
     with torch.random.fork_rng(devices=[]):
         names = [str(number) for number in range(num_classes)]
         sizes = {"feature_dim": feature_dim, "num_layers": num_layers, "projection_dim": projection_dim}
-        return from_plain(LitClassifier, {**head, "class_names": names, "class_counts": [1] * num_classes, **sizes}).head
+        return from_plain(
+            LitClassifier, {**head, "class_names": names, "class_counts": [1] * num_classes, **sizes}
+        ).head
 
 
 def is_order_blind(head: dict[str, Any]) -> bool:

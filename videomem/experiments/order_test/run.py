@@ -20,7 +20,7 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.memories import read_heads
-from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, overall
+from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, information_of, verdict_of
 from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
 from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
@@ -153,16 +153,18 @@ def run_order_test(
         num_trained_before = num_cached(plan, clips, cache, devices[0])
     training_results = run_jobs(plan, clips, cache, num_processes, devices, progress)
     scores, settings = Scores(plan, clips, training_results), plan.settings
-    results = analyse(scores)
+    results, information = analyse(scores), information_of(scores)
     result = OrderTestResult(
         schema_version=SCHEMA_VERSION,
         plan=plan.as_plain(),
         plan_sha256=plan.sha256,
         data=_facts(scores, len(failures)),
-        verdict=overall(results, settings),
+        metric=scores.metric,
+        verdict=verdict_of(information, results, scores),
+        information=information,
         memories=results,
         controls=controls_of(scores),
-        noise_floor=next((one.value_of_order for one in results if one.is_control), None),
+        noise_floor=next((one.value_of_order for one in results if one.is_order_blind), None),
         margin=settings.margin,
         num_runs=settings.runs,
         seeds=tuple(settings.seed + run for run in range(settings.runs)),
