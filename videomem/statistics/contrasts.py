@@ -56,19 +56,19 @@ def estimate_mean(
     counts_G = counts_GR.sum(1)
     effective_groups = float(counts_G.sum() ** 2 / (counts_G**2).sum())
     half, half90, p = _half_widths(fit, num_groups, effective_groups, comparisons)
-    value = float(fit.value)
+    value, varies = float(fit.value), bool(fit.se > ZERO)
     ends = (value - half, value + half, value - half90, value + half90)
     return Estimate(
         value,
-        float(fit.se),
-        float(fit.df),
+        float(fit.se) if varies else 0.0,
+        float(fit.df) if varies else num_groups - 1.0,
         *(float(np.clip(end, *limits)) for end in ends),
         p=min(1.0, comparisons * p),
         num_groups=num_groups,
         num_runs=num_runs,
-        variance_groups=float(fit.groups),
-        run_sd=float(np.sqrt(fit.spread.variance)),
-        run_noise=float(fit.spread.noise),
+        variance_groups=float(fit.groups) if varies else 0.0,
+        run_sd=float(np.sqrt(fit.spread.variance)) if varies else 0.0,
+        run_noise=float(fit.spread.noise) if varies else 0.0,
         overlap=overlap,
         comparisons=comparisons,
         effective_groups=None if np.ptp(counts_G) <= ZERO * counts_G.max() else effective_groups,

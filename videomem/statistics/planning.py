@@ -68,12 +68,12 @@ class Design:
 
     def power(self, num_groups: int, effect: float) -> float:
         """Probability that the 95 % interval excludes 0 on the side of the effect."""
-        half, _ = _half_widths(self, num_groups)
+        half = _half_width(self, num_groups, 1 - 0.05 / self.comparisons)
         return float(_share_below(abs(effect) - half, self.variance(num_groups)).mean())
 
     def power_of_equivalence(self, num_groups: int, effect: float, margin: float, one_sided: bool = False) -> float:
         """Probability that the 90 % interval lies within the margin; with `one_sided`, that it lies below."""
-        _, half = _half_widths(self, num_groups)
+        half = _half_width(self, num_groups, 1 - 0.10 / self.comparisons)
         variance, room = self.variance(num_groups), margin - half
         below = _share_below(room - effect, variance)
         too_low = 0.0 if one_sided else _share_below(-room - effect, variance)
@@ -97,12 +97,10 @@ def _share_below(distance: Floats, variance: float) -> Floats:
 
 
 @lru_cache(maxsize=4096)
-def _half_widths(design: Design, num_groups: int) -> tuple[Floats, Floats]:
-    """Half widths at 95 % and 90 % on a grid of quantiles of both observed variances, (Q, Q)."""
-    levels = 1 - 0.05 / design.comparisons, 1 - 0.10 / design.comparisons
+def _half_width(design: Design, num_groups: int, level: float) -> Floats:
+    """Half widths of the interval on a grid of quantiles of both observed variances, (Q, Q)."""
     if design.variance(num_groups) == 0:
-        bounds = [np.array(zero_bound(num_groups * design.effective_share, level)) for level in levels]
-        return bounds[0], bounds[1]
+        return np.array(zero_bound(num_groups * design.effective_share, level))
     df = max((num_groups - 1) * design.df_share, 1.0)
     groups = design.of_one_group / num_groups * stats.chi2.ppf(_QUANTILES, df)[:, None] / df
     noise, rho = design.noise_of_one_group / num_groups, design.overlap / (1 + design.overlap)
@@ -111,8 +109,7 @@ def _half_widths(design: Design, num_groups: int) -> tuple[Floats, Floats]:
     square = expected * stats.chi2.ppf(_QUANTILES, df_runs) / df_runs if df_runs else np.zeros(len(_QUANTILES))
     noise, factor = np.maximum(noise, LEAST_NOISE * square), 1 / design.num_runs + design.overlap
     groups, df, *spread, zero = np.broadcast_arrays(groups, df, square, noise, df_runs, factor, 0.0)
-    fit = TwoWay(zero, groups, df, RunSpread(*spread), zero)
-    return fit.half(levels[0]), fit.half(levels[1])
+    return TwoWay(zero, groups, df, RunSpread(*spread), zero).half(level)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ SIGMA_S = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 40)])
 _EDGES = np.concatenate([[0.0], (SIGMA_S[1:] + SIGMA_S[:-1]) / 2, [1.1]])
 PRIOR_S = -np.diff(stats.halfnorm.sf(_EDGES / PRIOR_SCALE))  # Differences of cdf would be 0 for large sigma.
 LEAST_NOISE = 0.02  # tau^2 is at least this share of M; its estimate can be negative if groups are few.
+ROUNDING = 1e-24  # A mean square up to this one is 0 but for rounding.
 BISECTIONS = 26
 
 
@@ -61,7 +62,7 @@ class RunSpread:
     Attributes:
         mean_square: M, the mean square of the deviations of run means.
         noise: tau^2, the expected part of M that is not due to runs.
-        df: R - 1. If it or M is 0, sigma is taken to be 0.
+        df: R - 1. If it or M is 0, so is sigma.
         factor: sum_r n_r^2 / N^2 + overlap, by which sigma^2 adds to the variance of the mean.
     """
 
@@ -73,7 +74,7 @@ class RunSpread:
     def posterior(self) -> Floats:
         """Posterior probabilities of `SIGMA_S`, (..., S)."""
         total = self.noise[..., None] + SIGMA_S**2
-        known = (self.df * self.mean_square)[..., None] > 0
+        known = ((self.df > 0) & (self.mean_square > ROUNDING))[..., None]
         with np.errstate(divide="ignore", invalid="ignore"):
             log = -self.df[..., None] / 2 * (np.log(total) + self.mean_square[..., None] / total)
         log = np.where(known, log, np.where(SIGMA_S > 0, -np.inf, 0.0))

@@ -198,18 +198,17 @@ def _lacking_groups(estimate: Estimate, margin: float) -> int:
 
 def _too_few(estimate: Estimate, margin: float) -> str:
     """The remedy if there are too few groups or runs for a verdict; else empty."""
-    if estimate.num_groups < MIN_GROUPS:
-        start = f"a verdict needs at least {MIN_GROUPS} groups (now {estimate.num_groups})"
-        if estimate.variance_groups == 0:
-            return start
-        runs = max(estimate.num_runs, MIN_RUNS)
-        needed = groups_for(margin, replace(design_of(estimate), num_runs=runs))
-        if needed is None:
-            return f"{start}; no number of groups shows a difference of {points(margin)}, because runs differ"
-        return f"{start}; about {needed} show a difference of {points(margin)} (with the variance observed here)"
-    if estimate.num_runs < MIN_RUNS:
-        return f"a verdict needs at least {MIN_RUNS} runs (now {estimate.num_runs}), because trainings differ"
-    return ""
+    least = (("groups", MIN_GROUPS, estimate.num_groups), ("runs", MIN_RUNS, estimate.num_runs))
+    lacks = [f"{needed} {what} (now {now})" for what, needed, now in least if now < needed]
+    if not lacks:
+        return ""
+    start = f"a verdict needs at least {' and '.join(lacks)}"
+    if estimate.num_groups >= MIN_GROUPS or estimate.se == 0:
+        return start
+    groups = groups_for(margin, replace(design_of(estimate), num_runs=max(estimate.num_runs, MIN_RUNS)))
+    if groups is None:
+        return f"{start}; no number of groups shows a difference of {points(margin)}, because runs differ"
+    return f"{start}; about {groups} groups show a difference of {points(margin)} (with the variance observed here)"
 
 
 def _remedy(estimate: Estimate, margin: float, one_sided: bool = False) -> str:
