@@ -112,7 +112,7 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
         "value": value.value,
         "low": value.low,
         "high": value.high,
-        "verdict": "control" if found.verdict is None else found.verdict.kind,
+        "verdict": "order-blind" if found.verdict is None else found.verdict.kind,
         "plan_sha256": result.plan_sha256,
     }
 

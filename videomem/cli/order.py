@@ -22,7 +22,7 @@ from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
 from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.jobs import num_cached
-from videomem.experiments.order_test.order_tables import result_summary, result_tables, summary_table
+from videomem.experiments.order_test.order_tables import answers, result_summary, result_tables, summary_table
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
 from videomem.experiments.order_test.report import examples_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
@@ -174,7 +174,7 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mod
     track_results(tested, data, out, mode, figures, strips)
     console = Console(soft_wrap=True)
     console.print(summary_table(result))
-    for text in (result.verdict.sentence, result.verdict.remedy):
+    for text in (*(answer for _, answer in answers(result)), result.verdict.remedy):
         if text:
             console.print(text, markup=False, highlight=False)
     print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
@@ -201,7 +201,7 @@ def track_results(
     memories = []
     for one in result.memories:
         config = {
-            "memory": plan.memories[one.name],
+            "head": plan.heads[one.name],
             "training_conditions": plan.settings.training_conditions,
             "recipe": asdict(plan.recipe),
             "label": one.label,
@@ -226,7 +226,7 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
         "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips",
-        "memories": f"{', '.join(plan.memories)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
+        "heads": f"{', '.join(plan.heads)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
         "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "

@@ -115,7 +115,7 @@ class TemporalConv(Memory):
         # Contributions to frames after the last: zero-padded in time, then each part shifted by its delay.
         padded = nn.functional.pad(terms_BTK.masked_fill(~real_BT1, 0), (0, 0, 0, later))
         parts = padded.chunk(self.kernel_size, dim=-1)
-        sums_BSH = sum(part.roll(delay, 1) for delay, part in enumerate(parts))
+        sums_BSH = torch.stack([part.roll(delay, 1) for delay, part in enumerate(parts)]).sum(0)
         pending_BSH = torch.stack(state[1:], dim=1)
         sums_BSH = sums_BSH + nn.functional.pad(pending_BSH, (0, 0, 0, sums_BSH.shape[1] - later))
         index_BS = lengths_B.unsqueeze(1) - 1 + torch.arange(self.kernel_size, device=lengths_B.device)

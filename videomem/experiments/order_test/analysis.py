@@ -23,12 +23,14 @@ from videomem.experiments.order_test.data import (
 from videomem.experiments.order_test.jobs import TrainingJob, TrainingResult
 from videomem.experiments.order_test.plan import (
     BLOCKS,
+    COMMON,
     FIXED,
     IMBALANCE,
     ORDERED,
     PAIRS,
     RESHUFFLED,
     ROTATED,
+    SHUFFLED,
     TRAINING_CONDITIONS,
     WINDOWS,
     OrderPlan,
@@ -40,10 +42,12 @@ from videomem.experiments.order_test.result import (
     PerturbationResult,
     SizePoint,
 )
+from videomem.statistics.chiral import chiral_pairs
+from videomem.statistics.classes import class_gains
 from videomem.statistics.contrasts import class_weights, estimate_mean
-from videomem.statistics.randomization import mcnemar_p
+from videomem.statistics.randomization import mcnemar_p, reliance_test
 from videomem.statistics.results import Estimate, Verdict
-from videomem.statistics.verdict import judge_data
+from videomem.statistics.verdict import judge, judge_data
 
 Values = NDArray[np.float64]
 Learner = tuple[str, str]  # name of a head, and the accuracy that is meant

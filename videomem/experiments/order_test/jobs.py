@@ -148,8 +148,8 @@ def split_of(job: TrainingJob, splits: Sequence[RunSplit], clips: Clips, seed: i
 def job_seed(job: TrainingJob, settings: OrderSettings) -> int:
     """Seed of initial weights, dropout and the order of clips, the same for all training conditions of a run.
 
-    An order-blind head trained on fixed permutations has another seed. With the same seed it would repeat the ordered training
-    exactly, and the difference would not show the variation between trainings.
+    An order-blind head trained on fixed permutations has another seed. With the same seed it would repeat the ordered
+    training exactly, and the difference would not show the variation between trainings.
     """
     again = job.condition == "fixed_permutation" and is_order_blind(job.head)
     return settings.seed + job.run + (CONTROL_SEED if again else 0)

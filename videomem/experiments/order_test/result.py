@@ -54,8 +54,8 @@ class MemoryResult:
     Attributes:
         name: Name of the memory: the name of its head config.
         label: The memory with its parameters.
-        is_order_blind: Whether the logits of the head are bit-identical for every frame order. Its value of order is the
-            effect of retraining alone.
+        is_order_blind: Whether the logits of the head are bit-identical for every frame order. Its value of order is
+            the effect of retraining alone.
         num_parameters: Number of learned parameters of one head.
         accuracies: Accuracies by `<training condition>/<test condition>`, those that were measured.
         balanced_accuracy: Mean over classes of the accuracy `ordered/ordered` on the clips of the class.
@@ -122,14 +122,15 @@ class MemoryResult:
 class Information:
     """The accuracy that frame order adds to the set of frames: the best ordered minus the best order-blind learner.
 
-    Both are chosen for each run by their accuracy on other groups than those the run tests. Ordered learners are trained
-    and tested in order. Order-blind learners are order-blind heads, and other heads that were trained on permuted
-    frames and tested on shuffled frames.
+    Both are chosen for each run by their accuracy on other groups than those the run tests. Ordered learners are
+    trained and tested in order. Order-blind learners are order-blind heads, and other heads that were trained on
+    permuted frames and tested on shuffled frames.
 
     Attributes:
         gain: The difference.
         ordered: The ordered learner that was chosen most often.
-        order_blind: The order-blind learner that was chosen most often, such as `attention` or `gru reshuffled/shuffled`.
+        order_blind: The order-blind learner that was chosen most often, such as `attention` or
+            `gru reshuffled/shuffled`.
         chosen: Number of runs in which each learner was chosen.
         accuracy: Balanced accuracy of the better one of the two.
         rotated: The same difference for learners trained and tested on rotated clips; None if not measured.
