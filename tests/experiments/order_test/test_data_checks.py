@@ -105,7 +105,7 @@ def test_a_length_that_does_not_predict_the_label_is_not_reported() -> None:
     clips, splits = length_data({"one": (3, 9), "other": (3, 9)}, num=96)
     found = length_accuracy(clips, splits, overlap(splits, fixed=False))
     assert found.low < 0.5 < found.high
-    assert length_check(clips, splits) is None
+    assert length_check(clips, splits, overlap(splits, fixed=False)) is None
 
 
 def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
@@ -120,14 +120,14 @@ def test_a_rare_class_that_length_predicts_is_found() -> None:
     labels = ["frequent"] * 80 + ["rare"] * 16
     clips = clips_of([4 + row % 3 for row in range(80)] + [9] * 16, labels)
     splits = run_splits(clips, SETTINGS)
-    found = length_accuracy(clips, splits)
+    found = length_accuracy(clips, splits, overlap(splits, fixed=False))
     assert (found.value, found.high) == (1.0, 1.0) and 0.5 < found.low < 1
-    assert length_check(clips, splits) is not None
+    assert length_check(clips, splits, overlap(splits, fixed=False)) is not None
 
 
 def test_equal_lengths_need_no_check() -> None:
     clips = clips_of([5] * 24, ["a", "b"] * 12)
-    assert length_check(clips, run_splits(clips, SETTINGS)) is None
+    assert length_check(clips, run_splits(clips, SETTINGS), 0.3) is None
 
 
 # Static clips
@@ -179,7 +179,7 @@ def test_balanced_classes_of_enough_clips_are_not_rare() -> None:
 
 def test_good_data_pass_all_checks() -> None:
     clips, splits = with_static([])
-    assert data_checks(clips, splits) == ()
+    assert data_checks(clips, splits, 0.3) == ()
 
 
 def test_all_checks_are_reported() -> None:

@@ -87,7 +87,7 @@ def with_joined_groups(clips: Clips, names: Sequence[str] | None = None) -> tupl
 
 
 def data_checks(
-    clips: Clips, splits: Sequence[RunSplit], overlap: float = 0.0, names: Sequence[str] | None = None
+    clips: Clips, splits: Sequence[RunSplit], overlap: float, names: Sequence[str] | None = None
 ) -> tuple[DataCheck, ...]:
     """All checks that found something, in addition to that of `with_joined_groups`.
 
@@ -101,7 +101,7 @@ def data_checks(
     return tuple(check for check in checks if check is not None)
 
 
-def length_accuracy(clips: Clips, splits: Sequence[RunSplit], overlap: float = 0.0) -> Estimate:
+def length_accuracy(clips: Clips, splits: Sequence[RunSplit], overlap: float) -> Estimate:
     """Balanced accuracy of a classifier that sees only the number of frames.
 
     In each run, a decision tree of depth `TREE_DEPTH` is trained on the training clips, with classes weighted equally,
@@ -139,7 +139,7 @@ def _estimate(values_N: NDArray[np.float64], groups_N: Rows, runs_N: Rows, overl
     return replace(mean, **linear, **square)
 
 
-def length_check(clips: Clips, splits: Sequence[RunSplit], overlap: float = 0.0) -> DataCheck | None:
+def length_check(clips: Clips, splits: Sequence[RunSplit], overlap: float) -> DataCheck | None:
     """Whether the number of frames predicts the class: the interval of `length_accuracy` is above chance.
 
     Chance is 1 / C with the C classes of the test clips; if a run tests fewer classes, that of this run.
