@@ -53,6 +53,16 @@ def test_equal_numbers_of_tests_give_the_james_stein_weight() -> None:
     assert (found.within, found.between) == pytest.approx((within, (between - within) / 2))
 
 
+def test_clips_that_do_not_differ_have_the_mean_and_its_error_by_groups() -> None:
+    """V_G = sum_g E_g^2 / (1 - n_g / N) / N^2, computed by hand."""
+    found = clip_scores(
+        [1.0, -1.0, 1.0, -0.6, -1.0, 0.6, 1.0, -1.0], [0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 0, 0, 1, 1, 2, 2]
+    )
+    assert found.between == 0 and found.mean == pytest.approx(0)
+    np.testing.assert_allclose(found.scores, 0, atol=1e-12)
+    np.testing.assert_allclose(found.standard_errors**2, (0.4**2 / 0.5 + 0.4**2 / 0.75) / 64)
+
+
 def test_more_tests_shrink_less() -> None:
     values = np.array([1.0, 1.0, 0.0, 1.0, *[1.0, 1.0, 0.0, 1.0] * 4, *[0.0, 0.0, 0.1, 0.0, -0.1] * 4])
     clips = np.repeat([0, 1, 2], [4, 16, 20])

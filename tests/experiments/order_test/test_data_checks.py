@@ -125,6 +125,15 @@ def test_a_rare_class_that_length_predicts_is_found() -> None:
     assert length_check(clips, splits, overlap(splits, fixed=False)) is not None
 
 
+def test_length_is_found_to_predict_a_rare_class_that_is_never_the_most_frequent_one_of_its_length() -> None:
+    labels = ["frequent"] * 80 + ["rare"] * 8
+    clips = clips_of([9 if row % 8 == 0 else 4 for row in range(80)] + [9] * 8, labels)
+    splits = run_splits(clips, SETTINGS)
+    assert length_accuracy(clips, splits, overlap(splits, fixed=False)).value == pytest.approx(
+        (0.875 + 1) / 2, abs=0.02
+    )
+
+
 def test_equal_lengths_need_no_check() -> None:
     clips = clips_of([5] * 24, ["a", "b"] * 12)
     assert length_check(clips, run_splits(clips, SETTINGS), 0.3) is None
