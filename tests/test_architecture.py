@@ -52,7 +52,7 @@ ONLY_IN = {
     "matplotlib": "experiments/ utils/",
     "jinja2": "experiments/",
     "scipy": "statistics/",
-    "sklearn": "experiments/memory_horizon/",
+    "sklearn": "experiments/memory_horizon/ experiments/order_test/",
     "statsmodels": "statistics/",
 }
 
