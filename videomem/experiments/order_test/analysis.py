@@ -20,6 +20,7 @@ from videomem.experiments.order_test.data import (
     test_orders,
     training_share,
 )
+from videomem.experiments.order_test.data_checks import DataCheck
 from videomem.experiments.order_test.jobs import TrainingJob, TrainingResult
 from videomem.experiments.order_test.plan import (
     BLOCKS,
@@ -44,6 +45,7 @@ from videomem.experiments.order_test.result import (
 )
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
+from videomem.statistics.clip_scores import ClipScores, clip_scores
 from videomem.statistics.contrasts import class_weights, estimate_mean
 from videomem.statistics.randomization import mcnemar_p, reliance_test
 from videomem.statistics.results import Estimate, Verdict
@@ -145,7 +147,7 @@ class Scores:
         for part in np.unique(parts_N):
             here = parts_N == part
             others = ~np.isin(self.groups, self.groups[here])
-            others = others if others.any() else ~here
+            others = others if others.any() else here  # One run: no verdict is given.
             best = max(
                 learners, key=lambda learner: float(np.average(learners[learner][others], weights=weights[others]))
             )
@@ -211,8 +213,14 @@ def information_of(scores: Scores) -> Information | None:
     )
 
 
-def verdict_of(information: Information | None, results: Sequence[MemoryResult], scores: Scores) -> Verdict:
+def verdict_of(
+    information: Information | None, results: Sequence[MemoryResult], scores: Scores, checks: Sequence[DataCheck]
+) -> Verdict:
     """The verdict on the data."""
+    tested = len(np.unique(np.concatenate([split.test for split in scores.splits])))
+    for check in checks:
+        if check.name == "static clips" and check.num_clips == tested:
+            return Verdict("nothing to order", f"Nothing to order: {check.sentence}")
     if information is None:
         return Verdict(
             "no verdict", "No verdict: an ordered and an order-blind head are needed",
@@ -222,6 +230,13 @@ def verdict_of(information: Information | None, results: Sequence[MemoryResult],
     hint = next((hint_of(one, scores) for one in results if one.name == information.ordered), "")
     margin = scores.plan.settings.margin
     return _conditional(judge_data(information.gain, margin, learners, information.accuracy, chance, hint), scores)
+
+
+def clip_scores_of(scores: Scores) -> ClipScores:
+    """How much each tested clip needs frame order: correct with the best ordered learner, minus the order-blind one."""
+    ordered, blind = ordered_learners(scores), order_blind_learners(scores)
+    gain_N = scores.best(ordered)[0] - scores.best(blind)[0]
+    return clip_scores(gain_N, np.concatenate([split.test for split in scores.splits]), scores.groups)
 
 
 def hint_of(result: MemoryResult, scores: Scores) -> str:

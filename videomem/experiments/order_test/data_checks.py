@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.data import Rows, RunSplit
 from videomem.experiments.tables import percent
-from videomem.statistics.contrasts import estimate_mean
+from videomem.statistics.contrasts import class_weights, estimate_mean
 from videomem.statistics.results import Estimate
 from videomem.utils.result_models import Text, result_model
 
@@ -112,31 +111,16 @@ def length_accuracy(clips: Clips, splits: Sequence[RunSplit], overlap: float) ->
         splits: The split of each run.
         overlap: n_test / n_train if training sets of runs overlap, else 0.
     """
-    values, groups = [], []
+    right, groups, labels = [], [], []
     for split in splits:
         tree = DecisionTreeClassifier(max_depth=TREE_DEPTH, class_weight="balanced", random_state=0)
         tree.fit(clips.lengths[split.train, None], clips.labels[split.train])
-        labels = clips.labels[split.test]
-        values.append(balanced(tree.predict(clips.lengths[split.test, None]) == labels, labels))
+        labels.append(clips.labels[split.test])
+        right.append(tree.predict(clips.lengths[split.test, None]) == labels[-1])
         groups.append(clips.groups[split.test])
     runs_N = np.repeat(np.arange(len(splits)), [len(split.test) for split in splits])
-    return _estimate(np.concatenate(values), np.concatenate(groups), runs_N, overlap)
-
-
-def balanced(right_N: NDArray[np.bool_], labels_N: Rows) -> NDArray[np.float64]:
-    """Values (N,) whose mean is the balanced accuracy: right_i N / (C n_c), for class c of clip i with n_c clips."""
-    _, codes_N, counts_C = np.unique(labels_N, return_inverse=True, return_counts=True)
-    weights_N: NDArray[np.float64] = len(labels_N) / (len(counts_C) * counts_C[codes_N])
-    return right_N * weights_N
-
-
-def _estimate(values_N: NDArray[np.float64], groups_N: Rows, runs_N: Rows, overlap: float) -> Estimate:
-    """The mean of values that may exceed 1, which `estimate_mean` refuses; its intervals are clipped to [0, 1]."""
-    scale = max(1.0, float(values_N.max()))
-    mean = estimate_mean(values_N / scale, groups_N, runs_N, overlap, (0.0, 1 / scale))
-    linear = {name: scale * getattr(mean, name) for name in ("value", "se", "low", "high", "low90", "high90", "run_sd")}
-    square = {name: scale**2 * getattr(mean, name) for name in ("variance_groups", "run_noise")}
-    return replace(mean, **linear, **square)
+    right_N, groups_N, labels_N = (np.concatenate(parts) for parts in (right, groups, labels))
+    return estimate_mean(right_N, groups_N, runs_N, overlap, (0.0, 1.0), weights_N=class_weights(labels_N))
 
 
 def length_check(clips: Clips, splits: Sequence[RunSplit], overlap: float) -> DataCheck | None:

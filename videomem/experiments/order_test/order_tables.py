@@ -18,8 +18,8 @@ from videomem.statistics.verdict import points as in_points
 _NAMES: dict[Kind, tuple[str, ...]] = {
     "gain": ("value of order", "reliance", "relies: reliance", "worth: value of order",
              "information: gain over order-blind", "with rotated clips (TT - FS)", "augmentation (SS - FS)",
-             "shift (SS - OS)", "smoothness (OO - CC)", "retrained", "gain, pooled", "low", "high", "gain, class alone", "standard error",
-             "excess confusion"),
+             "shift (SS - OS)", "smoothness (OO - CC)", "retrained", "gain, pooled", "low", "high", "gain, class alone",
+             "standard error", "excess confusion"),
     "share": ("accuracy", "balanced accuracy", "share of training groups"),
     "p": ("p (Holm)", "p (reliance)", "p (McNemar)", "p", "smallest p", "p (maximum statistic)"),
     "count": ("parameters", "groups", "training clips"),

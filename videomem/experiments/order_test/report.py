@@ -35,6 +35,7 @@ from videomem.experiments.order_test.result import OrderTestResult, to_json
 from videomem.experiments.tables import csv_text, points
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import write_atomic
+from videomem.video.datasets.reversed_classes import known_reversed_pairs
 from videomem.video.decoding import decode_clip
 from videomem.video.files import file_problem
 
@@ -56,6 +57,7 @@ def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
         result=result,
         table=partial(table, result),
         answers=answers(result),
+        known_pairs=known_reversed_pairs(result.data.class_names),
         lead=lead_memory(result),
         pictured={letters(pair) for pair in pictured_pairs(result)},
         pictures={picture.name: picture for picture in pictures(result)},

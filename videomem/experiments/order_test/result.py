@@ -12,6 +12,7 @@ from typing import Any
 
 from videomem.errors import VideomemError, one_line
 from videomem.experiments.frame_order_predictions import PerturbationEffect
+from videomem.experiments.order_test.data_checks import DataCheck
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
 from videomem.utils.result_models import Number, Text, dump, parse, result_model
 
@@ -213,6 +214,7 @@ class OrderTestResult:
         plan_sha256: SHA-256 of the plan's file.
         data: Facts about the data.
         metric: `accuracy` or `balanced`: what all accuracies and differences are, but for those of single classes.
+        checks: What was found in the data that distorts results.
         verdict: The verdict on the data, from `information`.
         information: What frame order adds to the set of frames; None without both an ordered and an order-blind head.
         memories: Results of each head.
@@ -238,6 +240,7 @@ class OrderTestResult:
     plan_sha256: Text
     data: DataFacts
     metric: Text
+    checks: tuple[DataCheck, ...]
     verdict: Verdict
     information: Information | None
     memories: tuple[MemoryResult, ...]

@@ -22,6 +22,7 @@ from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, information_of, verdict_of
 from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
+from videomem.experiments.order_test.data_checks import DataCheck, data_checks, with_joined_groups
 from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderTestResult
@@ -65,8 +66,9 @@ def order_test(
     Raises:
         VideomemError: If the data do not satisfy the requirements of `make_plan`.
     """
-    clips = clips_of_arrays(features, labels, groups, splits, name)
-    return run_order_test(clips, make_plan(clips, settings, recipe), Path(cache), num_processes).result
+    clips, joined = with_joined_groups(clips_of_arrays(features, labels, groups, splits, name))
+    plan = make_plan(clips, settings, recipe)
+    return run_order_test(clips, plan, Path(cache), num_processes, checks=[joined] if joined else []).result
 
 
 def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPlan:
@@ -134,6 +136,7 @@ def run_order_test(
     command: str = "",
     failures: Sequence[tuple[str, str]] = (),
     num_trained_before: int | None = None,
+    checks: Sequence[DataCheck] = (),
 ) -> OrderTest:
     """Train the jobs without a result in the cache, and analyse all results as the plan says.
 
@@ -147,6 +150,7 @@ def run_order_test(
         command: Command line to record in the result.
         failures: Clips that could not be used, (path, reason), to record in the result.
         num_trained_before: Return value of `freeze`; by default the number of results now in the cache.
+        checks: What was found in the data before the plan was made.
     """
     started = time.perf_counter()
     if num_trained_before is None:
@@ -154,13 +158,15 @@ def run_order_test(
     training_results = run_jobs(plan, clips, cache, num_processes, devices, progress)
     scores, settings = Scores(plan, clips, training_results), plan.settings
     results, information = analyse(scores), information_of(scores)
+    checks = [*checks, *data_checks(clips, scores.splits, scores.overlap)]
     result = OrderTestResult(
         schema_version=SCHEMA_VERSION,
         plan=plan.as_plain(),
         plan_sha256=plan.sha256,
         data=_facts(scores, len(failures)),
         metric=scores.metric,
-        verdict=verdict_of(information, results, scores),
+        checks=tuple(checks),
+        verdict=verdict_of(information, results, scores, checks),
         information=information,
         memories=results,
         controls=controls_of(scores),
