@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from itertools import product
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from videomem.statistics.planning import (
 from videomem.statistics.randomization import holm
 from videomem.statistics.results import Estimate, Verdict
 from videomem.statistics.variance import two_way
-from videomem.statistics.verdict import judge, judge_data
+from videomem.statistics.verdict import design_of, judge, judge_data
 
 MARGIN = 0.02
 
@@ -342,6 +343,17 @@ def test_the_variance_of_a_design_equals_that_of_simulated_data() -> None:
         d = of_d * (np.sqrt(0.2) * rng.normal(size=(40, 1)) + np.sqrt(0.8) * rng.normal(size=(40, 5)))
         values.append(d.mean() + 0.03 * rng.normal(size=4).mean())
     assert np.var(values) == pytest.approx(design.variance(40), rel=0.12)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
+def test_the_observed_design_has_the_observed_standard_error(overlap: float) -> None:
+    rng = np.random.default_rng(0)
+    values = 0.1 * rng.normal(size=(40, 1)) + 0.05 * rng.normal(size=8) + 0.1 * rng.normal(size=(40, 8))
+    rows = values.ravel().clip(-1, 1), np.repeat(np.arange(40), 8), np.tile(np.arange(8), 40)
+    estimate = estimate_mean(*rows, overlap=overlap, comparisons=3)
+    design = design_of(estimate)
+    assert sqrt(design.variance(40)) == pytest.approx(estimate.se) and estimate.run_sd > 0.01
+    assert (design.num_runs, design.comparisons, design.effective_share) == (8, 3, 1)
 
 
 def test_invalid_assumptions_are_refused() -> None:
