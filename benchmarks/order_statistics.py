@@ -276,7 +276,7 @@ def settings() -> Iterator[Setting]:
         for (runs, folds), groups, run_sd in product(DESIGNS, (20, 40, 100, 350), (0.0, 0.02, 0.05, 0.08)):
             for tails, where in (("normal", "all groups"), ("heavy", "all groups"), ("normal", "a fifth")):
                 plain = tails == "normal" and where == "all groups"
-                if plain or groups in (40, 350) and (effect if tails == "normal" else run_sd):
+                if plain or (groups in (40, 350) and (effect if tails == "normal" else run_sd and not effect)):
                     yield Setting(f"{runs} runs, {folds} folds", "folds", groups, "equal", 0.7, 0.2, run_sd, effect,
                                   runs, folds, clips_per_group=2, tails=tails, where=where)  # fmt: skip
         for (runs, folds), groups in product(DESIGNS[1:], (40, 100)):

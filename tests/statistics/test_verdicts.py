@@ -212,6 +212,9 @@ def test_the_margin_is_judged_by_the_90_percent_interval() -> None:
     for judged in (verdict_on, verdict_on_data):
         assert judged(an_estimate(-0.022, 0.022, shrink=0.84)).kind == "does not matter"
         assert judged(an_estimate(-0.022, 0.022, shrink=0.95)).kind == "undetermined"
+        several = replace(an_estimate(-0.01, 0.015, groups=150), comparisons=5)
+        assert judged(several).kind == "undetermined"
+        assert named_numbers(judged(several).remedy) == [(groups_for_equivalence(MARGIN, 5), 150)]
 
 
 def test_verdicts_are_sentences_in_points_about_learner_or_data() -> None:
@@ -283,6 +286,11 @@ def test_undetermined_says_how_many_groups_would_decide() -> None:
     assert needed == pytest.approx(200 * estimate.variance_groups / (0.025 / reach) ** 2, rel=0.2)
 
 
+def test_a_test_that_should_have_decided_is_advised_to_double_its_groups() -> None:
+    widened = replace(an_estimate(-0.005, 0.005, shrink=5), run_sd=0.0)
+    assert named_numbers(verdict_on(widened).remedy) == [(400, 200)]
+
+
 def test_undetermined_says_how_many_runs_would_decide_if_groups_cannot() -> None:
     noisy = replace(an_estimate(-0.03, 0.05), variance_groups=1e-6, run_sd=0.06, run_noise=1e-6)
     assert "runs (now 10)" in verdict_on(noisy).remedy
@@ -323,6 +331,9 @@ def test_no_number_of_groups_is_returned_if_runs_vary_too_much() -> None:
     noisy = replace(PLAN, run_sd=0.05)
     assert groups_for(0.02, noisy) is None and runs_for(0.02, 10**5, noisy) is not None
     assert runs_for(0.02, 10**5, replace(noisy, overlap=0.25)) is None
+    only_runs = replace(noisy, of_one_group=0.0, noise_of_one_group=0.0, num_runs=6)
+    reach = stats.t.ppf(0.975, 5) + stats.t.ppf(0.8, 5)
+    assert detectable_effect(20, only_runs) == pytest.approx(reach * 0.05 / sqrt(6), rel=0.1)
     assert groups_to_decide(0.02, 0.01, noisy) is None and runs_to_decide(0.02, 0.01, 10**5, noisy) is not None
 
 
