@@ -16,7 +16,7 @@ tested shuffled, mean over `PERMUTATIONS`). The latent variable has four compone
 
 Both conditions share `CONDITION_SHARE` of the variance of group and clip effects, so the differences within a group are
 about as correlated as the correctness. Group sizes are independent of group effects. They are lognormal quantiles with
-sigma 0 (5 clips each), 0.7 (`unequal`, the largest 4 times the mean) or 1 (`very unequal`, 6 times), with equal totals.
+sigma 0 (all equal), 0.7 (`unequal`, the largest 4 times the mean) or 1 (`very unequal`, 6 times), with equal totals.
 
 There are two designs. In `fixed`, every run tests the same clips. In `folds`, as in `videomem order`, groups are
 distributed over K folds, each run tests one of them, and the folds are drawn again after K runs; they differ between
