@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from itertools import product
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from videomem.statistics.planning import (
 from videomem.statistics.randomization import holm
 from videomem.statistics.results import Estimate, Verdict
 from videomem.statistics.variance import two_way
-from videomem.statistics.verdict import judge, judge_data
+from videomem.statistics.verdict import design_of, judge, judge_data
 
 MARGIN = 0.02
 
@@ -211,6 +212,9 @@ def test_the_margin_is_judged_by_the_90_percent_interval() -> None:
     for judged in (verdict_on, verdict_on_data):
         assert judged(an_estimate(-0.022, 0.022, shrink=0.84)).kind == "does not matter"
         assert judged(an_estimate(-0.022, 0.022, shrink=0.95)).kind == "undetermined"
+        several = replace(an_estimate(-0.01, 0.015, groups=150), comparisons=5)
+        assert judged(several).kind == "undetermined"
+        assert named_numbers(judged(several).remedy) == [(groups_for_equivalence(MARGIN, 5), 150)]
 
 
 def test_verdicts_are_sentences_in_points_about_learner_or_data() -> None:
@@ -282,6 +286,11 @@ def test_undetermined_says_how_many_groups_would_decide() -> None:
     assert needed == pytest.approx(200 * estimate.variance_groups / (0.025 / reach) ** 2, rel=0.2)
 
 
+def test_a_test_that_should_have_decided_is_advised_to_double_its_groups() -> None:
+    widened = replace(an_estimate(-0.005, 0.005, shrink=5), run_sd=0.0)
+    assert named_numbers(verdict_on(widened).remedy) == [(400, 200)]
+
+
 def test_undetermined_says_how_many_runs_would_decide_if_groups_cannot() -> None:
     noisy = replace(an_estimate(-0.03, 0.05), variance_groups=1e-6, run_sd=0.06, run_noise=1e-6)
     assert "runs (now 10)" in verdict_on(noisy).remedy
@@ -322,6 +331,9 @@ def test_no_number_of_groups_is_returned_if_runs_vary_too_much() -> None:
     noisy = replace(PLAN, run_sd=0.05)
     assert groups_for(0.02, noisy) is None and runs_for(0.02, 10**5, noisy) is not None
     assert runs_for(0.02, 10**5, replace(noisy, overlap=0.25)) is None
+    only_runs = replace(noisy, of_one_group=0.0, noise_of_one_group=0.0, num_runs=6)
+    reach = stats.t.ppf(0.975, 5) + stats.t.ppf(0.8, 5)
+    assert detectable_effect(20, only_runs) == pytest.approx(reach * 0.05 / sqrt(6), rel=0.1)
     assert groups_to_decide(0.02, 0.01, noisy) is None and runs_to_decide(0.02, 0.01, 10**5, noisy) is not None
 
 
@@ -342,6 +354,17 @@ def test_the_variance_of_a_design_equals_that_of_simulated_data() -> None:
         d = of_d * (np.sqrt(0.2) * rng.normal(size=(40, 1)) + np.sqrt(0.8) * rng.normal(size=(40, 5)))
         values.append(d.mean() + 0.03 * rng.normal(size=4).mean())
     assert np.var(values) == pytest.approx(design.variance(40), rel=0.12)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
+def test_the_observed_design_has_the_observed_standard_error(overlap: float) -> None:
+    rng = np.random.default_rng(0)
+    values = 0.1 * rng.normal(size=(40, 1)) + 0.05 * rng.normal(size=8) + 0.1 * rng.normal(size=(40, 8))
+    rows = values.ravel().clip(-1, 1), np.repeat(np.arange(40), 8), np.tile(np.arange(8), 40)
+    estimate = estimate_mean(*rows, overlap=overlap, comparisons=3)
+    design = design_of(estimate)
+    assert sqrt(design.variance(40)) == pytest.approx(estimate.se) and estimate.run_sd > 0.01
+    assert (design.num_runs, design.comparisons, design.effective_share) == (8, 3, 1)
 
 
 def test_invalid_assumptions_are_refused() -> None:

@@ -58,11 +58,15 @@ def estimate_mean(
     half, half90, p = _half_widths(fit, num_groups, effective_groups, comparisons)
     value, varies = float(fit.value), bool(fit.se > ZERO)
     ends = (value - half, value + half, value - half90, value + half90)
+    low, high, low90, high90 = (float(np.clip(end, *limits)) for end in ends)
     return Estimate(
-        value,
-        float(fit.se) if varies else 0.0,
-        float(fit.df) if varies else num_groups - 1.0,
-        *(float(np.clip(end, *limits)) for end in ends),
+        value=value,
+        se=float(fit.se) if varies else 0.0,
+        df=float(fit.df) if varies else num_groups - 1.0,
+        low=low,
+        high=high,
+        low90=low90,
+        high90=high90,
         p=min(1.0, comparisons * p),
         num_groups=num_groups,
         num_runs=num_runs,

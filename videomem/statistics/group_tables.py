@@ -56,12 +56,13 @@ def group_by_run(
     Shape:
         values (N,), groups (N,), runs (N,), weights (N,) -> sums (G, R), counts (G, R)
     """
-    weights = np.ones_like(values_N) if weights_N is None else weights_N
+    weights_N = np.ones_like(values_N) if weights_N is None else weights_N
     group_codes, num_groups = codes(groups_N)
     run_codes, num_runs = codes(runs_N)
     entry, shape = group_codes * num_runs + run_codes, (num_groups, num_runs)
-    sums = np.bincount(entry, weights=weights * values_N, minlength=num_groups * num_runs).reshape(shape)
-    return sums, np.bincount(entry, weights=weights, minlength=num_groups * num_runs).reshape(shape)
+    tables = (np.bincount(entry, one, minlength=num_groups * num_runs) for one in (weights_N * values_N, weights_N))
+    sums, counts = (table.astype(np.float64).reshape(shape) for table in tables)
+    return sums, counts
 
 
 def chunks(num_draws: int, entries: int) -> list[int]:

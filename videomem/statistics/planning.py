@@ -101,15 +101,14 @@ def _half_width(design: Design, num_groups: int, level: float) -> Floats:
     """Half widths of the interval on a grid of quantiles of both observed variances, (Q, Q)."""
     if design.variance(num_groups) == 0:
         return np.array(zero_bound(num_groups * design.effective_share, level))
-    df = max((num_groups - 1) * design.df_share, 1.0)
-    groups = design.of_one_group / num_groups * stats.chi2.ppf(_QUANTILES, df)[:, None] / df
-    noise, rho = design.noise_of_one_group / num_groups, design.overlap / (1 + design.overlap)
-    df_runs = design.num_runs - 1
+    rho, df = design.overlap / (1 + design.overlap), max((num_groups - 1) * design.df_share, 1.0)
+    groups_Q1 = design.of_one_group / num_groups * stats.chi2.ppf(_QUANTILES, df)[:, None] / df
+    noise, df_runs = design.noise_of_one_group / num_groups, design.num_runs - 1.0
     expected = design.run_sd**2 * (1 - rho) + noise
-    square = expected * stats.chi2.ppf(_QUANTILES, df_runs) / df_runs if df_runs else np.zeros(len(_QUANTILES))
-    noise, factor = np.maximum(noise, LEAST_NOISE * square), 1 / design.num_runs + design.overlap
-    groups, df, *spread, zero = np.broadcast_arrays(groups, df, square, noise, df_runs, factor, 0.0)
-    return TwoWay(zero, groups, df, RunSpread(*spread), zero).half(level)
+    square_Q = expected * stats.chi2.ppf(_QUANTILES, df_runs) / df_runs if df_runs else np.zeros(len(_QUANTILES))
+    noise_Q, factor = np.maximum(noise, LEAST_NOISE * square_Q), 1 / design.num_runs + design.overlap
+    groups, dfs, *spread, zero = np.broadcast_arrays(groups_Q1, df, square_Q, noise_Q, df_runs, factor, 0.0)
+    return TwoWay(zero, groups, dfs, RunSpread(*spread), zero).half(level)
 
 
 @dataclass(frozen=True)
