@@ -149,7 +149,7 @@ def test_confusion_in_one_direction_only_is_not_mutual() -> None:
         (-0.01, 0.01, 19, "no verdict"),
     ],
 )
-def test_the_table_of_verdicts(low: float, high: float, groups: int, kind: str) -> None:
+def test_verdicts_follow_their_table(low: float, high: float, groups: int, kind: str) -> None:
     verdict = judge(an_estimate(low, high, groups=groups), MARGIN, "gru")
     assert verdict.kind == kind
     assert bool(verdict.remedy) == (kind in ("undetermined", "no verdict"))

@@ -101,7 +101,7 @@ def test_every_head_of_a_kind_has_an_untrained_one_of_its_own(
     assert found.gradient.seeds[0] == found.gradient.seeds[1]  # The same weights.
 
 
-def test_heads_that_see_other_numbers_of_frames_are_measured_apart(
+def test_heads_with_different_numbers_of_frames_are_measured_separately(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated = read_checkpoint(checkpoints["gated"])
