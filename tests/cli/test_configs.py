@@ -65,7 +65,7 @@ def check_training(data: list[str], small: Path, tmp_path: Path) -> None:
     assert len(read_catalog(small / "catalog.csv").clips) >= 8
 
 
-def test_configs_are_copied_and_what_is_edited_stays(
+def test_configs_are_copied_and_edited_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

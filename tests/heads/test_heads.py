@@ -83,7 +83,7 @@ def test_leaky_that_keeps_all_is_a_running_sum() -> None:
     assert close(leaky(x, full)[0], leaky.input(x).cumsum(1))
 
 
-def test_leaky_learns_what_it_keeps_per_neuron() -> None:
+def test_leaky_learns_one_retention_per_unit() -> None:
     x, lengths = clips()
     leaky = Leaky(D, H, alpha=0.9, learned=True)
     fixed = Leaky(D, H, alpha=0.9)

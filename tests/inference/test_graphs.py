@@ -118,7 +118,7 @@ def test_a_step_graph_from_zeros_answers_as_the_model_after_every_frame(
             assert torch.allclose(logits_BC, expected_BC, rtol=0, atol=2e-6)
 
 
-def test_ports_have_names_that_say_what_they_carry() -> None:
+def test_inputs_and_outputs_of_graphs_are_named_after_their_content() -> None:
     graph = StepGraph(tiny_model(MEMORIES["lstm"], num_layers=2, backbone=True))
     names = ["layer0_h", "layer0_c", "layer1_h", "layer1_c", "readout"]
     assert [port.name for port in graph.inputs] == ["frame", *names]
@@ -207,7 +207,7 @@ def test_onnx_graphs_of_every_memory_pass_their_checks_and_others(name: str, tmp
         assert np.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
 
 
-def test_gates_that_are_all_but_shut_are_so_in_onnxruntime(tmp_path: Path) -> None:
+def test_nearly_closed_gates_give_the_same_in_onnxruntime(tmp_path: Path) -> None:
     model = tiny_model(MEMORIES["minlstm"])
     memory: Any = model.head.layers[0]
     x_BTD, lengths_B = padded(3, 5, seed=0)
@@ -296,7 +296,7 @@ class Broadcast(ClipGraph):
 
 
 @pytest.mark.parametrize("kind", [FrozenClip, WrongWeights, NotANumber, Broadcast])
-def test_a_graph_that_answers_otherwise_is_refused_and_removed(
+def test_a_graph_with_other_outputs_is_refused_and_removed(
     kind: type[Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graph_export, "ClipGraph" if issubclass(kind, ClipGraph) else "StepGraph", kind)
@@ -315,7 +315,7 @@ def test_what_passed_before_a_failure_stays_with_its_report(tmp_path: Path, monk
     assert [graph["file"] for graph in report["graphs"]] == ["onnx/clip.onnx", "onnx/step.onnx"]
 
 
-def test_graphs_that_are_there_are_left_alone(tmp_path: Path) -> None:
+def test_existing_graphs_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "mine.txt").write_text("years of work")
     with pytest.raises(VideomemError, match="onnx: exists already"):
@@ -339,7 +339,7 @@ def test_other_weights_in_the_file_are_noticed(tmp_path: Path) -> None:
         check(graph, run_onnx(path), cases, path.name)
 
 
-def test_what_onnxruntime_cannot_run_is_one_clear_error(tmp_path: Path) -> None:
+def test_what_onnxruntime_cannot_run_is_a_one_line_error(tmp_path: Path) -> None:
     _, path = written(tiny_model(), tmp_path)
     x_BTD, lengths_B = padded(2, 3, seed=0)
     with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it .*Expected: 7"):

@@ -241,7 +241,7 @@ def test_a_damaged_video_keeps_its_answers_and_ends_with_status_1(
     assert 0 < len(captured.out.splitlines()) < 16 and "damaged.mp4: damaged" in captured.err
 
 
-def test_what_cannot_be_streamed_is_one_line(
+def test_what_cannot_be_streamed_is_a_one_line_error(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").touch()
@@ -263,14 +263,14 @@ def test_what_cannot_be_streamed_is_one_line(
         assert message in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
 
 
-def test_what_is_no_frame_is_refused() -> None:
+def test_what_is_not_a_frame_is_refused() -> None:
     stream = tiny_model("gru").stream()
     for frame in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(VideomemError, match="takes \\(height, width, 3\\) uint8"):
             stream.step(frame)
 
 
-def test_a_reader_that_has_seen_enough_ends_the_stream_quietly(checkpoints: dict[str, Path], catalog: Catalog) -> None:
+def test_a_closed_output_pipe_ends_the_stream_without_an_error(checkpoints: dict[str, Path], catalog: Catalog) -> None:
     command = [sys.executable, "-m", "videomem", "stream", catalog.clips[0].path, "--model", checkpoints["gru"]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -121,7 +121,7 @@ def test_the_answers_are_those_of_the_head_in_every_order(
 
 
 @pytest.mark.parametrize("name", ["none", "leaky alpha=0"])
-def test_no_bit_of_an_answer_without_memory_moves_with_the_frames(name: str) -> None:
+def test_logits_of_a_memoryless_head_are_bit_identical_under_permutation(name: str) -> None:
     first, shuffled, backwards = inspect_frames(tiny_model(MEMORIES[name]), tiny_video(33).frames_TCHW).traces
     assert np.array_equal(first.probabilities_TC[-1], shuffled.probabilities_TC[-1])
     assert np.array_equal(first.probabilities_TC[-1], backwards.probabilities_TC[-1])
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_shuffle_and_another_seed_another() -> None
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_an_emptied_head_with_a_mean_readout_ignores_order_and_with_a_last_one_sees_the_last_frame() -> None:
+def test_a_head_reset_at_every_frame_ignores_order_with_a_mean_readout_and_sees_only_the_last_frame_with_a_last_readout() -> None:
     frames = tiny_video().frames_TCHW
     mean = inspect_frames(tiny_model(MEMORIES["gru"]), frames)
     assert np.array_equal(mean.traces[0].emptied_C, mean.traces[2].emptied_C)
@@ -160,7 +160,7 @@ def test_changes_are_in_units_of_the_usual_size_of_the_state() -> None:
     assert state_size(np.zeros((3, 2))) == 1
 
 
-def test_an_answer_is_settled_where_it_last_turned() -> None:
+def test_a_prediction_is_settled_after_its_last_change() -> None:
     def settled(*winners: int) -> int:
         return OrderTrace(
             "in order", np.arange(len(winners)), *(np.zeros((2, 2)),) * 2, np.eye(3)[list(winners)], *(np.zeros(2),) * 2
@@ -169,7 +169,7 @@ def test_an_answer_is_settled_where_it_last_turned() -> None:
     assert (settled(1, 1, 1), settled(0, 1, 1), settled(1, 0, 1), settled(0, 1, 2)) == (0, 1, 2, 2)
 
 
-def test_a_head_that_diverged_has_no_inside_to_show() -> None:
+def test_a_head_that_diverged_cannot_be_inspected() -> None:
     model = tiny_model(MEMORIES["gru"])
     nn.init.constant_(model.head.classify.bias, torch.nan)
     with pytest.raises(VideomemError, match="its training diverged"):
@@ -368,7 +368,7 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
         ({"--out": "broken.mp4"}, "broken.mp4"),
     ],
 )
-def test_what_cannot_be_inspected_is_one_line(
+def test_what_cannot_be_inspected_is_a_one_line_error(
     bad: SimpleNamespace, video: str, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
 ) -> None:
     given: dict[str, Any] = {"video": video, "--model": bad.good, "--out": bad.root / "out"}
@@ -379,7 +379,7 @@ def test_what_cannot_be_inspected_is_one_line(
     assert message in error and not (bad.root / "out").exists()
 
 
-def test_a_video_too_short_for_the_rate_of_training_is_told_what_helps(tmp_path: Path) -> None:
+def test_a_video_too_short_for_the_sampling_rate_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     write_video(tmp_path / "short.mp4", [np.full((8, 8, 3), n, np.uint8) for n in range(3)], fps=30)
     model = tiny_model(MEMORIES["gru"])
     model.settings = replace(model.settings, sampling=FixedRate(5.0))

@@ -99,7 +99,7 @@ def test_an_rnn_has_no_direct_path() -> None:
     assert found.direct == (0, 0, 0) and min(found.gradient) > 1e-3
 
 
-def test_what_has_no_memory_owes_nothing_to_earlier_frames() -> None:
+def test_a_memoryless_head_does_not_depend_on_earlier_frames() -> None:
     found = sensitivity(make("none", num_layers=2), frames(), [0, 1, 5])
     assert found.gradient == found.direct == found.swap == (1, 0, 0)
     assert found.gradient_at_zero > 0 and found.swap_at_zero > 0

@@ -367,7 +367,7 @@ def test_plan_prints_a_forecast_and_trains_nothing(
         (["--wandb", "disabled", "--plan"], "--wandb is disabled, but it has no effect"),
     ],
 )
-def test_bad_arguments_are_one_line(
+def test_invalid_arguments_are_a_one_line_error(
     workspace: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

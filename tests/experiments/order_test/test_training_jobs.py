@@ -183,7 +183,7 @@ def test_the_key_of_a_training_job_has_every_cause_and_nothing_else() -> None:
     assert base == job_key(job, clips, split, replace(SMALL, margin=0.1, runs=7, memories=("gru",)), SHORT)
 
 
-def test_training_results_are_read_as_written_and_damage_is_one_line(tmp_path: Path) -> None:
+def test_training_results_are_read_as_written_and_a_damaged_one_is_a_one_line_error(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips)
     training_result = train_job(jobs_of(plan, clips)[0], clips, run_splits(clips, SMALL)[0], SMALL, SHORT)
@@ -250,7 +250,7 @@ def test_a_gpu_gives_nearly_the_predictions_of_the_cpu(tmp_path: Path) -> None:
     assert min(same) > 0.9
 
 
-def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_a_one_line_error(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips, replace(SHORT, learning_rate=1e30, gradient_clip_val=None), memories=("leaky",))
     said = r"leaky, training condition ordered, run 0: logits are not finite.*learning_rate"
