@@ -35,6 +35,9 @@ CLASSES: dict[str, type] = {"model.memory": Memory, "model.readout": Readout, "d
 # Where a parser's error names the class that was given.
 _GIVEN = re.compile(r"import path string: (\S+)|class_path[='\": ]+([\w.]+)|Expected a path but (\S+) either")
 
+# Where it names an argument that the class lacks.
+_EXTRA = re.compile(r"Option ('\w+') is not accepted.*?class_path='([\w.]+)'")
+
 EPILOG = "Options whose value is CLASS take a name and further options: --{0} NAME --{0}.ARGUMENT VALUE. " \
          "--{0}.help NAME shows the arguments of a class."  # fmt: skip
 
@@ -55,7 +58,7 @@ class ConfigHelpFormatter(DefaultHelpFormatter):
         text = re.sub(r"\.(?= \(default|$)", "", text)
         if isinstance(action.default, bool):
             text = text.replace("%(default)s", str(action.default).lower())
-        if action.dest in ("model.memory", "data.features.sampling"):
+        if action.dest in ("model.memory", "model.readout", "data.features.sampling"):
             text += f": {', '.join(class_names(CLASSES[action.dest]))}"
         return f"{text} (required)" if action.required else text
 
@@ -213,6 +216,9 @@ def parser_error(error: BaseException) -> str:
             kind = "a known class" if cls is None else f"a subclass of {base.__name__}"
             choices = f"{', '.join(class_names(base))}, or the import path of another"
             return f"{key[1]} is {given!r}, which is not {kind}; choose one of {choices}"
+    if key is not None and (extra := _EXTRA.search(text)):
+        cls_name = extra[2].rsplit(".", 1)[-1]
+        return f"{key[1]}: {extra[1]} is not accepted by {cls_name}; --{key[1]}.help {cls_name} shows its arguments"
     if key is not None and (file := re.search(r"Unable to load config ['\"]([^'\"]+)", text)):
         return f"--{key[1]} {file[1]}: {_no_config(Path(file[1]))}"
     return tidy(one_line_reason(error))

@@ -20,7 +20,7 @@ class Position(Memory):
     Every frame is seen with its position in the clip, but no two frames are seen together. With `AttentionReadout` this
     is attention pooling with position encoding, a usual probe of frozen video encoders.
 
-    The state is the number of frames so far: its retention is 1, and every frame adds 1.
+    The state carries the number of frames so far. Nothing of their content is kept.
 
     Args:
         input_dim: D.
@@ -49,8 +49,7 @@ class Position(Memory):
         return zeros_BH, zeros_BH.float()
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
-        ones_BH = torch.ones_like(state[-1])
-        return Update(ones_BH, ones_BH)
+        return Update(None, self.cell(terms_BK, state)[0])
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
         count_BH = state[-1] + 1
@@ -114,8 +113,9 @@ class TemporalConv(Memory):
         later = self.kernel_size - 1
         # Contributions to frames after the last: zero-padded in time, then each part shifted by its delay.
         padded = nn.functional.pad(terms_BTK.masked_fill(~real_BT1, 0), (0, 0, 0, later))
-        parts = padded.chunk(self.kernel_size, dim=-1)
-        sums_BSH = sum(part.roll(delay, 1) for delay, part in enumerate(parts))
+        sums_BSH, *parts = padded.chunk(self.kernel_size, dim=-1)
+        for delay, part in enumerate(parts, start=1):
+            sums_BSH = sums_BSH + part.roll(delay, 1)
         pending_BSH = torch.stack(state[1:], dim=1)
         sums_BSH = sums_BSH + nn.functional.pad(pending_BSH, (0, 0, 0, sums_BSH.shape[1] - later))
         index_BS = lengths_B.unsqueeze(1) - 1 + torch.arange(self.kernel_size, device=lengths_B.device)

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.heads import Head, MemoryFactory, Readout
+from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.utils.plain_data import as_plain
 
 
@@ -27,7 +27,8 @@ class LitClassifier(LightningModule):
         class_names: Names of the C classes; set from the data.
         class_counts: Number of training clips of each class; set from the data.
         num_layers: Number of memory layers.
-        readout: Combines the logits of the frames: `MeanReadout` (default) or `LastReadout`.
+        readout: How the outputs of the frames are combined, by default their mean: a class of `videomem.heads` and its
+            arguments, without the number of classes.
         dropout: Fraction of values dropped in training, before each memory layer and before the classifier.
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW, applied to matrices only.
@@ -45,7 +46,7 @@ class LitClassifier(LightningModule):
         class_names: list[str],
         class_counts: list[int],
         num_layers: int = 1,
-        readout: Readout | None = None,
+        readout: ReadoutFactory | None = None,
         dropout: float = 0.0,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
