@@ -48,7 +48,7 @@ class Readout(nn.Module, ABC):
 
     def initial_state(self, outputs_BK: Tensor) -> Tensor:
         """The state before the first frame, zeros."""
-        return outputs_BK.new_zeros(len(outputs_BK), self.state_dim)
+        return outputs_BK.new_zeros(outputs_BK.shape[0], self.state_dim)
 
     @abstractmethod
     def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
