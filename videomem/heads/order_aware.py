@@ -52,7 +52,7 @@ class Position(Memory):
         return Update(None, self.cell(terms_BK, state)[0])
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
-        count_B1 = state[-1] + 1
+        count_B1 = state[-1].detach() + 1  # It is counted, so a small change of it has no meaning.
         return terms_BK + self.encode(count_B1), count_B1
 
     def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
