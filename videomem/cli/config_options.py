@@ -206,6 +206,9 @@ def parser_error(error: BaseException) -> str:
     """Returns the reason of a parser's error in one line; for a wrong class or file, with those that exist."""
     text = " ".join(str(error).split())
     key = re.search(r'[Pp]arser key "([\w.]+?)(?:\.class_path)?"', text)
+    if key is not None and (extra := _EXTRA.search(text)):
+        cls_name = extra[2].rsplit(".", 1)[-1]
+        return f"{key[1]}: {extra[1]} is not accepted by {cls_name}; --{key[1]}.help {cls_name} shows its arguments"
     if key is not None and key[1] in CLASSES and (found := _GIVEN.search(text)):
         base, given = CLASSES[key[1]], found[found.lastindex or 0]
         with suppress(pydoc.ErrorDuringImport):
@@ -216,9 +219,6 @@ def parser_error(error: BaseException) -> str:
             kind = "a known class" if cls is None else f"a subclass of {base.__name__}"
             choices = f"{', '.join(class_names(base))}, or the import path of another"
             return f"{key[1]} is {given!r}, which is not {kind}; choose one of {choices}"
-    if key is not None and (extra := _EXTRA.search(text)):
-        cls_name = extra[2].rsplit(".", 1)[-1]
-        return f"{key[1]}: {extra[1]} is not accepted by {cls_name}; --{key[1]}.help {cls_name} shows its arguments"
     if key is not None and (file := re.search(r"Unable to load config ['\"]([^'\"]+)", text)):
         return f"--{key[1]} {file[1]}: {_no_config(Path(file[1]))}"
     return tidy(one_line_reason(error))
