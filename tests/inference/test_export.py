@@ -171,6 +171,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a label that writes to the terminal": (config(lambda c: c["id2label"].update({"0": "\x1b[2J"})), "be printed"),
     "another memory": (config(lambda c: c["memory"].update(name="LSTM")), "according to config.json"),
     "an unknown memory": (config(lambda c: c["memory"].update(name="os.system")), "do not fit together"),
+    "an unknown readout": (config(lambda c: c["readout"].update(name="os.system")), "do not fit together"),
+    "another readout": (config(lambda c: c["readout"].update(name="AttentionReadout")), "according to config.json"),
+    "a readout that is text": (config(lambda c: c.update(readout="MeanReadout")), "do not fit together"),
+    "a readout with an argument that it lacks": (
+        config(lambda c: c["readout"]["arguments"].update(hidden_dim=8)),
+        "invalid arguments of MeanReadout",
+    ),
+    "a readout with a size beyond all memory": (
+        config(lambda c: c.update(readout={"name": "SetReadout", "arguments": {"hidden_dim": 10**12}})),
+        "do not fit together",
+    ),
     "an unknown argument": (
         config(lambda c: c["memory"]["arguments"].update(path="/etc/passwd")),
         "invalid arguments of GRU",

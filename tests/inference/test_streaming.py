@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HEADS
+from helpers.small_heads import every_readout
 from helpers.tiny_model import TinyBackbone
 from helpers.tiny_model import tiny_model as model_of_memory
 from hypothesis import given
@@ -27,19 +28,20 @@ from PIL import Image
 from videomem.cli.main import main
 from videomem.errors import DecodingError, VideomemError
 from videomem.features.backbone import Preprocessing
-from videomem.heads import GRU, LSTM, Leaky, MinGRU, NoMemory
+from videomem.heads import GRU, LSTM, Leaky, MeanReadout, MinGRU, NoMemory, Position, Readout, TemporalConv
 from videomem.inference.model import Classifier, load
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import decode_clip
 from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe
 from videomem.video.sampling import FixedRate, Uniform, fixed_rate_indices
 
-MEMORIES = {"none": NoMemory, "leaky": Leaky, "gru": GRU, "lstm": LSTM, "mingru": MinGRU}
+MEMORIES = {"none": NoMemory, "leaky": Leaky, "gru": GRU, "lstm": LSTM, "mingru": MinGRU, "position": Position,
+            "conv": TemporalConv}  # fmt: skip
 
 
-def tiny_model(name: str) -> Classifier:
+def tiny_model(name: str, readout: type[Readout] = MeanReadout) -> Classifier:
     """A small head over a few pixels of frames of 16x16."""
-    model = model_of_memory(partial(MEMORIES[name], hidden_dim=5))
+    model = model_of_memory(partial(MEMORIES[name], hidden_dim=5), readout)
     assert isinstance(model.backbone, TinyBackbone)
     model.backbone.preprocessing = Preprocessing(20, 16, "bilinear", (0.0,) * 3, (1.0,) * 3)  # type: ignore[assignment]
     return model
@@ -191,9 +193,10 @@ def test_a_state_that_is_none_or_of_another_model_is_refused(tmp_path: Path) -> 
         model.stream().load_state(state)
 
 
-@pytest.mark.parametrize("name", ["none", "leaky", "gru", "lstm", "mingru"])
-def test_the_state_of_a_stream_does_not_grow(name: str) -> None:
-    stream = tiny_model(name).stream(scene_change=30)
+@pytest.mark.parametrize("name", MEMORIES)
+@every_readout
+def test_the_state_of_a_stream_does_not_grow(name: str, readout: type[Readout]) -> None:
+    stream = tiny_model(name, readout).stream(scene_change=30)
     frame = np.zeros((24, 32, 3), np.uint8)
     sizes = []
     for _ in range(50):

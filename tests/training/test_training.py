@@ -130,7 +130,7 @@ def test_per_class_accuracy_is_the_share_of_the_diagonal() -> None:
 
 def test_parts_are_preserved_by_conversion_to_plain_data_and_back() -> None:
     arguments: dict[str, Any] = {"memory": partial(GRU, hidden_dim=8), "feature_dim": 6, "class_names": ["a", "b"],
-                                 "class_counts": [1, 1], "readout": LastReadout(), "num_layers": 2}  # fmt: skip
+                                 "class_counts": [1, 1], "readout": LastReadout, "num_layers": 2}  # fmt: skip
     classifier = LitClassifier(**arguments)
     again = from_plain(LitClassifier, dict(classifier.hparams))
     again.load_state_dict(classifier.state_dict())

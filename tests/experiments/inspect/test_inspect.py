@@ -47,7 +47,7 @@ from videomem.experiments.inspect.inspection_report import (
 )
 from videomem.experiments.inspect.inspection_tables import InspectionText, inspection_text
 from videomem.experiments.tables import csv_text
-from videomem.heads import GRU, LastReadout, Leaky, MeanReadout
+from videomem.heads import GRU, LastReadout, Leaky, Readout
 from videomem.inference.model import load, model_of
 from videomem.training.checkpoint import read_checkpoint
 from videomem.utils.result_models import dump, parse
@@ -102,10 +102,8 @@ def test_a_checkpoint_is_refused_when_the_weights_of_its_backbone_changed(
 @every_memory
 @every_readout
 @pytest.mark.parametrize("layer", [1, 2])
-def test_the_answers_are_those_of_the_head_in_every_order(
-    name: str, readout: type[MeanReadout] | type[LastReadout], layer: int
-) -> None:
-    model, video = tiny_model(MEMORIES[name], readout(), num_layers=2), tiny_video()
+def test_the_answers_are_those_of_the_head_in_every_order(name: str, readout: type[Readout], layer: int) -> None:
+    model, video = tiny_model(MEMORIES[name], readout, num_layers=2), tiny_video()
     inside = inspect_frames(model, video.frames_TCHW, seed=3, layer=layer)
     assert [one.order for one in inside.traces] == ["in order", "shuffled", "reversed"]
     for one in inside.traces:
@@ -116,7 +114,7 @@ def test_the_answers_are_those_of_the_head_in_every_order(
         assert ((one.keep_TH >= 0) & (one.keep_TH <= 1)).all() and (one.change_T >= 0).all()
         assert one.keep_TH.shape == one.activations_TH.shape == (6, len(inside.tau_H))
     assert list(inside.traces[2].frames_T) == [5, 4, 3, 2, 1, 0]
-    assert inside.keeps == (name not in ("none", "leaky alpha=0", "rnn"))
+    assert inside.keeps == (name not in ("none", "leaky alpha=0", "rnn", "position", "conv"))
     assert inside.keeps_evenly == (not inside.keeps or name.startswith("leaky"))
 
 
@@ -138,7 +136,7 @@ def test_a_head_reset_at_every_frame_ignores_order_with_a_mean_readout_and_sees_
     frames = tiny_video().frames_TCHW
     mean = inspect_frames(tiny_model(MEMORIES["gru"]), frames)
     assert np.array_equal(mean.traces[0].emptied_C, mean.traces[2].emptied_C)
-    model = tiny_model(MEMORIES["gru"], LastReadout())
+    model = tiny_model(MEMORIES["gru"], LastReadout)
     for one in inspect_frames(model, frames).traces:
         alone = model(frames[one.frames_T[-1]][None, None])[0].double().softmax(0)
         assert np.allclose(one.emptied_C, alone, atol=1e-6)
@@ -193,7 +191,7 @@ def test_frames_have_the_times_at_which_they_are_shown(tmp_path: Path) -> None:
 # Figure and tables.
 
 
-def inside_of(name: str, readout: MeanReadout | LastReadout | None = None, num_frames: int = 6) -> Inspection:
+def inside_of(name: str, readout: type[Readout] | None = None, num_frames: int = 6) -> Inspection:
     return inspect_frames(tiny_model(MEMORIES[name], readout), tiny_video(num_frames).frames_TCHW)
 
 
@@ -254,25 +252,25 @@ def test_notes_and_tables_say_what_each_kind_of_memory_does() -> None:
     assert "lowest mean retention" not in in_tables(text["leaky alpha=0.9"])
     assert "depends on the current frame alone" in text["mingru"].retention_note
     assert "does not decay" in inspection_text(video, inside_of("leaky alpha=1")).retention_note
-    assert "the last frame alone" in inspection_text(video, inside_of("none", LastReadout())).predictions_note
+    assert "the last frame alone" in inspection_text(video, inside_of("none", LastReadout)).predictions_note
     for name in ("rnn", "gru", "mingru"):
         assert "reset before every frame" in text[name].predictions_note
         assert "prediction without memory" in in_tables(text[name])
     assert "prediction without memory" not in in_tables(text["none"])
 
 
-def with_answers(emptied: list[int], answers: list[int], averages: bool) -> Inspection:
+def with_answers(emptied: list[int], answers: list[int], order_blind: bool) -> Inspection:
     inside = inside_of("gru")
     traces = tuple(
         one._replace(probabilities_TC=np.eye(3)[[answer] * 6], emptied_C=np.eye(3)[alone])
         for one, answer, alone in zip(inside.traces, answers, emptied, strict=True)
     )
-    return replace(inside, traces=traces, averages=averages)
+    return replace(inside, traces=traces, readout_is_order_blind=order_blind)
 
 
 def test_an_answer_that_the_last_frame_gives_alone_is_not_called_memory() -> None:
-    def said(emptied: list[int], answers: list[int], averages: bool) -> str:
-        return inspection_text(tiny_video(), with_answers(emptied, answers, averages)).predictions_note
+    def said(emptied: list[int], answers: list[int], order_blind: bool) -> str:
+        return inspection_text(tiny_video(), with_answers(emptied, answers, order_blind)).predictions_note
 
     assert "need no memory" in said([0, 0, 1], [0, 0, 1], False)
     assert "some predictions differ and need memory" in said([0, 0, 0], [0, 0, 1], False)
@@ -311,7 +309,19 @@ def test_the_command_writes_figure_page_and_numbers(
     assert np.allclose(first["probabilities"][-1], logits.double().softmax(0), atol=1e-4)
     assert len(content["time_constants_frames"]) == 128 and len(content["frames"]) == 8
     assert content["orders"]["reversed"]["frames"] == list(range(8, 0, -1))
-    assert (first["retention"] is None) == (head in ("none", "leaky_zero", "rnn"))
+    keeps_state = (
+        "leaky",
+        "leaky_learned",
+        "leaky_sum",
+        "gated",
+        "gru",
+        "gru_last",
+        "lstm",
+        "lstm_last",
+        "mingru",
+        "minlstm",
+    )
+    assert (first["retention"] is not None) == (head in keeps_state)
     assert (tmp_path / "out" / "inspect.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "inspect.html").read_text()
     assert "src=" not in page and "@import" not in page and page.count('href="data:image/png') == 5

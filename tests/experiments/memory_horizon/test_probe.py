@@ -163,8 +163,8 @@ def test_states_are_the_input_of_the_readout(name: str) -> None:
     head, clips = make(name, num_layers=2).train(), ar_clips(0.5, 3, 9)
     clips[1] = clips[1][:4]
     for states, alone, x in zip(states_of(head, clips), states_of(head, clips, alone=True), clips, strict=True):
-        assert torch.allclose(head.classify(states), trace(head, x[None]).logits_BTC[0], atol=1e-5)
-        each = trace(head, x[:, None]).logits_BTC[:, 0]
+        assert torch.allclose(head.classify(states), trace(head, x[None]).outputs_BTK[0], atol=1e-5)
+        each = trace(head, x[:, None]).outputs_BTK[:, 0]
         assert torch.allclose(head.classify(alone), each, atol=1e-5) and not states.requires_grad
 
 

@@ -115,7 +115,7 @@ def test_drawings_kept_for_testing_decide_nothing_about_the_projection() -> None
 def test_without_memory_the_answer_follows_no_cue() -> None:
     torch.manual_seed(0)
     frames = easy_frames()
-    head = Head(lambda dim: NoMemory(dim, 8), frames.x_ND.shape[1], NUM_SYMBOLS, readout=LastReadout()).eval()
+    head = Head(lambda dim: NoMemory(dim, 8), frames.x_ND.shape[1], NUM_SYMBOLS, readout=LastReadout).eval()
     accuracy, followed = recall(head, "latch", frames, (1, 30), 200)
     assert followed == [0, 0] and all(value < 0.3 for value in accuracy)
 
@@ -123,7 +123,7 @@ def test_without_memory_the_answer_follows_no_cue() -> None:
 def test_a_sum_that_reads_marked_symbols_recalls_one_cue_and_not_the_latest_of_several() -> None:
     frames = easy_frames()
     head = Head(lambda dim: Leaky(dim, NUM_SYMBOLS, alpha=1.0), frames.x_ND.shape[1], NUM_SYMBOLS,
-                readout=LastReadout()).eval()  # fmt: skip
+                readout=LastReadout).eval()  # fmt: skip
     memory = head.memories[0]
     assert isinstance(memory, Leaky)
     with torch.no_grad():
