@@ -179,7 +179,9 @@ BAD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("writer", ["npy", "hdf5"])
-def test_a_bad_array_fails_only_its_clip_and_the_failure_table_states_the_reason(tmp_path: Path, writer: str, bad: str) -> None:
+def test_a_bad_array_fails_only_its_clip_and_the_failure_table_states_the_reason(
+    tmp_path: Path, writer: str, bad: str
+) -> None:
     array, message = BAD[bad]
     report = imported(tmp_path, WRITERS[writer](arrays() | {VIDEOS[1]: array}, tmp_path))
     (failure,) = report.failures

@@ -303,7 +303,9 @@ def with_odd(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch)
     return [*clips[:3], *odd, *clips[3:8]]
 
 
-def test_a_clip_that_hangs_or_kills_its_decoder_does_not_affect_the_others(tmp_path: Path, with_odd: list[Clip]) -> None:
+def test_a_clip_that_hangs_or_kills_its_decoder_does_not_affect_the_others(
+    tmp_path: Path, with_odd: list[Clip]
+) -> None:
     report = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
     assert report.num_extracted == len(with_odd) - 3
     assert {Path(f.path).name: (f.error, f.message.split(": ", 1)[1]) for f in report.failures} == {

@@ -52,7 +52,9 @@ def test_tensorboard_has_metrics_settings_and_the_confusion_matrix(workspace: Pa
     assert yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())["learning_rate"] == 2e-3
 
 
-def test_a_missing_tensorboard_is_a_one_line_error(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorboard_is_a_one_line_error(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lightning_cli, "find_spec", lambda name: None)
     arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", str(CONFIGS / "tensorboard.yaml")]
     with pytest.raises(VideomemError, match=r'pip install "videomem\[tensorboard\]"'):

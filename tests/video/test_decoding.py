@@ -72,7 +72,9 @@ def test_every_frame_is_the_right_one(files: Path, name: str, decoder: decoding.
 
 @pytest.mark.parametrize("decoder", SEEKING)
 @pytest.mark.parametrize("name", KINDS)
-def test_a_seeking_decoder_returns_the_right_frames_or_is_refused(files: Path, name: str, decoder: decoding.Decoder) -> None:
+def test_a_seeking_decoder_returns_the_right_frames_or_is_refused(
+    files: Path, name: str, decoder: decoding.Decoder
+) -> None:
     needs(decoder)
     try:
         served = assert_right(files, name, decoder)

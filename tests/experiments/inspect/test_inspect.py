@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_shuffle_and_another_seed_another() -> None
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_a_head_reset_at_every_frame_ignores_order_with_a_mean_readout_and_sees_only_the_last_frame_with_a_last_readout() -> None:
+def test_a_head_reset_at_every_frame_sees_single_frames_only() -> None:
     frames = tiny_video().frames_TCHW
     mean = inspect_frames(tiny_model(MEMORIES["gru"]), frames)
     assert np.array_equal(mean.traces[0].emptied_C, mean.traces[2].emptied_C)

@@ -181,9 +181,7 @@ def test_a_head_that_diverged_is_not_called_order_invariant() -> None:
         measure_order(head, [batch], 0, 2)
 
 
-def test_different_heads_have_separate_rows(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_different_heads_have_separate_rows(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for width in ("4", "6"):
         run("fit", [*fit_arguments(workspace, tmp_path / f"h{width}"), "--model.memory.hidden_dim", width])
