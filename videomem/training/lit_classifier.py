@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
-from videomem.heads import Head, MemoryFactory, Readout
+from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.utils.plain_data import as_plain
 
 
@@ -45,7 +45,7 @@ class LitClassifier(LightningModule):
         class_names: list[str],
         class_counts: list[int],
         num_layers: int = 1,
-        readout: Readout | None = None,
+        readout: ReadoutFactory | None = None,
         dropout: float = 0.0,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,

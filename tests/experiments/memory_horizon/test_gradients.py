@@ -177,7 +177,7 @@ def test_measuring_leaves_the_head_as_it_was() -> None:
 
 def test_an_untrained_head_has_the_norm_and_the_biases_but_other_weights() -> None:
     memory = partial(Gated, hidden_dim=H, forget_bias=3.0)
-    classifier = LitClassifier(memory, D, ["a", "b"], [1, 1], num_layers=2, readout=LastReadout(), projection_dim=4)
+    classifier = LitClassifier(memory, D, ["a", "b"], [1, 1], num_layers=2, readout=LastReadout, projection_dim=4)
     classifier.head.norm.set_statistics(torch.arange(D).float(), torch.full((D,), 2.0))
     with torch.no_grad():
         classifier.head.memories[0].forget_input.bias.fill_(-1)  # type: ignore[union-attr, operator]
