@@ -71,14 +71,14 @@ def test_a_training_that_has_converged_ends_at_the_same_step_with_every_larger_b
     assert more == less if less[1] else more[0] >= less[0]
 
 
-def test_a_loss_converges_when_the_last_third_of_the_steps_brings_no_improvement() -> None:
+def test_a_loss_converges_when_doubling_the_steps_brings_no_improvement() -> None:
     falling = np.linspace(2.0, 1.0, 12).tolist()
     assert not has_converged(every(12), falling, 200, 0.01)
-    flat = [*falling, *[1.0] * 5]
-    assert not has_converged(every(17), flat, 200, 0.01)  # Two thirds of 850 steps are before the end of the fall.
-    assert has_converged(every(18), [*flat, 1.0], 200, 0.01)
-    assert not has_converged(every(18), [*flat, 1.0], 1000, 0.01)
-    assert not has_converged(every(18), [*flat, 1 - 0.02 * LOSS_AT_CHANCE], 200, 0.01)
+    flat = [*falling, *[1.0] * 11]
+    assert not has_converged(every(23), flat, 200, 0.01)  # Half of 1150 steps are before the end of the fall.
+    assert has_converged(every(24), [*flat, 1.0], 200, 0.01)
+    assert not has_converged(every(24), [*flat, 1.0], 2000, 0.01)
+    assert not has_converged(every(24), [*flat, 1 - 0.02 * LOSS_AT_CHANCE], 200, 0.01)
     assert has_converged([50], [0.009 * LOSS_AT_CHANCE], 200, 0.01)  # Nothing is left to learn.
 
 

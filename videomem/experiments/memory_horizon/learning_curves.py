@@ -50,10 +50,10 @@ def kept(loss: Sequence[float]) -> np.ndarray:
 
 
 def has_converged(steps: Sequence[int], loss: Sequence[float], min_steps: int, tolerance: float) -> bool:
-    """Whether the lowest loss improved by less than a tolerance over the last third of the steps, or is below it.
+    """Whether doubling the steps lowered the lowest loss by less than a tolerance, or the loss is below the tolerance.
 
     A recurrent network can stay on a plateau for hundreds of steps before it learns a longer delay, so no rule of this
-    kind proves that more steps would not help. The part of the training it looks at grows with the training.
+    kind proves that more steps would not help. This one waits as long again as the training took so far.
 
     Args:
         steps: Number of steps at each checkpoint.
@@ -64,7 +64,7 @@ def has_converged(steps: Sequence[int], loss: Sequence[float], min_steps: int, t
     limit = tolerance * LOSS_AT_CHANCE
     if min(loss) < limit:
         return True
-    earlier = [value for step, value in zip(steps, loss, strict=True) if step <= steps[-1] * 2 / 3]
+    earlier = [value for step, value in zip(steps, loss, strict=True) if step <= steps[-1] / 2]
     return steps[-1] >= min_steps and bool(earlier) and min(earlier) - min(loss) < limit
 
 

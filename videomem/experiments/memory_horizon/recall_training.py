@@ -35,7 +35,7 @@ class RecallRecipe:
         max_steps: Budget: largest number of batches.
         min_steps: Number of batches after which a training may end without having learned everything.
         check_every: Number of batches between two checkpoints.
-        tolerance: Smallest improvement of the held-out loss over the last third of the steps that lets a training go
+        tolerance: Smallest improvement of the held-out loss over the last half of the steps that lets a training go
             on, a share of the loss of guessing; see `learning_curves.has_converged`.
         batch_size: Number of sequences per batch, which all have the same delay.
         max_delay: Longest training delay in frames; delays are drawn log-uniformly from 1 to `max_delay`.
