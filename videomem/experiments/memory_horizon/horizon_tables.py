@@ -168,7 +168,7 @@ def recall_summary(result: RecallResult) -> dict[str, float | str]:
 
 
 def recall_terminal_tables(result: RecallResult) -> list[RichTable]:
-    """Returns horizons, steps to learn a delay, and measurements of trained heads. The page also has ranges."""
+    """Returns horizons, steps to learn some delays, and measurements of trained heads. The page has all delays."""
     tasks, delays, equal = result.plan.tasks, result.plan.trained_delays, result.plan.recipe.equal_steps
     horizons: list[tuple[Cell, ...]] = [
         (
@@ -178,18 +178,21 @@ def recall_terminal_tables(result: RecallResult) -> list[RichTable]:
         )
         for one in result.memories
     ]
-    early = [f"{task}, {equal} steps" for task in tasks]
+    early = [f"{task} at {equal}" for task in tasks]
+    shown = [place for place in range(len(delays)) if place % 3 == 0 or place == len(delays) - 1]
     heads = [
         (*of_gradient, *of_horizon[-len(TIMES) :])
         for of_gradient, of_horizon in zip(gradients_table(result).rows, horizons_table(result).rows, strict=True)
     ]
     gradients = ["untrained", "trained", "direct"]
     return [
-        terminal_table("memory horizon in frames, at convergence and earlier", ["memory", *tasks, *early], horizons),
+        terminal_table(
+            f"memory horizon in frames, at convergence and at {equal} steps", ["memory", *tasks, *early], horizons
+        ),
         terminal_table(
             "training steps to learn a delay in frames",
-            ["memory", "task", *map(str, delays)],
-            [row[:-2] for row in steps_table(result).rows],
+            ["memory", "task", *(str(delays[place]) for place in shown)],
+            [(*row[:2], *(row[2 + place] for place in shown)) for row in steps_table(result).rows],
         ),
         terminal_table(
             f"gradient at lag {delays[-1]}, and time constants in frames, on {tasks[-1]}",
