@@ -1,4 +1,4 @@
-"""Measure how much the logits of exported models differ from the trained models, for all memories and formats.
+"""Measure how much the logits of exported models differ from the trained models, for all heads and formats.
 
     python benchmarks/export.py                  # about 12 minutes on 2 cores
     python benchmarks/export.py --preprocess     # with preprocessing included in the graphs
@@ -28,13 +28,13 @@ from torch import Tensor
 import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
 from videomem.features.store import FRAME_BATCH, FeatureSettings
-from videomem.heads import READOUTS, Head
+from videomem.heads import Head
 from videomem.inference.graph_export import export_graphs, make_case, run_pt2
 from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph, shape_in_graph
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import run_onnx
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.plain_data import class_path, from_plain
+from videomem.utils.plain_data import from_plain
 from videomem.video.catalog import Catalog
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
@@ -74,12 +74,9 @@ def train(head: Head, x_NTD: Tensor, labels_N: Tensor) -> None:
         optimizer.step()
 
 
-def build(
-    config: Path, readout: str, class_names: list[str], settings: FeatureSettings, backbone: Backbone
-) -> Classifier:
-    memory, read = yaml.safe_load(config.read_text())["model"]["memory"], {"class_path": class_path(READOUTS[readout])}
+def build(config: Path, class_names: list[str], settings: FeatureSettings, backbone: Backbone) -> Classifier:
     sizes = {"num_layers": 1, "projection_dim": None, "feature_dim": backbone.feature_dim}
-    arguments = {"memory": memory, "readout": read, **sizes}
+    arguments = {"readout": None, **yaml.safe_load(config.read_text())["model"], **sizes}
     classes = {"class_names": class_names, "class_counts": [1] * len(class_names)}
     torch.manual_seed(0)
     head = from_plain(LitClassifier, {**arguments, **classes, "dropout": 0.0}).head
@@ -153,15 +150,14 @@ def print_differences(catalog: Catalog, heads: list[str], network: BackboneSetti
     shaped = [shape(clips) for clips in raw]
     given = [torch.from_numpy(clips) for clips in raw] if preprocess else shaped
     inputs = list(zip(given, map(features, shaped), lengths, strict=True))
-    print("\nmemory | readout | largest logit | folder | " + " | ".join(FORMATS) + "\n" + "|".join(["---"] * 8))
+    print("\nhead | largest logit | folder | " + " | ".join(FORMATS) + "\n" + "|".join(["---"] * 7))
     for name in heads:
-        for readout in READOUTS:
-            model = build(CONFIGS / f"{name}.yaml", readout, class_names, settings, backbone)
-            train(model.head, x_NTD, labels_N)
-            cases = [make_case(model, *part) for part in inputs]
-            largest = max(float(case.logits_BTC.abs().max()) for case in cases)
-            found = differences(model, cases, shaped, preprocess)
-            print(" | ".join([name, readout, f"{largest:.1f}", *(f"{value:.1e}" for value in found)]), flush=True)
+        model = build(CONFIGS / f"{name}.yaml", class_names, settings, backbone)
+        train(model.head, x_NTD, labels_N)
+        cases = [make_case(model, *part) for part in inputs]
+        largest = max(float(case.logits_BTC.abs().max()) for case in cases)
+        found = differences(model, cases, shaped, preprocess)
+        print(" | ".join([name, f"{largest:.1f}", *(f"{value:.1e}" for value in found)]), flush=True)
 
 
 if __name__ == "__main__":

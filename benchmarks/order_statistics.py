@@ -16,7 +16,7 @@ tested shuffled, mean over `PERMUTATIONS`). The latent variable has four compone
 
 Both conditions share `CONDITION_SHARE` of the variance of group and clip effects, so the differences within a group are
 about as correlated as the correctness. Group sizes are independent of group effects. They are lognormal quantiles with
-sigma 0 (5 clips each), 0.7 (`unequal`, the largest 4 times the mean) or 1 (`very unequal`, 6 times), with equal totals.
+sigma 0 (all equal), 0.7 (`unequal`, the largest 4 times the mean) or 1 (`very unequal`, 6 times), with equal totals.
 
 There are two designs. In `fixed`, every run tests the same clips. In `folds`, as in `videomem order`, groups are
 distributed over K folds, each run tests one of them, and the folds are drawn again after K runs; they differ between
@@ -31,9 +31,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from zlib import crc32
@@ -79,8 +80,8 @@ class Rates:
     """Shares of simulations. `sd` (standard deviation of the estimate) and `mean_se` are in points.
 
     `oracle` is the power of a z test with known standard deviation, by the normal distribution: about the maximum.
-    `coverage_without` and `coverage_with` are the coverage where the estimated variance of runs was 0, a share
-    `without` of the simulations, and where it was above 0.
+    `coverage_without` and `coverage_with` are the coverage where the estimated variance of runs s^2 was at most 0, a
+    share `without` of the simulations, and where it was above 0.
     """
 
     simulations: int
@@ -214,7 +215,7 @@ def contrast_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rate
     for _ in range(num // CHUNK):
         sums, counts = tables(setting, CHUNK, rng)
         fit = two_way(sums, counts, overlap(setting))
-        differs, num_groups = fit.se > 1e-12, len(counts)
+        differs, num_groups = fit.se > 1e-12, counts.sum() ** 2 / (counts.sum(1) ** 2).sum()
         half95 = np.where(differs, fit.half(0.95), zero_bound(num_groups, 0.95))
         half90 = np.where(differs, fit.half_for_equivalence(), zero_bound(num_groups, 0.90))
         p = np.where(differs, fit.tail_probability(fit.value), 1.0)
@@ -226,22 +227,27 @@ def contrast_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rate
     value, se, covered, rejected, equivalent, half, varies = (np.concatenate(part) for part in zip(*parts, strict=True))
     z = setting.effect / value.std()
     oracle = float(ndtr(z - 1.96) + ndtr(-z - 1.96))
-    without, with_ = (covered[part].mean() if part.sum() >= 100 else np.nan for part in (~varies, varies))
+    without, with_ = (covered[part].mean() if part.any() else np.nan for part in (~varies, varies))
     return Rates(len(value), covered.mean(), 1 - varies.mean(), without, with_, rejected.mean(), oracle,
                  equivalent.mean(), 100 * value.std(), 100 * se.mean(), 100 * half.mean())  # fmt: skip
 
 
-def power_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rates:
-    """Rates at the effect that a plan with the true variances calls detectable with power 0.8."""
-    first = Setting(**{**asdict(setting), "effect": 0.0})
-    sums, counts = tables(first, num, rng)
-    fit = two_way(sums, counts, overlap(setting))
-    design = Design(
-        setting.groups * float(fit.groups.mean()), setting.groups * float(fit.spread.noise.mean()), setting.run_sd,
-        setting.runs, overlap(setting), float(np.mean(fit.df)) / (setting.groups - 1),
-    )  # fmt: skip
-    effect = detectable_effect(setting.groups, design)
-    return contrast_rates(Setting(**{**asdict(setting), "effect": min(effect, setting.accuracy - 0.02)}), num, rng)
+def detectable(setting: Setting, num: int, rng: np.random.Generator) -> Setting:
+    """The setting with the effect that a plan with the true variances calls detectable with power 0.8."""
+    for _ in range(2):  # The variances depend on the effect.
+        sums, counts = tables(setting, num, rng)
+        fit = two_way(sums, counts, overlap(setting))
+        design = Design(
+            of_one_group=setting.groups * float(fit.groups.mean()),
+            noise_of_one_group=setting.groups * float(fit.spread.noise.mean()),
+            run_sd=setting.run_sd,
+            num_runs=setting.runs,
+            overlap=overlap(setting),
+            df_share=float(np.mean(fit.df)) / (setting.groups - 1),
+        )
+        effect = detectable_effect(setting.groups, design)
+        setting = replace(setting, effect=min(effect, setting.accuracy - 0.02))
+    return setting
 
 
 def reliance_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rates:
@@ -257,24 +263,28 @@ def reliance_rates(setting: Setting, num: int, rng: np.random.Generator) -> Rate
     return Rates(len(rejected), *[np.nan] * 4, np.mean(rejected), *[np.nan] * 5)
 
 
-GRID = {"accuracy": (0.6, 0.8, 0.9, 0.97), "correlation": (0.0, 0.1, 0.3), "run_sd": (0.0, 0.02, 0.05)}
+GRID = {"accuracy": (0.6, 0.8, 0.97), "correlation": (0.0, 0.3), "run_sd": (0.0, 0.05)}
 DESIGNS = [(4, 4), (6, 3), (6, 6), (10, 5), (10, 10)]  # runs, folds
+PLAIN = {f"{runs} runs, {folds} folds" for runs, folds in DESIGNS}
 
 
 def settings() -> Iterator[Setting]:
     everything = list(product(SIGMA, *GRID.values()))
-    moderate = [one for one in everything if one[0] != "very unequal" and one[1] != 0.9]
+    moderate = [one for one in everything if one[0] != "very unequal"]
     for effect in (0.0, 0.1):
         yield from (Setting("fixed 40", "fixed", 40, *one, effect) for one in everything)
-        yield from (Setting("fixed 20", "fixed", 20, *one, effect) for one in moderate)
         for (runs, folds), groups, run_sd in product(DESIGNS, (20, 40, 100, 350), (0.0, 0.02, 0.05, 0.08)):
             for tails, where in (("normal", "all groups"), ("heavy", "all groups"), ("normal", "a fifth")):
-                if where == "all groups" or effect:
+                plain = tails == "normal" and where == "all groups"
+                if plain or (groups in (40, 350) and (effect if tails == "normal" else run_sd and not effect)):
                     yield Setting(f"{runs} runs, {folds} folds", "folds", groups, "equal", 0.7, 0.2, run_sd, effect,
                                   runs, folds, clips_per_group=2, tails=tails, where=where)  # fmt: skip
+        for (runs, folds), groups in product(DESIGNS[1:], (40, 100)):
+            yield Setting("run SD 15", "folds", groups, "equal", 0.7, 0.2, 0.15, effect, runs, folds,
+                          clips_per_group=2)  # fmt: skip
         for sizes, accuracy, correlation, run_sd in moderate:
             yield Setting("unequal, 10 runs", "folds", 100, sizes, accuracy, correlation, run_sd, effect)
-    for (runs, folds), groups, run_sd in product(DESIGNS[1:], (20, 40, 100, 350), (0.0, 0.02, 0.05)):
+    for (runs, folds), groups, run_sd in product(DESIGNS[1:], (20, 40, 100, 350), (0.0, 0.05)):
         yield Setting("power", "folds", groups, "equal", 0.7, 0.2, run_sd, 0.0, runs, folds, clips_per_group=2)
     for sizes, accuracy, correlation, run_sd in product(SIGMA, (0.8, 0.97), (0.0, 0.3), (0.0, 0.02)):
         yield Setting("margin", "fixed", 120, sizes, accuracy, correlation, run_sd, MARGIN)
@@ -284,10 +294,11 @@ def settings() -> Iterator[Setting]:
         yield Setting("reliance", "fixed", 40, sizes, accuracy, correlation, 0.02, 0.0)
 
 
-def simulated_rates(setting: Setting, num: int) -> Rates:
+def simulated_rates(setting: Setting, num: int) -> tuple[Setting, Rates]:
     rng = np.random.default_rng(crc32(repr(astuple(setting)).encode()))
-    kinds = {"power": power_rates, "reliance": reliance_rates}
-    return kinds.get(setting.table, contrast_rates)(setting, num, rng)
+    if setting.table == "power":
+        setting = detectable(setting, num, rng)
+    return setting, (reliance_rates if setting.table == "reliance" else contrast_rates)(setting, num, rng)
 
 
 def describe(setting: Setting) -> str:
@@ -298,61 +309,76 @@ def describe(setting: Setting) -> str:
 
 
 def report(results: list[tuple[Setting, Rates]]) -> None:
-    """Print the worst setting of each table."""
+    """Print the worst setting of each table, the coverage of each design, and the power of plans."""
     print("| table | what | worst | median | beyond the limit | where worst |\n|---|---|---|---|---|---|")
     for table in dict.fromkeys(setting.table for setting, _ in results):
-        here = [(setting, one) for setting, one in results if setting.table == table]
-        for what, limit, sign, kept in (
-            ("size (at most .06)", 0.06, 1, [(c, o.rejected) for c, o in here if c.effect == 0 and table != "power"]),
-            ("coverage (at least .93)", 0.93, -1, [(c, o.coverage) for c, o in here]),
-            ("coverage, runs appear equal (at least .90)", 0.90, -1, [(c, o.coverage_without) for c, o in here]),
-            ("coverage, runs appear to differ (at least .90)", 0.90, -1, [(c, o.coverage_with) for c, o in here]),
-            ("power, at least .75", 0.75, -1, [(c, o.rejected) for c, o in here if table == "power"]),
-            ("power, at most .85", 0.85, 1, [(c, o.rejected) for c, o in here if table == "power"]),
-            ("wrong equivalence (at most .05)", 0.05, 1, [(c, o.equivalent) for c, o in here if c.effect == MARGIN]),
-        ):
-            kept = [(c, float(v)) for c, v in kept if not np.isnan(v)]
-            if kept:
-                setting, worst = max(kept, key=lambda pair: sign * pair[1])
-                beyond = sum(sign * value > sign * limit for _, value in kept)
-                middle = np.median([value for _, value in kept])
-                print(
-                    f"| {table} | {what} | {worst:.3f} | {middle:.3f} | {beyond} of {len(kept)} | {describe(setting)} |"
-                )
-    print("\n| runs, folds | groups | run SD | size | coverage at 10 points | power at 10 points | half width |")
-    print("|---|---|---|---|---|---|---|")
-    plain = {
-        (s.table, s.groups, s.run_sd, s.effect): one
-        for s, one in results
-        if s.table in {f"{runs} runs, {folds} folds" for runs, folds in DESIGNS} and s.tails == "normal"
-        and s.where == "all groups"
-    }  # fmt: skip
-    for (table, groups, run_sd, effect), one in plain.items():
-        if effect == 0 and (table, groups, run_sd, 0.1) in plain:
-            other = plain[table, groups, run_sd, 0.1]
-            print(f"| {table} | {groups} | {100 * run_sd:g} | {one.rejected:.3f} | {other.coverage:.3f} | "
-                  f"{other.rejected:.3f} | {other.half_width:.1f} |")  # fmt: skip
+        _report_worst(table, [(setting, one) for setting, one in results if setting.table == table])
+    print("\n| runs, folds | groups | run SD | size | coverage | s^2 at most 0 | coverage there | coverage elsewhere | "
+          "power at 10 points | half width |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    cells: dict[tuple[str, int, float], list[Rates]] = {}
+    for setting, one in results:
+        if setting.table in PLAIN and setting.tails == "normal" and setting.where == "all groups":
+            cells.setdefault((setting.table, setting.groups, setting.run_sd), []).append(one)
+    for (table, groups, run_sd), pair in cells.items():
+        if len(pair) == 2:
+            null, other = pair
+            numbers = [null.rejected, (null.coverage + other.coverage) / 2, (null.without + other.without) / 2]
+            numbers += [_pooled((null, other), without=True), _pooled((null, other), without=False), other.rejected]
+            words = " | ".join("few" if np.isnan(number) else f"{number:.3f}" for number in numbers)
+            print(f"| {table} | {groups} | {100 * run_sd:g} | {words} | {other.half_width:.1f} |")
+    print("\n| runs, folds | groups | run SD | called detectable with power 0.8 | power |\n|---|---|---|---|---|")
+    for setting, one in results:
+        if setting.table == "power":
+            print(f"| {setting.runs} runs, {setting.folds} folds | {setting.groups} | {100 * setting.run_sd:g} | "
+                  f"{100 * setting.effect:.1f} points | {one.rejected:.3f} |")  # fmt: skip
+
+
+def _pooled(rates: Sequence[Rates], without: bool) -> float:
+    """Coverage where s^2 was at most 0, or elsewhere; NaN for less than 100 simulations."""
+    shares = [one.without if without else 1 - one.without for one in rates]
+    covered = [one.coverage_without if without else one.coverage_with for one in rates]
+    if sum(share * one.simulations for share, one in zip(shares, rates, strict=True)) < 100:
+        return float("nan")
+    return float(np.average(np.nan_to_num(covered), weights=shares))
+
+
+def _report_worst(table: str, here: list[tuple[Setting, Rates]]) -> None:
+    for what, limit, sign, kept in (
+        ("size (at most .06)", 0.06, 1, [(c, o.rejected) for c, o in here if c.effect == 0]),
+        ("coverage (at least .93)", 0.93, -1, [(c, o.coverage) for c, o in here]),
+        ("coverage where s^2 <= 0 (at least .90)", 0.90, -1, [(c, _pooled([o], without=True)) for c, o in here]),
+        ("coverage where s^2 > 0 (at least .90)", 0.90, -1, [(c, _pooled([o], without=False)) for c, o in here]),
+        ("power, at least .75", 0.75, -1, [(c, o.rejected) for c, o in here if table == "power"]),
+        ("power, at most .85", 0.85, 1, [(c, o.rejected) for c, o in here if table == "power"]),
+        ("wrong equivalence (at most .05)", 0.05, 1, [(c, o.equivalent) for c, o in here if c.effect == MARGIN]),
+    ):
+        kept = [(c, float(v)) for c, v in kept if not np.isnan(v)]
+        if kept:
+            setting, worst = max(kept, key=lambda pair: sign * pair[1])
+            beyond = sum(sign * value > sign * limit for _, value in kept)
+            middle = np.median([value for _, value in kept])
+            print(f"| {table} | {what} | {worst:.3f} | {middle:.3f} | {beyond} of {len(kept)} | {describe(setting)} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=5000, help=f"simulations per setting, a multiple of {CHUNK}")
-    parser.add_argument("--out", type=Path, help="CSV file for all settings")
+    parser.add_argument("--out", type=Path, help="CSV file, to which each setting is added when it is finished")
     parser.add_argument("--table", action="append", help="run this table only; may be repeated")
     options = parser.parse_args()
     chosen = [setting for setting in settings() if not options.table or setting.table in options.table]
     results, start = [], time.monotonic()
-    for i, setting in enumerate(chosen, 1):
-        results.append((setting, simulated_rates(setting, options.simulations)))
-        if i % 20 == 0 or i == len(chosen):
-            print(f"\r{i} of {len(chosen)} settings, {time.monotonic() - start:.0f} s", end="", flush=True)
+    with (options.out or Path(os.devnull)).open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for kind in (Setting, Rates) for field in fields(kind)])
+        writer.writeheader()
+        for i, setting in enumerate(chosen, 1):
+            results.append(simulated_rates(setting, options.simulations))
+            writer.writerow({key: value for part in results[-1] for key, value in asdict(part).items()})
+            file.flush()
+            if i % 20 == 0 or i == len(chosen):
+                print(f"\r{i} of {len(chosen)} settings, {time.monotonic() - start:.0f} s", end="", flush=True)
     print("\n")
     report(results)
-    if options.out:
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for kind in (Setting, Rates) for field in fields(kind)])
-            writer.writeheader()
-            writer.writerows({**asdict(setting), **asdict(one)} for setting, one in results)
 
 
 if __name__ == "__main__":

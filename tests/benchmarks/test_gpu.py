@@ -53,7 +53,7 @@ def test_every_branch_that_only_a_gpu_reaches_is_listed_with_what_reaches_it() -
     assert all(name in gpu.PARTS or (ROOT / name).is_file() for name in reached)
 
 
-def test_auto_takes_the_gpus_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_the_available_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert usable_device("auto") == "cuda"
@@ -75,7 +75,7 @@ def run_out(*arguments: Any) -> None:
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_in_a_training_process_is_one_line() -> None:
+def test_running_out_of_memory_in_a_training_process_is_a_one_line_error() -> None:
     with pytest.raises(VideomemError, match=r"memory was too small.*fewer --processes"):
         list(run_parallel(run_out, [(), ()], None, 2))
 
@@ -95,7 +95,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path: Path) -> None:
+def test_without_a_gpu_the_script_prints_one_line(tmp_path: Path) -> None:
     done = command("--out", str(tmp_path / "gpu.json"))
     assert done.returncode == 2 and not done.stdout and not (tmp_path / "gpu.json").exists()
     assert done.stderr.startswith("gpu.py: torch finds no GPU; ") and len(done.stderr.splitlines()) == 1
@@ -172,7 +172,7 @@ def test_a_comparison_beyond_its_limit_makes_the_part_differ(monkeypatch: pytest
     assert run_with(PASSED.replace("ok=True", "ok=False"), monkeypatch, tmp_path)["status"] == "differs"
 
 
-def test_no_part_starts_after_the_time_is_up(tmp_path: Path) -> None:
+def test_no_part_starts_after_the_time_limit(tmp_path: Path) -> None:
     assert gpu.run("heads", given(), tmp_path, {}, time.monotonic() - 1)["status"] == "no time left"
 
 

@@ -80,7 +80,7 @@ def test_an_error_is_one_line_on_stderr_and_a_status(tmp_path: Path) -> None:
     assert done.stderr == f"videomem: error: {tmp_path / 'none.ckpt'}: no such checkpoint\n"
 
 
-def test_memory_that_runs_out_on_a_gpu_is_one_line(
+def test_running_out_of_gpu_memory_is_a_one_line_error(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object, **named: object) -> None:
@@ -91,7 +91,7 @@ def test_memory_that_runs_out_on_a_gpu_is_one_line(
     assert error.startswith("videomem: error: CUDA out of memory. Tried to allocate 2.00 GiB; lower data.batch_size")
 
 
-def test_an_error_that_is_no_users_fault_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise RuntimeError("a fault of the program")
 
@@ -101,7 +101,7 @@ def test_an_error_that_is_no_users_fault_keeps_its_traceback(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["Fit"], ["--frobnicate"]])
-def test_an_unknown_command_is_answered_with_those_there_are(
+def test_an_unknown_command_is_an_error_that_lists_the_commands(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "is not a command of videomem; it has demo, configs, catalog" in failed(capsys, *arguments)
@@ -122,7 +122,7 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["test"], "needs --ckpt-path"),
     ],
 )
-def test_options_of_commands_are_one_line_too(
+def test_invalid_options_of_commands_are_a_one_line_error(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert message in failed(capsys, *arguments)
@@ -157,7 +157,7 @@ def extract(workspace: Path, *options: object) -> list[str]:
         (["--config", CONFIGS / "head"], "head: not a file; the folder has gated.yaml, gru.yaml"),
     ],
 )
-def test_a_wrong_setting_of_the_data_is_one_line(
+def test_an_invalid_data_setting_is_a_one_line_error(
     workspace: Path, capsys: pytest.CaptureFixture[str], options: list[object], message: str
 ) -> None:
     assert message in failed(capsys, *extract(workspace, *options))
@@ -179,8 +179,13 @@ def test_a_wrong_setting_of_the_data_is_one_line(
             ["--model.memory", "videomem.heads.MeanReadout"],
             "MeanReadout', which is not a subclass of Memory; choose one",
         ),
-        (["--model.memory.typo", "1"], "'typo' is not accepted"),
-        (["--model.readout", "videomem.heads.Mean"], "is not a known class; choose one of LastReadout, MeanReadout"),
+        (
+            ["--model.memory.typo", "1"],
+            "model.memory: 'typo' is not accepted by Leaky; --model.memory.help Leaky",
+        ),
+        (["--model.readout.hidden_dim", "8"], "model.readout: 'hidden_dim' is not accepted by MeanReadout"),
+        (["--model.readout", "SetReadout", "--model.readout.hidden_dim", "0"], "readout.hidden_dim is 0, but must be"),
+        (["--model.readout", "videomem.heads.Mean"], "is not a known class; choose one of AttentionReadout, Be"),
         (["--trainer.logger", "Csv"], "trainer.logger is 'Csv', which is not a known class; choose one of CSVLogger"),
         (["--trainer.callbacks", "videomem.tracking.X"], "which is not a known class; choose one of"),
         (
@@ -192,14 +197,14 @@ def test_a_wrong_setting_of_the_data_is_one_line(
         (["--trainer.max_epochs", "many"], "max_epochs"),
     ],
 )
-def test_a_wrong_setting_of_the_model_is_one_line(
+def test_an_invalid_model_setting_is_a_one_line_error(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run", "leaky"), *options)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_devices_and_workers_that_are_not_there_are_one_line(
+def test_unavailable_devices_and_workers_are_a_one_line_error(
     workspace: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "--workers is -1" in failed(capsys, *extract(workspace, "--workers", "-1"))
@@ -219,7 +224,7 @@ def test_devices_and_workers_that_are_not_there_are_one_line(
         (["--run-dir", __file__], "test_cli.py"),
     ],
 )
-def test_a_wrong_setting_of_the_training_is_one_line(
+def test_an_invalid_training_setting_is_a_one_line_error(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"), *options)
@@ -235,7 +240,7 @@ def test_a_finished_run_has_nothing_to_resume_and_another_model_does_not_fit(
     assert "its weights are of another model" in failed(capsys, "fit", *arguments, *wider)
 
 
-def test_a_file_where_a_folder_is_needed_is_one_line(
+def test_a_file_in_place_of_a_folder_is_a_one_line_error(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
@@ -262,7 +267,7 @@ def test_a_damaged_store_is_named(workspace: Path, tmp_path: Path, capsys: pytes
     assert "damaged" in failed(capsys, "fit", *arguments)
 
 
-def test_data_that_moved_can_be_named_again_and_export_needs_none(
+def test_moved_data_can_be_named_again_and_export_needs_no_data(
     workspace: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     content = torch.load(checkpoints["gru"], weights_only=True)
@@ -274,7 +279,7 @@ def test_data_that_moved_can_be_named_again_and_export_needs_none(
     assert main(["export", moved, "--out", str(tmp_path / "exported")]) == 0
 
 
-def test_a_checkpoint_in_a_config_is_not_passed_over(
+def test_a_checkpoint_named_in_a_config_is_used(
     workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "resume.yaml"
@@ -320,7 +325,7 @@ def test_videos_that_fail_are_named_and_the_status_says_so(
     assert "2 of 10 clips are excluded" in capsys.readouterr().err
 
 
-def test_online_tracking_without_a_key_is_one_line(
+def test_online_tracking_without_a_key_is_a_one_line_error(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -342,7 +347,7 @@ def test_help_of_fit_is_quick_enough_to_be_used() -> None:
     assert time.perf_counter() - started < 120
 
 
-def test_the_script_is_a_door_to_the_command() -> None:
+def test_the_script_calls_the_command() -> None:
     script = CONFIGS.parent / "scripts" / "shuffle_ablation.py"
     done = subprocess.run([sys.executable, script, "none.ckpt"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr == "videomem: error: none.ckpt: no such checkpoint\n"

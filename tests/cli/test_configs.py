@@ -1,15 +1,18 @@
-"""Every config of a data set trains through the real command line."""
+"""Every config of a data set and of a head works through the real command line."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIGS
+from conftest import CONFIGS, HEADS, fit_arguments
 
 from videomem.cli.main import main
+from videomem.heads import SetReadout
+from videomem.training.checkpoint import read_checkpoint
 from videomem.video.catalog import Catalog, read_catalog, write_catalog
 
 DATA_SETS = sorted(
@@ -65,7 +68,49 @@ def check_training(data: list[str], small: Path, tmp_path: Path) -> None:
     assert len(read_catalog(small / "catalog.csv").clips) >= 8
 
 
-def test_configs_are_copied_and_what_is_edited_stays(
+@pytest.mark.parametrize("head", HEADS)
+def test_every_command_takes_every_head(
+    workspace: Path, checkpoints: dict[str, Path], catalog: Catalog, tmp_path: Path, head: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """`inspect`, and `export` with the backbone, are tested on every head beside their code."""
+    checkpoint, video, out = checkpoints[head], catalog.clips[0].path, tmp_path / "out"
+    assert main(["test", "--ckpt-path", str(checkpoint), "--run-dir", str(tmp_path / "test")]) == 0
+    assert main(["shuffle", str(checkpoint), "--permutations", "2", "--out", str(tmp_path / "shuffle")]) == 0
+    assert main(["export", str(checkpoint), "--out", str(out), "--without-backbone", "--permutations", "2"]) == 0
+    written, wanted = json.loads((out / "config.json").read_text()), yaml.safe_load(head_config(head))["model"]
+    for part in ("memory", "readout"):
+        named = wanted.get(part, {"class_path": "videomem.heads.MeanReadout"})
+        assert written[part]["name"] == named["class_path"].rsplit(".", 1)[-1]
+        assert named.get("init_args", {}).items() <= written[part]["arguments"].items()
+    capsys.readouterr()
+    assert main(["predict", video, "--model", str(checkpoint), "--format", "jsonl"]) == 0
+    predicted = json.loads(capsys.readouterr().out.splitlines()[0])
+    state = ["--state", str(tmp_path / "state.safetensors")]
+    assert main(["stream", video, "--model", str(checkpoint), *state]) == 0
+    assert predicted["top"] and (tmp_path / "state.safetensors").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_exports_graphs(checkpoints: dict[str, Path], tmp_path: Path, head: str) -> None:
+    graphs = ["--onnx", "--torch-export", "--without-backbone", "--no-evaluation"]
+    assert main(["export", str(checkpoints[head]), "--out", str(tmp_path / "out"), *graphs]) == 0
+    assert len(json.loads((tmp_path / "out" / "checks.json").read_text())["graphs"]) == 4
+
+
+def head_config(name: str) -> str:
+    return (CONFIGS / "head" / f"{name}.yaml").read_text()
+
+
+def test_a_readout_and_its_arguments_are_named_on_the_command_line(workspace: Path, tmp_path: Path) -> None:
+    options = ["--model.readout", "SetReadout", "--model.readout.hidden_dim", "9"]
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run", "none"), *options]) == 0
+    head = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").classifier().head
+    assert isinstance(head.readout, SetReadout) and head.readout.hidden_dim == 9
+
+
+def test_configs_are_copied_and_edited_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

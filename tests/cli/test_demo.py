@@ -15,7 +15,9 @@ SMALL = ["--memories", "none", "gated", "--runs", "2", "--epochs", "2", "--permu
          "--val-pairs", "1", "--test-pairs", "1", "--frame-size", "64", "--processes", "1"]  # fmt: skip
 
 
-def test_the_demo_makes_what_it_promises_and_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_writes_the_promised_files_and_is_reproducible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "demo"
     results = []
     for folder in ("first", "second"):
@@ -67,9 +69,7 @@ def check_tracking(out: Path, result: OrderTestResult) -> None:
             assert any(record["artifact"].get("name") == "data-videos" for record in records if "artifact" in record)
 
 
-def test_the_demo_deletes_nothing_before_it_knows_that_it_can_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_deletes_nothing_before_its_checks_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "demo.json").write_text("{}")
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "thesis.txt").write_text("years of work")

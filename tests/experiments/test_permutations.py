@@ -51,7 +51,9 @@ def test_reversing_twice_is_the_order() -> None:
 
 
 @given(shape=shapes, seed=seeds, size=sizes)
-def test_windows_keep_frames_at_home_and_blocks_keep_their_inside(shape: tuple[int, int], seed: int, size: int) -> None:
+def test_windows_keep_frames_in_their_window_and_blocks_keep_their_inner_order(
+    shape: tuple[int, int], seed: int, size: int
+) -> None:
     length, frames = shape
     for row in permutations.within_windows(length, frames, 3, (seed,), size)[:, :length]:
         assert np.array_equal(row // size, np.arange(length) // size)

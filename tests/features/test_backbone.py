@@ -138,7 +138,7 @@ def test_preprocessing_is_the_weights_own(size: tuple[int, int]) -> None:
     assert torch.allclose(ours.normalize(ours.shape_frames(images)), expected, atol=1e-6)
 
 
-def test_a_frames_features_do_not_depend_on_its_batch_mates() -> None:
+def test_features_of_a_frame_do_not_depend_on_the_rest_of_the_batch() -> None:
     backbone = load_backbone(settings(layer="pool5"))
     ours, others = frames(5), frames(20, seed=1)
     alone = extract_features(backbone, ours, 8)

@@ -179,7 +179,9 @@ BAD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("writer", ["npy", "hdf5"])
-def test_a_bad_array_costs_its_clip_only_and_the_failure_table_says_why(tmp_path: Path, writer: str, bad: str) -> None:
+def test_a_bad_array_fails_only_its_clip_and_the_failure_table_states_the_reason(
+    tmp_path: Path, writer: str, bad: str
+) -> None:
     array, message = BAD[bad]
     report = imported(tmp_path, WRITERS[writer](arrays() | {VIDEOS[1]: array}, tmp_path))
     (failure,) = report.failures
@@ -194,7 +196,7 @@ def test_a_bad_array_costs_its_clip_only_and_the_failure_table_says_why(tmp_path
     assert VIDEOS[1] in stored(tmp_path) and VIDEOS[1] not in (report.folder / "failures.csv").read_text()
 
 
-def test_files_that_are_no_arrays_cost_their_clips_only(tmp_path: Path) -> None:
+def test_files_without_arrays_fail_only_their_clips(tmp_path: Path) -> None:
     folder = as_npy(arrays(), tmp_path)
     (folder / f"{VIDEOS[0]}.npy").write_bytes(b"")
     (folder / f"{VIDEOS[1]}.npy").write_bytes(b"no array at all")
@@ -213,7 +215,7 @@ def test_files_that_are_no_arrays_cost_their_clips_only(tmp_path: Path) -> None:
 
 
 @given(content=st.binary(max_size=300), start=st.sampled_from([b"", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00v\x00"]))
-def test_no_bytes_in_a_file_raise_anything_but_a_reason(
+def test_arbitrary_bytes_raise_no_error_other_than_the_documented_one(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, start: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("bytes")
@@ -338,7 +340,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return error
 
 
-def test_sources_that_cannot_be_read_are_one_line(
+def test_unreadable_sources_are_a_one_line_error(
     tmp_path: Path, catalog: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("text.txt", "no.h5", "no.safetensors"):

@@ -82,7 +82,7 @@ def test_a_second_run_does_nothing(tmp_path: Path, clips: list[Clip], monkeypatc
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_change_no_byte(tmp_path: Path, clips: list[Clip], num_workers: int) -> None:
+def test_the_number_of_workers_does_not_change_the_output(tmp_path: Path, clips: list[Clip], num_workers: int) -> None:
     extract(clips, SETTINGS, tmp_path / "reference")
     extract(clips, SETTINGS, tmp_path / "other", num_workers=num_workers)
     assert contents(tmp_path / "reference") == contents(tmp_path / "other")
@@ -118,7 +118,7 @@ def test_new_videos_form_new_shards_and_change_no_old_one(tmp_path: Path, clips:
     assert len(features(tmp_path, clips)) == 14
 
 
-def test_another_catalog_left_unfinished_is_in_nobodys_way(tmp_path: Path, clips: list[Clip]) -> None:
+def test_an_unfinished_catalog_of_another_run_does_not_interfere(tmp_path: Path, clips: list[Clip]) -> None:
     FeatureStore(tmp_path, SETTINGS).create()
     keys = clip_keys(clips, tmp_path)[0]
     FeatureStore(tmp_path, SETTINGS).extend_plan(list(keys.values()))
@@ -174,14 +174,14 @@ def test_a_video_that_changes_is_another_clip(tmp_path: Path, clips: list[Clip])
     assert key_of(replace(clips[0], start_s=0.1), tmp_path) != same
 
 
-def test_features_serve_when_the_video_is_gone(tmp_path: Path, clips: list[Clip]) -> None:
+def test_features_are_used_after_the_video_is_deleted(tmp_path: Path, clips: list[Clip]) -> None:
     clip = copy_of(clips[0], tmp_path / "video.mp4")
     extract([clip], SETTINGS, tmp_path / "store")
     Path(clip.path).unlink()
     assert len(features(tmp_path / "store", [clip])) == 1
 
 
-def test_a_file_that_is_gone_for_now_has_not_failed_for_ever(tmp_path: Path, clips: list[Clip]) -> None:
+def test_a_file_that_is_temporarily_missing_is_not_recorded_as_failed(tmp_path: Path, clips: list[Clip]) -> None:
     path, aside = tmp_path / "video.mp4", tmp_path / "aside.mp4"
     clip, other = copy_of(clips[0], path), replace(SETTINGS, decoder="pyav")
     extract([clip], SETTINGS, tmp_path / "store")
@@ -192,7 +192,7 @@ def test_a_file_that_is_gone_for_now_has_not_failed_for_ever(tmp_path: Path, cli
     assert (report.num_extracted, report.failures) == (1, ())
 
 
-def test_whatever_a_decoder_raises_costs_its_clip_only(
+def test_any_exception_of_a_decoder_fails_only_its_clip(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = extraction.decode_frames
@@ -226,7 +226,7 @@ def test_a_clip_that_fails_is_in_the_failure_table_and_the_others_are_done(
     assert "broken.mp4: not decodable" in failures_in(tmp_path / "store")["broken.mp4"].message
 
 
-def test_failures_change_no_byte_of_what_is_good(tmp_path: Path, with_broken: list[Clip]) -> None:
+def test_failures_do_not_change_stored_features(tmp_path: Path, with_broken: list[Clip]) -> None:
     for name in ("one", "two"):
         extract(with_broken, SETTINGS, tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -240,7 +240,7 @@ def test_features_beyond_half_precision_are_refused(
         extract(clips[:2], SETTINGS, tmp_path)
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_either_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"first")
     write_atomic(path, b"second", exclusive=True)
@@ -255,7 +255,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     assert path.read_bytes() == b"first" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_incomplete_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     opened = FeatureStore(tmp_path, SETTINGS)
     opened.create()
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -269,7 +269,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     assert not orphan.exists() and in_use.exists() and elsewhere.exists()
 
 
-def test_decoding_errors_of_all_kinds_stay_with_their_clip(
+def test_every_kind_of_decoding_error_fails_only_its_clip(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(clip: Clip, settings: FeatureSettings) -> None:
@@ -303,7 +303,9 @@ def with_odd(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch)
     return [*clips[:3], *odd, *clips[3:8]]
 
 
-def test_a_clip_that_hangs_or_kills_its_decoder_costs_nothing_but_itself(tmp_path: Path, with_odd: list[Clip]) -> None:
+def test_a_clip_that_hangs_or_kills_its_decoder_does_not_affect_the_others(
+    tmp_path: Path, with_odd: list[Clip]
+) -> None:
     report = extract(with_odd, SETTINGS, tmp_path / "store", num_workers=2, time_limit_s=2)
     assert report.num_extracted == len(with_odd) - 3
     assert {Path(f.path).name: (f.error, f.message.split(": ", 1)[1]) for f in report.failures} == {
@@ -349,7 +351,7 @@ def test_failed_clips_alone_are_tried_again_when_asked(
     assert extract(with_odd, SETTINGS, tmp_path / "store").num_extracted == 0 and not tried
 
 
-def test_a_half_written_line_of_the_failure_table_is_passed_over(tmp_path: Path, with_broken: list[Clip]) -> None:
+def test_an_incomplete_line_of_the_failure_table_is_ignored(tmp_path: Path, with_broken: list[Clip]) -> None:
     extract(with_broken, SETTINGS, tmp_path / "store")
     with FeatureStore(tmp_path / "store", SETTINGS).failure_table.path.open("a") as file:
         file.write("half a li")

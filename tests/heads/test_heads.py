@@ -83,7 +83,7 @@ def test_leaky_that_keeps_all_is_a_running_sum() -> None:
     assert close(leaky(x, full)[0], leaky.input(x).cumsum(1))
 
 
-def test_leaky_learns_what_it_keeps_per_neuron() -> None:
+def test_leaky_learns_one_retention_per_unit() -> None:
     x, lengths = clips()
     leaky = Leaky(D, H, alpha=0.9, learned=True)
     fixed = Leaky(D, H, alpha=0.9)
@@ -353,6 +353,26 @@ def test_best_frame_has_the_logits_of_one_frame_and_learns_which() -> None:
     head.train()
     nn.functional.cross_entropy(head(x, lengths), torch.tensor([0, 1, 2, 0])).backward()
     assert head.classify.weight.grad is not None and (head.classify.weight.grad[-1] != 0).any()
+
+
+def test_frames_that_share_the_best_score_count_equally_in_any_order() -> None:
+    outputs_BTK = torch.randn(2, 6, C + 1)
+    outputs_BTK[..., -1] = torch.tensor([1.0, 3.0, 2.0, 3.0, 3.0, 0.0])
+    full_B, readout = torch.tensor([6, 6]), BestFrameReadout(C).eval()
+    answer_BC = readout(outputs_BTK, full_B)
+    assert close(answer_BC, outputs_BTK[:, [1, 3, 4], :-1].mean(1))
+    assert torch.equal(readout(outputs_BTK.flip(1), full_B), answer_BC)
+    assert close(readout.after_each(outputs_BTK)[:, -1], answer_BC)
+
+
+@every_readout
+def test_a_readout_of_zeros_has_seen_no_frame(readout: type[Readout]) -> None:
+    """Outputs far below zero would lose against zeros that were taken for a frame."""
+    torch.manual_seed(0)
+    read, one_B = readout(C), torch.tensor([1, 1])
+    outputs_BK = torch.randn(2, read.num_outputs) - 300
+    answer_BC, state_BS = read.step(outputs_BK, read.initial_state(outputs_BK))
+    assert close(answer_BC, read(outputs_BK[:, None], one_B), 1e-4) and state_BS.shape == (2, read.state_dim)
 
 
 def test_a_temporal_convolution_is_that_of_torch() -> None:

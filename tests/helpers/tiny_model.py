@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from videomem.features.backbone import BackboneSettings
 from videomem.features.store import FeatureSettings
-from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
+from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.inference.model import Classifier
 from videomem.video.sampling import Uniform
 
@@ -28,7 +28,7 @@ class TinyBackbone(nn.Module):
 
 def tiny_model(
     memory: MemoryFactory,
-    readout: MeanReadout | LastReadout | None = None,
+    readout: ReadoutFactory | None = None,
     class_names: tuple[str, ...] = ("left", "right", "up"),
     num_layers: int = 1,
 ) -> Classifier:

@@ -171,6 +171,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a label that writes to the terminal": (config(lambda c: c["id2label"].update({"0": "\x1b[2J"})), "be printed"),
     "another memory": (config(lambda c: c["memory"].update(name="LSTM")), "according to config.json"),
     "an unknown memory": (config(lambda c: c["memory"].update(name="os.system")), "do not fit together"),
+    "an unknown readout": (config(lambda c: c["readout"].update(name="os.system")), "do not fit together"),
+    "another readout": (config(lambda c: c["readout"].update(name="AttentionReadout")), "according to config.json"),
+    "a readout that is text": (config(lambda c: c.update(readout="MeanReadout")), "do not fit together"),
+    "a readout with an argument that it lacks": (
+        config(lambda c: c["readout"]["arguments"].update(hidden_dim=8)),
+        "invalid arguments of MeanReadout",
+    ),
+    "a readout with a size beyond all memory": (
+        config(lambda c: c.update(readout={"name": "SetReadout", "arguments": {"hidden_dim": 10**12}})),
+        "do not fit together",
+    ),
     "an unknown argument": (
         config(lambda c: c["memory"]["arguments"].update(path="/etc/passwd")),
         "invalid arguments of GRU",
@@ -204,7 +215,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_folder_that_does_not_fit_together_is_one_clear_error(small: Path, tmp_path: Path, damage: str) -> None:
+def test_an_inconsistent_folder_is_a_one_line_error(small: Path, tmp_path: Path, damage: str) -> None:
     folder = shutil.copytree(small, tmp_path / "folder")
     harm, words = DAMAGE[damage]
     harm(folder)
@@ -216,7 +227,7 @@ def test_a_folder_that_does_not_fit_together_is_one_clear_error(small: Path, tmp
 
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_a_config_with_anything_in_it_is_refused_or_loads(small: Path, data: st.DataObject) -> None:
+def test_an_arbitrary_config_is_refused_or_loads(small: Path, data: st.DataObject) -> None:
     """Any change of one value in a config gives a `VideomemError` or a model."""
     name = data.draw(st.sampled_from(["config.json", "preprocessor_config.json"]))
     before = (small / name).read_text()
@@ -282,7 +293,7 @@ def test_nothing_that_a_folder_names_is_imported(
     assert "spy_of_export" not in sys.modules
 
 
-def test_a_folder_that_holds_something_is_left_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_not_changed(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(VideomemError, match="is not empty"):
         model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path)

@@ -26,7 +26,18 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, Preprocessing
 from videomem.features.store import FeatureSettings, ImportedFeatures
-from videomem.heads import Head, LastReadout, MeanReadout, MemoryFactory
+from videomem.heads import (
+    READOUTS,
+    AttentionReadout,
+    BestFrameReadout,
+    Head,
+    LastReadout,
+    MaxReadout,
+    MeanReadout,
+    MemoryFactory,
+    Readout,
+    SetReadout,
+)
 from videomem.inference import graph_export
 from videomem.inference.graph_export import check, export_graphs, make_cases, run_pt2
 from videomem.inference.graphs import ClipGraph, Graph, StepGraph, shape_in_graph, trace
@@ -55,14 +66,14 @@ class TinyBackbone(nn.Module):
 
 def tiny_model(
     memory: MemoryFactory = MEMORIES["gru"],
-    readout: type[MeanReadout] | type[LastReadout] = MeanReadout,
+    readout: type[Readout] = MeanReadout,
     num_layers: int = 1,
     projection_dim: int | None = None,
     backbone: bool = False,
     dtype: Any = "float16",
 ) -> Classifier:
     torch.manual_seed(0)
-    head = Head(memory, D, C, num_layers, readout(), projection_dim=projection_dim)
+    head = Head(memory, D, C, num_layers, readout, projection_dim=projection_dim)
     head.norm.set_statistics(torch.randn(D), torch.rand(D) + 0.5)
     imported = None if backbone else ImportedFeatures("elsewhere", D)
     feature_settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(6), dtype=dtype, imported=imported)
@@ -82,9 +93,7 @@ def padded(batch: int, num_frames: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @every_readout
 @every_memory
-def test_a_clip_graph_answers_as_the_model_at_any_batch_time_and_length(
-    name: str, readout: type[MeanReadout] | type[LastReadout]
-) -> None:
+def test_a_clip_graph_answers_as_the_model_at_any_batch_time_and_length(name: str, readout: type[Readout]) -> None:
     mean = readout is MeanReadout
     model = tiny_model(MEMORIES[name], readout, num_layers=2 if mean else 1, projection_dim=4 if mean else None)
     graph = ClipGraph(model)
@@ -104,9 +113,7 @@ def test_a_clip_graph_answers_as_the_model_at_any_batch_time_and_length(
 
 @every_readout
 @every_memory
-def test_a_step_graph_from_zeros_answers_as_the_model_after_every_frame(
-    name: str, readout: type[MeanReadout] | type[LastReadout]
-) -> None:
+def test_a_step_graph_from_zeros_answers_as_the_model_after_every_frame(name: str, readout: type[Readout]) -> None:
     model = tiny_model(MEMORIES[name], readout, num_layers=2, projection_dim=4)
     graph = StepGraph(model)
     x_BTD, _ = padded(3, 7, seed=0)
@@ -118,7 +125,7 @@ def test_a_step_graph_from_zeros_answers_as_the_model_after_every_frame(
             assert torch.allclose(logits_BC, expected_BC, rtol=0, atol=2e-6)
 
 
-def test_ports_have_names_that_say_what_they_carry() -> None:
+def test_inputs_and_outputs_of_graphs_are_named_after_their_content() -> None:
     graph = StepGraph(tiny_model(MEMORIES["lstm"], num_layers=2, backbone=True))
     names = ["layer0_h", "layer0_c", "layer1_h", "layer1_c", "readout"]
     assert [port.name for port in graph.inputs] == ["frame", *names]
@@ -127,6 +134,8 @@ def test_ports_have_names_that_say_what_they_carry() -> None:
     preprocessing = ClipGraph(tiny_model(backbone=True), preprocess=True)
     assert preprocessing.inputs[0].shape == ("batch", "time", "height", "width", 3)
     assert [port.name for port in ClipGraph(tiny_model()).inputs] == ["features", "lengths"]
+    conv = StepGraph(tiny_model(MEMORIES["conv"]))  # It sees 3 frames.
+    assert [port.name for port in conv.inputs[1:]] == ["layer0_h", "layer0_c1", "layer0_c2", "readout"]
 
 
 def test_graphs_round_features_as_in_training() -> None:
@@ -193,10 +202,13 @@ def session_of(folder: Path, name: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(folder / "onnx" / f"{name}.onnx")
 
 
-@pytest.mark.parametrize("name", ["none", "leaky learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"])
+ONNX_MEMORIES = ["none", "leaky learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm", "position", "conv"]
+
+
+@pytest.mark.parametrize("name", ONNX_MEMORIES)
 def test_onnx_graphs_of_every_memory_pass_their_checks_and_others(name: str, tmp_path: Path) -> None:
     number = list(MEMORIES).index(name)
-    readout = (MeanReadout, LastReadout)[number % 2]
+    readout = list(READOUTS.values())[number % len(READOUTS)]
     model = tiny_model(MEMORIES[name], readout, 1 + number % 3 // 2, 4 if number % 2 else None)
     report = export_graphs(model, tmp_path, torch_export=False)
     assert all(graph["largest_difference"] < 2e-6 for graph in report["graphs"])
@@ -207,7 +219,7 @@ def test_onnx_graphs_of_every_memory_pass_their_checks_and_others(name: str, tmp
         assert np.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
 
 
-def test_gates_that_are_all_but_shut_are_so_in_onnxruntime(tmp_path: Path) -> None:
+def test_nearly_closed_gates_give_the_same_in_onnxruntime(tmp_path: Path) -> None:
     model = tiny_model(MEMORIES["minlstm"])
     memory: Any = model.head.layers[0]
     x_BTD, lengths_B = padded(3, 5, seed=0)
@@ -296,7 +308,7 @@ class Broadcast(ClipGraph):
 
 
 @pytest.mark.parametrize("kind", [FrozenClip, WrongWeights, NotANumber, Broadcast])
-def test_a_graph_that_answers_otherwise_is_refused_and_removed(
+def test_a_graph_with_other_outputs_is_refused_and_removed(
     kind: type[Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graph_export, "ClipGraph" if issubclass(kind, ClipGraph) else "StepGraph", kind)
@@ -315,7 +327,7 @@ def test_what_passed_before_a_failure_stays_with_its_report(tmp_path: Path, monk
     assert [graph["file"] for graph in report["graphs"]] == ["onnx/clip.onnx", "onnx/step.onnx"]
 
 
-def test_graphs_that_are_there_are_left_alone(tmp_path: Path) -> None:
+def test_existing_graphs_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "mine.txt").write_text("years of work")
     with pytest.raises(VideomemError, match="onnx: exists already"):
@@ -339,7 +351,7 @@ def test_other_weights_in_the_file_are_noticed(tmp_path: Path) -> None:
         check(graph, run_onnx(path), cases, path.name)
 
 
-def test_what_onnxruntime_cannot_run_is_one_clear_error(tmp_path: Path) -> None:
+def test_what_onnxruntime_cannot_run_is_a_one_line_error(tmp_path: Path) -> None:
     _, path = written(tiny_model(), tmp_path)
     x_BTD, lengths_B = padded(2, 3, seed=0)
     with pytest.raises(VideomemError, match=r"clip\.onnx: onnxruntime cannot run it .*Expected: 7"):
@@ -364,10 +376,18 @@ def test_preprocessing_needs_a_backbone(tmp_path: Path) -> None:
 # Files of torch.export, the command line, and the documentation.
 
 
-@pytest.mark.parametrize(("name", "readout"), [("lstm", MeanReadout), ("minlstm", LastReadout)])
-def test_pt2_files_answer_as_the_model_when_read_again(
-    name: str, readout: type[MeanReadout] | type[LastReadout], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "readout"),
+    [
+        ("lstm", MeanReadout),
+        ("minlstm", LastReadout),
+        ("none", AttentionReadout),
+        ("conv", MaxReadout),
+        ("position", BestFrameReadout),
+        ("none", SetReadout),
+    ],
+)
+def test_pt2_files_answer_as_the_model_when_read_again(name: str, readout: type[Readout], tmp_path: Path) -> None:
     model = tiny_model(MEMORIES[name], readout)
     report = export_graphs(model, tmp_path, onnx=False)
     assert [graph["file"] for graph in report["graphs"]] == ["torch_export/clip.pt2", "torch_export/step.pt2"]
@@ -376,12 +396,19 @@ def test_pt2_files_answer_as_the_model_when_read_again(
     assert torch.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("readout", READOUTS.values())
+def test_onnx_graphs_of_every_readout_pass_their_checks(readout: type[Readout], tmp_path: Path) -> None:
+    """Also with outputs far below zero, where zeros as the initial state could be mistaken for a frame."""
+    model = tiny_model(MEMORIES["none"], readout)
+    model.head.classify.bias.data -= 200
+    report = export_graphs(model, tmp_path, torch_export=False)
+    assert all(graph["largest_difference"] < 1e-6 * graph["largest_logit"] + 2e-6 for graph in report["graphs"])
+
+
 @pytest.mark.slow
 @every_readout
 @every_memory
-def test_every_memory_and_readout_in_every_format(
-    name: str, readout: type[MeanReadout] | type[LastReadout], tmp_path: Path
-) -> None:
+def test_every_memory_and_readout_in_every_format(name: str, readout: type[Readout], tmp_path: Path) -> None:
     model = tiny_model(MEMORIES[name], readout, num_layers=2, projection_dim=4, backbone=True)
     for preprocess in (False, True):
         report = export_graphs(model, tmp_path / str(preprocess), preprocess=preprocess)

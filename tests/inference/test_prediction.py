@@ -83,7 +83,7 @@ def test_answers_over_time_are_those_of_shorter_clips(model: Classifier, catalog
         assert torch.allclose(found.probabilities_TC[length - 1], shorter, atol=1e-4)
 
 
-def test_a_broken_video_costs_itself_only(
+def test_a_broken_video_does_not_affect_the_others(
     videos: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, errors = records(capsys, videos / "videos", videos / "gone.mp4", "--model", checkpoints["gru"], status=1)
@@ -94,7 +94,7 @@ def test_a_broken_video_costs_itself_only(
     assert found[1]["num_frames"] == 8 and "over_time" not in found[1]
 
 
-def test_folder_and_checkpoint_give_the_same_answers_in_a_table_too(
+def test_a_folder_and_a_checkpoint_give_the_same_predictions_in_a_table(
     videos: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(checkpoints["gru"]).save_pretrained(tmp_path / "exported")
@@ -133,7 +133,7 @@ def test_names_cannot_write_to_the_terminal(
     assert r"a\x1b[2Jb\nc.mp4" in captured.out
 
 
-def test_what_cannot_be_predicted_is_one_line(
+def test_what_cannot_be_predicted_is_a_one_line_error(
     videos: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(checkpoints["gru"]).save_pretrained(tmp_path / "headless", with_backbone=False)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HEADS
+from helpers.small_heads import every_readout
 from helpers.tiny_model import TinyBackbone
 from helpers.tiny_model import tiny_model as model_of_memory
 from hypothesis import given
@@ -27,19 +28,20 @@ from PIL import Image
 from videomem.cli.main import main
 from videomem.errors import DecodingError, VideomemError
 from videomem.features.backbone import Preprocessing
-from videomem.heads import GRU, LSTM, Leaky, MinGRU, NoMemory
+from videomem.heads import GRU, LSTM, Leaky, MeanReadout, MinGRU, NoMemory, Position, Readout, TemporalConv
 from videomem.inference.model import Classifier, load
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import decode_clip
 from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe
 from videomem.video.sampling import FixedRate, Uniform, fixed_rate_indices
 
-MEMORIES = {"none": NoMemory, "leaky": Leaky, "gru": GRU, "lstm": LSTM, "mingru": MinGRU}
+MEMORIES = {"none": NoMemory, "leaky": Leaky, "gru": GRU, "lstm": LSTM, "mingru": MinGRU, "position": Position,
+            "conv": TemporalConv}  # fmt: skip
 
 
-def tiny_model(name: str) -> Classifier:
+def tiny_model(name: str, readout: type[Readout] = MeanReadout) -> Classifier:
     """A small head over a few pixels of frames of 16x16."""
-    model = model_of_memory(partial(MEMORIES[name], hidden_dim=5))
+    model = model_of_memory(partial(MEMORIES[name], hidden_dim=5), readout)
     assert isinstance(model.backbone, TinyBackbone)
     model.backbone.preprocessing = Preprocessing(20, 16, "bilinear", (0.0,) * 3, (1.0,) * 3)  # type: ignore[assignment]
     return model
@@ -191,9 +193,10 @@ def test_a_state_that_is_none_or_of_another_model_is_refused(tmp_path: Path) -> 
         model.stream().load_state(state)
 
 
-@pytest.mark.parametrize("name", ["none", "leaky", "gru", "lstm", "mingru"])
-def test_the_state_of_a_stream_does_not_grow(name: str) -> None:
-    stream = tiny_model(name).stream(scene_change=30)
+@pytest.mark.parametrize("name", MEMORIES)
+@every_readout
+def test_the_state_of_a_stream_does_not_grow(name: str, readout: type[Readout]) -> None:
+    stream = tiny_model(name, readout).stream(scene_change=30)
     frame = np.zeros((24, 32, 3), np.uint8)
     sizes = []
     for _ in range(50):
@@ -241,7 +244,7 @@ def test_a_damaged_video_keeps_its_answers_and_ends_with_status_1(
     assert 0 < len(captured.out.splitlines()) < 16 and "damaged.mp4: damaged" in captured.err
 
 
-def test_what_cannot_be_streamed_is_one_line(
+def test_what_cannot_be_streamed_is_a_one_line_error(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").touch()
@@ -263,14 +266,14 @@ def test_what_cannot_be_streamed_is_one_line(
         assert message in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
 
 
-def test_what_is_no_frame_is_refused() -> None:
+def test_what_is_not_a_frame_is_refused() -> None:
     stream = tiny_model("gru").stream()
     for frame in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(VideomemError, match="takes \\(height, width, 3\\) uint8"):
             stream.step(frame)
 
 
-def test_a_reader_that_has_seen_enough_ends_the_stream_quietly(checkpoints: dict[str, Path], catalog: Catalog) -> None:
+def test_a_closed_output_pipe_ends_the_stream_without_an_error(checkpoints: dict[str, Path], catalog: Catalog) -> None:
     command = [sys.executable, "-m", "videomem", "stream", catalog.clips[0].path, "--model", checkpoints["gru"]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

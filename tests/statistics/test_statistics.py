@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from videomem.errors import VideomemError
-from videomem.statistics.contrasts import bootstrap_t, estimate_mean, zero_bound
-from videomem.statistics.group_tables import group_by_run
+from videomem.statistics.contrasts import class_weights, estimate_mean, zero_bound
+from videomem.statistics.group_tables import Floats, group_by_run
 from videomem.statistics.randomization import holm, mcnemar_p, reliance_test
 from videomem.statistics.results import Estimate
-from videomem.statistics.variance import cr2, cr2_df, independent, run_excess, two_way
+from videomem.statistics.variance import RunSpread, TwoWay, cr2, cr2_df, independent, run_excess, two_way
 
 SIZES = (1, 2, 3, 4, 6, 9)
 
@@ -68,11 +68,21 @@ def test_degrees_of_freedom_equal_their_matrix_definition(sizes: tuple[int, ...]
     assert cr2_df(np.array(sizes, dtype=float)) == pytest.approx(max(expected, 1), rel=1e-9)
 
 
-def test_equal_groups_without_runs_give_the_t_test_of_their_means() -> None:
+def test_one_run_of_equal_groups_gives_the_t_interval_of_their_means() -> None:
     values = np.random.default_rng(0).normal(0.1, 0.2, size=(30, 4)).clip(-1, 1)
-    one = estimate_mean(values.ravel(), np.repeat(np.arange(30), 4), np.zeros(120, dtype=int), bootstrap=0)
-    assert one.p == pytest.approx(stats.ttest_1samp(values.mean(1), 0).pvalue, rel=1e-6)
-    assert one.variance_runs == 0 and one.df == pytest.approx(29)
+    one = estimate_mean(values.ravel(), np.repeat(np.arange(30), 4), np.zeros(120, dtype=int))
+    expected = stats.ttest_1samp(values.mean(1), 0)
+    assert one.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert (one.low, one.high) == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=1e-6)
+    assert one.run_sd == 0 and one.df == pytest.approx(29)
+
+
+def test_runs_with_equal_means_give_the_t_interval() -> None:
+    values = np.random.default_rng(0).normal(0.1, 0.2, size=30).clip(-1, 1)
+    rows = np.tile(values, 6), np.tile(np.arange(30), 6), np.repeat(np.arange(6), 30)
+    one = estimate_mean(*rows)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert one.run_sd == pytest.approx(0, abs=1e-9) and (one.low, one.high) == pytest.approx((low, high), rel=1e-6)
 
 
 def test_run_excess_of_a_balanced_table_is_the_anova_component() -> None:
@@ -84,18 +94,83 @@ def test_run_excess_of_a_balanced_table_is_the_anova_component() -> None:
     assert run_excess(errors, counts)[0] == pytest.approx(component, rel=1e-9)
 
 
-def test_overlapping_training_sets_increase_the_variance_of_runs() -> None:
+def test_overlapping_training_sets_widen_the_interval_by_the_variance_of_runs() -> None:
     rows = some_rows()
-    apart, overlapping = (estimate_mean(*rows, overlap=o, bootstrap=0) for o in (0.0, 0.25))
-    assert apart.variance_runs > 0
-    assert overlapping.variance_runs == pytest.approx(apart.variance_runs * (1 + 4 * 0.25))
-    assert overlapping.variance_groups == apart.variance_groups
+    apart, overlapping = (estimate_mean(*rows, overlap=o) for o in (0.0, 0.25))
+    assert apart.run_sd > 0 and apart.run_sd == overlapping.run_sd
+    assert apart.se**2 == pytest.approx(apart.variance_groups + apart.run_sd**2 / 4)
+    assert overlapping.se**2 == pytest.approx(apart.variance_groups + apart.run_sd**2 * (1 / 4 + 0.25))
+    assert overlapping.high - overlapping.low > apart.high - apart.low
+
+
+def interval_of(groups: float, mean_square: float, noise: float, num_runs: int = 6, num_groups: int = 40) -> TwoWay:
+    parts = (np.array(x) for x in (mean_square, noise, num_runs - 1.0, 1 / num_runs))
+    return TwoWay(np.array(0.0), np.array(groups), np.array(num_groups - 1.0), RunSpread(*parts), np.array(0.0))
+
+
+def test_the_interval_does_not_jump_where_the_excess_of_runs_crosses_zero() -> None:
+    for num_runs in (2, 6, 10):
+        halves = [
+            float(interval_of(4e-4, 1e-3 + excess, 1e-3, num_runs).half(0.95))
+            for excess in np.linspace(-5e-4, 1e-3, 61)
+        ]
+        steps = np.diff(halves)
+        assert (steps > 0).all() and steps.max() < 0.02 * halves[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 8), st.floats(0, 0.05))
+def test_estimates_are_continuous_in_the_data(seed: int, num_runs: int, run_sd: float) -> None:
+    rng = np.random.default_rng(seed)
+    values, groups, runs = some_rows(num_runs, seed=seed)
+    values = 0.8 * values + run_sd * rng.normal(size=num_runs)[runs].clip(-2, 2)
+    nudged = values + 1e-6 * rng.choice([-1, 1], size=len(values))
+    one, other = estimate_mean(values, groups, runs), estimate_mean(nudged, groups, runs)
+    assert numbers(other) == pytest.approx(numbers(one), rel=2e-3, abs=1e-4)
+
+
+def test_intervals_of_data_with_equal_standard_errors_have_about_equal_widths() -> None:
+    without = interval_of(9.2e-4, 1e-3, 1.2e-3)
+    halves = {}
+    for share in (0.6, 0.8):  # of the variance is that of groups
+        groups = share * float(without.se) ** 2
+        scales = np.geomspace(1e-4, 1e-2, 200)
+        fits = [interval_of(groups, 1.2e-3 + scale, 1.2e-3) for scale in scales]
+        halves[share] = min(fits, key=lambda fit: abs(fit.se - without.se)).half(0.95)
+    for half in halves.values():
+        assert half == pytest.approx(float(without.half(0.95)), rel=0.15)
+
+
+def test_the_posterior_finds_the_spread_of_many_runs() -> None:
+    for sigma in (0.0, 0.02, 0.1, 0.3):
+        noise = 1e-4
+        spread = RunSpread(*(np.array(x) for x in (sigma**2 + noise, noise, 199.0, 1 / 200)))
+        assert np.sqrt(spread.variance) == pytest.approx(sigma, rel=0.05, abs=0.004)
+
+
+def simulated(num: int, num_runs: int, run_sd: float, effect: float = 0.0, seed: int = 0) -> tuple[Floats, Floats]:
+    """Sums (num, 40, R) and counts of 40 groups of one clip that is tested in every run."""
+    rng = np.random.default_rng(seed)
+    tables = effect + 0.3 * rng.normal(size=(num, 40, 1)) + 0.3 * rng.normal(size=(num, 40, num_runs))
+    return tables + run_sd * rng.normal(size=(num, 1, num_runs)), np.ones((40, num_runs))
+
+
+@pytest.mark.parametrize("run_sd", [0.0, 0.03])
+@pytest.mark.parametrize("num_runs", [6, 10])
+def test_intervals_cover_whether_runs_appear_equal_or_not(num_runs: int, run_sd: float) -> None:
+    sums, counts = simulated(1500, num_runs, run_sd)
+    fit = two_way(sums, counts)
+    covered = np.abs(fit.value) <= fit.half(0.95)
+    differ = run_excess(sums - fit.value[:, None, None], counts)[0] > 0
+    assert 100 < differ.sum() < 1450
+    assert covered.mean() >= 0.93 and covered[differ].mean() >= 0.90 and covered[~differ].mean() >= 0.90
+    assert (covered == (fit.tail_probability(fit.value) >= 0.05)).all()
 
 
 def test_clips_are_not_counted_as_independent() -> None:
     values, groups, runs = some_rows(num_runs=1)
     repeated = [np.repeat(part, 5) for part in (values, groups, runs)]
-    once, five_times = (estimate_mean(*rows, bootstrap=0) for rows in ((values, groups, runs), repeated))
+    once, five_times = (estimate_mean(*rows) for rows in ((values, groups, runs), repeated))
     assert five_times.se == pytest.approx(once.se) and five_times.df == pytest.approx(once.df)
 
 
@@ -111,7 +186,7 @@ def test_rare_large_differences_widen_the_interval_for_equivalence() -> None:
     rare[:3] = 0.2
     even = np.tile([0.02, -0.02], 100)
     for values, widened in ((rare, True), (even, False)):
-        one = estimate_mean(values, np.arange(200), np.zeros(200, dtype=int), bootstrap=0)
+        one = estimate_mean(values, np.arange(200), np.zeros(200, dtype=int))
         plain = stats.t.ppf(0.95, one.df) * one.se
         assert (one.high90 - one.value > 1.1 * plain) == widened
         assert one.high90 <= one.high
@@ -120,7 +195,7 @@ def test_rare_large_differences_widen_the_interval_for_equivalence() -> None:
 def test_few_groups_that_carry_the_difference_cost_degrees_of_freedom() -> None:
     spread, concentrated = np.tile([0.1, -0.1, 0.2, 0.0], 10), np.zeros(40)
     concentrated[:2] = 1
-    one, other = (estimate_mean(v, np.arange(40), np.zeros(40, dtype=int), bootstrap=0) for v in (spread, concentrated))
+    one, other = (estimate_mean(v, np.arange(40), np.zeros(40, dtype=int)) for v in (spread, concentrated))
     assert one.df == pytest.approx(39) and other.df < 2
 
 
@@ -132,13 +207,16 @@ def test_estimates_follow_shift_and_scale_and_ignore_row_order_and_ids(seed: int
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(values))
     renamed = rng.permutation(100)
-    one = estimate_mean(values, groups, runs, 0.2, bootstrap=0)
-    same = estimate_mean(values[order], renamed[groups[order]], renamed[runs[order]] - 50, 0.2, bootstrap=0)
+    one = estimate_mean(values, groups, runs, 0.2)
+    same = estimate_mean(values[order], renamed[groups[order]], renamed[runs[order]] - 50, 0.2)
     assert numbers(same) == pytest.approx(numbers(one), rel=1e-6, abs=1e-12)
-    moved = estimate_mean(values + shift, groups, runs, 0.2, bootstrap=0)
+    moved = estimate_mean(values + shift, groups, runs, 0.2)
     assert (moved.value, moved.se, moved.df) == pytest.approx((one.value + shift, one.se, one.df), rel=1e-6, abs=1e-9)
-    scaled = estimate_mean(-scale * values, groups, runs, 0.2, bootstrap=0)
-    assert (scaled.low, scaled.high, scaled.p) == pytest.approx((-scale * one.high, -scale * one.low, one.p), rel=1e-6)
+    turned = estimate_mean(-values, groups, runs, 0.2)
+    assert (turned.low, turned.high, turned.p) == pytest.approx((-one.high, -one.low, one.p), rel=1e-6)
+    once = runs == runs[0]
+    one, scaled = (estimate_mean(factor * values[once], groups[once], runs[once]) for factor in (1, scale))
+    assert (scaled.low, scaled.high, scaled.p) == pytest.approx((scale * one.low, scale * one.high, one.p), rel=1e-6)
 
 
 def test_batched_data_sets_give_the_results_of_single_ones() -> None:
@@ -146,21 +224,65 @@ def test_batched_data_sets_give_the_results_of_single_ones() -> None:
     together = two_way(np.stack([sums for sums, _ in tables]), tables[0][1], 0.25)
     for i, (sums, counts) in enumerate(tables):
         alone = two_way(sums, counts, 0.25)
-        parts = ("value", "se", "df")
-        assert [getattr(together, x)[i] for x in parts] == pytest.approx([float(getattr(alone, x)) for x in parts])
+        for part in ("value", "se", "df"):
+            assert getattr(together, part)[i] == pytest.approx(float(getattr(alone, part)))
+        assert together.half(0.95)[i] == pytest.approx(float(alone.half(0.95)))
 
 
-def test_bootstrap_t_agrees_with_t_and_repeats_with_its_seed() -> None:
-    one, again, other = (estimate_mean(*some_rows(), seed=seed) for seed in (3, 3, 4))
-    assert one == again and one.boot_low != other.boot_low
-    assert one.boot_low is not None and one.boot_high is not None
-    assert (one.boot_high - one.boot_low) / (one.high - one.low) == pytest.approx(1, abs=0.4)
-    assert one.boot_high - one.value == pytest.approx(one.value - one.boot_low)
+def test_intervals_end_at_what_is_possible() -> None:
+    values = np.where(np.arange(30) == 0, 0.9, 1.0)
+    one = estimate_mean(values, np.arange(30), np.zeros(30, dtype=int), limits=(0, 1))
+    assert one.low < one.value < one.high == one.high90 == 1
 
 
-def test_bootstrap_t_is_none_if_its_draws_have_no_variance() -> None:
-    sums = np.array([[1.0, 0.0, 0.0, 0.0]]).T
-    assert bootstrap_t(sums, np.ones((4, 1))) is None
+def test_intervals_of_several_comparisons_hold_together() -> None:
+    one, two = (estimate_mean(*some_rows(num_runs=1), comparisons=m) for m in (1, 2))
+    assert two.p == pytest.approx(2 * one.p) and two.se == one.se
+    for m, estimate in ((1, one), (2, two)):
+        expected = stats.t.ppf(1 - 0.025 / m, one.df) * one.se
+        assert estimate.high - estimate.value == pytest.approx(expected, rel=1e-6)
+    assert two.low90 < one.low90 and estimate_mean(np.zeros(9), np.arange(9), np.zeros(9, int), comparisons=2).p == 1
+
+
+# Weights
+
+
+def test_class_weights_give_the_mean_of_class_means() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [12, 4, 24])
+    values, groups, runs = rng.random(40), np.arange(40) % 20, np.repeat([0, 1], 20)
+    one = estimate_mean(values, groups, runs, limits=(0, 1), weights_N=class_weights(labels))
+    assert one.value == pytest.approx(np.mean([values[labels == label].mean() for label in range(3)]))
+
+
+def test_weights_equal_repeated_rows_and_have_no_scale() -> None:
+    values, groups, runs = some_rows(num_runs=1)
+    repeated = estimate_mean(*(np.repeat(part, 1 + groups % 3) for part in (values, groups, runs)))
+    weights = 1.0 + groups % 3
+    for scale in (1.0, 1e-3):
+        weighted = estimate_mean(values, groups, runs, weights_N=scale * weights)
+        assert numbers(weighted) == pytest.approx(numbers(repeated), rel=1e-6)
+
+
+def test_one_weight_for_all_rows_changes_nothing() -> None:
+    rows = some_rows()
+    equal = estimate_mean(*rows, weights_N=np.full(len(rows[0]), 0.25))
+    assert numbers(equal) == pytest.approx(numbers(estimate_mean(*rows)), rel=1e-6)
+
+
+def test_the_majority_class_alone_is_no_balanced_accuracy() -> None:
+    labels = np.tile(np.repeat([0, 1], [27, 3]), 2)
+    rows = labels == 0, np.tile(np.arange(30), 2), np.repeat([0, 1], 30)
+    plain, balanced = (estimate_mean(*rows, limits=(0, 1), weights_N=w) for w in (None, class_weights(labels)))
+    assert plain.low > 0.5 and balanced.value == pytest.approx(0.5) and balanced.low < 0.5
+
+
+def test_the_bound_without_any_difference_counts_groups_by_their_weight() -> None:
+    groups = np.repeat(np.arange(20), [81] + [1] * 19)
+    one = estimate_mean(np.zeros(100), groups, np.zeros(100, dtype=int))
+    effective = 100**2 / (81**2 + 19)
+    assert one.effective_groups == pytest.approx(effective) and one.num_groups == 20
+    assert one.high == pytest.approx(zero_bound(effective)) and one.high > 0.8
 
 
 # Nothing differs
@@ -170,14 +292,38 @@ def test_no_difference_at_all_has_an_interval_of_the_exact_bound() -> None:
     groups = np.repeat(np.arange(40), 5)
     one = estimate_mean(np.zeros(200), groups, np.zeros(200, dtype=int))
     assert (one.se, one.p, one.value) == (0, 1, 0)
-    assert one.high == pytest.approx(1 - 0.05 ** (1 / 40)) and one.low == -one.high
+    assert one.high == pytest.approx(1 - 0.05 ** (1 / 40)) and one.low == -one.high and one.effective_groups is None
     assert one.high90 == pytest.approx(1 - 0.10 ** (1 / 40))
 
 
 def test_a_constant_difference_is_bounded_alike_and_within_what_is_possible() -> None:
     ids = np.arange(30)
-    one = estimate_mean(np.full(30, 0.95), ids, ids * 0)
-    assert one.high == 1 and one.low == pytest.approx(0.95 - zero_bound(30)) and one.p == pytest.approx(2.0**-29)
+    one = estimate_mean(np.full(30, 0.95), ids, ids % 3)
+    assert (
+        one.se == one.run_sd == one.variance_groups == 0
+        and one.high == 1
+        and one.low == pytest.approx(0.95 - zero_bound(30))
+        and one.p == pytest.approx(2.0**-29)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "runs"),
+    [
+        ([0.0, 0.0, 0.5, 0.5], [0, 1, 0, 1], [0, 0, 1, 1]),  # no variance of groups, but of runs
+        ([0.5, -0.5], [0, 1], [0, 1]),  # no run has two groups
+        ([0.5, -0.5, 0.5, -0.5], [0, 1, 0, 1], [0, 0, 1, 1]),  # no variance of runs
+        ([1.0, -1.0], [0, 1], [0, 0]),
+        ([1.0, 1.0, -1.0, -1.0, 1.0, 1.0], [0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 2]),
+        ([0.1, 0.1, 0.1, 0.1 + 1e-9], [0, 1, 0, 1], [0, 0, 1, 1]),
+        ([1e-9, 0.0, 0.0], [0, 1, 1], [0, 1, 2]),
+    ],
+)
+def test_extreme_data_give_finite_ordered_numbers(values, groups, runs) -> None:  # type: ignore[no-untyped-def]
+    for comparisons in (1, 9):
+        one = estimate_mean(values, np.array(groups), np.array(runs), 0.25, comparisons=comparisons)
+        assert all(np.isfinite(number) for number in numbers(one).values())
+        assert -1 <= one.low <= one.low90 <= one.value <= one.high90 <= one.high <= 1 and 0 <= one.p <= 1
 
 
 @pytest.mark.parametrize(
@@ -196,6 +342,14 @@ def test_invalid_data_are_refused(values, groups, runs, overlap, words) -> None:
     ids = [np.array(x, dtype=None if len(x) else int) for x in (groups, runs)]
     with pytest.raises(VideomemError, match=words):
         estimate_mean(values, *ids, overlap=overlap)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"), [([1.0], "one per row"), ([1.0, 0.0], "above 0"), ([1, np.inf], "above")]
+)
+def test_invalid_weights_are_refused(weights: list[float], words: str) -> None:
+    with pytest.raises(VideomemError, match=words):
+        estimate_mean([0.1, 0.2], np.array([0, 1]), np.array([0, 0]), weights_N=weights)
 
 
 # Randomisation

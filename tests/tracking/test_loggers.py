@@ -52,7 +52,9 @@ def test_tensorboard_has_metrics_settings_and_the_confusion_matrix(workspace: Pa
     assert yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())["learning_rate"] == 2e-3
 
 
-def test_a_missing_tensorboard_is_one_line(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorboard_is_a_one_line_error(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lightning_cli, "find_spec", lambda name: None)
     arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", str(CONFIGS / "tensorboard.yaml")]
     with pytest.raises(VideomemError, match=r'pip install "videomem\[tensorboard\]"'):
@@ -110,7 +112,7 @@ def test_an_agent_of_the_sweep_trains_with_its_settings(
     wandb.teardown()
 
 
-def test_a_sweep_has_only_what_its_schema_knows() -> None:
+def test_a_sweep_has_only_fields_of_its_schema() -> None:
     sweep = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
     assert set(sweep) == {"project", "name", "method", "metric", "parameters", "command"}
     assert sweep["method"] in ("bayes", "random", "grid")
@@ -138,12 +140,12 @@ def test_a_run_that_cannot_be_set_up_leaves_no_folder(
 # W&B.
 
 
-def test_the_mode_of_the_command_line_counts(workspace: Path, tmp_path: Path) -> None:
+def test_the_mode_on_the_command_line_overrides_the_config(workspace: Path, tmp_path: Path) -> None:
     assert main(["fit", *tracked_arguments(workspace, tmp_path / "run"), "--wandb", "disabled"]) == 0
     assert not list(tmp_path.rglob("*.wandb"))
 
 
-def test_a_mode_without_a_logger_is_one_line(workspace: Path, tmp_path: Path) -> None:
+def test_a_mode_without_a_logger_is_a_one_line_error(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(VideomemError, match=r"--wandb is online, but trainer.logger has no videomem.tracking"):
         run("fit", [*fit_arguments(workspace, tmp_path / "run"), "--wandb", "online"])
 
@@ -169,7 +171,7 @@ def test_the_best_checkpoint_by_a_monitor_is_called_so(workspace: Path, tmp_path
     assert [record["artifact"]["name"] for record in logged if record["artifact"].get("type") == "code"] == ["code"]
 
 
-def test_each_checkpoint_can_be_kept_though_the_next_writes_over_it(workspace: Path, tmp_path: Path) -> None:
+def test_a_logged_checkpoint_is_kept_when_the_next_overwrites_it(workspace: Path, tmp_path: Path) -> None:
     logger = [{"class_path": "videomem.tracking.WandbLogger", "init_args": {"log_model": "all"}}]
     options = ["--trainer.logger", json.dumps(logger)]
     assert main(["fit", *fit_arguments(workspace, tmp_path / "run", epochs=2), *options]) == 0
@@ -187,7 +189,7 @@ def test_machine_details_are_there_when_asked_for(tmp_path: Path) -> None:
     assert started["host"] == socket.gethostname()
 
 
-def test_an_id_that_wandb_refuses_is_one_line(tmp_path: Path) -> None:
+def test_an_id_that_wandb_refuses_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(VideomemError, match="no run could be started"):
         start_run("videomem", tmp_path, id="a/b")
 
@@ -225,7 +227,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_logged_is_soon_where_no_kill_can_reach_it(tmp_path: Path) -> None:
+def test_logged_metrics_survive_a_kill(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOG_AND_WAIT, str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
     try:

@@ -63,14 +63,14 @@ def test_the_confusion_matrix_counts_every_validation_clip(tracked: Path) -> Non
     assert sum(cell for row in table["data"] for cell in row[1:]) == 10
 
 
-def test_a_run_tells_nothing_of_the_machine(tracked: Path, records: list[dict[str, Any]]) -> None:
+def test_a_run_records_nothing_about_the_machine(tracked: Path, records: list[dict[str, Any]]) -> None:
     text = json.dumps(records)
     assert not any(f'"{word}"' in text for word in (socket.gethostname(), getpass.getuser()))
     assert not any("stats" in record["type"] for record in records)
     assert not list(tracked.rglob("wandb-metadata.json")) and not list(tracked.rglob("diff.patch"))
 
 
-def test_a_key_on_the_machine_is_no_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_api_key_does_not_enable_uploading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     started = start_run("videomem", tmp_path)

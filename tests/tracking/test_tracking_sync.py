@@ -72,7 +72,7 @@ def story(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
         return Story(folder, server, home)
 
 
-def test_the_server_is_asked_nothing_that_it_does_not_know(story: Story) -> None:
+def test_the_client_sends_only_requests_that_the_test_server_implements(story: Story) -> None:
     assert set(story.server.unknown) <= OPTIONAL
 
 
@@ -124,7 +124,7 @@ def test_lineage_joins_data_training_measurement_and_export(story: Story) -> Non
     assert exported.is_committed
 
 
-def test_the_catalog_of_the_data_names_files_below_it_only(story: Story) -> None:
+def test_the_catalog_of_a_data_set_names_only_files_below_its_folder(story: Story) -> None:
     (data,) = story.server.versions("data-videos")
     lines = data.files["catalog.csv"].decode().splitlines()
     assert len(lines) == 51 and not any(line.startswith("/") for line in lines)
@@ -152,7 +152,7 @@ def told_of(server: FakeServer, *private: str) -> list[str]:
     return [text for text in sent if any(before + word in f" {text}" for before in starts for word in private)]
 
 
-def test_what_is_sent_tells_nothing_of_the_machine(story: Story, workspace: Path) -> None:
+def test_uploads_contain_nothing_about_the_machine(story: Story, workspace: Path) -> None:
     private = [str(story.folder), str(workspace), str(Path.home()), socket.gethostname(), getpass.getuser()]
     assert not told_of(story.server, *private)
     assert told_of(story.server, "videos")  # The group is found, so a private word would be found, too.
@@ -187,7 +187,7 @@ def test_both_directories_of_a_resumed_run_may_be_uploaded_at_once(story: Story,
 
 
 @pytest.mark.slow
-def test_a_sweep_of_agents_trains_online_and_reads_as_one(workspace: Path, tmp_path: Path) -> None:
+def test_runs_of_a_sweep_belong_to_one_sweep(workspace: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(CONFIGS)
     sweep = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
     place = sweep["command"].index("--config=configs/data/ucf101.yaml")

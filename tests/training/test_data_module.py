@@ -140,7 +140,7 @@ def pair(group: str, *labels: str) -> list[Clip]:
     return [Clip(f"{group}{label}.mp4", label, "test", group) for label in labels]
 
 
-def test_a_pair_that_lost_a_member_is_dropped_whole() -> None:
+def test_a_pair_that_lost_a_member_is_removed() -> None:
     assert whole_pairs([*pair("1", "a", "b"), *pair("2", "a")]) == pair("1", "a", "b")
 
 

@@ -128,9 +128,9 @@ def test_per_class_accuracy_is_the_share_of_the_diagonal() -> None:
     assert per_class_accuracy(torch.tensor([[3, 1], [0, 0]])) == [0.75, 0.0]
 
 
-def test_parts_survive_the_way_to_plain_data_and_back() -> None:
+def test_parts_are_preserved_by_conversion_to_plain_data_and_back() -> None:
     arguments: dict[str, Any] = {"memory": partial(GRU, hidden_dim=8), "feature_dim": 6, "class_names": ["a", "b"],
-                                 "class_counts": [1, 1], "readout": LastReadout(), "num_layers": 2}  # fmt: skip
+                                 "class_counts": [1, 1], "readout": LastReadout, "num_layers": 2}  # fmt: skip
     classifier = LitClassifier(**arguments)
     again = from_plain(LitClassifier, dict(classifier.hparams))
     again.load_state_dict(classifier.state_dict())
@@ -190,7 +190,7 @@ def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported
     ],
     ids=str,
 )
-def test_a_checkpoint_may_name_only_what_is_on_the_list(
+def test_a_checkpoint_may_name_only_listed_classes(
     checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -201,7 +201,7 @@ def test_a_checkpoint_may_name_only_what_is_on_the_list(
 
 
 @pytest.mark.parametrize("change", [{"hidden": 3}, {"num_layers": "many"}, {"memory": None}])
-def test_settings_that_fit_nothing_are_one_line(
+def test_settings_that_fit_no_data_are_a_one_line_error(
     checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any]
 ) -> None:
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
@@ -230,7 +230,7 @@ class Evil:
         (lambda path: None, "no such checkpoint"),
     ],
 )
-def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, make: Any, message: str) -> None:
+def test_what_is_not_a_checkpoint_is_a_one_line_error(tmp_path: Path, make: Any, message: str) -> None:
     make(tmp_path / "x.ckpt")
     with pytest.raises(VideomemError, match=message):
         read_checkpoint(tmp_path / "x.ckpt")

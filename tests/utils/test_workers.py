@@ -56,7 +56,7 @@ def misbehave(how: str) -> object:
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_answers_come_in_order_whatever_becomes_of_the_workers(num_workers: int) -> None:
+def test_results_come_in_order_even_if_workers_die(num_workers: int) -> None:
     hows = ["a", "abort", "b", "sleep", "slow", "segfault", "c", "hang within C", "leave", "large", "killed", "d"]
     answers = list(run_isolated(misbehave, hows, num_workers, time_limit_s=2))
     lost = {how: answer for how, answer in zip(hows, answers, strict=True) if isinstance(answer, Lost)}
@@ -72,13 +72,13 @@ def test_answers_come_in_order_whatever_becomes_of_the_workers(num_workers: int)
     assert len(answers[hows.index("large")]) == 20_000_000  # type: ignore[arg-type]
 
 
-def test_work_is_done_elsewhere_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_work_is_done_in_other_processes_without_output(capfd: pytest.CaptureFixture[str]) -> None:
     answers = list(run_isolated(misbehave, ["chatter"] * 4, 2, time_limit_s=60))
     assert all(pid != os.getpid() for _, pid in answers)  # type: ignore[misc]
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
+def test_a_worker_that_dies_while_idle_is_replaced() -> None:
     pids = set()
     for number, answer in enumerate(run_isolated(misbehave, ["a"] * 20, 1, time_limit_s=60)):
         assert isinstance(answer, tuple)
@@ -99,7 +99,7 @@ def test_a_worker_killed_in_the_middle_of_its_answer_is_lost() -> None:
     assert isinstance(answer, Lost) and (answer.error, answer.reason) == ("WorkerDied", "killed")
 
 
-def test_an_answer_that_cannot_be_sent_ends_the_work() -> None:
+def test_a_result_that_cannot_be_pickled_stops_the_workers() -> None:
     with pytest.raises(VideomemError, match="pickle"):
         list(run_isolated(misbehave, ["lambda"], 1, time_limit_s=60))
 
@@ -109,7 +109,7 @@ def test_an_exception_of_the_function_ends_the_work() -> None:
         list(run_isolated(misbehave, ["a", "raise", "b"], 1, time_limit_s=60))
 
 
-def test_workers_are_gone_when_nobody_waits_for_them_any_more() -> None:
+def test_workers_end_when_their_results_are_no_longer_awaited() -> None:
     answers = run_isolated(misbehave, ["a"] * 50, 2, time_limit_s=60)
     _, pid = next(answers)  # type: ignore[misc]
     answers.close()  # type: ignore[attr-defined]
@@ -142,7 +142,7 @@ def processes_marked(mark: str) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", ["sleep", "hang within C"])
-def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, how: str) -> None:
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, how: str) -> None:
     script, mark = tmp_path / "parent.py", uuid4().hex
     script.write_text(PARENT)
     command = [sys.executable, str(script), str(Path(__file__).parent), how, how]
@@ -159,7 +159,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, how: str) ->
     assert processes_marked(mark) == []
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_gets_a_clear_error(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(PARENT.replace('if __name__ == "__main__":', "if True:"))
     done = subprocess.run([sys.executable, str(script), str(Path(__file__).parent)], capture_output=True, text=True)

@@ -128,7 +128,7 @@ WARNED = [
 
 
 @pytest.mark.parametrize(("rows", "message"), WARNED)
-def test_what_can_be_used_is_warned_of(
+def test_usable_but_damaged_files_cause_a_warning(
     tmp_path: Path, rows: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path, rows)
@@ -174,7 +174,7 @@ labelled_groups = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min
 
 @given(pairs=labelled_groups, seed=st.integers(0, 100))
 @settings(max_examples=50, deadline=None)
-def test_splits_keep_groups_whole_and_are_the_same_for_a_seed(pairs: list[tuple[int, int]], seed: int) -> None:
+def test_splits_do_not_divide_groups_and_are_reproducible(pairs: list[tuple[int, int]], seed: int) -> None:
     clips = [Clip(f"{n}.mp4", f"l{label}", "", f"g{group}") for n, (label, group) in enumerate(pairs)]
     groups_of = defaultdict(set)
     for clip in clips:
@@ -232,7 +232,7 @@ def test_split_folders_are_kept(tmp_path: Path) -> None:
     assert {clip.split for clip in read_catalog(out).clips} == {"train", "val", "test"}
 
 
-def test_a_folder_that_is_no_split_beside_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_beside_the_split_folders_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder_of(tmp_path / "videos", "train/a/1.mp4", "test/a/1.mp4", "extra/a/1.mp4", "annotations/list.txt")
     assert build("folder", "--root", root, "--out", tmp_path / "catalog.csv") == 2
     assert "some folders are splits, but 'extra' is not" in capsys.readouterr().err
@@ -258,7 +258,7 @@ def test_the_users_own_table_becomes_a_catalog(tmp_path: Path) -> None:
     ("names", "message"),
     [(["only/1.mp4", "only/2.mp4", "only/3.mp4"], "one class only"), (["a/readme.txt"], "has no videos")],
 )
-def test_a_folder_that_is_no_data_set_is_one_line(
+def test_a_folder_without_a_data_set_is_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], message: str
 ) -> None:
     out = tmp_path / "catalog.csv"

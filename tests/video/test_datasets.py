@@ -157,7 +157,7 @@ def test_ucf101_holds_out_whole_groups_for_validation(tmp_path: Path, built: Bui
     assert built(*arguments, "--seed", 1).clips != catalog.clips
 
 
-def test_lists_that_are_not_there_or_no_text_are_one_line(tmp_path: Path, refused: Refuse) -> None:
+def test_missing_and_binary_lists_are_a_one_line_error(tmp_path: Path, refused: Refuse) -> None:
     arguments, lists = ucf101(tmp_path), tmp_path / "lists"
     (lists / "testlist01.txt").write_bytes(b"Archery/v_Archery_\xff_g01_c01.avi")
     assert "testlist01.txt: not UTF-8 text (byte 18" in refused(*arguments)

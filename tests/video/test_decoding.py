@@ -59,7 +59,7 @@ def assert_right(files: Path, name: str, decoder: decoding.Decoder) -> set[str]:
     return served
 
 
-def test_there_are_kinds_enough() -> None:
+def test_there_are_enough_kinds_of_damage() -> None:
     assert len(KINDS) >= 60
 
 
@@ -72,7 +72,9 @@ def test_every_frame_is_the_right_one(files: Path, name: str, decoder: decoding.
 
 @pytest.mark.parametrize("decoder", SEEKING)
 @pytest.mark.parametrize("name", KINDS)
-def test_a_decoder_that_seeks_is_right_or_refused(files: Path, name: str, decoder: decoding.Decoder) -> None:
+def test_a_seeking_decoder_returns_the_right_frames_or_is_refused(
+    files: Path, name: str, decoder: decoding.Decoder
+) -> None:
     needs(decoder)
     try:
         served = assert_right(files, name, decoder)
@@ -92,20 +94,20 @@ def test_decoders_give_the_same_pixels(files: Path, name: str, decoder: decoding
     assert np.abs(one.astype(int) - other).max() <= 2
 
 
-def test_auto_does_without_torchcodec(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_works_without_torchcodec(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_torchcodec, "versions", dict)
     assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
     assert set(decoding.decoder_versions("auto")) == {"av", "pillow"}
 
 
-def test_auto_takes_torchcodec_where_that_spares_decoding(files: Path) -> None:
+def test_auto_selects_torchcodec_where_it_decodes_fewer_frames(files: Path) -> None:
     needs("torchcodec")
     assert decode_clip(file_of(files, SHORT_GROUPS), Uniform(2)).decoder == "torchcodec"
     assert decode_clip(file_of(files, SHORT_GROUPS), Uniform(60)).decoder == "pyav"
     assert assert_right(files, "h264, one key frame", "auto") <= {"pyav", "torchcodec"}
 
 
-def test_a_decoder_in_doubt_is_not_believed(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_with_an_ffmpeg_message_is_decoded_again(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_SEEKING", dict.fromkeys(decoding._SEEKING, lambda stream, wanted: "a doubt"))
     assert assert_right(files, SHORT_GROUPS, "auto") == {"pyav"}
     with pytest.raises(DecodingError, match="a doubt"):
@@ -176,13 +178,13 @@ ODD_NAMES = ["with space.mp4", "it's \"quoted\".mp4", "ünïcödé 视频.mp4", 
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
-def test_names_of_files_may_be_odd(files: Path, tmp_path: Path, name: str) -> None:
+def test_unusual_file_names_work(files: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     shutil.copy(file_of(files, PLAIN), path)
     assert numbers("", decode_clip(path, Uniform(6)).frames_THWC) == [0, 11, 23, 36, 48, 59]
 
 
-def test_a_playlist_in_disguise_opens_nothing(files: Path, tmp_path: Path) -> None:
+def test_a_playlist_with_another_extension_opens_no_other_file(files: Path, tmp_path: Path) -> None:
     inside = file_of(files, PLAIN)
     for name, text in {
         "hls.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{inside}\n#EXT-X-ENDLIST\n",
@@ -229,7 +231,7 @@ def no_video(path: Path, source: Path, kind: str) -> None:
                                   "empty", "text", "random", "zeros", "first bytes alone", "without its index",
                                   "of an unknown codec", "picture"])  # fmt: skip
 @pytest.mark.parametrize("decoder", ["auto", "pyav", "decord"])
-def test_what_is_no_video_is_an_error_that_names_the_file(
+def test_what_is_not_a_video_is_an_error_that_names_the_file(
     files: Path, tmp_path: Path, kind: str, decoder: decoding.Decoder
 ) -> None:
     path = tmp_path / "odd.mp4"
@@ -267,7 +269,7 @@ def test_a_file_too_large_to_hold_is_read_again(files: Path, monkeypatch: pytest
         assert_right(files, name, "pyav")
 
 
-def test_nothing_is_printed_and_no_setting_of_pyav_stays_changed(
+def test_decoding_prints_nothing_and_restores_the_settings_of_pyav(
     files: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = av.logging.get_level(), av.logging.get_skip_repeated()
@@ -305,7 +307,7 @@ def assert_whole(path: Path, expected: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_what_is_unusual_but_whole_is_not_taken_for_damage(tmp_path: Path, name: str) -> None:
+def test_unusual_but_intact_files_are_accepted(tmp_path: Path, name: str) -> None:
     kind = UNUSUAL[name]
     assert_whole(kind.write(tmp_path / f"odd.{kind.suffix}"), kind.expected)
 
@@ -328,7 +330,7 @@ def test_damage_before_an_interval_is_said_to_be_damage(files: Path, tmp_path: P
         decode_clip(path, Uniform(4), (2.0, 2.3))
 
 
-def test_only_words_of_ffmpeg_are_heeded(capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_messages_of_ffmpeg_count(capfd: pytest.CaptureFixture[str]) -> None:
     with ffmpeg_messages() as heard:
         os.write(2, b"50 % done\n")
     assert not heard and capfd.readouterr().err == "50 % done\n"
@@ -425,6 +427,6 @@ def test_real_clips_decode_to_the_frames_of_a_plain_forward_pass(decoder: decodi
                 assert np.abs(image.astype(int) - reference[index]).max() <= 2
 
 
-def test_barcodes_can_be_read() -> None:
+def test_barcodes_are_decoded() -> None:
     assert [read_barcode(barcode(number)) for number in range(256)] == list(range(256))
     assert [read_barcode(barcode(number, 16, 16)) for number in range(256)] == list(range(256))

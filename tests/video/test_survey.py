@@ -81,7 +81,7 @@ def test_frames_smaller_than_the_grid_have_a_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 16, 128, 255])
-def test_flat_frames_have_no_fingerprint(level: int) -> None:
+def test_uniform_frames_have_no_fingerprint(level: int) -> None:
     noise = np.random.default_rng(0).integers(-2, 3, (4, 96, 128, 3))
     assert fingerprint(np.clip(level + noise, 0, 255).astype(np.uint8)) is None
 
@@ -181,7 +181,7 @@ def copies(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_near_duplicates_in_different_splits_are_warned_of(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_near_duplicates_in_different_splits_cause_a_warning(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [("a", "x", "train"), ("copy", "x", "test"), ("turned", "y", "test"), ("other", "y", "train")]
     assert check(copies, *(Clip(f"{n}.avi", label, split, n) for n, label, split in rows)) == 0
     printed = capsys.readouterr()
@@ -195,7 +195,7 @@ def test_near_duplicates_in_different_splits_are_warned_of(copies: Path, capsys:
     assert "no problems" in printed.out
 
 
-def test_near_duplicates_within_one_split_are_nobodys_concern(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_near_duplicates_within_one_split_are_not_reported(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [("a", "x", "train"), ("copy", "x", "train"), ("turned", "y", "train"), ("other", "y", "test")]
     assert check(copies, *(Clip(f"{n}.avi", label, split, n) for n, label, split in rows)) == 0
     assert "near-duplicates" not in capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_of_many_near_duplicates_twenty_are_named_and_all_are_counted() -> None:
     assert named[:2] == ["0.mp4 (train) and 1.mp4 (test)", "0.mp4 (train) and 3.mp4 (test)"]
 
 
-def test_clips_without_a_fingerprint_are_near_to_none() -> None:
+def test_a_clip_without_a_fingerprint_is_never_a_near_duplicate() -> None:
     clips = [Clip(f"{n}.mp4", "x", ("train", "val", "test")[n % 3], str(n)) for n in range(6)]
     assert near_duplicates(dict.fromkeys(clips, facts())) == (0, [])
 
@@ -292,7 +292,7 @@ def test_files_that_cannot_be_decoded_are_problems(tmp_path: Path, capsys: pytes
     assert line(printed.out, "codecs") == "mpeg4 (1)"
 
 
-def test_a_clip_whose_process_dies_or_hangs_costs_one_line_only(
+def test_a_clip_whose_process_dies_or_hangs_gives_one_error_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("videomem.video.survey.decode_clip", decode_roughly)
@@ -309,7 +309,7 @@ def test_a_clip_whose_process_dies_or_hangs_costs_one_line_only(
     assert line(printed.out, "decoders") == "rough (2)"
 
 
-def test_no_decode_opens_no_video(
+def test_without_decoding_no_video_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def never(*_: object, **__: object) -> None:
@@ -326,7 +326,7 @@ def test_no_decode_opens_no_video(
 
 
 @pytest.mark.parametrize("option", [("--workers", "-1"), ("--time-limit", "0"), ("--time-limit", "nan")])
-def test_limits_of_the_options_are_one_line(
+def test_options_outside_their_limits_are_a_one_line_error(
     tmp_path: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(tmp_path, Clip("a", "x", "train", "a"), options=option) == 2

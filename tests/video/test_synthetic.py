@@ -49,7 +49,7 @@ def test_classes_are_equally_frequent_in_every_split(catalog: Catalog) -> None:
         assert len(set(Counter(clip.label for clip in catalog.split(split)).values())) == 1
 
 
-def test_file_names_say_nothing_of_the_class(catalog: Catalog) -> None:
+def test_file_names_do_not_reveal_the_class(catalog: Catalog) -> None:
     for clip in catalog.clips:
         assert clip.label not in clip.path and clip.group not in clip.path
 
@@ -64,7 +64,7 @@ def test_the_action_stays_inside_the_centre_crop(action: object) -> None:
         assert change.max() < 20  # Noise only.
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(VideomemError, match="is not empty; choose an empty folder"):
         synthesize(SMALL, tmp_path)

@@ -35,6 +35,9 @@ CLASSES: dict[str, type] = {"model.memory": Memory, "model.readout": Readout, "d
 # Where a parser's error names the class that was given.
 _GIVEN = re.compile(r"import path string: (\S+)|class_path[='\": ]+([\w.]+)|Expected a path but (\S+) either")
 
+# Where it names an argument that the class lacks.
+_EXTRA = re.compile(r"Option ('\w+') is not accepted.*?class_path='([\w.]+)'")
+
 EPILOG = "Options whose value is CLASS take a name and further options: --{0} NAME --{0}.ARGUMENT VALUE. " \
          "--{0}.help NAME shows the arguments of a class."  # fmt: skip
 
@@ -55,7 +58,7 @@ class ConfigHelpFormatter(DefaultHelpFormatter):
         text = re.sub(r"\.(?= \(default|$)", "", text)
         if isinstance(action.default, bool):
             text = text.replace("%(default)s", str(action.default).lower())
-        if action.dest in ("model.memory", "data.features.sampling"):
+        if action.dest in ("model.memory", "model.readout", "data.features.sampling"):
             text += f": {', '.join(class_names(CLASSES[action.dest]))}"
         return f"{text} (required)" if action.required else text
 
@@ -203,6 +206,9 @@ def parser_error(error: BaseException) -> str:
     """Returns the reason of a parser's error in one line; for a wrong class or file, with those that exist."""
     text = " ".join(str(error).split())
     key = re.search(r'[Pp]arser key "([\w.]+?)(?:\.class_path)?"', text)
+    if key is not None and (extra := _EXTRA.search(text)):
+        cls_name = extra[2].rsplit(".", 1)[-1]
+        return f"{key[1]}: {extra[1]} is not accepted by {cls_name}; --{key[1]}.help {cls_name} shows its arguments"
     if key is not None and key[1] in CLASSES and (found := _GIVEN.search(text)):
         base, given = CLASSES[key[1]], found[found.lastindex or 0]
         with suppress(pydoc.ErrorDuringImport):

@@ -91,10 +91,10 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
 
 
 def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
-    """Returns the result of an order test on the same classes for the memory of the model.
+    """Returns the result of an order test on the same classes for the head of the model.
 
     Raises:
-        VideomemError: If the result is unreadable, has other classes, or lacks the memory.
+        VideomemError: If the result is unreadable, has other classes, or lacks the head.
     """
     try:
         result = from_json(path.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
         raise VideomemError(f"--order {path}: {error.strerror}; name `order.json` of an order test") from error
     if sorted(result.data.class_names) != sorted(model.class_names):
         raise VideomemError(f"--order {path}: a test on other classes ({', '.join(result.data.class_names)[:80]})")
-    label = model.head.memories[0].label
+    label = model.head.label
     found = next((one for one in result.memories if label in (one.label, one.name)), None)
     if found is None:
         raise VideomemError(f"--order {path}: has no {label}; it has {', '.join(one.label for one in result.memories)}")
@@ -112,7 +112,7 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
         "value": value.value,
         "low": value.low,
         "high": value.high,
-        "verdict": "control" if found.verdict is None else found.verdict.kind,
+        "verdict": "order-blind" if found.verdict is None else found.verdict.kind,
         "plan_sha256": result.plan_sha256,
     }
 

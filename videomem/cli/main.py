@@ -42,6 +42,7 @@ GROUPS = {
     },
     "experiments": {
         "order": Command("order", "measure what frame order is worth to heads trained on a data set"),
+        "order subset": Command("order_subset", "write the catalog of the clips or classes that need frame order"),
         "shuffle": Command("shuffle", "evaluate trained heads on shuffled and reversed clips"),
         "sensitivity": Command("sensitivity", "measure how much a video network relies on frame order"),
         "memory": Command("memory", "measure how far back memories reach: recall, gradients, time constants"),
@@ -99,8 +100,9 @@ def _main(arguments: list[str]) -> int:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Runs the command that the first argument names, and returns its exit status."""
-    command, *rest = arguments
+    """Runs the command that the first argument names, or the first two, and returns its exit status."""
+    length = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    command, rest = " ".join(arguments[:length]), arguments[length:]
     return int(import_module(f"videomem.cli.{COMMANDS[command].module}").main(command, rest) or 0)
 
 

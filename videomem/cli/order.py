@@ -19,13 +19,15 @@ from videomem.cli.config_options import config_parser, parse, refuse_without_eff
 from videomem.cli.options import add_out, add_shared, training_progress, usable_device
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
-from videomem.experiments.order_test.analysis import accuracies_by_run
+from videomem.experiments.order_test.analysis import accuracies_by_run, clip_scores_of
+from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.jobs import num_cached
-from videomem.experiments.order_test.order_tables import result_summary, result_tables, summary_table
+from videomem.experiments.order_test.order_tables import answers, result_summary, result_tables, summary_table
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
 from videomem.experiments.order_test.report import examples_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
+from videomem.experiments.order_test.subset import write_clip_scores
 from videomem.statistics.planning import Assumptions
 from videomem.tracking import (
     MemoryRun,
@@ -94,7 +96,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     else:
         refuse_without_effect(command, arguments, UNUSED_WITHOUT_PLAN)
     data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
-    clips = clips_of_data(data)
+    clips, joined = with_joined_groups(clips_of_data(data), [str(clip) for clip in data.clips])
     plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
     devices = _devices(config.devices)
     processes = _processes(config.processes, devices)
@@ -106,7 +108,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
     command_line = shlex.join(["videomem", command, *arguments])
     with training_progress(Console(stderr=True)) as tell:
-        tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data), before)
+        tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data), before,
+                                [joined] if joined else [])  # fmt: skip
     write_results(tested, data, out, config.wandb)
     return 0
 
@@ -170,11 +173,14 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mod
     """Writes the report and its figures to a folder and to W&B, and prints the verdict."""
     result = tested.result
     examples = examples_of(data, tested.scores, result)
+    if result.information:
+        write_clip_scores(out, data.clips, clip_scores_of(tested.scores))
     figures, strips = write_report(result, out, examples), write_strips(examples, out / "figures")
     track_results(tested, data, out, mode, figures, strips)
     console = Console(soft_wrap=True)
     console.print(summary_table(result))
-    for text in (result.verdict.sentence, result.verdict.remedy):
+    found = [check.sentence for check in result.checks]
+    for text in (*(answer for _, answer in answers(result)), result.verdict.remedy, *found):
         if text:
             console.print(text, markup=False, highlight=False)
     print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
@@ -201,7 +207,7 @@ def track_results(
     memories = []
     for one in result.memories:
         config = {
-            "memory": plan.memories[one.name],
+            "head": plan.heads[one.name],
             "training_conditions": plan.settings.training_conditions,
             "recipe": asdict(plan.recipe),
             "label": one.label,
@@ -226,7 +232,7 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
         "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips",
-        "memories": f"{', '.join(plan.memories)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
+        "heads": f"{', '.join(plan.heads)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
         "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "

@@ -1,53 +1,62 @@
-"""Names of heads: memories read from head configs by name, and labels that distinguish heads."""
+"""Names of heads: memories and readouts read from head configs by name, and labels that distinguish heads."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from videomem.errors import VideomemError
-from videomem.heads import MEMORIES
+from videomem.heads import MEMORIES, READOUTS
 from videomem.utils.folders import config_folder
 from videomem.utils.plain_data import class_path
 
 
-def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any]]:
-    """Read the class path and the arguments of memories, by name.
+def read_heads(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any]]:
+    """Read the class paths and arguments of `memory` and, where the file names one, `readout`, by name of the head.
 
     Args:
         names: Heads of `configs/head/`, or paths of such YAML files.
         hidden_dim: State size of every memory.
     Raises:
-        VideomemError: If a file is missing or does not name a memory of videomem.
+        VideomemError: If a file is missing or does not name a memory and a readout of videomem.
     """
-    memories = {}
+    heads: dict[str, dict[str, Any]] = {}
     for name in names:
         path = Path(name) if name.endswith((".yaml", ".yml")) else config_folder() / "head" / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in (config_folder() / "head").glob("*.yaml")))
             raise VideomemError(f"{name!r} is not a head; choose from {known}, or give the path of a YAML file")
+        if path.stem in heads:
+            raise VideomemError(f"{path}: another head has the name {path.stem!r}; rename the file")
         try:
-            memory = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["memory"]
-            kind, arguments = memory["class_path"], dict(memory.get("init_args") or {})
+            model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+            memory = _named(path, "memory", model["memory"], MEMORIES)
+            heads[path.stem] = {"memory": memory}
+            if "readout" in model:
+                heads[path.stem]["readout"] = _named(path, "readout", model["readout"], READOUTS)
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise VideomemError(
                 f"{path}: has no model.memory with a class_path; write it as in configs/head/"
             ) from error
-        short = kind.rsplit(".", 1)[-1]
-        if short not in MEMORIES or kind not in (f"videomem.heads.{short}", class_path(MEMORIES[short])):
-            raise VideomemError(
-                f"{path}: names {kind}, which is not a memory of videomem; choose from {', '.join(MEMORIES)}"
-            )
-        if path.stem in memories:
-            raise VideomemError(f"{path}: another memory has the name {path.stem!r}; rename the file")
-        memories[path.stem] = {
-            "class_path": class_path(MEMORIES[short]),
-            "init_args": {**arguments, "hidden_dim": hidden_dim},
-        }
-    return memories
+        memory["init_args"]["hidden_dim"] = hidden_dim
+    return heads
+
+
+def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any]]:
+    """Read the class path and the arguments of the memories of heads, by name of the head; see `read_heads`."""
+    return {name: head["memory"] for name, head in read_heads(names, hidden_dim).items()}
+
+
+def _named(path: Path, what: str, plain: dict[str, Any], known: Mapping[str, type]) -> dict[str, Any]:
+    """Class path and arguments of a memory or readout of videomem."""
+    kind, arguments = plain["class_path"], dict(plain.get("init_args") or {})
+    short = kind.rsplit(".", 1)[-1]
+    if short not in known or kind not in (f"videomem.heads.{short}", class_path(known[short])):
+        raise VideomemError(f"{path}: names {kind}, which is not a {what} of videomem; choose from {', '.join(known)}")
+    return {"class_path": class_path(known[short]), "init_args": arguments}
 
 
 def distinct_labels(labels: Sequence[str], kinds: Sequence[Hashable], names: Sequence[str] | None = None) -> list[str]:

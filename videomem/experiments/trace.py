@@ -18,7 +18,7 @@ class LayerTrace(NamedTuple):
 
     Attributes:
         h_BTH: States before the activation phi, as they reach the readout or the next layer.
-        kept_BTH: State that is carried from frame to frame: c_t of an LSTM, h_t of all other memories.
+        kept_BTH: State whose retention is `keep_BTH`: c_t of an LSTM, h_t of all other memories.
         keep_BTH: Retention: the share of the previous state that passes unprocessed; zero where nothing does.
         terms_BTK: Projected terms of each frame.
     """
@@ -34,12 +34,12 @@ class Trace(NamedTuple):
 
     Attributes:
         layers: One trace per layer of memory, from input to output.
-        logits_BTC: Logits of each frame, computed from the frames up to it.
+        outputs_BTK: Outputs of each frame, computed from the frames up to it; logits, and what else the readout needs.
         answers_BTC: Output of the readout after each frame; the last one is the prediction for the clip.
     """
 
     layers: tuple[LayerTrace, ...]
-    logits_BTC: Tensor
+    outputs_BTK: Tensor
     answers_BTC: Tensor
 
 
@@ -60,8 +60,8 @@ def trace_projected(head: Head, terms_BTK: Tensor, direct: bool = False) -> Trac
     layers = [_trace_layer(head.memories[0], terms_BTK, direct)]
     for below, memory in pairwise(head.memories):
         layers.append(_trace_layer(memory, memory.project(below.activation(layers[-1].h_BTH)), direct))
-    logits_BTC = head.classify(head.memories[-1].activation(layers[-1].h_BTH))
-    return Trace(tuple(layers), logits_BTC, head.readout.after_each(logits_BTC))
+    outputs_BTK = head.classify(head.memories[-1].activation(layers[-1].h_BTH))
+    return Trace(tuple(layers), outputs_BTK, head.readout.after_each(outputs_BTK))
 
 
 def _trace_layer(memory: Memory, terms_BTK: Tensor, direct: bool) -> LayerTrace:
@@ -70,11 +70,15 @@ def _trace_layer(memory: Memory, terms_BTK: Tensor, direct: bool) -> LayerTrace:
     for terms_BK in terms_BTK.unbind(1):  # With indexing, backward would allocate a gradient of all T steps per step.
         seen = tuple(part.detach() for part in state) if direct else state
         update = memory.update(terms_BK, seen)
-        keep_BH = torch.zeros_like(state[-1]) if update.keep is None else update.keep
-        state = memory.next_state(update.add if update.keep is None else keep_BH * state[-1] + update.add, update)
+        if update.keep is None:  # Nothing passes unprocessed; the state may have parts other than h.
+            state = memory.cell(terms_BK, seen)
+            kept.append(state[0])
+            keeps.append(torch.zeros_like(state[0]))
+        else:
+            state = memory.next_state(update.keep * state[-1] + update.add, update)
+            kept.append(state[-1])
+            keeps.append(update.keep.expand_as(state[-1]))
         shown.append(state[0])
-        kept.append(state[-1])
-        keeps.append(keep_BH.expand_as(state[-1]))
     return LayerTrace(torch.stack(shown, 1), torch.stack(kept, 1), torch.stack(keeps, 1), terms_BTK)
 
 

@@ -181,7 +181,10 @@ class Head(nn.Module):
             h_BH, carried = memory.step(y, None if state is None else state.layers[number])
             layers.append(carried)
             y = memory.activation(h_BH)
-        logits_BC, read = self.readout.step(self.classify(y), None if state is None else state.readout)
+        outputs_BK = self.classify(y)
+        logits_BC, read = self.readout.step(
+            outputs_BK, self.readout.initial_state(outputs_BK) if state is None else state.readout
+        )
         return logits_BC, HeadState(tuple(layers), read)
 
     def project(self, x_BTD: Tensor) -> Tensor:

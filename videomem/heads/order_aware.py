@@ -20,7 +20,7 @@ class Position(Memory):
     Every frame is seen with its position in the clip, but no two frames are seen together. With `AttentionReadout` this
     is attention pooling with position encoding, a usual probe of frozen video encoders.
 
-    The state is the number of frames so far: its retention is 1, and every frame adds 1.
+    The state carries the number of frames so far, (B, 1). Nothing of their content is kept.
 
     Args:
         input_dim: D.
@@ -35,34 +35,33 @@ class Position(Memory):
         self.position = nn.Linear(hidden_dim + hidden_dim % 2, hidden_dim, bias=False)
 
     def encode(self, count: Tensor) -> Tensor:
-        """W_p e(t) of the numbers of frames so far, 1 for the first: (...) -> (..., H)."""
+        """W_p e(t) of the numbers of frames so far, 1 for the first: (..., 1) -> (..., H)."""
         pairs = self.position.in_features // 2
         exponents = torch.arange(pairs, device=count.device, dtype=torch.float32) / pairs
-        angles = (count.float() - 1).unsqueeze(-1) * torch.exp(-math.log(LONGEST_PERIOD) * exponents)
+        angles = (count.float() - 1) * torch.exp(-math.log(LONGEST_PERIOD) * exponents)
         return self.position(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.position.weight.dtype))
 
     def project(self, x: Tensor) -> Tensor:
         return self.input(x)
 
     def initial_state(self, terms_BK: Tensor) -> State:
-        zeros_BH = terms_BK.new_zeros(terms_BK.shape[0], self.hidden_dim)
-        return zeros_BH, zeros_BH.float()
+        num_clips = terms_BK.shape[0]  # `len` would make it constant in an exported graph.
+        return terms_BK.new_zeros(num_clips, self.hidden_dim), terms_BK.new_zeros(num_clips, 1).float()
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
-        ones_BH = torch.ones_like(state[-1])
-        return Update(ones_BH, ones_BH)
+        return Update(None, self.cell(terms_BK, state)[0])
 
     def cell(self, terms_BK: Tensor, state: State) -> State:
-        count_BH = state[-1] + 1
-        return terms_BK + self.encode(count_BH[:, 0]), count_BH
+        count_B1 = state[-1].detach() + 1  # It is counted, so a small change of it has no meaning.
+        return terms_BK + self.encode(count_B1), count_B1
 
     def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        before_BH = self.initial_state(terms_BTK[:, 0])[-1] if state is None else state[-1]
+        before_B1 = self.initial_state(terms_BTK[:, 0])[-1] if state is None else state[-1]
         real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
-        count_BT = before_BH[:, :1] + torch.arange(1, terms_BTK.shape[1] + 1, device=terms_BTK.device)
-        h_BTH = (terms_BTK + self.encode(count_BT)).masked_fill(~real_BT1, 0)
+        count_BT = before_B1 + torch.arange(1, terms_BTK.shape[1] + 1, device=terms_BTK.device)
+        h_BTH = (terms_BTK + self.encode(count_BT.unsqueeze(2))).masked_fill(~real_BT1, 0)
         rows = torch.arange(len(lengths_B), device=lengths_B.device)
-        return h_BTH, (h_BTH[rows, lengths_B - 1], before_BH + lengths_B.unsqueeze(1))
+        return h_BTH, (h_BTH[rows, lengths_B - 1], before_B1 + lengths_B.unsqueeze(1))
 
 
 class TemporalConv(Memory):
@@ -114,8 +113,9 @@ class TemporalConv(Memory):
         later = self.kernel_size - 1
         # Contributions to frames after the last: zero-padded in time, then each part shifted by its delay.
         padded = nn.functional.pad(terms_BTK.masked_fill(~real_BT1, 0), (0, 0, 0, later))
-        parts = padded.chunk(self.kernel_size, dim=-1)
-        sums_BSH = sum(part.roll(delay, 1) for delay, part in enumerate(parts))
+        sums_BSH, *parts = padded.chunk(self.kernel_size, dim=-1)
+        for delay, part in enumerate(parts, start=1):
+            sums_BSH = sums_BSH + part.roll(delay, 1)
         pending_BSH = torch.stack(state[1:], dim=1)
         sums_BSH = sums_BSH + nn.functional.pad(pending_BSH, (0, 0, 0, sums_BSH.shape[1] - later))
         index_BS = lengths_B.unsqueeze(1) - 1 + torch.arange(self.kernel_size, device=lengths_B.device)

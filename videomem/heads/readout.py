@@ -21,6 +21,8 @@ class Readout(nn.Module, ABC):
     Attributes:
         label: Name for tables; empty for the default.
         order_blind: Whether the result is bit-identical for every frame order.
+    Shape:
+        The carried state is (B, S). Zeros are the state before the first frame.
     """
 
     label = ""
@@ -39,13 +41,22 @@ class Readout(nn.Module, ABC):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of clips; padding is ignored."""
 
+    @property
     @abstractmethod
-    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def state_dim(self) -> int:
+        """S."""
+
+    def initial_state(self, outputs_BK: Tensor) -> Tensor:
+        """The state before the first frame, zeros."""
+        return outputs_BK.new_zeros(outputs_BK.shape[0], self.state_dim)
+
+    @abstractmethod
+    def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) of a stream after one more frame, and the state for the next step."""
 
     def after_each(self, outputs_BTK: Tensor) -> Tensor:
         """Logits (B, T, C) of the clip after each frame; all frames must be real."""
-        answers, state = [], None
+        answers, state = [], self.initial_state(outputs_BTK[:, 0])
         for outputs_BK in outputs_BTK.unbind(1):
             answer_BC, state = self.step(outputs_BK, state)
             answers.append(answer_BC)
@@ -62,8 +73,13 @@ class MeanReadout(Readout):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         return sum_in_any_order(outputs_BTK, lengths_B) / lengths_B.unsqueeze(1)
 
-    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return _running_mean(outputs_BK, state)
+    @property
+    def state_dim(self) -> int:
+        """The number of frames, and the sum of the logits."""
+        return 1 + self.num_classes
+
+    def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
+        return _running_mean(outputs_BK, state_BS)
 
 
 class LastReadout(Readout):
@@ -75,7 +91,12 @@ class LastReadout(Readout):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         return outputs_BTK[torch.arange(lengths_B.shape[0], device=lengths_B.device), lengths_B - 1]
 
-    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    @property
+    def state_dim(self) -> int:
+        """The logits of the last frame."""
+        return self.num_classes
+
+    def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         return outputs_BK, outputs_BK
 
 
@@ -87,9 +108,14 @@ class MaxReadout(Readout):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         return outputs_BTK.masked_fill(_padding(outputs_BTK, lengths_B), -torch.inf).amax(dim=1)
 
-    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        state = outputs_BK if state is None else torch.maximum(state, outputs_BK)
-        return state, state
+    @property
+    def state_dim(self) -> int:
+        """1 after the first frame, and the largest logits."""
+        return 1 + self.num_classes
+
+    def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
+        largest_BC = torch.where(state_BS[:, :1] > 0, torch.maximum(state_BS[:, 1:], outputs_BK), outputs_BK)
+        return largest_BC, _with_one(largest_BC)
 
 
 class AttentionReadout(Readout):
@@ -115,20 +141,24 @@ class AttentionReadout(Readout):
         total_B1 = sum_in_any_order(weight_BT1, lengths_B)
         return sum_in_any_order(weight_BT1 * logits_BTC, lengths_B) / total_B1
 
-    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The state is the largest score, the sum of the weights relative to it, and the weighted sum of the logits."""
+    @property
+    def state_dim(self) -> int:
+        """The largest score, the sum of the weights relative to it, and the weighted sum of the logits."""
+        return 2 + self.num_classes
+
+    def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         logits_BC, score_B1 = outputs_BK[:, :-1], outputs_BK[:, -1:]
-        if state is None:
-            return logits_BC, torch.cat([score_B1, torch.ones_like(score_B1), logits_BC], dim=1)
-        largest_B1 = torch.maximum(state[:, :1], score_B1)
-        new = torch.cat([torch.ones_like(score_B1), logits_BC], dim=1) * (score_B1 - largest_B1).exp()
-        sums = state[:, 1:] * (state[:, :1] - largest_B1).exp() + new
+        before_B1 = torch.where(state_BS[:, 1:2] > 0, state_BS[:, :1], score_B1)
+        largest_B1 = torch.maximum(before_B1, score_B1)
+        new = _with_one(logits_BC) * (score_B1 - largest_B1).exp()
+        sums = state_BS[:, 1:] * (before_B1 - largest_B1).exp() + new
         return sums[:, 1:] / sums[:, :1], torch.cat([largest_B1, sums], dim=1)
 
 
 class BestFrameReadout(Readout):
     """The logits of one frame per clip, that with the highest learned score: the atemporal probe.
 
+    If several frames have the highest score, the mean of their logits, since the choice of one depends on their order.
     In training the selection is straight-through: hard in the forward pass, with the gradient of a softmax.
 
     Reference:
@@ -144,18 +174,25 @@ class BestFrameReadout(Readout):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         logits_BTC, score_BT1 = outputs_BTK[..., :-1], outputs_BTK[..., -1:]
         score_BT1 = score_BT1.masked_fill(_padding(outputs_BTK, lengths_B), -torch.inf)
-        best_B11 = score_BT1.argmax(dim=1, keepdim=True)
-        chosen_BC = logits_BTC.gather(1, best_B11.expand(-1, 1, self.num_classes)).squeeze(1)
+        is_best_BT1 = score_BT1 == score_BT1.amax(dim=1, keepdim=True)
+        chosen_BC = sum_in_any_order(logits_BTC.where(is_best_BT1, 0), lengths_B) / is_best_BT1.sum(dim=1)
         if not self.training:
             return chosen_BC
         soft_BC = (score_BT1.softmax(dim=1) * logits_BTC.detach()).sum(dim=1)
         return chosen_BC + soft_BC - soft_BC.detach()
 
-    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The state is the outputs of the best frame so far."""
-        if state is not None:
-            outputs_BK = torch.where(outputs_BK[:, -1:] > state[:, -1:], outputs_BK, state)
-        return outputs_BK[:, :-1], outputs_BK
+    @property
+    def state_dim(self) -> int:
+        """The highest score, the number of frames that have it, and the sum of their logits."""
+        return 2 + self.num_classes
+
+    def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
+        logits_BC, score_B1 = outputs_BK[:, :-1], outputs_BK[:, -1:]
+        best_B1, sums = state_BS[:, :1], state_BS[:, 1:]
+        is_new_B1 = ~(score_B1 <= best_B1) | (sums[:, :1] == 0)  # Also if the score is NaN.
+        new = _with_one(logits_BC)
+        sums = torch.where(is_new_B1, new, sums + new.where(score_B1 == best_B1, 0))
+        return sums[:, 1:] / sums[:, :1], torch.cat([torch.where(is_new_B1, score_B1, best_B1), sums], dim=1)
 
 
 class SetReadout(Readout):
@@ -193,9 +230,14 @@ class SetReadout(Readout):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         return self._logits(sum_in_any_order(outputs_BTK.relu(), lengths_B) / lengths_B.unsqueeze(1))
 
-    def step(self, outputs_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        mean_BK, state = _running_mean(outputs_BK.relu(), state)
-        return self._logits(mean_BK), state
+    @property
+    def state_dim(self) -> int:
+        """The number of frames, and the sum of the rectified outputs."""
+        return 1 + self.hidden_dim
+
+    def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
+        mean_BK, state_BS = _running_mean(outputs_BK.relu(), state_BS)
+        return self._logits(mean_BK), state_BS
 
 
 def sum_in_any_order(values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
@@ -213,7 +255,10 @@ def _padding(values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
     return ~length_mask(lengths_B, values_BTK.shape[1]).unsqueeze(2)
 
 
-def _running_mean(values_BK: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    count_and_sum = torch.cat([torch.ones_like(values_BK[:, :1]), values_BK], dim=1)
-    state = count_and_sum if state is None else state + count_and_sum
-    return state[:, 1:] / state[:, :1], state
+def _with_one(values_BK: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(values_BK[:, :1]), values_BK], dim=1)
+
+
+def _running_mean(values_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
+    state_BS = state_BS + _with_one(values_BK)
+    return state_BS[:, 1:] / state_BS[:, :1], state_BS

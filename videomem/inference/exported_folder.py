@@ -34,10 +34,12 @@ from videomem.utils.folders import is_empty_or_absent
 from videomem.utils.plain_data import checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, PREPROCESSOR, WEIGHTS, MODEL_CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.
+# The classes that a config may name, by the part of the head that they build.
+_PARTS: dict[str, Mapping[str, Any]] = {"memory": MEMORIES, "readout": READOUTS}
 _MOST_JSON_BYTES = 16 * 2**20
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
@@ -87,7 +89,8 @@ def _config(parts: Parts) -> dict[str, Any]:
         "made_with": f"videomem {videomem.__version__}",
         "label": parts.head.label,
         "memory": _named(arguments["memory"], MEMORIES),
-        "readout": _named(readout, READOUTS)["name"],
+        "readout": _named(readout, READOUTS),
+        "order_blind": parts.head.order_blind,
         "num_layers": arguments["num_layers"],
         "projection_dim": arguments.get("projection_dim"),
         "feature_dim": arguments["feature_dim"],
@@ -166,22 +169,25 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
 def _build(
     arguments: Mapping[str, Any], settings: FeatureSettings, num_classes: int, exported: bool
 ) -> tuple[Head, Backbone | None]:
-    memory = partial(MEMORIES[_short(arguments["memory"])], **arguments["memory"]["init_args"])
-    readout = READOUTS[_short(arguments["readout"])]()
+    memory, readout = (
+        partial(known[_short(arguments[part])], **arguments[part]["init_args"]) for part, known in _PARTS.items()
+    )
     head = Head(memory, num_classes=num_classes, readout=readout, **{name: arguments[name] for name in SIZES})
     return head.eval(), Backbone(settings.backbone, load_weights=False) if exported else None
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the head, as in a checkpoint. Class names are looked up in tables, never imported."""
-    memory, readout = MEMORIES[config["memory"]["name"]], READOUTS[config["readout"]]
     sizes = {name: config[name] for name in SIZES}
     for key, value in sizes.items():
         if type(value) is not int and not (key == "projection_dim" and value is None):
             raise TypeError(f"{key} is {value!r:.40}, but must be an integer")
-    init_args = checked_arguments(memory, config["memory"]["arguments"], without="input_dim")
-    named = {"class_path": class_path(memory), "init_args": init_args}
-    return {"memory": named, "readout": {"class_path": class_path(readout)}, **sizes}
+    named = {}
+    for part, known in _PARTS.items():
+        cls = known[config[part]["name"]]
+        init_args = checked_arguments(cls, config[part]["arguments"], without=("input_dim", "num_classes"))
+        named[part] = {"class_path": class_path(cls), "init_args": init_args}
+    return {**named, **sizes}
 
 
 def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSettings:

@@ -197,8 +197,7 @@ class StepGraph(Graph):
         with torch.no_grad():
             _, state = self.head.step(self.head.norm.mean.unsqueeze(0))
         self.parts_of_layers = [len(layer) for layer in state.layers]
-        # The parts of a state are (h,) or, for an LSTM, (h, c).
-        names = [f"layer{n}_{part}" for n, parts in enumerate(self.parts_of_layers) for part in "hc"[:parts]]
+        names = [f"layer{n}_{part}" for n, parts in enumerate(self.parts_of_layers) for part in part_names(parts)]
         ports = [
             Port(name, value.dtype, (BATCH, value.shape[1]))
             for name, value in zip([*names, "readout"], flat(state), strict=True)
@@ -219,6 +218,12 @@ class StepGraph(Graph):
             logits_BC, *state = run([frame, *state])
             differences.append(largest_difference(logits_BC, expected_BC))
         return max(differences, key=lambda value: math.inf if math.isnan(value) else value)
+
+
+def part_names(num_parts: int) -> list[str]:
+    """Names of the parts of a layer's state: h, or h and c as in an LSTM, or h, c1, c2, ..."""
+    others = num_parts - 1
+    return ["h", *(["c"] if others == 1 else [f"c{number}" for number in range(1, num_parts)])]
 
 
 def flat(state: HeadState) -> list[Tensor]:

@@ -62,8 +62,9 @@ def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
     how = ", ".join(f"{name} {value}" for name, value in sampling.items() if name != "name")
     return (
         f"A video classifier of {len(names)} classes ({shown}): a frozen network turns each frame into a feature "
-        f"vector, and a head with the memory `{config['label']}` processes them in order. Frames are sampled "
-        f"by {sampling['name']} ({how}). Made with {config['made_with']}."
+        f"vector, and a head, `{config['label']}`, "
+        f"{'combines them whatever their order' if config['order_blind'] else 'processes them in order'}. "
+        f"Frames are sampled by {sampling['name']} ({how}). Made with {config['made_with']}."
     )
 
 

@@ -48,18 +48,21 @@ def codes(ids_N: Ints) -> tuple[Ints, int]:
     return codes_N.reshape(-1), len(distinct)
 
 
-def group_by_run(values_N: Floats, groups_N: Ints, runs_N: Ints) -> tuple[Floats, Floats]:
-    """Sums and counts for each (group, run).
+def group_by_run(
+    values_N: Floats, groups_N: Ints, runs_N: Ints, weights_N: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Sums and counts for each (group, run); with weights, sums of weighted values and of weights.
 
     Shape:
-        values (N,), groups (N,), runs (N,) -> sums (G, R), counts (G, R)
+        values (N,), groups (N,), runs (N,), weights (N,) -> sums (G, R), counts (G, R)
     """
+    weights_N = np.ones_like(values_N) if weights_N is None else weights_N
     group_codes, num_groups = codes(groups_N)
     run_codes, num_runs = codes(runs_N)
     entry, shape = group_codes * num_runs + run_codes, (num_groups, num_runs)
-    sums = np.bincount(entry, weights=values_N, minlength=num_groups * num_runs).reshape(shape)
-    counts = np.bincount(entry, minlength=num_groups * num_runs).reshape(shape)
-    return sums.astype(np.float64), counts.astype(np.float64)
+    tables = (np.bincount(entry, one, minlength=num_groups * num_runs) for one in (weights_N * values_N, weights_N))
+    sums, counts = (table.astype(np.float64).reshape(shape) for table in tables)
+    return sums, counts
 
 
 def chunks(num_draws: int, entries: int) -> list[int]:

@@ -26,14 +26,15 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from videomem.errors import VideomemError
+from videomem.statistics.contrasts import zero_bound
 from videomem.statistics.group_tables import Floats
-from videomem.statistics.variance import RunSpread, TwoWay
+from videomem.statistics.variance import LEAST_NOISE, RunSpread, TwoWay
 
 MIN_GROUPS = 20
 MIN_RUNS = 6
 POWER = 0.8
 MOST_GROUPS, MOST_RUNS = 1_000_000, 1_000
-_QUANTILES = (np.arange(12) + 0.5) / 12
+_QUANTILES = (np.arange(8) + 0.5) / 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Design:
         overlap: n_test / n_train if training sets of runs overlap; 0 for a fixed split.
         df_share: Degrees of freedom of the variance due to groups, divided by the number of groups less 1.
         comparisons: Number of estimates whose intervals hold together (`Estimate.comparisons`).
+        effective_share: Effective number of groups (`Estimate.effective_groups`), divided by their number.
     """
 
     of_one_group: float
@@ -57,6 +59,7 @@ class Design:
     overlap: float = 0.0
     df_share: float = 1.0
     comparisons: int = 1
+    effective_share: float = 1.0
 
     def variance(self, num_groups: float) -> float:
         """Variance of the estimated difference."""
@@ -65,33 +68,47 @@ class Design:
 
     def power(self, num_groups: int, effect: float) -> float:
         """Probability that the 95 % interval excludes 0 on the side of the effect."""
-        half, _ = self._halves(num_groups)
-        return float(ndtr((abs(effect) - half) / sqrt(self.variance(num_groups))).mean())
+        half = _half_width(self, num_groups, 1 - 0.05 / self.comparisons)
+        return float(_share_below(abs(effect) - half, self.variance(num_groups)).mean())
 
-    def power_of_equivalence(self, num_groups: int, effect: float, margin: float) -> float:
-        """Probability that the 90 % interval lies within the margin."""
-        _, half = self._halves(num_groups)
-        sd, room = sqrt(self.variance(num_groups)), np.maximum(margin - half, 0)
-        return float((ndtr((room - effect) / sd) - ndtr((-room - effect) / sd)).mean())
+    def power_of_equivalence(self, num_groups: int, effect: float, margin: float, one_sided: bool = False) -> float:
+        """Probability that the 90 % interval lies within the margin; with `one_sided`, that it lies below."""
+        half = _half_width(self, num_groups, 1 - 0.10 / self.comparisons)
+        variance, room = self.variance(num_groups), margin - half
+        below = _share_below(room - effect, variance)
+        too_low = 0.0 if one_sided else _share_below(-room - effect, variance)
+        return float(np.maximum(below - too_low, 0).mean())
 
-    def _halves(self, num_groups: int) -> tuple[Floats, Floats]:
-        return _half_widths(self, int(num_groups))
+    def decides(self, num_groups: int, value: float, margin: float, one_sided: bool = False) -> bool:
+        """Whether a true difference of `value` is shown with `POWER` to be different from 0, or to be negligible.
+
+        That is, the 95 % interval excludes 0, or the 90 % interval lies within the margin; with `one_sided`, above 0
+        or below the margin.
+        """
+        if not (one_sided and value < 0) and self.power(num_groups, value) >= POWER:
+            return True
+        enough = num_groups * self.effective_share >= groups_for_equivalence(margin, self.comparisons)
+        return enough and self.power_of_equivalence(num_groups, value, margin, one_sided) >= POWER
+
+
+def _share_below(distance: Floats, variance: float) -> Floats:
+    """P(z sqrt(variance) < distance) for a standard normal z."""
+    return np.asarray(ndtr(distance / sqrt(variance)) if variance > 0 else distance > 0, dtype=np.float64)
 
 
 @lru_cache(maxsize=4096)
-def _half_widths(design: Design, num_groups: int) -> tuple[Floats, Floats]:
-    """Half widths at 95 % and 90 % on a grid of quantiles of both observed variances, (Q, Q)."""
-    df = max((num_groups - 1) * design.df_share, 1.0)
-    groups = design.of_one_group / num_groups * stats.chi2.ppf(_QUANTILES, df)[:, None] / df
-    noise, rho = design.noise_of_one_group / num_groups, design.overlap / (1 + design.overlap)
-    df_runs = design.num_runs - 1
+def _half_width(design: Design, num_groups: int, level: float) -> Floats:
+    """Half widths of the interval on a grid of quantiles of both observed variances, (Q, Q)."""
+    if design.variance(num_groups) == 0:
+        return np.array(zero_bound(num_groups * design.effective_share, level))
+    rho, df = design.overlap / (1 + design.overlap), max((num_groups - 1) * design.df_share, 1.0)
+    groups_Q1 = design.of_one_group / num_groups * stats.chi2.ppf(_QUANTILES, df)[:, None] / df
+    noise, df_runs = design.noise_of_one_group / num_groups, design.num_runs - 1.0
     expected = design.run_sd**2 * (1 - rho) + noise
-    square = expected * stats.chi2.ppf(_QUANTILES, df_runs) / df_runs if df_runs else np.zeros(len(_QUANTILES))
-    shape = (len(_QUANTILES), len(_QUANTILES))
-    spread = RunSpread(*np.broadcast_arrays(square, noise, float(df_runs), 1 / design.num_runs + design.overlap))
-    spread = RunSpread(*(np.broadcast_to(one, shape) for one in vars(spread).values()))
-    fit = TwoWay(np.zeros(shape), np.broadcast_to(groups, shape), np.full(shape, df), spread, np.zeros(shape))
-    return fit.half(1 - 0.05 / design.comparisons), fit.half(1 - 0.10 / design.comparisons)
+    square_Q = expected * stats.chi2.ppf(_QUANTILES, df_runs) / df_runs if df_runs else np.zeros(len(_QUANTILES))
+    noise_Q, factor = np.maximum(noise, LEAST_NOISE * square_Q), 1 / design.num_runs + design.overlap
+    groups, dfs, *spread, zero = np.broadcast_arrays(groups_Q1, df, square_Q, noise_Q, df_runs, factor, 0.0)
+    return TwoWay(zero, groups, dfs, RunSpread(*spread), zero).half(level)
 
 
 @dataclass(frozen=True)
@@ -143,9 +160,9 @@ class Assumptions:
         partners = self.clips_per_group * (1 + self.size_cv**2) - 1
         of_one = of_d * (1 + partners * self.correlation) / self.clips_per_group
         noise = of_one if self.tested_share < 1 else of_d * (1 - self.correlation) / self.clips_per_group / 2
-        return Design(
-            of_one, noise / self.tested_share, self.run_sd, self.num_runs, self.overlap, 1 / (1 + self.size_cv**2)
-        )
+        equal = 1 / (1 + self.size_cv**2)  # Kish's effective number of groups, divided by their number
+        noise /= self.tested_share
+        return Design(of_one, noise, self.run_sd, self.num_runs, self.overlap, df_share=equal, effective_share=equal)
 
 
 def detectable_effect(num_groups: int, design: Design, power: float = POWER) -> float:
@@ -167,37 +184,37 @@ def runs_for(effect: float, num_groups: int, design: Design, power: float = POWE
     More runs reduce neither the variance due to groups nor the covariance of overlapping training sets.
     """
     _check(effect, power)
-    more = lambda number: replace(design, num_runs=number)  # noqa: E731
-    return _fewest(lambda number: more(number).power(num_groups, effect) >= power, MIN_RUNS, MOST_RUNS)
+    return _fewest(
+        lambda number: replace(design, num_runs=number).power(num_groups, effect) >= power, MIN_RUNS, MOST_RUNS
+    )
 
 
-def groups_to_decide(value: float, margin: float, design: Design, power: float = POWER) -> int | None:
-    """Fewest groups that decide whether a true difference of `value` is 0 or negligible, with `power`.
+def groups_to_decide(value: float, margin: float, design: Design, one_sided: bool = False) -> int | None:
+    """Fewest groups that decide (`Design.decides`), at least `MIN_GROUPS`; None if no number of groups does."""
+    return _fewest(lambda number: design.decides(number, value, margin, one_sided), MIN_GROUPS, MOST_GROUPS)
 
-    Decided means: the 95 % interval excludes 0, or the 90 % interval lies within the margin.
+
+def runs_to_decide(value: float, margin: float, num_groups: int, design: Design, one_sided: bool = False) -> int | None:
+    """Fewest runs, more than those of the design, that decide (`Design.decides`); None if no number of runs does."""
+
+    def decides(number: int) -> bool:
+        return replace(design, num_runs=number).decides(num_groups, value, margin, one_sided)
+
+    return _fewest(decides, max(MIN_RUNS, design.num_runs + 1), MOST_RUNS)
+
+
+def groups_for_equivalence(margin: float, comparisons: int = 1) -> int:
+    """Fewest groups of equal size that can show that a difference is within the margin: 1 - (0.1/m)^(1/G) < margin.
+
+    So many are needed even if no group differs (`zero_bound` of `contrasts.py` at 90 %, for m comparisons). Groups that
+    differ slightly are no better evidence against a large difference, so the minimum applies to them as well.
     """
-
-    def decided(number: int) -> bool:
-        equivalent = number >= groups_for_equivalence(margin)
-        return design.power(number, value) >= power or (
-            equivalent and design.power_of_equivalence(number, value, margin) >= power
-        )
-
-    return _fewest(decided, MIN_GROUPS, MOST_GROUPS)
-
-
-def groups_for_equivalence(margin: float) -> int:
-    """Fewest groups that can show that a difference is within the margin: 1 - 0.1^(1/G) < margin.
-
-    So many are needed even if no group differs (`zero_bound` of `contrasts.py` at 90 %). Groups that differ slightly
-    are no better evidence against a large difference, so the minimum applies to them as well.
-    """
-    return floor(log(0.1) / log(1 - margin)) + 1
+    return floor(log(0.1 / comparisons) / log(1 - margin)) + 1
 
 
 def _fewest(enough: Callable[[int], bool], least: int, most: int) -> int | None:
     """Smallest number from `least` to `most` that is enough, by bisection; None if none is."""
-    if not enough(most):
+    if least > most or not enough(most):
         return None
     low, high = least - 1, most
     while high - low > 1:

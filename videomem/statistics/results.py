@@ -32,6 +32,8 @@ class Estimate:
         run_noise: Expected mean square of run means that is not due to run effects.
         overlap: n_test / n_train if training sets of runs overlap, else 0.
         comparisons: Number m of estimates whose intervals hold together; the levels are 1 - 0.05/m and 1 - 0.1/m.
+        effective_groups: (sum_g n_g)^2 / sum_g n_g^2 (Kish 1965), the number of groups of equal size that counts for
+            the bound where no group differs; None if all groups are of equal size.
     """
 
     value: Number
@@ -49,6 +51,7 @@ class Estimate:
     run_noise: Number = 0.0
     overlap: Number = 0.0
     comparisons: int = 1
+    effective_groups: Number | None = None
 
 
 @result_model
@@ -68,12 +71,12 @@ class Randomization:
 
 @result_model
 class Verdict:
-    """The verdict on one memory, or on all of them.
+    """The verdict on one learner, or on the data.
 
     Attributes:
         kind: The verdict in a word or two.
         sentence: One sentence with the effect, its interval and p.
-        remedy: How to decide the question if `kind` is `undetermined` or `no verdict`; else empty.
+        remedy: How to decide the question if `kind` is `undetermined`, `no verdict` or `not learned`; else empty.
     """
 
     kind: VerdictKind

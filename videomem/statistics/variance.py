@@ -46,13 +46,12 @@ from scipy.special import stdtr
 
 from videomem.statistics.group_tables import Floats
 
-PRIOR_SCALE = (
-    0.10  # Of the standard deviation of run effects: 10 points. Chosen by simulation (docs/order_statistics.md).
-)
-SIGMA_S = np.concatenate([[0.0], np.geomspace(0.004, 0.4, 32)])
-_EDGES = np.concatenate([[0.0], (SIGMA_S[1:] + SIGMA_S[:-1]) / 2, [0.5]])
-PRIOR_S = np.diff(stats.halfnorm.cdf(_EDGES / PRIOR_SCALE))
+PRIOR_SCALE = 0.10  # 10 points, chosen by simulation (docs/order_statistics.md)
+SIGMA_S = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 40)])
+_EDGES = np.concatenate([[0.0], (SIGMA_S[1:] + SIGMA_S[:-1]) / 2, [1.1]])
+PRIOR_S = -np.diff(stats.halfnorm.sf(_EDGES / PRIOR_SCALE))  # Differences of cdf would be 0 for large sigma.
 LEAST_NOISE = 0.02  # tau^2 is at least this share of M; its estimate can be negative if groups are few.
+ROUNDING = 1e-24  # A mean square up to this one is 0 but for rounding.
 BISECTIONS = 26
 
 
@@ -63,7 +62,7 @@ class RunSpread:
     Attributes:
         mean_square: M, the mean square of the deviations of run means.
         noise: tau^2, the expected part of M that is not due to runs.
-        df: R - 1. If it or M is 0, sigma is taken to be 0.
+        df: R - 1. If it or M is 0, so is sigma.
         factor: sum_r n_r^2 / N^2 + overlap, by which sigma^2 adds to the variance of the mean.
     """
 
@@ -75,7 +74,7 @@ class RunSpread:
     def posterior(self) -> Floats:
         """Posterior probabilities of `SIGMA_S`, (..., S)."""
         total = self.noise[..., None] + SIGMA_S**2
-        known = (self.df * self.mean_square)[..., None] > 0
+        known = ((self.df > 0) & (self.mean_square > ROUNDING))[..., None]
         with np.errstate(divide="ignore", invalid="ignore"):
             log = -self.df[..., None] / 2 * (np.log(total) + self.mean_square[..., None] / total)
         log = np.where(known, log, np.where(SIGMA_S > 0, -np.inf, 0.0))
@@ -255,11 +254,16 @@ def run_excess(errors_XGR: Floats, counts_XGR: Floats) -> tuple[Floats, Floats, 
     """
     (same_run, same_group, same_entry), (n_run, n_group, n_entry) = _square_sums(errors_XGR), _square_sums(counts_XGR)
     total = counts_XGR.sum((-2, -1)) ** 2
-    pairs_within = np.maximum(n_run - n_entry, 1e-12)
-    pairs_across = np.maximum(total - n_run - n_group + n_entry, 1e-12)
-    excess = (same_run - same_entry) / pairs_within - (same_entry - same_run - same_group) / pairs_across
+    within = _mean_product(same_run - same_entry, n_run - n_entry, total)
+    across = _mean_product(same_entry - same_run - same_group, total - n_run - n_group + n_entry, total)
     df = np.maximum((counts_XGR.sum(-2) > 0).sum(-1) - 1.0, 1.0)
-    return excess, same_run / n_run * (df + 1) / df, df
+    return within - across, same_run / n_run * (df + 1) / df, df
+
+
+def _mean_product(products: Floats, pairs: Floats, total: Floats) -> Floats:
+    """Products divided by the number of pairs; 0 if there are none, but for rounding."""
+    some = pairs > 1e-9 * total
+    return np.where(some, products, 0.0) / np.where(some, pairs, 1.0)
 
 
 def _square_sums(table_XGR: Floats) -> tuple[Floats, Floats, Floats]:

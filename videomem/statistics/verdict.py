@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil, sqrt
 
 from videomem.errors import VideomemError
 from videomem.statistics.planning import (
@@ -12,7 +13,7 @@ from videomem.statistics.planning import (
     groups_for,
     groups_for_equivalence,
     groups_to_decide,
-    runs_for,
+    runs_to_decide,
 )
 from videomem.statistics.results import Estimate, Verdict, VerdictKind
 
@@ -98,7 +99,7 @@ def judge_data(
         return Verdict("no verdict", f"No verdict; {compared} ({interval(information)})", short)
     if accuracy.low <= chance:
         return Verdict("not learned", f"Not learned: {_accuracy(accuracy, chance)}", hint)
-    small = information.high90 < margin and information.num_groups >= groups_for_equivalence(margin)
+    small = information.high90 < margin and _lacking_groups(information, margin) == 0
     kind: VerdictKind = "undetermined"
     if information.low > 0:
         kind = "negligible" if small else "matters"
@@ -111,7 +112,7 @@ def judge_data(
         "undetermined": "Undetermined whether frame order carries information in these data",
     }[kind]
     at = interval(information, equivalence=kind in EQUIVALENT)
-    remedy = _remedy(information, margin) if kind == "undetermined" else ""
+    remedy = _remedy(information, margin, one_sided=True) if kind == "undetermined" else ""
     return Verdict(kind, f"{start}: at this training size, {compared} ({at})", remedy)
 
 
@@ -124,7 +125,7 @@ def _check(margin: float) -> None:
 
 def _kind(estimate: Estimate, margin: float) -> VerdictKind:
     if -margin < estimate.low90 and estimate.high90 < margin:
-        if estimate.num_groups < groups_for_equivalence(margin):
+        if _lacking_groups(estimate, margin):
             return "undetermined"
         return "negligible" if estimate.low > 0 else "does not matter"
     if estimate.low > 0:
@@ -173,54 +174,67 @@ def design_of(estimate: Estimate) -> Design:
     """The variances that were observed, for the numbers of groups and runs that a remedy names."""
     groups = estimate.num_groups
     return Design(
-        estimate.variance_groups * groups,
-        estimate.run_noise * groups,
-        estimate.run_sd,
-        estimate.num_runs,
-        estimate.overlap,
-        min(1.0, estimate.df / max(groups - 1, 1)),
-        estimate.comparisons,
+        of_one_group=estimate.variance_groups * groups,
+        noise_of_one_group=estimate.run_noise * groups,
+        run_sd=estimate.run_sd * sqrt(1 + estimate.overlap),  # Runs differ by 1 - rho = 1 / (1 + overlap) of sigma^2.
+        num_runs=estimate.num_runs,
+        overlap=estimate.overlap,
+        df_share=min(1.0, estimate.df / (groups - 1)),
+        comparisons=estimate.comparisons,
+        effective_share=_effective_groups(estimate) / groups,
     )
+
+
+def _effective_groups(estimate: Estimate) -> float:
+    return estimate.num_groups if estimate.effective_groups is None else estimate.effective_groups
+
+
+def _lacking_groups(estimate: Estimate, margin: float) -> int:
+    """How many more groups an equivalence needs even if no group differs."""
+    needed = groups_for_equivalence(margin, estimate.comparisons)
+    share = _effective_groups(estimate) / estimate.num_groups
+    return max(0, ceil(needed / share - 1e-9) - estimate.num_groups)
 
 
 def _too_few(estimate: Estimate, margin: float) -> str:
     """The remedy if there are too few groups or runs for a verdict; else empty."""
-    if estimate.num_groups < MIN_GROUPS:
-        start = f"a verdict needs at least {MIN_GROUPS} groups (now {estimate.num_groups})"
-        if estimate.variance_groups == 0:
-            return start
-        runs = max(estimate.num_runs, MIN_RUNS)
-        needed = groups_for(margin, replace(design_of(estimate), num_runs=runs))
-        if needed is None:
-            return f"{start}; no number of groups shows a difference of {points(margin)}, because runs differ"
-        return f"{start}; about {needed} show a difference of {points(margin)} (with the variance observed here)"
-    if estimate.num_runs < MIN_RUNS:
-        return f"a verdict needs at least {MIN_RUNS} runs (now {estimate.num_runs}), because trainings differ"
-    return ""
+    least = (("groups", MIN_GROUPS, estimate.num_groups), ("runs", MIN_RUNS, estimate.num_runs))
+    lacks = [f"{needed} {what} (now {now})" for what, needed, now in least if now < needed]
+    if not lacks:
+        return ""
+    start = f"a verdict needs at least {' and '.join(lacks)}"
+    if estimate.num_groups >= MIN_GROUPS or estimate.se == 0:
+        return start
+    groups = groups_for(margin, replace(design_of(estimate), num_runs=max(estimate.num_runs, MIN_RUNS)))
+    if groups is None:
+        return f"{start}; no number of groups shows a difference of {points(margin)}, because runs differ"
+    return f"{start}; about {groups} groups show a difference of {points(margin)} (with the variance observed here)"
 
 
-def _remedy(estimate: Estimate, margin: float) -> str:
+def _remedy(estimate: Estimate, margin: float, one_sided: bool = False) -> str:
     """The groups or runs that would decide the question if the estimated value is the true one."""
-    now, design = estimate.num_groups, design_of(estimate)
-    if estimate.se == 0 or (-margin < estimate.low90 and estimate.high90 < margin):
+    now, design, lacking = estimate.num_groups, design_of(estimate), _lacking_groups(estimate, margin)
+    if lacking and (one_sided or -margin < estimate.low90) and estimate.high90 < margin:
         return (
-            f"{groups_for_equivalence(margin)} test groups (now {now}): with fewer, groups in which order matters "
-            "could be missed by chance"
+            f"{now + lacking} test groups (now {now}): with fewer, groups in which order matters could be missed by "
+            "chance"
         )
     if_true = "if the true difference equals the estimate"
-    groups = groups_to_decide(estimate.value, margin, design)
+    groups = groups_to_decide(estimate.value, margin, design, one_sided)
     if groups is not None and groups > now:
         return f"about {groups} test groups would decide it (now {now}), {if_true}"
     if groups is not None:
-        return f"another {now} test groups: so many decide it in 80 % of tests, {if_true}"
-    effect = max(abs(estimate.value), margin)
-    runs = runs_for(effect, 10 * now, design)
-    if runs is not None and runs > estimate.num_runs:
+        return f"about {2 * now} test groups (now {now}): the present number decides it in most tests, {if_true}"
+    for many in (10 * now, 100 * now):
+        runs = runs_to_decide(estimate.value, margin, many, design, one_sided)
+        if runs is not None:
+            return (
+                f"more test groups alone cannot decide it, because runs differ: about {runs} runs (now "
+                f"{estimate.num_runs}) with {many} test groups would, {if_true}"
+            )
+    if estimate.overlap:
         return (
-            f"more test groups alone cannot decide it, because runs differ: about {runs} runs (now "
-            f"{estimate.num_runs}) with {10 * now} test groups would, {if_true}"
+            "neither more test groups nor more runs can decide it, because training sets overlap: test a smaller share "
+            "of the clips"
         )
-    return (
-        "neither more test groups nor more runs can decide it, because training sets overlap: test a smaller share of "
-        "the clips"
-    )
+    return "a larger margin: the estimate is too close to it for any feasible number of test groups and runs"

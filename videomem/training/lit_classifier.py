@@ -27,7 +27,8 @@ class LitClassifier(LightningModule):
         class_names: Names of the C classes; set from the data.
         class_counts: Number of training clips of each class; set from the data.
         num_layers: Number of memory layers.
-        readout: Combines the logits of the frames: `MeanReadout` (default) or `LastReadout`.
+        readout: How the outputs of the frames are combined, by default their mean: a class of `videomem.heads` and its
+            arguments, without the number of classes.
         dropout: Fraction of values dropped in training, before each memory layer and before the classifier.
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW, applied to matrices only.

@@ -51,7 +51,7 @@ def checked_arguments(cls: type, plain: Any, without: str | Sequence[str]) -> di
     skip = {without} if isinstance(without, str) else set(without)
     parser.add_class_arguments(cls, "object", skip=skip)
     try:
-        return dict(parser.parse_object({"object": plain}).object.as_dict())
+        return dict(parser.parse_object({"object": plain}).as_dict().get("object", {}))
     except (ArgumentError, TypeError, ValueError) as error:
         raise VideomemError(f"invalid arguments of {cls.__name__}: {one_line_reason(error)}") from error
 

@@ -47,7 +47,7 @@ from videomem.experiments.inspect.inspection_report import (
 )
 from videomem.experiments.inspect.inspection_tables import InspectionText, inspection_text
 from videomem.experiments.tables import csv_text
-from videomem.heads import GRU, LastReadout, Leaky, MeanReadout
+from videomem.heads import GRU, LastReadout, Leaky, Readout
 from videomem.inference.model import load, model_of
 from videomem.training.checkpoint import read_checkpoint
 from videomem.utils.result_models import dump, parse
@@ -102,10 +102,8 @@ def test_a_checkpoint_is_refused_when_the_weights_of_its_backbone_changed(
 @every_memory
 @every_readout
 @pytest.mark.parametrize("layer", [1, 2])
-def test_the_answers_are_those_of_the_head_in_every_order(
-    name: str, readout: type[MeanReadout] | type[LastReadout], layer: int
-) -> None:
-    model, video = tiny_model(MEMORIES[name], readout(), num_layers=2), tiny_video()
+def test_the_answers_are_those_of_the_head_in_every_order(name: str, readout: type[Readout], layer: int) -> None:
+    model, video = tiny_model(MEMORIES[name], readout, num_layers=2), tiny_video()
     inside = inspect_frames(model, video.frames_TCHW, seed=3, layer=layer)
     assert [one.order for one in inside.traces] == ["in order", "shuffled", "reversed"]
     for one in inside.traces:
@@ -116,12 +114,12 @@ def test_the_answers_are_those_of_the_head_in_every_order(
         assert ((one.keep_TH >= 0) & (one.keep_TH <= 1)).all() and (one.change_T >= 0).all()
         assert one.keep_TH.shape == one.activations_TH.shape == (6, len(inside.tau_H))
     assert list(inside.traces[2].frames_T) == [5, 4, 3, 2, 1, 0]
-    assert inside.keeps == (name not in ("none", "leaky alpha=0", "rnn"))
+    assert inside.keeps == (name not in ("none", "leaky alpha=0", "rnn", "position", "conv"))
     assert inside.keeps_evenly == (not inside.keeps or name.startswith("leaky"))
 
 
 @pytest.mark.parametrize("name", ["none", "leaky alpha=0"])
-def test_no_bit_of_an_answer_without_memory_moves_with_the_frames(name: str) -> None:
+def test_logits_of_a_memoryless_head_are_bit_identical_under_permutation(name: str) -> None:
     first, shuffled, backwards = inspect_frames(tiny_model(MEMORIES[name]), tiny_video(33).frames_TCHW).traces
     assert np.array_equal(first.probabilities_TC[-1], shuffled.probabilities_TC[-1])
     assert np.array_equal(first.probabilities_TC[-1], backwards.probabilities_TC[-1])
@@ -134,11 +132,11 @@ def test_the_same_seed_gives_the_same_shuffle_and_another_seed_another() -> None
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_an_emptied_head_with_a_mean_readout_ignores_order_and_with_a_last_one_sees_the_last_frame() -> None:
+def test_a_head_reset_at_every_frame_sees_single_frames_only() -> None:
     frames = tiny_video().frames_TCHW
     mean = inspect_frames(tiny_model(MEMORIES["gru"]), frames)
     assert np.array_equal(mean.traces[0].emptied_C, mean.traces[2].emptied_C)
-    model = tiny_model(MEMORIES["gru"], LastReadout())
+    model = tiny_model(MEMORIES["gru"], LastReadout)
     for one in inspect_frames(model, frames).traces:
         alone = model(frames[one.frames_T[-1]][None, None])[0].double().softmax(0)
         assert np.allclose(one.emptied_C, alone, atol=1e-6)
@@ -160,7 +158,7 @@ def test_changes_are_in_units_of_the_usual_size_of_the_state() -> None:
     assert state_size(np.zeros((3, 2))) == 1
 
 
-def test_an_answer_is_settled_where_it_last_turned() -> None:
+def test_a_prediction_is_settled_after_its_last_change() -> None:
     def settled(*winners: int) -> int:
         return OrderTrace(
             "in order", np.arange(len(winners)), *(np.zeros((2, 2)),) * 2, np.eye(3)[list(winners)], *(np.zeros(2),) * 2
@@ -169,7 +167,7 @@ def test_an_answer_is_settled_where_it_last_turned() -> None:
     assert (settled(1, 1, 1), settled(0, 1, 1), settled(1, 0, 1), settled(0, 1, 2)) == (0, 1, 2, 2)
 
 
-def test_a_head_that_diverged_has_no_inside_to_show() -> None:
+def test_a_head_that_diverged_cannot_be_inspected() -> None:
     model = tiny_model(MEMORIES["gru"])
     nn.init.constant_(model.head.classify.bias, torch.nan)
     with pytest.raises(VideomemError, match="its training diverged"):
@@ -193,7 +191,7 @@ def test_frames_have_the_times_at_which_they_are_shown(tmp_path: Path) -> None:
 # Figure and tables.
 
 
-def inside_of(name: str, readout: MeanReadout | LastReadout | None = None, num_frames: int = 6) -> Inspection:
+def inside_of(name: str, readout: type[Readout] | None = None, num_frames: int = 6) -> Inspection:
     return inspect_frames(tiny_model(MEMORIES[name], readout), tiny_video(num_frames).frames_TCHW)
 
 
@@ -254,25 +252,25 @@ def test_notes_and_tables_say_what_each_kind_of_memory_does() -> None:
     assert "lowest mean retention" not in in_tables(text["leaky alpha=0.9"])
     assert "depends on the current frame alone" in text["mingru"].retention_note
     assert "does not decay" in inspection_text(video, inside_of("leaky alpha=1")).retention_note
-    assert "the last frame alone" in inspection_text(video, inside_of("none", LastReadout())).predictions_note
+    assert "the last frame alone" in inspection_text(video, inside_of("none", LastReadout)).predictions_note
     for name in ("rnn", "gru", "mingru"):
         assert "reset before every frame" in text[name].predictions_note
         assert "prediction without memory" in in_tables(text[name])
     assert "prediction without memory" not in in_tables(text["none"])
 
 
-def with_answers(emptied: list[int], answers: list[int], averages: bool) -> Inspection:
+def with_answers(emptied: list[int], answers: list[int], order_blind: bool) -> Inspection:
     inside = inside_of("gru")
     traces = tuple(
         one._replace(probabilities_TC=np.eye(3)[[answer] * 6], emptied_C=np.eye(3)[alone])
         for one, answer, alone in zip(inside.traces, answers, emptied, strict=True)
     )
-    return replace(inside, traces=traces, averages=averages)
+    return replace(inside, traces=traces, readout_is_order_blind=order_blind)
 
 
 def test_an_answer_that_the_last_frame_gives_alone_is_not_called_memory() -> None:
-    def said(emptied: list[int], answers: list[int], averages: bool) -> str:
-        return inspection_text(tiny_video(), with_answers(emptied, answers, averages)).predictions_note
+    def said(emptied: list[int], answers: list[int], order_blind: bool) -> str:
+        return inspection_text(tiny_video(), with_answers(emptied, answers, order_blind)).predictions_note
 
     assert "need no memory" in said([0, 0, 1], [0, 0, 1], False)
     assert "some predictions differ and need memory" in said([0, 0, 0], [0, 0, 1], False)
@@ -311,7 +309,19 @@ def test_the_command_writes_figure_page_and_numbers(
     assert np.allclose(first["probabilities"][-1], logits.double().softmax(0), atol=1e-4)
     assert len(content["time_constants_frames"]) == 128 and len(content["frames"]) == 8
     assert content["orders"]["reversed"]["frames"] == list(range(8, 0, -1))
-    assert (first["retention"] is None) == (head in ("none", "leaky_zero", "rnn"))
+    keeps_state = (
+        "leaky",
+        "leaky_learned",
+        "leaky_sum",
+        "gated",
+        "gru",
+        "gru_last",
+        "lstm",
+        "lstm_last",
+        "mingru",
+        "minlstm",
+    )
+    assert (first["retention"] is not None) == (head in keeps_state)
     assert (tmp_path / "out" / "inspect.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "inspect.html").read_text()
     assert "src=" not in page and "@import" not in page and page.count('href="data:image/png') == 5
@@ -368,7 +378,7 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
         ({"--out": "broken.mp4"}, "broken.mp4"),
     ],
 )
-def test_what_cannot_be_inspected_is_one_line(
+def test_what_cannot_be_inspected_is_a_one_line_error(
     bad: SimpleNamespace, video: str, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
 ) -> None:
     given: dict[str, Any] = {"video": video, "--model": bad.good, "--out": bad.root / "out"}
@@ -379,7 +389,7 @@ def test_what_cannot_be_inspected_is_one_line(
     assert message in error and not (bad.root / "out").exists()
 
 
-def test_a_video_too_short_for_the_rate_of_training_is_told_what_helps(tmp_path: Path) -> None:
+def test_a_video_too_short_for_the_sampling_rate_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     write_video(tmp_path / "short.mp4", [np.full((8, 8, 3), n, np.uint8) for n in range(3)], fps=30)
     model = tiny_model(MEMORIES["gru"])
     model.settings = replace(model.settings, sampling=FixedRate(5.0))

@@ -50,14 +50,14 @@ def linear(memory: Memory, gain: float = 0.1) -> Memory:
 
 
 @pytest.mark.parametrize("persistence", [0.0, 0.9])
-def test_a_state_without_memory_tells_nothing_beyond_the_frame(persistence: float) -> None:
+def test_a_memoryless_state_reveals_nothing_beyond_its_frame(persistence: float) -> None:
     clips = ar_clips(persistence)
     curve = probe(states_of(one_layer(NoMemory(D, 16)), clips), clips, GROUPS, LAGS)
     assert min(curve.partial_r2) > -0.05 and max(curve.partial_r2) < 0.01  # Useless regressors increase the error.
     assert curve.frame_r2 == pytest.approx([persistence ** (2 * lag) for lag in LAGS], abs=0.06)
 
 
-def test_a_leak_is_read_back_less_the_older_it_is() -> None:
+def test_a_leaky_state_is_decoded_less_accurately_for_older_frames() -> None:
     torch.manual_seed(0)
     clips = ar_clips(0.0)
     states = states_of(one_layer(linear(Leaky(D, 16, alpha=0.9))), clips)
@@ -69,14 +69,14 @@ def test_a_leak_is_read_back_less_the_older_it_is() -> None:
     assert fast[0] > 0.8 and fast[2] < 0.05
 
 
-def test_a_running_sum_knows_all_frames_equally_badly() -> None:
+def test_a_running_sum_gives_equal_accuracy_for_all_frames() -> None:
     clips = ar_clips(0.0, num=120, num_frames=10)
     curve = probe([x.cumsum(0) for x in clips], clips, [str(clip) for clip in range(120)], [1, 2, 4])
     # Beyond x_t it is a sum of t others, of which one is x_{t-k}: a share of 1 / (mean of t), t = k..9.
     assert curve.partial_r2 == pytest.approx([1 / 5, 1 / 5.5, 1 / 6.5], abs=0.03)
 
 
-def test_a_delay_line_knows_one_frame_and_no_other() -> None:
+def test_probes_of_a_delay_line_find_one_frame_and_no_other() -> None:
     clips = ar_clips(0.0)
     states = [torch.cat([torch.zeros(3, D), x[:-3]]) for x in clips]
     curve = probe(states, clips, GROUPS, LAGS)
@@ -84,7 +84,7 @@ def test_a_delay_line_knows_one_frame_and_no_other() -> None:
     assert curve.low[2] > 0.99 and all(low < 0 for place, low in enumerate(curve.low) if place != 2)
 
 
-def test_what_a_state_makes_of_the_frame_alone_is_no_memory() -> None:
+def test_what_the_state_computes_from_the_current_frame_alone_does_not_count_as_memory() -> None:
     generator = torch.Generator().manual_seed(0)
     clips = []
     for _ in range(24):
@@ -100,7 +100,7 @@ def test_what_a_state_makes_of_the_frame_alone_is_no_memory() -> None:
         assert curve.partial_r2[0] == pytest.approx(0, abs=1e-5)
 
 
-def test_what_is_learnt_of_a_group_is_never_used_on_itself() -> None:
+def test_probes_are_evaluated_on_held_out_groups_only() -> None:
     generator = torch.Generator().manual_seed(0)
     marks = torch.randn(12, D, generator=generator)
     even = (torch.arange(40) % 2 == 0).float()[:, None]
@@ -159,12 +159,12 @@ def test_intervals_over_groups_hold_the_mean_of_many_samples() -> None:
 
 
 @every_memory
-def test_states_are_what_the_readout_sees(name: str) -> None:
+def test_states_are_the_input_of_the_readout(name: str) -> None:
     head, clips = make(name, num_layers=2).train(), ar_clips(0.5, 3, 9)
     clips[1] = clips[1][:4]
     for states, alone, x in zip(states_of(head, clips), states_of(head, clips, alone=True), clips, strict=True):
-        assert torch.allclose(head.classify(states), trace(head, x[None]).logits_BTC[0], atol=1e-5)
-        each = trace(head, x[:, None]).logits_BTC[:, 0]
+        assert torch.allclose(head.classify(states), trace(head, x[None]).outputs_BTK[0], atol=1e-5)
+        each = trace(head, x[:, None]).outputs_BTK[:, 0]
         assert torch.allclose(head.classify(alone), each, atol=1e-5) and not states.requires_grad
 
 

@@ -90,7 +90,7 @@ def test_a_sequence_has_its_cues_its_distractors_and_its_query(task: str, delay:
     assert (kind[np.arange(6), last] - NUM_SYMBOLS == found.labels_B).all()
 
 
-def test_what_knows_only_which_cues_there_were_is_right_once_in_as_many_cases() -> None:
+def test_knowing_only_which_cues_occurred_gives_chance_accuracy() -> None:
     found = TASKS["update"](np.random.default_rng(0), TABLE, np.arange(5), 3, 500)
     kind = found.rows_BT // 5
     for row, label in zip(kind, found.labels_B, strict=True):
@@ -166,7 +166,7 @@ def test_a_horizon_is_where_the_curve_crosses_half_of_what_chance_leaves() -> No
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=11))
 @settings(max_examples=200, deadline=None)
-def test_a_horizon_lies_among_the_delays_or_says_why_not(accuracy: list[float]) -> None:
+def test_a_horizon_is_a_tested_delay_or_states_why_there_is_none(accuracy: list[float]) -> None:
     delays = [2**k for k in range(len(accuracy))]
     found = horizon(delays, accuracy, CHANCE)
     if found.kind == "crossed":
@@ -181,7 +181,7 @@ def test_a_horizon_lies_among_the_delays_or_says_why_not(accuracy: list[float]) 
     ("accuracy", "text"),
     [([1, 0.9], ">= 512"), ([0.3, 0.9], ">= 512"), ([0.2, 0.2], "not learned")],  # The second falling fit is the mean.
 )
-def test_horizons_beyond_the_longest_delay_and_of_what_was_not_learned_say_so(accuracy: list[float], text: str) -> None:
+def test_horizons_beyond_the_longest_delay_and_of_unlearned_tasks_are_marked(accuracy: list[float], text: str) -> None:
     assert str(horizon([1, 512], accuracy, CHANCE)) == text
 
 
@@ -232,7 +232,7 @@ def test_a_gate_learns_to_recall_and_no_memory_does_not(found: tuple[MemoryReach
     assert mingru.tasks["latch"].followed.value[0] > 0.5 and max(none.tasks["latch"].followed.value) == 0
 
 
-def test_gates_let_go_at_the_cues(found: tuple[MemoryReach, ...]) -> None:
+def test_gates_forget_at_the_cues(found: tuple[MemoryReach, ...]) -> None:
     gates_TH = np.array(found[2].gates)
     cues = np.array(found[2].cues)
     others = np.setdiff1d(np.arange(len(gates_TH) - 1), cues)
@@ -266,7 +266,7 @@ def test_held_out_sequences_are_not_those_of_the_test() -> None:
     assert (held_out.rows_BT != test.rows_BT).any(1).all()
 
 
-def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_training_results_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small_plan(memories=read_memories(["leaky"], 24), tasks=("latch",), num_seeds=1,
                       recipe=RecallRecipe(2, batch_size=4, max_delay=4, hidden_dim=24))  # fmt: skip
     first = run_recall(plan, easy_frames(), tmp_path)
@@ -344,7 +344,7 @@ def test_the_share_of_neurons_above_a_time_constant_falls_from_one_to_zero(found
         (["some.ckpt", "--seeds", "2"], "--seeds has no effect on checkpoints"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_is_a_one_line_error(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["memory", "--out", str(tmp_path / "out"), *arguments]) == 2

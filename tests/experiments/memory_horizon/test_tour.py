@@ -38,7 +38,7 @@ def test_every_section_names_heads_that_there_are_and_stands_in_the_document() -
         assert all((CONFIGS / "head" / f"{head}.yaml").is_file() for head in section.memories)
 
 
-def test_sections_that_recall_draw_their_figure_and_share_trainings(
+def test_recall_sections_draw_their_figures_and_share_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def tiny(names: tuple[str, ...]) -> object:

@@ -64,7 +64,7 @@ def test_videos_of_imported_features_are_refused(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = copy.deepcopy(read_checkpoint(checkpoints["gated"]).content)
-    content["datamodule_hyper_parameters"]["imported"] = {"name": "clip", "feature_dim": 256}
+    content["datamodule_hyper_parameters"]["features"]["imported"] = {"name": "clip", "feature_dim": 256}
     torch.save(content, tmp_path / "imported.ckpt")
     assert main(["memory", str(tmp_path / "imported.ckpt"), "--videos", "2", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
@@ -101,7 +101,7 @@ def test_every_head_of_a_kind_has_an_untrained_one_of_its_own(
     assert found.gradient.seeds[0] == found.gradient.seeds[1]  # The same weights.
 
 
-def test_heads_that_see_other_numbers_of_frames_are_measured_apart(
+def test_heads_with_different_numbers_of_frames_are_measured_separately(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated = read_checkpoint(checkpoints["gated"])

@@ -134,7 +134,7 @@ def test_clips_may_be_arrays_or_read_when_asked_for_and_each_is_asked_for_once()
     assert asked == list(range(8))
 
 
-def test_a_suite_can_be_given_and_names_of_classes_too() -> None:
+def test_a_suite_and_class_names_can_be_passed() -> None:
     clips, labels, groups = made(8)
     names = ["up", "down", "left", "right"]
     named = [names[label] for label in labels]
@@ -178,7 +178,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_one_clear_error(case: str) -> None:
+def test_mismatched_parts_are_a_one_line_error(case: str) -> None:
     clips, labels, _ = made(4)
     changes, message = BAD[case]
     given = {"model": first_frame, "clips": clips, "labels": labels, "groups": [0, 0, 1, 1], **changes}
@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_one_clear_error(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_is_given_back_as_it_was_though_it_fails() -> None:
+def test_a_model_is_restored_even_if_the_measurement_fails() -> None:
     clips, labels, _ = made(4)
     model = nn.Sequential(nn.Dropout(), nn.Flatten(), nn.Linear(3, 2))
     model[0].eval()
@@ -288,7 +288,7 @@ def test_weights_of_a_file_must_be_for_the_classes_of_the_catalog(
         (["--time-limit", "9"], "--time-limit has no effect with --workers 0"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(
+def test_models_that_cannot_be_measured_are_a_one_line_error(
     workspace: Path, tmp_path: Path, changes: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(workspace, tmp_path / "out", *changes)) == 2

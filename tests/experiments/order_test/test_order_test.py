@@ -17,15 +17,16 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.order_test import training
+from videomem.experiments.order_test.analysis import Scores, metric_of
 from videomem.experiments.order_test.forecast import forecast
-from videomem.experiments.order_test.jobs import TrainingJob
+from videomem.experiments.order_test.jobs import TrainingJob, is_order_blind
 from videomem.experiments.order_test.methods import methods_paragraph
-from videomem.experiments.order_test.plan import PAIRS, PRIMARY, letters
+from videomem.experiments.order_test.plan import PAIRS, PRIMARY, OrderSettings, letters
 from videomem.experiments.order_test.report import examples_of
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
 from videomem.experiments.order_test.training import new_classifier, run_jobs
-from videomem.heads import LastReadout
+from videomem.heads import AttentionReadout, LastReadout, MeanReadout
 from videomem.statistics.planning import Assumptions
 from videomem.statistics.results import ChiralPair, ChiralPairs
 
@@ -39,7 +40,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tested(cache: Path) -> OrderTest:
     """A small complete test with every option enabled."""
     clips = drawn(ragged=True)
-    further = {"sizes": (0.5,), "sensitivity": ("last", "equal_parameters")}
+    further = {"sizes": (0.5,), "sensitivity": ("equal_parameters",)}
     plan = planned(clips, memories=("none", "leaky", "gru"), **further)
     return run_order_test(clips, plan, cache, command="videomem order")
 
@@ -60,6 +61,11 @@ def test_jobs_with_a_result_in_the_cache_are_not_trained_again(
 # The analysis.
 
 
+def _balanced(scores: Scores, name: str) -> float:
+    right = scores.right(name, "ordered/ordered")
+    return float(np.mean([right[scores.labels == label].mean() for label in np.unique(scores.labels)]))
+
+
 def test_the_parts_of_reliance_add_up(tested: OrderTest) -> None:
     for one in tested.result.memories:
         assert all(0 <= accuracy.low <= accuracy.high <= 1 for accuracy in one.accuracies.values())
@@ -68,43 +74,77 @@ def test_the_parts_of_reliance_add_up(tested: OrderTest) -> None:
         assert one.reliance.value == pytest.approx(accuracy["OO"] - accuracy["OS"])
         shuffle = next(effect for effect in one.suite if effect.label == "shuffle")
         assert shuffle.reliance == one.reliance
-        if one.is_control:
+        assert one.balanced_accuracy.value == pytest.approx(_balanced(tested.scores, one.name))
+        if one.is_order_blind:
             continue
         assert one.augmentation is not None and one.shift is not None and one.practical_gain is not None
         assert one.augmentation.value == pytest.approx(accuracy["SS"] - accuracy["FS"])
         assert one.reliance.value == pytest.approx(accuracy["OO"] - accuracy["SS"] + one.shift.value)
-        assert one.practical_gain.value <= one.value_of_order.value + 1e-12
+        assert one.rotated is not None and one.rotated.value == pytest.approx(accuracy["TT"] - accuracy["FS"])
+        assert one.value_of_order.comparisons == 2 and len(one.losses) == SHORT.epochs
+        assert one.normalized is None or 0 <= one.normalized <= 1
         retrained = {effect.label: effect.retrained for effect in one.suite if effect.retrained is not None}
         assert retrained.keys() == {"shuffle", "windows of 4", "blocks of 4"}
         assert retrained["windows of 4"].value == pytest.approx(accuracy["OO"] - accuracy["WW"])
         assert [point.fraction for point in one.sizes] == [0.5, 1.0]
         assert one.sizes[1].value_of_order.value == pytest.approx(one.value_of_order.value)
         assert one.sizes[0].num_clips < one.sizes[1].num_clips
-        assert one.sensitivity.keys() == {"last", "equal_parameters"}
+        assert one.sensitivity.keys() == {"equal_parameters"}
         assert np.sum(one.confusion_ordered) == np.sum(one.confusion_shuffled) == len(tested.scores.labels)
 
 
-def test_the_other_readout_is_another_training(tested: OrderTest) -> None:
-    scores, plan = tested.scores, tested.scores.plan
-    mean, last = (scores.predicted("gru", "ordered", "ordered", analysis) for analysis in ("primary", "last"))
-    assert not np.array_equal(mean, last)
-    job = TrainingJob("gru", plan.memories["gru"], "ordered", 0, "last")
-    for module in ("", ".readout"):  # The command line gives the complete path.
-        recipe = replace(SHORT, readout=f"videomem.heads{module}.MeanReadout")
-        classifier = new_classifier(job, scores.clips, scores.splits[0], plan.settings, recipe, 0)
-        assert isinstance(classifier.head.readout, LastReadout)
+def test_the_best_learner_is_chosen_on_other_groups_than_it_is_tested_on(tested: OrderTest) -> None:
+    scores = tested.scores
+    for part in range(2):
+        here = scores.runs == part
+        others = ~np.isin(scores.groups, scores.groups[here])
+        right = {("good elsewhere", ""): np.where(others, 1.0, 0.0), ("good here", ""): np.where(others, 0.0, 1.0)}
+        values, chosen = scores.best(right)
+        assert chosen[part] == ("good elsewhere", "") and (values[here] == 0).all()
 
 
-def test_without_a_mean_readout_nothing_is_a_control(tmp_path: Path) -> None:
+def test_a_head_file_may_name_a_readout(tested: OrderTest) -> None:
+    scores = tested.scores
+    plan = planned(scores.clips, memories=("gru", "gru_last", "attention"))
+    for name, readout in (("gru", MeanReadout), ("gru_last", LastReadout), ("attention", AttentionReadout)):
+        job = TrainingJob(name, plan.heads[name], "ordered", 0)
+        classifier = new_classifier(job, scores.clips, scores.splits[0], plan.settings, SHORT, 0)
+        assert type(classifier.head.readout) is readout
+        assert is_order_blind(plan.heads[name]) == (name == "attention")
+
+
+def test_imbalanced_classes_are_weighted_equally() -> None:
+    clips = drawn()
+    assert metric_of(clips, "auto") == "accuracy"
+    rare = replace(clips, labels=np.where(np.arange(len(clips)) < 6, clips.labels, 0))
+    assert metric_of(rare, "auto") == "balanced" and metric_of(rare, "accuracy") == "accuracy"
+
+
+def test_clips_that_are_static_leave_nothing_to_order(tmp_path: Path) -> None:
+    clips = drawn()
+    static = replace(clips, features=lambda row: clips.features(row)[:1].expand(clips.lengths[row], -1))
+    result = run_with_gru(static, tmp_path, memories=("gru", "none")).result
+    assert result.verdict.kind == "nothing to order" and result.checks[0].name == "static clips"
+
+
+def test_a_task_that_is_not_learned_has_no_sentence_about_order(tmp_path: Path) -> None:
+    clips = drawn(trend=0.0, look=0.0)
+    protocol = {"memories": ("gru", "none"), "runs": 6, "folds": 6}
+    result = run_with_gru(clips, tmp_path, replace(SHORT, epochs=1), **protocol).result
+    assert result.verdict.kind == "not learned" and "trainer.max_epochs" in result.verdict.remedy
+    assert result.memories[0].verdict is not None and result.memories[0].verdict.kind == "not learned"
+
+
+def test_without_a_mean_readout_nothing_is_order_blind(tmp_path: Path) -> None:
     recipe = replace(SHORT, readout="videomem.heads.LastReadout")
     result = run_with_gru(drawn(), tmp_path, recipe, memories=("none",)).result
-    assert not result.memories[0].is_control and result.noise_floor is None and result.controls is None
+    assert not result.memories[0].is_order_blind and result.noise_floor is None and result.controls is None
 
 
 def test_the_reliance_of_a_control_is_exactly_zero(tested: OrderTest) -> None:
     result = tested.result
     none = result.memories[0]
-    assert none.is_control and none.verdict is None and none.reliance.value == 0 and none.max_logit_change == 0
+    assert none.is_order_blind and none.verdict is None and none.reliance.value == 0 and none.max_logit_change == 0
     assert len({none.accuracies[f"ordered/{test}"].value for test in ("ordered", "reversed", "shuffled")}) == 1
     assert none.confusion_ordered == none.confusion_shuffled
     assert result.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained again, with another seed.
@@ -118,7 +158,7 @@ def test_the_result_has_the_plan(tested: OrderTest) -> None:
     result, scores = tested
     clips, plan = scores.clips, scores.plan
     assert result.plan_sha256 == plan.sha256 and result.plan == json.loads(plan.as_json())
-    assert result.num_trainings == 2 * (2 + 2 * (6 + 6)) and result.num_trained_before == 0
+    assert result.num_trainings == 2 * (2 + 2 * (7 + 4)) and result.num_trained_before == 0
     assert result.data.num_test_clips == 18 and result.data.num_test_groups == 12 and result.data.num_straddling == 0
     assert result.data.num_clips == len(clips) and result.data.num_groups == 24 and result.data.num_frames == "4 to 6"
     assert result.seeds == (0, 1) and result.seconds_training > 0 and result.versions["torch"] == version("torch")
@@ -129,13 +169,17 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResu
     """The same protocol on data whose class depends on frame order, and on data whose class does not."""
     kinds = {"planted": drawn(30, trend=3.0, look=0.0), "null": drawn(30, trend=0.0, look=0.6)}
     recipe, cache = replace(SHORT, epochs=10), tmp_path_factory.mktemp("learned")
-    return {name: run_with_gru(clips, cache, recipe, runs=6, folds=6).result for name, clips in kinds.items()}
+    protocol = {"memories": ("gru", "none", "attention"), "runs": 6, "folds": 6}
+    return {name: run_with_gru(clips, cache, recipe, **protocol).result for name, clips in kinds.items()}
 
 
 def test_order_matters_if_the_class_depends_on_it(learned: dict[str, OrderTestResult]) -> None:
     result = learned["planted"]
     assert result.verdict.kind == "matters" and "gru" in result.verdict.sentence
     assert result.memories[0].value_of_order.value > 0.2
+    assert result.information is not None and result.information.gain.low > 0
+    assert result.information.ordered == "gru" and result.information.rotated is None
+    assert sum(result.information.chosen.values()) == 2 * 6
     assert result.memories[0].reliance_test is not None and result.memories[0].reliance_test.p < 0.01
 
 
@@ -148,11 +192,12 @@ def test_order_does_not_matter_if_the_class_does_not_depend_on_it(learned: dict[
 
 def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
     result = run_with_gru(drawn(groups=8), tmp_path).result
-    assert result.verdict.kind == "no verdict" and "20 groups" in result.verdict.remedy
+    assert result.verdict.kind == "no verdict" and "20 groups" in (result.memories[0].verdict or result.verdict).remedy
+    assert "an ordered and an order-blind head are needed" in result.verdict.sentence
 
 
 def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
-    result = run_with_gru(with_fixed_split(drawn()), tmp_path, split="fixed").result
+    result = run_with_gru(with_fixed_split(drawn()), tmp_path, split="fixed", memories=("gru", "none")).result
     assert "conditional on this training set" in methods_paragraph(result)
     assert result.verdict.sentence.endswith("conditional on this training set") and result.data.split == "fixed"
     assert result.memories[0].value_of_order.overlap == 0
@@ -207,7 +252,7 @@ def test_a_forecast_is_more_precise_for_more_groups() -> None:
     small, large = (forecast(planned(clips), clips, Assumptions()) for clips in (few, many))
     assert large.se < small.se and large.detectable < small.detectable
     assert large.num_groups == 24 or large.num_groups == 48
-    assert small.num_jobs == 2 * (2 + 6) and small.seconds_training > 0
+    assert small.num_jobs == 2 * (2 + 7) and small.seconds_training > 0
 
 
 @pytest.mark.parametrize(
@@ -252,12 +297,20 @@ def order_arguments(workspace: Path) -> list[str]:
 def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = ["--out", str(tmp_path / "order"), "--training-results", str(tmp_path / "results")]
     assert main(["order", *order_arguments(workspace), *folders]) == 0
-    assert len(list((tmp_path / "results").glob("*.npz"))) == 2 + 5 * 6
+    assert len(list((tmp_path / "results").glob("*.npz"))) == 4 * 2 + 8 * 4
     result = from_json((tmp_path / "order" / "order.json").read_text())
-    assert [one.name for one in result.memories] == ["none", "leaky", "rnn", "gated", "gru", "lstm"]
+    assert [one.name for one in result.memories] == list(OrderSettings().memories)
     assert result.command.startswith("videomem order --config") and result.data.feature_dim == 2304
-    assert set(result.memories[1].accuracies) == set(PAIRS)
-    for name in ("plan.json", "report.html", "methods.txt", "figures/accuracies.png", "tables/suite.csv"):
+    measured = {"ordered", "fixed_permutation", "reshuffled", "rotated"}
+    assert set(result.memories[4].accuracies) == {pair for pair in PAIRS if pair.split("/")[0] in measured}
+    for name in (
+        "plan.json",
+        "report.html",
+        "methods.txt",
+        "figures/accuracies.png",
+        "tables/suite.csv",
+        "tables/clip_scores.csv",
+    ):
         assert (tmp_path / "order" / name).stat().st_size > 100
     assert result.verdict.sentence in " ".join(capsys.readouterr().out.split())
     assert result.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
@@ -283,7 +336,7 @@ def test_plan_prints_a_forecast_and_trains_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["order", *order_arguments(workspace), "--plan", "--assume.accuracy", "0.7"]) == 0
     out = capsys.readouterr().out
-    assert "32 training jobs" in out and "points are detected with power 0.8" in out and "steps: few" in out
+    assert "40 training jobs" in out and "points are detected with power 0.8" in out and "steps: few" in out
     assert "accuracy 0.7" in out and not list(tmp_path.iterdir())
 
 
@@ -293,7 +346,10 @@ def test_plan_prints_a_forecast_and_trains_nothing(
         (["--order.memories", "[gruu]"], "'gruu' is not a head"),
         (["--order.training_conditions", "[ordered, sideways]"], "order.training_conditions"),
         (["--order.training_conditions", "[ordered]"], "order.training_conditions lacks fixed_permutation"),
-        (["--order.windows", "8"], "order.windows is 8, but clips have 8 frames"),
+        (
+            ["--order.windows", "8", "--order.training_conditions", "[ordered, fixed_permutation, windows]"],
+            "order.windows is 8, but clips have 8 frames",
+        ),
         (["--order.margin", "2"], "order.margin is 2"),
         (["--processes", "0"], "--processes is 0"),
         (["--processes", "0", "--plan"], "--processes is 0"),
@@ -311,7 +367,7 @@ def test_plan_prints_a_forecast_and_trains_nothing(
         (["--wandb", "disabled", "--plan"], "--wandb is disabled, but it has no effect"),
     ],
 )
-def test_bad_arguments_are_one_line(
+def test_invalid_arguments_are_a_one_line_error(
     workspace: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
 from videomem.experiments.clips import projected
-from videomem.experiments.memories import read_memories
+from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test import training
 from videomem.experiments.order_test.data import (
     ConditionData,
@@ -162,8 +162,14 @@ def test_the_key_of_a_training_job_has_every_cause_and_nothing_else() -> None:
     changed = [
         job_key(replace(job, condition="fixed_permutation"), clips, split, SMALL, SHORT),
         job_key(replace(job, run=1), clips, split, SMALL, SHORT),
-        job_key(replace(job, memory={**job.memory, "init_args": {"hidden_dim": 9}}), clips, split, SMALL, SHORT),
-        job_key(replace(job, analysis="last"), clips, split, SMALL, SHORT),
+        job_key(
+            replace(job, head={**job.head, "memory": {**job.head["memory"], "init_args": {"hidden_dim": 9}}}),
+            clips,
+            split,
+            SMALL,
+            SHORT,
+        ),
+        job_key(replace(job, analysis="equal_parameters"), clips, split, SMALL, SHORT),
         job_key(job, other_label, split, SMALL, SHORT),
         job_key(job, other_clip, split, SMALL, SHORT),
         job_key(job, clips, replace(split, train=split.train[1:]), SMALL, SHORT),
@@ -177,7 +183,7 @@ def test_the_key_of_a_training_job_has_every_cause_and_nothing_else() -> None:
     assert base == job_key(job, clips, split, replace(SMALL, margin=0.1, runs=7, memories=("gru",)), SHORT)
 
 
-def test_training_results_are_read_as_written_and_damage_is_one_line(tmp_path: Path) -> None:
+def test_training_results_are_read_as_written_and_a_damaged_one_is_a_one_line_error(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips)
     training_result = train_job(jobs_of(plan, clips)[0], clips, run_splits(clips, SMALL)[0], SMALL, SHORT)
@@ -244,7 +250,7 @@ def test_a_gpu_gives_nearly_the_predictions_of_the_cpu(tmp_path: Path) -> None:
     assert min(same) > 0.9
 
 
-def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_a_one_line_error(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips, replace(SHORT, learning_rate=1e30, gradient_clip_val=None), memories=("leaky",))
     said = r"leaky, training condition ordered, run 0: logits are not finite.*learning_rate"
@@ -256,13 +262,13 @@ def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
 
 
 def test_memories_have_one_state_size_and_the_same_start() -> None:
-    memories = read_memories(("gru", str(CONFIGS / "head" / "lstm.yaml")), 7)
-    assert list(memories) == ["gru", "lstm"]
-    assert {memory["init_args"]["hidden_dim"] for memory in memories.values()} == {7}
+    named = read_heads(("gru", str(CONFIGS / "head" / "lstm.yaml")), 7)
+    assert list(named) == ["gru", "lstm"]
+    assert {head["memory"]["init_args"]["hidden_dim"] for head in named.values()} == {7}
     heads = []
-    for memory in memories.values():
+    for head in named.values():
         torch.manual_seed(0)
-        heads.append(build_head(memory, 5, 2, 1, 4))
+        heads.append(build_head(head, 5, 2, 1, 4))
     weights = [head.projection.weight for head in heads]
     assert weights[0].shape == (4, 5) and torch.equal(*weights)
 
@@ -270,26 +276,26 @@ def test_memories_have_one_state_size_and_the_same_start() -> None:
 @pytest.mark.parametrize("name", ["gruu", "nowhere.yaml"])
 def test_an_unknown_memory_is_refused_and_known_ones_are_named(name: str) -> None:
     with pytest.raises(VideomemError, match=r"is not a head; choose from .*gru"):
-        read_memories((name,), 8)
+        read_heads((name,), 8)
 
 
 def test_a_head_file_that_names_another_packages_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text("model: {memory: {class_path: this.Zen}}")
     with pytest.raises(VideomemError, match=r"names this\.Zen, which is not a memory"):
-        read_memories((str(tmp_path / "evil.yaml"),), 8)
+        read_heads((str(tmp_path / "evil.yaml"),), 8)
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "gru.yaml"
     other.write_text((CONFIGS / "head" / "rnn.yaml").read_text())
-    with pytest.raises(VideomemError, match=r"another memory has the name 'gru'"):
-        read_memories(("gru", str(other)), 8)
+    with pytest.raises(VideomemError, match=r"another head has the name 'gru'"):
+        read_heads(("gru", str(other)), 8)
 
 
 def test_equal_parameters_are_nearly_equal() -> None:
-    memories = read_memories(("none", "leaky", "gated", "lstm"), 16)
-    resized = with_parameters_of_largest(memories, lambda memory: build_head(memory, 20, 3, 1, 16))
-    counts = [sum(p.numel() for p in build_head(memory, 20, 3, 1, 16).parameters()) for memory in resized.values()]
+    memories = read_heads(("none", "leaky", "gated", "lstm"), 16)
+    resized = with_parameters_of_largest(memories, lambda head: build_head(head, 20, 3, 1, 16))
+    counts = [sum(p.numel() for p in build_head(head, 20, 3, 1, 16).parameters()) for head in resized.values()]
     assert max(counts) < 1.02 * min(counts)
     assert resized["lstm"] == memories["lstm"]
 

@@ -116,7 +116,7 @@ def test_shuffling_pixels_is_shuffling_features(checkpoints: dict[str, Path], he
     assert torch.equal(pixels.argmax(1), features.argmax(1))
 
 
-def test_batches_and_their_mates_change_no_permutation(checkpoints: dict[str, Path]) -> None:
+def test_permutations_do_not_depend_on_the_batch(checkpoints: dict[str, Path]) -> None:
     checkpoint = read_checkpoint(checkpoints["rnn"])
     found = []
     for batch_size in (20, 7):
@@ -181,9 +181,7 @@ def test_a_head_that_diverged_is_not_called_order_invariant() -> None:
         measure_order(head, [batch], 0, 2)
 
 
-def test_heads_that_differ_have_rows_of_their_own(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_different_heads_have_separate_rows(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for width in ("4", "6"):
         run("fit", [*fit_arguments(workspace, tmp_path / f"h{width}"), "--model.memory.hidden_dim", width])

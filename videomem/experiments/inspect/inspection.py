@@ -18,7 +18,7 @@ from videomem.errors import DecodingError, VideomemError
 from videomem.experiments.frame_order_predictions import permute_frames
 from videomem.experiments.permutations import SHUFFLE_SUITE
 from videomem.experiments.trace import time_constants, trace
-from videomem.heads import Head, MeanReadout, ParallelMemory
+from videomem.heads import Head, ParallelMemory
 from videomem.inference.model import Classifier
 from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
@@ -115,7 +115,7 @@ class Inspection:
         traces: Traces in order, shuffled and reversed.
         is_memoryless: Whether the layer and all layers before it process each frame alone.
         sees_frame_only: Whether the retention depends on the current frame alone.
-        averages: Whether the prediction is the mean over frames.
+        readout_is_order_blind: Whether the readout ignores the order of the frames.
         num_frames_trained: Number of frames per clip in training; None if it varied.
     """
 
@@ -127,7 +127,7 @@ class Inspection:
     traces: tuple[OrderTrace, ...]
     is_memoryless: bool
     sees_frame_only: bool
-    averages: bool
+    readout_is_order_blind: bool
     num_frames_trained: int | None
 
     @property
@@ -207,7 +207,7 @@ def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer:
         traces,
         is_memoryless=below_is_memoryless and memory.memoryless,
         sees_frame_only=below_is_memoryless and isinstance(memory, ParallelMemory),
-        averages=isinstance(head.readout, MeanReadout),
+        readout_is_order_blind=head.readout.order_blind,
         num_frames_trained=sampling.num_frames if isinstance(sampling, Uniform) else None,
     )
 
@@ -237,12 +237,12 @@ def _order_traces(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64], layer
 def _emptied(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64]) -> Tensor:
     """Returns logits (B, C) in each frame order if the state is reset before every frame.
 
-    With a mean readout they do not depend on frame order; with a last readout they depend on the last frame alone. A
-    prediction that is the same with and without the reset needs no memory.
+    With an order-blind readout they do not depend on frame order; with a last readout they depend on the last frame
+    alone. A prediction that is the same with and without the reset needs no memory.
     """
     x_T1D = x_1TD.transpose(0, 1)
-    logits_T1C = head.frame_outputs(x_T1D, torch.ones(len(x_T1D), dtype=torch.int64, device=x_T1D.device))
-    return head.readout(*_in_orders(logits_T1C.transpose(0, 1), frames_BT))
+    outputs_T1K = head.frame_outputs(x_T1D, torch.ones(len(x_T1D), dtype=torch.int64, device=x_T1D.device))
+    return head.readout(*_in_orders(outputs_T1K.transpose(0, 1), frames_BT))
 
 
 def _in_orders(x_1TK: Tensor, frames_BT: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -100,8 +100,8 @@ def _predictions(inspection: Inspection) -> Table:
 def _predictions_note(inspection: Inspection) -> str:
     """Returns whether predictions depend on frame order, and on memory: do they differ if the state is reset?"""
     if inspection.is_memoryless:
-        if inspection.averages:
-            return "The head is memoryless and averages over frames: its predictions are identical to the bit."
+        if inspection.readout_is_order_blind:
+            return "The head is memoryless and its readout ignores order: its predictions are identical to the bit."
         return "The head is memoryless and predicts from the last frame alone, which differs between frame orders."
     ordered, *others = (one.probabilities_TC[-1] for one in inspection.traces)
     moved = max(float(np.abs(ordered - other).max()) for other in others)
@@ -112,10 +112,12 @@ def _predictions_note(inspection: Inspection) -> str:
         (len(set(answers)) == 1, "The predicted class is the same in all frame orders"),
         (True, "The predicted class depends on frame order"),
     )
-    depends = "does not depend on frame order" if inspection.averages else "depends on the last frame alone"
+    depends = (
+        "does not depend on frame order" if inspection.readout_is_order_blind else "depends on the last frame alone"
+    )
     conclusion = _first(
-        (inspection.averages and all(same), "the predictions need no memory"),
-        (inspection.averages, "the predictions that differ from it need memory"),
+        (inspection.readout_is_order_blind and all(same), "the predictions need no memory"),
+        (inspection.readout_is_order_blind, "the predictions that differ from it need memory"),
         (all(same), "the predictions above are the same and need no memory"),
         (any(same), "some predictions differ and need memory"),
         (True, "all predictions differ and need memory"),
@@ -176,7 +178,7 @@ def _retention_note(inspection: Inspection) -> str:
         (inspection.is_memoryless, f"{label} keeps nothing: each state depends on its own frame and on no other."),
         (
             not inspection.keeps,
-            f"{label} has no time constants: each step activates and projects the whole previous state.",
+            f"{label} has no time constants: no part of a state is carried to the next one unchanged.",
         ),
         (
             bool((keep_TH == 1).all()),

@@ -152,7 +152,7 @@ def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, 
     y_BTD = head.norm(x_BTD)
     # Gradients are taken with respect to the narrow projected terms; only the given positions are mapped to features.
     terms_BTK = _project(head, y_BTD).requires_grad_()
-    logits_BC = trace_projected(head, terms_BTK, direct).logits_BTC[:, -1]
+    logits_BC = trace_projected(head, terms_BTK, direct).outputs_BTK[:, -1]
     y_BLD = y_BTD[:, places].requires_grad_()
     terms_BLK = _project(head, y_BLD)
     square_BL = y_BTD.new_zeros(y_BLD.shape[:2])

@@ -27,6 +27,7 @@ from videomem.video.splits import assign_splits
 Rows = NDArray[np.int64]
 # First element of every seed of frame orders, so that draws for different purposes never share a seed.
 _FIXED, _EPOCH, _COMMON, _TEST = range(4)
+EVERY_EPOCH = ("reshuffled", "rotated")  # training conditions that draw new frame orders in every epoch
 PERTURBATION_FRAME_ORDERS = 5  # per random perturbation, except the shuffle: its number is `num_permutations`
 
 
@@ -154,16 +155,14 @@ def training_order(
         row: Row of the clip.
         settings: The protocol, for the sizes of windows and blocks.
         seed: Seed of the run.
-        epoch: Epoch of training; used by `reshuffled` only.
+        epoch: Epoch of training; used by the conditions in `EVERY_EPOCH` only.
     """
     length = int(clips.lengths[row])
     if condition == "ordered":
         return permutations.ordered(length, length)[0]
     if condition == "common_permutation":
         return common_order(length, length, seed)[0]
-    if condition == "reshuffled":
-        return permutations.fixed(length, length, (_EPOCH, seed, epoch, _clip_seed(clips, row)))[0]
-    drawn = (_FIXED, seed, _clip_seed(clips, row))
+    drawn = (*((_EPOCH, seed, epoch) if condition in EVERY_EPOCH else (_FIXED, seed)), _clip_seed(clips, row))
     return test_perturbation(condition, clips.max_frames, settings).frame_orders(length, length, 1, drawn)[0]
 
 
@@ -175,15 +174,16 @@ def common_order(length: int, num_frames: int, seed: int) -> FrameOrders:
 def label_of(test_condition: str, settings: OrderSettings) -> str:
     """The label of a test condition's perturbation; `ordered` and `common_permutation` have their own name."""
     sized = {"windows": f"windows of {settings.windows}", "blocks": f"blocks of {settings.blocks}"}
-    return {"shuffled": "shuffle", "reversed": "reverse", **sized}.get(test_condition, test_condition)
+    labels = {"shuffled": "shuffle", "reversed": "reverse", "rotated": "rotate", **sized}
+    return labels.get(test_condition, test_condition)
 
 
 def test_perturbation(condition: str, max_frames: int, settings: OrderSettings) -> Perturbation:
     """The perturbation of the test clips for a training condition.
 
-    `fixed_permutation`, `windows` and `blocks` are trained on frame orders of the same perturbation.
+    `fixed_permutation`, `rotated`, `windows` and `blocks` are trained on frame orders of the same perturbation.
     """
-    label = label_of(condition if condition in ("windows", "blocks") else "shuffled", settings)
+    label = label_of(condition if condition in ("rotated", "windows", "blocks") else "shuffled", settings)
     return next(perturbation for perturbation in perturbations(max_frames, settings) if perturbation.label == label)
 
 
@@ -253,7 +253,7 @@ class ConditionData(LightningDataModule):
 
     def _permuted(self, rows: Rows, condition: str, seed: int) -> _PermutedClips:
         order = partial(training_order, condition, self._clips, settings=self._settings, seed=seed)
-        return _PermutedClips(self._clips, rows, order, reshuffled=condition == "reshuffled")
+        return _PermutedClips(self._clips, rows, order, again=condition in EVERY_EPOCH)
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) over all training frames, identical for all training conditions of a run."""
@@ -261,9 +261,9 @@ class ConditionData(LightningDataModule):
 
 
 class _PermutedClips(Dataset[tuple[Tensor, int, int]]):
-    def __init__(self, clips: Clips, rows: Rows, order: Any, reshuffled: bool) -> None:
+    def __init__(self, clips: Clips, rows: Rows, order: Any, again: bool) -> None:
         self._clips, self._rows, self._labels = clips, rows.tolist(), clips.labels[rows].tolist()
-        self._order, self._reshuffled = order, reshuffled
+        self._order, self._again = order, again
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -272,7 +272,7 @@ class _PermutedClips(Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
         number, epoch = item if isinstance(item, tuple) else (item, 0)
         row = self._rows[number]
-        if row not in self._kept or self._reshuffled:
+        if row not in self._kept or self._again:
             self._kept[row] = torch.from_numpy(self._order(row=row, epoch=epoch))
         return self._clips.features(row)[self._kept[row]], self._labels[number], row
 

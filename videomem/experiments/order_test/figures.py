@@ -111,7 +111,7 @@ def value_figure(result: OrderTestResult) -> Figure:
     axes.axvline(0, color=INK, linewidth=0.9)
     for number, (one, value) in enumerate(zip(result.memories, values, strict=True)):
         _row_label(axes, 2.4 * number, shorten(one.label, 36), fontweight="bold")
-        color = INK if one.is_control else BLUE
+        color = INK if one.is_order_blind else BLUE
         whisker(axes, 2.4 * number + 1, value, color, thick=True, markerfacecolor=color)
         beside(axes, 2.4 * number + 1, points(value.value))
     axes.set_xlim(*limits([*_ends(values), *(100 * value.value for value in values), -1.5 * margin, 1.5 * margin]))
@@ -123,7 +123,7 @@ def value_figure(result: OrderTestResult) -> Figure:
 @figure_function
 def suite_figure(result: OrderTestResult) -> Figure:
     """Reliance of each memory as windows, and blocks, are shuffled increasingly, up to a complete shuffle."""
-    memories = [one for one in result.memories if one.suite and not one.is_control]
+    memories = [one for one in result.memories if one.suite and not one.is_order_blind]
     rows = [[perturbations_towards_shuffle(one, kind) for kind in ("windows", "blocks")] for one in memories]
     drawn = [perturbation for row in rows for path in row for perturbation in path]
     retrained = [100 * one.retrained.value for one in drawn if one.retrained is not None]
@@ -169,7 +169,7 @@ def sizes_figure(result: OrderTestResult) -> Figure:
     limits_y = limits([0.0, *_ends(size.value_of_order for one in memories for size in one.sizes)], 0.08)
     for axes, one in zip(flat, memories, strict=False):
         labels = [f"{size.num_clips:,}" for size in one.sizes]
-        _lines(axes, labels, [size.value_of_order for size in one.sizes], INK if one.is_control else BLUE)
+        _lines(axes, labels, [size.value_of_order for size in one.sizes], INK if one.is_order_blind else BLUE)
         axes.set_title(shorten(one.label, 20), loc="left", fontsize=SMALL, fontweight="bold")
         axes.set_ylim(*limits_y)
     for axes in flat[len(memories) :]:
@@ -230,7 +230,7 @@ def _control_row(axes: Axes, place: int, label: str, accuracy: float) -> None:
 
 def lead_memory(result: OrderTestResult) -> MemoryResult | None:
     """The memory with the largest value of order, controls excluded."""
-    learners = [one for one in result.memories if not one.is_control]
+    learners = [one for one in result.memories if not one.is_order_blind]
     return max(learners, key=lambda one: one.value_of_order.value, default=None)
 
 

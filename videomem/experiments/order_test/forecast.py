@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from videomem.experiments.order_test.data import (
 from videomem.experiments.order_test.jobs import TrainingJob, jobs_of, split_of
 from videomem.experiments.order_test.plan import OrderPlan
 from videomem.experiments.order_test.training import new_classifier
-from videomem.statistics.planning import Assumptions, detectable_effect, expected_se, groups_needed, runs_needed
+from videomem.statistics.planning import Assumptions, detectable_effect, groups_to_decide, runs_to_decide
 
 TIMED_STEPS = 6
 
@@ -34,9 +35,10 @@ class Forecast:
     Attributes:
         num_groups: Groups that are tested in any run.
         assumed: Assumptions about accuracies and their correlations.
-        se: Expected standard error of the value of order.
-        detectable: Smallest value of order that is detected with power 0.8.
-        groups_needed: Groups that show equivalence within the margin with power 0.8; None if no number of groups does.
+        se: Expected standard error of a difference in accuracy.
+        detectable: Smallest difference that the 95 % interval shows with power 0.8.
+        groups_needed: Groups that show with power 0.8 that order carries no information beyond the margin; None if no
+            number of groups does.
         runs_needed: Runs that do so with the available groups; None if no number of runs does.
         num_steps: Training steps of one training job.
         num_jobs: Training jobs.
@@ -72,15 +74,17 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
         num_runs=plan.settings.runs,
         overlap=overlap(splits, plan.settings.split == "fixed"),
         size_cv=float(sizes.std() / sizes.mean()),
+        tested_share=1.0 if plan.settings.split == "fixed" else 1 / plan.settings.folds,
     )
+    design = assumed.design()
     jobs, margin = jobs_of(plan, clips), plan.settings.margin
     return Forecast(
         num_groups=len(sizes),
         assumed=assumed,
-        se=expected_se(len(sizes), assumed),
-        detectable=detectable_effect(len(sizes), assumed),
-        groups_needed=groups_needed(margin, assumed),
-        runs_needed=runs_needed(margin, len(sizes), assumed),
+        se=sqrt(design.variance(len(sizes))),
+        detectable=detectable_effect(len(sizes), design),
+        groups_needed=groups_to_decide(0.0, margin, design, one_sided=True),
+        runs_needed=runs_to_decide(0.0, margin, len(sizes), design, one_sided=True),
         num_steps=_num_steps(splits[0], plan),
         num_jobs=len(jobs),
         seconds_training=_seconds(jobs, splits, plan, clips, device),
@@ -97,7 +101,7 @@ def _seconds(jobs: Sequence[TrainingJob], splits: list[RunSplit], plan: OrderPla
     timed: dict[str, tuple[float, float]] = {}
     total = 0.0
     for job in jobs:
-        if (key := f"{job.name} {job.memory}") not in timed:
+        if (key := f"{job.name} {job.head}") not in timed:
             timed[key] = _time_of(job, splits[0], plan, clips, device)
         step_s, clip_pass_s = timed[key]
         split = split_of(job, splits, clips, plan.settings.seed)

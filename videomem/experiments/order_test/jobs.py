@@ -25,8 +25,8 @@ from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic
 from videomem.utils.plain_data import from_plain
 
-SCHEMA = 2  # Raise it when a change of code changes training results.
-CONTROL_SEED = 1_000_003  # added to the seed of a control trained on fixed permutations
+SCHEMA = 3  # Raise it when a change of code changes training results.
+CONTROL_SEED = 1_000_003  # added to the seed of an order-blind head trained on fixed permutations
 _CAUSES = ("num_permutations", "hidden_dim", "projection", "projection_dim", "selection", "windows", "blocks")
 
 
@@ -35,15 +35,15 @@ class TrainingJob:
     """One head to train. Together with the clips, these fields determine the result.
 
     Attributes:
-        name: Name of the memory.
-        memory: Class path and arguments of the memory.
+        name: Name of the head.
+        head: Class paths and arguments of its memory and, if it is not that of the recipe, its readout.
         condition: Training condition, a key of `plan.CONDITIONS`.
         run: Number of the run.
         analysis: `primary`, `last`, `equal_parameters`, or a share of the training groups such as `0.5`.
     """
 
     name: str
-    memory: dict[str, Any] = field(hash=False)
+    head: dict[str, Any] = field(hash=False)
     condition: str
     run: int
     analysis: str = "primary"
@@ -57,23 +57,22 @@ class TrainingJob:
 def jobs_of(plan: OrderPlan, clips: Clips) -> list[TrainingJob]:
     """The training jobs of a plan, ordered by run, so that an interrupted test has complete runs.
 
-    A memoryless control is trained in the two primary conditions only, for the noise floor.
+    An order-blind head is trained in the two primary conditions only, for the noise floor.
     """
-    settings, memories = plan.settings, plan.memories
-    variants: dict[str, dict[str, dict[str, Any]]] = {str(size): memories for size in settings.sizes}
-    variants |= dict.fromkeys(settings.sensitivity, memories)
-    if "equal_parameters" in variants:
+    settings, heads = plan.settings, plan.heads
+    variants: dict[str, dict[str, dict[str, Any]]] = {str(size): heads for size in settings.sizes}
+    if "equal_parameters" in settings.sensitivity:
         learned = settings.projection_dim if settings.projection == "learned" else None
         dim = min(clips.feature_dim, settings.projection_dim) if settings.projection == "pca" else clips.feature_dim
         sizes = (dim, len(clips.class_names), plan.recipe.num_layers, learned)
-        variants["equal_parameters"] = with_parameters_of_largest(memories, lambda memory: build_head(memory, *sizes))
+        variants["equal_parameters"] = with_parameters_of_largest(heads, lambda head: build_head(head, *sizes))
     jobs = []
     for run in range(settings.runs):
-        for name, memory in memories.items():
-            control = is_control(memory, plan.recipe)
-            conditions = PRIMARY if control else settings.training_conditions
-            jobs += [TrainingJob(name, memory, condition, run) for condition in conditions]
-            for analysis, others in {} if control else variants.items():
+        for name, head in heads.items():
+            blind = is_order_blind(head)
+            conditions = PRIMARY if blind else settings.training_conditions
+            jobs += [TrainingJob(name, head, condition, run) for condition in conditions]
+            for analysis, others in {} if blind else variants.items():
                 jobs += [TrainingJob(name, others[name], condition, run, analysis) for condition in PRIMARY]
     return jobs
 
@@ -82,44 +81,46 @@ def jobs_of(plan: OrderPlan, clips: Clips) -> list[TrainingJob]:
 
 
 def build_head(
-    memory: dict[str, Any], feature_dim: int, num_classes: int, num_layers: int, projection_dim: int | None
+    head: dict[str, Any], feature_dim: int, num_classes: int, num_layers: int, projection_dim: int | None
 ) -> Head:
     """Returns an untrained head; does not change the state of the global random generator."""
     with torch.random.fork_rng(devices=[]):
         names = [str(number) for number in range(num_classes)]
         sizes = {"feature_dim": feature_dim, "num_layers": num_layers, "projection_dim": projection_dim}
-        arguments = {"memory": memory, "class_names": names, "class_counts": [1] * num_classes, **sizes}
-        return from_plain(LitClassifier, arguments).head
+        return from_plain(
+            LitClassifier, {**head, "class_names": names, "class_counts": [1] * num_classes, **sizes}
+        ).head
 
 
-def is_control(memory: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether a head has no memory and a mean readout, so that it is invariant to frame order."""
-    return recipe.reads_mean and _memoryless(json.dumps(memory, sort_keys=True))
+def is_order_blind(head: dict[str, Any]) -> bool:
+    """Whether the logits of a head are bit-identical for every frame order."""
+    return _is_order_blind(json.dumps(head, sort_keys=True))
 
 
 @lru_cache
-def _memoryless(memory: str) -> bool:
-    return all(layer.memoryless for layer in build_head(json.loads(memory), 2, 2, 1, None).memories)
+def _is_order_blind(head: str) -> bool:
+    return build_head(json.loads(head), 2, 2, 1, None).order_blind
 
 
 def with_parameters_of_largest(
-    memories: dict[str, dict[str, Any]], head: Callable[[dict[str, Any]], Head]
+    heads: dict[str, dict[str, Any]], build: Callable[[dict[str, Any]], Head]
 ) -> dict[str, dict[str, Any]]:
     """Choose state sizes so that all heads have about as many parameters as the largest one.
 
     Args:
-        memories: Class path and arguments of each memory, by name.
-        head: Function that builds the head of a memory.
+        heads: Class paths and arguments of the memory and the readout of each head, by name.
+        build: Function that builds a head.
     Returns:
-        The memories with the new state sizes, by name.
+        The heads with the new state sizes, by name.
     """
 
-    def count(memory: dict[str, Any]) -> int:
-        return sum(parameter.numel() for parameter in head(memory).parameters())
+    def count(head: dict[str, Any]) -> int:
+        return sum(parameter.numel() for parameter in build(head).parameters())
 
-    def resized(memory: dict[str, Any]) -> dict[str, Any]:
+    def resized(head: dict[str, Any]) -> dict[str, Any]:
         def sized(hidden_dim: int) -> dict[str, Any]:
-            return {**memory, "init_args": {**memory["init_args"], "hidden_dim": hidden_dim}}
+            memory = head["memory"]
+            return {**head, "memory": {**memory, "init_args": {**memory["init_args"], "hidden_dim": hidden_dim}}}
 
         high = 2
         while count(sized(high)) < target:
@@ -127,8 +128,8 @@ def with_parameters_of_largest(
         least = bisect_left(range(high), target, lo=high // 2, key=lambda size: count(sized(size)))
         return sized(min((max(least - 1, 1), least), key=lambda size: abs(count(sized(size)) - target)))
 
-    target = max(map(count, memories.values()))
-    return {name: resized(memory) for name, memory in memories.items()}
+    target = max(map(count, heads.values()))
+    return {name: resized(head) for name, head in heads.items()}
 
 
 # Keys.
@@ -144,13 +145,13 @@ def split_of(job: TrainingJob, splits: Sequence[RunSplit], clips: Clips, seed: i
     return replace(split, train=training_share(clips, split.train, share, seed + job.run))
 
 
-def job_seed(job: TrainingJob, settings: OrderSettings, recipe: Recipe) -> int:
+def job_seed(job: TrainingJob, settings: OrderSettings) -> int:
     """Seed of initial weights, dropout and the order of clips, the same for all training conditions of a run.
 
-    A control trained on fixed permutations has another seed. With the same seed it would repeat the ordered training
-    exactly, and the difference would not show the variation between trainings.
+    An order-blind head trained on fixed permutations has another seed. With the same seed it would repeat the ordered
+    training exactly, and the difference would not show the variation between trainings.
     """
-    again = job.condition == "fixed_permutation" and is_control(job.memory, recipe)
+    again = job.condition == "fixed_permutation" and is_order_blind(job.head)
     return settings.seed + job.run + (CONTROL_SEED if again else 0)
 
 
@@ -161,8 +162,8 @@ def job_key(
     parts = {"train": split.train.tolist(), "val": split.val.tolist(), "test": split.test.tolist()}
     rows = {name: [(clips.ids[row], int(clips.labels[row])) for row in part] for name, part in parts.items()}
     protocol = {name: value for name, value in asdict(settings).items() if name in _CAUSES}
-    seed = job_seed(job, settings, recipe)
-    causes = [SCHEMA, torch.__version__, job.memory, job.condition, job.analysis, seed, protocol, asdict(recipe),
+    seed = job_seed(job, settings)
+    causes = [SCHEMA, torch.__version__, job.head, job.condition, job.analysis, seed, protocol, asdict(recipe),
               len(clips.class_names), clips.max_frames, rows]  # fmt: skip
     if device.startswith("cuda"):
         causes.append("cuda")
@@ -202,7 +203,8 @@ class TrainingResult:
         max_logit_change_forward: The same by a plain forward pass on permuted features.
         num_parameters: Number of learned parameters of the head.
         label: The memory with its parameters.
-        memoryless: Whether the head has no memory and a mean readout, so that it is invariant to frame order.
+        order_blind: Whether the logits of the head are bit-identical for every frame order.
+        losses: Mean training loss of each epoch.
         epochs: Epochs of training of the tested weights.
         seconds: Time to train and test, in seconds.
         seconds_testing: Time to test, in seconds.
@@ -215,7 +217,8 @@ class TrainingResult:
     max_logit_change_forward: float
     num_parameters: int
     label: str
-    memoryless: bool
+    order_blind: bool
+    losses: list[float]
     epochs: int
     seconds: float
     seconds_testing: float

@@ -12,10 +12,10 @@ from videomem.statistics.results import Estimate
 REFERENCES = {
     "Bell & McCaffrey 2002": "Bell, R. M., & McCaffrey, D. F. (2002). Bias reduction in standard errors for linear "
     "regression with multi-stage samples. Survey Methodology, 28(2), 169-181.",
-    "Cameron et al. 2008": "Cameron, A. C., Gelbach, J. B., & Miller, D. L. (2008). Bootstrap-based improvements for "
-    "inference with clustered errors. The Review of Economics and Statistics, 90(3), 414-427.",
     "Cameron et al. 2011": "Cameron, A. C., Gelbach, J. B., & Miller, D. L. (2011). Robust inference with multiway "
     "clustering. Journal of Business & Economic Statistics, 29(2), 238-249.",
+    "Gelman 2006": "Gelman, A. (2006). Prior distributions for variance parameters in hierarchical models. Bayesian "
+    "Analysis, 1(3), 515-534.",
     "Holm 1979": "Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of "
     "Statistics, 6(2), 65-70.",
     "McNemar 1947": "McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions "
@@ -46,11 +46,12 @@ def methods_paragraph(result: OrderTestResult) -> str:
 
 def methods_text(result: OrderTestResult) -> str:
     """The paragraph without its references."""
-    learners = [one for one in result.memories if not one.is_control]
+    learners = [one for one in result.memories if not one.is_order_blind]
     seeds = _listed([str(seed) for seed in result.seeds])
     provenance = f"Seeds: {seeds}; SHA-256 of the analysis plan: {result.plan_sha256}."
     methods = [*_data(result, learners), *_training(result), *_statistics(result)]
-    sentences = [*(sentence for applies, sentence in methods if applies), *map(_finding, learners), provenance]
+    sentences = [*(sentence for applies, sentence in methods if applies), *map(_finding, learners)]
+    sentences += [f"{result.verdict.sentence}.", provenance]
     return " ".join(" ".join(sentence.split()) for sentence in sentences)
 
 
@@ -115,19 +116,25 @@ def _training(result: OrderTestResult) -> Sentences:
          "order is the accuracy trained and tested in order, minus the accuracy trained on one fixed permutation per "
          f"clip and tested on {_count(result.num_permutations, 'random permutation')} of each test clip; reliance is "
          "the accuracy in order minus that of the same models on permuted frames."),
-        (floor, "A memoryless control was trained in the first two conditions only, with another seed in the second; "
-         f"its value of order, the noise floor, was {_effect(floor) if floor else NOTHING}."),
+        (floor, "Order-blind heads were trained in the first two conditions only, with another seed in the second; the "
+         f"difference of the first one, the effect of retraining, was {_effect(floor) if floor else NOTHING}."),
+        (result.metric == "balanced", "Accuracies are balanced: means over classes of the accuracy on the clips of the "
+         "class."),
+        (result.information, "The information in frame order is the accuracy of the best ordered learner minus that of "
+         "the best order-blind learner (order-blind heads, and heads trained on permuted frames and tested on shuffled "
+         "frames), both chosen for each run by their accuracy on groups that the run does not test."),
     ]  # fmt: skip
 
 
 def _statistics(result: OrderTestResult) -> Sentences:
     memories, many = result.memories, result.num_runs > 1
     ways = "two-way, by groups and runs (Cameron et al. 2011)" if many else "by groups"
-    overlap = check = ""
+    overlap = spread = ""
+    if many:
+        spread = ", averaged over the posterior of the spread of runs with a half-normal prior (Gelman 2006)"
     if many and result.data.split == "random":
         overlap = ", with the variance between runs inflated for overlapping training sets (Nadeau & Bengio 2003)"
-    if any(one.value_of_order.boot_low is not None for one in memories):
-        check = "; symmetric cluster bootstrap-t intervals served as a check (Cameron et al. 2008)"
+    num_learners = sum(not one.is_order_blind for one in memories)
     draws = sorted({one.reliance_test.num_draws for one in memories if one.reliance_test})
     frozen = "margin and plan were fixed before the first training"
     if result.num_trained_before:
@@ -135,11 +142,11 @@ def _statistics(result: OrderTestResult) -> Sentences:
         frozen = f"{before} had been made for other plans before this plan was fixed"
     return [
         (True, f"Standard errors are {ways}, with the CR2 correction (Bell & McCaffrey 2002) and Satterthwaite degrees "
-         f"of freedom (Pustejovsky & Tipton 2018){overlap}; intervals are 95 % intervals{check}."),
-        (any(one.p_holm is not None for one in memories),
-         "p-values of the value of order are adjusted over learners (Holm 1979)."),
-        (True, f"A value of order within {percent(result.margin)} points is negligible, tested by two one-sided tests "
-         f"at the 5 % level (Schuirmann 1987); {frozen}."),
+         f"of freedom (Pustejovsky & Tipton 2018){overlap}; intervals are 95 % intervals{spread}."),
+        (num_learners > 1, f"Intervals and p-values of the value of order hold for {num_learners} learners together "
+         "(Bonferroni)."),
+        (True, f"Differences within {percent(result.margin)} points are negligible, tested by one-sided tests at the "
+         f"5 % level (Schuirmann 1987); {frozen}."),
         (draws, f"Reliance was tested by randomisation ({_listed([f'{count:,}' for count in draws])} draws; Phipson & "
          "Smyth 2010)."),
         (any(one.classes for one in memories), "Gains of classes were partially pooled (Paule & Mandel 1982) and "
@@ -152,7 +159,7 @@ def _statistics(result: OrderTestResult) -> Sentences:
 
 
 def _finding(one: MemoryResult) -> str:
-    p = f", p {_equals(one.p_holm)}" if one.p_holm is not None else ""
+    p = "" if one.is_order_blind else f", p {_equals(one.value_of_order.p)}"
     verdict = f" ({one.verdict.kind})" if one.verdict else ""
     reliance = f", p {_equals(one.reliance_test.p)}" if one.reliance_test else ""
     return (

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
+from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
-from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, p_value, percent, points
+from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, percent, points
+from videomem.statistics.verdict import interval as in_words
+from videomem.statistics.verdict import points as in_points
 
 # Columns that are not text, by the kind of their values.
 _NAMES: dict[Kind, tuple[str, ...]] = {
-    "gain": ("value of order", "reliance", "practical gain", "augmentation (SS - FS)", "shift (SS - OS)",
-             "smoothness (OO - CC)", "retrained", "gain, pooled", "low", "high", "gain, class alone", "standard error",
-             "excess confusion"),
-    "share": ("accuracy", "share of training groups"),
+    "gain": ("value of order", "reliance", "relies: reliance", "worth: value of order",
+             "information: gain over order-blind", "with rotated clips (TT - FS)", "augmentation (SS - FS)",
+             "shift (SS - OS)", "smoothness (OO - CC)", "retrained", "gain, pooled", "low", "high", "gain, class alone",
+             "standard error", "excess confusion"),
+    "share": ("accuracy", "balanced accuracy", "share of training groups"),
     "p": ("p (Holm)", "p (reliance)", "p (McNemar)", "p", "smallest p", "p (maximum statistic)"),
     "count": ("parameters", "groups", "training clips"),
     "number": ("normalized value", "logit change", "logit change, plain forward", "displacement", "Kendall's tau",
@@ -31,8 +34,9 @@ Rows = list[dict[str, Cell]]  # the value of each column by its name
 # Rows of each memory, to which the table adds its label as the first column.
 _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     "memories": lambda one, _: [
-        {"value of order": one.value_of_order, "p (Holm)": one.p_holm, "verdict": verdict_word(one),
-         "reliance": one.reliance, "practical gain": one.practical_gain}
+        {"accuracy": one.accuracies[ORDERED], "relies: reliance": one.reliance,
+         "worth: value of order": one.value_of_order, "p": None if one.is_order_blind else one.value_of_order.p,
+         "verdict": verdict_word(one), "information: gain over order-blind": one.practical_gain}
     ],
     "accuracies": lambda one, _: [
         {"code": letters(pair), "trained on": described(pair)[0], "tested on": described(pair)[1],
@@ -43,7 +47,7 @@ _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     "contrasts": lambda one, _: [
         {"parameters": one.num_parameters, "augmentation (SS - FS)": one.augmentation, "shift (SS - OS)": one.shift,
          "smoothness (OO - CC)": one.common,
-         "best order-blind learner": one.best_order_blind.replace(FIXED, spelled_out(FIXED)),
+         "with rotated clips (TT - FS)": one.rotated, "balanced accuracy": one.balanced_accuracy,
          "normalized value": one.normalized, "p (reliance)": one.reliance_test.p if one.reliance_test else None,
          "p (McNemar)": one.mcnemar_p, "logit change": one.max_logit_change,
          "logit change, plain forward": one.max_logit_change_forward}
@@ -121,13 +125,39 @@ def result_summary(result: OrderTestResult) -> dict[str, float | str]:
         numbers |= {f"{one.name}/{pair}": accuracy.value for pair, accuracy in one.accuracies.items()}
         numbers[f"{one.name}/value_of_order"] = one.value_of_order.value
         numbers[f"{one.name}/reliance"] = one.reliance.value
-        if one.p_holm is not None:
-            numbers[f"{one.name}/p_holm"] = one.p_holm
+        if one.practical_gain is not None:
+            numbers[f"{one.name}/practical_gain"] = one.practical_gain.value
     return numbers
 
 
+def answers(result: OrderTestResult) -> list[tuple[str, str]]:
+    """The three questions, each with one sentence: on one trained head, on one learner, and on the data.
+
+    The first two are answered for the learner with the largest value of order.
+    """
+    learners = [one for one in result.memories if not one.is_order_blind]
+    data = ("Does frame order carry information that the set of frames does not?", result.verdict.sentence)
+    if not learners:
+        return [data]
+    lead = max(learners, key=lambda one: one.value_of_order.value)
+    relies = f"{lead.label} loses {in_points(lead.reliance.value)} if its test clips are shuffled"
+    assert lead.verdict is not None
+    return [
+        ("Does this trained model rely on frame order?", f"{relies} ({in_words(lead.reliance)})"),
+        ("Is frame order worth anything to this learner?", f"{lead.verdict.sentence}{_rotated(lead)}"),
+        data,
+    ]
+
+
+def _rotated(lead: MemoryResult) -> str:
+    if lead.rotated is None:
+        return ""
+    remains = f"{in_points(lead.rotated.value)} ({in_words(lead.rotated)})"
+    return f"; {remains} remain with clips rotated by random offsets, which keeps neighbours but not positions"
+
+
 def verdict_word(one: MemoryResult) -> str:
-    return one.verdict.kind if one.verdict else "control" if one.is_control else "no verdict"
+    return one.verdict.kind if one.verdict else "order-blind"
 
 
 def _controls(result: OrderTestResult) -> Rows:
@@ -136,6 +166,7 @@ def _controls(result: OrderTestResult) -> Rows:
     best = f"the frame position that is best on the training clips (frame {own.best_frame_position})"
     rows = (
         ("majority class", own.majority, "always predict the most frequent class of the training clips"),
+        ("chance", own.chance, "balanced accuracy of any constant prediction"),
         ("random frame", own.random_frame, "a single frame, mean over its position"),
         ("best frame", own.best_frame, best),
         ("mean over frames", own.average, "the mean over all frames, trained in order"),
@@ -167,14 +198,14 @@ def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 def summary_table(result: OrderTestResult) -> RichTable:
     """The main results of each memory, for a terminal of 80 columns."""
     rich = RichTable(
-        title="accuracy in order, in %; value of order and reliance, in points\n"
+        title="accuracy in order, in %; reliance and value of order, in points\n"
         f"margin {percent(result.margin)} points, {result.num_runs} runs",
         box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold underline",
     )  # fmt: skip
-    for name in ("memory", "accuracy", "value", "95 % interval", "p (Holm)", "verdict", "reliance"):
-        rich.add_column(name, justify="left" if name in ("memory", "verdict") else "right", no_wrap=True)
+    for name in ("head", "accuracy", "relies", "worth", "95 % interval", "verdict"):
+        rich.add_column(name, justify="left" if name in ("head", "verdict") else "right", no_wrap=True)
     for one in result.memories:
-        value, words = one.value_of_order, [p_value(one.p_holm), verdict_word(one), points(one.reliance.value)]
-        numbers = [percent(one.accuracies[ORDERED].value), points(value.value), interval(value)]
-        rich.add_row(*(Text(text) for text in (one.label, *numbers, *words)))
+        value = one.value_of_order
+        numbers = [percent(one.accuracies[ORDERED].value), points(one.reliance.value), points(value.value)]
+        rich.add_row(*(Text(text) for text in (one.label, *numbers, interval(value), verdict_word(one))))
     return rich

@@ -13,7 +13,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from videomem.errors import VideomemError
 
-TrainingCondition = Literal["ordered", "fixed_permutation", "reshuffled", "common_permutation", "windows", "blocks"]
+TrainingCondition = Literal[
+    "ordered", "fixed_permutation", "reshuffled", "rotated", "common_permutation", "windows", "blocks"
+]
 
 
 class Condition(NamedTuple):
@@ -29,6 +31,7 @@ CONDITIONS = {
     "ordered": Condition("O", "frames in order", "frames in order"),
     "fixed_permutation": Condition("F", "one fixed permutation per clip", ""),
     "reshuffled": Condition("S", "a new permutation in every epoch", ""),
+    "rotated": Condition("T", "rotated by a random offset in every epoch", "rotated by random offsets"),
     "common_permutation": Condition("C", "one permutation common to all clips", "the permutation common to all clips"),
     "windows": Condition("W", "frames shuffled within windows, fixed per clip", "frames shuffled within windows"),
     "blocks": Condition("B", "blocks of frames shuffled, fixed per clip", "blocks of frames shuffled"),
@@ -43,8 +46,10 @@ PRIMARY: tuple[TrainingCondition, TrainingCondition] = ("ordered", "fixed_permut
 ORDERED, SHUFFLED, REVERSED = "ordered/ordered", "ordered/shuffled", "ordered/reversed"
 FIXED, FIXED_ORDERED = "fixed_permutation/shuffled", "fixed_permutation/ordered"
 RESHUFFLED, RESHUFFLED_ORDERED = "reshuffled/shuffled", "reshuffled/ordered"
-COMMON, WINDOWS, BLOCKS = "common_permutation/common_permutation", "windows/windows", "blocks/blocks"
-PAIRS = (ORDERED, SHUFFLED, REVERSED, RESHUFFLED, RESHUFFLED_ORDERED, FIXED, FIXED_ORDERED, COMMON, WINDOWS, BLOCKS)
+ROTATED, COMMON = "rotated/rotated", "common_permutation/common_permutation"
+WINDOWS, BLOCKS = "windows/windows", "blocks/blocks"
+PAIRS = (ORDERED, SHUFFLED, REVERSED, RESHUFFLED, RESHUFFLED_ORDERED, FIXED, FIXED_ORDERED, ROTATED, COMMON, WINDOWS,
+         BLOCKS)  # fmt: skip
 
 
 def letters(pair: str) -> str:
@@ -63,7 +68,14 @@ def spelled_out(name: str) -> str:
     return name.replace("_", " ")
 
 
-SENSITIVITY = ("last", "equal_parameters")
+# Order-blind heads, recurrent heads, and order-aware heads without recurrence.
+DEFAULT_HEADS = (
+    *("none", "attention", "set", "best_frame"),
+    *("rnn", "gated", "gru", "gru_last", "lstm", "lstm_last"),
+    *("conv", "position_attention"),
+)
+IMBALANCE = 1.5
+SENSITIVITY = ("equal_parameters",)
 _MINIMUM = {
     **dict.fromkeys(("runs", "num_permutations", "hidden_dim", "projection_dim"), 1),
     **dict.fromkeys(("folds", "windows", "blocks"), 2),
@@ -71,7 +83,6 @@ _MINIMUM = {
 }
 # Settings of the `model` section that are in the recipe, and arguments of `LitClassifier`, under the same name.
 MODEL_SETTINGS = ("num_layers", "dropout", "learning_rate", "weight_decay", "class_weighting")
-READOUTS = tuple(f"videomem.heads{module}.{kind}Readout" for module in ("", ".readout") for kind in ("Mean", "Last"))
 
 
 @dataclass(frozen=True)
@@ -79,16 +90,20 @@ class OrderSettings:
     """The protocol of `videomem order`.
 
     Args:
-        memories: Heads of `configs/head/` by name, or paths of such YAML files. `none` is the control.
+        memories: Heads of `configs/head/` by name, or paths of such YAML files. At least one order-blind head, such as
+            `none` or `attention`, is needed for the verdict on the data.
         training_conditions: Frame orders to train on. `ordered` and `fixed_permutation` (one per clip) are required for
-            the verdict; `reshuffled` draws new permutations in every epoch, `common_permutation` one for all clips,
-            `windows` shuffles within windows, and `blocks` shuffles blocks of frames.
+            the verdict; `reshuffled` draws new permutations in every epoch, `rotated` new offsets by which the
+            frames of a clip are rotated, `common_permutation` one permutation for all clips, `windows` shuffles within
+            windows, and `blocks` shuffles blocks of frames.
         runs: Number of runs; each has its own split and seed.
         split: `random` draws group-disjoint folds and draws them again until there are enough; `fixed` takes the
             catalog's train and test splits, so that the verdict is conditional on this training set.
         folds: Folds of a random split; each run tests one of them. Reduced if a class has fewer groups. More folds
             give larger training sets, and training sets with more overlap widen the interval less.
         margin: Largest difference in accuracy that counts as negligible: 0.02 is 2 points.
+        metric: `accuracy`, or `balanced`: the mean over classes of the accuracy on the clips of the class. `auto` is
+            `balanced` if the most frequent class has more than `IMBALANCE` times as many clips as the rarest one.
         num_permutations: Random permutations of each test clip, K.
         hidden_dim: State size of every memory.
         projection: The map D -> P before every memory: `pca`, principal components of the run's training frames, the
@@ -97,26 +112,27 @@ class OrderSettings:
         selection: Epoch to test: `last`, or with `validation` the best epoch of each training job on clips held out
             from training, shown in its own training condition.
         sizes: Shares of the training groups, in (0, 1), at which the value of order is measured as well.
-        sensitivity: Additional analyses of the value of order: `last` with the other readout, `equal_parameters` with
-            state sizes that give every memory as many parameters as the largest one.
+        sensitivity: Additional analyses of the value of order: `equal_parameters` with state sizes that give every head
+            as many parameters as the largest one.
         windows: Frames per window of the condition `windows`.
         blocks: Frames per block of the condition `blocks`.
         seed: Seed of the first run; run r has seed + r.
     """
 
-    memories: tuple[str, ...] = ("none", "leaky", "rnn", "gated", "gru", "lstm")
-    training_conditions: tuple[TrainingCondition, ...] = TRAINING_CONDITIONS
+    memories: tuple[str, ...] = DEFAULT_HEADS
+    training_conditions: tuple[TrainingCondition, ...] = ("ordered", "fixed_permutation", "reshuffled", "rotated")
     runs: int = 10
     split: Literal["random", "fixed"] = "random"
-    folds: int = 10
+    folds: int = 5
     margin: float = 0.02
+    metric: Literal["auto", "accuracy", "balanced"] = "auto"
     num_permutations: int = 20
     hidden_dim: int = 64
     projection: Literal["pca", "learned", "none"] = "pca"
     projection_dim: int = 64
     selection: Literal["last", "validation"] = "last"
     sizes: tuple[float, ...] = ()
-    sensitivity: tuple[Literal["last", "equal_parameters"], ...] = ()
+    sensitivity: tuple[Literal["equal_parameters"], ...] = ()
     windows: int = 4
     blocks: int = 4
     seed: int = 0
@@ -165,7 +181,7 @@ class Recipe:
         class_weighting: `none` or `balanced`.
         balanced_sampling: Whether to draw training clips so that all classes are equally frequent.
         gradient_clip_val: Maximum norm of the gradient; None for no limit.
-        readout: Class path of the primary readout.
+        readout: Class path of the readout of heads whose file names none.
     """
 
     epochs: int = 20
@@ -183,15 +199,6 @@ class Recipe:
         for name in ("epochs", "batch_size", "num_layers"):
             if getattr(self, name) < 1:
                 raise VideomemError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.readout not in READOUTS:
-            raise VideomemError(
-                f"model.readout is {self.readout}, but the order test supports {', '.join(READOUTS[:2])}"
-            )
-
-    @property
-    def reads_mean(self) -> bool:
-        """Whether the readout is the mean over frames; with it, a memoryless head is invariant to frame order."""
-        return self.readout.endswith(".MeanReadout")
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ class OrderPlan:
         contrast: The contrast that the verdict is based on.
         settings: The protocol.
         recipe: How heads are trained.
-        memories: Class path and arguments of each memory, including the state size.
+        heads: Class paths and arguments of the memory and, if it is not that of the recipe, the readout of each head.
         num_clips: Number of clips.
         data_sha256: Hash of the features, label, group and split of every clip.
     """
@@ -210,7 +217,7 @@ class OrderPlan:
     contrast: str
     settings: OrderSettings
     recipe: Recipe
-    memories: dict[str, dict[str, Any]]
+    heads: dict[str, dict[str, Any]]
     num_clips: int
     data_sha256: str
 

@@ -29,12 +29,13 @@ from videomem.experiments.order_test.figures import (
     value_figure,
 )
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
-from videomem.experiments.order_test.order_tables import all_tables, table, table_of
+from videomem.experiments.order_test.order_tables import all_tables, answers, table, table_of
 from videomem.experiments.order_test.plan import letters
 from videomem.experiments.order_test.result import OrderTestResult, to_json
 from videomem.experiments.tables import csv_text, points
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import write_atomic
+from videomem.video.datasets.reversed_classes import known_reversed_pairs
 from videomem.video.decoding import decode_clip
 from videomem.video.files import file_problem
 
@@ -55,6 +56,8 @@ def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
     page = template.render(
         result=result,
         table=partial(table, result),
+        answers=answers(result),
+        known_pairs=known_reversed_pairs(result.data.class_names),
         lead=lead_memory(result),
         pictured={letters(pair) for pair in pictured_pairs(result)},
         pictures={picture.name: picture for picture in pictures(result)},
@@ -74,7 +77,7 @@ def pictures(result: OrderTestResult) -> Iterator[Picture]:
     yield Picture("value", value_figure(result), f"Value of order in points, with intervals: {values}")
     below = "; numbers in the table below"
     yield Picture("accuracies", accuracies_figure(result), f"Accuracies of each memory{below}")
-    learners = [one for one in result.memories if not one.is_control]
+    learners = [one for one in result.memories if not one.is_order_blind]
     if any(perturbations_towards_shuffle(one, kind) for one in learners for kind in ("windows", "blocks")):
         yield Picture("suite", suite_figure(result), f"Reliance under increasing perturbation{below}")
     if result.controls is not None:

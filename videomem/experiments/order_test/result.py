@@ -12,10 +12,11 @@ from typing import Any
 
 from videomem.errors import VideomemError, one_line
 from videomem.experiments.frame_order_predictions import PerturbationEffect
+from videomem.experiments.order_test.data_checks import DataCheck
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
 from videomem.utils.result_models import Number, Text, dump, parse, result_model
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @result_model
@@ -54,25 +55,26 @@ class MemoryResult:
     Attributes:
         name: Name of the memory: the name of its head config.
         label: The memory with its parameters.
-        is_control: Whether the head is invariant to frame order (no memory, mean readout). Its value of order is the
-            noise floor.
+        is_order_blind: Whether the logits of the head are bit-identical for every frame order. Its value of order is
+            the effect of retraining alone.
         num_parameters: Number of learned parameters of one head.
         accuracies: Accuracies by `<training condition>/<test condition>`, those that were measured.
-        value_of_order: `ordered/ordered` minus `fixed_permutation/shuffled`, the primary contrast.
-        p_holm: p-value of `value_of_order`, Holm-adjusted over memories; None for a control.
-        verdict: The verdict from `value_of_order` and the margin; None for a control.
+        balanced_accuracy: Mean over classes of the accuracy `ordered/ordered` on the clips of the class.
+        losses: Mean training loss of each epoch, trained in order, mean over runs.
+        value_of_order: `ordered/ordered` minus `fixed_permutation/shuffled`, with intervals that hold for all learners
+            together.
+        verdict: The verdict from `value_of_order` and the margin; None for an order-blind head.
         augmentation: `reshuffled/shuffled` minus `fixed_permutation/shuffled`.
         reliance: `ordered/ordered` minus `ordered/shuffled`.
         reliance_test: Randomisation test of `reliance`; None for a control, whose reliance is exactly 0.
         shift: `reshuffled/shuffled` minus `ordered/shuffled`.
-        practical_gain: `ordered/ordered` minus `best_order_blind`. The best one was selected on the same clips, so the
-            gain is biased downwards.
-        best_order_blind: The most accurate order-blind learner: `reshuffled/shuffled` or `fixed_permutation/shuffled`
-            of this memory, or a control such as `none ordered/ordered`.
+        practical_gain: `ordered/ordered` minus the best order-blind learner, chosen for each run on other groups; None
+            for an order-blind head.
+        rotated: `rotated/rotated` minus `fixed_permutation/shuffled`: what remains of the value of order if clips are
+            rotated by random offsets, so that frames keep their neighbours but not their position.
         common: `ordered/ordered` minus `common_permutation/common_permutation`: the loss of smoothness, while order can
             still be learned.
-        normalized: `value_of_order` / (`ordered/ordered` - chance); None unless the lower end of `ordered/ordered` is
-            above chance.
+        normalized: `value_of_order` / (`ordered/ordered` - chance), within [0, 1]; None unless the head has learned.
         suite: Results under each perturbation of the suite.
         classes: Value of order of each class.
         chiral: Pairs of classes that are confused with each other when time is reversed; None for a control.
@@ -82,8 +84,7 @@ class MemoryResult:
         mcnemar_p: p-value of McNemar's test, ordered against shuffled once, on the first run; None if a group has more
             than one clip.
         sizes: Value of order by training size, if `order.sizes` is set.
-        sensitivity: Value of order with the other readout (`last`) or with `equal_parameters`, if `order.sensitivity`
-            is set.
+        sensitivity: Value of order with `equal_parameters`, if `order.sensitivity` is set.
         max_logit_change: Largest change of a logit when frames are shuffled, with the terms of each frame permuted by
             index.
         max_logit_change_forward: The same by a plain forward pass on shuffled features; None if not measured.
@@ -91,18 +92,19 @@ class MemoryResult:
 
     name: Text
     label: Text
-    is_control: bool
+    is_order_blind: bool
     num_parameters: int
     accuracies: dict[Text, Estimate]
+    balanced_accuracy: Estimate
+    losses: tuple[Number, ...]
     value_of_order: Estimate
-    p_holm: Number | None
     verdict: Verdict | None
     augmentation: Estimate | None
     reliance: Estimate
     reliance_test: Randomization | None
     shift: Estimate | None
     practical_gain: Estimate | None
-    best_order_blind: Text
+    rotated: Estimate | None
     common: Estimate | None
     normalized: Number | None
     suite: tuple[PerturbationResult, ...]
@@ -118,11 +120,38 @@ class MemoryResult:
 
 
 @result_model
+class Information:
+    """The accuracy that frame order adds to the set of frames: the best ordered minus the best order-blind learner.
+
+    Both are chosen for each run by their accuracy on other groups than those the run tests. Ordered learners are
+    trained and tested in order. Order-blind learners are order-blind heads, and other heads that were trained on
+    permuted frames and tested on shuffled frames.
+
+    Attributes:
+        gain: The difference.
+        ordered: The ordered learner that was chosen most often.
+        order_blind: The order-blind learner that was chosen most often, such as `attention` or
+            `gru reshuffled/shuffled`.
+        chosen: Number of runs in which each learner was chosen.
+        accuracy: Balanced accuracy of the better one of the two.
+        rotated: The same difference for learners trained and tested on rotated clips; None if not measured.
+    """
+
+    gain: Estimate
+    ordered: Text
+    order_blind: Text
+    chosen: dict[Text, int]
+    accuracy: Estimate
+    rotated: Estimate | None
+
+
+@result_model
 class Controls:
     """Accuracies without memory, from the frame-averaging head trained in order.
 
     Attributes:
         majority: Accuracy of always predicting the most frequent class of the training clips.
+        chance: Balanced accuracy of any constant prediction, 1 / C.
         random_frame: Accuracy from a single frame, mean over its position.
         best_frame: Accuracy from the single frame position that is best on the training clips.
         best_frame_position: That position in the first run, from 0.
@@ -132,6 +161,7 @@ class Controls:
     """
 
     majority: Number
+    chance: Number
     random_frame: Number
     best_frame: Number
     best_frame_position: int
@@ -183,12 +213,15 @@ class OrderTestResult:
         plan: The analysis plan, as frozen before the first training.
         plan_sha256: SHA-256 of the plan's file.
         data: Facts about the data.
-        verdict: The verdict for all tested learners.
-        memories: Results of each memory, including the control if one was trained.
+        metric: `accuracy` or `balanced`: what all accuracies and differences are, but for those of single classes.
+        checks: What was found in the data that distorts results.
+        verdict: The verdict on the data, from `information`.
+        information: What frame order adds to the set of frames; None without both an ordered and an order-blind head.
+        memories: Results of each head.
         controls: Accuracies without memory; None without a control.
-        noise_floor: Value of order of the control, which is trained again with another seed: the effect of retraining
-            alone; None without a control.
-        margin: A value of order within (-margin, margin) is negligible.
+        noise_floor: Value of order of the first order-blind head, which is trained again with another seed: the effect
+            of retraining alone; None without an order-blind head.
+        margin: A difference within (-margin, margin) is negligible.
         num_runs: Runs, each with its own split and seed.
         seeds: Seed of each run.
         num_permutations: Random permutations of each test clip.
@@ -206,7 +239,10 @@ class OrderTestResult:
     plan: dict[str, Any]
     plan_sha256: Text
     data: DataFacts
+    metric: Text
+    checks: tuple[DataCheck, ...]
     verdict: Verdict
+    information: Information | None
     memories: tuple[MemoryResult, ...]
     controls: Controls | None
     noise_floor: Estimate | None

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
-from videomem.experiments.memories import read_memories
-from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, overall
+from videomem.experiments.memories import read_heads
+from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, information_of, verdict_of
 from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
+from videomem.experiments.order_test.data_checks import DataCheck, data_checks, with_joined_groups
 from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderTestResult
@@ -65,8 +66,9 @@ def order_test(
     Raises:
         VideomemError: If the data do not satisfy the requirements of `make_plan`.
     """
-    clips = clips_of_arrays(features, labels, groups, splits, name)
-    return run_order_test(clips, make_plan(clips, settings, recipe), Path(cache), num_processes).result
+    clips, joined = with_joined_groups(clips_of_arrays(features, labels, groups, splits, name))
+    plan = make_plan(clips, settings, recipe)
+    return run_order_test(clips, plan, Path(cache), num_processes, checks=[joined] if joined else []).result
 
 
 def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPlan:
@@ -86,13 +88,14 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
             f"{clips.source}: a run tests {num_groups} group, but a standard error needs at least 2 and a verdict 20; "
             "lower order.folds, add videos, or use a finer `group`"
         )
+    heads = read_heads(settings.memories, settings.hidden_dim)
     rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
     return OrderPlan(
         contrast="accuracy trained and tested in order, minus accuracy trained on one fixed permutation per clip and "
         "tested on shuffled clips",
         settings=settings,
         recipe=recipe,
-        memories=read_memories(settings.memories, settings.hidden_dim),
+        heads={name: {"readout": {"class_path": recipe.readout}, **head} for name, head in heads.items()},
         num_clips=len(clips),
         data_sha256=sha256(json.dumps([clips.class_names, *rows]).encode()).hexdigest(),
     )
@@ -133,6 +136,7 @@ def run_order_test(
     command: str = "",
     failures: Sequence[tuple[str, str]] = (),
     num_trained_before: int | None = None,
+    checks: Sequence[DataCheck] = (),
 ) -> OrderTest:
     """Train the jobs without a result in the cache, and analyse all results as the plan says.
 
@@ -146,22 +150,27 @@ def run_order_test(
         command: Command line to record in the result.
         failures: Clips that could not be used, (path, reason), to record in the result.
         num_trained_before: Return value of `freeze`; by default the number of results now in the cache.
+        checks: What was found in the data before the plan was made.
     """
     started = time.perf_counter()
     if num_trained_before is None:
         num_trained_before = num_cached(plan, clips, cache, devices[0])
     training_results = run_jobs(plan, clips, cache, num_processes, devices, progress)
     scores, settings = Scores(plan, clips, training_results), plan.settings
-    results = analyse(scores)
+    results, information = analyse(scores), information_of(scores)
+    checks = [*checks, *data_checks(clips, scores.splits, scores.overlap)]
     result = OrderTestResult(
         schema_version=SCHEMA_VERSION,
         plan=plan.as_plain(),
         plan_sha256=plan.sha256,
         data=_facts(scores, len(failures)),
-        verdict=overall(results, settings),
+        metric=scores.metric,
+        checks=tuple(checks),
+        verdict=verdict_of(information, results, scores, checks),
+        information=information,
         memories=results,
         controls=controls_of(scores),
-        noise_floor=next((one.value_of_order for one in results if one.is_control), None),
+        noise_floor=next((one.value_of_order for one in results if one.is_order_blind), None),
         margin=settings.margin,
         num_runs=settings.runs,
         seeds=tuple(settings.seed + run for run in range(settings.runs)),

@@ -11,15 +11,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from videomem.experiments.order_test import result
+from videomem.experiments.order_test import data_checks, result
 from videomem.experiments.order_test.plan import CONDITIONS
 from videomem.statistics import results
 from videomem.utils.result_models import meanings, schema_json, summary
 
 MODELS: tuple[Any, ...] = (
-    *(result.OrderTestResult, result.DataFacts, result.MemoryResult, result.PerturbationResult),
-    *(result.SizePoint, result.Controls, results.Estimate, results.Randomization, results.Verdict),
-    *(results.ClassGain, results.ChiralPairs, results.ChiralPair),
+    *(result.OrderTestResult, result.DataFacts, data_checks.DataCheck, result.Information, result.MemoryResult),
+    *(result.PerturbationResult, result.SizePoint, result.Controls, results.Estimate, results.Randomization),
+    *(results.Verdict, results.ClassGain, results.ChiralPairs, results.ChiralPair),
 )
 # The unit of a field is that of the first pattern that matches all of its dotted name.
 _POINTS = "share of 1 (0.02 is 2 points)"
@@ -29,7 +29,12 @@ UNITS = {
     r"(Estimate|OrderTestResult)\.num_runs": "runs",
     r"Estimate\.df": "degrees of freedom",
     r"Estimate\.variance_.*": "squared share of 1",
+    r"Estimate\.run_noise": "squared share of 1",
     r"Estimate\.overlap": "ratio",
+    r"Estimate\.comparisons": "estimates",
+    r"Estimate\.effective_groups": "groups",
+    r"DataCheck\.num_clips": "clips",
+    r"Information\.chosen": "runs",
     r".*\.p|.*_p|.*\.p_.*": "probability",
     r"Estimate\..*|ClassGain\.(value|se|pooled|low|high)|OrderTestResult\.margin|ChiralPair\.excess": _POINTS,
     r"Controls\.best_frame_position": "frame, from 0",

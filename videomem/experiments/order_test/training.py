@@ -36,10 +36,10 @@ from videomem.experiments.order_test.jobs import (
     write_training_result,
 )
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe
-from videomem.heads import LastReadout, MeanReadout
+from videomem.heads import MeanReadout
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.parallel_jobs import run_cached
-from videomem.utils.plain_data import class_path, from_plain
+from videomem.utils.plain_data import from_plain
 
 NUM_FORWARD = 2  # permutations that a plain forward pass is measured on as well
 # The settings of `barebones`, except that metrics are kept, because validation needs them.
@@ -88,13 +88,14 @@ def train_job(
     Raises:
         VideomemError: If training diverges.
     """
-    started, seed = time.perf_counter(), job_seed(job, settings, recipe)
+    started, seed = time.perf_counter(), job_seed(job, settings)
     if settings.projection == "pca":
         clips = projected(clips, split.train, settings.projection_dim)
     torch.manual_seed(seed)
     classifier = new_classifier(job, clips, split, settings, recipe, seed)
     data = ConditionData(clips, split, job.condition, settings, seed, recipe.batch_size, recipe.balanced_sampling)
     best = _KeepBest() if settings.selection == "validation" else None
+    losses = _recorded_losses(classifier, recipe.epochs)
     Trainer(
         max_epochs=recipe.epochs,
         accelerator="gpu" if device.startswith("cuda") else "cpu",
@@ -106,23 +107,20 @@ def train_job(
     if best and best.state is not None:
         classifier.load_state_dict(best.state)
     epochs = best.epoch + 1 if best else recipe.epochs
-    return _test(job, classifier.eval().to(device), clips, split, settings, epochs, started)
+    means = [float(torch.stack(one).mean()) for one in losses]
+    return _test(job, classifier.eval().to(device), clips, split, settings, epochs, means, started)
 
 
 def new_classifier(
     job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, seed: int
 ) -> LitClassifier:
     """Returns the untrained classifier of a job."""
-    readout = recipe.readout
-    if job.analysis == "last":
-        readout = class_path(LastReadout if recipe.reads_mean else MeanReadout)
     counts = np.bincount(clips.labels[split.train], minlength=len(clips.class_names))
     arguments = {
-        "memory": job.memory,
+        **job.head,
         "feature_dim": clips.feature_dim,
         "class_names": list(clips.class_names),
         "class_counts": counts.tolist(),
-        "readout": {"class_path": readout},
         "projection_dim": settings.projection_dim if settings.projection == "learned" else None,
         "seed": seed,
         **{name: getattr(recipe, name) for name in MODEL_SETTINGS},
@@ -130,6 +128,18 @@ def new_classifier(
     classifier = from_plain(LitClassifier, arguments)
     assert isinstance(classifier, LitClassifier)
     return classifier
+
+
+def _recorded_losses(classifier: LitClassifier, epochs: int) -> list[list[Tensor]]:
+    """The training losses of each epoch, filled in by a hook, because a barebones trainer has no callbacks."""
+    losses: list[list[Tensor]] = [[] for _ in range(epochs)]
+
+    def record(_: object, __: object, loss: Tensor) -> None:
+        if classifier.training:
+            losses[classifier.current_epoch].append(loss.detach())
+
+    classifier.loss.register_forward_hook(record)
+    return losses
 
 
 class _KeepBest(Callback):
@@ -152,14 +162,14 @@ def _test(
     split: RunSplit,
     settings: OrderSettings,
     epochs: int,
+    losses: list[float],
     started: float,
 ) -> TrainingResult:
     head, trained = classifier.head, time.perf_counter()
     changes: tuple[list[Tensor], list[Tensor]] = ([], [])
     parts = [_predict(job, classifier, clips, batch, settings, *changes) for batch in plain_batches(clips, split.test)]
     largest, largest_forward = (float(torch.stack(values).max()) if values else float("nan") for values in changes)
-    blind = all(memory.memoryless for memory in head.memories) and isinstance(head.readout, MeanReadout)
-    averaging = blind and job.has_suite
+    averaging = head.order_blind and isinstance(head.readout, MeanReadout) and job.has_suite
     return TrainingResult(
         predicted={name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]},
         frame_right=_frame_right(classifier, clips, split.test) if averaging else None,
@@ -168,7 +178,8 @@ def _test(
         max_logit_change_forward=largest_forward,
         num_parameters=sum(parameter.numel() for parameter in head.parameters()),
         label=head.label,
-        memoryless=blind,
+        order_blind=head.order_blind,
+        losses=losses,
         epochs=epochs,
         seconds=time.perf_counter() - started,
         seconds_testing=time.perf_counter() - trained,
