@@ -74,7 +74,7 @@ def _parser(command: str) -> Any:
     for name, kind, default, text in (
         ("--seeds", at_least(1), 3, "training jobs of each memory on each task"),
         ("--max-delay", at_least(2), recipe.max_delay, delay),
-        ("--steps", at_least(1), recipe.num_steps, "optimizer steps of each training job"),
+        ("--steps", at_least(1), recipe.max_steps, "largest number of optimizer steps of each training job"),
         ("--batch-size", at_least(1), recipe.batch_size, "sequences per batch"),
         ("--learning-rate", above_zero, recipe.learning_rate, "learning rate of AdamW"),
         ("--hidden-dim", at_least(1), recipe.hidden_dim, "state size of each memory"),
@@ -95,7 +95,13 @@ def _parser(command: str) -> Any:
 
 def _measure_recall(given: Any, command_line: str) -> list[Any]:
     """Trains memories on recall tasks, and returns tables for the terminal."""
-    recipe = RecallRecipe(given.steps, given.batch_size, given.max_delay, given.learning_rate, given.hidden_dim)
+    recipe = RecallRecipe(
+        max_steps=given.steps,
+        batch_size=given.batch_size,
+        max_delay=given.max_delay,
+        learning_rate=given.learning_rate,
+        hidden_dim=given.hidden_dim,
+    )
     delays = [2**power for power in range(given.max_delay.bit_length()) if 2**power < given.max_delay]
     plan = RecallPlan(
         memories=read_memories(given.memories, given.hidden_dim),
@@ -118,8 +124,7 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
     written = [(one.name, *flat(one)) for one in tables.recall_tables(result)]
     log_result(run, "memory", written, figures, tables.recall_summary(result))
     run.finish()
-    shown = [tables.recall_terminal_table(result)]
-    return [*shown, tables.expectations_terminal_table(result)] if result.expectations else shown
+    return tables.recall_terminal_tables(result)
 
 
 def _measure_checkpoints(options: Any, given: Any, command_line: str) -> list[Any]:

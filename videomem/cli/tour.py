@@ -10,7 +10,7 @@ from rich.console import Console
 
 from videomem.cli.options import add_out, add_shared, parser, refuse_unused, training_progress
 from videomem.experiments.drawing import png
-from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_table, terminal_table
+from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_tables, terminal_table
 from videomem.experiments.memory_horizon.recall_measurement import measure_recall
 from videomem.experiments.memory_horizon.tour import (
     SECTIONS,
@@ -47,27 +47,28 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if set(sections) == {"leaky"}:
         refuse_unused(options, given, ["weights"], "on leaky, which uses no backbone; leave it out")
     for name in sections:
-        table, figure = _measure(name, given)
+        tables, figure = _measure(name, given)
         given.out.mkdir(parents=True, exist_ok=True)
         write_atomic(given.out / f"{name}.png", png(figure))
-        Console().print(table)
+        for table in tables:
+            Console().print(table)
         print(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}\n")
     return 0
 
 
-def _measure(name: str, given: Any) -> tuple[Table, Figure]:
-    """Runs the measurement of a section, and returns its results as a table and as a figure."""
+def _measure(name: str, given: Any) -> tuple[list[Table], Figure]:
+    """Runs the measurement of a section, and returns its results as tables and as a figure."""
     backbone, section = BackboneSettings(weights=given.weights), SECTIONS[name]
     if name == "memoryless":
         found = memoryless(backbone)
         rows = [(head, f"{100 * one.accuracy:.1f}", f"{one.logit_change:.3g}") for head, one in found.items()]
         columns = ["head", "accuracy in %", "largest change of a logit by shuffling"]
-        return terminal_table("test videos and their reversals", columns, rows), memoryless_figure(found)
+        return [terminal_table("test videos and their reversals", columns, rows)], memoryless_figure(found)
     if name == "leaky":
         left = pulses()
         columns = ["alpha", "tau in frames", "-1 / log alpha", "tau in s at 25 fps"]
         times = [(f"{one.alpha:g}", f"{one.tau:.4g}", f"{one.expected:.4g}", f"{one.tau / 25:.3g}") for one in left]
-        return terminal_table("response to one pulse", columns, times), pulse_figure(left)
+        return [terminal_table("response to one pulse", columns, times)], pulse_figure(left)
     with training_progress(Console(stderr=True, soft_wrap=True)) as tell:
         result, _ = measure_recall(
             recall_plan(section.memories),
@@ -76,4 +77,4 @@ def _measure(name: str, given: Any) -> tuple[Table, Figure]:
             num_processes=given.processes or os.cpu_count() or 1,
             tell=tell,
         )
-    return recall_terminal_table(result), section.draw(result)
+    return recall_terminal_tables(result), section.draw(result)

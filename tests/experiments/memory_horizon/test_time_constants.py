@@ -119,6 +119,9 @@ def test_exponents_are_those_of_the_dense_jacobians(name: str) -> None:
     head, x = make(name, num_layers=2), frames()
     exact = in_double(head)
     found = lyapunov(head, x)
+    if name in ("position", "conv"):  # After finitely many frames, their states do not depend on earlier states.
+        assert found == [-math.inf, -math.inf]
+        return
     for exponent, memory, layer in zip(found, exact.memories, trace(exact, x).layers, strict=True):
         expected = dense_exponents(memory, layer.terms_BTK, layer.h_BTH, layer.kept_BTH)
         assert exponent == pytest.approx(expected, abs=0.02)

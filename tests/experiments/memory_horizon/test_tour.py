@@ -44,7 +44,11 @@ def test_recall_sections_draw_their_figures_and_share_trainings(
     def tiny(names: tuple[str, ...]) -> object:
         plan = recall_plan(names)
         return replace(
-            plan, recipe=RecallRecipe(2, 4, 4, hidden_dim=8), delays=(1, 2, 4, 8), num_test=4, num_measured=2
+            plan,
+            recipe=RecallRecipe(2, batch_size=4, max_delay=4, hidden_dim=8),
+            delays=(1, 2, 4, 8),
+            num_test=4,
+            num_measured=2,
         )
 
     monkeypatch.setattr(command, "recall_plan", tiny)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function, shorten
 from videomem.experiments.memory_horizon.recall_measurement import MemoryReach, RecallResult
@@ -21,6 +21,7 @@ from videomem.statistics.horizons import Curve
 TASK_COLORS = {"latch": BLUE, "update": VERMILLION}
 LAG_LABELS = {"swap": "change, relative to lag 0", "probe": "partial R²"}
 COLUMNS = 3
+LOWEST = 0.6  # place of a horizon of tasks that are not learned on a logarithmic axis, in frames
 Line = Literal["-", "--", ":"]
 
 
@@ -43,6 +44,30 @@ def recall_figure(result: RecallResult) -> Figure:
         axes.axvspan(longest, last, color=INK, alpha=0.06, linewidth=0)
         _share_of_frames(axes, (0.8, last), longest)
     _label(figure, "delay in frames", "accuracy")
+    _key(figure, {task: (TASK_COLORS[task], "-") for task in result.plan.tasks})
+    return figure
+
+
+@figure_function
+def learning_figure(result: RecallResult) -> Figure:
+    """Draws the horizon of each memory against the training budget; a cross ends trainings that had not converged."""
+    figure, panels = _panels(result.memories)
+    trained = [steps for one in result.memories for of_task in one.tasks.values() for steps in of_task.budgets]
+    longest = result.plan.recipe.max_delay
+    for axes, one in zip(panels, result.memories, strict=False):
+        for task, of_task in one.tasks.items():
+            frames = [horizon.frames or LOWEST for horizon in of_task.horizons_by_budget]
+            axes.plot(of_task.budgets, frames, color=TASK_COLORS[task], linewidth=1.6)
+            mark = "o" if all(of_task.converged) else "x"
+            axes.plot(of_task.budgets[-1:], frames[-1:], color=TASK_COLORS[task], marker=mark, markersize=5)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xlim(0.9 * min(trained), 1.15 * max(trained))
+        axes.set_ylim(0.8 * LOWEST, 1.4 * longest)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set_yticks(*_powers(longest))
+        axes.minorticks_off()
+    _label(figure, "training steps", "horizon in frames")
     _key(figure, {task: (TASK_COLORS[task], "-") for task in result.plan.tasks})
     return figure
 

@@ -16,10 +16,11 @@ from videomem.experiments.memory_horizon.horizon_figures import (
     gates_figure,
     gradient_figure,
     lag_figure,
+    learning_figure,
     recall_figure,
     time_constant_figure,
 )
-from videomem.experiments.memory_horizon.horizon_tables import heads_tables, recall_tables
+from videomem.experiments.memory_horizon.horizon_tables import heads_tables, mean_horizon_text, recall_tables
 from videomem.experiments.memory_horizon.recall_measurement import RecallResult
 from videomem.experiments.memory_horizon.recall_tasks import FrameTable
 from videomem.experiments.memory_horizon.trained_heads import MAX_CLIPS, HeadsResult
@@ -34,10 +35,13 @@ def write_recall_report(result: RecallResult, frames: FrameTable, folder: Path) 
     Returns:
         Path of the PNG of each figure, by its name.
     """
-    reach = "; ".join(f"{one.label} {one.tasks[task].horizon}" for one in result.memories for task in one.tasks)
+    reach = "; ".join(
+        f"{one.label} {mean_horizon_text(of_task)}" for one in result.memories for of_task in one.tasks.values()
+    )
     shown = [
         Picture("task", _task_figure(result, frames), "Frames of the task: distractors, a cue, the query"),
         Picture("recall", recall_figure(result), f"Accuracy over delay; horizons in frames: {reach}"),
+        Picture("learning", learning_figure(result), "Horizon over training steps; numbers in the table of steps"),
         Picture("gradient", gradient_figure(result.memories), "Gradients over lag; numbers in tables/curves.csv"),
         *_time_constants(result, "Time constants of neurons; numbers in the table of horizons"),
     ]

@@ -9,11 +9,11 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
-from videomem.experiments.memory_horizon.recall_measurement import RecallResult, TaskResult
+from videomem.experiments.memory_horizon.recall_measurement import RecallResult, StepsToLearn, TaskResult
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
 from videomem.experiments.memory_horizon.trained_heads import HeadsReach, HeadsResult
 from videomem.experiments.tables import NOTHING, Cell, Column, Table
-from videomem.statistics.horizons import Curve, whole_or_three_digits
+from videomem.statistics.horizons import Curve, Horizon, whole_or_three_digits
 
 GRADIENTS = ("gradient", "direct", "gradient_untrained")
 TIMES = (Column("tau, median"), Column("tau, top tenth"), Column("-1 / Lyapunov"))
@@ -66,20 +66,41 @@ def terminal_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[C
 # Recall tasks.
 
 
+def bounded(horizon: Horizon, converged: bool) -> str:
+    """Formats a horizon, which is a lower bound if training ended before it had converged."""
+    if converged or horizon.kind == "beyond":
+        return str(horizon)
+    return "not learned yet" if horizon.frames is None else f">= {whole_or_three_digits(horizon.frames)}"
+
+
+def mean_horizon_text(of_task: TaskResult) -> str:
+    """Formats the horizon of the mean over seeds."""
+    return bounded(of_task.horizon, all(of_task.converged))
+
+
 def horizon_text(of_task: TaskResult) -> str:
     """Formats the horizon of the mean over seeds, and the range over seeds, as in `53 (41 to 70)`."""
-    ends = sorted(of_task.horizons, key=lambda horizon: horizon.frames or 0)
-    low, high = str(ends[0]), str(ends[-1])
-    return str(of_task.horizon) if low == high else f"{of_task.horizon} ({low} to {high})"
+    seeds = sorted(zip(of_task.horizons, of_task.converged, strict=True), key=lambda one: one[0].frames or 0)
+    mean, low, high = mean_horizon_text(of_task), bounded(*seeds[0]), bounded(*seeds[-1])
+    return mean if low == high == mean else f"{mean} ({low} to {high})"
+
+
+def steps_text(steps: StepsToLearn, of_task: TaskResult) -> str:
+    """Formats the median number of steps: `> 3000` if the budget of most seeds ended first, `–` if most converged."""
+    if steps.median is not None:
+        return f"{steps.median:.0f}"
+    unlearned = [converged for one, converged in zip(steps.seeds, of_task.converged, strict=True) if one is None]
+    return NOTHING if all(unlearned) else f"> {max(of_task.trained_steps)}"
 
 
 def horizons_table(result: RecallResult) -> Table:
     """Returns one row per memory."""
-    tasks = result.plan.tasks
+    tasks, equal = result.plan.tasks, result.plan.recipe.equal_steps
     beyond = [delay for delay in result.plan.delays if delay > result.plan.recipe.max_delay]
     columns = (
         Column("memory"),
         *(Column(f"{task} horizon") for task in tasks),
+        *(Column(f"{task} after {equal} steps") for task in tasks),
         *(Column(f"{task} at {delay}", "share") for task in tasks for delay in beyond),
         *TIMES,
     )
@@ -87,6 +108,7 @@ def horizons_table(result: RecallResult) -> Table:
         (
             one.label,
             *(horizon_text(one.tasks[task]) for task in tasks),
+            *(str(one.tasks[task].horizon_after(equal)) for task in tasks),
             *(value for task in tasks for value in one.tasks[task].extrapolated.value),
             *_tau_texts(one.tau, (0.5, 0.9), result),
             lyapunov_text(one.lyapunov, result.num_frames),
@@ -96,9 +118,35 @@ def horizons_table(result: RecallResult) -> Table:
     return Table("horizons", columns, tuple(rows))
 
 
-def expectations_table(result: RecallResult) -> Table:
-    rows = tuple((one.claim, one.found, one.evidence) for one in result.expectations)
-    return Table("expectations", (Column("expected from theory"), Column("found"), Column("evidence")), rows)
+def steps_table(result: RecallResult) -> Table:
+    """Returns the number of steps to learn each delay, one row per memory and task."""
+    columns = (
+        Column("memory"),
+        Column("task"),
+        *(Column(f"delay {delay}") for delay in result.plan.trained_delays),
+        Column("trained steps"),
+        Column("converged"),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            one.label,
+            task,
+            *(steps_text(steps, of_task) for steps in of_task.steps_to_learn),
+            ", ".join(map(str, of_task.trained_steps)),
+            f"{sum(of_task.converged)} of {len(of_task.converged)}",
+        )
+        for one in result.memories
+        for task, of_task in one.tasks.items()
+    ]
+    return Table("steps", columns, tuple(rows))
+
+
+def gradients_table(result: RecallResult) -> Table:
+    """Returns the gradient at the longest training delay relative to the last frame, before and after training."""
+    names = {"gradient_untrained": "untrained", "gradient": "trained", "direct": "along the retention alone"}
+    columns = (Column("memory"), *(Column(name) for name in names.values()))
+    rows = [(one.label, *(f"{getattr(one, kind).value[-1]:.2g}" for kind in names)) for one in result.memories]
+    return Table("gradients", columns, tuple(rows))
 
 
 def recall_tables(result: RecallResult) -> list[Table]:
@@ -109,30 +157,49 @@ def recall_tables(result: RecallResult) -> list[Table]:
             for kind in ("accuracy", "extrapolated", "followed"):
                 curves[one.name, f"{task} {kind}"] = getattr(of_task, kind)
         curves |= {(one.name, kind): getattr(one, kind) for kind in GRADIENTS}
-    return [horizons_table(result), expectations_table(result), _curves_table("frames", curves)]
+    found = [horizons_table(result), steps_table(result), gradients_table(result)]
+    return [*found, _curves_table("frames", curves)]
 
 
 def recall_summary(result: RecallResult) -> dict[str, float | str]:
     """Returns horizons by memory and task, for W&B."""
-    return {f"{one.name}/{task}_horizon": str(of_task.horizon) for one in result.memories
+    return {f"{one.name}/{task}_horizon": mean_horizon_text(of_task) for one in result.memories
             for task, of_task in one.tasks.items()}  # fmt: skip
 
 
-def recall_terminal_table(result: RecallResult) -> RichTable:
-    """Returns horizons and time constants; ranges over seeds and further results are on the page."""
-    tasks = result.plan.tasks
-    rows = [
-        (one.label, *(str(one.tasks[task].horizon) for task in tasks), *row[-len(TIMES) :])
-        for one, row in zip(result.memories, horizons_table(result).rows, strict=True)
+def recall_terminal_tables(result: RecallResult) -> list[RichTable]:
+    """Returns horizons, steps to learn some delays, and measurements of trained heads. The page has all delays."""
+    tasks, delays, equal = result.plan.tasks, result.plan.trained_delays, result.plan.recipe.equal_steps
+    horizons: list[tuple[Cell, ...]] = [
+        (
+            one.label,
+            *(mean_horizon_text(one.tasks[task]) for task in tasks),
+            *(str(one.tasks[task].horizon_after(equal)) for task in tasks),
+        )
+        for one in result.memories
     ]
-    return terminal_table("memory horizon in frames", ["memory", *tasks, "tau", "top tenth", "-1/Lyap."], rows)
-
-
-def expectations_terminal_table(result: RecallResult) -> RichTable:
-    """Returns whether each theoretical expectation was confirmed."""
-    columns = ["expected from theory", "found"]
-    rows = [(one.claim, one.found) for one in result.expectations]
-    return terminal_table("comparison with theory", columns, rows)
+    early = [f"{task} at {equal}" for task in tasks]
+    shown = [place for place in range(len(delays)) if place % 3 == 0 or place == len(delays) - 1]
+    heads = [
+        (*of_gradient, *of_horizon[-len(TIMES) :])
+        for of_gradient, of_horizon in zip(gradients_table(result).rows, horizons_table(result).rows, strict=True)
+    ]
+    gradients = ["untrained", "trained", "direct"]
+    return [
+        terminal_table(
+            f"memory horizon in frames, at convergence and at {equal} steps", ["memory", *tasks, *early], horizons
+        ),
+        terminal_table(
+            "training steps to learn a delay in frames",
+            ["memory", "task", *(str(delays[place]) for place in shown)],
+            [(*row[:2], *(row[2 + place] for place in shown)) for row in steps_table(result).rows],
+        ),
+        terminal_table(
+            f"gradient at lag {delays[-1]}, and time constants in frames, on {tasks[-1]}",
+            ["memory", *gradients, "tau", "top tenth", "-1/Lyap."],
+            heads,
+        ),
+    ]
 
 
 # Trained heads.

@@ -15,6 +15,7 @@ import torch
 
 from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon.gradients import sensitivity, untrained
+from videomem.experiments.memory_horizon.learning_curves import LearningCurve
 from videomem.experiments.memory_horizon.recall_tasks import RecallFrames
 from videomem.experiments.memory_horizon.recall_training import (
     RecallRecipe,
@@ -30,7 +31,7 @@ from videomem.utils.atomic import write_atomic
 from videomem.utils.parallel_jobs import run_cached
 from videomem.utils.result_models import result_model
 
-SCHEMA = 3  # Increase it when a change of the code changes the content of a training result.
+SCHEMA = 4  # Increase it when a change of the code changes the content of a training result.
 GATE_DELAY = 32  # delay in frames of the sequence whose retention is kept for the figure
 
 
@@ -57,6 +58,11 @@ class RecallPlan:
     num_test: int = 256
     num_measured: int = 8
     num_probes: int = 4
+
+    @property
+    def trained_delays(self) -> list[int]:
+        """Test delays up to the longest training delay."""
+        return [delay for delay in self.delays if delay <= self.recipe.max_delay]
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,8 @@ class RecallTrainingResult:
         label: The memory with its parameters.
         task: Name of the task.
         seed: Seed of the training.
-        accuracy: Accuracy at each delay of the plan.
+        curve: Checkpoints of the training, at the delays up to the longest training delay.
+        accuracy: Accuracy of the kept weights on the test sequences, at each delay of the plan.
         followed: How far the answer follows the cue alone at each delay; see `recall_training.recall`.
         seconds: Training time.
         measures: Measurements on the head; None except for the last task of the plan.
@@ -97,6 +104,7 @@ class RecallTrainingResult:
     label: str
     task: str
     seed: int
+    curve: LearningCurve
     accuracy: list[float]
     followed: list[float]
     seconds: float
@@ -135,8 +143,8 @@ def run_recall(
 def _read(path: Path) -> RecallTrainingResult:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        measures = plain.pop("measures")
-        return RecallTrainingResult(**plain, measures=measures and RecallMeasures(**measures))
+        measures, curve = plain.pop("measures"), LearningCurve(**plain.pop("curve"))
+        return RecallTrainingResult(**plain, curve=curve, measures=measures and RecallMeasures(**measures))
     except (ValueError, KeyError, TypeError) as error:
         raise VideomemError(
             f"{path}: damaged training result ({type(error).__name__}); delete the file and run the command again"
@@ -162,7 +170,7 @@ def _train_and_write(task: str, name: str, seed: int, path: Path, shared: tuple[
 def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: str, seed: int) -> RecallTrainingResult:
     """Trains one head and tests its recall. On the last task of the plan, also measures the head."""
     started = time.perf_counter()
-    classifier = train_recall(task, plan.memories[name], frames, plan.recipe, seed)
+    classifier, curve = train_recall(task, plan.memories[name], frames, plan.recipe, plan.trained_delays, seed)
     seconds, head = time.perf_counter() - started, classifier.head
     accuracy, followed = recall(head, task, frames, plan.delays, plan.num_test)
     return RecallTrainingResult(
@@ -170,6 +178,7 @@ def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: s
         label=head.label.removesuffix(" last"),
         task=task,
         seed=seed,
+        curve=curve,
         accuracy=accuracy,
         followed=followed,
         seconds=seconds,
@@ -180,7 +189,7 @@ def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: s
 def _measure(plan: RecallPlan, frames: RecallFrames, classifier: LitClassifier, task: str, seed: int) -> RecallMeasures:
     head = classifier.head
     longest = as_batch(unseen_sequences(task, frames, plan.recipe.max_delay, plan.num_measured), frames).x
-    lags = [0, *(delay for delay in plan.delays if delay <= plan.recipe.max_delay)]
+    lags = [0, *plan.trained_delays]
     trained = sensitivity(head, longest, lags, seed, plan.num_probes)
     fresh = sensitivity(untrained(classifier, seed), longest, lags, seed, plan.num_probes)
     shown = unseen_sequences(task, frames, GATE_DELAY, 1)

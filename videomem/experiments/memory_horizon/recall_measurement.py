@@ -1,4 +1,4 @@
-"""The recall measurement, from rendering the frames to the result: horizons over seeds, and a comparison with theory.
+"""The recall measurement, from rendering the frames to the result: horizons, and the training steps that they take.
 
 `memory.json` is a `RecallResult` as JSON.
 """
@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from videomem.experiments.clips import made_by
 from videomem.experiments.memories import distinct_labels
+from videomem.experiments.memory_horizon.learning_curves import steps_to_learn
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult, run_recall
 from videomem.experiments.memory_horizon.recall_tasks import (
     CHANCE,
@@ -38,8 +38,24 @@ LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy")
 
 
 @result_model
+class StepsToLearn:
+    """Number of training steps from which a memory recalls a cue at one delay.
+
+    Attributes:
+        delay: The delay, in frames.
+        seeds: First step of each training from which the chance-corrected accuracy on held-out sequences stays at one
+            half or above; None if the training ended below it.
+        median: Median over trainings, where None is larger than every number; None if it is not a number.
+    """
+
+    delay: int
+    seeds: tuple[int | None, ...]
+    median: Number | None
+
+
+@result_model
 class TaskResult:
-    """One memory on one task.
+    """One memory on one task. The trained heads are those with the lowest held-out loss of their training.
 
     Attributes:
         accuracy: Accuracy at each delay up to the longest training delay.
@@ -47,6 +63,11 @@ class TaskResult:
         followed: How far the prediction follows the cue alone, at all delays.
         horizon: Horizon of the mean over seeds.
         horizons: Horizon of each seed.
+        trained_steps: Number of training steps of each seed.
+        converged: Whether each training converged. If not, its budget was spent, and its horizon is a lower bound.
+        steps_to_learn: Steps to learn each delay.
+        budgets: Numbers of training steps.
+        horizons_by_budget: Horizon of the mean over seeds that each budget gives, on the held-out sequences.
     """
 
     accuracy: Curve
@@ -54,6 +75,15 @@ class TaskResult:
     followed: Curve
     horizon: Horizon
     horizons: tuple[Horizon, ...]
+    trained_steps: tuple[int, ...]
+    converged: tuple[bool, ...]
+    steps_to_learn: tuple[StepsToLearn, ...]
+    budgets: tuple[int, ...]
+    horizons_by_budget: tuple[Horizon, ...]
+
+    def horizon_after(self, num_steps: int) -> Horizon:
+        """Returns the horizon that a budget of at most `num_steps` gives."""
+        return self.horizons_by_budget[max(0, int(np.searchsorted(self.budgets, num_steps, side="right")) - 1)]
 
 
 @result_model
@@ -92,21 +122,6 @@ class MemoryReach:
 
 
 @result_model
-class Expectation:
-    """A theoretical expectation and what was found.
-
-    Attributes:
-        claim: The expectation.
-        found: Whether the horizons agree with it; `open` if longer delays would be needed to decide.
-        evidence: The horizons.
-    """
-
-    claim: Text
-    found: Literal["confirmed", "refuted", "open"]
-    evidence: Text
-
-
-@result_model
 class RecallResult:
     """The complete result of a recall measurement.
 
@@ -116,7 +131,6 @@ class RecallResult:
         num_frames: Number of frames of the sequences that gradients and time constants are measured on.
         features: Description of the backbone.
         memories: Result of each memory, in the order of the plan.
-        expectations: Theoretical expectations and what was found.
         command: Command line.
         versions: Versions of the libraries.
         seconds: Run time, without cached trainings.
@@ -127,7 +141,6 @@ class RecallResult:
     num_frames: int
     features: Text
     memories: tuple[MemoryReach, ...]
-    expectations: tuple[Expectation, ...]
     command: Text
     versions: dict[Text, Text]
     seconds: Number
@@ -162,7 +175,6 @@ def measure_recall(
         num_frames=LEAD + plan.recipe.max_delay,
         features=made_by(backbone),
         memories=found,
-        expectations=expectations(found),
         command=command,
         versions=versions(),
         seconds=time.perf_counter() - started,
@@ -191,7 +203,7 @@ def reaches(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> tuple[
 
 
 def _reach(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> MemoryReach:
-    tasks = {task: _task([one for one in results if one.task == task], plan) for task in plan.tasks}
+    tasks = {task: task_result([one for one in results if one.task == task], plan) for task in plan.tasks}
     main = plan.tasks[-1]
     measured = [one.measures for one in results if one.measures is not None]
     lags = measured[0].lags
@@ -213,56 +225,30 @@ def _reach(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> MemoryR
     )
 
 
-def _task(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> TaskResult:
+def task_result(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> TaskResult:
+    """Returns the result of one memory on one task over its seeds."""
     delays, accuracy = np.array(plan.delays), np.array([one.accuracy for one in results])
     trained = delays <= plan.recipe.max_delay
     tested = delays[trained]
+    budgets = max((one.curve.steps for one in results), key=len)
+    learned_KSX = np.stack([one.curve.accuracy_of_kept(budgets) for one in results])
     return TaskResult(
         accuracy=curve_over_seeds(tested, accuracy[:, trained]),
         extrapolated=curve_over_seeds(delays[~trained], accuracy[:, ~trained]),
         followed=curve_over_seeds(delays, [one.followed for one in results]),
         horizon=horizon(tested, accuracy[:, trained].mean(0), CHANCE),
         horizons=tuple(horizon(tested, one[trained], CHANCE) for one in accuracy),
+        trained_steps=tuple(one.curve.steps[-1] for one in results),
+        converged=tuple(one.curve.converged for one in results),
+        steps_to_learn=tuple(
+            _steps_to_learn(delay, [steps_to_learn(budgets, one_SX[:, place]) for one_SX in learned_KSX])
+            for place, delay in enumerate(tested.tolist())
+        ),
+        budgets=tuple(budgets),
+        horizons_by_budget=tuple(horizon(tested, mean_X, CHANCE) for mean_X in learned_KSX.mean(0)),
     )
 
 
-def expectations(memories: Sequence[MemoryReach]) -> tuple[Expectation, ...]:
-    """Compares theoretical expectations for the measured memories with their horizons."""
-    found: list[Expectation] = []
-    for one in memories:
-        horizons = {task: of_task.horizon for task, of_task in one.tasks.items()}
-        holds: bool | None
-        learned = {task for task, horizon in horizons.items() if horizon.kind != "not learned"}
-        if one.name in ("none", "leaky_zero"):
-            claim, holds = f"{one.label} keeps nothing", not learned
-        elif one.name == "leaky_sum" and {"latch", "update"} <= horizons.keys():
-            claim = f"{one.label} keeps everything but not its order: it learns latch, not update"
-            holds = "latch" in learned and "update" not in learned
-        elif one.name == "leaky":
-            # After some time constants, alpha^k times the cue is small compared with the terms of the frames since.
-            claim = f"{one.label} reaches one to five time constants of {one.tau[-1]:.3g} frames"
-            holds = _within(horizons.values(), one.tau[-1], 5 * one.tau[-1])
-        elif one.name == "rnn":
-            claim, holds = "rnn reaches some tens of frames", _within(horizons.values(), 10, 100)
-        elif one.name in ("gated", "gru", "lstm", "mingru", "minlstm"):
-            claim, holds = f"{one.name} reaches hundreds of frames", _within(horizons.values(), 100, np.inf)
-        else:
-            continue
-        evidence = "; ".join(f"{task} {horizon}" for task, horizon in horizons.items())
-        found.append(Expectation(claim, _FOUND[holds], f"horizon in frames: {evidence}"))
-    return tuple(found)
-
-
-_FOUND: dict[bool | None, Literal["confirmed", "refuted", "open"]] = {
-    True: "confirmed", False: "refuted", None: "open"
-}  # fmt: skip
-
-
-def _within(horizons: Iterable[Horizon], low: float, high: float) -> bool | None:
-    """Returns whether every horizon is in a range; None if a horizon beyond the longest delay might be."""
-    found = [(one.frames, one.kind) for one in horizons]
-    if any(frames is None or frames > high or (kind == "crossed" and frames < low) for frames, kind in found):
-        return False
-    decided = all(frames is not None and frames >= low for frames, _ in found)
-    ended = high == np.inf or all(kind == "crossed" for _, kind in found)
-    return True if decided and ended else None
+def _steps_to_learn(delay: int, seeds: Sequence[int | None]) -> StepsToLearn:
+    median = float(np.median([np.inf if steps is None else steps for steps in seeds]))
+    return StepsToLearn(delay, tuple(seeds), median if np.isfinite(median) else None)

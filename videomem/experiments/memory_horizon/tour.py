@@ -65,7 +65,7 @@ SECTIONS: dict[str, Section] = {
 
 def recall_plan(names: Sequence[str]) -> RecallPlan:
     """Returns the plan of a short recall measurement: up to 64 frames, two seeds."""
-    recipe = RecallRecipe(num_steps=400, max_delay=64)
+    recipe = RecallRecipe(max_steps=1500, min_steps=400, max_delay=64)
     delays = (1, 2, 4, 8, 16, 32, 64, 128)
     return RecallPlan(read_memories(names, recipe.hidden_dim), num_seeds=2, recipe=recipe, delays=delays)
 
