@@ -46,8 +46,15 @@ def read_heads(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any
 
 
 def read_memories(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any]]:
-    """Read the class path and the arguments of the memories of heads, by name of the head; see `read_heads`."""
-    return {name: head["memory"] for name, head in read_heads(names, hidden_dim).items()}
+    """Read the class path and the arguments of the memories of heads, by name of the head; see `read_heads`.
+
+    Raises:
+        VideomemError: Also if a head names a readout, because these memories are read at the last frame.
+    """
+    heads = read_heads(names, hidden_dim)
+    if named := [name for name, head in heads.items() if "readout" in head]:
+        raise VideomemError(f"{named[0]!r} names a readout, which has no effect here; choose a head without one")
+    return {name: head["memory"] for name, head in heads.items()}
 
 
 def _named(path: Path, what: str, plain: dict[str, Any], known: Mapping[str, type]) -> dict[str, Any]:
