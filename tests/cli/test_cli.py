@@ -153,8 +153,11 @@ def extract(workspace: Path, *options: object) -> list[str]:
         (["--data.typo", "1"], "typo"),
         (["--data", "nowhere.yaml"], "--data nowhere.yaml: no such file"),
         (["--config", "nowhere/x.yaml"], "nowhere/x.yaml: no such file; `videomem configs` copies base.yaml, data/div"),
-        (["--config", CONFIGS / "head" / "gur.yaml"], "gur.yaml: no such file; the folder has gated.yaml, gru.yaml"),
-        (["--config", CONFIGS / "head"], "head: not a file; the folder has gated.yaml, gru.yaml"),
+        (
+            ["--config", CONFIGS / "head" / "gur.yaml"],
+            "gur.yaml: no such file; the folder has attention.yaml, best_frame.yaml, conv.yaml",
+        ),
+        (["--config", CONFIGS / "head"], "head: not a file; the folder has attention.yaml, best_frame.yaml, conv.yaml"),
     ],
 )
 def test_an_invalid_data_setting_is_a_one_line_error(

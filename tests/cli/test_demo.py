@@ -28,7 +28,7 @@ def test_the_demo_writes_the_promised_files_and_is_reproducible(
                 path.unlink()
     assert results[0].memories == results[1].memories and results[0].plan_sha256 == results[1].plan_sha256
     none = results[0].memories[0]
-    assert none.is_control and none.max_logit_change == 0
+    assert none.is_order_blind and none.max_logit_change == 0
     assert (
         none.accuracies["ordered/ordered"].value
         == none.accuracies["ordered/shuffled"].value

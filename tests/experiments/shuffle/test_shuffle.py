@@ -73,7 +73,7 @@ def measured(path: Path, num_permutations: int = 5) -> list[Measurement]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_heads_without_memory_ignore_order_to_the_bit_and_all_others_do_not(
+def test_order_blind_heads_ignore_order_to_the_bit_and_all_others_do_not(
     checkpoints: dict[str, Path], head: str
 ) -> None:
     rows = measured(checkpoints[head])
@@ -83,7 +83,8 @@ def test_heads_without_memory_ignore_order_to_the_bit_and_all_others_do_not(
     moved = by_condition(rows, "shuffled") + by_condition(rows, "reversed")
     forward = [row.max_logit_change_forward for row in moved if row.max_logit_change_forward is not None]
     assert len(forward) == 3
-    if head in ("none", "leaky_zero"):
+    if read_checkpoint(checkpoints[head]).classifier().head.order_blind:
+        assert head in ("none", "leaky_zero", "attention", "best_frame", "max", "set")
         assert {row.accuracy for row in rows} == {ordered.accuracy} and ordered.accuracy <= 0.5
         assert all(row.max_logit_change == 0 and row.flip_rate == 0 for row in moved)
         assert max(forward) <= 1e-5
