@@ -223,8 +223,8 @@ def test_verdicts_are_sentences_in_points_about_learner_or_data() -> None:
     )
     assert verdict_on_data(an_estimate(0.081, 0.165, p=1e-9)).sentence == (
         "Frame order carries information in these data that the set of frames does not: at this training size, the "
-        "best ordered learner (gru) differs from the best order-blind one (average) by 12.3 points (95 % interval 8.1 "
-        "to 16.5, p < 0.001)"
+        "best ordered learner (gru) is more accurate than the best order-blind one (average) by 12.3 points (95 % "
+        "interval 8.1 to 16.5, p < 0.001)"
     )
 
 

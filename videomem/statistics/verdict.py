@@ -93,8 +93,11 @@ def judge_data(
     """
     _check(margin)
     ordered, blind = learners
-    compared = f"the best ordered learner ({ordered}) differs from the best order-blind one ({blind}) by"
-    compared = f"{compared} {points(information.value)}"
+    more = "more" if information.value >= 0 else "less"
+    compared = (
+        f"the best ordered learner ({ordered}) is {more} accurate than the best order-blind one ({blind}) by "
+        f"{points(abs(information.value))}"
+    )
     if short := _too_few(information, margin):
         return Verdict("no verdict", f"No verdict; {compared} ({interval(information)})", short)
     if accuracy.low <= chance:

@@ -16,8 +16,8 @@ from videomem.statistics.verdict import points as in_points
 
 # Columns that are not text, by the kind of their values.
 _NAMES: dict[Kind, tuple[str, ...]] = {
-    "gain": ("value of order", "reliance", "relies: reliance", "worth: value of order",
-             "information: gain over order-blind", "with rotated clips (TT - FS)", "augmentation (SS - FS)",
+    "gain": ("value of order", "reliance", "relies", "worth",
+             "information", "with rotated clips (TT - FS)", "augmentation (SS - FS)",
              "shift (SS - OS)", "smoothness (OO - CC)", "retrained", "gain, pooled", "low", "high", "gain, class alone",
              "standard error", "excess confusion"),
     "share": ("accuracy", "balanced accuracy", "share of training groups"),
@@ -34,9 +34,8 @@ Rows = list[dict[str, Cell]]  # the value of each column by its name
 # Rows of each memory, to which the table adds its label as the first column.
 _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     "memories": lambda one, _: [
-        {"accuracy": one.accuracies[ORDERED], "relies: reliance": one.reliance,
-         "worth: value of order": one.value_of_order, "p": None if one.is_order_blind else one.value_of_order.p,
-         "verdict": verdict_word(one), "information: gain over order-blind": one.practical_gain}
+        {"accuracy": one.accuracies[ORDERED], "relies": one.reliance, "worth": one.value_of_order,
+         "verdict": verdict_word(one), "information": one.practical_gain}
     ],
     "accuracies": lambda one, _: [
         {"code": letters(pair), "trained on": described(pair)[0], "tested on": described(pair)[1],
@@ -140,7 +139,7 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
     if not learners:
         return [data]
     lead = max(learners, key=lambda one: one.value_of_order.value)
-    relies = f"{lead.label} loses {in_points(lead.reliance.value)} if its test clips are shuffled"
+    relies = f"{lead.name} loses {in_points(lead.reliance.value)} if its test clips are shuffled"
     assert lead.verdict is not None
     return [
         ("Does this trained model rely on frame order?", f"{relies} ({in_words(lead.reliance)})"),
