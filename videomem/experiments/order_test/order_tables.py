@@ -92,7 +92,7 @@ def table(result: OrderTestResult, name: str) -> Table:
     """The table of this name, one of `NAMES`; without rows, it has no columns."""
     if name in _OF_MEMORY:
         return _table(name, [
-            {"memory": one.label, **row} for one in result.memories for row in _OF_MEMORY[name](one, result)
+            {"head": one.label, **row} for one in result.memories for row in _OF_MEMORY[name](one, result)
         ])  # fmt: skip
     return _table(name, {"controls": _controls, "failures": _failures, "plan": _plan}[name](result))
 
