@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torchvision
 
-from videomem.experiments.memories import read_memories
+from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test.jobs import build_head
 from videomem.features.backbone import Backbone, BackboneSettings
 from videomem.features.store import FeatureSettings
@@ -56,8 +56,8 @@ def main() -> None:
     settings = FeatureSettings(backbone.settings, Uniform(WINDOW))
     names = sorted(path.stem for path in (config_folder() / "head").glob("*.yaml"))
     models = {}
-    for name, memory in read_memories(names, hidden_dim=128).items():
-        head = build_head(memory, backbone.feature_dim, 10, 1, None).eval()
+    for name, plain in read_heads(names, hidden_dim=128).items():
+        head = build_head(plain, backbone.feature_dim, 10, 1, None).eval()
         models[name] = Classifier(head, [str(number) for number in range(10)], settings, backbone)
     frames = np.random.default_rng(0).integers(0, 256, (32, 240, 320, 3), np.uint8)
     shaped = backbone.preprocessing.shape_frames(frames)
