@@ -135,8 +135,7 @@ class AttentionReadout(Readout):
         return self.num_classes + 1
 
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
-        logits_BTC, score_BT1 = outputs_BTK[..., :-1], outputs_BTK[..., -1:]
-        score_BT1 = score_BT1.masked_fill(_padding(outputs_BTK, lengths_B), -torch.inf)
+        logits_BTC, score_BT1 = _logits_and_scores(outputs_BTK, lengths_B)
         weight_BT1 = (score_BT1 - score_BT1.amax(dim=1, keepdim=True)).exp()
         total_B1 = sum_in_any_order(weight_BT1, lengths_B)
         return sum_in_any_order(weight_BT1 * logits_BTC, lengths_B) / total_B1
@@ -172,8 +171,7 @@ class BestFrameReadout(Readout):
         return self.num_classes + 1
 
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
-        logits_BTC, score_BT1 = outputs_BTK[..., :-1], outputs_BTK[..., -1:]
-        score_BT1 = score_BT1.masked_fill(_padding(outputs_BTK, lengths_B), -torch.inf)
+        logits_BTC, score_BT1 = _logits_and_scores(outputs_BTK, lengths_B)
         is_best_BT1 = score_BT1 == score_BT1.amax(dim=1, keepdim=True)
         chosen_BC = sum_in_any_order(logits_BTC.where(is_best_BT1, 0), lengths_B) / is_best_BT1.sum(dim=1)
         if not self.training:
@@ -249,6 +247,12 @@ def sum_in_any_order(values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
     # Padding sorts behind every real value, where it is set to zero before the sum.
     ascending = values_BTK.masked_fill(padding_BT1, torch.inf).sort(dim=1).values
     return ascending.masked_fill(padding_BT1, 0).sum(dim=1)
+
+
+def _logits_and_scores(outputs_BTK: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, T, C) and the score of each frame (B, T, 1), which is the last output; -inf at padding."""
+    padding_BT1 = _padding(outputs_BTK, lengths_B)
+    return outputs_BTK[..., :-1], outputs_BTK[..., -1:].masked_fill(padding_BT1, -torch.inf)
 
 
 def _padding(values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
