@@ -277,10 +277,15 @@ def test_gradients_are_finite_over_512_frames(name: str, readout: type[Readout])
 
 def test_dropout_drops_the_same_units_in_all_frames_of_a_clip() -> None:
     head = make("none", dropout=0.5).train()
-    dropped = head.dropout(torch.ones(2, 6, 50)) == 0
-    assert dropped.any() and not dropped.all()
-    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
-    assert not torch.equal(dropped[0], dropped[1])
+    torch.manual_seed(0)
+    masks = head.dropout_masks(20)
+    assert [mask.shape for mask in masks] == [(20, 1, D), (20, 1, head.memories[0].hidden_dim)]
+    assert all(set(mask.unique().tolist()) == {0.0, 2.0} for mask in masks)
+    assert not torch.equal(masks[1][0], masks[1][1])
+    x, lengths = torch.randn(20, 6, D), torch.full((20,), 6)
+    torch.manual_seed(0)
+    assert torch.equal(head(x, lengths), head(x, lengths, masks))
+    assert not torch.equal(head(x, lengths), head.eval()(x, lengths))
 
 
 def test_feature_norm_standardises_and_silences_dead_units() -> None:

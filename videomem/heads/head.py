@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import dropwhile
 from typing import NamedTuple
 
@@ -48,27 +48,6 @@ class FeatureNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x.to(self.mean.dtype) - self.mean) * self.scale).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
-
-
-class ClipDropout(nn.Module):
-    """Dropout with one mask per clip: a value dropped in one frame is dropped in all frames of the clip.
-
-    Args:
-        p: Fraction of values dropped in training.
-    Shape:
-        x (B, T, D) -> (B, T, D)
-    Reference:
-        Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks".
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x_BTD
-        return x_BTD * nn.functional.dropout(x_BTD.new_ones(len(x_BTD), 1, x_BTD.shape[2]), self.p)
 
 
 class HeadState(NamedTuple):
@@ -125,7 +104,7 @@ class Head(nn.Module):
         layers = [memory(projection_dim or feature_dim)]
         layers += [memory(layers[0].hidden_dim) for _ in range(num_layers - 1)]
         self.layers = nn.ModuleList(layers)
-        self.dropout = ClipDropout(dropout)
+        self.dropout = dropout
         self.readout = (readout or MeanReadout)(num_classes)
         self.classify = nn.Linear(layers[-1].hidden_dim, self.readout.num_outputs)
 
@@ -153,18 +132,38 @@ class Head(nn.Module):
         """Whether the logits are bit-identical for every frame order."""
         return self.readout.order_blind and all(memory.memoryless for memory in self.memories)
 
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits (B, C) of clips."""
-        return self.readout(self.frame_outputs(x_BTD, lengths_B), lengths_B)
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        """Logits (B, C) of clips; for `masks` see `frame_outputs`."""
+        return self.readout(self.frame_outputs(x_BTD, lengths_B, masks), lengths_B)
 
-    def frame_outputs(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Outputs (B, T, K) after each frame, before the readout. In most readouts the first C are logits."""
+    def frame_outputs(self, x_BTD: Tensor, lengths_B: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        """Outputs (B, T, K) after each frame, before the readout. In most readouts the first C are logits.
+
+        Args:
+            x_BTD: Features.
+            lengths_B: Number of frames of each clip.
+            masks: The result of `dropout_masks`. None: drawn in training, and no dropout otherwise.
+        """
         self._check(x_BTD, lengths_B)
-        y = self.projection(self.dropout(self.norm(x_BTD)))
+        if masks is None and self.training and self.dropout:
+            masks = self.dropout_masks(len(x_BTD))
+        mask_of = iter(masks or [])
+        y = self.projection(_dropped(self.norm(x_BTD), next(mask_of, None)))
         for memory in self.memories:
             h_BTH, _ = memory(y, lengths_B)
-            y = self.dropout(memory.activation(h_BTH))
+            y = _dropped(memory.activation(h_BTH), next(mask_of, None))
         return self.classify(y)
+
+    def dropout_masks(self, num_clips: int) -> list[Tensor]:
+        """Draw dropout masks from the global generator: (B, 1, D) for the features, and (B, 1, H) for each layer.
+
+        A value dropped in one frame is dropped in all frames of the clip. The values of a mask are 0 or 1 / (1 - p).
+
+        Reference:
+            Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks".
+        """
+        sizes = [self.feature_dim, *(memory.hidden_dim for memory in self.memories)]
+        return [nn.functional.dropout(self.norm.mean.new_ones(num_clips, 1, size), self.dropout) for size in sizes]
 
     def step(self, x_BD: Tensor, state: HeadState | None = None) -> tuple[Tensor, HeadState]:
         """Process one frame of a stream.
@@ -222,3 +221,7 @@ class Head(nn.Module):
             )
         if lengths_B.shape != x_BTD.shape[:1]:
             raise VideomemError(f"lengths have shape {tuple(lengths_B.shape)}, but there are {len(x_BTD)} videos")
+
+
+def _dropped(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask.to(x.dtype)

@@ -21,6 +21,7 @@ class _TorchRecurrent(Memory):
 
     network: type[nn.GRU] | type[nn.LSTM]
     forget_gate: int  # Place of the gate that multiplies the previous state.
+    use_kernel = True  # False: always run the loop, which torch.func can transform.
 
     def __init__(
         self, input_dim: int, hidden_dim: int = 128, forget_bias: ForgetBias = 1.0, max_time_frames: int = 16
@@ -44,7 +45,7 @@ class _TorchRecurrent(Memory):
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States of clips, by torch's kernel or, for wide inputs on a CPU, by the loop, whichever is faster."""
-        if not x_BTD.is_cuda and self.input_dim > MAX_FUSED_INPUT_DIM:
+        if not self.use_kernel or (not x_BTD.is_cuda and self.input_dim > MAX_FUSED_INPUT_DIM):
             return super().forward(x_BTD, lengths_B, state)
         return self.forward_library(x_BTD, lengths_B, state)
 

@@ -46,12 +46,26 @@ class _LinearScan(torch.autograd.Function):
     """The gradient of a scan is a scan backwards in time, so only inputs and states are saved for it."""
 
     @staticmethod
-    def forward(ctx: Any, keep_BTH: Tensor, add_BTH: Tensor, start_BH: Tensor) -> Tensor:
+    def forward(keep_BTH: Tensor, add_BTH: Tensor, start_BH: Tensor) -> Tensor:
         h_BTH = add_BTH.clone()
         h_BTH[:, 0].addcmul_(keep_BTH[:, 0], start_BH)
         _scan(keep_BTH.clone(), h_BTH, range(h_BTH.shape[1]))
-        ctx.save_for_backward(keep_BTH, h_BTH, start_BH)
         return h_BTH
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        keep_BTH, _, start_BH = inputs
+        ctx.save_for_backward(keep_BTH, output, start_BH)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+        """Several scans are one scan of more clips."""
+        stacked = [
+            part.expand(info.batch_size, *part.shape) if dim is None else part.movedim(dim, 0)
+            for part, dim in zip(inputs, in_dims, strict=True)
+        ]
+        h: Tensor = _LinearScan.apply(*(part.flatten(0, 1) for part in stacked))
+        return h.unflatten(0, (info.batch_size, -1)), 0
 
     @staticmethod
     @once_differentiable
