@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.heads import FeatureNorm
@@ -19,6 +21,26 @@ from videomem.training.data_module import VideoDataModule
 from videomem.training.feature_sources import StoredFeatures, frame_statistics
 
 MAX_FRAMES = 20_000  # for fitting a projection; more frames change the components little
+
+
+@dataclass(frozen=True)
+class PaddedFeatures:
+    """Features (T, D) of clips by their row, held as one tensor, from which batches are made fast.
+
+    Attributes:
+        padded_NTD: Features of all clips, padded with zeros.
+        lengths: T of each clip.
+    """
+
+    padded_NTD: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, clips: Sequence[Tensor]) -> PaddedFeatures:
+        return cls(pad_sequence(list(clips), batch_first=True), tuple(map(len, clips)))
+
+    def __call__(self, row: int) -> Tensor:
+        return self.padded_NTD[row, : self.lengths[row]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +77,22 @@ class Clips:
     @property
     def max_frames(self) -> int:
         return int(self.lengths.max())
+
+    def batch(self, rows: NDArray[np.int64], orders_BT: NDArray[np.int64] | None = None) -> VideoBatch:
+        """Clips as a batch, each in its frame order (B, T) if any is given."""
+        lengths = self.lengths[rows]
+        if orders_BT is None:
+            orders_BT = np.broadcast_to(np.arange(lengths.max()), (len(rows), lengths.max()))
+        orders = torch.from_numpy(np.ascontiguousarray(orders_BT[:, : lengths.max()]))
+        if isinstance(self.features, PaddedFeatures):
+            x_BTD = self.features.padded_NTD[torch.from_numpy(rows)[:, None], orders]
+        else:
+            videos = [
+                self.features(row)[order_T[:length]]
+                for row, order_T, length in zip(rows.tolist(), orders, lengths, strict=True)
+            ]
+            x_BTD = pad_sequence(videos, batch_first=True)
+        return VideoBatch(x_BTD, *(torch.from_numpy(part) for part in (lengths, self.labels[rows], rows)))
 
 
 def clips_of_data(data: VideoDataModule) -> Clips:
@@ -121,7 +159,7 @@ def clips_of_arrays(
     dim = _feature_dim(tensors)
     names = tuple(sorted(set(labels)))
     return Clips(
-        features=tensors.__getitem__,
+        features=PaddedFeatures.of(tensors),
         lengths=np.array([len(array) for array in tensors]),
         labels=np.array([names.index(label) for label in labels]),
         groups=_numbered(groups),
@@ -193,4 +231,4 @@ def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Cli
         torch.default_generator.manual_seed(0)
         components_DP = torch.pca_lowrank(x_ND, q=min(dim + 8, *x_ND.shape), center=False, niter=3)[2][:, :dim]
     features = [standardized(row) @ components_DP for row in range(len(clips))]
-    return replace(clips, features=features.__getitem__, feature_dim=dim)
+    return replace(clips, feature_dim=dim, features=PaddedFeatures.of(features))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -74,6 +74,12 @@ class LitClassifier(LightningModule):
         self.test_metrics = metrics.clone(prefix="test/")
         self.confusion = ConfusionMatrix(task="multiclass", num_classes=num_classes)
 
+    @property
+    def class_weights(self) -> Tensor:
+        """Loss weights (C,)."""
+        assert self.loss.weight is not None
+        return self.loss.weight
+
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of features."""
         return self.head(x_BTD, lengths_B)
@@ -83,8 +89,13 @@ class LitClassifier(LightningModule):
             self.head.norm.set_statistics(*self.trainer.datamodule.feature_statistics())  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
-        # Dropout draws from the global generator. Seeding every step gives a resumed run the same masks.
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        self.seed_step(self.global_step)
+
+    def seed_step(self, step: int) -> None:
+        """Seed the global generator, which dropout draws from, so that a resumed run draws the same masks."""
+        # On a CPU `torch.manual_seed` takes a millisecond, because it seeds the generators of all other devices.
+        seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        seed(self.seed * 1_000_003 + step)
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         logits_BC = self(batch.x, batch.lengths)
@@ -119,10 +130,21 @@ class LitClassifier(LightningModule):
         return self.confusion.compute()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+        return adamw(self.parameters(), self.learning_rate, self.weight_decay)
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    matrix_dims: int = 2,
+    fused: bool | None = None,
+) -> torch.optim.AdamW:
+    """AdamW with weight decay of matrices only: parameters of at least `matrix_dims` dimensions."""
+    learned = [p for p in parameters if p.requires_grad]
+    matrices, others = ([p for p in learned if (p.ndim >= matrix_dims) == wanted] for wanted in (True, False))
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
 
 def balanced_weights(class_counts: Sequence[int]) -> Tensor:

@@ -25,53 +25,55 @@ from videomem.utils.workers import die_with_parent
 
 def run_cached(
     job: Callable[..., None],
-    calls: Mapping[Path, tuple[Any, ...]],
+    calls: Mapping[tuple[Path, ...], tuple[Any, ...]],
     shared: Any,
     num_processes: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
     in_turn: Sequence[Any] = (),
+    num_done: int = 0,
 ) -> None:
-    """Call `job(*call, path, shared)` for every path where no file exists yet.
+    """Call `job(*call, paths, shared)` for all paths of which one does not exist yet.
 
     Args:
-        job: A function of a module, or a partial of one, that writes its result to `path` atomically.
-        calls: Arguments of each job by the file of its result. The file name must identify everything that determines
-            the result.
+        job: A function of a module, or a partial of one, that writes its results to `paths` atomically.
+        calls: Arguments of each job by the files of its results. The file names must identify everything that
+            determines the results.
         shared: Argument that all jobs share; sent to each process once.
         num_processes: Number of processes; 1 runs all jobs in this process.
-        progress: Called with the number of finished jobs and the number of all jobs.
-        in_turn: Values of a further argument after those of `calls`, such as devices. The missing jobs take them in
-            turn.
+        progress: Called with the number of finished results and the number of all results.
+        in_turn: Values of a further argument after those of `calls`, such as devices. The jobs take them in turn.
+        num_done: Number of results that `progress` counts in addition to those of `calls`, because they were finished.
     Raises:
         VideomemError: If a process is killed, or the GPU runs out of memory.
     """
-    missing = [path for path in calls if not path.is_file()]
+    missing = [paths for paths in calls if not all(path.is_file() for path in paths)]
     values: list[tuple[Any, ...]] = [(value,) for value in in_turn] or [()]
-    arguments = [(*calls[path], *value, path) for path, value in zip(missing, cycle(values), strict=False)]
-    done = len(calls) - len(missing)
-    progress(done, len(calls))
-    for finished in run_parallel(job, arguments, shared, min(num_processes, len(missing))):
-        done += finished
-        progress(done, len(calls))
+    arguments = [(*calls[paths], *value, paths) for paths, value in zip(missing, cycle(values), strict=False)]
+    total = num_done + sum(map(len, calls))
+    done = total - sum(map(len, missing))
+    progress(done, total)
+    for call in run_parallel(job, arguments, shared, min(num_processes, len(missing))):
+        done += len(call[-1])
+        progress(done, total)
 
 
 def run_parallel(
     job: Callable[..., None], calls: Sequence[tuple[Any, ...]], shared: Any, num_processes: int
-) -> Iterator[int]:
-    """Call the picklable `job(*call, shared)` for every call, and yield 1 after each; see `run_cached`."""
+) -> Iterator[tuple[Any, ...]]:
+    """Call the picklable `job(*call, shared)` for every call, and yield each finished call; see `run_cached`."""
     if num_processes <= 1:
         with one_thread(), quiet():
             for call in calls:
                 job(*call, shared)
-                yield 1
+                yield call
         return
     with ProcessPoolExecutor(num_processes, get_context("spawn"), _start_worker, (shared,)) as pool:
-        running: list[Future[None]] = []
+        running: dict[Future[None], tuple[Any, ...]] = {}
         try:
-            running += [pool.submit(_in_worker, job, *call) for call in calls]
+            running |= {pool.submit(_in_worker, job, *call): call for call in calls}
             for future in as_completed(running):
                 future.result()
-                yield 1
+                yield running[future]
         except BrokenProcessPool as error:
             raise VideomemError(
                 "a training process was killed, perhaps for lack of memory; finished results are kept: run it again "

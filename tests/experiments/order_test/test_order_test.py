@@ -25,7 +25,7 @@ from videomem.experiments.order_test.plan import PAIRS, PRIMARY, OrderSettings, 
 from videomem.experiments.order_test.report import examples_of
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
-from videomem.experiments.order_test.training import new_classifier, run_jobs
+from videomem.experiments.order_test.training import run_jobs, untrained
 from videomem.heads import AttentionReadout, LastReadout, MeanReadout
 from videomem.statistics.planning import Assumptions
 from videomem.statistics.results import ChiralPair, ChiralPairs
@@ -49,7 +49,7 @@ def test_jobs_with_a_result_in_the_cache_are_not_trained_again(
     tested: OrderTest, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips, plan = tested.scores.clips, tested.scores.plan
-    monkeypatch.setattr(training, "train_job", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "train_jobs", lambda *_: pytest.fail("trained again"))
     after = run_order_test(clips, plan, cache, command="videomem order", num_trained_before=0).result
     assert replace(after, seconds=tested.result.seconds) == tested.result
     wider = replace(plan, settings=replace(plan.settings, margin=0.3))
@@ -108,7 +108,7 @@ def test_a_head_file_may_name_a_readout(tested: OrderTest) -> None:
     plan = planned(scores.clips, memories=("gru", "gru_last", "attention"))
     for name, readout in (("gru", MeanReadout), ("gru_last", LastReadout), ("attention", AttentionReadout)):
         job = TrainingJob(name, plan.heads[name], "ordered", 0)
-        classifier = new_classifier(job, scores.clips, scores.splits[0], plan.settings, SHORT, 0)
+        classifier, _ = untrained(job, scores.splits[0], scores.clips, plan.settings, SHORT)
         assert type(classifier.head.readout) is readout
         assert is_order_blind(plan.heads[name]) == (name == "attention")
 

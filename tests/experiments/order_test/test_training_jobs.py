@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
-from videomem.experiments.clips import projected
+from videomem.experiments.clips import Clips, projected
 from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test import training
 from videomem.experiments.order_test.data import (
@@ -24,11 +25,10 @@ from videomem.experiments.order_test.data import (
     common_order,
     feature_statistics,
     run_splits,
-    training_order,
+    training_orders,
     training_share,
 )
 from videomem.experiments.order_test.jobs import (
-    TrainingJob,
     TrainingResult,
     build_head,
     job_key,
@@ -38,7 +38,7 @@ from videomem.experiments.order_test.jobs import (
     write_training_result,
 )
 from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS
-from videomem.experiments.order_test.training import run_jobs, train_job
+from videomem.experiments.order_test.training import run_jobs, train_jobs
 
 # Splits.
 
@@ -88,6 +88,12 @@ def test_folds_are_as_many_as_the_rarest_class_allows() -> None:
 
 
 # Training conditions.
+
+
+def training_order(condition: str, clips: Clips, row: int, *rest: Any) -> NDArray[np.int64]:
+    """The frame order (T,) of one clip, when those of all clips are drawn."""
+    rows = np.arange(len(clips))
+    return training_orders(condition, clips, rows, *rest)[row, : clips.lengths[row]]
 
 
 @pytest.mark.parametrize("condition", TRAINING_CONDITIONS)
@@ -186,7 +192,8 @@ def test_the_key_of_a_training_job_has_every_cause_and_nothing_else() -> None:
 def test_training_results_are_read_as_written_and_a_damaged_one_is_a_one_line_error(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips)
-    training_result = train_job(jobs_of(plan, clips)[0], clips, run_splits(clips, SMALL)[0], SMALL, SHORT)
+    jobs = {jobs_of(plan, clips)[0]: run_splits(clips, SMALL)[0]}
+    training_result = next(train_jobs(jobs, clips, SMALL, SHORT))
     write_training_result(tmp_path / "a.npz", training_result)
     again = read_training_result(tmp_path / "a.npz")
     assert again.predicted.keys() == training_result.predicted.keys()
@@ -202,8 +209,8 @@ def test_the_same_seed_gives_the_same_predictions_and_another_seed_others() -> N
     clips = drawn()
     split, plan = run_splits(clips, SMALL)[0], planned(clips)
     job = next(job for job in jobs_of(plan, clips) if job.name == "gru" and job.condition == "reshuffled")
-    one, two = (train_job(job, clips, split, SMALL, SHORT) for _ in range(2))
-    other = train_job(job, clips, split, replace(SMALL, seed=1), SHORT)
+    one, two = (next(train_jobs({job: split}, clips, SMALL, SHORT)) for _ in range(2))
+    other = next(train_jobs({job: split}, clips, replace(SMALL, seed=1), SHORT))
     assert np.array_equal(one.predicted["shuffle"], two.predicted["shuffle"])
     assert not np.array_equal(one.predicted["shuffle"], other.predicted["shuffle"])
 
@@ -211,23 +218,23 @@ def test_the_same_seed_gives_the_same_predictions_and_another_seed_others() -> N
 def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = drawn()
     plan = planned(clips, training_conditions=PRIMARY, memories=("gru",))
-    trained: list[TrainingJob] = []
+    written: list[Path] = []
 
-    def until_interrupted(job: TrainingJob, *rest: object) -> TrainingResult:
-        if len(trained) == 2:
+    def until_interrupted(path: Path, result: TrainingResult) -> None:
+        if len(written) == 3:
             raise KeyboardInterrupt
-        trained.append(job)
-        return train_job(job, *rest)  # type: ignore[arg-type]
+        written.append(path)
+        write_training_result(path, result)
 
-    monkeypatch.setattr(training, "train_job", until_interrupted)
+    monkeypatch.setattr(training, "write_training_result", until_interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_jobs(plan, clips, tmp_path)
-    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert len(list(tmp_path.glob("*.npz"))) == 3
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(training, "train_job", train_job)
+    monkeypatch.setattr(training, "write_training_result", write_training_result)
     resumed = run_jobs(plan, clips, tmp_path, progress=lambda done, total: told.append((done, total)))
     whole = run_jobs(plan, clips, tmp_path / "other")
-    assert told == [(2, 4), (3, 4), (4, 4)]
+    assert told == [(3, 4), (4, 4)]
     assert all(np.array_equal(resumed[job].predicted["shuffle"], whole[job].predicted["shuffle"]) for job in whole)
 
 
@@ -236,7 +243,7 @@ def test_two_processes_give_the_predictions_of_one(tmp_path: Path) -> None:
     clips = drawn()
     plan = planned(clips, memories=("gru",))
     one, two = run_jobs(plan, clips, tmp_path / "one"), run_jobs(plan, clips, tmp_path / "two", num_processes=2)
-    assert len(one) == 12 and one.keys() == two.keys()
+    assert len(one) == 2 * len(TRAINING_CONDITIONS) and one.keys() == two.keys()
     for job, training_result in one.items():
         assert all(np.array_equal(two[job].predicted[name], value) for name, value in training_result.predicted.items())
 

@@ -129,15 +129,15 @@ def run_recall(
     Raises:
         VideomemError: If a training diverges, or the file of a result is damaged.
     """
-    calls = {
-        cache / f"{_key(plan, frames, name, task, seed)}.json": (task, name, seed)
+    calls: dict[tuple[Path, ...], tuple[str, str, int]] = {
+        (cache / f"{_key(plan, frames, name, task, seed)}.json",): (task, name, seed)
         for seed in range(plan.num_seeds)
         for task in plan.tasks
         for name in plan.memories
     }
     cache.mkdir(parents=True, exist_ok=True)
     run_cached(_train_and_write, calls, (plan, frames), num_processes, tell)
-    return [_read(path) for path in calls]
+    return [_read(path) for (path,) in calls]
 
 
 def _read(path: Path) -> RecallTrainingResult:
@@ -162,9 +162,11 @@ def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int
     return sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _train_and_write(task: str, name: str, seed: int, path: Path, shared: tuple[RecallPlan, RecallFrames]) -> None:
+def _train_and_write(
+    task: str, name: str, seed: int, paths: tuple[Path, ...], shared: tuple[RecallPlan, RecallFrames]
+) -> None:
     result = train_and_measure(*shared, task, name, seed)
-    write_atomic(path, (json.dumps(asdict(result)) + "\n").encode())
+    write_atomic(paths[0], (json.dumps(asdict(result)) + "\n").encode())
 
 
 def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: str, seed: int) -> RecallTrainingResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -14,7 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videomem.batch import VideoBatch, collate
+from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
@@ -144,26 +145,40 @@ def _clip_seed(clips: Clips, row: int) -> int:
     return int(clips.ids[row].rsplit("/", 1)[-1][:15], 16)
 
 
-def training_order(
-    condition: str, clips: Clips, row: int, settings: OrderSettings, seed: int, epoch: int
-) -> NDArray[np.int64]:
-    """The frame order (T,) of a training clip in one epoch.
+def training_orders(
+    condition: str, clips: Clips, rows: Rows, settings: OrderSettings, seed: int, epoch: int
+) -> FrameOrders:
+    """The frame order of each training clip in one epoch, (N, T_max); padding is not moved.
 
     Args:
         condition: A training condition, a key of `plan.CONDITIONS`.
         clips: The clips.
-        row: Row of the clip.
+        rows: Rows of the N clips.
         settings: The protocol, for the sizes of windows and blocks.
         seed: Seed of the run.
-        epoch: Epoch of training; used by the conditions in `EVERY_EPOCH` only.
+        epoch: Epoch of training; used by the conditions in `EVERY_EPOCH` only. Their frame orders are drawn for all
+            clips together, which is much faster; those of other conditions depend on the content of each clip.
     """
-    length = int(clips.lengths[row])
+    num_frames, lengths_N1 = clips.max_frames, clips.lengths[rows, None]
+    positions_NT = permutations.ordered(num_frames, num_frames).repeat(len(rows), axis=0)
+    if condition in EVERY_EPOCH:
+        rng = np.random.default_rng((_EPOCH, seed, epoch))
+        if condition == "rotated":
+            offsets_N1 = rng.integers(1, np.maximum(lengths_N1, 2))
+            return np.where(positions_NT < lengths_N1, (positions_NT + offsets_N1) % lengths_N1, positions_NT)
+        keys_NT = rng.random(positions_NT.shape)
+        return np.where(positions_NT < lengths_N1, keys_NT, 1 + positions_NT).argsort(axis=1)
     if condition == "ordered":
-        return permutations.ordered(length, length)[0]
-    if condition == "common_permutation":
-        return common_order(length, length, seed)[0]
-    drawn = (*((_EPOCH, seed, epoch) if condition in EVERY_EPOCH else (_FIXED, seed)), _clip_seed(clips, row))
-    return test_perturbation(condition, clips.max_frames, settings).frame_orders(length, length, 1, drawn)[0]
+        return positions_NT
+    draw = test_perturbation(condition, clips.max_frames, settings).frame_orders
+    for row, order_T in zip(rows.tolist(), positions_NT, strict=True):
+        length = int(clips.lengths[row])
+        order_T[:] = (
+            common_order(length, num_frames, seed)[0]
+            if condition == "common_permutation"
+            else draw(length, num_frames, 1, (_FIXED, seed, _clip_seed(clips, row)))[0]
+        )
+    return positions_NT
 
 
 def common_order(length: int, num_frames: int, seed: int) -> FrameOrders:
@@ -230,15 +245,15 @@ class ConditionData(LightningDataModule):
         balanced: bool = False,
     ) -> None:
         super().__init__()
-        self._clips, self._split, self._condition, self._settings = clips, split, condition, settings
+        self.clips, self._split, self._condition, self._settings = clips, split, condition, settings
         self._seed, self._batch_size, self._balanced = seed, batch_size, balanced
 
     def train_dataloader(self) -> DataLoader[Any]:
-        labels = self._clips.labels[self._split.train]
+        labels = self.clips.labels[self._split.train]
         weights = torch.from_numpy(1 / np.bincount(labels)[labels]) if self._balanced else None
         sampler = EpochSampler(len(labels), self._seed, self._epoch, weights)
         permuted = self._permuted(self._split.train, self._condition, self._seed)
-        return DataLoader(permuted, self._batch_size, sampler=sampler, collate_fn=collate)
+        return DataLoader(permuted, self._batch_size, sampler=sampler, collate_fn=_as_it_is)
 
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
@@ -249,38 +264,42 @@ class ConditionData(LightningDataModule):
         # Validation uses one fixed permutation per clip, so that its accuracy is comparable between epochs.
         condition = "fixed_permutation" if self._condition == "reshuffled" else self._condition
         seed = self._seed if self._condition == "common_permutation" else self._seed + 2**31
-        return DataLoader(self._permuted(self._split.val, condition, seed), 256, collate_fn=collate)
+        return DataLoader(self._permuted(self._split.val, condition, seed), 256, collate_fn=_as_it_is)
 
     def _permuted(self, rows: Rows, condition: str, seed: int) -> _PermutedClips:
-        order = partial(training_order, condition, self._clips, settings=self._settings, seed=seed)
-        return _PermutedClips(self._clips, rows, order, again=condition in EVERY_EPOCH)
+        orders = partial(training_orders, condition, self.clips, rows, self._settings, seed)
+        return _PermutedClips(self.clips, rows, orders, again=condition in EVERY_EPOCH)
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) over all training frames, identical for all training conditions of a run."""
-        return feature_statistics(self._clips, self._split.train)
+        return feature_statistics(self.clips, self._split.train)
 
 
-class _PermutedClips(Dataset[tuple[Tensor, int, int]]):
-    def __init__(self, clips: Clips, rows: Rows, order: Any, again: bool) -> None:
-        self._clips, self._rows, self._labels = clips, rows.tolist(), clips.labels[rows].tolist()
-        self._order, self._again = order, again
-        self._kept: dict[int, Tensor] = {}
+class _PermutedClips(Dataset[VideoBatch]):
+    """Clips in the frame orders (N, T_max) of an epoch, read as whole batches."""
+
+    def __init__(self, clips: Clips, rows: Rows, orders: Callable[[int], FrameOrders], again: bool) -> None:
+        self._clips, self._rows, self._orders, self._again = clips, rows, orders, again
+        self._epoch, self._of_epoch = -1, np.zeros((0, 0), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
-        number, epoch = item if isinstance(item, tuple) else (item, 0)
-        row = self._rows[number]
-        if row not in self._kept or self._again:
-            self._kept[row] = torch.from_numpy(self._order(row=row, epoch=epoch))
-        return self._clips.features(row)[self._kept[row]], self._labels[number], row
+    def __getitems__(self, items: list[int] | list[tuple[int, int]]) -> VideoBatch:
+        pairs = [item if isinstance(item, tuple) else (item, 0) for item in items]
+        numbers, epoch = [number for number, _ in pairs], pairs[0][1] if self._again else 0
+        if self._epoch != epoch:
+            self._epoch, self._of_epoch = epoch, self._orders(epoch)
+        return self._clips.batch(self._rows[numbers], self._of_epoch[numbers])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def plain_batches(clips: Clips, rows: Rows, batch_size: int = 256) -> list[VideoBatch]:
     """Clips with their frames in order, as batches."""
-    parts = [rows[start : start + batch_size].tolist() for start in range(0, len(rows), batch_size)]
-    return [collate([(clips.features(row), int(clips.labels[row]), row) for row in part]) for part in parts]
+    return [clips.batch(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
 
 
 _statistics: dict[tuple[int, bytes], tuple[Clips, Tensor, Tensor]] = {}

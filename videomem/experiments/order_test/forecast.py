@@ -10,10 +10,10 @@ from math import sqrt
 import numpy as np
 import torch
 
-from videomem.experiments.clips import Clips, projected
+from videomem.batch import VideoBatch
+from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.data import (
     PERTURBATION_FRAME_ORDERS,
-    ConditionData,
     RunSplit,
     overlap,
     perturbations,
@@ -22,8 +22,10 @@ from videomem.experiments.order_test.data import (
 )
 from videomem.experiments.order_test.jobs import TrainingJob, jobs_of, split_of
 from videomem.experiments.order_test.plan import OrderPlan
-from videomem.experiments.order_test.training import new_classifier
+from videomem.experiments.order_test.training import stacks_of, untrained
 from videomem.statistics.planning import Assumptions, detectable_effect, groups_to_decide, runs_to_decide
+from videomem.training.stacked import StackedClassifiers
+from videomem.utils.parallel_jobs import one_thread
 
 TIMED_STEPS = 6
 
@@ -96,45 +98,42 @@ def _num_steps(split: RunSplit, plan: OrderPlan) -> int:
 
 
 def _seconds(jobs: Sequence[TrainingJob], splits: list[RunSplit], plan: OrderPlan, clips: Clips, device: str) -> float:
-    """Time of all jobs in one process, in seconds, from one timing of training and testing per memory."""
+    """Time of all jobs in one process, in seconds, from one timing of training and testing per head."""
     suite = len(perturbations(clips.max_frames, plan.settings)) * PERTURBATION_FRAME_ORDERS
+    split_of_job = {job: split_of(job, splits, clips, plan.settings.seed) for job in jobs}
     timed: dict[str, tuple[float, float]] = {}
     total = 0.0
-    for job in jobs:
-        if (key := f"{job.name} {job.head}") not in timed:
-            timed[key] = _time_of(job, splits[0], plan, clips, device)
+    for stack in stacks_of(split_of_job, clips, plan):
+        if (key := f"{stack[0].name} {stack[0].head}") not in timed:
+            timed[key] = _time_of(stack, splits[0], plan, clips, device)
         step_s, clip_pass_s = timed[key]
-        split = split_of(job, splits, clips, plan.settings.seed)
-        passes = plan.settings.num_permutations + suite * job.has_suite
-        total += _num_steps(split, plan) * step_s + passes * len(split.test) * clip_pass_s
+        for job in stack:
+            split, passes = split_of_job[job], plan.settings.num_permutations + suite * job.has_suite
+            total += _num_steps(split, plan) * step_s + passes * len(split.test) * clip_pass_s
     return total
 
 
-def _time_of(job: TrainingJob, split: RunSplit, plan: OrderPlan, clips: Clips, device: str) -> tuple[float, float]:
-    """Time of one training step, and of the recurrence on one clip, in seconds."""
-    threads, batch_size = torch.get_num_threads(), plan.recipe.batch_size
-    if plan.settings.projection == "pca":
-        clips = projected(clips, split.train, plan.settings.projection_dim)
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            classifier = new_classifier(job, clips, split, plan.settings, plan.recipe, 0).to(device)
-            rows = replace(split, train=split.train[: batch_size * TIMED_STEPS])
-            data = ConditionData(clips, rows, "fixed_permutation", plan.settings, 0, batch_size)
-            optimizer, times = classifier.configure_optimizers(), []
-            for batch in data.train_dataloader():
-                started = time.perf_counter()
-                batch = batch._replace(**{name: getattr(batch, name).to(device) for name in batch._fields})
-                classifier.loss(classifier(batch.x, batch.lengths), batch.labels).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                classifier.head.classify.bias[0].item()
-                times.append(time.perf_counter() - started)
-            with torch.inference_mode():
-                test = plain_batches(clips, split.test[:256])[0]
-                terms = classifier.head.project(test.x.to(device))
-                started = time.perf_counter()
-                classifier.head.forward_projected(terms, test.lengths.to(device)).sum().item()
-                return float(np.median(times)), (time.perf_counter() - started) / len(test.labels)
-    finally:
-        torch.set_num_threads(threads)
+def _time_of(
+    stack: Sequence[TrainingJob], split: RunSplit, plan: OrderPlan, clips: Clips, device: str
+) -> tuple[float, float]:
+    """Time of one training step of one of the stacked heads, and of the recurrence on one clip, in seconds."""
+    rows = replace(split, train=split.train[: plan.recipe.batch_size * TIMED_STEPS])
+    with torch.random.fork_rng(devices=[]), one_thread():
+        pairs = [untrained(job, rows, clips, plan.settings, plan.recipe) for job in stack]
+        classifiers, parts = zip(*pairs, strict=True)
+        stacked, times = StackedClassifiers(classifiers).to(device), []
+        optimizer = stacked.configure_optimizers()
+        for batches in zip(*(part.train_dataloader() for part in parts), strict=True):
+            started = time.perf_counter()
+            on_device = [VideoBatch(*(value.to(device) for value in batch)) for batch in batches]
+            stacked.training_step(on_device, 0).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            stacked.losses[-1].tolist()
+            times.append((time.perf_counter() - started) / len(stack))
+        with torch.inference_mode():
+            head, test = classifiers[0].head.eval().to(device), plain_batches(parts[0].clips, split.test[:256])[0]
+            terms = head.project(test.x.to(device))
+            started = time.perf_counter()
+            head.forward_projected(terms, test.lengths.to(device)).sum().item()
+            return float(np.median(times)), (time.perf_counter() - started) / len(test.labels)

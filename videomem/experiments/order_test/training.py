@@ -1,18 +1,19 @@
-"""Training of heads: train one in one condition of a run, classify its test clips, and do so for all jobs of a plan."""
+"""Training of heads: train stacks of them, classify the test clips of each, and do so for all jobs of a plan."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
@@ -38,13 +39,13 @@ from videomem.experiments.order_test.jobs import (
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe
 from videomem.heads import MeanReadout
 from videomem.training.lit_classifier import LitClassifier
+from videomem.training.stacked import StackedClassifiers
 from videomem.utils.parallel_jobs import run_cached
 from videomem.utils.plain_data import from_plain
 
 NUM_FORWARD = 2  # permutations that a plain forward pass is measured on as well
-# The settings of `barebones`, except that metrics are kept, because validation needs them.
-_SILENT = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-           "num_sanity_val_steps": 0}  # fmt: skip
+MAX_STACK = 16  # heads trained at once; more are hardly faster, and need more memory
+MAX_STACKED_VALUES = 2**24  # largest number of features in the batches of a step
 
 
 def run_jobs(
@@ -60,61 +61,135 @@ def run_jobs(
     Args:
         plan: The plan.
         clips: The clips of the plan.
-        cache: Folder of training results. Each is written when its job finishes, so an interrupted test can resume.
-        num_processes: Training jobs in parallel; 1 trains in this process.
-        devices: Devices that training jobs are assigned to in turn.
+        cache: Folder of training results. Each is written when it is tested, so an interrupted test can resume.
+        num_processes: Stacks of training jobs in parallel; 1 trains in this process.
+        devices: Devices that the stacks are assigned to in turn.
         progress: Called with the number of finished jobs and the number of all jobs.
     Raises:
         VideomemError: If a training diverges, or a process is killed.
     """
     jobs = in_cache(plan, clips, cache, devices[0])
+    missing = {job: split for job, (split, path) in jobs.items() if not path.is_file()}
+    largest = min(MAX_STACK, -(-len(missing) // num_processes) or 1)
+    calls = {
+        tuple(jobs[job][1] for job in stack): ({job: missing[job] for job in stack},)
+        for stack in stacks_of(missing, clips, plan, largest)
+    }
     train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
-    calls = {path: (job, split) for job, (split, path) in jobs.items()}
-    run_cached(train, calls, clips, num_processes, progress, in_turn=devices)
+    run_cached(train, calls, clips, num_processes, progress, in_turn=devices, num_done=len(jobs) - len(missing))
     return {job: read_training_result(path) for job, (_, path) in jobs.items()}
 
 
-def _train_and_write(
-    job: TrainingJob, split: RunSplit, device: str, path: Path, clips: Clips, *, settings: OrderSettings, recipe: Recipe
-) -> None:
-    write_training_result(path, train_job(job, clips, split, settings, recipe, device))
+def stacks_of(
+    jobs: Mapping[TrainingJob, RunSplit], clips: Clips, plan: OrderPlan, largest: int = MAX_STACK
+) -> list[tuple[TrainingJob, ...]]:
+    """Jobs that can be trained at once: heads of the same architecture, trained for the same number of steps.
 
-
-def train_job(
-    job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
-) -> TrainingResult:
-    """Train one head and test it in the test conditions of its training condition.
-
-    Raises:
-        VideomemError: If training diverges.
+    Stacks are ordered by run, so that an interrupted test has complete runs.
     """
-    started, seed = time.perf_counter(), job_seed(job, settings)
-    if settings.projection == "pca":
-        clips = projected(clips, split.train, settings.projection_dim)
-    torch.manual_seed(seed)
-    classifier = new_classifier(job, clips, split, settings, recipe, seed)
-    data = ConditionData(clips, split, job.condition, settings, seed, recipe.batch_size, recipe.balanced_sampling)
-    best = _KeepBest() if settings.selection == "validation" else None
-    losses = _recorded_losses(classifier, recipe.epochs)
+    settings, batch_size = plan.settings, plan.recipe.batch_size
+    groups: dict[tuple[str, str, int, int], list[TrainingJob]] = {}
+    for job, split in jobs.items():
+        dim = clips.feature_dim
+        if settings.projection == "pca":
+            dim = min(dim, settings.projection_dim, int(clips.lengths[split.train].sum()))
+        key = (job.name, job.analysis, dim, -(-len(split.train) // batch_size))
+        groups.setdefault(key, []).append(job)
+    stacks = []
+    for (_, _, dim, _), alike in groups.items():
+        size = max(min(largest, MAX_STACKED_VALUES // (dim * clips.max_frames * batch_size)), 1)
+        stacks += [tuple(alike[start : start + size]) for start in range(0, len(alike), size)]
+    return sorted(stacks, key=lambda stack: stack[0].run)
+
+
+def _train_and_write(
+    jobs: Mapping[TrainingJob, RunSplit], device: str, paths: Sequence[Path], clips: Clips, *, settings: OrderSettings,
+    recipe: Recipe,
+) -> None:  # fmt: skip
+    for path, result in zip(paths, train_jobs(jobs, clips, settings, recipe, device), strict=True):
+        write_training_result(path, result)
+
+
+def train_jobs(
+    jobs: Mapping[TrainingJob, RunSplit], clips: Clips, settings: OrderSettings, recipe: Recipe, device: str = "cpu"
+) -> Iterator[TrainingResult]:
+    """Train heads of one stack at once, and test each in the test conditions of its training condition.
+
+    Args:
+        jobs: The jobs of a stack with their splits; see `stacks_of`.
+        clips: The clips.
+        settings: The protocol.
+        recipe: How heads are trained.
+        device: Device to train and test on.
+    Raises:
+        VideomemError: If a training diverges.
+    """
+    started = time.perf_counter()
+    classifiers, parts = zip(*(untrained(*pair, clips, settings, recipe) for pair in jobs.items()), strict=True)
+    best = _KeepBest(parts) if settings.selection == "validation" else None
+    stack = StackedClassifiers(classifiers, best)
+    on_gpu = device.startswith("cuda")
     Trainer(
         max_epochs=recipe.epochs,
-        accelerator="gpu" if device.startswith("cuda") else "cpu",
-        devices=[int(device.partition(":")[2] or 0)] if device.startswith("cuda") else 1,
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=[int(device.partition(":")[2] or 0)] if on_gpu else 1,
         gradient_clip_val=recipe.gradient_clip_val,
-        deterministic=True,
-        **({"callbacks": [best], **_SILENT} if best else {"barebones": True}),
-    ).fit(classifier, datamodule=data)
-    if best and best.state is not None:
-        classifier.load_state_dict(best.state)
-    epochs = best.epoch + 1 if best else recipe.epochs
-    means = [float(torch.stack(one).mean()) for one in losses]
-    return _test(job, classifier.eval().to(device), clips, split, settings, epochs, means, started)
+        deterministic=on_gpu,  # On a CPU all operations are, and the setting would slow them down.
+        barebones=True,
+    ).fit(stack, datamodule=StackedData(parts))
+    stack.unstack()
+    losses_ME = torch.stack(stack.losses).unflatten(0, (recipe.epochs, -1)).mean(1).T.tolist()
+    seconds = (time.perf_counter() - started) / len(jobs)
+    for number, (job, split) in enumerate(jobs.items()):
+        classifier, epochs = classifiers[number], recipe.epochs
+        if best:
+            classifier.head.load_state_dict(best.states[number])
+            epochs = best.epochs[number]
+        classifier = classifier.eval().to(device)
+        yield _test(job, classifier, parts[number].clips, split, settings, epochs, losses_ME[number], seconds)
 
 
-def new_classifier(
-    job: TrainingJob, clips: Clips, split: RunSplit, settings: OrderSettings, recipe: Recipe, seed: int
-) -> LitClassifier:
-    """Returns the untrained classifier of a job."""
+class StackedData(LightningDataModule):
+    """The training batches of all parts, step by step."""
+
+    def __init__(self, parts: Sequence[ConditionData]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    def train_dataloader(self) -> list[DataLoader[VideoBatch]]:
+        for part in self._parts:
+            part.trainer = self.trainer  # For the epoch.
+        return [part.train_dataloader() for part in self._parts]
+
+
+class _KeepBest:
+    """Keeps the weights of each classifier's epoch with the best validation accuracy; the first of equal epochs."""
+
+    def __init__(self, parts: Sequence[ConditionData]) -> None:
+        self._batches = [list(part.val_dataloader()) for part in parts]
+        self._accuracies, self.epochs = [-1.0] * len(parts), [0] * len(parts)
+        self.states: list[dict[str, Tensor]] = [{} for _ in parts]
+
+    @torch.inference_mode()
+    def __call__(self, classifiers: Sequence[LitClassifier], epoch: int) -> None:
+        for number, (classifier, batches) in enumerate(zip(classifiers, self._batches, strict=True)):
+            head, device = classifier.head.eval(), classifier.head.norm.mean.device
+            right = [
+                head(batch.x.to(device), batch.lengths.to(device)).argmax(1).cpu() == batch.labels for batch in batches
+            ]
+            accuracy = float(torch.cat(right).float().mean())
+            if accuracy > self._accuracies[number]:
+                self._accuracies[number], self.epochs[number] = accuracy, epoch + 1
+                self.states[number] = copy.deepcopy(head.state_dict())
+
+
+def untrained(
+    job: TrainingJob, split: RunSplit, clips: Clips, settings: OrderSettings, recipe: Recipe
+) -> tuple[LitClassifier, ConditionData]:
+    """Returns the untrained classifier of a job, and its data with the projection of the protocol."""
+    seed = job_seed(job, settings)
+    if settings.projection == "pca":
+        clips = projected(clips, split.train, settings.projection_dim)
     counts = np.bincount(clips.labels[split.train], minlength=len(clips.class_names))
     arguments = {
         **job.head,
@@ -125,33 +200,12 @@ def new_classifier(
         "seed": seed,
         **{name: getattr(recipe, name) for name in MODEL_SETTINGS},
     }
+    torch.manual_seed(seed)
     classifier = from_plain(LitClassifier, arguments)
     assert isinstance(classifier, LitClassifier)
-    return classifier
-
-
-def _recorded_losses(classifier: LitClassifier, epochs: int) -> list[list[Tensor]]:
-    """The training losses of each epoch, filled in by a hook, because a barebones trainer has no callbacks."""
-    losses: list[list[Tensor]] = [[] for _ in range(epochs)]
-
-    def record(_: object, __: object, loss: Tensor) -> None:
-        if classifier.training:
-            losses[classifier.current_epoch].append(loss.detach())
-
-    classifier.loss.register_forward_hook(record)
-    return losses
-
-
-class _KeepBest(Callback):
-    """Keeps the weights of the epoch with the best validation accuracy; the first of equal epochs."""
-
-    def __init__(self) -> None:
-        self.best, self.epoch, self.state = -1.0, 0, None
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        accuracy = float(trainer.callback_metrics["val/accuracy"])
-        if accuracy > self.best:
-            self.best, self.epoch, self.state = accuracy, trainer.current_epoch, copy.deepcopy(pl_module.state_dict())  # type: ignore[assignment]
+    data = ConditionData(clips, split, job.condition, settings, seed, recipe.batch_size, recipe.balanced_sampling)
+    classifier.head.norm.set_statistics(*data.feature_statistics())
+    return classifier, data
 
 
 @torch.inference_mode()
@@ -163,9 +217,9 @@ def _test(
     settings: OrderSettings,
     epochs: int,
     losses: list[float],
-    started: float,
+    seconds_training: float,
 ) -> TrainingResult:
-    head, trained = classifier.head, time.perf_counter()
+    head, started = classifier.head, time.perf_counter()
     changes: tuple[list[Tensor], list[Tensor]] = ([], [])
     parts = [_predict(job, classifier, clips, batch, settings, *changes) for batch in plain_batches(clips, split.test)]
     largest, largest_forward = (float(torch.stack(values).max()) if values else float("nan") for values in changes)
@@ -181,8 +235,8 @@ def _test(
         order_blind=head.order_blind,
         losses=losses,
         epochs=epochs,
-        seconds=time.perf_counter() - started,
-        seconds_testing=time.perf_counter() - trained,
+        seconds=seconds_training + time.perf_counter() - started,
+        seconds_testing=time.perf_counter() - started,
     )
 
 
