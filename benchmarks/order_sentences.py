@@ -37,16 +37,19 @@ from videomem.experiments.order_test.run import order_test
 GROUPS, PER_GROUP, FRAMES, DIM = 60, 2, 12, 12
 SETTINGS = OrderSettings(
     memories=("none", "attention", "set", "gru", "gru_last", "conv", "position_attention"),
-    training_conditions=("ordered", "fixed_permutation", "reshuffled"),
+    training_conditions=("ordered", "fixed_permutation", "reshuffled", "rotated"),
     runs=6, folds=6, num_permutations=5, hidden_dim=32, projection="none",
 )  # fmt: skip
 RECIPE = Recipe(epochs=30, learning_rate=3e-3, dropout=0.3)
 # Verdicts that are right and wrong; others leave the question open.
-NO_ORDER, ORDER = ({"does not matter"}, {"matters", "negligible"}), ({"matters"}, {"does not matter", "negligible"})
+NO_ORDER = ({"does not matter"}, {"matters", "order or position", "negligible"})
+POSITION = ({"does not matter", "order or position"}, {"matters", "negligible"})
+ORDER = ({"matters", "order or position"}, {"does not matter", "negligible"})
 ANSWERS = {
-    **dict.fromkeys(("mark_start", "mark_middle", "mark_end", "bursts", "autoregressive", "length"), NO_ORDER),
-    "copies": ({"not learned"}, {"matters", "negligible", "does not matter"}),
-    "static": ({"nothing to order"}, {"matters", "negligible", "does not matter", "undetermined"}),
+    **dict.fromkeys(("mark_start", "mark_middle", "mark_end"), POSITION),
+    **dict.fromkeys(("bursts", "autoregressive", "length"), NO_ORDER),
+    "copies": ({"not learned"}, {"matters", "order or position", "negligible", "does not matter"}),
+    "static": ({"nothing to order"}, {"matters", "order or position", "negligible", "does not matter", "undetermined"}),
     **dict.fromkeys(("two_tokens", "pairs", "rare"), ORDER),
 }
 WARNINGS = {"length": "length", "copies": "same content", "static": "static clips", "rare": "rare classes"}

@@ -110,6 +110,7 @@ def sentence(name: str, gain: float, kind: VerdictKind) -> str:
     )
     return {
         "matters": f"Order matters for {name}: training and testing in order is worth {points} of accuracy.",
+        "order or position": f"For {name}, order or position is worth {points}.",
         "negligible": f"For {name}, order is worth {points}: more than nothing, less than the margin of 2 points.",
         "does not matter": f"Order does not matter for {name}: its value, {points}, is within the margin.",
         "hurts": f"For {name}, frames in order cost {points} of accuracy.",

@@ -47,15 +47,17 @@ def an_estimate(
     return Estimate(value, half / 2, groups - 1, low, high, *ends, p, groups, runs, 0.9 * variance, 0.01, variance)
 
 
-LEARNED, GUESSED = an_estimate(0.7, 0.8), an_estimate(0.4, 0.6)
+LEARNED, GUESSED, ORDERED = an_estimate(0.7, 0.8), an_estimate(0.4, 0.6), an_estimate(0.01, 0.05)
 
 
 def verdict_on(estimate: Estimate, margin: float = MARGIN, accuracy: Estimate = LEARNED) -> Verdict:
     return judge(estimate, margin, "gru", accuracy, 0.5, "train for longer")
 
 
-def verdict_on_data(information: Estimate, margin: float = MARGIN, accuracy: Estimate = LEARNED) -> Verdict:
-    return judge_data(information, margin, ("gru", "average"), accuracy, 0.5, "train for longer")
+def verdict_on_data(
+    information: Estimate, margin: float = MARGIN, accuracy: Estimate = LEARNED, rotated: Estimate | None = ORDERED
+) -> Verdict:
+    return judge_data(information, margin, ("gru", "average"), accuracy, 0.5, "train for longer", rotated)
 
 
 # Classes
@@ -188,6 +190,16 @@ def test_the_table_of_verdicts_on_the_data(low: float, high: float, groups: int,
     assert bool(verdict.remedy) == (kind in ("undetermined", "no verdict"))
 
 
+def test_information_that_is_lost_with_rotated_clips_may_be_that_of_position() -> None:
+    gain, lost = an_estimate(0.08, 0.16), an_estimate(-0.01, 0.05)
+    assert verdict_on_data(gain).kind == "matters"
+    kept, either, unknown = (verdict_on_data(gain, rotated=rotated) for rotated in (ORDERED, lost, None))
+    assert (kept.kind, either.kind, unknown.kind) == ("matters", "order or position", "order or position")
+    assert "with clips rotated by random offsets by 2.0 points (95 % interval -1.0 to 5.0" in either.sentence
+    assert not either.remedy and "order.training_conditions" in unknown.remedy
+    assert verdict_on_data(an_estimate(0.001, 0.018), rotated=lost).kind == "negligible"
+
+
 @pytest.mark.parametrize("judged", [verdict_on, verdict_on_data])
 def test_a_learner_that_guesses_supports_no_sentence_about_order(judged) -> None:  # type: ignore[no-untyped-def]
     for estimate in (an_estimate(0.08, 0.16), an_estimate(-0.01, 0.01)):
@@ -224,7 +236,8 @@ def test_verdicts_are_sentences_in_points_about_learner_or_data() -> None:
     assert verdict_on_data(an_estimate(0.081, 0.165, p=1e-9)).sentence == (
         "Frame order carries information in these data that the set of frames does not: at this training size, the "
         "best ordered learner (gru) is more accurate than the best order-blind one (average) by 12.3 points (95 % "
-        "interval 8.1 to 16.5, p < 0.001)"
+        "interval 8.1 to 16.5, p < 0.001); with clips rotated by random offsets by 3.0 points (95 % interval 1.0 to "
+        "5.0, p = 0.010)"
     )
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 from videomem.utils.result_models import Number, Text, result_model
 
 VerdictKind = Literal[
-    "matters", "negligible", "does not matter", "hurts", "undetermined", "not learned", "nothing to order", "no verdict"
-]
+    "matters", "order or position", "negligible", "does not matter", "hurts", "undetermined", "not learned",
+    "nothing to order", "no verdict",
+]  # fmt: skip
 
 
 @result_model

@@ -66,6 +66,7 @@ def judge_data(
     accuracy: Estimate,
     chance: float,
     hint: str = "",
+    rotated: Estimate | None = None,
 ) -> Verdict:
     """The verdict on the data: does frame order carry information that the set of frames does not?
 
@@ -73,10 +74,15 @@ def judge_data(
     |---|---|
     | `no verdict` | fewer than `MIN_GROUPS` groups or `MIN_RUNS` runs |
     | `not learned` | the balanced accuracy of neither learner lies above chance |
-    | `matters` | 95 % interval above 0, 90 % interval not below the margin |
     | `negligible` | 95 % interval above 0, 90 % interval below the margin |
+    | `matters` | 95 % interval above 0, also with rotated clips |
+    | `order or position` | 95 % interval above 0 |
     | `does not matter` | 90 % interval below the margin |
     | `undetermined` | else |
+
+    If what decides is in frames at certain positions, such as the last one, an ordered learner needs fewer clips to
+    learn it than an order-blind one. A rotation by a random offset hides positions and keeps neighbours, so a
+    difference that remains with rotated clips is one of order. One that does not remain may be of either.
 
     Below the margin means: the upper end, with at least `groups_for_equivalence` groups. The lower end does not count,
     because an ordered learner that is less accurate than an order-blind one shows no information either.
@@ -88,6 +94,7 @@ def judge_data(
         accuracy: Balanced accuracy of the better one.
         chance: Balanced accuracy of a constant prediction, 1 / C.
         hint: Why the learners may not have learned, for the remedy of `not learned`.
+        rotated: The same as `information`, with clips rotated by random offsets; None if not measured.
     Raises:
         VideomemError: If the margin is not in (0, 1).
     """
@@ -105,18 +112,25 @@ def judge_data(
     small = information.high90 < margin and _lacking_groups(information, margin) == 0
     kind: VerdictKind = "undetermined"
     if information.low > 0:
-        kind = "negligible" if small else "matters"
+        order = rotated is not None and rotated.low > 0
+        kind = "negligible" if small else "matters" if order else "order or position"
     elif small:
         kind = "does not matter"
     start = {
         "matters": "Frame order carries information in these data that the set of frames does not",
+        "order or position": "Frame order, or the position of frames in the clip, carries information in these data",
         "negligible": f"Frame order carries information in these data, worth less than {points(margin)}",
         "does not matter": f"Frame order carries no information in these data worth {points(margin)} or more",
         "undetermined": "Undetermined whether frame order carries information in these data",
     }[kind]
-    at = interval(information, equivalence=kind in EQUIVALENT)
-    remedy = _remedy(information, margin, one_sided=True) if kind == "undetermined" else ""
-    return Verdict(kind, f"{start}: at this training size, {compared} ({at})", remedy)
+    at, end, remedy = interval(information, equivalence=kind in EQUIVALENT), "", ""
+    if kind == "undetermined":
+        remedy = _remedy(information, margin, one_sided=True)
+    elif kind == "order or position" and rotated is None:
+        remedy = "add rotated to order.training_conditions, which tells order from position"
+    elif kind in ("matters", "order or position") and rotated is not None:
+        end = f"; with clips rotated by random offsets by {points(rotated.value)} ({interval(rotated)})"
+    return Verdict(kind, f"{start}: at this training size, {compared} ({at}){end}", remedy)
 
 
 def _check(margin: float) -> None:

@@ -229,7 +229,10 @@ def verdict_of(
     learners, chance = (information.ordered, information.order_blind), 1 / len(scores.clips.class_names)
     hint = next((hint_of(one, scores) for one in results if one.name == information.ordered), "")
     margin = scores.plan.settings.margin
-    return _conditional(judge_data(information.gain, margin, learners, information.accuracy, chance, hint), scores)
+    verdict = judge_data(
+        information.gain, margin, learners, information.accuracy, chance, hint, information.rotated
+    )
+    return _conditional(verdict, scores)
 
 
 def clip_scores_of(scores: Scores) -> ClipScores:
