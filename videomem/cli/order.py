@@ -25,7 +25,7 @@ from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.order_tables import answers, result_summary, result_tables, summary_table
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
-from videomem.experiments.order_test.report import examples_of, write_report
+from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
 from videomem.experiments.order_test.subset import write_clip_scores
 from videomem.statistics.planning import Assumptions
@@ -172,10 +172,13 @@ def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
 def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mode) -> None:
     """Writes the report and its figures to a folder and to W&B, and prints the verdict."""
     result = tested.result
-    examples = examples_of(data, tested.scores, result)
+    examples, top_clips = examples_of(data, tested.scores, result), []
     if result.information:
-        write_clip_scores(out, data.clips, clip_scores_of(tested.scores))
-    figures, strips = write_report(result, out, examples), write_strips(examples, out / "figures")
+        scores = clip_scores_of(tested.scores)
+        write_clip_scores(out, data.clips, scores)
+        top_clips = top_clips_of(data, scores)
+    figures = write_report(result, out, examples, top_clips)
+    strips = write_strips(examples, out / "figures")
     track_results(tested, data, out, mode, figures, strips)
     console = Console(soft_wrap=True)
     console.print(summary_table(result))

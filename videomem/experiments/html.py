@@ -83,6 +83,17 @@ class Example:
     strips: Sequence[Strip]
 
 
+@dataclass(frozen=True)
+class ScoredExample:
+    """A clip with its order score, a share of 1, and its frames in order if the video is available."""
+
+    name: str
+    label: str
+    score: float
+    standard_error: float
+    strip: Strip | None
+
+
 def strip_image(strip: Strip) -> str:
     """The strip as a JPEG in a data URL."""
     return f"data:image/jpeg;base64,{b64encode(strip.jpeg()).decode()}"

@@ -22,11 +22,12 @@ from videomem.experiments.order_test.forecast import forecast
 from videomem.experiments.order_test.jobs import TrainingJob, is_order_blind
 from videomem.experiments.order_test.methods import methods_paragraph
 from videomem.experiments.order_test.plan import PAIRS, PRIMARY, OrderSettings, letters
-from videomem.experiments.order_test.report import examples_of
+from videomem.experiments.order_test.report import examples_of, render, top_clips_of
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
 from videomem.experiments.order_test.training import run_jobs, untrained
 from videomem.heads import AttentionReadout, LastReadout, MeanReadout
+from videomem.statistics.clip_scores import ClipScores
 from videomem.statistics.planning import Assumptions
 from videomem.statistics.results import ChiralPair, ChiralPairs
 
@@ -328,6 +329,18 @@ def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Pa
     assert np.array_equal(ordered[::-1], backwards) and not np.array_equal(ordered, shuffled)
     assert sorted(frame.tobytes() for frame in shuffled) == sorted(frame.tobytes() for frame in ordered)
     assert [set(strip.predictions) for strip in example.strips] == [{"gru"}] * 3
+
+    def scored(between: float) -> ClipScores:
+        rows = np.arange(8)
+        return ClipScores(rows, rows, rows, rows / 10, rows / 10, rows / 100, 0.0, between, 0.1)
+
+    top = top_clips_of(data, scored(0.2))
+    assert [one.score for one in top] == pytest.approx([0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    assert top[0].name == str(data.clips[7]) and top[0].strip is not None
+    assert len(top[0].strip.frames_THWC) == clips.lengths[7]
+    assert not top_clips_of(data, scored(0.0))
+    page = render(result, top_clips=[replace(one, label="<b>") for one in top])
+    assert "<b><b>" not in page and page.count("+70.0 points, ± 7.0") == 1
 
 
 def test_plan_prints_a_forecast_and_trains_nothing(

@@ -229,9 +229,7 @@ def verdict_of(
     learners, chance = (information.ordered, information.order_blind), 1 / len(scores.clips.class_names)
     hint = next((hint_of(one, scores) for one in results if one.name == information.ordered), "")
     margin = scores.plan.settings.margin
-    verdict = judge_data(
-        information.gain, margin, learners, information.accuracy, chance, hint, information.rotated
-    )
+    verdict = judge_data(information.gain, margin, learners, information.accuracy, chance, hint, information.rotated)
     return _conditional(verdict, scores)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from videomem.errors import DecodingError, VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.drawing import png, shorten
-from videomem.experiments.html import Example, Picture, Strip, environment, strip_image
+from videomem.experiments.html import Example, Picture, ScoredExample, Strip, environment, strip_image
 from videomem.experiments.order_test.analysis import Scores
 from videomem.experiments.order_test.data import test_orders
 from videomem.experiments.order_test.figures import (
@@ -33,6 +33,7 @@ from videomem.experiments.order_test.order_tables import all_tables, answers, ta
 from videomem.experiments.order_test.plan import letters
 from videomem.experiments.order_test.result import OrderTestResult, to_json
 from videomem.experiments.tables import csv_text, points
+from videomem.statistics.clip_scores import ClipScores
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import write_atomic
 from videomem.video.datasets.reversed_classes import known_reversed_pairs
@@ -41,15 +42,17 @@ from videomem.video.files import file_problem
 
 HEIGHT_PX = 96
 MAX_EXAMPLES = 4
+NUM_TOP_CLIPS = 6
 _log = logging.getLogger("videomem")
 
 
-def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
+def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips: Sequence[ScoredExample] = ()) -> str:
     """The report as HTML. All values are escaped.
 
     Args:
         result: The result.
         examples: Clips of chiral pairs as video strips, with the prediction of each memory.
+        top_clips: The clips that need order most.
     """
     methods = methods_text(result)
     template = environment().get_template("order_test/report.html.jinja")
@@ -62,6 +65,7 @@ def render(result: OrderTestResult, examples: Sequence[Example] = ()) -> str:
         pictured={letters(pair) for pair in pictured_pairs(result)},
         pictures={picture.name: picture for picture in pictures(result)},
         examples=examples,
+        top_clips=top_clips,
         strip_image=strip_image,
         shorten=shorten,
         table_of=partial(table_of, result),
@@ -95,7 +99,12 @@ def pictures(result: OrderTestResult) -> Iterator[Picture]:
                 yield Picture(f"confusion-{name}-{place}", figure, alt)
 
 
-def write_report(result: OrderTestResult, folder: Path, examples: Sequence[Example] = ()) -> Mapping[str, Path]:
+def write_report(
+    result: OrderTestResult,
+    folder: Path,
+    examples: Sequence[Example] = (),
+    top_clips: Sequence[ScoredExample] = (),
+) -> Mapping[str, Path]:
     """Write `order.json`, `report.html`, `methods.txt`, `tables/*.csv` and `figures/*.png` to a folder.
 
     Returns:
@@ -107,7 +116,7 @@ def write_report(result: OrderTestResult, folder: Path, examples: Sequence[Examp
         (folder / part).mkdir(parents=True, exist_ok=True)
     texts = {
         "order.json": to_json(result),
-        "report.html": render(result, examples),
+        "report.html": render(result, examples, top_clips),
         "methods.txt": methods_paragraph(result),
     }
     texts |= {f"tables/{one.name}.csv": csv_text(one) for one in all_tables(result)}
@@ -136,6 +145,25 @@ def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) 
         if place is not None and frames_THWC is not None and len(frames_THWC) == clips.lengths[test[place]]:
             examples.append(Example(one, other, _strips(frames_THWC, place, scores, result)))
     return examples
+
+
+def top_clips_of(data: VideoDataModule, scores: ClipScores) -> list[ScoredExample]:
+    """The clips with the highest order scores, if clips differ in it.
+
+    Args:
+        data: The data module that the videos are decoded with.
+        scores: Order scores of the clips of `data`.
+    """
+    if not scores.between > 0:
+        return []
+    top = []
+    for place in np.argsort(-scores.scores, kind="stable")[:NUM_TOP_CLIPS].tolist():
+        row = int(scores.clips[place])
+        frames_THWC = _frames(data, row)
+        strip = None if frames_THWC is None else Strip("ordered", frames_THWC, {})
+        numbers = float(scores.scores[place]), float(scores.standard_errors[place])
+        top.append(ScoredExample(str(data.clips[row]), data.clips[row].label, *numbers, strip))
+    return top
 
 
 def _pairs(result: OrderTestResult) -> list[tuple[str, str]]:
