@@ -19,9 +19,10 @@ from videomem.cli.config_options import config_parser, parse, refuse_without_eff
 from videomem.cli.options import add_out, add_shared, training_progress, usable_device
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
-from videomem.experiments.order_test.analysis import accuracies_by_run, clip_scores_of
+from videomem.experiments.order_test.analysis import accuracies_by_run
 from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import Forecast, forecast
+from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.order_tables import answers, result_summary, result_tables, summary_table
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
@@ -242,7 +243,7 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
         "detected with power 0.8",
-        "margin": f"{100 * settings.margin:g} points; showing that order does not matter needs {' or '.join(needed)}",
+        "margin": f"{100 * expected.margin:.3g} points; showing that order does not matter needs {' or '.join(needed)}",
         "cost": f"{expected.num_jobs} training jobs, {minutes(expected.seconds_training)} on one process, "
         f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
     }

@@ -17,14 +17,14 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.order_test import training
-from videomem.experiments.order_test.analysis import Scores, metric_of
 from videomem.experiments.order_test.forecast import forecast
 from videomem.experiments.order_test.jobs import TrainingJob, is_order_blind
 from videomem.experiments.order_test.methods import methods_paragraph
-from videomem.experiments.order_test.plan import PAIRS, PRIMARY, OrderSettings, letters
+from videomem.experiments.order_test.plan import MIN_ATTAINABLE, PAIRS, PRIMARY, OrderSettings, letters
 from videomem.experiments.order_test.report import examples_of, render, top_clips_of
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
+from videomem.experiments.order_test.scores import Scores, metric_of
 from videomem.experiments.order_test.training import run_jobs, untrained
 from videomem.heads import AttentionReadout, LastReadout, MeanReadout
 from videomem.statistics.clip_scores import ClipScores
@@ -119,6 +119,21 @@ def test_imbalanced_classes_are_weighted_equally() -> None:
     assert metric_of(clips, "auto") == "accuracy"
     rare = replace(clips, labels=np.where(np.arange(len(clips)) < 6, clips.labels, 0))
     assert metric_of(rare, "auto") == "balanced" and metric_of(rare, "accuracy") == "accuracy"
+
+
+def test_a_margin_may_be_a_share_of_what_is_attainable(tested: OrderTest, cache: Path) -> None:
+    scores = tested.scores
+    assert scores.margin == scores.plan.settings.margin == tested.result.margin
+    relative = replace(scores.plan.settings, margin=0.1, margin_of="attainable")
+    learners = {**scores.ordered_learners(), **scores.order_blind_learners()}
+    best = max(float(right.mean()) for right in learners.values())
+    assert best > scores.baseline == pytest.approx(max(0.5, scores.majority))
+    plan = replace(scores.plan, settings=relative)
+    again = run_order_test(scores.clips, plan, cache)
+    assert "10.0 % of what the best head gains" in methods_paragraph(again.result)
+    again = again.scores
+    assert again.margin == pytest.approx(0.1 * (best - scores.baseline))
+    assert relative.negligible(0.0) == relative.negligible(-0.3) == 0.1 * MIN_ATTAINABLE
 
 
 def test_clips_that_are_static_leave_nothing_to_order(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ class Forecast:
         num_groups: Groups that are tested in any run.
         assumed: Assumptions about accuracies and their correlations.
         se: Expected standard error of a difference in accuracy.
+        margin: Largest negligible difference, for the assumed accuracy.
         detectable: Smallest difference that the 95 % interval shows with power 0.8.
         groups_needed: Groups that show with power 0.8 that order carries no information beyond the margin; None if no
             number of groups does.
@@ -50,6 +51,7 @@ class Forecast:
     num_groups: int
     assumed: Assumptions
     se: float
+    margin: float
     detectable: float
     groups_needed: int | None
     runs_needed: int | None
@@ -79,11 +81,13 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
         tested_share=1.0 if plan.settings.split == "fixed" else 1 / plan.settings.folds,
     )
     design = assumed.design()
-    jobs, margin = jobs_of(plan, clips), plan.settings.margin
+    jobs = jobs_of(plan, clips)
+    margin = plan.settings.negligible(assumed.accuracy - 1 / len(clips.class_names))
     return Forecast(
         num_groups=len(sizes),
         assumed=assumed,
         se=sqrt(design.variance(len(sizes))),
+        margin=margin,
         detectable=detectable_effect(len(sizes), design),
         groups_needed=groups_to_decide(0.0, margin, design, one_sided=True),
         runs_needed=runs_to_decide(0.0, margin, len(sizes), design, one_sided=True),

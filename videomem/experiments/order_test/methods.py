@@ -137,6 +137,10 @@ def _statistics(result: OrderTestResult) -> Sentences:
     num_learners = sum(not one.is_order_blind for one in memories)
     draws = sorted({one.reliance_test.num_draws for one in memories if one.reliance_test})
     frozen = "margin and plan were fixed before the first training"
+    settings, share = result.plan["settings"], ""
+    if settings["margin_of"] == "attainable":
+        share = f", {percent(settings['margin'])} % of what the best head gains over a constant answer,"
+        frozen = "the plan was fixed before the first training"
     if result.num_trained_before:
         before = f"{result.num_trained_before} of {result.num_trainings} trainings"
         frozen = f"{before} had been made for other plans before this plan was fixed"
@@ -145,8 +149,8 @@ def _statistics(result: OrderTestResult) -> Sentences:
          f"of freedom (Pustejovsky & Tipton 2018){overlap}; intervals are 95 % intervals{spread}."),
         (num_learners > 1, f"Intervals and p-values of the value of order hold for {num_learners} learners together "
          "(Bonferroni)."),
-        (True, f"Differences within {percent(result.margin)} points are negligible, tested by one-sided tests at the "
-         f"5 % level (Schuirmann 1987); {frozen}."),
+        (True, f"Differences within {percent(result.margin)} points{share} are negligible, tested by one-sided tests "
+         f"at the 5 % level (Schuirmann 1987); {frozen}."),
         (draws, f"Reliance was tested by randomisation ({_listed([f'{count:,}' for count in draws])} draws; Phipson & "
          "Smyth 2010)."),
         (any(one.classes for one in memories), "Gains of classes were partially pooled (Paule & Mandel 1982) and "

@@ -75,6 +75,7 @@ DEFAULT_HEADS = (
     *("conv", "position_attention"),
 )
 IMBALANCE = 1.5
+MIN_ATTAINABLE = 0.01  # least gain over a constant answer that a margin of `margin_of: attainable` is a share of
 SENSITIVITY = ("equal_parameters",)
 _MINIMUM = {
     **dict.fromkeys(("runs", "num_permutations", "hidden_dim", "projection_dim"), 1),
@@ -102,6 +103,8 @@ class OrderSettings:
         folds: Folds of a random split; each run tests one of them. Reduced if a class has fewer groups. More folds
             give larger training sets, and training sets with more overlap widen the interval less.
         margin: Largest difference in accuracy that counts as negligible: 0.02 is 2 points.
+        margin_of: With `attainable`, the margin is a share of the accuracy that the best head gains over chance and the
+            most frequent class; useful where accuracies are low. It is then an estimate, not fixed in advance.
         metric: `accuracy`, or `balanced`: the mean over classes of the accuracy on the clips of the class. `auto` is
             `balanced` if the most frequent class has more than `IMBALANCE` times as many clips as the rarest one.
         num_permutations: Random permutations of each test clip, K.
@@ -125,6 +128,7 @@ class OrderSettings:
     split: Literal["random", "fixed"] = "random"
     folds: int = 5
     margin: float = 0.02
+    margin_of: Literal["accuracy", "attainable"] = "accuracy"
     metric: Literal["auto", "accuracy", "balanced"] = "auto"
     num_permutations: int = 20
     hidden_dim: int = 64
@@ -150,6 +154,10 @@ class OrderSettings:
             raise VideomemError(
                 f"order.folds is {self.folds}, but order.selection is validation, which needs 3: train, validate, test"
             )
+
+    def negligible(self, attainable: float) -> float:
+        """Largest negligible difference, a share of 1, if the best head gains `attainable` over a constant answer."""
+        return self.margin * (1.0 if self.margin_of == "accuracy" else max(attainable, MIN_ATTAINABLE))
 
     def _check_names(self) -> None:
         if not self.memories:

@@ -14,7 +14,6 @@ from videomem.errors import DecodingError, VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.drawing import png, shorten
 from videomem.experiments.html import Example, Picture, ScoredExample, Strip, environment, strip_image
-from videomem.experiments.order_test.analysis import Scores
 from videomem.experiments.order_test.data import test_orders
 from videomem.experiments.order_test.figures import (
     accuracies_figure,
@@ -32,6 +31,7 @@ from videomem.experiments.order_test.methods import methods_paragraph, methods_t
 from videomem.experiments.order_test.order_tables import all_tables, answers, table, table_of
 from videomem.experiments.order_test.plan import letters
 from videomem.experiments.order_test.result import OrderTestResult, to_json
+from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.tables import csv_text, points
 from videomem.statistics.clip_scores import ClipScores
 from videomem.training.data_module import VideoDataModule

@@ -20,12 +20,14 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.memories import read_heads
-from videomem.experiments.order_test.analysis import Scores, analyse, controls_of, information_of, verdict_of
+from videomem.experiments.order_test.analysis import analyse, controls_of
 from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
 from videomem.experiments.order_test.data_checks import DataCheck, data_checks, with_joined_groups
+from videomem.experiments.order_test.information import information_of, verdict_of
 from videomem.experiments.order_test.jobs import num_cached
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderTestResult
+from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.order_test.training import run_jobs
 from videomem.utils.atomic import write_atomic
 
@@ -171,7 +173,7 @@ def run_order_test(
         memories=results,
         controls=controls_of(scores),
         noise_floor=next((one.value_of_order for one in results if one.is_order_blind), None),
-        margin=settings.margin,
+        margin=scores.margin,
         num_runs=settings.runs,
         seeds=tuple(settings.seed + run for run in range(settings.runs)),
         num_permutations=settings.num_permutations,
