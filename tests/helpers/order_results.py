@@ -152,6 +152,7 @@ def order_result(
         else None,
         noise_floor=control.value_of_order if control else None,
         margin=0.02,
+        margin_share=None,
         num_runs=5,
         seeds=(0, 1, 2, 3, 4),
         num_permutations=100,

@@ -137,9 +137,9 @@ def _statistics(result: OrderTestResult) -> Sentences:
     num_learners = sum(not one.is_order_blind for one in memories)
     draws = sorted({one.reliance_test.num_draws for one in memories if one.reliance_test})
     frozen = "margin and plan were fixed before the first training"
-    settings, share = result.plan["settings"], ""
-    if settings["margin_of"] == "attainable":
-        share = f", {percent(settings['margin'])} % of what the best head gains over a constant answer,"
+    share = ""
+    if result.margin_share is not None:
+        share = f", {percent(result.margin_share)} % of what the best head gains over a constant answer,"
         frozen = "the plan was fixed before the first training"
     if result.num_trained_before:
         before = f"{result.num_trained_before} of {result.num_trainings} trainings"

@@ -222,6 +222,8 @@ class OrderTestResult:
         noise_floor: Value of order of the first order-blind head, which is trained again with another seed: the effect
             of retraining alone; None without an order-blind head.
         margin: A difference within (-margin, margin) is negligible.
+        margin_share: The share of what the best head gains over a constant answer that the margin is; None if the
+            margin was fixed in advance.
         num_runs: Runs, each with its own split and seed.
         seeds: Seed of each run.
         num_permutations: Random permutations of each test clip.
@@ -247,6 +249,7 @@ class OrderTestResult:
     controls: Controls | None
     noise_floor: Estimate | None
     margin: Number
+    margin_share: Number | None
     num_runs: int
     seeds: tuple[int, ...]
     num_permutations: int

@@ -174,6 +174,7 @@ def run_order_test(
         controls=controls_of(scores),
         noise_floor=next((one.value_of_order for one in results if one.is_order_blind), None),
         margin=scores.margin,
+        margin_share=settings.margin if settings.margin_of == "attainable" else None,
         num_runs=settings.runs,
         seeds=tuple(settings.seed + run for run in range(settings.runs)),
         num_permutations=settings.num_permutations,
