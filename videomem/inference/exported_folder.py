@@ -185,22 +185,23 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     named = {}
     for part, known in _PARTS.items():
         cls = known[config[part]["name"]]
-        init_args = checked_arguments(cls, config[part]["arguments"], without=("input_dim", "num_classes"))
+        init_args = config[part]["arguments"]
+        checked_arguments(cls, init_args, {}, without=("input_dim", "num_classes"))
         named[part] = {"class_path": class_path(cls), "init_args": init_args}
     return {**named, **sizes}
 
 
 def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSettings:
     """The settings of the features. Their `weights` are a placeholder, since the folder has the weights."""
-    backbone = from_plain(BackboneSettings, {**config["backbone"], "weights": "random"})
+    backbone = from_plain(BackboneSettings, {**config["backbone"], "weights": "random"}, {})
     ours = json.loads(json.dumps(asdict(Preprocessing.of(backbone.name))))
     if differing := [name for name, value in ours.items() if preprocessor[name] != value]:
         raise ValueError(f"the installed torchvision has another preprocessing: {differing[0]} differs")
     sampling = dict(preprocessor["sampling"])
-    chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling)
-    imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"])
+    chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling, {})
+    imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"], {})
     rest = {"dtype": preprocessor["feature_dtype"], **{name: preprocessor[name] for name in ("decoder", "on_damage")}}
-    checked = checked_arguments(FeatureSettings, rest, without=("backbone", "sampling", "imported"))
+    checked = checked_arguments(FeatureSettings, rest, {}, without=("backbone", "sampling", "imported"))
     return FeatureSettings(backbone, chosen, imported=imported, **checked)
 
 
