@@ -5,15 +5,16 @@
     preprocessor_config.json   sampling, decoding and preprocessing
     model.safetensors          `head.*` and `backbone.*`
 
-A folder may come from an untrusted source. The classes that it names are looked up in fixed tables, and the shapes of
-its tensors are checked against its config before memory is allocated.
+A folder may come from an untrusted source. The classes that it names are looked up in fixed tables, the shapes of its
+tensors are checked against its config before memory is allocated, and a config is refused unless videomem would write the
+same one for the model that it describes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
 from videomem.utils.atomic import write_atomic
 from videomem.utils.folders import is_empty_or_absent
-from videomem.utils.plain_data import checked_arguments, class_path, from_plain
+from videomem.utils.plain_data import check_plain, checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
 FORMAT = 3
@@ -54,6 +55,65 @@ class Parts(NamedTuple):
     arguments: dict[str, Any]
     training: dict[str, Any]
     evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """The types of the facts about the training, for the model card; see `Checkpoint.training_facts`."""
+
+    data: str = ""
+    epochs: int = 0
+    steps: int = 0
+    class_counts: list[int] | None = None
+    dropout: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    class_weighting: str | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    balanced_sampling: bool | None = None
+    source: str | None = None
+    reversed_pairs: bool | None = None
+    test_split: str | None = None
+    backbone_weights: str | None = None
+    features: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The types of the accuracies in the model card; `reason` stands alone and says why there are none."""
+
+    reason: str = ""
+    split: str = ""
+    num_clips: int = 0
+    num_groups: int = 0
+    accuracy: float = 0.0
+    shuffled: float = 0.0
+    reversed: float = 0.0
+    chance: float = 0.0
+    flip_rate: float = 0.0
+    max_logit_change: float = 0.0
+    num_permutations: int = 0
+
+
+@dataclass(frozen=True)
+class OrderEvidence:
+    """The types of the result of an order test in the model card."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    verdict: str
+    plan_sha256: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The types of the results in the model card."""
+
+    evaluation: Evaluation | None = None
+    order_test: OrderEvidence | None = None
 
 
 def write_folder(parts: Parts, folder: Path) -> None:
@@ -160,10 +220,22 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
     head, backbone = _build(arguments, settings, len(class_names), exported)
     for prefix, module in _modules(head, backbone).items():
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
-    facts = [config["training"], config["evidence"]]
-    if not all(isinstance(part, dict) for part in facts):
-        raise TypeError("`training` or `evidence` is not an object")
-    return Parts(head, class_names, settings, backbone, arguments, *facts)
+    facts = config["training"], config["evidence"]
+    for cls, plain in zip((TrainingFacts, Evidence), facts, strict=True):
+        checked_arguments(cls, plain, {})
+    parts = Parts(head, class_names, settings, backbone, arguments, *facts)
+    _check_same(config, {**_config(parts), "made_with": config["made_with"]}, CONFIG)
+    _check_same(preprocessor, _preprocessor(settings), PREPROCESSOR)
+    return parts
+
+
+def _check_same(found: dict[str, Any], ours: dict[str, Any], file: str) -> None:
+    """Compare a config with the one that videomem writes for the same model."""
+    for key in found.keys() | ours.keys():
+        if key not in ours:
+            raise ValueError(f"{file} has an unknown entry {key!r:.80}")
+        if json.dumps(found.get(key), sort_keys=True) != json.dumps(ours[key], sort_keys=True):
+            raise ValueError(f"{file} has another {key} than videomem writes for this model")
 
 
 def _build(
@@ -202,6 +274,8 @@ def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSe
     imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"], {})
     rest = {"dtype": preprocessor["feature_dtype"], **{name: preprocessor[name] for name in ("decoder", "on_damage")}}
     checked = checked_arguments(FeatureSettings, rest, {}, without=("backbone", "sampling", "imported"))
+    if imported is not None and imported.feature_dim != config["feature_dim"]:
+        raise ValueError(f"imported features have {imported.feature_dim} values, not {config['feature_dim']}")
     return FeatureSettings(backbone, chosen, imported=imported, **checked)
 
 
@@ -266,4 +340,5 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise VideomemError(f"{path}: not readable as JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise VideomemError(f"{path}: is not a JSON object")
+    check_plain(content, str(path))
     return content

@@ -179,7 +179,11 @@ def _check_settings(checkpoint: Checkpoint) -> None:
             raise VideomemError(f"{name} is {one_line(repr(content[name]))[:80]}, but must be a number of steps")
     _check_record(content.get(RUN_RECORD, {}))
     arguments = checked_arguments(LitClassifier, content[_MODEL], checkpoint.known)
-    checked_arguments(VideoDataModule, content[_DATA], checkpoint.known)
+    imported = checked_arguments(VideoDataModule, content[_DATA], checkpoint.known)["features"].imported
+    if imported is not None and imported.feature_dim != arguments["feature_dim"]:
+        raise VideomemError(
+            f"its features have {imported.feature_dim} values, but its model {arguments['feature_dim']}"
+        )
     names, counts = arguments["class_names"], arguments["class_counts"]
     if names != content[_DATA_STATE]["class_names"] or not len(set(names)) == len(counts) <= MAX_CLASSES:
         raise VideomemError(f"its lists of classes differ, or have more than {MAX_CLASSES} classes")

@@ -156,6 +156,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in options)
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in options)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, options[1]) for item in value.values())
     if origin in (list, tuple):
         return isinstance(value, list | tuple) and all(_fits(item, options[0]) for item in value)
     if hint is float:
