@@ -127,12 +127,6 @@ def _call_trainer(cli: VideomemCLI, command: str, checkpoint: Checkpoint | None)
         raise KeyboardInterrupt from stop
     except MisconfigurationException as error:
         raise VideomemError(one_line_reason(error)) from error
-    except RuntimeError as error:
-        if "size mismatch" in str(error) or "Missing key(s)" in str(error):
-            raise VideomemError(
-                f"{path}: its weights are of another model; do not change the `model` settings"
-            ) from error
-        raise
 
 
 def _refuse_finished(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:

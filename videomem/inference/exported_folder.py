@@ -6,15 +6,15 @@
     model.safetensors          `head.*` and `backbone.*`
 
 A folder may come from an untrusted source. The classes that it names are looked up in fixed tables, the shapes of its
-tensors are checked against its config before memory is allocated, and a config is refused unless videomem would write the
-same one for the model that it describes.
+tensors are checked against its config before memory is allocated, and a config is refused unless videomem would write
+the same one for the model that it describes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,12 +59,12 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """The types of the facts about the training, for the model card; see `Checkpoint.training_facts`."""
+    """The types of the facts about the training in the model card; see `Checkpoint.training_facts`."""
 
     data: str = ""
     epochs: int = 0
     steps: int = 0
-    class_counts: list[int] | None = None
+    class_counts: list[int] = field(default_factory=list)
     dropout: float | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
@@ -81,19 +81,25 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The types of the accuracies in the model card; `reason` stands alone and says why there are none."""
+    """The types of the accuracies in the model card."""
 
-    reason: str = ""
-    split: str = ""
-    num_clips: int = 0
-    num_groups: int = 0
-    accuracy: float = 0.0
-    shuffled: float = 0.0
-    reversed: float = 0.0
-    chance: float = 0.0
-    flip_rate: float = 0.0
-    max_logit_change: float = 0.0
-    num_permutations: int = 0
+    split: str
+    num_clips: int
+    num_groups: int
+    accuracy: float
+    shuffled: float
+    reversed: float
+    chance: float
+    flip_rate: float
+    max_logit_change: float
+    num_permutations: int
+
+
+@dataclass(frozen=True)
+class NotEvaluated:
+    """The reason why the model card has no accuracies."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -106,14 +112,6 @@ class OrderEvidence:
     high: float
     verdict: str
     plan_sha256: str
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The types of the results in the model card."""
-
-    evaluation: Evaluation | None = None
-    order_test: OrderEvidence | None = None
 
 
 def write_folder(parts: Parts, folder: Path) -> None:
@@ -220,13 +218,19 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
     head, backbone = _build(arguments, settings, len(class_names), exported)
     for prefix, module in _modules(head, backbone).items():
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
-    facts = config["training"], config["evidence"]
-    for cls, plain in zip((TrainingFacts, Evidence), facts, strict=True):
-        checked_arguments(cls, plain, {})
-    parts = Parts(head, class_names, settings, backbone, arguments, *facts)
-    _check_same(config, {**_config(parts), "made_with": config["made_with"]}, CONFIG)
+    _check_facts(config["training"], config["evidence"])
+    parts = Parts(head, class_names, settings, backbone, arguments, config["training"], config["evidence"])
+    _check_same(config, {**_config(parts), "made_with": str(config["made_with"])}, CONFIG)
     _check_same(preprocessor, _preprocessor(settings), PREPROCESSOR)
     return parts
+
+
+def _check_facts(training: dict[str, Any], evidence: dict[str, Any]) -> None:
+    """Check the types of what the model card says about the training and the results."""
+    checked_arguments(TrainingFacts, training, {})
+    kinds: dict[str, type] = {"evaluation": Evaluation, "order_test": OrderEvidence}
+    for name, plain in evidence.items():
+        checked_arguments(NotEvaluated if name == "evaluation" and "reason" in plain else kinds[name], plain, {})
 
 
 def _check_same(found: dict[str, Any], ours: dict[str, Any], file: str) -> None:

@@ -14,6 +14,6 @@ from videomem.tracking.runs import Mode, group_of, start_run, without_paths
 
 __all__ = [
     "LogConfusionMatrix", "MemoryRun", "Mode", "RunRecord", "TensorBoardLogger", "WandbLogger", "data_artifact",
-    "group_of", "log_confusion", "log_order_results", "log_result", "log_strips", "run_of_checkpoints", "start_run", "track_export",
-    "track_memories", "use_artifact", "without_paths",
+    "group_of", "log_confusion", "log_order_results", "log_result", "log_strips", "run_of_checkpoints", "start_run",
+    "track_export", "track_memories", "use_artifact", "without_paths",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from videomem.errors import VideomemError, one_line
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.torch_file import misfit
 
 
 class CheckedCheckpoint(CheckpointIO):
@@ -50,13 +51,17 @@ def restore_from(checkpoint: Checkpoint, trainer: Trainer, model: LitClassifier,
     Of callbacks, only the state of `EarlyStopping` is restored.
 
     Raises:
-        VideomemError: If the state of the training run is not one that `videomem fit` writes with these settings, or
-            the strategy of the trainer reads files itself.
+        VideomemError: If the weights are of another model, the state of the training run is not one that `videomem fit`
+            writes with these settings, or the strategy of the trainer reads files itself.
     """
     if type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
         raise VideomemError(
             f"trainer.strategy is {type(trainer.strategy).__name__}, which reads checkpoints itself, unchecked; "
             "use auto or ddp"
+        )
+    if reason := misfit(model.state_dict(), checkpoint.content["state_dict"]):
+        raise VideomemError(
+            f"{checkpoint.path}: its weights are of another model ({reason}); do not change the `model` settings"
         )
     content = {"state_dict": checkpoint.content["state_dict"], "epoch": checkpoint.content["epoch"],
                "global_step": checkpoint.content["global_step"],
