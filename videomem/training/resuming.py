@@ -70,7 +70,7 @@ def restore_from(checkpoint: Checkpoint, trainer: Trainer, model: LitClassifier,
     if resume:
         try:
             content |= _training_state(checkpoint.content, trainer, model)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"its training state is incomplete ({type(error).__name__}: {one_line(error)[:80]})"
             raise VideomemError(f"{checkpoint.path}: {reason}; train a new run") from error
         except VideomemError as error:

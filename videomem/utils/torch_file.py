@@ -115,8 +115,9 @@ class _Structure(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
             return _Type(_STORAGES[name])
+        # Functions made for this call: a file can set attributes of what it names, and of a class they would last.
         known = {
-            ("collections", "OrderedDict"): _Dictionary,
+            ("collections", "OrderedDict"): lambda *arguments: _Dictionary(*arguments),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _View(*arguments[:4]),
             ("torch._utils", "_rebuild_parameter"): lambda *arguments: arguments[0],
         }
@@ -146,7 +147,7 @@ class _Tensors:
         if type(value) is _View:
             return self._tensor(value)
         if type(value) in (dict, _Dictionary):
-            return {self._key(key): self.build(item, depth + 1) for key, item in value.items()}
+            return {self._key(key): self.build(item, depth + 1) for key, item in dict.items(value)}
         if type(value) in (list, tuple):
             return type(value)(self.build(item, depth + 1) for item in value)
         if value is None or type(value) in (bool, int, float, str):
