@@ -44,6 +44,9 @@ class CheckedCheckpoint(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         self._files.remove_checkpoint(path)
 
+    def teardown(self) -> None:
+        self._files.teardown()
+
 
 def restore_from(checkpoint: Checkpoint, trainer: Trainer, model: LitClassifier, resume: bool) -> None:
     """Let a trainer restore the model and, with `resume`, the training run from a checkpoint.

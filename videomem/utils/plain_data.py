@@ -96,7 +96,9 @@ def checked_arguments(cls: type, plain: Any, known: Known = None, without: Seque
     """
     if not isinstance(plain, dict):
         raise VideomemError(f"invalid settings of {cls.__name__}: {_shown(plain)} is not a dictionary of arguments")
-    parameters = {name: one for name, one in inspect.signature(cls).parameters.items() if name not in without}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = {name: one for name, one in inspect.signature(cls).parameters.items()
+                  if name not in without and one.kind not in variadic}  # fmt: skip
     if unknown := [name for name in plain if name not in parameters]:
         raise VideomemError(f"invalid settings of {cls.__name__}: it has no argument {_shown(unknown[0])}")
     if missing := [name for name, one in parameters.items() if one.default is one.empty and name not in plain]:
