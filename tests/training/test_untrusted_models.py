@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, fit_arguments
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.backbone import read_state
 from videomem.training.checkpoint import read_checkpoint
+from videomem.training.resuming import restore_from
 from videomem.utils.torch_file import MAX_TUPLES, read_torch_file
 
 
@@ -37,7 +40,7 @@ def test_a_model_with_a_changed_value_is_refused_in_one_line_or_means_the_same_a
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for kind, found in json.loads(done.stdout.splitlines()[-1]).items():
-        assert found["wrong"] == [] and found["loaded"] > 10 and found["changes"] > 110 * min(num_values, 20), kind
+        assert found["wrong"] == [] and found["loaded"] > 10 and found["changes"] > 60 * min(num_values, 20), kind
 
 
 # Resuming.
@@ -107,6 +110,24 @@ def test_a_training_state_of_another_form_is_a_one_line_error(
     assert main(["fit", *arguments, "--ckpt-path", str(tmp_path / "changed.ckpt")]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_resuming_continues_early_stopping_and_the_gradient_scaler_and_no_other_callback(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping, scaler = EarlyStopping("val/loss"), torch.amp.GradScaler("cpu")
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[stopping, ModelCheckpoint(tmp_path)], max_epochs=2)
+    monkeypatch.setattr(trainer.precision_plugin, "state_dict", scaler.state_dict)
+    name = type(trainer.precision_plugin).__qualname__
+    content = torch.load(checkpoints["none"], weights_only=True)
+    content[name] = {**scaler.state_dict(), "scale": 1024.0}
+    content["callbacks"][stopping.state_key] = {**stopping.state_dict(), "wait_count": 2, "stopping_reason": "evil"}
+    torch.save(content, tmp_path / "a.ckpt")
+    checkpoint = read_checkpoint(tmp_path / "a.ckpt")
+    restore_from(checkpoint, trainer, checkpoint.classifier(), resume=True)
+    restored = trainer.strategy.checkpoint_io.load_checkpoint("anything")
+    assert restored["callbacks"] == {stopping.state_key: {**stopping.state_dict(), "wait_count": 2}}
+    assert restored[name]["scale"] == 1024.0
 
 
 # Texts in settings.

@@ -7,6 +7,7 @@ catalog, the features and the weights that they name, and for nothing else.
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from videomem.features.store import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.plain_data import Known, check_plain, checked_arguments, class_path, from_plain
+from videomem.utils.plain_data import Known, as_plain, check_plain, checked_arguments, class_path, from_plain
 from videomem.utils.torch_file import misfit, read_torch_file
 from videomem.video.catalog import data_name
 from videomem.video.sampling import SAMPLINGS
@@ -179,7 +180,8 @@ def _check_settings(checkpoint: Checkpoint) -> None:
             raise VideomemError(f"{name} is {one_line(repr(content[name]))[:80]}, but must be a number of steps")
     _check_record(content.get(RUN_RECORD, {}))
     arguments = checked_arguments(LitClassifier, content[_MODEL], checkpoint.known)
-    imported = checked_arguments(VideoDataModule, content[_DATA], checkpoint.known)["features"].imported
+    data = checked_arguments(VideoDataModule, content[_DATA], checkpoint.known)
+    imported = data["features"].imported
     if imported is not None and imported.feature_dim != arguments["feature_dim"]:
         raise VideomemError(
             f"its features have {imported.feature_dim} values, but its model {arguments['feature_dim']}"
@@ -188,7 +190,17 @@ def _check_settings(checkpoint: Checkpoint) -> None:
     if names != content[_DATA_STATE]["class_names"] or not len(set(names)) == len(counts) <= MAX_CLASSES:
         raise VideomemError(f"its lists of classes differ, or have more than {MAX_CLASSES} classes")
     if checkpoint.known is not None:
+        _check_complete(LitClassifier, content[_MODEL], arguments)
+        _check_complete(VideoDataModule, content[_DATA], data)
         _check_weights(arguments, content["state_dict"], checkpoint.path.stat().st_size)
+
+
+def _check_complete(cls: type, plain: dict[str, Any], built: dict[str, Any]) -> None:
+    """Check that plain arguments are those that videomem writes for the built ones, which leave out no default."""
+    written = as_plain(built)
+    for name in inspect.signature(cls).parameters:
+        if name not in plain or plain[name] != written[name]:
+            raise VideomemError(f"invalid settings of {cls.__name__}: {name} is incomplete")
 
 
 def _check_weights(arguments: dict[str, Any], weights: dict[str, Tensor], num_bytes: int) -> None:

@@ -37,7 +37,7 @@ def as_plain(value: Any) -> Any:
         bound = next(part for part in (value.func, *value.args) if isinstance(part, type))
         return {"class_path": class_path(bound), "init_args": as_plain(value.keywords)}
     if isinstance(value, type):
-        return {"class_path": class_path(value)}
+        return {"class_path": class_path(value), "init_args": {}}
     if is_dataclass(value):
         arguments = {field.name: as_plain(getattr(value, field.name)) for field in fields(value)}
         is_part = type(value).__bases__ != (object,)  # It has a base class, so its own class must be named.
