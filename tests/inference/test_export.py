@@ -176,7 +176,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a readout that is text": (config(lambda c: c.update(readout="MeanReadout")), "do not fit together"),
     "a readout with an argument that it lacks": (
         config(lambda c: c["readout"]["arguments"].update(hidden_dim=8)),
-        "invalid arguments of MeanReadout",
+        "invalid settings of MeanReadout",
     ),
     "a readout with a size beyond all memory": (
         config(lambda c: c.update(readout={"name": "SetReadout", "arguments": {"hidden_dim": 10**12}})),
@@ -184,12 +184,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an unknown argument": (
         config(lambda c: c["memory"]["arguments"].update(path="/etc/passwd")),
-        "invalid arguments of GRU",
+        "invalid settings of GRU: it has no argument 'path'",
     ),
-    "arguments in another file": (config(lambda c: c["memory"].update(arguments="/etc/passwd")), "not a dictionary"),
+    "arguments in another file": (config(lambda c: c["memory"].update(arguments="/etc/passwd")), "is not a dictionary"),
     "a class where a number is needed": (
         config(lambda c: c["memory"]["arguments"].update(hidden_dim={"class_path": "os.system"})),
-        "invalid arguments of GRU",
+        "GRU.hidden_dim is {'class_path': 'os.system'}, but must be of type int",
     ),
     "a size beyond all memory": (
         config(lambda c: c["memory"]["arguments"].update(hidden_dim=10**12)),
@@ -207,8 +207,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown sampling": (preprocessor(lambda c: c["sampling"].update(name="x")), "do not fit together"),
     "a huge number of frames": (preprocessor(lambda c: c["sampling"].update(num_frames=10**12)), "sampling.num_frames"),
     "another preprocessing": (preprocessor(lambda c: c.update(crop_px=10)), "another preprocessing: crop_px differs"),
-    "a type that is a function": (preprocessor(lambda c: c.update(feature_dtype="load")), "invalid arguments of"),
-    "an unknown decoder": (preprocessor(lambda c: c.update(decoder="evil")), "invalid arguments of"),
+    "a type that is a function": (
+        preprocessor(lambda c: c.update(feature_dtype="load")),
+        "FeatureSettings.dtype is 'load'",
+    ),
+    "an unknown decoder": (preprocessor(lambda c: c.update(decoder="evil")), "FeatureSettings.decoder is 'evil'"),
     "a section that is missing": (config(lambda c: c.pop("imported")), "KeyError"),
     "evidence that is a list": (config(lambda c: c.update(evidence=[1])), "is not an object"),
 }

@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,20 @@ def test_a_step_graph_from_zeros_answers_as_the_model_after_every_frame(name: st
             logits_BC, *state = graph(x_BTD[:, number], *state)
             expected_BC = model.classify(x_BTD[:, : number + 1], torch.full((3,), number + 1))
             assert torch.allclose(logits_BC, expected_BC, rtol=0, atol=2e-6)
+
+
+def test_graphs_have_no_path_of_the_machine(tmp_path: Path) -> None:
+    export_graphs(tiny_model(MEMORIES["gated"], backbone=True), tmp_path, preprocess=True)
+    private = [str(path) for path in (ROOT, Path(torch.__file__).parent.parent, sys.prefix, Path.home(), tmp_path)]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        contents = [path.read_bytes()]
+        if path.suffix == ".pt2":
+            with zipfile.ZipFile(path) as archive:
+                contents += map(archive.read, archive.namelist())
+        for content in contents:
+            assert not [name for name in (*private, "stack_trace") if name.encode() in content], path
+    assert len(files) == 6
 
 
 def test_inputs_and_outputs_of_graphs_are_named_after_their_content() -> None:

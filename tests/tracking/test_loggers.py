@@ -40,9 +40,13 @@ def test_csv_has_every_metric(checkpoints: dict[str, Path]) -> None:
     assert any(row["val/accuracy"] for row in rows) and any(row["train/loss"] for row in rows)
 
 
-def test_tensorboard_has_metrics_settings_and_the_confusion_matrix(workspace: Path, tmp_path: Path) -> None:
+def test_tensorboard_has_metrics_settings_the_confusion_matrix_and_no_host_name(
+    workspace: Path, tmp_path: Path
+) -> None:
     arguments = fit_arguments(workspace, tmp_path / "run", epochs=2)
     assert main(["fit", *arguments, "--config", str(CONFIGS / "tensorboard.yaml")]) == 0
+    (file,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    assert socket.gethostname() not in file.name and socket.gethostname().encode() not in file.read_bytes()
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert len(events.Scalars("train/loss")) == 2

@@ -174,7 +174,8 @@ def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported
     option = [] if command in ("shuffle", "export") else ["--ckpt-path"]
     out = ["--out", str(tmp_path / "out")] if command in ("shuffle", "export") else ["--run-dir", str(tmp_path / "out")]
     assert main([command, *option, str(path), *out]) == 2
-    assert "names the class spy_module.Spy" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert ("'spy_module.Spy', but must be a class_path" if as_text else "names the class spy_module.Spy") in error
     assert not mark.exists()
 
 
@@ -184,9 +185,14 @@ def test_a_checkpoint_that_names_another_module_is_refused_before_it_is_imported
         {"memory": {"class_path": "videomem.features.store.os.mkdir", "init_args": {"path": "evil"}}},
         {"memory": {"class_path": "videomem.cli.main.import_module", "init_args": {"name": "evil"}}},
         {"memory.class_path": "spy_module.Spy"},
-        {"memory": {"class_path": "videomem.heads.GRU", "init_args": {"hidden_dim.class_path": "spy_module.Spy"}}},
+        {
+            "memory": {
+                "class_path": "videomem.heads.recurrent.GRU",
+                "init_args": {"hidden_dim.class_path": "spy_module.Spy"},
+            }
+        },
         {"memory": "{class_path: os.mkdir, init_args: {path: evil}}"},
-        {"readout": {"class_path": "videomem.heads.GRU"}},
+        {"readout": {"class_path": "videomem.heads.recurrent.GRU"}},
     ],
     ids=str,
 )
@@ -195,7 +201,7 @@ def test_a_checkpoint_may_name_only_listed_classes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
-    with pytest.raises(VideomemError, match="pass --trust"):
+    with pytest.raises(VideomemError, match=r"names the class|must be a class_path|has no argument|not a Readout"):
         read_checkpoint(path)
     assert not Path("evil").exists()
 
@@ -205,8 +211,8 @@ def test_settings_that_fit_no_data_are_a_one_line_error(
     checkpoints: dict[str, Path], tmp_path: Path, change: dict[str, Any]
 ) -> None:
     path = altered(checkpoints, tmp_path, lambda content: content["hyper_parameters"].update(change))
-    with pytest.raises(VideomemError, match="invalid settings of LitClassifier"):
-        read_checkpoint(path).classifier()
+    with pytest.raises(VideomemError, match=r"invalid settings.* LitClassifier"):
+        read_checkpoint(path)
 
 
 def test_trust_lets_a_checkpoint_name_another_class(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
+from jsonargparse import (
+    ActionConfigFile,
+    ArgumentError,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    get_loader,
+    set_parsing_settings,
+)
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
@@ -23,6 +31,9 @@ from videomem.heads import Memory, Readout
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.folders import config_folder
 from videomem.video.sampling import Sampling
+
+# Do not instantiate a class for a parameter of type Any, even if the value has the form of a class with arguments.
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 # What a config file may have at its top level besides the settings of the command that reads it.
 OTHER_SETTINGS = {"data", "model", "trainer", "order", "seed", "run_dir", "ckpt_path", "wandb", "new_wandb_run",

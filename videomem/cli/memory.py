@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +36,7 @@ from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
 from videomem.tracking import log_result, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.utils.sharing import shared_command
 
 OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that apply only to checkpoints
 OF_BOTH = ("checkpoints", "out", "wandb")
@@ -46,7 +46,7 @@ SUITE = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "
 def main(command: str, arguments: Sequence[str]) -> int:
     """Train every memory on recall tasks, or measure checkpoints, and write `report.html` and `memory.json`."""
     options = _parser(command)
-    given, command_line = options.parse_args(arguments), shlex.join(["videomem", command, *arguments])
+    given, command_line = options.parse_args(arguments), shared_command([command, *arguments])
     of_training = [name for name in vars(given) if name not in (*OF_BOTH, *OF_CHECKPOINTS)]
     if given.checkpoints:
         refuse_unused(options, given, of_training, "on checkpoints; leave it out, or name no CHECKPOINT")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
@@ -45,6 +44,7 @@ from videomem.tracking import (
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import from_plain
+from videomem.utils.sharing import shared_command, shared_text
 
 FEW_STEPS = 200  # below this, heads of these sizes have usually not converged
 
@@ -107,7 +107,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         return 0
     out, cache = Path(config.out), Path(config.training_results or data.feature_store.root / "order_training_results")
     before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
-    command_line = shlex.join(["videomem", command, *arguments])
+    command_line = shared_command([command, *arguments])
     with training_progress(Console(stderr=True)) as tell:
         tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data), before,
                                 [joined] if joined else [])  # fmt: skip
@@ -167,7 +167,10 @@ def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
     other = "the other clip of its reversed pair failed" if data.reversed_pairs else "has no features"
     lost = [clip for clip in data.catalog.clips if clip not in usable]
     failures = [failure_table.get((clip.path, *clip.interval)) for clip in lost]
-    return [(str(clip), failure.message if failure else other) for clip, failure in zip(lost, failures, strict=True)]
+    reasons = [
+        shared_text(one.message, [clip.path]) if one else other for clip, one in zip(lost, failures, strict=True)
+    ]
+    return list(zip(map(str, lost), reasons, strict=True))
 
 
 def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mode) -> None:

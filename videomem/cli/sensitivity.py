@@ -36,6 +36,7 @@ from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.utils.atomic import write_atomic
+from videomem.utils.sharing import shared_text
 from videomem.video.catalog import Clip, read_catalog
 from videomem.video.sampling import Uniform
 
@@ -76,7 +77,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         catalog=given.catalog,
         split=given.split,
         num_frames=given.frames,
-        failures=tuple(FailedClip(failure.path, failure.message) for failure in failures),
+        failures=tuple(FailedClip(failure.path, shared_text(failure.message, [failure.path])) for failure in failures),
     )
     _write(result, given.out)
     _print(result, failures, given.out)

@@ -24,6 +24,7 @@ from videomem.errors import VideomemError, one_line_reason
 from videomem.tracking import Mode, RunRecord, WandbLogger, group_of, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
+from videomem.training.resuming import restore_from
 from videomem.utils.atomic import write_atomic
 from videomem.utils.plotting import confusion_figure
 from videomem.video.catalog import data_name
@@ -88,7 +89,8 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         _prepare_tracking(cli, checkpoint)
     if checkpoint is not None:
         data.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
-    _call_trainer(cli, command, path)
+        restore_from(checkpoint, cli.trainer, cli.model, resume=command == "fit")
+    _call_trainer(cli, command, checkpoint)
     steps_before = checkpoint.content["global_step"] if checkpoint else 0
     if command == "fit" and cli.trainer.global_step <= steps_before:
         raise VideomemError(
@@ -114,7 +116,8 @@ def _set_up(command: str, arguments: Sequence[str], checkpoint: Checkpoint | Non
             return None
 
 
-def _call_trainer(cli: VideomemCLI, command: str, path: str | None) -> None:
+def _call_trainer(cli: VideomemCLI, command: str, checkpoint: Checkpoint | None) -> None:
+    path = None if checkpoint is None else str(checkpoint.path.absolute())
     keywords: dict[str, Any] = {"datamodule": cli.datamodule, "weights_only": True}
     if command != "fit":
         keywords["verbose"] = False
@@ -124,12 +127,6 @@ def _call_trainer(cli: VideomemCLI, command: str, path: str | None) -> None:
         raise KeyboardInterrupt from stop
     except MisconfigurationException as error:
         raise VideomemError(one_line_reason(error)) from error
-    except RuntimeError as error:
-        if "size mismatch" in str(error) or "Missing key(s)" in str(error):
-            raise VideomemError(
-                f"{path}: its weights are of another model; do not change the `model` settings"
-            ) from error
-        raise
 
 
 def _refuse_finished(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:

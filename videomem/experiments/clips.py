@@ -19,6 +19,7 @@ from videomem.features.backbone import BackboneSettings
 from videomem.heads import FeatureNorm
 from videomem.training.data_module import VideoDataModule
 from videomem.training.feature_sources import StoredFeatures, frame_statistics
+from videomem.utils.sharing import shared_path
 
 MAX_FRAMES = 20_000  # for fitting a projection; more frames change the components little
 
@@ -126,7 +127,7 @@ def clips_of_data(data: VideoDataModule) -> Clips:
 def made_by(backbone: BackboneSettings) -> str:
     """Description of a backbone: network, layer and weights."""
     untrained = ": a network that was never trained" if backbone.weights == "random" else ""
-    return f"{backbone.name} {backbone.layer}, {backbone.weights} weights{untrained}"
+    return f"{backbone.name} {backbone.layer}, {shared_path(backbone.weights)} weights{untrained}"
 
 
 def clips_of_arrays(

@@ -22,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from videomem.errors import VideomemError
+from videomem.utils.torch_file import read_torch_file
 
 # Names of the layers of torchvision's AlexNet in Krizhevsky 2014, "One weird trick"; fc6 and fc7 are after the ReLU.
 ALEXNET_LAYERS = {"pool5": "features.12", "fc6": "classifier.2", "fc7": "classifier.5", "logits": "classifier.6"}
@@ -249,9 +250,9 @@ def read_state(path: Path, option: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise VideomemError(f"{option}: {path}: no such file; give a file, the name of weights, or `random`")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types here, among them those of pickle and zipfile.
-        raise VideomemError(f"{option}: {path}: not a saved state_dict ({type(error).__name__})") from error
+        state = read_torch_file(path)
+    except VideomemError as error:
+        raise VideomemError(f"{option}: {path}: not a saved state_dict: {error}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -5,15 +5,16 @@
     preprocessor_config.json   sampling, decoding and preprocessing
     model.safetensors          `head.*` and `backbone.*`
 
-A folder may come from an untrusted source. The classes that it names are looked up in fixed tables, and the shapes of
-its tensors are checked against its config before memory is allocated.
+A folder may come from an untrusted source. The classes that it names are looked up in fixed tables, the shapes of its
+tensors are checked against its config before memory is allocated, and a config is refused unless videomem would write
+the same one for the model that it describes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
 from videomem.utils.atomic import write_atomic
 from videomem.utils.folders import is_empty_or_absent
-from videomem.utils.plain_data import checked_arguments, class_path, from_plain
+from videomem.utils.plain_data import check_plain, checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
 FORMAT = 3
@@ -54,6 +55,63 @@ class Parts(NamedTuple):
     arguments: dict[str, Any]
     training: dict[str, Any]
     evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """The types of the facts about the training in the model card; see `Checkpoint.training_facts`."""
+
+    data: str = ""
+    epochs: int = 0
+    steps: int = 0
+    class_counts: list[int] = field(default_factory=list)
+    dropout: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    class_weighting: str | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    balanced_sampling: bool | None = None
+    source: str | None = None
+    reversed_pairs: bool | None = None
+    test_split: str | None = None
+    backbone_weights: str | None = None
+    features: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The types of the accuracies in the model card."""
+
+    split: str
+    num_clips: int
+    num_groups: int
+    accuracy: float
+    shuffled: float
+    reversed: float
+    chance: float
+    flip_rate: float
+    max_logit_change: float
+    num_permutations: int
+
+
+@dataclass(frozen=True)
+class NotEvaluated:
+    """The reason why the model card has no accuracies."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class OrderEvidence:
+    """The types of the result of an order test in the model card."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    verdict: str
+    plan_sha256: str
 
 
 def write_folder(parts: Parts, folder: Path) -> None:
@@ -160,10 +218,28 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
     head, backbone = _build(arguments, settings, len(class_names), exported)
     for prefix, module in _modules(head, backbone).items():
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
-    facts = [config["training"], config["evidence"]]
-    if not all(isinstance(part, dict) for part in facts):
-        raise TypeError("`training` or `evidence` is not an object")
-    return Parts(head, class_names, settings, backbone, arguments, *facts)
+    _check_facts(config["training"], config["evidence"])
+    parts = Parts(head, class_names, settings, backbone, arguments, config["training"], config["evidence"])
+    _check_same(config, {**_config(parts), "made_with": str(config["made_with"])}, CONFIG)
+    _check_same(preprocessor, _preprocessor(settings), PREPROCESSOR)
+    return parts
+
+
+def _check_facts(training: dict[str, Any], evidence: dict[str, Any]) -> None:
+    """Check the types of what the model card says about the training and the results."""
+    checked_arguments(TrainingFacts, training, {})
+    kinds: dict[str, type] = {"evaluation": Evaluation, "order_test": OrderEvidence}
+    for name, plain in evidence.items():
+        checked_arguments(NotEvaluated if name == "evaluation" and "reason" in plain else kinds[name], plain, {})
+
+
+def _check_same(found: dict[str, Any], ours: dict[str, Any], file: str) -> None:
+    """Compare a config with the one that videomem writes for the same model."""
+    for key in found.keys() | ours.keys():
+        if key not in ours:
+            raise ValueError(f"{file} has an unknown entry {key!r:.80}")
+        if json.dumps(found.get(key), sort_keys=True) != json.dumps(ours[key], sort_keys=True):
+            raise ValueError(f"{file} has another {key} than videomem writes for this model")
 
 
 def _build(
@@ -185,22 +261,25 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     named = {}
     for part, known in _PARTS.items():
         cls = known[config[part]["name"]]
-        init_args = checked_arguments(cls, config[part]["arguments"], without=("input_dim", "num_classes"))
+        init_args = config[part]["arguments"]
+        checked_arguments(cls, init_args, {}, without=("input_dim", "num_classes"))
         named[part] = {"class_path": class_path(cls), "init_args": init_args}
     return {**named, **sizes}
 
 
 def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSettings:
     """The settings of the features. Their `weights` are a placeholder, since the folder has the weights."""
-    backbone = from_plain(BackboneSettings, {**config["backbone"], "weights": "random"})
+    backbone = from_plain(BackboneSettings, {**config["backbone"], "weights": "random"}, {})
     ours = json.loads(json.dumps(asdict(Preprocessing.of(backbone.name))))
     if differing := [name for name, value in ours.items() if preprocessor[name] != value]:
         raise ValueError(f"the installed torchvision has another preprocessing: {differing[0]} differs")
     sampling = dict(preprocessor["sampling"])
-    chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling)
-    imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"])
+    chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling, {})
+    imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"], {})
     rest = {"dtype": preprocessor["feature_dtype"], **{name: preprocessor[name] for name in ("decoder", "on_damage")}}
-    checked = checked_arguments(FeatureSettings, rest, without=("backbone", "sampling", "imported"))
+    checked = checked_arguments(FeatureSettings, rest, {}, without=("backbone", "sampling", "imported"))
+    if imported is not None and imported.feature_dim != config["feature_dim"]:
+        raise ValueError(f"imported features have {imported.feature_dim} values, not {config['feature_dim']}")
     return FeatureSettings(backbone, chosen, imported=imported, **checked)
 
 
@@ -265,4 +344,5 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise VideomemError(f"{path}: not readable as JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise VideomemError(f"{path}: is not a JSON object")
+    check_plain(content, str(path))
     return content

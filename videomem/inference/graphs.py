@@ -278,7 +278,11 @@ def trace(graph: Graph) -> ExportedProgram:
     axes = [{n: dims[axis] for n, axis in enumerate(port.shape) if isinstance(axis, str)} for port in graph.inputs]
     varying = tuple(axes) if isinstance(graph, ClipGraph) else (axes[0], tuple(axes[1:]))
     with torch.no_grad(), export_errors(graph, "torch.export"):
-        return torch.export.export(graph, tuple(example), dynamic_shapes=varying)
+        program = torch.export.export(graph, tuple(example), dynamic_shapes=varying)
+    for module in program.graph_module.modules():
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)  # It has the source paths of this machine.
+    return program
 
 
 @contextmanager

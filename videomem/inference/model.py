@@ -256,7 +256,7 @@ def model_of(checkpoint: Checkpoint) -> Classifier:
     classifier, settings, backbone = checkpoint.classifier(), checkpoint.feature_settings(), None
     if settings.imported is None:
         identity = json.loads(json.dumps(backbone_identity(settings.backbone)))
-        if checkpoint.features["backbone"] != identity:
+        if checkpoint.features.get("backbone") != identity:
             raise VideomemError(
                 f"{checkpoint.path}: was trained on other weights than {settings.backbone.weights} has now"
             )

@@ -92,6 +92,8 @@ def _as_onnx(graph: Graph, program: ExportedProgram) -> ir.Model:
             verbose=False,
         )
     assert onnx_program is not None
+    for node in onnx_libraries().script.ir.traversal.RecursiveGraphIterator(onnx_program.model.graph):
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # It has the source paths of this machine.
     return onnx_program.model
 
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import wandb
 
 from videomem.tracking.runs import Mode, files_beside, folder_of, group_of, start_run, without_paths
 from videomem.training.checkpoint import RUN_RECORD, Checkpoint
 from videomem.training.data_module import VideoDataModule
+from videomem.utils.torch_file import read_torch_file
 from videomem.video.catalog import Catalog, data_name, write_catalog
 
 Policy = Literal["mutable", "immutable"]
@@ -74,7 +74,7 @@ def checkpoint_artifact(path: Path, policy: Policy = "immutable") -> wandb.Artif
         path: The .ckpt file.
         policy: `mutable` copies the file immediately, for files that training overwrites; `immutable` does not copy it.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = read_torch_file(path)
     record, model = content.get(RUN_RECORD, {}), content.get("hyper_parameters", {})
     metadata = {
         **record.get("metrics", {}),

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger as _LightningTensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as _LightningWandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
@@ -113,6 +114,16 @@ class WandbLogger(_LightningWandbLogger):
                 self._logged_model_time[str(path)] = saved_at
 
 
+class TensorBoardLogger(_LightningTensorBoardLogger):
+    """Lightning's TensorBoard logger, without the host name in the names of its files."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        with patch("socket.gethostname", lambda: "undisclosed"):  # TensorBoard has no option for it.
+            return super().experiment
+
+
 class RunRecord(Callback):
     """Store the metrics and the W&B run in each checkpoint. `fit` adds this callback automatically."""
 
@@ -146,7 +157,7 @@ class LogConfusionMatrix(Callback):
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if isinstance(logger, WandbLogger):
                 log_confusion(logger.experiment, split, counts.tolist(), names, figure)  # type: ignore[arg-type]
-            elif isinstance(logger, TensorBoardLogger):
+            elif isinstance(logger, _LightningTensorBoardLogger):
                 logger.experiment.add_figure(f"{split}/confusion_matrix", figure, trainer.global_step, close=False)
 
 

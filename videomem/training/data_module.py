@@ -28,6 +28,8 @@ from videomem.training.reversed_pairs import check_same_bag, check_symmetric, wh
 from videomem.utils.plain_data import as_plain
 from videomem.video.catalog import Catalog, Clip, read_catalog
 
+MAX_WORKERS = 256  # An untrusted checkpoint could ask for any number of processes.
+
 
 class VideoDataModule(LightningDataModule):
     """Clips of a catalog for training and evaluation.
@@ -68,6 +70,8 @@ class VideoDataModule(LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise VideomemError(f"data.{name} is {value}, but must be at least {least}")
+        if num_workers > MAX_WORKERS:
+            raise VideomemError(f"data.num_workers is {num_workers}, but must be at most {MAX_WORKERS}")
         for refused, why in (
             (reversed_pairs and source == "video", "data.reversed_pairs is checked on stored features"),
             (features.imported is not None and source == "video", "data.features.imported names imported features"),

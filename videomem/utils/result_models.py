@@ -28,6 +28,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializationError
 
 from videomem.errors import VideomemError, one_line
+from videomem.utils.sharing import shared_path, shared_text
 
 T = TypeVar("T")
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -54,6 +55,9 @@ Number = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": list(NON_FINITE)}]}),
 ]
 Text = Annotated[str, BeforeValidator(_encodable)]
+# Text that may have absolute paths, and a path: their folders are not part of a result, which people share.
+SharedText = Annotated[Text, BeforeValidator(lambda value: shared_text(value) if isinstance(value, str) else value)]
+SharedPath = Annotated[Text, BeforeValidator(lambda value: shared_path(value) if isinstance(value, str) else value)]
 
 
 @dataclass_transform(frozen_default=True)

@@ -64,7 +64,8 @@ def test_videos_of_imported_features_are_refused(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = copy.deepcopy(read_checkpoint(checkpoints["gated"]).content)
-    content["datamodule_hyper_parameters"]["features"]["imported"] = {"name": "clip", "feature_dim": 256}
+    feature_dim = content["hyper_parameters"]["feature_dim"]
+    content["datamodule_hyper_parameters"]["features"]["imported"] = {"name": "clip", "feature_dim": feature_dim}
     torch.save(content, tmp_path / "imported.ckpt")
     assert main(["memory", str(tmp_path / "imported.ckpt"), "--videos", "2", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err

@@ -330,6 +330,12 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
         "tables/clip_scores.csv",
     ):
         assert (tmp_path / "order" / name).stat().st_size > 100
+    # Results are shared, and only the table of clips has to name files; the arguments above are absolute paths.
+    # W&B's own logs stay on the machine.
+    files = [path for path in (tmp_path / "order").rglob("*") if path.is_file() and "wandb" not in path.parts]
+    shared = [path for path in files if path.name != "clip_scores.csv"]
+    assert not [path for path in shared if str(tmp_path.parent).encode() in path.read_bytes()]
+    assert result.data.catalog == "videos/catalog.csv" and "--data.catalog videos/catalog.csv" in result.command
     assert result.verdict.sentence in " ".join(capsys.readouterr().out.split())
     assert result.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
     assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()

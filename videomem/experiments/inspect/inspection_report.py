@@ -12,7 +12,7 @@ from videomem.experiments.inspect.inspection import Inspection, Matrix, OrderTra
 from videomem.experiments.inspect.inspection_figure import draw_inspection
 from videomem.experiments.inspect.inspection_tables import InspectionText, inspection_text, title
 from videomem.utils.atomic import write_atomic
-from videomem.utils.result_models import Number, Text, dump, result_model
+from videomem.utils.result_models import Number, SharedPath, Text, dump, result_model
 
 SCHEMA_VERSION = 1
 
@@ -102,7 +102,7 @@ class InspectionResult:
     """
 
     schema_version: int
-    video: Text
+    video: SharedPath
     num_frames_of_video: int
     frames: tuple[ShownFrame, ...]
     head: Text

@@ -30,7 +30,7 @@ from videomem.experiments.memory_horizon.recall_tasks import (
 )
 from videomem.features.backbone import BackboneSettings
 from videomem.statistics.horizons import Curve, Horizon, curve_over_seeds, horizon
-from videomem.utils.result_models import Number, Text, result_model
+from videomem.utils.result_models import Number, SharedText, Text, result_model
 
 SCHEMA_VERSION = 1
 NUM_DRAWINGS, NUM_TEST_DRAWINGS = 48, 8
@@ -109,7 +109,7 @@ class MemoryReach:
     name: Text
     label: Text
     tasks: dict[Text, TaskResult]
-    measured_on: Text
+    measured_on: SharedText
     gradient: Curve
     direct: Curve
     gradient_untrained: Curve
@@ -139,9 +139,9 @@ class RecallResult:
     schema_version: int
     plan: RecallPlan
     num_frames: int
-    features: Text
+    features: SharedText
     memories: tuple[MemoryReach, ...]
-    command: Text
+    command: SharedText
     versions: dict[Text, Text]
     seconds: Number
 

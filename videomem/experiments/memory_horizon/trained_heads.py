@@ -23,7 +23,8 @@ from videomem.heads import Head
 from videomem.statistics.horizons import Curve, curve_over_seeds
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
-from videomem.utils.result_models import Number, Text, result_model
+from videomem.utils.result_models import Number, SharedText, Text, result_model
+from videomem.utils.sharing import shared_path
 
 SCHEMA_VERSION = 1
 MAX_CLIPS = 64  # for gradients, time constants and Lyapunov exponents
@@ -84,13 +85,13 @@ class HeadsResult:
     """
 
     schema_version: int
-    data: Text
+    data: SharedText
     num_clips: int
     num_groups: int
     num_frames: int
     seconds_per_frame: Number | None
     memories: tuple[HeadsReach, ...]
-    command: Text
+    command: SharedText
     versions: dict[Text, Text]
 
 
@@ -153,7 +154,7 @@ def _test_clips(checkpoint: Checkpoint, changes: dict[str, Any]) -> _TestClips:
             f"{checkpoint.path}: data.source is {data.source}, but stored features are needed; train on features"
         )
     data.setup("test")
-    rows, split = data.rows(data.test_split), f"{data.catalog_path}, {data.test_split}"
+    rows, split = data.rows(data.test_split), f"{shared_path(data.catalog_path)}, {data.test_split}"
     clips, groups = [data.features(row) for row in rows], [data.clips[row].group for row in rows]
     if len(clips) < 2:
         raise VideomemError(f"{split}: the split has {len(clips)} clip(s), but at least 2 are needed; add clips")

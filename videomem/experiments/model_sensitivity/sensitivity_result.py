@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.statistics.results import Estimate, Randomization
-from videomem.utils.result_models import Number, Text, dump, result_model
+from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, result_model
 
 SCHEMA_VERSION = 1
 
@@ -115,8 +115,8 @@ class FailedClip:
         reason: Why it could not be decoded.
     """
 
-    path: Text
-    reason: Text
+    path: SharedPath
+    reason: SharedText
 
 
 @result_model
@@ -135,8 +135,8 @@ class SensitivityResult(OrderSensitivity):
 
     schema_version: int
     model: Text
-    weights: Text
-    catalog: Text
+    weights: SharedPath
+    catalog: SharedPath
     split: Text
     num_frames: int
     failures: tuple[FailedClip, ...]

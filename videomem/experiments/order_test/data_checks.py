@@ -14,7 +14,7 @@ from videomem.experiments.order_test.data import Rows, RunSplit
 from videomem.experiments.tables import percent
 from videomem.statistics.contrasts import class_weights, estimate_mean
 from videomem.statistics.results import Estimate
-from videomem.utils.result_models import Text, result_model
+from videomem.utils.result_models import SharedPath, SharedText, result_model
 
 MIN_CLIPS = 10
 MAX_EXAMPLES = 3
@@ -33,9 +33,9 @@ class DataCheck:
     """
 
     name: Literal["same content", "length", "static clips", "rare classes"]
-    sentence: Text
+    sentence: SharedText
     num_clips: int
-    examples: tuple[Text, ...] = ()
+    examples: tuple[SharedPath, ...] = ()
 
 
 def join_groups(ids: Sequence[str], groups_N: Rows) -> Rows:

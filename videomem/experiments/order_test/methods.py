@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from videomem.experiments.order_test.plan import CONDITIONS, TRAINING_CONDITIONS, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import NOTHING, p_value, percent, points
@@ -66,8 +64,6 @@ Sentences = list[tuple[object, str]]  # each with a value that is true if it app
 def _data(result: OrderTestResult, learners: list[MemoryResult]) -> Sentences:
     data, settings = result.data, result.plan.get("settings") or {}
     version = f" {result.versions['videomem']}" if "videomem" in result.versions else ""
-    # The folder and the name of the catalog identify the data without the other folders of the machine.
-    catalog = "/".join(Path(data.catalog).parts[-2:])
     fold = f"one of {settings['folds']} folds" if "folds" in settings else "one fold"
     split = (
         f"Each run tested {fold} of the groups and trained on the others"
@@ -76,7 +72,7 @@ def _data(result: OrderTestResult, learners: list[MemoryResult]) -> Sentences:
     )
     return [
         (True, f"We measured with videomem{version} whether frame order matters to "
-         f"{_count(len(learners), 'learner')} ({_listed([one.label for one in learners])}) on {catalog}: "
+         f"{_count(len(learners), 'learner')} ({_listed([one.label for one in learners])}) on {data.catalog}: "
          f"{_count(data.num_clips, 'clip')} in {_count(data.num_groups, 'group')} and "
          f"{_count(len(data.class_names), 'class', 'classes')}, {data.num_frames} frames per clip, "
          f"{data.feature_dim:,} features per frame from a frozen encoder ({data.features})."),

@@ -14,7 +14,7 @@ from videomem.errors import VideomemError, one_line
 from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.experiments.order_test.data_checks import DataCheck
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
-from videomem.utils.result_models import Number, Text, dump, parse, result_model
+from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, parse, result_model
 
 SCHEMA_VERSION = 2
 
@@ -189,7 +189,7 @@ class DataFacts:
         num_straddling: Groups with clips in both training and test, possible with a fixed split only.
     """
 
-    catalog: Text
+    catalog: SharedPath
     class_names: tuple[Text, ...]
     num_clips: int
     num_groups: int
@@ -199,7 +199,7 @@ class DataFacts:
     split: Text
     num_frames: Text
     feature_dim: int
-    features: Text
+    features: SharedText
     num_failed: int
     num_straddling: int = 0
 
@@ -253,8 +253,8 @@ class OrderTestResult:
     num_runs: int
     seeds: tuple[int, ...]
     num_permutations: int
-    failures: tuple[tuple[Text, Text], ...]
-    command: Text
+    failures: tuple[tuple[SharedPath, SharedText], ...]
+    command: SharedText
     versions: dict[Text, Text]
     device: Text
     seconds: Number

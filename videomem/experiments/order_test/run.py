@@ -91,6 +91,7 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
             "lower order.folds, add videos, or use a finer `group`"
         )
     heads = read_heads(settings.memories, settings.hidden_dim)
+    settings = replace(settings, memories=tuple(heads))  # A plan has the content of a head's file, not its path.
     rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
     return OrderPlan(
         contrast="accuracy trained and tested in order, minus accuracy trained on one fixed permutation per clip and "

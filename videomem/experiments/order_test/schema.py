@@ -86,7 +86,14 @@ def _section(model: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    text = str(annotation).replace(" | ", " or ").replace("Number", "float").replace("Text", "str")
+    text = (
+        str(annotation)
+        .replace(" | ", " or ")
+        .replace("Number", "float")
+        .replace("SharedPath", "str")
+        .replace("SharedText", "str")
+        .replace("Text", "str")
+    )
     return f"`{text}`"
 
 
