@@ -17,6 +17,8 @@ from videomem.errors import VideomemError
 from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.utils.plain_data import as_plain
 
+_DAMAGED = "the weights or the features are damaged; train again, or extract again"
+
 
 class LitClassifier(LightningModule):
     """A head, its loss and its metrics.
@@ -94,6 +96,21 @@ class LitClassifier(LightningModule):
             self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, on_epoch=True, on_step=False,
                           batch_size=len(batch.labels))  # fmt: skip
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        # Checked here, before the checkpoint of the epoch is written: a check at every step would wait for the GPU.
+        self._refuse_not_finite("train/loss", "training diverged; lower model.learning_rate, or check the features")
+
+    def on_validation_epoch_end(self) -> None:
+        self._refuse_not_finite("val/loss", _DAMAGED)
+
+    def on_test_epoch_end(self) -> None:
+        self._refuse_not_finite("test/loss", _DAMAGED)
+
+    def _refuse_not_finite(self, name: str, remedy: str) -> None:
+        loss = self.trainer.callback_metrics.get(name)
+        if loss is not None and not torch.isfinite(loss):
+            raise VideomemError(f"{name} is {float(loss)} in epoch {self.current_epoch}: {remedy}")
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         self._evaluate(batch, self.val_metrics, "val/loss")
