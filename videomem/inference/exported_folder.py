@@ -29,7 +29,7 @@ from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
 from videomem.features.store import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import atomic_folder, write_atomic
 from videomem.utils.folders import is_empty_or_absent
 from videomem.utils.plain_data import checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
@@ -57,7 +57,7 @@ class Parts(NamedTuple):
 
 
 def write_folder(parts: Parts, folder: Path) -> None:
-    """Write the four files of a model.
+    """Write the four files of a model. The folder appears when they are complete.
 
     Raises:
         VideomemError: If the folder is not empty or cannot be written, or the model has classes of other packages.
@@ -66,11 +66,11 @@ def write_folder(parts: Parts, folder: Path) -> None:
         raise VideomemError(f"{folder}: is not empty; choose a new folder")
     config, preprocessor = _config(parts), _preprocessor(parts.settings)
     tensors = _tensors_of(parts.head, parts.backbone)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
-    write_json(folder / PREPROCESSOR, preprocessor)
-    write_json(folder / CONFIG, config)
-    write_model_card(folder)
+    with atomic_folder(folder) as unfinished:
+        write_atomic(unfinished / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+        write_json(unfinished / PREPROCESSOR, preprocessor)
+        write_json(unfinished / CONFIG, config)
+        write_model_card(unfinished)
 
 
 def write_model_card(folder: Path, graphs: str = "") -> None:

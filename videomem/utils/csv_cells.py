@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable
-from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -18,9 +18,11 @@ _NUMBER = re.compile(r"[+-](?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
     """CSV text of rows of text, numbers and None, which is an empty cell."""
-    buffer = StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([safe_cell(value) for value in row] for row in rows)
-    return buffer.getvalue()
+    lines: list[str] = []
+    # With this end of lines the writer puts quotes around both of its characters within a cell.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows([safe_cell(value) for value in row] for row in rows)
+    return "".join(f"{line[:-2]}\n" for line in lines)
 
 
 def safe_cell(value: Any) -> Any:

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from videomem.errors import VideomemError
-from videomem.utils.workers import die_with_parent
+from videomem.utils.atomic import remove_orphans
+from videomem.utils.workers import check_shared_memory, die_with_parent
 
 
 def run_cached(
@@ -45,6 +46,8 @@ def run_cached(
     Raises:
         VideomemError: If a process is killed, or the GPU runs out of memory.
     """
+    for folder in {path.parent for path in calls}:
+        remove_orphans(folder)
     missing = [path for path in calls if not path.is_file()]
     values: list[tuple[Any, ...]] = [(value,) for value in in_turn] or [()]
     arguments = [(*calls[path], *value, path) for path, value in zip(missing, cycle(values), strict=False)]
@@ -65,6 +68,7 @@ def run_parallel(
                 job(*call, shared)
                 yield 1
         return
+    check_shared_memory("--processes 1")
     with ProcessPoolExecutor(num_processes, get_context("spawn"), _start_worker, (shared,)) as pool:
         running: list[Future[None]] = []
         try:

@@ -217,6 +217,22 @@ def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
             pipe.send(VideomemError(f"{type(error).__name__}: {error}"))
 
 
+def check_shared_memory(remedy: str) -> None:
+    """Raise if processes cannot share memory, as in a container without /dev/shm.
+
+    Args:
+        remedy: Option that avoids worker processes, for the error message.
+    """
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except (OSError, ImportError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideomemError(
+            f"/dev/shm: worker processes need this shared memory, but it is not usable ({reason}); mount it with write "
+            f"access, or set {remedy}"
+        ) from error
+
+
 def die_with_parent() -> None:
     """End this worker when its parent ends, even if the parent is killed or a decoder in the worker hangs."""
     if sys.platform == "linux":
