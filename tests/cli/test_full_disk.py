@@ -46,7 +46,7 @@ ORDER = ["--config", str(CONFIGS / "order.yaml"), "--order.memories", '["none", 
          "--processes", "1"]  # fmt: skip
 COMMANDS: dict[str, Arguments] = {
     "configs": lambda out, _: ["configs", "--out", out],
-    "catalog": lambda out, ws: ["catalog", "build", "table", "--annotations", table(ws), "--root", ws / "videos", "--out",
+    "catalog": lambda out, ws: ["catalog", "build", "csv", "--root", ws / "videos", "--table", table(ws), "--out",
                                 out / "catalog.csv"],
     "synthesize": lambda out, _: ["synthesize", "--train-pairs", "1", "--val-pairs", "0", "--test-pairs", "1",
                                   "--frame-size", "64", "--out", out],
@@ -62,7 +62,7 @@ COMMANDS: dict[str, Arguments] = {
     "memory of checkpoints": lambda out, ws: ["memory", model(ws), "--out", out, *OFF],
     "tour": lambda out, _: ["tour", "gates", "residual", "--processes", "1", "--out", out],
     "inspect": lambda out, ws: ["inspect", video(ws), "--model", model(ws), "--out", out],
-    "stream": lambda out, ws: ["stream", video(ws), "--model", model(ws), "--state", out / "state"],
+    "stream": lambda out, ws: ["stream", video(ws), "--model", model(ws), "--state", out.parent / "state"],
     "export": lambda out, ws: ["export", model(ws), "--out", out / "exported", "--torch-export", "--onnx",
                                "--without-backbone", "--permutations", "1", *OFF],
     "sensitivity": lambda out, ws: ["sensitivity", "--model", "r3d_18", "--weights", "random", "--catalog", table(ws),

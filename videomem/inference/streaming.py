@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -18,6 +18,7 @@ from torch import Tensor
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone
 from videomem.heads import Head, HeadState
+from videomem.inference.exported_folder import checksum_of
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked, parse_checked
 
@@ -126,7 +127,7 @@ class Stream:
     def _identity(self) -> dict[str, Any]:
         """The identity of a file with the state of this model's stream."""
         classes = crc32(json.dumps(self.class_names).encode())
-        return {"kind": "state of a stream", "model": _checksum(self._head.state_dict(), classes)}
+        return {"kind": "state of a stream", "model": checksum_of(self._head.state_dict(), classes)}
 
     def save_state(self, path: Path) -> None:
         """Write the state to a file, so that another process can continue the stream.
@@ -137,7 +138,7 @@ class Stream:
         if self.state is None:
             raise VideomemError("a stream has no state before its first frame")
         tensors = {name: part.cpu().contiguous() for name, part in _named(self.state).items()}
-        about = dump_checked(self._identity, {"num_frames": self.num_frames, "checksum": _checksum(tensors)})
+        about = dump_checked(self._identity, {"num_frames": self.num_frames, "checksum": checksum_of(tensors)})
         write_atomic(path, save(tensors, metadata={"stream": about}))
 
     def load_state(self, path: Path) -> None:
@@ -152,7 +153,7 @@ class Stream:
                 about = parse_checked(file.metadata()["stream"], path, self._identity, remedy)
                 num_frames = about["num_frames"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if about["checksum"] != _checksum(tensors):
+            if about["checksum"] != checksum_of(tensors):
                 raise ValueError("its checksum differs from that of its tensors")
             if type(num_frames) is not int or num_frames < 1:
                 raise ValueError(f"{num_frames!r:.40} frames")
@@ -173,12 +174,6 @@ class Stream:
             for number, layer in enumerate(fresh.layers)
         )
         self.state, self.num_frames = HeadState(layers, parts["readout"]), num_frames
-
-
-def _checksum(tensors: Mapping[str, Tensor], start: int = 0) -> int:
-    for name, value in sorted(tensors.items()):
-        start = crc32(value.cpu().contiguous().numpy().data, crc32(name.encode(), start))
-    return start
 
 
 def cell_means(frame_HWC: NDArray[np.uint8]) -> NDArray[np.float64]:
