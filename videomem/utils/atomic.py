@@ -14,6 +14,8 @@ from uuid import uuid4
 
 from videomem.errors import VideomemError, one_line
 
+_LOCKED: set[Path] = set()  # folders that this process has reserved
+
 
 @contextmanager
 def atomic_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
@@ -91,10 +93,15 @@ def cannot_write(path: Path, error: OSError) -> VideomemError:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Reserve a folder for this process within the block. The lock ends with the process, even if it is killed.
 
+    Within the block, the same process may reserve the folder again.
+
     Raises:
         VideomemError: If another process has reserved the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if (place := folder.resolve()) in _LOCKED:
+        yield
+        return
     with (folder / ".lock").open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,7 +109,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
             raise VideomemError(f"{folder}: another process is writing to it; choose another folder") from error
         except OSError as error:
             raise VideomemError(f"{folder}: cannot be locked: {error.strerror}; choose another folder") from error
-        yield
+        _LOCKED.add(place)
+        try:
+            yield
+        finally:
+            _LOCKED.remove(place)
 
 
 def _temporary(path: Path) -> Path:
