@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import CONFIGS, data_arguments, failed, fit_arguments
 from PIL import Image
 from safetensors import safe_open
@@ -94,9 +93,9 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 def check_whole(path: Path) -> None:
     """Fail if a file is not complete."""
     content = path.read_bytes()
-    if path.suffix in (".json", ".csv", ".html", ".yaml", ".txt", ".md"):
-        assert content.endswith(b"\n") or path.suffix == ".yaml", path
-    if path.suffix == ".json":
+    if path.suffix in (".csv", ".html"):
+        assert content.endswith(b"\n" if path.suffix == ".csv" else b"</html>"), path
+    elif path.suffix == ".json":
         json.loads(content)
     elif path.suffix in (".ckpt", ".npz", ".pt2"):
         assert zipfile.ZipFile(path).testzip() is None, path
@@ -126,16 +125,17 @@ def test_a_full_disk_leaves_no_incomplete_file_and_is_named_in_one_line(
     place = disk(2**30)
     assert main([str(part) for part in COMMANDS[command](place / "out", workspace)]) == 0
     state = os.statvfs(place)
-    num_bytes = (state.f_blocks - state.f_bfree) * state.f_frsize
-    for share in (0.0, 0.3, 0.6, 0.9):
-        place = disk(max(int(share * num_bytes), 2 * state.f_frsize))
+    num_blocks = state.f_blocks - state.f_bfree
+    for share in (0.0, 0.5, 0.9):
+        place = disk(max(int(share * (num_blocks - 1)), 1) * state.f_frsize)
         arguments = [str(part) for part in COMMANDS[command](place / "out", workspace)]
         capsys.readouterr()
         status, printed = main(arguments), capsys.readouterr()
         error = printed.err.strip().splitlines()[-1]
-        print(f"{command}, {share:.0%} of {num_bytes} bytes: {error}")
+        print(f"{command}, {share:.0%} of {num_blocks} blocks: {error}")
         assert status == 2 and error.startswith("videomem: error: ") and "Traceback" not in printed.err
-        assert (f"{place}/" in error and ".tmp" not in error and "No space left" in error) or "free disk space" in error
+        assert f"{place}/" in error and ".tmp" not in error
+        assert "cannot be written: " in error or "No space left" in error or "free disk space" in error
         for path in place.rglob("*"):
             if path.is_file() and path.suffix != ".sqlite" and not path.name.startswith(".lock"):
                 check_whole(path)
@@ -153,4 +153,4 @@ def test_a_file_size_limit_ends_a_training_with_the_name_of_the_checkpoint(
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert error == f"videomem: error: {path}: cannot be written: File too large; what was there before was not changed"
     assert list(path.parent.iterdir()) == []
-    assert torch.is_tensor(torch.zeros(1)) and main(["fit", *fit_arguments(workspace, tmp_path / "run")]) == 0
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run")]) == 0
