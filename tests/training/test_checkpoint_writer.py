@@ -12,6 +12,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+from videomem.errors import VideomemError
+from videomem.training.checkpoint import read_checkpoint
 from videomem.training.checkpoint_writer import AtomicCheckpointIO
 
 
@@ -24,6 +26,16 @@ def test_no_temporary_file_is_elsewhere_than_beside_the_checkpoint(
         AtomicCheckpointIO().save_checkpoint({"value": torch.tensor(value)}, path)
         assert torch.load(path, weights_only=True) == {"value": torch.tensor(value)}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    content = bytearray(checkpoints["gru"].read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True), "torch does not notice"
+    with pytest.raises(VideomemError, match=r"last\.ckpt: .*ValueError: the checksum of \S+ differs"):
+        read_checkpoint(path)
 
 
 @pytest.mark.slow

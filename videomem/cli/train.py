@@ -135,11 +135,6 @@ def _call_trainer(cli: VideomemCLI, command: str, path: str | None) -> None:
             raise VideomemError(
                 f"{path}: its weights are of another model; do not change the `model` settings"
             ) from error
-        if "shared memory" in str(error):  # of torch, for a worker that has died or cannot create it
-            raise VideomemError(
-                f"data.num_workers is {cli.datamodule.num_workers}, but /dev/shm has too little memory for them; "
-                "enlarge it (for Docker with --shm-size), or set data.num_workers to 0"
-            ) from error
         raise
 
 

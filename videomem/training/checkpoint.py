@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 
@@ -128,6 +129,9 @@ def read_checkpoint(path: Path | str, trust: bool = False) -> Checkpoint:
     if not path.is_file():
         raise VideomemError(f"{path}: no such checkpoint")
     try:
+        with ZipFile(path) as records:  # torch writes the checksums of records, but does not compare them.
+            if damaged := records.testzip():
+                raise ValueError(f"the checksum of {damaged} differs")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types here, among them those of pickle and zipfile.
         kind = type(error).__name__

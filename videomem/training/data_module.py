@@ -29,6 +29,8 @@ from videomem.utils.plain_data import as_plain
 from videomem.utils.workers import check_shared_memory
 from videomem.video.catalog import Catalog, Clip, read_catalog
 
+PREFETCH = 2  # batches that each worker process prepares ahead
+
 
 class VideoDataModule(LightningDataModule):
     """Clips of a catalog for training and evaluation.
@@ -223,12 +225,15 @@ class VideoDataModule(LightningDataModule):
         if isinstance(self.feature_source, StoredFeatures):
             self.feature_source.load()
         if self.num_workers:
-            check_shared_memory("data.num_workers to 0")
+            clip_bytes = self.feature_source.item(rows[0], None).nbytes
+            num_batches = PREFETCH * self.num_workers
+            check_shared_memory("data.num_workers to 0", num_batches * min(self.batch_size, len(rows)) * clip_bytes)
         return DataLoader(
             ClipDataset(rows, self._labels(rows), self.feature_source),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            prefetch_factor=PREFETCH if self.num_workers else None,
             collate_fn=collate,
             generator=torch.Generator().manual_seed(self.seed),
             pin_memory=torch.cuda.is_available(),
