@@ -17,8 +17,6 @@ from videomem.errors import VideomemError
 from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.utils.plain_data import as_plain
 
-_DAMAGED = "the weights or the features are damaged; train again, or extract again"
-
 
 class LitClassifier(LightningModule):
     """A head, its loss and its metrics.
@@ -99,18 +97,22 @@ class LitClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         # Checked here, before the checkpoint of the epoch is written: a check at every step would wait for the GPU.
-        self._refuse_not_finite("train/loss", "training diverged; lower model.learning_rate, or check the features")
+        self._refuse_not_finite("train/loss")
 
     def on_validation_epoch_end(self) -> None:
-        self._refuse_not_finite("val/loss", _DAMAGED)
+        self._refuse_not_finite("val/loss")
 
     def on_test_epoch_end(self) -> None:
-        self._refuse_not_finite("test/loss", _DAMAGED)
+        self._refuse_not_finite("test/loss")
 
-    def _refuse_not_finite(self, name: str, remedy: str) -> None:
+    def _refuse_not_finite(self, name: str) -> None:
         loss = self.trainer.callback_metrics.get(name)
-        if loss is not None and not torch.isfinite(loss):
-            raise VideomemError(f"{name} is {float(loss)} in epoch {self.current_epoch}: {remedy}")
+        if loss is None or torch.isfinite(loss):
+            return
+        if self.trainer.state.fn == "fit":
+            raise VideomemError(f"{name} is {float(loss)} in epoch {self.current_epoch}: training diverged; lower "
+                                "model.learning_rate")  # fmt: skip
+        raise VideomemError(f"{name} is {float(loss)}: weights or features are not finite; train again")
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         self._evaluate(batch, self.val_metrics, "val/loss")

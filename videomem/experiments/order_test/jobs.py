@@ -11,6 +11,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -228,10 +229,10 @@ def write_training_result(path: Path, result: TrainingResult) -> None:
     """Write a training result to the file that is named for the key of its job."""
     buffer = BytesIO()
     facts = {name: value for name, value in vars(result).items() if name not in ("predicted", "frame_right")}
-    facts["key"] = path.stem
     arrays: dict[str, Any] = {f"predicted {name}": value for name, value in result.predicted.items()}
     if result.frame_right is not None:
         arrays["frame_right"] = result.frame_right
+    facts |= {"key": path.stem, "checksums": _checksums(arrays)}  # NumPy does not notice that an array is missing.
     np.savez_compressed(buffer, facts=np.array(json.dumps(facts)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
@@ -288,8 +289,10 @@ def read_training_result(path: Path) -> TrainingResult:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        facts, frame_right = json.loads(str(arrays.pop("facts"))), arrays.pop("frame_right", None)
-        key = facts.pop("key")
+        facts = json.loads(str(arrays.pop("facts")))
+        if facts.pop("checksums") != _checksums(arrays):
+            raise ValueError("the checksums of its arrays differ")
+        key, frame_right = facts.pop("key"), arrays.pop("frame_right", None)
         predicted = {name.removeprefix("predicted "): array for name, array in arrays.items()}
         result = TrainingResult(predicted, frame_right, **facts)
         _check_types(result)
@@ -300,6 +303,10 @@ def read_training_result(path: Path) -> TrainingResult:
     if key != path.stem:
         raise VideomemError(f"{path}: the training result of another job ({key!r:.40}); delete it and run again")
     return result
+
+
+def _checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    return {name: crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
 
 
 def _check_types(result: TrainingResult) -> None:
