@@ -59,7 +59,7 @@ COMMANDS: dict[str, Arguments] = {
     "shuffle": lambda out, ws: ["shuffle", model(ws), "--permutations", "1", "--out", out, *OFF],
     "memory": lambda out, _: ["memory", "--memories", "none", "gru", *RECALL, "--out", out, *OFF],
     "memory of checkpoints": lambda out, ws: ["memory", model(ws), "--out", out, *OFF],
-    "tour": lambda out, _: ["tour", "gates", "residual", "--processes", "1", "--out", out],
+    "tour": lambda out, _: ["tour", "leaky", "memoryless", "--out", out],
     "inspect": lambda out, ws: ["inspect", video(ws), "--model", model(ws), "--out", out],
     "stream": lambda out, ws: ["stream", video(ws), "--model", model(ws), "--state", out.parent / "state"],
     "export": lambda out, ws: ["export", model(ws), "--out", out / "exported", "--torch-export", "--onnx",
@@ -126,13 +126,14 @@ def test_a_full_disk_leaves_no_incomplete_file_and_is_named_in_one_line(
     assert main([str(part) for part in COMMANDS[command](place / "out", workspace)]) == 0
     state = os.statvfs(place)
     num_blocks = state.f_blocks - state.f_bfree
-    for share in (0.0, 0.5, 0.9):
-        place = disk(max(int(share * (num_blocks - 1)), 1) * state.f_frsize)
+    for size in sorted({0, num_blocks // 2, int(0.9 * num_blocks)} - {num_blocks}):
+        place = disk(max(size, 1) * state.f_frsize)
+        (place / "filler").write_bytes(bytes(state.f_frsize) if size == 0 else b"")
         arguments = [str(part) for part in COMMANDS[command](place / "out", workspace)]
         capsys.readouterr()
         status, printed = main(arguments), capsys.readouterr()
         error = printed.err.strip().splitlines()[-1]
-        print(f"{command}, {share:.0%} of {num_blocks} blocks: {error}")
+        print(f"{command}, {size} of {num_blocks} blocks: {error}")
         assert status == 2 and error.startswith("videomem: error: ") and "Traceback" not in printed.err
         assert f"{place}/" in error and ".tmp" not in error
         assert "cannot be written: " in error or "No space left" in error or "free disk space" in error
