@@ -582,6 +582,15 @@ def test_other_content_of_a_file_of_the_store_is_one_line(
     assert "\n" not in str(told.value)
 
 
+def test_a_plan_that_is_missing_is_named(tmp_path: Path, clips: list[Clip]) -> None:
+    for end in (2, 4):
+        extract(clips[:end], SETTINGS, tmp_path)
+    path = tmp_path / SETTINGS.key / "plan" / "000000.json"
+    path.unlink()
+    with pytest.raises(VideomemError, match=f"^{path}: is missing; delete {path.parents[1]} and run"):
+        features(tmp_path, clips[:4])
+
+
 def test_features_that_were_checked_once_are_not_checked_again(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,7 +215,12 @@ class FeatureStore:
         return [shard for path in self._plans() for shard in self._read_plan(path)]
 
     def _plans(self) -> list[Path]:
-        return sorted((self.folder / "plan").glob("[0-9]*.json"))
+        """The plan files, which are numbered without gaps: a missing one would give its shards to others."""
+        plans = sorted((self.folder / "plan").glob("[0-9]*.json"))
+        for number, path in enumerate(plans):
+            if path.name != f"{number:06d}.json":
+                raise VideomemError(f"{path.with_name(f'{number:06d}.json')}: is missing; {self._remedy}")
+        return plans
 
     def _read_plan(self, path: Path) -> list[list[str]]:
         shards = read_checked(path, self._identity("plan", path.stem), self._remedy)
@@ -249,7 +254,7 @@ class FeatureStore:
             if not new:
                 return {number: plan[number] for number in mine if number not in complete}
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
-            number = max((int(path.stem) + 1 for path in self._plans()), default=0)
+            number = len(self._plans())
             content = dump_checked(self._identity("plan", number), shards).encode()
             write_atomic(self.folder / "plan" / f"{number:06d}.json", content, exclusive=True)
 
