@@ -355,3 +355,34 @@ def test_the_script_calls_the_command() -> None:
     done = subprocess.run([sys.executable, script, "none.ckpt"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr == "videomem: error: none.ckpt: no such checkpoint\n"
     assert len(script.read_text().splitlines()) <= 30
+
+
+@pytest.mark.parametrize("command", ["extract", "predict", "sensitivity", "catalog check"])
+def test_a_time_limit_without_workers_is_refused(
+    command: str, workspace: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = workspace / "videos" / "catalog.csv"
+    arguments = {
+        "extract": data_arguments(workspace),
+        "predict": ["video.mp4", "--model", checkpoints["gru"]],
+        "sensitivity": ["--model", "r3d_18", "--weights", "random", "--catalog", table],
+        "catalog check": [table],
+    }[command]
+    options = [*command.split(), *arguments, "--workers", "0", "--time-limit", "5"]
+    assert failed(capsys, *options).startswith("videomem: error: --time-limit has no effect with --workers 0; ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.source", "video", "--data.storage", "ram"], "data.storage keeps stored features, but data.source is "
+         "video; set data.source to features"),
+        (["--data.storage", "device", "--data.num_workers", "2"], "data.num_workers is 2, but data.storage is device, "
+         "which needs none; set it to 0"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_the_data_without_effect_is_refused(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    pairs = ["--data.reversed_pairs", "false"]
+    assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"), *pairs, *options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import subprocess
@@ -501,3 +502,127 @@ def test_a_full_disk_is_a_clear_error_and_the_store_goes_on_from_there(
     assert not list(small_disk.rglob("*.tmp"))
     extract(clips, SETTINGS, small_disk / "store")
     assert contents(tmp_path / "reference") == contents(small_disk / "store")
+
+
+# Damage.
+
+
+def shards_of(root: Path) -> list[Path]:
+    return sorted((root / SETTINGS.key / "shards").glob("*.safetensors"))
+
+
+def changed(path: Path, place: int, content: bytes) -> None:
+    """Replace bytes of a file; a negative place counts from its end."""
+    whole = bytearray(path.read_bytes())
+    start = place % len(whole)
+    whole[start : start + len(content)] = content
+    path.write_bytes(whole)
+
+
+def flipped(path: Path, place: int) -> None:
+    changed(path, place, bytes([path.read_bytes()[place] ^ 1]))
+
+
+def test_a_flipped_bit_and_a_zeroed_page_of_a_shard_are_noticed(tmp_path: Path, clips: list[Clip]) -> None:
+    extract(clips, SETTINGS, tmp_path)
+    first, second, *_ = shards_of(tmp_path)
+    flipped(first, -5)
+    changed(second, -4096, bytes(2048))
+    for number, start in ((0, 0), (1, 4)):
+        with pytest.raises(VideomemError, match=rf"00000{number}.safetensors: damaged \(the checksum of rows \d+ to"):
+            features(tmp_path, clips[start : start + 4])
+    assert len(features(tmp_path, clips[8:])) == 6, "clips of other shards are read"
+
+
+def test_every_flipped_bit_of_a_header_is_noticed_or_changes_nothing(tmp_path: Path, clips: list[Clip]) -> None:
+    extract(clips[:2], SETTINGS, tmp_path)
+    (shard,) = shards_of(tmp_path)
+    whole, expected = shard.read_bytes(), features(tmp_path, clips[:2])
+    for place in range(0, 8 + int.from_bytes(whole[:8], "little"), 41):
+        shard.write_bytes(whole)
+        flipped(shard, place)
+        try:
+            found = features(tmp_path, clips[:2])
+        except VideomemError as error:
+            assert str(shard) in str(error) and "\n" not in str(error)
+        else:
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_shards_that_were_exchanged_are_noticed(tmp_path: Path, clips: list[Clip]) -> None:
+    extract(clips, SETTINGS, tmp_path)
+    first, second, *_ = shards_of(tmp_path)
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    with pytest.raises(VideomemError, match=r"000000.safetensors: the file of another number \(1, but must be 0\)"):
+        features(tmp_path, clips)
+
+
+def test_a_shard_of_another_store_is_noticed(tmp_path: Path, clips: list[Clip]) -> None:
+    other = replace(SETTINGS, backbone=replace(SETTINGS.backbone, seed=1))
+    for settings in (SETTINGS, other):
+        extract(clips[:4], settings, tmp_path)
+    shutil.copy(tmp_path / other.key / "shards" / "000000.safetensors", shards_of(tmp_path)[0])
+    with pytest.raises(VideomemError, match="the file of another store"):
+        features(tmp_path, clips[:4])
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"[[1]]", b'{"content": 3}', b"\xff", b"null"])
+@pytest.mark.parametrize("name", ["plan/000000.json", "settings.json"])
+def test_other_content_of_a_file_of_the_store_is_one_line(
+    tmp_path: Path, clips: list[Clip], name: str, content: bytes
+) -> None:
+    extract(clips[:2], SETTINGS, tmp_path)
+    path = tmp_path / SETTINGS.key / name
+    path.write_bytes(content)
+    folder = path.parents[name.count("/")]
+    with pytest.raises(VideomemError, match=rf"^{path}: damaged .*; delete {folder} and run") as told:
+        extract(clips[:2], SETTINGS, tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_plan_that_is_missing_is_named(tmp_path: Path, clips: list[Clip]) -> None:
+    for end in (2, 4):
+        extract(clips[:end], SETTINGS, tmp_path)
+    path = tmp_path / SETTINGS.key / "plan" / "000000.json"
+    path.unlink()
+    with pytest.raises(VideomemError, match=f"^{path}: is missing; delete {path.parents[1]} and run"):
+        features(tmp_path, clips[:4])
+
+
+def test_features_that_were_checked_once_are_not_checked_again(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(clips[:4], SETTINGS, tmp_path)
+    opened = FeatureStore(tmp_path, SETTINGS)
+    (first, *_) = opened.read_index().values()
+    opened.read(first)
+    monkeypatch.setattr(store, "_checksum", lambda rows: pytest.fail("checked again"))
+    opened.read(first)
+    pickle.loads(pickle.dumps(opened)).read(first)  # noqa: S301 - as a worker gets it
+
+
+def test_a_store_is_read_without_writing_to_it(tmp_path: Path, clips: list[Clip]) -> None:
+    """With permissions, or as root with a read-only mount."""
+    extract(clips[:3], SETTINGS, tmp_path / "store")
+    expected, before = features(tmp_path / "store", clips[:3]), files_of(tmp_path / "store")
+    place = tmp_path / "read_only"
+    place.mkdir()
+    mounts = ["--bind", tmp_path / "store", place], ["-o", "remount,bind,ro", place]
+    if any(subprocess.run(["mount", *one], check=False, capture_output=True).returncode for one in mounts):
+        pytest.skip("needs the right to mount a file system")
+    try:
+        found = features(place, clips[:3])
+        known, unreadable = clip_keys(clips[:5], place)
+        with pytest.raises(VideomemError, match="Read-only file system"):
+            write_atomic(place / "file", b"")
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert len(known) == 5 and not unreadable, "clips without a cached hash are hashed"
+    assert files_of(tmp_path / "store") == before
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}

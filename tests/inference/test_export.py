@@ -24,6 +24,7 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import to_json
+from videomem.inference import exported_folder
 from videomem.inference.exported_folder import FILES
 from videomem.inference.model import model_of
 from videomem.training.checkpoint import read_checkpoint
@@ -300,6 +301,32 @@ def test_a_folder_with_other_content_is_not_changed(checkpoints: dict[str, Path]
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(VideomemError, match="is not empty"):
         model_of(read_checkpoint(checkpoints["gru"])).save_pretrained(tmp_path)
+
+
+def test_a_flipped_bit_of_the_weights_is_noticed(exported: Path) -> None:
+    path = exported / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VideomemError, match=r"the checksum of the tensors in model\.safetensors is not that in config"):
+        videomem.load(exported)
+
+
+@pytest.mark.parametrize("function", ["save", "write_json", "write_model_card"])
+def test_an_export_that_is_interrupted_leaves_nothing_and_can_be_repeated(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    arguments = ["export", str(checkpoints["gru"]), "--out", str(out), "--without-backbone", "--no-evaluation"]
+    with monkeypatch.context() as patch:
+        patch.setattr(exported_folder, function, interrupted)
+        assert main([*arguments, "--wandb", "disabled"]) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert main([*arguments, "--wandb", "disabled"]) == 0
+    assert {path.name for path in out.iterdir()} == {*FILES, "README.md"}
 
 
 def test_a_saved_model_is_saved_again_with_the_same_files(exported: Path, tmp_path: Path) -> None:

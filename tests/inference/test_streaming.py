@@ -186,11 +186,32 @@ def test_a_state_that_is_none_or_of_another_model_is_refused(tmp_path: Path) -> 
     stream = model.stream()
     stream.step(frame)
     stream.save_state(state)
-    with pytest.raises(VideomemError, match="another model's stream"):
+    with pytest.raises(VideomemError, match="the file of another model"):
         tiny_model("lstm").stream().load_state(state)
+    other = tiny_model("gru")
+    other.head.classify.weight.data.mul_(2)
+    with pytest.raises(VideomemError, match="the file of another model"):
+        other.stream().load_state(state)
     state.write_bytes(b"nothing")
     with pytest.raises(VideomemError, match="not the state of a stream"):
         model.stream().load_state(state)
+
+
+def test_every_flipped_bit_of_a_state_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    model, path = tiny_model("lstm"), tmp_path / "state.safetensors"
+    stream = model.stream()
+    stream.step(np.zeros((32, 32, 3), np.uint8))
+    stream.save_state(path)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+        again = model.stream()
+        try:
+            again.load_state(path)
+        except VideomemError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert again.num_frames == 1 and str(again.state) == str(stream.state)
 
 
 @pytest.mark.parametrize("name", MEMORIES)

@@ -45,8 +45,9 @@ def test_loaders_of_features_on_the_device_carry_lengths_and_no_features(workspa
         assert batch.x.shape == (len(batch.labels), int(batch.lengths.max()), 0)
 
 
-@pytest.mark.parametrize("storage", ["mmap", "ram", "device"])
-@pytest.mark.parametrize("num_workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("storage", "num_workers"), [("mmap", "0"), ("mmap", "2"), ("ram", "0"), ("ram", "2"), ("device", "0")]
+)
 def test_every_storage_gives_the_same_batches(workspace: Path, storage: str, num_workers: str) -> None:
     reference = batches(module(workspace, "--data.storage", "mmap"))
     found = batches(module(workspace, "--data.storage", storage, "--data.num_workers", num_workers))

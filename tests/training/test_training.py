@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from functools import partial
+from multiprocessing import synchronize
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import HEADS, data_arguments, fit_arguments
+from conftest import HEADS, data_arguments, failed, fit_arguments
 
 from videomem.cli.main import main
 from videomem.cli.train import per_class_accuracy, run
 from videomem.errors import VideomemError
+from videomem.features.store import FeatureStore
 from videomem.heads import GRU, LastReadout, Memory, NoMemory
+from videomem.tracking import AtomicCSVLogger
 from videomem.training.checkpoint import read_checkpoint
 from videomem.training.lit_classifier import LitClassifier, balanced_weights
+from videomem.utils import atomic
 from videomem.utils.plain_data import as_plain, from_plain
 
 
@@ -109,6 +116,84 @@ def test_accuracy_is_that_of_a_plain_loop(checkpoints: dict[str, Path], tmp_path
         answer = data.class_names[int(head(x, torch.tensor([x.shape[1]])).argmax())]
         right += answer == data.clips[row].label
     assert json.loads((tmp_path / "metrics.json").read_text())["accuracy"] == pytest.approx(right / 20)
+
+
+def test_a_training_that_diverges_ends_with_one_line_and_keeps_the_last_good_checkpoint(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model.learning_rate", "1e30", "--trainer.gradient_clip_val", "1e30", "--data.batch_size", "8"]
+    error = failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run", "leaky_sum", epochs=9), *options)
+    assert re.fullmatch(r"videomem: error: (train|val)/loss is (nan|inf) in epoch \d: training diverged; .*", error)
+    for path in (tmp_path / "run" / "checkpoints").glob("*"):
+        assert all(torch.isfinite(value).all() for value in torch.load(path, weights_only=True)["state_dict"].values())
+
+
+def test_features_that_are_not_finite_end_a_training_with_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = FeatureStore.read
+    monkeypatch.setattr(FeatureStore, "read", lambda self, entry: read(self, entry) * float("nan"))
+    error = failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"))
+    assert error.endswith("catalog.csv: training clips have features that are not finite; extract again")
+
+
+def test_an_evaluation_on_features_that_are_not_finite_is_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = FeatureStore.read
+    monkeypatch.setattr(FeatureStore, "read", lambda self, entry: read(self, entry) * float("nan"))
+    error = failed(capsys, "test", "--ckpt-path", checkpoints["gru"], "--run-dir", tmp_path / "test")
+    assert error.startswith("videomem: error: test/loss is nan: weights or features are not finite; train again")
+
+
+def test_a_second_training_into_the_directory_of_a_running_one_is_refused(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from videomem.utils.atomic import locked_folder\n"
+        "with locked_folder(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()\n"
+    )
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-c", code, str(run_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        error = failed(capsys, "fit", *fit_arguments(workspace, run_dir))
+        other.kill()
+    assert error == f"videomem: error: {run_dir}: another process is writing to it; choose another folder"
+    assert {path.name for path in run_dir.iterdir()} == {".lock"}
+    assert main(["fit", *fit_arguments(workspace, run_dir)]) == 0, "the lock of a killed process does not remain"
+
+
+def test_incomplete_files_of_a_killed_training_do_not_block_its_directory(workspace: Path, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / "run" / "checkpoints" / f".last.ckpt.{atomic._host()}.{gone.pid}.0123abcd.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert main(["fit", *fit_arguments(workspace, tmp_path / "run")]) == 0
+    assert [path.name for path in left.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_metrics_are_one_table_whatever_is_logged_when(tmp_path: Path) -> None:
+    logger = AtomicCSVLogger(str(tmp_path), name="", version="")
+    for step, values in enumerate([{"train/loss": 1.0}, {"val/loss": 2.0}, {"train/loss": torch.tensor(0.5)}]):
+        logger.log_metrics(values, step)
+        logger.save()
+    table = "step,train/loss,val/loss\n0,1.0,\n1,,2.0\n2,0.5,\n"
+    assert (tmp_path / "metrics.csv").read_text() == table and len(list(tmp_path.iterdir())) == 1
+
+
+def test_without_shared_memory_workers_are_refused_in_one_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(synchronize, "Lock", none)
+    error = failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"), "--data.num_workers", "2")
+    assert "/dev/shm: worker processes need this shared memory" in error and "set data.num_workers to 0" in error
+    error = failed(capsys, "memory", "--processes", "2", "--steps", "1", "--out", tmp_path / "memory")
+    assert "/dev/shm: worker processes need this shared memory" in error and "set --processes 1" in error
 
 
 def test_only_matrices_are_decayed_and_the_backbone_is_not_optimized(checkpoints: dict[str, Path]) -> None:

@@ -16,7 +16,16 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from videomem.cli.options import SHARED, HelpFormatter, Parser, add_shared, at_least, parser, refuse_unused
+from videomem.cli.options import (
+    SHARED,
+    HelpFormatter,
+    Parser,
+    add_shared,
+    at_least,
+    parser,
+    refuse_time_limit,
+    refuse_unused,
+)
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import (
@@ -52,6 +61,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if given.action == "check":
         if given.no_decode:
             refuse_unused(check, given, ("workers", "time_limit"), "with --no-decode; leave it out")
+        refuse_time_limit(check, given)
         return _check(given)
     layout = LAYOUTS[given.layout]
     found = layout.find(given.root, given.annotations, **{name: getattr(given, name) for name in given.options})

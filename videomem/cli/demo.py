@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from videomem.cli.main import run_command
 from videomem.cli.options import add_out, add_shared, add_synthetic_settings, at_least, parser
 from videomem.errors import VideomemError
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.folders import config_folder, is_empty_or_absent
 from videomem.video.synthetic import SyntheticSettings, synthesize
 
@@ -35,7 +36,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = vars(options.parse_args(arguments))
     started, out, console = time.perf_counter(), given["out"].absolute(), Console(stderr=True)
     _claim(out)
+    with locked_folder(out):
+        status = _run(given, out, console)
+    console.print(f"videomem: demo done in {time.perf_counter() - started:.0f} s")
+    return status
 
+
+def _run(given: dict[str, Any], out: Path, console: Console) -> int:
     console.print("videomem: making videos and extracting features")
     synthesize(SyntheticSettings(**{name: given[name] for name in asdict(SyntheticSettings())}), out / "videos")
     data = [*_configs("base.yaml", "data/synthetic.yaml"), "--data.catalog", str(out / "videos" / "catalog.csv"),
@@ -44,9 +51,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         return status
     for name in ("plan.json", "frozen.json"):  # A demo may be repeated with other settings.
         (out / name).unlink(missing_ok=True)
-    status = run_command(["order", *data, *_order_arguments(given), "--out", str(out)])
-    console.print(f"videomem: demo done in {time.perf_counter() - started:.0f} s")
-    return status
+    return run_command(["order", *data, *_order_arguments(given), "--out", str(out)])
 
 
 def _claim(out: Path) -> None:

@@ -18,6 +18,7 @@ from videomem.inference.model import Classifier, load, model_of
 from videomem.inference.model_card import snippets
 from videomem.tracking import track_export
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.utils.atomic import atomic_folder
 from videomem.utils.folders import is_empty_or_absent
 
 
@@ -37,18 +38,33 @@ def main(command: str, arguments: Sequence[str]) -> int:
         model.evidence["order_test"] = order_evidence(model, given.order)
     if not given.no_evaluation:
         model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved_data(given))
-    model.save_pretrained(given.out, not given.without_backbone)
+    with atomic_folder(given.out) as unfinished:
+        model.save_pretrained(unfinished, not given.without_backbone)
+        lines, failure = _export_graphs(unfinished, *graphs)
     print(_evaluated(model.evidence.get("evaluation")))
-    print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
-    if given.onnx or given.torch_export:
-        report = export_graphs(load(given.out), given.out, *graphs)
-        write_model_card(given.out, snippets(report))
-        print("\n".join(summary(report)))
+    print("\n".join([f'exported to {given.out}; load it with videomem.load("{given.out}")', *lines]))
+    if failure is not None:
+        raise VideomemError(failure.replace(str(unfinished), str(given.out)))
     if given.wandb != "disabled":
         found = model.evidence.get("evaluation", {})
         metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
         track_export(given.out, checkpoint, given.wandb, metrics)
     return 0
+
+
+def _export_graphs(folder: Path, onnx: bool, torch_export: bool, preprocess: bool) -> tuple[list[str], str | None]:
+    """Writes the graphs that are asked for; returns lines about them, and the reason why one could not be written.
+
+    Without its graphs the folder is complete, so it is kept.
+    """
+    if not onnx and not torch_export:
+        return [], None
+    try:
+        report = export_graphs(load(folder), folder, onnx, torch_export, preprocess)
+        write_model_card(folder, snippets(report))
+    except VideomemError as error:
+        return [], str(error)
+    return summary(report), None
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from videomem.cli.config_options import build_data_module, config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_shared, print_failures, usable_device
+from videomem.cli.options import add_shared, print_failures, refuse_time_limit, usable_device
 from videomem.errors import VideomemError
 from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
@@ -33,6 +33,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     add_shared(options, "--workers", "--time-limit", "--device", "--allow-failures")
     options.add_argument("--retry-failed", action="store_true", help="process only the clips that failed before")
     config = parse(options, arguments)
+    refuse_time_limit(options, config)
     data = build_data_module(options, config)
     if (imported := data.settings.imported) is not None:
         raise VideomemError(

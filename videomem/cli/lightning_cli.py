@@ -11,16 +11,19 @@ from typing import Any
 
 import pytorch_lightning
 from jsonargparse import Namespace
-from pytorch_lightning import seed_everything
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from videomem.cli.config_options import ConfigFile, hide, parser_settings, unused_name
 from videomem.cli.options import SHARED, add_shared
 from videomem.errors import VideomemError
 from videomem.tracking import Mode
 from videomem.training.checkpoint import Checkpoint
+from videomem.training.checkpoint_writer import AtomicCheckpointIO
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.atomic import remove_orphans, write_atomic
 
 DESCRIPTIONS = {
     "fit": "Train a head on the features of a catalog. Later config files override earlier ones.",
@@ -77,6 +80,15 @@ UNUSED_BY = {
 }
 
 
+class _SaveConfig(SaveConfigCallback):
+    """Writes the config of a run to its directory, atomically."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = Path(self.config.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / self.config_filename, self.parser.dump(self.config, skip_none=False).encode())
+
+
 class VideomemCLI(LightningCLI):
     """LightningCLI for one command, without subcommands."""
 
@@ -91,7 +103,8 @@ class VideomemCLI(LightningCLI):
                 run=False,
                 args=list(arguments),
                 auto_configure_optimizers=False,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=_SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
                 parser_kwargs=parser_settings(command, DESCRIPTIONS[command], "model.memory"),
             )
         except BaseException:
@@ -110,6 +123,12 @@ class VideomemCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds --seed, which replaces --seed_everything of Lightning."""
         add_shared(parser, "--seed")
+
+    def instantiate_trainer(self, **keywords: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**keywords)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def _set_seed(self) -> None:
         seed_everything(self.config.seed, workers=True, verbose=False)
@@ -159,8 +178,8 @@ class VideomemCLI(LightningCLI):
         if backbone.weights not in ("imagenet", "random"):
             backbone.weights = str(Path(backbone.weights).absolute())
         config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
-        if self._command == "fit" and any((Path(config.run_dir) / "checkpoints").glob("*")):
-            raise VideomemError(f"{config.run_dir}: already contains a run; choose another --run-dir")
+        if self._command == "fit":
+            refuse_used(Path(config.run_dir))
         config.trainer.default_root_dir = config.run_dir
         if self._command != "fit":
             config.trainer.logger = False
@@ -198,6 +217,13 @@ class VideomemCLI(LightningCLI):
             return self._claimed
         assert self.checkpoint is not None
         return self.checkpoint.run_dir / self._command
+
+
+def refuse_used(run_dir: Path) -> None:
+    """Raises a VideomemError if a directory has the checkpoints of a run."""
+    remove_orphans(run_dir / "checkpoints")
+    if any((run_dir / "checkpoints").glob("*")):
+        raise VideomemError(f"{run_dir}: already contains a run; choose another --run-dir")
 
 
 def claim_folder(above: Path, stem: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
 from videomem.tracking import log_result, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.utils.atomic import locked_folder
 from videomem.utils.sharing import shared_command
 
 OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that apply only to checkpoints
@@ -50,10 +52,11 @@ def main(command: str, arguments: Sequence[str]) -> int:
     of_training = [name for name in vars(given) if name not in (*OF_BOTH, *OF_CHECKPOINTS)]
     if given.checkpoints:
         refuse_unused(options, given, of_training, "on checkpoints; leave it out, or name no CHECKPOINT")
-        shown = _measure_checkpoints(options, given, command_line)
     else:
         refuse_unused(options, given, OF_CHECKPOINTS, "without checkpoints; leave it out, or name a CHECKPOINT")
-        shown = _measure_recall(given, command_line)
+    with locked_folder(given.out):
+        measure = partial(_measure_checkpoints, options) if given.checkpoints else _measure_recall
+        shown = measure(given, command_line)
     for table in shown:
         Console(soft_wrap=True).print(table)
     print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")

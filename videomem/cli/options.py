@@ -111,11 +111,17 @@ def moved_data(given: argparse.Namespace) -> dict[str, str]:
     return {setting: value for setting, name in named.items() if (value := getattr(given, name, None))}
 
 
-def refuse_unused(options: argparse.ArgumentParser, given: argparse.Namespace, names: Iterable[str], why: str) -> None:
+def refuse_unused(options: Any, given: Any, names: Iterable[str], why: str) -> None:
     """Raises a VideomemError if one of the options was changed from its default, because it would have no effect."""
     for name in names:
         if getattr(given, name) != options.get_default(name):
             raise VideomemError(f"--{name.replace('_', '-')} has no effect {why}")
+
+
+def refuse_time_limit(options: Any, given: Any) -> None:
+    """Raises a VideomemError if --time-limit was changed although no worker decodes."""
+    if given.workers == 0:
+        refuse_unused(options, given, ["time_limit"], "with --workers 0; leave it out, or decode in workers")
 
 
 def printable(text: str) -> str:

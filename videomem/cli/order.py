@@ -43,6 +43,7 @@ from videomem.tracking import (
 )
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.atomic import locked_folder
 from videomem.utils.plain_data import from_plain
 from videomem.utils.sharing import shared_command, shared_text
 
@@ -106,12 +107,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
         print(forecast_text(plan, expected, processes))
         return 0
     out, cache = Path(config.out), Path(config.training_results or data.feature_store.root / "order_training_results")
-    before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
     command_line = shared_command([command, *arguments])
-    with training_progress(Console(stderr=True)) as tell:
-        tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data), before,
-                                [joined] if joined else [])  # fmt: skip
-    write_results(tested, data, out, config.wandb)
+    with locked_folder(out):
+        before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
+        with training_progress(Console(stderr=True)) as tell:
+            tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
+                                    before, [joined] if joined else [])  # fmt: skip
+        write_results(tested, data, out, config.wandb)
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.progress import track
 
-from videomem.cli.options import Parser, add_shared, at_least, parser, printable, usable_device
+from videomem.cli.options import Parser, add_shared, at_least, parser, printable, refuse_time_limit, usable_device
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
 from videomem.inference.model import Prediction, load, predict_each, top_classes, top_record
@@ -22,7 +22,9 @@ _WIDEST = 60  # largest number of characters of a path for which columns are ali
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Print the most probable classes of each video. The status is 1 if a video failed, 2 if all failed."""
-    given = _parser(command).parse_args(arguments)
+    options = _parser(command)
+    given = options.parse_args(arguments)
+    refuse_time_limit(options, given)
     paths = videos_named(given.videos, map(os.fsdecode, sys.stdin.buffer) if "-" in given.videos else ())
     if not paths:
         raise VideomemError("no video to classify: standard input is empty")

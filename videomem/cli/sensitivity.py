@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from videomem.cli.options import add_out, add_shared, at_least, parser, print_failures, refuse_unused, usable_device
+from videomem.cli.options import add_out, add_shared, at_least, parser, print_failures, refuse_time_limit, usable_device
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.clip_predictions import (
@@ -45,8 +45,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     """Evaluate a network on perturbed clips, and write `sensitivity.json` and `sensitivity.csv`."""
     options = _parser(command)
     given = options.parse_args(arguments)
-    if given.workers == 0:
-        refuse_unused(options, given, ["time_limit"], "with --workers 0; leave it out, or decode in workers")
+    refuse_time_limit(options, given)
     device = usable_device(given.device)
     classes, clips = _classes_and_clips(given.catalog, given.split)
     network, transform, categories = load_video_network(given.model, given.weights, classes, given.frames, given.seed)

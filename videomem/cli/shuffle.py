@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +29,7 @@ from videomem.experiments.shuffle.measurements import (
 )
 from videomem.tracking import Mode, log_order_results, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.plotting import as_png
 
 
@@ -44,7 +45,15 @@ def main(command: str, arguments: Sequence[str]) -> int:
     add_out(options, command)
     given = options.parse_args(arguments)
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
-    given.out.mkdir(parents=True, exist_ok=True)
+    with locked_folder(given.out):
+        measurements = _measure(given, checkpoints)
+    Console().print(results_table(summarize(measurements)))
+    print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
+    return 0
+
+
+def _measure(given: Any, checkpoints: Sequence[Checkpoint]) -> list[Measurement]:
+    """Evaluates checkpoints, and writes and tracks the results."""
     device, num_forward = usable_device(given.device), min(given.forward, given.permutations)
     check_same_test(checkpoints)
     measured = []
@@ -55,9 +64,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     measurements = _distinctly_named(measured)
     write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
     track_results(measurements, given.out, given.wandb, checkpoints)
-    Console().print(results_table(summarize(measurements)))
-    print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
-    return 0
+    return measurements
 
 
 def _distinctly_named(measured: Sequence[tuple[Checkpoint, list[Measurement]]]) -> list[Measurement]:

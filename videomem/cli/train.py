@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import tempfile
+import os
 import warnings
 from collections.abc import Sequence
-from io import StringIO
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from videomem.cli.config_options import errors_in_one_line, refuse_without_effect
-from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI
+from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI, refuse_used
 from videomem.errors import VideomemError, one_line_reason
 from videomem.tracking import Mode, RunRecord, WandbLogger, group_of, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.training.resuming import restore_from
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import locked_folder, write_atomic
+from videomem.utils.csv_cells import csv_lines
 from videomem.utils.plotting import confusion_figure
 from videomem.video.catalog import data_name
 
@@ -86,11 +86,14 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         )
     if command == "fit":
         _refuse_finished(cli, checkpoint)
-        _prepare_tracking(cli, checkpoint)
     if checkpoint is not None:
         data.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
         restore_from(checkpoint, cli.trainer, cli.model, resume=command == "fit")
-    _call_trainer(cli, command, checkpoint)
+    with locked_folder(Path(cli.config.run_dir)) if _is_first_process() else nullcontext():
+        if command == "fit":
+            refuse_used(Path(cli.config.run_dir))
+            _prepare_tracking(cli, checkpoint)
+        _call_trainer(cli, command, checkpoint)
     steps_before = checkpoint.content["global_step"] if checkpoint else 0
     if command == "fit" and cli.trainer.global_step <= steps_before:
         raise VideomemError(
@@ -100,14 +103,17 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
     return cli
 
 
+def _is_first_process() -> bool:
+    """Whether this process is the first of those that train together, which holds the directory of the run for all."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 def _set_up(command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> VideomemCLI | None:
     """Builds data, model and trainer; returns None if only the help or the config was printed."""
     of_building = (MisconfigurationException, ValueError, TypeError, ArithmeticError)
-    with tempfile.TemporaryDirectory() as folder, errors_in_one_line(*of_building):
+    with errors_in_one_line(*of_building):
         if checkpoint is not None:  # The settings of the checkpoint come first, so that options override them.
-            settings = Path(folder) / "checkpoint.json"
-            settings.write_text(json.dumps(checkpoint.config()))
-            arguments = ["--config", str(settings), *arguments]
+            arguments = ["--config", json.dumps(checkpoint.config()), *arguments]
         try:
             return VideomemCLI(command, arguments, checkpoint)
         except SystemExit as stop:
@@ -172,10 +178,8 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     summary = {"split": split, "num_clips": num_clips, **metrics, "accuracy_per_class": per_class}
     write_atomic(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
-    text = StringIO()
     rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
-    csv.writer(text, lineterminator="\n").writerows([["true class", *names], *rows])
-    write_atomic(folder / "confusion.csv", text.getvalue().encode())
+    write_atomic(folder / "confusion.csv", csv_lines([["true class", *names], *rows]).encode())
     table = Table("metric", title=f"{cli.model.head.label}: {num_clips} clips of split {split}")
     table.add_column("value", justify="right")
     for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():

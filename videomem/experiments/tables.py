@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
-from io import StringIO
 from typing import Literal
 
 from videomem.statistics.results import Estimate
+from videomem.utils.csv_cells import csv_lines
 
 Kind = Literal["text", "share", "gain", "p", "count", "number"]
 
@@ -97,7 +96,5 @@ def flat(table: Table) -> tuple[list[str], list[list[Plain]]]:
 
 
 def csv_text(table: Table) -> str:
-    buffer = StringIO()
     columns, rows = flat(table)
-    csv.writer(buffer, lineterminator="\n").writerows([columns, *rows])
-    return buffer.getvalue()
+    return csv_lines([columns, *rows])

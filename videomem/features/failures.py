@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from videomem.errors import VideomemError
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import cannot_write, write_atomic
+from videomem.utils.csv_cells import csv_lines, plain_cell
 from videomem.video.catalog import Clip
 
 COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
@@ -49,17 +49,17 @@ class FailureTable:
     def add(self, failure: Failure) -> None:
         """Append a row to the file immediately, so that it is not lost in an interruption."""
         try:
-            with self.path.open("ab+") as file:
-                if file.tell() == 0:
-                    file.write(_csv_lines(COLUMNS))
-                file.seek(-1, os.SEEK_END)
+            with self.path.open("ab+", buffering=0) as file:
+                num_bytes = file.tell()
+                file.seek(max(num_bytes - 1, 0))
                 # An interrupted write may have left an incomplete line.
-                file.write(b"" if file.read(1) == b"\n" else b"\n")
-                file.write(_csv_lines(asdict(failure).values()))
+                start = _csv_lines(COLUMNS) if num_bytes == 0 else b"" if file.read(1) == b"\n" else b"\n"
+                line = start + _csv_lines(asdict(failure).values())
+                if file.write(line) != len(line):  # The disk is full.
+                    file.truncate(num_bytes)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise VideomemError(
-                f"{self.path}: cannot be written: {error.strerror}; check its permissions and the free disk space"
-            ) from error
+            raise cannot_write(self.path, error) from error
 
     def read(self) -> dict[tuple[str, float | None, float | None], Failure]:
         """The latest failure of each clip."""
@@ -77,16 +77,14 @@ class FailureTable:
 
 def _csv_lines(values: Iterable[Any]) -> bytes:
     """A line of CSV. Line breaks within values, which file names may contain, become spaces."""
-    text = io.StringIO()
     one_line = [" ".join(value.splitlines()) if isinstance(value, str) else value for value in values]
-    csv.writer(text, lineterminator="\n").writerow(one_line)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return csv_lines([one_line]).encode("utf-8", "surrogateescape")
 
 
 def _failure_of_line(line: str) -> Failure | None:
     """The failure of a line, or None for an incomplete line."""
     try:
-        row = dict(zip(COLUMNS, next(csv.reader([line])), strict=True))
+        row = dict(zip(COLUMNS, map(plain_cell, next(csv.reader([line]))), strict=True))
         times = {name: float(row[name]) if row[name] else None for name in ("start_s", "end_s")}
         return Failure(**{**row, "seconds": float(row["seconds"]), **times})  # type: ignore[arg-type]
     except (csv.Error, StopIteration, TypeError, ValueError):

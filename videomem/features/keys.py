@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure, FailureTable
 from videomem.utils.atomic import write_atomic
+from videomem.utils.checked_json import dump_checked, read_checked
 from videomem.video.catalog import Clip
 from videomem.video.files import images_in, is_image_folder, split_template
 
@@ -26,16 +28,12 @@ def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str],
     """The key of each clip, and the failures of clips whose files cannot be read.
 
     Hashing reads every byte of a file, so hashes are cached in `root` by path, size and modification time. A video with
-    a cached hash may be deleted; its features can still be used.
+    a cached hash may be deleted; its features can still be used. If `root` is read-only, new hashes are not kept.
     """
     Path(root).mkdir(parents=True, exist_ok=True)
     keys, failures = {}, []
     path = Path(root) / "hashes.sqlite"
-    with _named(path), closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as hashes:
-        hashes.execute("PRAGMA synchronous = OFF")  # If a hash is lost, its file is read once more.
-        hashes.execute(
-            "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
-        )
+    with _named(path), closing(_open_cache(path)) as hashes:
         for clip in clips:
             try:
                 content = _content_hash(clip.path, hashes)
@@ -53,12 +51,27 @@ def key_of(clip: Clip, content: str, fps: float | None) -> str:
     return sha256(f"{content} {clip.start_s} {clip.end_s}{rate}".encode()).hexdigest()[:32]
 
 
+def _open_cache(path: Path) -> sqlite3.Connection:
+    """The cache of hashes. If it cannot be written, what it has is copied to memory."""
+    writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    hashes = sqlite3.connect(path if writable else ":memory:", timeout=60, isolation_level=None)
+    if not writable and path.exists():
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as known:
+            known.backup(hashes)
+    hashes.execute("PRAGMA synchronous = OFF")  # If a hash is lost, its file is read once more.
+    hashes.execute(
+        "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+    )
+    return hashes
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        remedy = "free disk space" if "full" in str(error) else "delete it"
+        remedies = {"full": "free disk space", "locked": "wait for the process that uses it"}
+        remedy = next((remedy for word, remedy in remedies.items() if word in str(error)), "delete it")
         raise VideomemError(f"{path}: not usable as the cache of file hashes ({error}); {remedy}") from error
 
 
@@ -123,15 +136,20 @@ class ImportedKeys:
         """Keys by clip; None for clips whose import failed."""
         if not self.path.is_file():
             return {}
-        try:
-            return dict(json.loads(self.path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise VideomemError(f"{self.path}: damaged ({error}); delete it and import again") from error
+        remedy = "delete it and run `videomem import-features`"
+        keys = read_checked(self.path, self._identity, remedy)
+        if not isinstance(keys, dict) or not all(isinstance(key, str | None) for key in keys.values()):
+            raise VideomemError(f"{self.path}: damaged (not a table of keys); {remedy}")
+        return keys
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"kind": "keys of imported features", "store": self.path.parent.name}
 
     def add(self, keys: Mapping[Clip, str | None]) -> None:
         """Set the keys of these clips, and keep those of others."""
         rows = self.read() | {json.dumps(clip.location): key for clip, key in keys.items()}
-        write_atomic(self.path, (json.dumps(rows, sort_keys=True, indent=0) + "\n").encode())
+        write_atomic(self.path, dump_checked(self._identity, rows).encode())
 
     def of(self, clips: Sequence[Clip], failure_table: FailureTable) -> tuple[dict[Clip, str], list[Failure]]:
         """Keys of clips, and the failures of clips whose import failed.

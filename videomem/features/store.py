@@ -4,12 +4,13 @@
     <root>/<key>/settings.json        everything that determines the features except the videos; <key> is its hash
     <root>/<key>/plan/000000.json     the clips of each shard; new clips add a plan, and no plan is ever changed
     <root>/<key>/shards/000000.safetensors    features (R, D) of the clips of a shard, concatenated; the header has the
-                                      rows, frames and decoder of each clip
+                                      rows, checksum, frames and decoder of each clip
     <root>/<key>/failures.csv         clips that failed, with the reason
     <root>/<key>/clips.json           imported features only: the key of each clip
 
 All files are written atomically, so an existing file is complete; only the failure table is appended to. Features with
-different settings have different keys and are never mixed.
+different settings have different keys and are never mixed. JSON has the identity of its file and a checksum, and the
+features of a clip are compared with their checksum when a process first reads them. A store is read without writing.
 """
 
 from __future__ import annotations
@@ -21,25 +22,28 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import ImportedKeys, clip_keys
-from videomem.utils.atomic import remove_if_orphan, write_atomic
+from videomem.utils.atomic import remove_orphans, write_atomic
+from videomem.utils.checked_json import dump_checked, parse_checked, read_checked
 from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
 
-SCHEMA = 1
+SCHEMA = 2
 SHARD_CLIPS = 256
 FRAME_BATCH = 64
 FeatureDtype = Literal["float16", "float32"]
+_DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Entry:
     shard: int
     start_row: int
     stop_row: int
+    checksum: int
     num_available: int
     fps: float
     decoder: str
@@ -139,19 +144,33 @@ class FeatureStore:
         self.failure_table = FailureTable(self.folder / "failures.csv")
         self.imported_keys = ImportedKeys(self.folder / "clips.json")
         self._open_shards: dict[int, Any] = {}
+        self._checked: set[Entry] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open_shards": {}}
 
     def exists(self) -> bool:
-        return (self.folder / "settings.json").is_file()
+        """Whether the store has been created.
+
+        Raises:
+            VideomemError: If its settings are damaged.
+        """
+        path = self.folder / "settings.json"
+        if not path.is_file():
+            return False
+        if path.read_bytes() != _json(self.settings.identity):
+            raise VideomemError(f"{path}: damaged (its hash is not {self.settings.key}); {self._remedy}")
+        return True
+
+    @property
+    def _remedy(self) -> str:
+        return f"delete {self.folder} and run {self.settings.made_by}"
 
     def create(self) -> None:
         """Create missing folders, and remove temporary files of processes that were killed."""
         for folder in (self.folder / "plan", self.folder / "shards"):
             folder.mkdir(parents=True, exist_ok=True)
-            for path in folder.glob(".*.tmp"):
-                remove_if_orphan(path)
+            remove_orphans(folder)
         if not self.exists():
             write_atomic(self.folder / "settings.json", _json(self.settings.identity))
 
@@ -163,24 +182,55 @@ class FeatureStore:
 
     def read_index(self) -> dict[str, Entry]:
         """Entries of the clips in all complete shards, by clip key."""
-        entries = {}
-        for number in filter(self.has_shard, range(len(self.read_plan()))):
-            path = self._shard_path(number)
-            try:
-                with safe_open(path, "pt") as shard:
-                    rows = json.loads(shard.metadata()["index"])
-            except (SafetensorError, TypeError, KeyError, ValueError) as error:
-                remedy = f"delete it and run {self.settings.made_by}"
-                raise VideomemError(f"{path}: a damaged shard ({error}); {remedy}") from error
-            for row in rows:
+        return {
+            key: entry
+            for number, planned in enumerate(self.read_plan())
+            if self.has_shard(number)
+            for key, entry in self._entries(number, planned).items()
+        }
+
+    def _entries(self, number: int, planned: Sequence[str]) -> dict[str, Entry]:
+        """Entries of the clips of a complete shard, by clip key."""
+        path = self._shard_path(number)
+        remedy = f"delete it and run {self.settings.made_by}"
+        try:
+            with safe_open(path, "pt") as shard:
+                index = parse_checked(shard.metadata()["index"], path, self._identity("shard", number), remedy)
+                features = shard.get_slice("features")
+                found = {"shape": features.get_shape(), "dtype": features.get_dtype()}
+            if (stated := {name: index[name] for name in found}) != found:
+                raise ValueError(f"its features are {found}, not {stated}")
+            entries = {}
+            for row in index["clips"]:
                 key, indices = row.pop("clip"), tuple(row.pop("indices"))
                 entries[key] = Entry(shard=number, indices=indices, **row)
+                if key not in planned or not 0 <= row["start_row"] <= row["stop_row"] <= found["shape"][0]:
+                    raise ValueError(f"its index has clip {one_line(key)}, which was not planned or has no rows in it")
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
+            raise VideomemError(f"{path}: a damaged shard ({one_line(error)}); {remedy}") from error
         return entries
 
     def read_plan(self) -> list[list[str]]:
         """Clip keys of each shard, in the order of shard numbers."""
-        plans = sorted((self.folder / "plan").glob("*.json"))
-        return [shard for path in plans for shard in _read_json(path)]
+        return [shard for path in self._plans() for shard in self._read_plan(path)]
+
+    def _plans(self) -> list[Path]:
+        """The plan files, which are numbered without gaps: a missing one would give its shards to others."""
+        plans = sorted((self.folder / "plan").glob("[0-9]*.json"))
+        for number, path in enumerate(plans):
+            if path.name != f"{number:06d}.json":
+                raise VideomemError(f"{path.with_name(f'{number:06d}.json')}: is missing; {self._remedy}")
+        return plans
+
+    def _read_plan(self, path: Path) -> list[list[str]]:
+        shards = read_checked(path, self._identity("plan", path.stem), self._remedy)
+        lists = [shards, *shards] if isinstance(shards, list) else [None]
+        if not (all(isinstance(one, list) for one in lists) and all(isinstance(k, str) for one in shards for k in one)):
+            raise VideomemError(f"{path}: damaged (not a list of shards); {self._remedy}")
+        return list(shards)
+
+    def _identity(self, kind: str, number: int | str) -> dict[str, Any]:
+        return {"kind": kind, "store": self.settings.key, "number": int(number)}
 
     def extend_plan(self, clip_keys: Iterable[str], again: Collection[str] = ()) -> dict[int, list[str]]:
         """Plan new shards for clips that are in no planned shard. Returns the shards to write, by their numbers.
@@ -204,8 +254,9 @@ class FeatureStore:
             if not new:
                 return {number: plan[number] for number in mine if number not in complete}
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
-            number = max((int(path.stem) + 1 for path in (self.folder / "plan").glob("*.json")), default=0)
-            write_atomic(self.folder / "plan" / f"{number:06d}.json", _json(shards), exclusive=True)
+            number = len(self._plans())
+            content = dump_checked(self._identity("plan", number), shards).encode()
+            write_atomic(self.folder / "plan" / f"{number:06d}.json", content, exclusive=True)
 
     def settled_clips(self) -> set[str]:
         """Keys of the clips in complete shards. Each is either in the index or failed."""
@@ -220,27 +271,45 @@ class FeatureStore:
         Raises:
             VideomemError: If a feature is beyond the range of the data type.
         """
-        rows, features, start = [], [torch.empty(0, self.settings.feature_dim)], 0
-        for key, fields, values in clips:
-            rows.append({"clip": key, "start_row": start, "stop_row": start + len(values), **fields})
-            start += len(values)
-            features.append(values)
-        stored = torch.cat(features).to(getattr(torch, self.settings.dtype))
-        if not torch.isfinite(stored).all():
-            problem = f"shard {number} has features beyond the range of {self.settings.dtype}"
-            raise VideomemError(f"{problem}; set data.features.dtype to float32")
+        dtype = getattr(torch, self.settings.dtype)
+        rows, features, start = [], [torch.empty(0, self.settings.feature_dim, dtype=dtype)], 0
+        for key, fields, values_TD in clips:
+            stored_TD = values_TD.to(dtype)
+            if not torch.isfinite(stored_TD).all():
+                problem = f"shard {number} has features beyond the range of {self.settings.dtype}"
+                raise VideomemError(f"{problem}; set data.features.dtype to float32")
+            place = {"start_row": start, "stop_row": start + len(stored_TD), "checksum": _checksum(stored_TD)}
+            rows.append({"clip": key, **place, **fields})
+            start += len(stored_TD)
+            features.append(stored_TD)
+        stored = torch.cat(features)
+        index = {"shape": list(stored.shape), "dtype": _DTYPES[self.settings.dtype], "clips": rows}
         # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
         # order of several entries varies.
-        index = json.dumps(rows, sort_keys=True)
-        write_atomic(self._shard_path(number), save({"features": stored}, metadata={"index": index}))
+        text = dump_checked(self._identity("shard", number), index)
+        write_atomic(self._shard_path(number), save({"features": stored}, metadata={"index": text}))
 
     def read(self, entry: Entry) -> Tensor:
-        """Features (T, D) of a clip, in their stored data type."""
-        if entry.shard not in self._open_shards:
-            path = self._shard_path(entry.shard)
-            self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
-        rows: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
-        return rows
+        """Features (T, D) of a clip, in their stored data type.
+
+        Raises:
+            VideomemError: If they cannot be read, or their checksum is not that of the index.
+        """
+        path = self._shard_path(entry.shard)
+        try:
+            if entry.shard not in self._open_shards:
+                self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
+            rows_TD: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
+        except (SafetensorError, OSError) as error:
+            raise VideomemError(f"{path}: not readable ({one_line(error)}); run {self.settings.made_by}") from error
+        if entry not in self._checked:
+            if _checksum(rows_TD) != entry.checksum:
+                raise VideomemError(
+                    f"{path}: damaged (the checksum of rows {entry.start_row} to {entry.stop_row - 1} differs); delete "
+                    f"it and run {self.settings.made_by}"
+                )
+            self._checked.add(entry)
+        return rows_TD
 
     def differences(self, identity: dict[str, Any]) -> str:
         """Differences from other settings, such as `backbone.node classifier.5 not classifier.2`."""
@@ -250,7 +319,8 @@ class FeatureStore:
 
     def others(self) -> list[str]:
         """Differences of the other stores in the root from this one, for error messages."""
-        return [self.differences(_read_json(path)) for path in sorted(self.root.glob("*/settings.json"))]
+        found = (path.read_bytes() for path in sorted(self.root.glob("*/settings.json")) if _is_whole(path))
+        return [self.differences(json.loads(content)) for content in found]
 
     def _shard_path(self, number: int) -> Path:
         return self.folder / "shards" / f"{number:06d}.safetensors"
@@ -263,11 +333,14 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise VideomemError(f"{path}: damaged ({error}); delete the store {path.parent} and extract again") from error
+def _is_whole(settings: Path) -> bool:
+    """Whether the settings of a store are those that its folder is named for."""
+    return sha256(settings.read_bytes()).hexdigest()[:16] == settings.parent.name
+
+
+def _checksum(rows_TD: Tensor) -> int:
+    # CRC-32 finds what storage does to a file; it is twice as fast as the hashes of hashlib.
+    return crc32(rows_TD.contiguous().numpy().data)
 
 
 def _json(value: Any) -> bytes:

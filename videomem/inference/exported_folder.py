@@ -1,7 +1,8 @@
 """Write and read a model as a folder in the layout of model hubs: safetensors and JSON, no pickle and no code.
 
     README.md                  the model card
-    config.json                the head and its arguments, the classes, the backbone, facts about the training
+    config.json                the head and its arguments, the classes, the backbone, facts about the training, and
+                               the checksum of the tensors
     preprocessor_config.json   sampling, decoding and preprocessing
     model.safetensors          `head.*` and `backbone.*`
 
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,12 +32,12 @@ from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
 from videomem.features.store import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import atomic_folder, write_atomic
 from videomem.utils.folders import is_empty_or_absent
 from videomem.utils.plain_data import check_plain, checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
-FORMAT = 3
+FORMAT = 4
 CONFIG, PREPROCESSOR, WEIGHTS, MODEL_CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.
@@ -115,7 +117,7 @@ class OrderEvidence:
 
 
 def write_folder(parts: Parts, folder: Path) -> None:
-    """Write the four files of a model.
+    """Write the four files of a model. The folder appears when they are complete.
 
     Raises:
         VideomemError: If the folder is not empty or cannot be written, or the model has classes of other packages.
@@ -124,11 +126,12 @@ def write_folder(parts: Parts, folder: Path) -> None:
         raise VideomemError(f"{folder}: is not empty; choose a new folder")
     config, preprocessor = _config(parts), _preprocessor(parts.settings)
     tensors = _tensors_of(parts.head, parts.backbone)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
-    write_json(folder / PREPROCESSOR, preprocessor)
-    write_json(folder / CONFIG, config)
-    write_model_card(folder)
+    config["weights_checksum"] = checksum_of(tensors)
+    with atomic_folder(folder) as unfinished:
+        write_atomic(unfinished / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+        write_json(unfinished / PREPROCESSOR, preprocessor)
+        write_json(unfinished / CONFIG, config)
+        write_model_card(unfinished)
 
 
 def write_model_card(folder: Path, graphs: str = "") -> None:
@@ -215,6 +218,8 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} has values that are not finite")
+    if config["weights_checksum"] != checksum_of(tensors):
+        raise ValueError(f"the checksum of the tensors in {WEIGHTS} is not that in {CONFIG}")
     head, backbone = _build(arguments, settings, len(class_names), exported)
     for prefix, module in _modules(head, backbone).items():
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
@@ -311,6 +316,13 @@ def _modules(head: Head, backbone: Backbone | None) -> dict[str, nn.Module]:
 def _tensors_of(head: Head, backbone: Backbone | None) -> dict[str, Tensor]:
     modules = _modules(head, backbone).items()
     return {f"{prefix}.{name}": value for prefix, module in modules for name, value in module.state_dict().items()}
+
+
+def checksum_of(tensors: Mapping[str, Tensor], start: int = 0) -> int:
+    """CRC-32 of the names and values of tensors, continued from `start`."""
+    for name, value in sorted(tensors.items()):
+        start = crc32(value.cpu().contiguous().numpy().data, crc32(name.encode(), start))
+    return start
 
 
 def _check_fit(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -9,9 +9,9 @@ The checks use clips of several sizes, all different from the sizes at which gra
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from videomem.inference.exported_folder import write_json
 from videomem.inference.graphs import Case, ClipGraph, Graph, Programs, Run, StepGraph, export_errors, trace
 from videomem.inference.model import Classifier
 from videomem.inference.onnx_graphs import onnx_libraries, onnx_versions, run_onnx, write_onnx
+from videomem.utils.atomic import atomic_folder, write_atomic
 
 CHECKS = "checks.json"
 # Lengths of the clips of each case. T, the longest, differs from the T that graphs are traced at.
@@ -109,16 +110,9 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 def _write_checked(form: Format, programs: Programs, cases: list[Case], folder: Path) -> list[dict[str, Any]]:
     """Write the graphs of a format to a temporary folder, and rename it when all have passed their checks."""
-    unchecked = folder / f".{form.folder}.unchecked"
-    shutil.rmtree(unchecked, ignore_errors=True)
-    unchecked.mkdir(parents=True)
-    try:
+    with atomic_folder(folder / form.folder) as unchecked:
         files = zip(programs, form.write(programs, unchecked), strict=True)
-        checked = [check(graph, form.load(path), cases, f"{form.folder}/{path.name}") for graph, path in files]
-        unchecked.rename(folder / form.folder)
-    finally:
-        shutil.rmtree(unchecked, ignore_errors=True)
-    return checked
+        return [check(graph, form.load(path), cases, f"{form.folder}/{path.name}") for graph, path in files]
 
 
 @torch.no_grad()
@@ -209,7 +203,8 @@ def write_pt2(programs: Programs, folder: Path) -> list[Path]:
     for graph, program in programs.items():
         paths.append(folder / f"{graph.name}.pt2")
         with export_errors(graph, "torch.export"):
-            torch.export.save(program, paths[-1])
+            torch.export.save(program, buffer := BytesIO())
+        write_atomic(paths[-1], buffer.getbuffer())
     return paths
 
 

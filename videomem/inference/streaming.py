@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone
 from videomem.heads import Head, HeadState
+from videomem.inference.exported_folder import checksum_of
 from videomem.utils.atomic import write_atomic
+from videomem.utils.checked_json import dump_checked, parse_checked
 
 # Mean difference, in levels of 255, above which a frame starts a new scene; measured by `benchmarks/scenes.py`.
 SCENE_CHANGE = 27.0
@@ -120,6 +123,12 @@ class Stream:
         self.num_frames += 1
         return Answer(probabilities(logits_1C[0]), logits_1C[0], self.num_frames, False)
 
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """The identity of a file with the state of this model's stream."""
+        classes = crc32(json.dumps(self.class_names).encode())
+        return {"kind": "state of a stream", "model": checksum_of(self._head.state_dict(), classes)}
+
     def save_state(self, path: Path) -> None:
         """Write the state to a file, so that another process can continue the stream.
 
@@ -129,30 +138,36 @@ class Stream:
         if self.state is None:
             raise VideomemError("a stream has no state before its first frame")
         tensors = {name: part.cpu().contiguous() for name, part in _named(self.state).items()}
-        about = json.dumps({"class_names": self.class_names, "num_frames": self.num_frames})
+        about = dump_checked(self._identity, {"num_frames": self.num_frames, "checksum": checksum_of(tensors)})
         write_atomic(path, save(tensors, metadata={"stream": about}))
 
     def load_state(self, path: Path) -> None:
         """Continue from a state written by `save_state`.
 
         Raises:
-            VideomemError: If the file is damaged, or belongs to a model with other classes or another head.
+            VideomemError: If the file is damaged, or belongs to another model.
         """
+        remedy = "name another file, or delete it to start again"
         try:
             with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["stream"])
-                class_names, num_frames = about["class_names"], int(about["num_frames"])
+                about = parse_checked(file.metadata()["stream"], path, self._identity, remedy)
+                num_frames = about["num_frames"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if about["checksum"] != checksum_of(tensors):
+                raise ValueError("its checksum differs from that of its tensors")
+            if type(num_frames) is not int or num_frames < 1:
+                raise ValueError(f"{num_frames!r:.40} frames")
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-            raise VideomemError(f"{path}: not the state of a stream ({one_line(error)})") from error
+            raise VideomemError(
+                f"{path}: not the state of a stream, or damaged ({one_line(error)}); {remedy}"
+            ) from error
         device = self._head.norm.mean.device
         with torch.inference_mode():
             _, fresh = self._head.step(torch.zeros(1, self._head.feature_dim, device=device))
-        shapes = {name: part.shape for name, part in _named(fresh).items()}
-        if shapes != {name: part.shape for name, part in tensors.items()} or class_names != self.class_names:
-            raise VideomemError(f"{path}: holds the state of another model's stream; name another file, or delete it")
-        if not all(torch.isfinite(part).all() for part in tensors.values()):
-            raise VideomemError(f"{path}: has values that are not finite; delete it to start again")
+        expected, found = ({name: (part.shape, part.dtype) for name, part in parts.items()}
+                           for parts in (_named(fresh), tensors))  # fmt: skip
+        if expected != found or not all(torch.isfinite(part).all() for part in tensors.values()):
+            raise VideomemError(f"{path}: has other tensors than the state of this model; {remedy}")
         parts = {name: part.to(device) for name, part in tensors.items()}
         layers = tuple(
             tuple(parts[f"layer{number}.{place}"] for place in range(len(layer)))

@@ -1,4 +1,4 @@
-"""The W&B logger and callbacks for Lightning."""
+"""Loggers and callbacks for Lightning: W&B, and the table of metrics."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from unittest.mock import patch
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.core.saving import save_hparams_to_yaml
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers import TensorBoardLogger as _LightningTensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as _LightningWandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from videomem.tracking.artifacts import Policy, checkpoint_artifact, data_artifact, log_artifact, use_artifact
@@ -19,6 +22,8 @@ from videomem.tracking.logged_results import log_confusion
 from videomem.tracking.runs import Mode, files_beside, run_settings, start_run, without_paths
 from videomem.training.checkpoint import RUN_RECORD
 from videomem.training.data_module import VideoDataModule
+from videomem.utils.atomic import atomic_path, write_atomic
+from videomem.utils.csv_cells import csv_lines
 from videomem.utils.plotting import confusion_figure
 
 
@@ -122,6 +127,36 @@ class TensorBoardLogger(_LightningTensorBoardLogger):
     def experiment(self) -> Any:
         with patch("socket.gethostname", lambda: "undisclosed"):  # TensorBoard has no option for it.
             return super().experiment
+
+
+class AtomicCSVLogger(CSVLogger):
+    """Lightning's CSV logger, with files that are replaced atomically: `metrics.csv` and `hparams.yaml`."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        if self._experiment is None:
+            self._experiment = _MetricsTable(self.log_dir)
+        return self._experiment  # type: ignore[return-value]
+
+
+class _MetricsTable(ExperimentWriter):
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._rows: list[dict[str, float]] = []
+
+    def save(self) -> None:
+        if self.metrics:
+            self._rows += self.metrics
+            self.metrics = []
+            names = sorted(set().union(*self._rows))
+            lines = csv_lines([names, *([row.get(name) for name in names] for row in self._rows)])
+            write_atomic(Path(self.metrics_file_path), lines.encode())
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        self.hparams.update(params)
+        with atomic_path(Path(self.log_dir) / self.NAME_HPARAMS_FILE) as temporary:
+            save_hparams_to_yaml(str(temporary), self.hparams)
 
 
 class RunRecord(Callback):

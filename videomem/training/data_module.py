@@ -26,9 +26,11 @@ from videomem.training.feature_sources import (
 )
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.utils.plain_data import as_plain
+from videomem.utils.workers import check_shared_memory
 from videomem.video.catalog import Catalog, Clip, read_catalog
 
 MAX_WORKERS = 256  # An untrusted checkpoint could ask for any number of processes.
+PREFETCH = 2  # batches that each worker process prepares ahead
 
 
 class VideoDataModule(LightningDataModule):
@@ -75,11 +77,16 @@ class VideoDataModule(LightningDataModule):
         for refused, why in (
             (reversed_pairs and source == "video", "data.reversed_pairs is checked on stored features"),
             (features.imported is not None and source == "video", "data.features.imported names imported features"),
+            (storage != "mmap" and source == "video", "data.storage keeps stored features"),
             (augmentation.active and source != "video", "data.augmentation changes frames"),
         ):
             if refused:
                 other = "features" if source == "video" else "video"
                 raise VideomemError(f"{why}, but data.source is {source}; set data.source to {other}")
+        if storage == "device" and num_workers:
+            raise VideomemError(
+                f"data.num_workers is {num_workers}, but data.storage is device, which needs none; set it to 0"
+            )
         if reversed_pairs:
             check_symmetric(features.sampling, num_available=1)  # Its class; the clips' frames are checked with them.
         self.catalog_path = catalog
@@ -173,7 +180,10 @@ class VideoDataModule(LightningDataModule):
         """Mean and standard deviation (D,) of the features of all training frames, without augmentation."""
         device = self.trainer.strategy.root_device if self.trainer else "cpu"
         features = (self.feature_source.features(row, device) for row in self.rows("train"))
-        return frame_statistics(features, self.feature_dim)
+        statistics = frame_statistics(features, self.feature_dim)
+        if not all(torch.isfinite(values_D).all() for values_D in statistics):
+            raise VideomemError(f"{self.catalog_path}: training clips have features that are not finite; extract again")
+        return statistics
 
     # Lightning's hooks.
 
@@ -217,11 +227,16 @@ class VideoDataModule(LightningDataModule):
     def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
         if isinstance(self.feature_source, StoredFeatures):
             self.feature_source.load()
+        if self.num_workers:
+            clip_bytes = self.feature_source.item(rows[0], None).nbytes
+            num_batches = PREFETCH * self.num_workers
+            check_shared_memory("data.num_workers to 0", num_batches * min(self.batch_size, len(rows)) * clip_bytes)
         return DataLoader(
             ClipDataset(rows, self._labels(rows), self.feature_source),
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=0 if self.source == "features" and self.storage == "device" else self.num_workers,
+            num_workers=self.num_workers,
+            prefetch_factor=PREFETCH if self.num_workers else None,
             collate_fn=collate,
             generator=torch.Generator().manual_seed(self.seed),
             pin_memory=torch.cuda.is_available(),

@@ -106,6 +106,25 @@ class LitClassifier(LightningModule):
                           batch_size=len(batch.labels))  # fmt: skip
         return loss
 
+    def on_train_epoch_end(self) -> None:
+        # Checked here, before the checkpoint of the epoch is written: a check at every step would wait for the GPU.
+        self._refuse_not_finite("train/loss")
+
+    def on_validation_epoch_end(self) -> None:
+        self._refuse_not_finite("val/loss")
+
+    def on_test_epoch_end(self) -> None:
+        self._refuse_not_finite("test/loss")
+
+    def _refuse_not_finite(self, name: str) -> None:
+        loss = self.trainer.callback_metrics.get(name)
+        if loss is None or torch.isfinite(loss):
+            return
+        if self.trainer.state.fn == "fit":
+            raise VideomemError(f"{name} is {float(loss)} in epoch {self.current_epoch}: training diverged; lower "
+                                "model.learning_rate")  # fmt: skip
+        raise VideomemError(f"{name} is {float(loss)}: weights or features are not finite; train again")
+
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         self._evaluate(batch, self.val_metrics, "val/loss")
 

@@ -1,15 +1,20 @@
-"""Atomic writes: after an interruption, a file has either its complete new content or its previous content."""
+"""Atomic writes: after an interruption, a file or folder has either its complete new or its previous content."""
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from videomem.errors import VideomemError, one_line
+
+_LOCKED: set[Path] = set()  # folders that this process has reserved
 
 
 @contextmanager
@@ -22,7 +27,7 @@ def atomic_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
     Raises:
         VideomemError: If the file cannot be written. An existing file is kept unchanged.
     """
-    temporary = path.parent / f".{path.name}.{_host()}.{os.getpid()}.{uuid4().hex}.tmp"
+    temporary = _temporary(path)
     try:
         yield temporary
         _fsync(temporary)
@@ -35,16 +40,92 @@ def atomic_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
             os.replace(temporary, path)
         _fsync(path.parent)
     except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise VideomemError(f"{path}: cannot be written: {reason}; an existing file was not changed") from error
+        raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
-def write_atomic(path: Path, content: bytes, exclusive: bool = False) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, exclusive: bool = False) -> None:
     """Write a file atomically; see `atomic_path`."""
     with atomic_path(path, exclusive) as temporary, temporary.open("xb") as file:
         file.write(content)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `folder`; on success, flush its files to disk and rename it to `folder`.
+
+    What killed processes left of earlier attempts is removed first.
+
+    Args:
+        folder: The folder to write; it must be absent or empty.
+    Raises:
+        VideomemError: If a file cannot be written, or the folder has files by then. The folder is not changed.
+    """
+    if folder.is_mount():
+        raise VideomemError(f"{folder}: a mount point, which cannot be replaced; name a new folder inside it")
+    folder = folder.absolute()
+    temporary = _temporary(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_orphans(folder.parent, glob.escape(folder.name))
+        temporary.mkdir()
+        yield temporary
+        for path in sorted(temporary.rglob("*"), reverse=True):
+            _fsync(path)
+        os.rename(temporary, folder)
+        _fsync(folder.parent)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    except VideomemError as error:
+        raise VideomemError(str(error).replace(str(temporary), str(folder))) from error
+    finally:
+        _remove(temporary)
+
+
+def cannot_write(path: Path, error: OSError) -> VideomemError:
+    """The error of a file that cannot be written. It names this file, not the temporary one."""
+    reason = error.strerror or one_line(error)
+    return VideomemError(f"{path}: cannot be written: {reason}; what was there before was not changed")
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Reserve a folder for this process within the block. The lock ends with the process, even if it is killed.
+
+    Within the block, the same process may reserve the folder again.
+
+    Raises:
+        VideomemError: If another process has reserved the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (place := folder.resolve()) in _LOCKED:
+        yield
+        return
+    with (folder / ".lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise VideomemError(f"{folder}: another process is writing to it; choose another folder") from error
+        except OSError as error:
+            raise VideomemError(f"{folder}: cannot be locked: {error.strerror}; choose another folder") from error
+        _LOCKED.add(place)
+        try:
+            yield
+        finally:
+            _LOCKED.remove(place)
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.{_host()}.{os.getpid()}.{uuid4().hex[:8]}.tmp"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):  # As on a file system that is read-only; the first error is the one to report.
+            path.unlink()
 
 
 def _fsync(path: Path) -> None:
@@ -59,14 +140,17 @@ def _host() -> str:
     return socket.gethostname().replace(".", "-")
 
 
-def remove_if_orphan(path: Path) -> None:
-    """Remove a temporary file of `atomic_path` if the process on this machine that wrote it has ended."""
-    host, pid = path.name.split(".")[-4:-2]
-    if host != _host():
-        return
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        path.unlink(missing_ok=True)
-    except PermissionError:  # The process of another user.
-        pass
+def remove_orphans(folder: Path, name: str = "*") -> None:
+    """Remove temporary files and folders of atomic writes whose process on this machine has ended.
+
+    Args:
+        folder: Folder of the files that were to be written.
+        name: Pattern of their names.
+    """
+    for path in folder.glob(f".{name}.{_host()}.*.*.tmp"):
+        try:
+            os.kill(int(path.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            _remove(path)
+        except (PermissionError, ValueError):  # The process of another user, or a file of another program.
+            pass

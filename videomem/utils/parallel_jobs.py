@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from videomem.errors import VideomemError
-from videomem.utils.workers import die_with_parent
+from videomem.utils.atomic import remove_orphans
+from videomem.utils.workers import check_shared_memory, die_with_parent
 
 
 def run_cached(
@@ -46,6 +47,8 @@ def run_cached(
     Raises:
         VideomemError: If a process is killed, or the GPU runs out of memory.
     """
+    for folder in {path.parent for paths in calls for path in paths}:
+        remove_orphans(folder)
     missing = [paths for paths in calls if not all(path.is_file() for path in paths)]
     values: list[tuple[Any, ...]] = [(value,) for value in in_turn] or [()]
     arguments = [(*calls[paths], *value, paths) for paths, value in zip(missing, cycle(values), strict=False)]
@@ -67,6 +70,7 @@ def run_parallel(
                 job(*call, shared)
                 yield call
         return
+    check_shared_memory("--processes 1")
     with ProcessPoolExecutor(num_processes, get_context("spawn"), _start_worker, (shared,)) as pool:
         running: dict[Future[None], tuple[Any, ...]] = {}
         try:

@@ -107,6 +107,18 @@ def parse(cls: type[T], text: str, version: int, name: str) -> T:
         raise VideomemError(f"{name}{_problem(error.errors(include_url=False)[0])}; run the command again") from error
 
 
+def validated(cls: type[T], plain: object, name: str, remedy: str) -> T:
+    """The result in plain data, as `dataclasses.asdict` has given it.
+
+    Raises:
+        VideomemError: If the data do not match the class.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(plain)
+    except ValidationError as error:
+        raise VideomemError(f"{name}{_problem(error.errors(include_url=False)[0])}; {remedy}") from error
+
+
 def _problem(error: ErrorDetails) -> str:
     parts = [f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in error["loc"]]
     if error["type"] in ("missing", "unexpected_keyword_argument"):

@@ -10,6 +10,7 @@ import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +35,7 @@ _CONTEXT: Any = multiprocessing.get_context("forkserver" if "forkserver" in _STA
 _START_LIMIT_S = 300.0
 _POLL_INTERVAL_S = 0.2
 _PR_SET_PDEATHSIG = 1
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,28 @@ def _serve(pipe: Connection, function: Callable[[Item], Answer]) -> None:
             pipe.send(function(item))
         except Exception as error:  # noqa: BLE001 - sent to the parent, which raises it
             pipe.send(VideomemError(f"{type(error).__name__}: {error}"))
+
+
+def check_shared_memory(remedy: str, num_bytes: int = 0) -> None:
+    """Raise if processes cannot share memory, as in a container without /dev/shm, or not as much as they need.
+
+    Args:
+        remedy: Option that avoids worker processes, for the error message.
+        num_bytes: Memory that is needed. A worker of torch that cannot get it prints an error and hangs.
+    """
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except (OSError, ImportError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideomemError(
+            f"/dev/shm: worker processes need this shared memory, but it is not usable ({reason}); mount it with write "
+            f"access, or set {remedy}"
+        ) from error
+    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < num_bytes:
+        raise VideomemError(
+            f"/dev/shm: {free / 2**20:.0f} MiB are free, but the batches of worker processes may take "
+            f"{num_bytes / 2**20:.0f} MiB of it; enlarge it (for Docker with --shm-size), or set {remedy}"
+        )
 
 
 def die_with_parent() -> None:

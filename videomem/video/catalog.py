@@ -24,6 +24,7 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.utils.atomic import atomic_path
+from videomem.utils.csv_cells import csv_lines, plain_cell
 from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
@@ -133,9 +134,10 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
 def _read_csv(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            return [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+            rows = [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
     except (OSError, csv.Error) as error:
         raise VideomemError(f"{path}: not readable as CSV: {error}") from error
+    return [{plain_cell(name): plain_cell(value) for name, value in row.items()} for row in rows]
 
 
 def _read_parquet(path: Path) -> list[dict[str, str]]:
@@ -196,10 +198,8 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
             columns = {name: [getattr(row, name) for row in rows] for name in names}
             pq.write_table(pa.table(columns, schema=schema), temporary)
             return
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            writer.writerows([getattr(row, name) for name in names] for row in rows)  # None is written as empty.
+        lines = csv_lines([names, *([getattr(row, name) for name in names] for row in rows)])
+        temporary.write_bytes(lines.encode("utf-8", "surrogateescape"))
 
 
 def catalog_problems(catalog: Catalog) -> list[str]:

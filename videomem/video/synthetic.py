@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videomem.errors import VideomemError
+from videomem.utils.atomic import atomic_path, remove_orphans, write_atomic
 from videomem.utils.folders import is_empty_or_absent
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
@@ -128,10 +129,12 @@ def _plan(settings: SyntheticSettings) -> Iterator[tuple[tuple[str, str], str, i
 
 def _claim(out: Path, settings: SyntheticSettings) -> None:
     claim, text = out / SETTINGS_FILE, json.dumps(asdict(settings), indent=1) + "\n"
-    if not is_empty_or_absent(out) and not (claim.is_file() and claim.read_text() == text):
+    if not is_empty_or_absent(out) and not (claim.is_file() and claim.read_bytes() == text.encode()):
         raise VideomemError(f"{out}: is not empty; choose an empty folder for --out")
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    claim.write_text(text)
+    for folder in (out, out / "clips"):
+        remove_orphans(folder)
+    write_atomic(claim, text.encode())
 
 
 def _name(seed: int, label: str, number: int) -> str:
@@ -146,12 +149,13 @@ def write_video(
     pixel_format: str = "rgb24",
     options: Mapping[str, str] = LOSSLESS,
 ) -> None:
-    """Encode RGB frames (height, width, 3) uint8, by default as lossless H.264.
+    """Encode RGB frames (height, width, 3) uint8, by default as lossless H.264, to a file such as `.mp4` or `.avi`.
 
     The same frames give a byte-identical file. Lossy H.264 encodes a clip and its reversal differently, which would
     reveal the direction of time to an order-blind model; lossless encoding does not.
     """
-    with av.open(str(path), "w") as container:
+    path = Path(path)
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format=path.suffix[1:]) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))
         assert isinstance(stream, VideoStream)
         stream.codec_context.thread_count = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from videomem.heads import AttentionReadout, LastReadout, MeanReadout
 from videomem.statistics.clip_scores import ClipScores
 from videomem.statistics.planning import Assumptions
 from videomem.statistics.results import ChiralPair, ChiralPairs
+from videomem.utils.checked_json import dump_checked
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +265,32 @@ def test_a_plan_is_frozen_and_another_refused(tmp_path: Path) -> None:
         with pytest.raises(VideomemError, match="another plan is frozen here"):
             freeze(planned(clips, **other), tmp_path, 0)
     assert planned(drawn(seed=1)).sha256 != plan.sha256
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"trained_before": 3', '"trained_before": 4'),
+        lambda text: dump_checked({"kind": "frozen plan", "plan": "0" * 64}, {"trained_before": 3}),
+        lambda text: dump_checked(json.loads(text)["identity"], {"trained_before": "three"}),
+        lambda text: dump_checked(json.loads(text)["identity"], [3]),
+        lambda text: '{"trained_before": 3}',
+        lambda text: "",
+    ],
+)
+def test_what_is_frozen_beside_a_plan_is_compared_with_it(tmp_path: Path, change: Callable[[str], str]) -> None:
+    plan, frozen = planned(drawn()), tmp_path / "frozen.json"
+    freeze(plan, tmp_path, 3)
+    frozen.write_text(change(frozen.read_text()))
+    with pytest.raises(VideomemError, match=f"^{frozen}: .*; choose another --out$"):
+        freeze(plan, tmp_path, 3)
+
+
+def test_a_crash_between_the_two_files_of_a_plan_does_not_block_it(tmp_path: Path) -> None:
+    plan = planned(drawn())
+    freeze(plan, tmp_path, 3)
+    (tmp_path / "frozen.json").unlink()
+    assert freeze(plan, tmp_path, 0) == 0
 
 
 def test_a_forecast_is_more_precise_for_more_groups() -> None:

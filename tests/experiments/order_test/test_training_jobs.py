@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +33,14 @@ from videomem.experiments.order_test.data import (
 from videomem.experiments.order_test.jobs import (
     TrainingResult,
     build_head,
+    in_cache,
     job_key,
     jobs_of,
     read_training_result,
     with_parameters_of_largest,
     write_training_result,
 )
-from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS
+from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS, OrderPlan
 from videomem.experiments.order_test.training import run_jobs, train_jobs
 
 # Splits.
@@ -203,6 +206,79 @@ def test_training_results_are_read_as_written_and_a_damaged_one_is_a_one_line_er
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
     with pytest.raises(VideomemError, match="a damaged training result"):
         read_training_result(tmp_path / "a.npz")
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[OrderPlan, Clips, Path]:
+    """A plan with its training results in a folder."""
+    clips, cache = drawn(), tmp_path_factory.mktemp("cached")
+    plan = planned(clips, training_conditions=PRIMARY, memories=("gru",))
+    run_jobs(plan, clips, cache)
+    return plan, clips, cache
+
+
+def copied(cached: tuple[OrderPlan, Clips, Path], tmp_path: Path) -> tuple[OrderPlan, Clips, list[Path]]:
+    plan, clips, cache = cached
+    shutil.copytree(cache, tmp_path / "cache")
+    return plan, clips, [path for _, path in in_cache(plan, clips, tmp_path / "cache").values()]
+
+
+def test_a_training_result_in_place_of_another_is_noticed(
+    cached: tuple[OrderPlan, Clips, Path], tmp_path: Path
+) -> None:
+    plan, clips, (first, second, *_) = copied(cached, tmp_path)
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    with pytest.raises(
+        VideomemError, match=f"^{first}: the training result of another job .*; delete it and run again$"
+    ):
+        run_jobs(plan, clips, first.parent)
+
+
+def test_every_flipped_bit_of_a_training_result_is_noticed_or_changes_nothing(
+    cached: tuple[OrderPlan, Clips, Path], tmp_path: Path
+) -> None:
+    _, _, (path, *_) = copied(cached, tmp_path)
+    whole, expected = path.read_bytes(), read_training_result(path)
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            found = read_training_result(path)
+        except VideomemError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert found.predicted.keys() == expected.predicted.keys()
+            assert all(np.array_equal(found.predicted[name], value) for name, value in expected.predicted.items())
+            assert repr(replace(found, predicted={})) == repr(replace(expected, predicted={}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: replace(one, predicted={name: value[:, :-1] for name, value in one.predicted.items()}),
+        lambda one: replace(one, predicted={name: value + 7 for name, value in one.predicted.items()}),
+        lambda one: replace(one, predicted={name: value - 9 for name, value in one.predicted.items()}),
+        lambda one: replace(one, predicted={"ordered": one.predicted["ordered"]}),
+        lambda one: replace(one, predicted={}),
+        lambda one: replace(one, predicted={name: value.astype(float) for name, value in one.predicted.items()}),
+        lambda one: replace(one, predicted={name: value[0] for name, value in one.predicted.items()}),
+        lambda one: replace(one, losses=one.losses[1:]),
+        lambda one: replace(one, losses="many"),
+        lambda one: replace(one, best_position=99),
+        lambda one: replace(one, label=3),
+        lambda one: replace(one, frame_right=np.ones((2, 3))),
+        lambda one: replace(one, frame_right=np.ones((len(one.predicted["ordered"][0]), 99), bool)),
+    ],
+)
+def test_a_training_result_of_other_shapes_or_ranges_is_one_line(
+    cached: tuple[OrderPlan, Clips, Path], tmp_path: Path, change: Callable[[TrainingResult], TrainingResult]
+) -> None:
+    plan, clips, (path, *_) = copied(cached, tmp_path)
+    write_training_result(path, change(read_training_result(path)))
+    with pytest.raises(VideomemError, match=f"^{path}: a .*; delete it and run again$") as told:
+        run_jobs(plan, clips, path.parent)
+    assert "\n" not in str(told.value)
 
 
 def test_the_same_seed_gives_the_same_predictions_and_another_seed_others() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon.gradients import sensitivity, untrained
 from videomem.experiments.memory_horizon.learning_curves import LearningCurve
 from videomem.experiments.memory_horizon.recall_tasks import RecallFrames
@@ -28,8 +27,9 @@ from videomem.experiments.memory_horizon.time_constants import lyapunov, retenti
 from videomem.experiments.trace import trace
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic
+from videomem.utils.checked_json import dump_checked, read_checked
 from videomem.utils.parallel_jobs import run_cached
-from videomem.utils.result_models import result_model
+from videomem.utils.result_models import result_model, validated
 
 SCHEMA = 4  # Increase it when a change of the code changes the content of a training result.
 GATE_DELAY = 32  # delay in frames of the sequence whose retention is kept for the figure
@@ -141,14 +141,12 @@ def run_recall(
 
 
 def _read(path: Path) -> RecallTrainingResult:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        measures, curve = plain.pop("measures"), LearningCurve(**plain.pop("curve"))
-        return RecallTrainingResult(**plain, curve=curve, measures=measures and RecallMeasures(**measures))
-    except (ValueError, KeyError, TypeError) as error:
-        raise VideomemError(
-            f"{path}: damaged training result ({type(error).__name__}); delete the file and run the command again"
-        ) from error
+    remedy = "delete the file and run the command again"
+    return validated(RecallTrainingResult, read_checked(path, _identity(path), remedy), str(path), remedy)
+
+
+def _identity(path: Path) -> dict[str, str]:
+    return {"kind": "recall training", "key": path.stem}
 
 
 def _key(plan: RecallPlan, frames: RecallFrames, name: str, task: str, seed: int) -> str:
@@ -166,7 +164,7 @@ def _train_and_write(
     task: str, name: str, seed: int, paths: tuple[Path, ...], shared: tuple[RecallPlan, RecallFrames]
 ) -> None:
     result = train_and_measure(*shared, task, name, seed)
-    write_atomic(paths[0], (json.dumps(asdict(result)) + "\n").encode())
+    write_atomic(paths[0], dump_checked(_identity(paths[0]), asdict(result)).encode())
 
 
 def train_and_measure(plan: RecallPlan, frames: RecallFrames, task: str, name: str, seed: int) -> RecallTrainingResult:

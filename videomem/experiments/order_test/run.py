@@ -30,6 +30,7 @@ from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, Or
 from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.order_test.training import run_jobs
 from videomem.utils.atomic import write_atomic
+from videomem.utils.checked_json import dump_checked, read_checked
 
 LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
 
@@ -117,16 +118,20 @@ def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
         VideomemError: If the folder contains another plan.
     """
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"plan_sha256": plan.sha256, "trained_before": num_trained_before}
-    write_atomic(out / "frozen.json", (json.dumps(facts) + "\n").encode(), exclusive=True)
     write_atomic(out / "plan.json", plan.as_json().encode(), exclusive=True)
-    there = (out / "plan.json").read_text(encoding="utf-8")
-    if there != plan.as_json():
+    there = (out / "plan.json").read_bytes()
+    if there != plan.as_json().encode():
         raise VideomemError(
-            f"{out / 'plan.json'}: another plan is frozen here (sha256 {sha256(there.encode()).hexdigest()[:12]}, now "
+            f"{out / 'plan.json'}: another plan is frozen here (sha256 {sha256(there).hexdigest()[:12]}, now "
             f"{plan.sha256[:12]}); choose another --out, training jobs that both plans share are not repeated"
         )
-    return int(json.loads((out / "frozen.json").read_text(encoding="utf-8"))["trained_before"])
+    path, identity = out / "frozen.json", {"kind": "frozen plan", "plan": plan.sha256}
+    write_atomic(path, dump_checked(identity, {"trained_before": num_trained_before}).encode(), exclusive=True)
+    remedy = "choose another --out"
+    facts = read_checked(path, identity, remedy)
+    if not isinstance(facts, dict) or type(facts.get("trained_before")) is not int or facts["trained_before"] < 0:
+        raise VideomemError(f"{path}: damaged (no number of training results); {remedy}")
+    return int(facts["trained_before"])
 
 
 def run_order_test(

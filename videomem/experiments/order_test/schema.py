@@ -14,6 +14,7 @@ from typing import Any
 from videomem.experiments.order_test import data_checks, result
 from videomem.experiments.order_test.plan import CONDITIONS
 from videomem.statistics import results
+from videomem.utils.atomic import write_atomic
 from videomem.utils.result_models import meanings, schema_json, summary
 
 MODELS: tuple[Any, ...] = (
@@ -99,5 +100,5 @@ def _type(annotation: Any) -> str:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    (folder / "order_result.md").write_text(schema_document(), encoding="utf-8")
-    (folder / "order_result.schema.json").write_text(schema_json(result.OrderTestResult), encoding="utf-8")
+    write_atomic(folder / "order_result.md", schema_document().encode())
+    write_atomic(folder / "order_result.schema.json", schema_json(result.OrderTestResult).encode())

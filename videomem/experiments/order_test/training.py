@@ -33,7 +33,7 @@ from videomem.experiments.order_test.jobs import (
     TrainingResult,
     in_cache,
     job_seed,
-    read_training_result,
+    read_training_results,
     write_training_result,
 )
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe
@@ -77,7 +77,7 @@ def run_jobs(
     }
     train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
     run_cached(train, calls, clips, num_processes, progress, in_turn=devices, num_done=len(jobs) - len(missing))
-    return {job: read_training_result(path) for job, (_, path) in jobs.items()}
+    return read_training_results(plan, clips, jobs)
 
 
 def stacks_of(

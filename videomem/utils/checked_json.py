@@ -1,0 +1,61 @@
+"""JSON with the identity of its file and a checksum, so that a damaged or exchanged file is noticed when it is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from videomem.errors import VideomemError, one_line
+
+_KEYS = {"checksum", "identity", "content"}
+
+
+def dump_checked(identity: dict[str, Any], content: Any) -> str:
+    """JSON text of a file.
+
+    Args:
+        identity: What the file is, as plain data: its kind, and whose it is.
+        content: Plain data.
+    """
+    body = {"identity": identity, "content": content}
+    return json.dumps({**body, "checksum": _checksum(body)}, sort_keys=True, indent=1) + "\n"
+
+
+def parse_checked(text: str | bytes, path: Path, identity: dict[str, Any], remedy: str) -> Any:
+    """The content of JSON text that `dump_checked` has made.
+
+    Args:
+        text: The text.
+        path: Its file, for error messages.
+        identity: What the file must be.
+        remedy: What to do about a damaged file, for error messages.
+    Raises:
+        VideomemError: If the text is damaged, or is that of another file.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VideomemError(f"{path}: damaged ({one_line(error)}); {remedy}") from error
+    if not isinstance(found, dict) or found.keys() != _KEYS or not isinstance(found["identity"], dict):
+        raise VideomemError(f"{path}: damaged (not a file with identity and checksum); {remedy}")
+    if found.pop("checksum") != _checksum(found):
+        raise VideomemError(f"{path}: damaged (its checksum differs from that of its content); {remedy}")
+    if found["identity"] != identity:
+        theirs = found["identity"]
+        name = next(name for name in [*identity, *theirs] if theirs.get(name) != identity.get(name))
+        raise VideomemError(
+            f"{path}: the file of another {name} ({one_line(theirs.get(name))[:40]}, but must be "
+            f"{one_line(identity.get(name))[:40]}); {remedy}"
+        )
+    return found["content"]
+
+
+def read_checked(path: Path, identity: dict[str, Any], remedy: str) -> Any:
+    """The content of a file; see `parse_checked`."""
+    return parse_checked(path.read_bytes(), path, identity, remedy)
+
+
+def _checksum(body: dict[str, Any]) -> int:
+    return crc32(json.dumps(body, sort_keys=True).encode())
