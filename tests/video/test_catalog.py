@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
+from videomem.inference.exported_folder import class_names
 from videomem.video.catalog import (
     COLUMNS,
     Catalog,
@@ -21,6 +22,7 @@ from videomem.video.catalog import (
     read_table,
     write_catalog,
 )
+from videomem.video.datasets.own import from_csv
 from videomem.video.files import file_problem
 from videomem.video.splits import assign_splits
 
@@ -291,3 +293,54 @@ def test_a_file_may_be_named_like_a_template(tmp_path: Path) -> None:
     odd = tmp_path / "a{}.jpg"
     odd.write_bytes(b"x")
     assert file_problem(str(odd)) is None
+
+
+ODD_LABELS = {"no-break space": "moving\xa0left", "line break": "moving\nleft", "escape sequence": "\x1b[2Jleft",
+              "text direction": "\u202eleft", "surrogate": "\udcff"}  # fmt: skip
+
+
+@pytest.mark.parametrize("label", ODD_LABELS.values(), ids=ODD_LABELS)
+def test_a_label_that_no_exported_folder_can_have_is_refused_when_the_catalog_is_read(
+    tmp_path: Path, label: str
+) -> None:
+    with pytest.raises(ValueError, match="cannot be printed"):
+        class_names({"0": label, "1": "other"})
+    path = tmp_path / "catalog.csv"
+    clips = [Clip(str(tmp_path / f"{n}.mp4"), (label, "other")[n], "train", f"g{n}") for n in range(2)]
+    write_catalog(Catalog(tuple(clips)), path)
+    with pytest.raises(VideomemError, match=r"cannot be displayed|is not UTF-8") as error:
+        read_catalog(path)
+    assert str(error.value).isprintable()
+
+
+TABLES = {
+    "a comma without quotes": ("path,label\na.mp4,push, left\nb.mp4,push, right\n", "row 1 has 3 cells, but the"),
+    "a doubled column": ("path,label,label\na.mp4,x,y\nb.mp4,y,x\n", "has several columns 'label'"),
+    "one file in two spellings": ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,x\n", r"a\.mp4: listed 2 times"),
+    "a file and the same from 0": ("path,label,start_s\na.mp4,x,\nb.mp4,y,\na.mp4,x,0.0\n", r"a\.mp4: listed 2 times"),
+    "a number with an underscore": ("path,label,start_s\na.mp4,x,1_0\nb.mp4,y,\n", "'1_0', not a number of seconds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), TABLES.values(), ids=TABLES)
+def test_a_table_that_says_something_else_than_it_seems_to_becomes_no_catalog(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    root, out = folder_of(tmp_path / "videos", "a.mp4", "b.mp4"), tmp_path / "catalog.csv"
+    table = tmp_path / "mine.csv"
+    table.write_text(content)
+    assert build("csv", "--root", root, "--table", table, "--out", out, "--fractions", "1,0,0") == 2
+    assert re.search(message, capsys.readouterr().err) and not out.exists()
+
+
+def test_empty_cells_beyond_the_header_are_ignored(tmp_path: Path) -> None:
+    assert len(read_catalog(written(tmp_path, GOOD.replace("1,,\n", "1,,,,\n"))).clips) == 4
+
+
+def test_parts_of_one_file_are_in_one_group_however_its_path_is_written(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "videos", "a.mp4")
+    table = tmp_path / "mine.csv"
+    table.write_text(f"path,label,start_s,end_s\na.mp4,x,0,1\n./a.mp4,y,1,2\n{root}/b/../a.mp4,x,2,3\n")
+    clips = from_csv(root, table).clips
+    assert {(clip.path, clip.group) for clip in clips} == {(str(root / "a.mp4"), "a.mp4")}
+    assert clips[0].start_s is None

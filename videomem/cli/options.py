@@ -118,11 +118,6 @@ def refuse_unused(options: argparse.ArgumentParser, given: argparse.Namespace, n
             raise VideomemError(f"--{name.replace('_', '-')} has no effect {why}")
 
 
-def printable(text: str) -> str:
-    """Returns text that is safe to print: characters that would move the cursor or change colors are escaped."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def usable_device(name: str) -> str:
     """Returns the name of a device that torch can compute on; `auto` is the GPU if there is one."""
     import torch  # Imported here because commands without torch must show their help quickly.

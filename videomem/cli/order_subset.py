@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videomem.cli.options import parser, printable
+from videomem.cli.options import parser
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.subset import (
     check_catalog,
@@ -20,6 +20,7 @@ from videomem.experiments.order_test.subset import (
     unscored_splits,
 )
 from videomem.experiments.tables import points
+from videomem.utils.text import printable
 from videomem.video.catalog import Catalog, catalog_problems, read_catalog, write_catalog
 
 WARNING = (

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.progress import track
 
-from videomem.cli.options import Parser, add_shared, at_least, parser, printable, usable_device
+from videomem.cli.options import Parser, add_shared, at_least, parser, usable_device
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
 from videomem.inference.model import Prediction, load, predict_each, top_classes, top_record
+from videomem.utils.text import printable
 from videomem.video.catalog import Clip
 from videomem.video.files import videos_named
 

@@ -144,26 +144,26 @@ def read_folder(folder: Path) -> Parts:
 
 
 def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Path) -> Parts:
-    class_names, arguments = _class_names(config["id2label"]), _arguments(config)
+    names, arguments = class_names(config["id2label"]), _arguments(config)
     settings = _settings(config, preprocessor)
     exported = {"exported": True, "left out": False}[config["backbone"]["weights"]]
     found = _tensors_in(weights)
     if arguments["num_layers"] > len(found):
         raise ValueError(f"{arguments['num_layers']} layers, but {weights.name} has {len(found)} tensors")
     with torch.device("meta"):  # Shapes without memory: an untrusted config may have any size.
-        expected = _tensors_of(*_build(arguments, settings, len(class_names), exported))
+        expected = _tensors_of(*_build(arguments, settings, len(names), exported))
     _check_fit({name: (tuple(value.shape), _DTYPES.get(value.dtype)) for name, value in expected.items()}, found)
     tensors = load_file(weights)
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} has values that are not finite")
-    head, backbone = _build(arguments, settings, len(class_names), exported)
+    head, backbone = _build(arguments, settings, len(names), exported)
     for prefix, module in _modules(head, backbone).items():
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
     facts = [config["training"], config["evidence"]]
     if not all(isinstance(part, dict) for part in facts):
         raise TypeError("`training` or `evidence` is not an object")
-    return Parts(head, class_names, settings, backbone, arguments, *facts)
+    return Parts(head, names, settings, backbone, arguments, *facts)
 
 
 def _build(
@@ -204,7 +204,8 @@ def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSe
     return FeatureSettings(backbone, chosen, imported=imported, **checked)
 
 
-def _class_names(id2label: dict[str, str]) -> list[str]:
+def class_names(id2label: dict[str, str]) -> list[str]:
+    """The names of the classes of a config. Raises a ValueError for names that a catalog could not have."""
     names = [id2label[str(number)] for number in range(len(id2label))]
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"{len(names)} classes, of which {len(set(names))} differ")

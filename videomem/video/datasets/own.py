@@ -60,9 +60,9 @@ def from_csv(root: Path, table: Path) -> Found:
     clips = []
     for number, row in enumerate(rows, start=1):
         clip = clip_of_row(row, f"{table.name}: row {number}")
-        path = clip.path if is_url(clip.path) else os.path.join(root, clip.path)
-        split = SPLIT_NAMES.get(clip.split.lower(), clip.split)
-        clips.append(replace(clip, path=path, group=clip.group or clip.path, split=split))
+        path = clip.path if is_url(clip.path) else os.path.normpath(os.path.join(root, clip.path))
+        group = clip.group or (path if is_url(path) else os.path.relpath(path, root))
+        clips.append(replace(clip, path=path, group=group, split=SPLIT_NAMES.get(clip.split.lower(), clip.split)))
     return Found(clips)
 
 
