@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import av
@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from conftest import shared_data
-from helpers.barcodes import KINDS, Kind, barcode, encode, file_of, read_barcode
+from helpers.barcodes import (
+    KINDS,
+    Kind,
+    barcode,
+    encode,
+    file_of,
+    from_the_middle,
+    read_barcode,
+    with_matrix,
+    without_sample_lengths,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -45,6 +55,8 @@ def needs(decoder: str) -> None:
 def numbers(name: str, frames_THWC: NDArray[np.uint8]) -> list[int]:
     if name == "h264 rotated":
         frames_THWC = np.rot90(frames_THWC, k=1, axes=(1, 2))
+    if name == "h264 mirrored":
+        frames_THWC = frames_THWC[:, :, ::-1]
     return [read_barcode(image) for image in frames_THWC]
 
 
@@ -153,8 +165,61 @@ def test_a_fixed_rate_takes_frames_by_their_times(files: Path) -> None:
     assert numbers("", varying.frames_THWC) == [int(np.searchsorted(ticks, 3 * n, side="right")) - 1 for n in range(8)]
 
 
-def test_rotated_video_is_turned_upright(files: Path) -> None:
-    assert decode_clip(file_of(files, "h264 rotated"), Uniform(5)).frames_THWC.shape[1:3] == (160, 96)
+MATRICES: dict[tuple[float, ...], Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    (1, 0, 0, 1): lambda image: image,
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),
+    (-1, 0, 0, -1): lambda image: np.rot90(image, 2),
+    (0, -1, 1, 0): lambda image: np.rot90(image, 1),
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (0, 1, 1, 0): lambda image: image.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    (2, 0, 0, 0.5): lambda image: image,
+    (0, 0, 0, 0): lambda image: image,
+    (0, 1, 0, 0): lambda image: image,
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_frames_are_turned_and_mirrored_as_the_display_matrix_says(
+    files: Path, tmp_path: Path, matrix: tuple[float, float, float, float]
+) -> None:
+    stored = decode_clip(file_of(files, PLAIN), Uniform(2)).frames_THWC
+    (tmp_path / "turned.mp4").write_bytes(with_matrix(*matrix)(file_of(files, PLAIN).read_bytes()))
+    shown = decode_clip(tmp_path / "turned.mp4", Uniform(2)).frames_THWC
+    assert all(np.array_equal(image, MATRICES[matrix](other)) for image, other in zip(shown, stored, strict=True))
+
+
+def test_a_turn_by_another_angle_is_an_error(files: Path, tmp_path: Path) -> None:
+    turned = with_matrix(0.866, 0.5, -0.5, 0.866)(file_of(files, PLAIN).read_bytes())
+    (tmp_path / "turned.mp4").write_bytes(turned)
+    with pytest.raises(DecodingError, match="its frames are turned by 30 degrees, but only multiples of 90"):
+        decode_clip(tmp_path / "turned.mp4", Uniform(2))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_a_raw_stream_has_the_rate_that_it_states(tmp_path: Path, codec: str) -> None:
+    kind = Kind(codec, {"h264": "libx264", "hevc": "libx265"}[codec], {"x265-params": "log-level=none"}, fps=50)
+    path = kind.write(tmp_path / f"raw.{codec}")
+    clip = decode_clip(path, FixedRate(fps=5, max_frames=9))
+    assert clip.fps == pytest.approx(50) and numbers("", clip.frames_THWC) == [0, 10, 20, 30, 40, 50]
+    assert numbers("", decode_clip(path, Uniform(2), (0.5, 1.0)).frames_THWC) == [25, 49]
+
+
+UNTIMED = {
+    "hevc": Kind("hevc", "libx265", {"x265-params": "log-level=none:vui-timing-info=0"}, num_frames=9),
+    "mp4": Kind("mp4", "libx264", {"bf": "0"}, after=without_sample_lengths, num_frames=9),
+}
+
+
+@pytest.mark.parametrize("suffix", UNTIMED)
+def test_a_file_without_times_refuses_what_needs_times(tmp_path: Path, suffix: str) -> None:
+    path = UNTIMED[suffix].write(tmp_path / f"untimed.{suffix}")
+    clip = decode_clip(path, Uniform(9))
+    assert numbers("", clip.frames_THWC) == list(range(9)) and clip.fps == 0 and clip.times_s_T is None
+    for sampling, interval in ((FixedRate(), (None, None)), (Uniform(2), (0.0, 1.0))):
+        with pytest.raises(DecodingError, match="has no times, but"):
+            decode_clip(path, sampling, interval)
 
 
 def test_frames_repeat_where_a_clip_is_short(files: Path) -> None:
@@ -292,24 +357,102 @@ def promising_one_more(content: bytes) -> bytes:
     return bytes(changed)
 
 
+def without_default_duration(content: bytes) -> bytes:
+    """A WebM whose blocks have no duration: the element becomes void."""
+    place = content.index(b"\x23\xe3\x83\x84")
+    return content[:place] + b"\xec\x86" + bytes(6) + content[place + 8 :]
+
+
+def with_riff_size(too_large: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:4] + struct.pack("<I", len(content) - 8 + too_large) + content[8:]
+
+
+def with_spread_sound(content: bytes) -> bytes:
+    """A WMV file whose header promises an interleaving of the sound that its packets do not have."""
+    place = content.index(bytes.fromhex("409e69f84d5bcf11a8fd00805f5c442b"))
+    place += 54 + int.from_bytes(content[place + 40 : place + 44], "little")
+    return content[:place] + struct.pack("<BHH", 2, 370, 185) + content[place + 5 :]
+
+
 GOOD = {"q:v": "3"}
+OPEN_GOP = {"bf": "3", "g": "12", "x264-params": "open-gop=1"}
+LATE = {"num_frames": 100, "after": from_the_middle, "shown": range(24, 100)}
 UNUSUAL = {
     "avi with dropped frames": Kind("avi", "mpeg4", GOOD, pts=[n + (n > 20) + (n > 40) for n in range(60)]),
     "avi with sound": Kind("avi", "mpeg4", GOOD | {"bf": "2"}, beside="sound"),
     "avi whose header promises one more": Kind("avi", "mpeg4", GOOD, after=promising_one_more),
+    "avi whose size counts its header": Kind("avi", "mpeg4", GOOD, after=with_riff_size(8)),
     "wmv with dropped frames": Kind("wmv", "wmv2", GOOD, pts=[n + n // 20 for n in range(60)]),
+    "wmv with one frame a second": Kind("wmv", "wmv2", GOOD, num_frames=6, fps=1),
+    "wmv with sound that the demuxer complains about": Kind(
+        "wmv", "wmv2", GOOD, beside="sound", after=with_spread_sound
+    ),
+    "webm of one frame": Kind("webm", "libvpx", {}, num_frames=1, fps=1, after=without_default_duration),
+    "mpegts with a late second frame": Kind("ts", "libx264", {"bf": "0"}, pts=[0, *range(3, 62)]),
+    "mpegts from the middle of an open group": Kind("ts", "libx264", OPEN_GOP, **LATE),
+    "mpeg2 in mpegts from the middle": Kind("ts", "mpeg2video", GOOD | {"bf": "2", "g": "12"}, **LATE),
 }
 
 
 def assert_whole(path: Path, expected: list[int]) -> None:
-    clip = decode_clip(path, Uniform(len(expected)))
-    assert numbers("", clip.frames_THWC) == expected and clip.num_available == len(expected)
+    clip = decode_clip(path, Uniform(max(len(expected), 2)))
+    assert numbers("", clip.frames_THWC) == [expected[index] for index in clip.indices_T]
+    assert clip.num_available == len(expected)
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_but_intact_files_are_accepted(tmp_path: Path, name: str) -> None:
     kind = UNUSUAL[name]
     assert_whole(kind.write(tmp_path / f"odd.{kind.suffix}"), kind.expected)
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_hidden_frames_in_packets_of_their_own_are_not_counted(tmp_path: Path, codec: str) -> None:
+    source = Kind("webm", codec, {"g": "20", "b:v": "1M"}).write(tmp_path / "source.webm")
+    kept_apart = {"fflags": "-autobsf"}
+    with av.open(str(source)) as whole, av.open(str(tmp_path / "odd.webm"), "w", options=kept_apart) as container:
+        copied = container.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.is_keyframe and packet.size:  # A copy of the key frame that is not displayed.
+                content = bytes(packet)
+                hidden = av.Packet(bytes([content[0] & (0xEF if codec == "libvpx" else 0xFD)]) + content[1:])
+                hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
+                hidden.is_keyframe, hidden.stream = True, copied
+                container.mux(hidden)
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts + 1, packet.dts + 1, copied
+                container.mux(packet)
+    with open_stream(str(tmp_path / "odd.webm")) as stream:
+        assert len(stream.packets) > len(stream.times_s) == 60
+    assert_whole(tmp_path / "odd.webm", list(range(60)))
+
+
+def test_h264_coded_as_fields_has_one_frame_for_two_packets(tmp_path: Path) -> None:
+    source = shared_data("failing") / "paff_fields.ts"
+    for suffix in ("ts", "mp4", "mkv", "avi"):
+        path = tmp_path / f"fields.{suffix}"
+        with av.open(str(source)) as whole, av.open(str(path), "w") as container:
+            copied = container.add_stream_from_template(whole.streams.video[0])
+            for packet in whole.demux(video=0):
+                if packet.size:
+                    packet.stream = copied
+                    container.mux(packet)
+        with av.open(str(path)) as container:
+            reference = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        clip = decode_clip(path, Uniform(3))
+        assert clip.num_available == 3 and np.array_equal(clip.frames_THWC, reference)
+
+
+def test_lost_packets_of_mpegts_are_damage_but_late_frames_are_not(tmp_path: Path) -> None:
+    kind = Kind("ts", "libx264", {"bf": "0"}, pts=[n + 9 * (n > 20) for n in range(60)])
+    content = kind.write(tmp_path / "late.ts").read_bytes()
+    assert_whole(tmp_path / "late.ts", list(range(60)))
+    packets = [content[place : place + 188] for place in range(0, len(content), 188)]
+    own = [n for n, packet in enumerate(packets) if packet[1] & 31 == 1 and packet[2] == 0]  # PID 256, the video.
+    for lost in (own[40:41], own[30:47]):  # One packet, and so many that the counter goes once around.
+        (tmp_path / "lost.ts").write_bytes(b"".join(p for n, p in enumerate(packets) if n not in lost))
+        with pytest.raises(DecodingError, match="damaged after"):
+            decode_clip(tmp_path / "lost.ts", Uniform(4))
 
 
 def test_a_last_frame_that_is_held_is_not_taken_for_damage(tmp_path: Path) -> None:

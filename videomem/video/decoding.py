@@ -97,10 +97,13 @@ def decode_clip(
     if is_image_folder(path):
         return _decode_folder(path, sampling, interval, fps, on_damage)
     with open_stream(path) as stream:
+        if not stream.has_times:
+            _check_needs_no_times(path, sampling, interval, "copy it into a file with a frame rate, such as mp4")
         chosen, indices = _sample(path, sampling, stream.times_s, interval, stream.listed_damage)
         exact = _decode_exactly(stream, chosen[indices], decoder)
         if not isinstance(exact, str):
-            return _clip(exact[0], indices, stream.times_s[chosen], exact[1], stream.codec)
+            times_s = stream.times_s[chosen]
+            return _clip(exact[0], indices, times_s if stream.has_times else None, exact[1], stream.codec, len(chosen))
         if decoder not in ("auto", "pyav"):
             remedy = "set data.features.decoder to auto"
             raise DecodingError(f"{path}: {decoder} is not exact here ({exact}); {remedy}")
@@ -147,7 +150,8 @@ def _decode_forwards(
         raise DecodingError(f"{stream.path}: damaged after {len(done.times_s)} frames: {done.damage}")
     if done.frames_THWC is None or not _agree(done.times_s, assumed_s, interval[1]):
         return done.times_s
-    return _clip(done.frames_THWC, indices, assumed_s[chosen], "pyav", stream.codec, done.damage or "")
+    times_s = assumed_s[chosen] if stream.has_times else None
+    return _clip(done.frames_THWC, indices, times_s, "pyav", stream.codec, len(chosen), done.damage or "")
 
 
 def _agree(decoded_s: NDArray[np.float64], assumed_s: NDArray[np.float64], end_s: float | None) -> bool:
@@ -158,11 +162,8 @@ def _agree(decoded_s: NDArray[np.float64], assumed_s: NDArray[np.float64], end_s
 def _decode_folder(
     path: str, sampling: Sampling, interval: Interval, fps: float | None, on_damage: OnDamage
 ) -> DecodedClip:
-    if fps is None and (sampling.needs_times or interval != (None, None)):
-        raise DecodingError(
-            f"{path}: images have no times, but {type(sampling).__name__} and trims need them; "
-            "give the catalog a column fps"
-        )
+    if fps is None:
+        _check_needs_no_times(path, sampling, interval, "give the catalog a column fps")
     folder = FrameFolder(path)
     num_images, damage = len(folder.images), folder.damage
     while True:
@@ -172,9 +173,14 @@ def _decode_folder(
         chosen, indices = _sample(path, sampling, times_s, interval)
         frames, place, wrong = folder.read(chosen[indices])
         if frames is not None:
-            return _clip(frames, indices, times_s[chosen] if fps else times_s[:1], "pillow", "images", damage or "",
-                         num_available=len(chosen))  # fmt: skip
+            times_s = times_s[chosen]
+            return _clip(frames, indices, times_s if fps else None, "pillow", "images", len(chosen), damage or "")
         num_images, damage = place, wrong
+
+
+def _check_needs_no_times(path: str, sampling: Sampling, interval: Interval, remedy: str) -> None:
+    if sampling.needs_times or interval != (None, None):
+        raise DecodingError(f"{path}: has no times, but {type(sampling).__name__} and trims need them; {remedy}")
 
 
 def _sample(
@@ -192,14 +198,13 @@ def _sample(
 def _clip(
     frames: NDArray[np.uint8],
     indices: NDArray[np.int64],
-    times_s: NDArray[np.float64],
+    times_s: NDArray[np.float64] | None,
     decoder: str,
     codec: str,
+    num_available: int,
     damage: str = "",
-    num_available: int | None = None,
 ) -> DecodedClip:
-    span_s = times_s[-1] - times_s[0]
-    fps = (len(times_s) - 1) / span_s if span_s > 0 else 0.0
-    num_available = num_available or len(times_s)
-    times_s_T = times_s[indices] - times_s[0] if len(times_s) == num_available else None
+    span_s = 0.0 if times_s is None else times_s[-1] - times_s[0]
+    fps = (num_available - 1) / span_s if span_s > 0 else 0.0
+    times_s_T = None if times_s is None else times_s[indices] - times_s[0]
     return DecodedClip(frames, indices, num_available, float(fps), decoder, codec, damage, times_s_T)

@@ -46,7 +46,7 @@ def frames_of_file(path: str, rate: float | None = None) -> Iterator[LiveFrame]:
         yield from _images(path, rate)
         return
     with open_stream(path) as stream:
-        convert, first = Converter(), None
+        convert, first = Converter(path), None
         for place, frame in enumerate(stream.frames()):
             first = frame.pts if place == 0 else first
             time_s = float(stream.times_s[min(place, len(stream.times_s) - 1)])

@@ -12,6 +12,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
+from videomem.video.decoders.orientation import orientation
 from videomem.video.decoders.video_stream import VideoStream
 
 
@@ -85,14 +86,19 @@ def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.ui
 
 
 class Converter:
-    """Converts frames to upright images (height, width, 3) uint8 RGB."""
+    """Converts the frames of a file to upright images (height, width, 3) uint8 RGB."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._reformatter = VideoReformatter()  # Shared by all frames: creating it takes as long as using it.
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         image = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
-        return np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
+        try:
+            return orientation(frame).apply(image)
+        except ValueError as error:
+            remedy = "multiples of 90 degrees are supported; encode it again, upright"
+            raise DecodingError(f"{self._path}: its frames are {error}, but only {remedy}") from error
 
 
 class _Kept:
@@ -100,7 +106,7 @@ class _Kept:
 
     def __init__(self, path: str, num_frames: int) -> None:
         self._path, self._num_frames, self._num_kept = path, num_frames, 0
-        self._convert = Converter()
+        self._convert = Converter(path)
         self.frames_THWC: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
 
     @property

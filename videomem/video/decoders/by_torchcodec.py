@@ -37,7 +37,7 @@ def _why_not(stream: VideoStream) -> str | None:
     """Why torchcodec may not be exact for a stream, or None: the first unmet condition of its allow-list."""
     timing = {
         "frames have no time stamps of their own": stream.is_timed,
-        "an edit list hides packets": not any(packet.is_hidden for packet in stream.packets),
+        "some packets show no frame": all(packet.is_shown for packet in stream.packets),
     }
     if objection := first_failed(allow_list(stream, {"mp4", "matroska"}, _CODECS, timing)):
         return objection
