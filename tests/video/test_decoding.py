@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -29,10 +30,12 @@ from PIL import Image
 
 from videomem.errors import DecodingError
 from videomem.video import decoding
-from videomem.video.decoders import by_pyav, by_torchcodec
+from videomem.video.decoders import by_pyav, by_torchcodec, limits
+from videomem.video.decoders.packet_reader import PacketReader
 from videomem.video.decoders.seeking import ffmpeg_messages
 from videomem.video.decoders.video_stream import open_stream
 from videomem.video.decoding import decode_clip
+from videomem.video.live import frames_of_file
 from videomem.video.sampling import FixedRate, Interval, Uniform
 from videomem.video.synthetic import write_video
 
@@ -80,6 +83,35 @@ def test_there_are_enough_kinds_of_damage() -> None:
 def test_every_frame_is_the_right_one(files: Path, name: str, decoder: decoding.Decoder) -> None:
     served = assert_right(files, name, decoder)
     assert decoder == "auto" or served == {"pyav"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_read_frame_by_frame_gives_the_same_frames_and_times(files: Path, name: str) -> None:
+    live = list(frames_of_file(str(file_of(files, name))))
+    clip = decode_clip(file_of(files, name), Uniform(max(len(live), 2)))
+    assert len(live) == clip.num_available
+    assert all(np.array_equal(one.frame_HWC, clip.frames_THWC[place]) for place, one in enumerate(live))
+    times_s = [one.time_s for one in live]
+    if clip.times_s_T is None:
+        assert set(times_s[1:]) == {None}
+    else:
+        assert np.allclose(times_s, clip.times_s_T[: len(live)])  # type: ignore[arg-type]
+
+
+def test_a_file_read_frame_by_frame_is_not_read_ahead(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, num_read = file_of(files, "h264, one key frame"), 0
+    packets = PacketReader.packets
+
+    def counted(reader: PacketReader) -> Iterator[object]:
+        nonlocal num_read
+        for pair in packets(reader):
+            num_read += 1
+            yield pair
+
+    monkeypatch.setattr(PacketReader, "packets", counted)
+    for live in frames_of_file(str(path)):
+        assert num_read <= live.place + 5
+    assert num_read == 250
 
 
 @pytest.mark.parametrize("decoder", SEEKING)
@@ -310,11 +342,51 @@ def test_an_interval_without_frames_is_an_error(files: Path) -> None:
         decode_clip(file_of(files, PLAIN), Uniform(4), (50.0, 60.0))
 
 
-def test_frames_that_would_fill_the_memory_are_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_MOST_BYTES", 10 * 96 * 160 * 3)
-    assert len(decode_clip(file_of(files, PLAIN), Uniform(10)).frames_THWC) == 10
-    with pytest.raises(DecodingError, match="11 frames of 160x96 need"):
-        decode_clip(file_of(files, PLAIN), Uniform(11))
+def test_frames_that_would_fill_the_memory_are_refused(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_BYTES", 10 * 96 * 160 * 3)
+    folder = frame_folder(tmp_path / "frames", ["1.png", "2.png"])
+    for path in (file_of(files, PLAIN), file_of(files, "h264 of two frames"), folder):
+        assert len(decode_clip(path, Uniform(10)).frames_THWC) == 10
+        with pytest.raises(DecodingError, match="11 frames of 160x96 need"):
+            decode_clip(path, Uniform(11))
+
+
+def test_pictures_that_would_fill_the_memory_are_refused(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_PIXELS", 160 * 96 - 1)
+    folder = frame_folder(tmp_path / "frames", ["1.png", "2.png"])
+    for path in (file_of(files, PLAIN), folder):
+        with pytest.raises(DecodingError, match="frames of 160x96 are above the limit of 15359 pixels"):
+            decode_clip(path, Uniform(2))
+        with pytest.raises(DecodingError, match="above the limit"):
+            list(frames_of_file(str(path)))
+
+
+def test_a_small_file_of_huge_pictures_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    side, deflate = 9000, zlib.compressobj()
+    pixels = b"".join(deflate.compress(bytes(1 + side)) for _ in range(side)) + deflate.flush()
+    header, control = (
+        struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0),
+        struct.pack(">IIIIIHHBB", 0, side, side, *[0] * 6),
+    )
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"acTL", struct.pack(">II", 1, 0))
+    content += chunk(b"fcTL", control) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    for name in ("huge.png", "huge.apng"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DecodingError, match="Picture size 9000x9000 exceeds specified max pixel count 67108864"):
+            decode_clip(tmp_path / name, Uniform(2))
+
+
+def test_a_file_of_too_many_packets_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videomem.video.decoders.video_stream._MOST_PACKETS", 59)
+    with pytest.raises(DecodingError, match="has more than 59 packets"):
+        decode_clip(file_of(files, PLAIN), Uniform(2))
 
 
 def test_a_size_that_changes_within_the_video_is_an_error(tmp_path: Path) -> None:
@@ -508,6 +580,32 @@ def test_a_template_names_one_of_several_series(tmp_path: Path) -> None:
         decode_clip(folder, Uniform(4))
     clip = decode_clip(folder / "img_{:05}.jpg", Uniform(20))
     assert numbers("", clip.frames_THWC) == list(range(0, 40, 2))
+
+
+def test_postscript_with_the_name_of_an_image_starts_no_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"{number}.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    with pytest.raises(DecodingError, match="damaged after 0 images"):
+        decode_clip(folder, Uniform(2))
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav", *SEEKING])
+@pytest.mark.parametrize("name", ["http:", "tcp:"])
+def test_a_folder_named_like_a_protocol_is_a_folder(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: decoding.Decoder, name: str
+) -> None:
+    needs(decoder) if decoder in SEEKING else None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    shutil.copy(file_of(files, PLAIN), tmp_path / name / "x.mp4")
+    assert numbers("", decode_clip(f"{name}/x.mp4", Uniform(2), decoder=decoder).frames_THWC) == [0, 59]
+    write_video(f"{name}/y.mp4", [barcode(0), barcode(1)])
+    assert (tmp_path / name / "y.mp4").is_file()
 
 
 def test_images_without_a_rate_refuse_what_needs_times(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from videomem.errors import DecodingError, one_line
 from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
 from videomem.video.decoders.frame_folder import FrameFolder
+from videomem.video.decoders.limits import check_size
 from videomem.video.decoders.video_stream import VideoStream, open_stream
 from videomem.video.files import file_problem, is_image_folder
 from videomem.video.sampling import Interval, Sampling, frames_within
@@ -33,7 +34,6 @@ _SEEKING = {"torchcodec": by_torchcodec.read, "decord": by_decord.read, "pyav": 
 _ORDER = {"auto": ("torchcodec", "pyav"), "pyav": ("pyav",)}
 # If a larger fraction of the packets is needed, decoding all of them is as fast, and checks them all.
 _MAX_FRACTION_NEEDED = 0.8
-_MOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,7 @@ def _decode_exactly(
 ) -> tuple[NDArray[np.uint8], str] | str:
     """Frames and name of the fastest decoder that is exact for the stream, or why the last one is not exact."""
     distinct, repeats = np.unique(wanted, return_inverse=True)
-    height, width = stream.size
-    if (num_bytes := len(distinct) * height * width * 3) > _MOST_BYTES:
-        raise DecodingError(
-            f"{stream.path}: {len(distinct)} frames of {width}x{height} need {num_bytes / 2**30:.1f} GiB, "
-            f"above the limit of {_MOST_BYTES / 2**30:.0f} GiB; sample fewer frames or scale the video down"
-        )
+    check_size(stream.path, len(wanted), *stream.size)
     order: Sequence[str] = (decoder,)
     if decoder in _ORDER:
         order = _ORDER[decoder] if stream.share_needed(distinct) <= _MAX_FRACTION_NEEDED else ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -151,7 +152,7 @@ def write_video(
     The same frames give a byte-identical file. Lossy H.264 encodes a clip and its reversal differently, which would
     reveal the direction of time to an order-blind model; lossless encoding does not.
     """
-    with av.open(str(path), "w") as container:
+    with av.open(f"file:{os.path.abspath(path)}", "w") as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))
         assert isinstance(stream, VideoStream)
         stream.codec_context.thread_count = 1

@@ -54,7 +54,9 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
 
     with ffmpeg_messages() as messages:
         try:
-            decoder = VideoDecoder(stream.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            decoder = VideoDecoder(
+                os.path.abspath(stream.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            )
             if len(decoder) != len(stream.times_s):
                 return f"torchcodec counts {len(decoder)} frames, the file has {len(stream.times_s)}"
             batch = decoder.get_frames_at(wanted.tolist())

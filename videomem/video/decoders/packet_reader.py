@@ -22,20 +22,24 @@ from av.video.stream import VideoStream as AvStream
 
 from videomem.errors import DecodingError, one_line
 from videomem.video.decoders.bitstreams import gif_images, holds_idr, shows_frame
-from videomem.video.decoders.packets import PacketInfo, what_the_header_misses
+from videomem.video.decoders.limits import MOST_PIXELS
+from videomem.video.decoders.packets import PacketInfo, what_an_avi_lacks, what_the_header_misses
 
 # Containers and raw streams. Excludes playlists (hls, concat, dash), which refer to other files or addresses.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif,apng,h264,hevc,av1,obu,ivf,m4v,nut,"
     "mxf,rm,dv,yuv4mpegpipe"
 )
-_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+# The options are also those of the decoders that look for the size and the rate of a video.
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(MOST_PIXELS)}
 # Containers whose header has the duration; a truncated copy of a file still has the original duration.
 _HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
 # Streams without a container. Their packets have no time stamps; FFmpeg assumes 25 frames per second.
 _RAW = frozenset({"h264", "hevc", "m4v", "mpegvideo", "obu"})
 # Without usable time stamps, one of FFmpeg's rates is computed from them, or from the resolution of the clock.
 _RATE_TOLERANCE = 0.01
+# Frames closer than this have no times of their own, such as those of a file that gives each frame a length of zero.
+LEAST_STEP_S = 0.9e-3
 # The "packed bitstream" of XviD has two frames in one packet and a placeholder of a few bytes in the next.
 _PLACEHOLDER_BYTES = 16
 # A message of the ASF demuxer on the interleaving of sound, whatever is demuxed.
@@ -49,8 +53,8 @@ class PacketReader:
         time_base: Seconds per tick of the time stamps.
         container: FFmpeg's names for the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         codec: FFmpeg's name for the codec, such as `h264`.
-        is_raw: There is no container, so that FFmpeg invents the time stamps.
         rate: Frames per second according to the headers; None if unknown.
+        has_stamps: There are time stamps, unless packets lack them, which FFmpeg did not invent.
         damage: The damage at which reading or decoding ended, if any.
     """
 
@@ -60,13 +64,14 @@ class PacketReader:
         self.stream = _video(path, opened)
         self.context = self.stream.codec_context
         self.context.thread_count = 1  # Workers decode in parallel; more threads would compete for the same cores.
-        self.context.options = {"err_detect": "explode"}
+        self.context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
         self.container = opened.format.name
         self.codec = self.context.codec.canonical_name
         self.num_streams = len(opened.streams.video)
         self.time_base = float(self.stream.time_base or 0)
-        self.is_raw = self.container in _RAW
-        self.rate = _rate(self.stream, self.is_raw)
+        is_raw = self.container in _RAW
+        self.rate = _rate(self.stream, is_raw)
+        self.has_stamps = not is_raw and (self.stream.average_rate or 0) * LEAST_STEP_S <= 1
         self.damage: str | None = None
         self.forget_complaints()  # Messages of opening; relevant ones are repeated in decoding.
         self._last_s, self._end_s, self._late_ticks = 0.0, 0.0, 0
@@ -77,15 +82,19 @@ class PacketReader:
     def packets(self) -> Iterator[tuple[av.Packet[Any], PacketInfo]]:
         """All non-empty packets up to the first sign of damage."""
         extradata = self.context.extradata or b""
-        has_frame, num_packets = shows_frame(self.codec, extradata), 0
+        has_frame, num_packets, reached = shows_frame(self.codec, extradata), 0, 0
         for packet in self._demuxed():
             payload = memoryview(packet)
             is_idr = self.codec == "h264" and packet.is_keyframe and holds_idr(payload, extradata)
             facts = packet.pts, packet.dts, packet.is_keyframe, is_idr, packet.is_discard, has_frame(payload)
             num_packets += 1
+            reached = max(reached, 0 if packet.dts is None else packet.dts + 1)
             yield packet, PacketInfo(*facts, packet.size)
         if self.container in _HEADER_TELLS_DURATION and not self.damage:
             self.damage = self._what_the_header_misses(num_packets)
+        if self.container == "avi" and not self.damage:
+            num_indexed = len(self.stream.index_entries)
+            self.damage = what_an_avi_lacks(self.path, num_packets, reached, self.stream.frames, num_indexed)
 
     def _demuxed(self) -> Iterator[av.Packet[Any]]:
         try:
@@ -153,7 +162,8 @@ class PacketReader:
                 if packet is not None and self.sees_damage():
                     return
         except av.FFmpegError as error:
-            self.damage = reason(error)
+            if not self.sees_damage():  # A message says more than the error.
+                self.damage = reason(error)
 
     def gives_frame(self, packet: PacketInfo) -> bool:
         """Whether decoding must give a frame for a packet."""
@@ -175,7 +185,8 @@ def _rate(stream: AvStream, is_raw: bool) -> float | None:
     rate, other = stream.average_rate, stream.guessed_rate
     if is_raw:
         rate = other = stream.codec_context.framerate
-    return float(rate) if rate and other and abs(rate - other) <= _RATE_TOLERANCE * other else None
+    is_known = rate and other and abs(rate - other) <= _RATE_TOLERANCE * other and rate * LEAST_STEP_S <= 1
+    return float(rate) if is_known else None  # type: ignore[arg-type]
 
 
 @contextmanager

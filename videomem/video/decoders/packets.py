@@ -70,13 +70,12 @@ def loses_transport_packets(path: str, stream_id: int) -> bool:
     return bool(((steps > 1) & ~may_jump).any() or (own[:, 1] & 0x80).any())
 
 
-def what_an_avi_lacks(path: str, packets: Sequence[PacketInfo], num_promised: int, num_indexed: int) -> str | None:
+def what_an_avi_lacks(path: str, num_packets: int, reached: int, num_promised: int, num_indexed: int) -> str | None:
     """Frames missing from an AVI file, or None. Its index and time stamps also count dropped frames (empty chunks)."""
-    reached = max((packet.dts for packet in packets if packet.dts is not None), default=-1) + 1
-    is_short = reached < num_promised - 1 and len(packets) < num_indexed
+    is_short = reached < num_promised - 1 and num_packets < num_indexed
     if not is_short and (reached >= num_promised or not is_truncated_avi(path)):
         return None
-    return f"the header promises {num_promised} frames, but {len(packets)} are there"
+    return f"the header promises {num_promised} frames, but {num_packets} are there"
 
 
 def is_truncated_avi(path: str) -> bool:

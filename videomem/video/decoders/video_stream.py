@@ -14,13 +14,12 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
-from videomem.video.decoders.packet_reader import PacketReader, open_reader
+from videomem.video.decoders.packet_reader import LEAST_STEP_S, PacketReader, open_reader
 from videomem.video.decoders.packets import (
     PacketInfo,
     first_hole,
     is_truncated_avi,
     loses_transport_packets,
-    what_an_avi_lacks,
 )
 
 # Packets up to this total size are kept in memory until they are decoded; otherwise the file is read a second time.
@@ -30,8 +29,11 @@ _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
 # Containers transmitted in small pieces: a gap of so many steps in a regular rate means that pieces are missing, in
 # MPEG-TS if its packets do not follow each other. WMV encoders skip a few frames occasionally.
 _LEAST_HOLE = {"mpegts": 2, "asf": 8}
-# Frames closer than this have no times of their own, such as those of a file that gives each frame a length of zero.
-_LEAST_STEP_S = 0.9e-3
+# Packets described in memory, about 1 GiB: 38 hours at 30 frames per second.
+_MOST_PACKETS = 2**22
+_BYTES_OF_PACKET = 512  # What PyAV and FFmpeg keep for each packet, beside its payload.
+# A recording without any key frame within so many packets is decoded from its first packet on.
+_MOST_BEFORE_KEY = 1000
 
 
 class VideoStream:
@@ -92,16 +94,15 @@ class VideoStream:
         packets, num_bytes, reader = [], 0, self._reader
         for packet, facts in reader.packets():
             packets.append(facts)
-            num_bytes += packet.size
+            num_bytes += packet.size + _BYTES_OF_PACKET
+            if len(packets) > _MOST_PACKETS:
+                raise DecodingError(f"{self.path}: has more than {_MOST_PACKETS} packets; cut it into shorter files")
             if self._held is not None:
                 self._held.append(packet)
             if num_bytes > _MOST_HELD_BYTES:
                 self._held = None
         keys = (place for place, packet in enumerate(packets) if packet.is_key)
         self._first = next(keys, 0) if self.container in _BROADCAST else 0
-        if self.container == "avi" and not reader.damage:
-            num_indexed = len(reader.stream.index_entries)
-            reader.damage = what_an_avi_lacks(self.path, packets, reader.stream.frames, num_indexed)
         least_hole = _LEAST_HOLE.get(self.container)
         hole = first_hole([packet.dts for packet in packets], least_hole) if least_hole else None
         if hole and (self.container != "mpegts" or loses_transport_packets(self.path, reader.stream.id)):
@@ -113,8 +114,8 @@ class VideoStream:
         times_s = np.arange(num_shown) / (self._reader.rate or 1.0)
         if self.is_timed:
             times_s = (ticks - ticks[0]) * self.time_base
-        is_known = self._reader.rate is not None or (self.is_timed and not self._reader.is_raw)
-        return times_s, is_known and bool(num_shown == 1 or times_s[-1] / (num_shown - 1) >= _LEAST_STEP_S)
+        is_known = self._reader.rate is not None or (self.is_timed and self._reader.has_stamps)
+        return times_s, is_known and bool(num_shown == 1 or times_s[-1] / (num_shown - 1) >= LEAST_STEP_S)
 
     def first_frame(self) -> VideoFrame:
         """Decode the first frame only, and rewind the stream."""
@@ -137,17 +138,14 @@ class VideoStream:
             yield frame
         if reader.damage:
             return
-        num_expected = sum(reader.gives_frame(p) and not self._is_leading(p) for p in self.packets[start:stop])
+        num_expected = sum(
+            reader.gives_frame(p) and not _is_leading(p, self.packets[0]) for p in self.packets[start:stop]
+        )
         if is_cut_short:
             reader.damage = self.listed_damage
         elif num_frames < num_expected and not reader.sees_damage():
             reader.damage = f"{num_expected} packets gave {num_frames} frames"
             self.is_gappy = True
-
-    def _is_leading(self, packet: PacketInfo) -> bool:
-        """Whether a packet is displayed before the first key frame: it may refer to frames before a cut."""
-        first = self.packets[0]
-        return first.is_key and packet.pts is not None and first.pts is not None and packet.pts < first.pts
 
     def _content(self, start: int, stop: int | None) -> Iterator[av.Packet[Any]]:
         """The listed packets, from memory or by reading the file again."""
@@ -221,6 +219,11 @@ class VideoStream:
         return sorted(shown, key=lambda pts: pts or 0)
 
 
+def _is_leading(packet: PacketInfo, first: PacketInfo) -> bool:
+    """Whether a packet is displayed before the first key frame: it may refer to frames before a cut."""
+    return first.is_key and packet.pts is not None and first.pts is not None and packet.pts < first.pts
+
+
 @contextmanager
 def open_stream(path: str) -> Iterator[VideoStream]:
     """Open the video stream of a local file.
@@ -230,3 +233,69 @@ def open_stream(path: str) -> Iterator[VideoStream]:
     """
     with open_reader(path) as reader:
         yield VideoStream(path, reader)
+
+
+def read_live(path: str) -> Iterator[tuple[VideoFrame, float | None]]:
+    """Decode a file while it is read, in constant memory: all frames, and their times in seconds, None if unknown.
+
+    Raises:
+        DecodingError: Before the first frame if the file has no video, or after the last undamaged frame.
+    """
+    with open_reader(path) as reader:
+        live = _Live(reader)
+        yield from live.frames()
+        if not live.num_frames and not reader.damage:
+            reader.damage = "its video stream is empty"
+        if reader.damage:
+            raise DecodingError(f"{path}: damaged after {live.num_frames} frames: {reader.damage}")
+
+
+class _Live:
+    """Decodes packets while they are read, and counts the frames that they must give."""
+
+    def __init__(self, reader: PacketReader) -> None:
+        self._reader, self.num_frames = reader, 0
+        self._num_expected = 0
+        self._stamps: tuple[int, int] | None = None  # Of the first and the latest frame.
+        self._has_stamps = reader.has_stamps
+
+    def frames(self) -> Iterator[tuple[VideoFrame, float | None]]:
+        reader = self._reader
+        for frame in reader.decoded(self._packets()):
+            yield frame, self._time_s(frame.pts)
+            self.num_frames += 1
+        if self.num_frames < self._num_expected and not reader.sees_damage():
+            reader.damage = f"{self._num_expected} packets gave {self.num_frames} frames"
+
+    def _packets(self) -> Iterator[av.Packet[Any] | None]:
+        first = None
+        for packet, facts in _from_key_frame(self._reader):
+            first = first or facts
+            self._has_stamps &= facts.pts is not None
+            self._num_expected += self._reader.gives_frame(facts) and not _is_leading(facts, first)
+            yield packet
+        if not self._reader.damage:  # Otherwise, frames still waiting for reordering may refer to missing ones.
+            yield None
+
+    def _time_s(self, pts: int | None) -> float | None:
+        """Time of the next frame: by its time stamp, or, from the first one without a later stamp on, by the rate."""
+        # AVI files only have the order in which frames are decoded.
+        is_guessed = self._reader.container == "avi" and self._reader.context.has_b_frames
+        self._has_stamps &= not is_guessed and pts is not None and (self._stamps is None or pts > self._stamps[1])
+        if self._has_stamps and pts is not None:
+            self._stamps = self._stamps[0] if self._stamps else pts, pts
+            return (pts - self._stamps[0]) * self._reader.time_base
+        return None if self._reader.rate is None else self.num_frames / self._reader.rate
+
+
+def _from_key_frame(reader: PacketReader) -> Iterator[tuple[av.Packet[Any], PacketInfo]]:
+    """The packets of a recording from its first key frame on; earlier ones cannot be decoded."""
+    packets = reader.packets()
+    if reader.container in _BROADCAST:
+        waiting = []
+        for pair in packets:
+            waiting.append(pair)
+            if pair[1].is_key or len(waiting) > _MOST_BEFORE_KEY:
+                break
+        yield from waiting[-1:] if waiting and waiting[-1][1].is_key else waiting
+    yield from packets
