@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from videomem.cli.main import run_command
 from videomem.cli.options import add_out, add_shared, add_synthetic_settings, at_least, parser
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
 from videomem.utils.folders import config_folder, is_empty_or_absent
@@ -33,10 +32,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
     add_shared(options, "--processes", "--wandb")
     add_synthetic_settings(options)
     given = vars(options.parse_args(arguments))
-    started, out, console = time.perf_counter(), given["out"].absolute(), Console(stderr=True)
+    started, out = time.perf_counter(), given["out"].absolute()
     _claim(out)
 
-    console.print("videomem: making videos and extracting features")
+    say("videomem: making videos and extracting features", to_stderr=True)
     synthesize(SyntheticSettings(**{name: given[name] for name in asdict(SyntheticSettings())}), out / "videos")
     data = [*_configs("base.yaml", "data/synthetic.yaml"), "--data.catalog", str(out / "videos" / "catalog.csv"),
             "--data.store", str(out / "features")]  # fmt: skip
@@ -45,7 +44,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     for name in ("plan.json", "frozen.json"):  # A demo may be repeated with other settings.
         (out / name).unlink(missing_ok=True)
     status = run_command(["order", *data, *_order_arguments(given), "--out", str(out)])
-    console.print(f"videomem: demo done in {time.perf_counter() - started:.0f} s")
+    say(f"videomem: demo done in {time.perf_counter() - started:.0f} s", to_stderr=True)
     return status
 
 

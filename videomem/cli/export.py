@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.shuffle.measurements import chance, measure_checkpoint, summarize
@@ -38,12 +38,12 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if not given.no_evaluation:
         model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved_data(given))
     model.save_pretrained(given.out, not given.without_backbone)
-    print(_evaluated(model.evidence.get("evaluation")))
-    print(f'exported to {given.out}; load it with videomem.load("{given.out}")')
+    say(_evaluated(model.evidence.get("evaluation")))
+    say(f'exported to {given.out}; load it with videomem.load("{given.out}")')
     if given.onnx or given.torch_export:
         report = export_graphs(load(given.out), given.out, *graphs)
         write_model_card(given.out, snippets(report))
-        print("\n".join(summary(report)))
+        say(*summary(report))
     if given.wandb != "disabled":
         found = model.evidence.get("evaluation", {})
         metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
@@ -74,7 +74,7 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
         data = checkpoint.data_module(**moved)
         rows = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
     except VideomemError as error:
-        print(f"videomem: not evaluated: {error}", file=sys.stderr)  # It may have paths, which a model card must not.
+        say(f"videomem: not evaluated: {error}", to_stderr=True)  # It may have paths, which a model card must not.
         return {"reason": "its test clips were not available at the time of export"}
     (found,) = summarize(rows)
     clips = [data.clips[row] for row in data.rows(data.test_split)]

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, usable_device
+from videomem.cli.terminal import console, say
 from videomem.experiments.memories import distinct_labels
 from videomem.experiments.shuffle.figure import accuracy_figure
 from videomem.experiments.shuffle.measurements import (
@@ -55,8 +54,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     measurements = _distinctly_named(measured)
     write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
     track_results(measurements, given.out, given.wandb, checkpoints)
-    Console().print(results_table(summarize(measurements)))
-    print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
+    console().print(results_table(summarize(measurements)))
+    say(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
     return 0
 
 
@@ -104,5 +103,5 @@ def results_table(summaries: Sequence[Summary]) -> Table:
     for row in summaries:
         accuracies = [f"{row.accuracy[name]:.3f}" for name in CONDITIONS]
         changes = (change_text(row.max_logit_change), change_text(row.max_logit_change_forward))
-        table.add_row(escape(row.head), *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
+        table.add_row(row.head, *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
     return table
