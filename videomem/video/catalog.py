@@ -24,6 +24,7 @@ from pathlib import Path
 
 from videomem.errors import VideomemError
 from videomem.utils.atomic import atomic_path
+from videomem.utils.text import printable
 from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
@@ -99,7 +100,7 @@ def read_catalog(path: Path | str) -> Catalog:
         more = f" (and {len(problems) - 1} more; `videomem catalog check` lists all)" if len(problems) > 1 else ""
         raise VideomemError(f"{path}: {problems[0]}{more}")
     for warning in _straddling_groups(catalog):
-        _log.warning("%s: %s", path, warning)
+        _log.warning("%s: %s", printable(path), warning)
     return catalog
 
 
