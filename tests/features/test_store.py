@@ -501,3 +501,9 @@ def test_a_full_disk_is_a_clear_error_and_the_store_goes_on_from_there(
     assert not list(small_disk.rglob("*.tmp"))
     extract(clips, SETTINGS, small_disk / "store")
     assert contents(tmp_path / "reference") == contents(small_disk / "store")
+
+
+def test_a_named_pipe_is_no_clip_and_hangs_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    keys, failures = clip_keys([Clip(str(tmp_path / "a.mp4"), "x", "train", "1")], tmp_path / "store")
+    assert not keys and failures[0].message.endswith("a.mp4: not a regular file")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.barcodes import KINDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,8 +23,8 @@ from videomem.video.catalog import (
     read_table,
     write_catalog,
 )
-from videomem.video.datasets.own import from_csv
-from videomem.video.files import file_problem
+from videomem.video.datasets.own import from_csv, from_folder
+from videomem.video.files import file_problem, videos_named
 from videomem.video.splits import assign_splits
 
 HEADER = "path,label,split,group,start_s,end_s\n"
@@ -344,3 +345,19 @@ def test_parts_of_one_file_are_in_one_group_however_its_path_is_written(tmp_path
     clips = from_csv(root, table).clips
     assert {(clip.path, clip.group) for clip in clips} == {(str(root / "a.mp4"), "a.mp4")}
     assert clips[0].start_s is None
+
+
+def test_hidden_files_and_folders_are_no_clips(tmp_path: Path) -> None:
+    hidden = [".ipynb_checkpoints/a.mp4", "deep/.Trash/b.mp4", "._c.mp4"]
+    root = folder_of(tmp_path / "videos", *(f"{label}/{name}" for label in "ab" for name in ["v.mp4", *hidden]))
+    assert {Path(clip.path).name for clip in from_folder(root).clips} == {"v.mp4"}
+    assert videos_named([str(root)]) == [str(root / "a/v.mp4"), str(root / "b/v.mp4")]
+
+
+def test_a_folder_has_videos_of_every_suffix_and_a_note_on_other_files(tmp_path: Path) -> None:
+    suffixes = {f".{kind.suffix}" for kind in KINDS.values()} | {".h264", ".3g2", ".F4V", ".gif", ".vob", ".mxf"}
+    videos = [f"{label}/v{suffix}" for label in "ab" for suffix in suffixes]
+    found = from_folder(folder_of(tmp_path / "videos", *videos, "a/notes.txt", "b/notes.TXT", "b/v.mp4.part", "b/x"))
+    assert {os.path.relpath(clip.path, tmp_path / "videos") for clip in found.clips} == set(videos)
+    note = "4 files do not have the suffix of a video and are left out: .txt (2), .part (1), no suffix (1)"
+    assert found.notes == (note,)

@@ -527,6 +527,21 @@ def test_lost_packets_of_mpegts_are_damage_but_late_frames_are_not(tmp_path: Pat
             decode_clip(tmp_path / "lost.ts", Uniform(4))
 
 
+FAILING = {
+    "hflip.mp4": (60, 30), "zero_matrix.mp4": (60, 30), "gif87a_12_frames.gif": (12, 10),
+    "gif_comment_at_end.gif": (12, 10), "paff_fields.ts": (3, 19.98), "vp9_hidden_frames_apart.webm": (120, 30),
+    "late_second_frame.ts": (58, 28.98), "raw_50fps.h264": (50, 50), "fps1.wmv": (6, 1), "riff_plus8.avi": (60, 30),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_inputs_that_once_failed_have_the_right_frames_and_rate(name: str) -> None:
+    num_frames, fps = FAILING[name]
+    clip = decode_clip(shared_data("failing") / name, Uniform(num_frames))
+    assert clip.num_available == num_frames == len(clip.frames_THWC)
+    assert clip.fps == pytest.approx(fps, rel=1e-3)
+
+
 def test_a_last_frame_that_is_held_is_not_taken_for_damage(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "odd.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
