@@ -46,7 +46,7 @@ class DecodedClip:
         decoder: Name of the decoder that was used.
         codec: Name of the codec of the video.
         damage: With `on_damage: prefix`, the damage at which the clip ends; empty if there is none.
-        times_s_T: Seconds from the clip's first frame; None for images without a frame rate.
+        times_s_T: Seconds from the clip's first frame; None without a frame rate.
     Shape:
         frames_THWC: (T, height, width, 3) uint8 RGB
         indices_T: (T,) index of each frame within the clip

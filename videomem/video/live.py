@@ -106,7 +106,10 @@ def at_rate(frames: Iterable[LiveFrame], fps: float) -> Iterator[LiveFrame]:
     taken, held = 0, None
     for frame in frames:
         if frame.time_s is None:
-            raise VideomemError("these frames have no times; give --source-fps, their frames per second")
+            raise VideomemError(
+                "these frames have no times; give --source-fps for raw frames and images, or copy the video into a "
+                "file with a frame rate, such as mp4"
+            )
         while held is not None and taken / fps + TOLERANCE_S < frame.time_s:
             yield held
             taken += 1
