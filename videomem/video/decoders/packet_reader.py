@@ -54,7 +54,7 @@ class PacketReader:
         container: FFmpeg's names for the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         codec: FFmpeg's name for the codec, such as `h264`.
         rate: Frames per second according to the headers; None if unknown.
-        has_stamps: There are time stamps, unless packets lack them, which FFmpeg did not invent.
+        has_stamps: Time stamps are those of the file and plausible. FFmpeg invents them for raw streams.
         damage: The damage at which reading or decoding ended, if any.
     """
 
@@ -137,7 +137,9 @@ class PacketReader:
                 for packet in opened.demux()
                 if packet.pts is not None
             )
-            return what_the_header_misses(promised_s, max(end_s, *ends_s))
+            end_s = max(end_s, *ends_s)
+        self.forget_complaints()  # Those on other streams.
+        return what_the_header_misses(promised_s, end_s)
 
     @contextmanager
     def reopened(self) -> Iterator[PacketReader]:

@@ -271,7 +271,7 @@ class _Live:
         first = None
         for packet, facts in _from_key_frame(self._reader):
             first = first or facts
-            self._has_stamps &= facts.pts is not None
+            self._has_stamps &= facts.pts is not None or not facts.is_shown
             self._num_expected += self._reader.gives_frame(facts) and not _is_leading(facts, first)
             yield packet
         if not self._reader.damage:  # Otherwise, frames still waiting for reordering may refer to missing ones.
