@@ -36,7 +36,7 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "ma
 _HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
 # Streams without a container. Their packets have no time stamps; FFmpeg assumes 25 frames per second.
 _RAW = frozenset({"h264", "hevc", "m4v", "mpegvideo", "obu"})
-# Without usable time stamps, one of FFmpeg's rates is computed from them, or from the resolution of the clock.
+# Without usable time stamps, the average and other rates of FFmpeg, which it computes from them, differ.
 _RATE_TOLERANCE = 0.01
 # Frames closer than this have no times of their own, such as those of a file that gives each frame a length of zero.
 LEAST_STEP_S = 0.9e-3
@@ -183,12 +183,13 @@ def _video(path: str, opened: InputContainer) -> AvStream:
 
 
 def _rate(stream: AvStream, is_raw: bool) -> float | None:
-    """Frames per second, if the codec of a raw stream states them, or FFmpeg's two ways to find them agree."""
-    rate, other = stream.average_rate, stream.guessed_rate
-    if is_raw:
-        rate = other = stream.codec_context.framerate
-    is_known = rate and other and abs(rate - other) <= _RATE_TOLERANCE * other and rate * LEAST_STEP_S <= 1
-    return float(rate) if is_known else None  # type: ignore[arg-type]
+    """Frames per second: of raw streams as the codec states them, else the average if another source confirms it."""
+    stated = stream.codec_context.framerate
+    rate = stated if is_raw else stream.average_rate
+    if not rate or rate * LEAST_STEP_S > 1:
+        return None
+    others = [other for other in (stream.guessed_rate, stated) if other]
+    return float(rate) if any(abs(rate - other) <= _RATE_TOLERANCE * other for other in others) else None
 
 
 @contextmanager
