@@ -118,6 +118,14 @@ def test_the_lightning_module_knows_neither_videos_nor_where_features_come_from(
     assert not known & {"video", "features", "tracking", "experiments"}
 
 
+def test_commands_write_to_the_terminal_through_one_module() -> None:
+    for path in SOURCES:
+        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        names = {ast.unparse(function) for function in calls}
+        if relative(path) not in ("cli/terminal.py", "utils/result_models.py"):  # The latter writes a schema.
+            assert not names & {"print", "Console", "rich.print"}, relative(path)
+
+
 def test_no_command_imports_another() -> None:
     commands = {f"videomem.cli.{command.module}" for command in COMMANDS.values()}
     for path in (PACKAGE / "cli").glob("*.py"):

@@ -208,10 +208,13 @@ def test_files_without_arrays_fail_only_their_clips(tmp_path: Path) -> None:
     claim = whole.replace(b"(7, 6), }" + b" " * 9, b"(9999999999, 6), }")
     assert claim != whole and len(claim) == len(whole)
     (folder / f"{VIDEOS[5]}.npy").write_bytes(claim)
+    (folder / f"{VIDEOS[6]}.npy").unlink()
+    os.mkfifo(folder / f"{VIDEOS[6]}.npy")
     report = imported(tmp_path, folder)
-    assert [failure.path for failure in report.failures] == [str(tmp_path / video) for video in VIDEOS[:6]]
+    assert [failure.path for failure in report.failures] == [str(tmp_path / video) for video in VIDEOS[:7]]
     assert "no array of its name" in report.failures[3].message
-    assert sorted(stored(tmp_path)) == sorted(VIDEOS[6:])
+    assert "is not a regular file" in report.failures[6].message
+    assert sorted(stored(tmp_path)) == sorted(VIDEOS[7:])
 
 
 @given(content=st.binary(max_size=300), start=st.sampled_from([b"", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00v\x00"]))

@@ -626,3 +626,9 @@ def test_a_store_is_read_without_writing_to_it(tmp_path: Path, clips: list[Clip]
 
 def files_of(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_named_pipe_is_no_clip_and_hangs_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    keys, failures = clip_keys([Clip(str(tmp_path / "a.mp4"), "x", "train", "1")], tmp_path / "store")
+    assert not keys and failures[0].message.endswith("a.mp4: not a regular file")

@@ -143,13 +143,41 @@ def copy_from(source: Path, target: Path, number: int) -> None:
             cut.mux(packet)
 
 
-def quarter_turn(content: bytes) -> bytes:
-    """Set the display matrix of an mp4's track to a quarter turn clockwise."""
+def with_matrix(a: float, b: float, c: float, d: float) -> Callable[[bytes], bytes]:
+    """Sets the display matrix of an mp4's track, which maps a point (x, y) to (a x + c y, b x + d y)."""
+
+    def change(content: bytes) -> bytes:
+        changed, one = bytearray(content), 1 << 16
+        matrix = changed.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
+        numbers = (round(number * one) for number in (a, b, 0, c, d, 0, 0, 0, 1 << 14))
+        changed[matrix : matrix + 36] = struct.pack(">9i", *numbers)
+        return bytes(changed)
+
+    return change
+
+
+def without_sample_lengths(content: bytes) -> bytes:
+    """An mp4 whose samples have a length of zero, so that all are displayed at the same time."""
     changed = bytearray(content)
-    matrix = changed.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
-    one = 1 << 16
-    changed[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 96 * one, 0, 1 << 30)
+    table = changed.index(b"stts") + 8
+    for entry in range(int.from_bytes(changed[table : table + 4], "big")):
+        changed[table + 8 + 8 * entry : table + 12 + 8 * entry] = bytes(4)
     return bytes(changed)
+
+
+def without_gif_extensions(content: bytes) -> bytes:
+    """A GIF87a without the extensions that announce the delay before each image."""
+    place = 13 + (3 << (content[10] & 7) + 1 if content[10] & 0x80 else 0)
+    kept = b"GIF87a" + content[6:place]
+    while content[place] != 0x3B:
+        start, is_image = place, content[place] == 0x2C
+        flags = content[place + 9] if is_image else 0
+        place += 2 if not is_image else 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        while content[place]:
+            place += content[place] + 1
+        place += 1
+        kept += content[start:place] if is_image else b""
+    return kept + b";"
 
 
 def from_the_middle(content: bytes) -> bytes:
@@ -200,7 +228,10 @@ KINDS: dict[str, Kind] = {
     "h264 with sound": Kind("mp4", "libx264", X264, beside="sound", decord=True),
     "h264 before a second video": Kind("mp4", "libx264", X264, beside="second video"),
     "h264 with a cover picture": Kind("mp4", "libx264", X264, beside="cover"),
-    "h264 rotated": Kind("mp4", "libx264", X264, after=quarter_turn),
+    "h264 rotated": Kind("mp4", "libx264", X264, after=with_matrix(0, 1, -1, 0)),
+    "h264 mirrored": Kind("mp4", "libx264", X264, after=with_matrix(-1, 0, 0, 1)),
+    "h264 with a display matrix of zeros": Kind("mp4", "libx264", X264, after=with_matrix(0, 0, 0, 0)),
+    "h264 without sample lengths": Kind("mp4", "libx264", X264, after=without_sample_lengths),
     "h264 small": Kind("mp4", "libx264", LOSSLESS, height=16, width=16),
     "h264 odd size": Kind("mp4", "libx264", X264, "yuv444p", height=97, width=163),
     "h264 very wide": Kind("mp4", "libx264rgb", LOSSLESS, "rgb24", height=32, width=640),
@@ -281,6 +312,10 @@ KINDS: dict[str, Kind] = {
     "raw video in nut": Kind("nut", "rawvideo", {}, "yuv420p"),
     "yuv4mpeg": Kind("y4m", "wrapped_avframe", {}, "yuv420p"),
     "gif": Kind("gif", "gif", {}, "rgb8"),
+    "gif without extensions": Kind("gif", "gif", {"gifflags": "0"}, "rgb8", after=without_gif_extensions),
+    "gif with a comment at its end": Kind(
+        "gif", "gif", {}, "rgb8", after=lambda content: content[:-1] + b"\x21\xfe\x05hello\0;"
+    ),
     "animated png": Kind("apng", "apng", {}, "rgb24"),
     # A recording that starts between key frames; the frames before the first key frame cannot be decoded.
     "mpegts from the middle": Kind(

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import videomem
+import videomem.inference.model_card
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import to_json
@@ -353,6 +354,45 @@ def test_the_model_card_has_front_matter_and_what_was_measured(
     )
     assert "and logits by at most 0" in text and "random weights" in text and "`videos`" in text
     assert str(tmp_path) not in model_card and str(checkpoints["none"].parent) not in model_card
+
+
+NASTY = [
+    "*bold* _it_ **",
+    "<img src=x onerror=alert(1)>",
+    "[link](http://a.b)",
+    "a | b",
+    "`code`",
+    "# x",
+    "&lt;",
+    "\\",
+    "~~d~~",
+]
+
+
+def test_names_in_a_model_card_are_no_markdown(exported: Path) -> None:
+    markdown = pytest.importorskip("markdown_it")
+    preprocessor, config = (json.loads((exported / f"{name}config.json").read_text()) for name in ("preprocessor_", ""))
+    config |= {"id2label": dict(enumerate(NASTY)), "label": "`a` <b>", "imported": {"name": "[x](y) | <i>"}}
+    config["training"] |= {"data": "`data` | <b>", "class_counts": [1] * len(NASTY)}
+    _, _, text = videomem.inference.model_card.model_card(config, preprocessor).split("---\n", 2)
+    tokens = markdown.MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(text)
+    inline = [child for token in tokens if token.type == "inline" for child in token.children]
+    assert not {token.type for token in (*tokens, *inline)} & {"html_inline", "html_block", "link_open", "em_open",
+                                                               "strong_open", "s_open", "image"}  # fmt: skip
+    shown = "".join(child.content for child in inline)
+    assert shown.count(", ".join(NASTY)) == 2 and "[x](y) | <i>" in shown
+    assert all(len(row) == 2 for row in rows_of(tokens))
+
+
+def rows_of(tokens: list[Any]) -> list[list[Any]]:
+    """The cells of each row of the tables."""
+    rows: list[list[Any]] = []
+    for token in tokens:
+        if token.type == "tr_open":
+            rows.append([])
+        if token.type in ("td_open", "th_open"):
+            rows[-1].append(token)
+    return rows
 
 
 def test_a_model_card_without_data_says_so_and_names_no_path(

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.barcodes import KINDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
+from videomem.inference.exported_folder import class_names
 from videomem.video.catalog import (
     COLUMNS,
     Catalog,
@@ -23,7 +25,8 @@ from videomem.video.catalog import (
     read_table,
     write_catalog,
 )
-from videomem.video.files import file_problem
+from videomem.video.datasets.own import from_csv, from_folder
+from videomem.video.files import file_problem, videos_named
 from videomem.video.splits import assign_splits
 
 HEADER = "path,label,split,group,start_s,end_s\n"
@@ -303,3 +306,70 @@ def test_names_that_a_spreadsheet_would_execute_are_written_as_text_and_read_as_
     cells = [cell for row in csv.reader((tmp_path / "catalog.csv").read_text().splitlines()) for cell in row]
     assert "'=1+1" in cells and "'=1+1.mp4" in cells and "-1" in cells and "0.0" in cells
     assert not any(cell.startswith(("=", "+", "@")) for cell in cells)
+
+
+ODD_LABELS = {"no-break space": "moving\xa0left", "line break": "moving\nleft", "escape sequence": "\x1b[2Jleft",
+              "text direction": "\u202eleft", "surrogate": "\udcff"}  # fmt: skip
+
+
+@pytest.mark.parametrize("label", ODD_LABELS.values(), ids=ODD_LABELS)
+def test_a_label_that_no_exported_folder_can_have_is_refused_when_the_catalog_is_read(
+    tmp_path: Path, label: str
+) -> None:
+    with pytest.raises(ValueError, match="cannot be printed"):
+        class_names({"0": label, "1": "other"})
+    path = tmp_path / "catalog.csv"
+    clips = [Clip(str(tmp_path / f"{n}.mp4"), (label, "other")[n], "train", f"g{n}") for n in range(2)]
+    write_catalog(Catalog(tuple(clips)), path)
+    with pytest.raises(VideomemError, match=r"cannot be displayed|is not UTF-8") as error:
+        read_catalog(path)
+    assert str(error.value).isprintable()
+
+
+TABLES = {
+    "a comma without quotes": ("path,label\na.mp4,push, left\nb.mp4,push, right\n", "row 1 has 3 cells, but the"),
+    "a doubled column": ("path,label,label\na.mp4,x,y\nb.mp4,y,x\n", "has several columns 'label'"),
+    "one file in two spellings": ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,x\n", r"a\.mp4: listed 2 times"),
+    "a file and the same from 0": ("path,label,start_s\na.mp4,x,\nb.mp4,y,\na.mp4,x,0.0\n", r"a\.mp4: listed 2 times"),
+    "a number with an underscore": ("path,label,start_s\na.mp4,x,1_0\nb.mp4,y,\n", "'1_0', not a number of seconds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), TABLES.values(), ids=TABLES)
+def test_a_table_that_says_something_else_than_it_seems_to_becomes_no_catalog(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    root, out = folder_of(tmp_path / "videos", "a.mp4", "b.mp4"), tmp_path / "catalog.csv"
+    table = tmp_path / "mine.csv"
+    table.write_text(content)
+    assert build("csv", "--root", root, "--table", table, "--out", out, "--fractions", "1,0,0") == 2
+    assert re.search(message, capsys.readouterr().err) and not out.exists()
+
+
+def test_empty_cells_beyond_the_header_are_ignored(tmp_path: Path) -> None:
+    assert len(read_catalog(written(tmp_path, GOOD.replace("1,,\n", "1,,,,\n"))).clips) == 4
+
+
+def test_parts_of_one_file_are_in_one_group_however_its_path_is_written(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "videos", "a.mp4")
+    table = tmp_path / "mine.csv"
+    table.write_text(f"path,label,start_s,end_s\na.mp4,x,0,1\n./a.mp4,y,1,2\n{root}/b/../a.mp4,x,2,3\n")
+    clips = from_csv(root, table).clips
+    assert {(clip.path, clip.group) for clip in clips} == {(str(root / "a.mp4"), "a.mp4")}
+    assert clips[0].start_s is None
+
+
+def test_hidden_files_and_folders_are_no_clips(tmp_path: Path) -> None:
+    hidden = [".ipynb_checkpoints/a.mp4", "deep/.Trash/b.mp4", "._c.mp4"]
+    root = folder_of(tmp_path / "videos", *(f"{label}/{name}" for label in "ab" for name in ["v.mp4", *hidden]))
+    assert {Path(clip.path).name for clip in from_folder(root).clips} == {"v.mp4"}
+    assert videos_named([str(root)]) == [str(root / "a/v.mp4"), str(root / "b/v.mp4")]
+
+
+def test_a_folder_has_videos_of_every_suffix_and_a_note_on_other_files(tmp_path: Path) -> None:
+    suffixes = {f".{kind.suffix}" for kind in KINDS.values()} | {".h264", ".3g2", ".F4V", ".gif", ".vob", ".mxf"}
+    videos = [f"{label}/v{suffix}" for label in "ab" for suffix in suffixes]
+    found = from_folder(folder_of(tmp_path / "videos", *videos, "a/notes.txt", "b/notes.TXT", "b/v.mp4.part", "b/x"))
+    assert {os.path.relpath(clip.path, tmp_path / "videos") for clip in found.clips} == set(videos)
+    note = "4 files do not have the suffix of a video and are left out: .txt (2), .part (1), no suffix (1)"
+    assert found.notes == (note,)

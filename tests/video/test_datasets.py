@@ -518,6 +518,22 @@ def test_lists_of_frames_count_what_is_there(
     assert "nor a folder with images of that name" in message
 
 
+def test_a_list_numbered_from_1_does_not_get_the_names_of_other_classes(
+    tmp_path: Path, built: Build, refused: Refuse
+) -> None:
+    root = files(tmp_path / "videos", ["jump/a.mp4", "walk/b.mp4"])
+    train = text(tmp_path, "train.txt", ["jump/a.mp4 1", "walk/b.mp4 2"])
+    classes = text(tmp_path, "classes.txt", ["jump", "walk", "sit"])
+    arguments = ["list", "--root", root, "--list", f"train={train}", "--classes", classes]
+    assert "no clip has class 0 ('jump'), the lowest is 1" in refused(*arguments)
+    assert [clip.label for clip in built(*arguments, "--first-class", "1").clips] == ["jump", "walk"]
+    assert [clip.label for clip in built(*arguments, "--first-class", "0").clips] == ["walk", "sit"]
+    text(tmp_path, "classes.txt", ["1 jump", "2 walk", "3 sit"])
+    assert [clip.label for clip in built(*arguments, "--first-class", "1").clips] == ["jump", "walk"]
+    text(tmp_path, "train.txt", ["jump/a.mp4 0", "walk/b.mp4 1"])
+    assert "class 0, but" in refused(*arguments, "--first-class", "1")
+
+
 NO_IMAGE_NAME = "is not an image name with one field"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -13,16 +14,28 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from conftest import shared_data
-from helpers.barcodes import KINDS, Kind, barcode, encode, file_of, read_barcode
+from helpers.barcodes import (
+    KINDS,
+    Kind,
+    barcode,
+    encode,
+    file_of,
+    from_the_middle,
+    read_barcode,
+    with_matrix,
+    without_sample_lengths,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
 from videomem.errors import DecodingError
 from videomem.video import decoding
-from videomem.video.decoders import by_pyav, by_torchcodec
+from videomem.video.decoders import by_pyav, by_torchcodec, limits
+from videomem.video.decoders.packet_reader import PacketReader
 from videomem.video.decoders.seeking import ffmpeg_messages
 from videomem.video.decoders.video_stream import open_stream
 from videomem.video.decoding import decode_clip
+from videomem.video.live import frames_of_file
 from videomem.video.sampling import FixedRate, Interval, Uniform
 from videomem.video.synthetic import write_video
 
@@ -45,6 +58,8 @@ def needs(decoder: str) -> None:
 def numbers(name: str, frames_THWC: NDArray[np.uint8]) -> list[int]:
     if name == "h264 rotated":
         frames_THWC = np.rot90(frames_THWC, k=1, axes=(1, 2))
+    if name == "h264 mirrored":
+        frames_THWC = frames_THWC[:, :, ::-1]
     return [read_barcode(image) for image in frames_THWC]
 
 
@@ -68,6 +83,35 @@ def test_there_are_enough_kinds_of_damage() -> None:
 def test_every_frame_is_the_right_one(files: Path, name: str, decoder: decoding.Decoder) -> None:
     served = assert_right(files, name, decoder)
     assert decoder == "auto" or served == {"pyav"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_read_frame_by_frame_gives_the_same_frames_and_times(files: Path, name: str) -> None:
+    live = list(frames_of_file(str(file_of(files, name))))
+    clip = decode_clip(file_of(files, name), Uniform(max(len(live), 2)))
+    assert len(live) == clip.num_available
+    assert all(np.array_equal(one.frame_HWC, clip.frames_THWC[place]) for place, one in enumerate(live))
+    times_s = [one.time_s for one in live]
+    if clip.times_s_T is None:
+        assert set(times_s[1:]) == {None}
+    else:
+        assert np.allclose(times_s, clip.times_s_T[: len(live)])  # type: ignore[arg-type]
+
+
+def test_a_file_read_frame_by_frame_is_not_read_ahead(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, num_read = file_of(files, "h264, one key frame"), 0
+    packets = PacketReader.packets
+
+    def counted(reader: PacketReader) -> Iterator[object]:
+        nonlocal num_read
+        for pair in packets(reader):
+            num_read += 1
+            yield pair
+
+    monkeypatch.setattr(PacketReader, "packets", counted)
+    for live in frames_of_file(str(path)):
+        assert num_read <= live.place + 5
+    assert num_read == 250
 
 
 @pytest.mark.parametrize("decoder", SEEKING)
@@ -153,8 +197,61 @@ def test_a_fixed_rate_takes_frames_by_their_times(files: Path) -> None:
     assert numbers("", varying.frames_THWC) == [int(np.searchsorted(ticks, 3 * n, side="right")) - 1 for n in range(8)]
 
 
-def test_rotated_video_is_turned_upright(files: Path) -> None:
-    assert decode_clip(file_of(files, "h264 rotated"), Uniform(5)).frames_THWC.shape[1:3] == (160, 96)
+MATRICES: dict[tuple[float, ...], Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    (1, 0, 0, 1): lambda image: image,
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),
+    (-1, 0, 0, -1): lambda image: np.rot90(image, 2),
+    (0, -1, 1, 0): lambda image: np.rot90(image, 1),
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (0, 1, 1, 0): lambda image: image.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    (2, 0, 0, 0.5): lambda image: image,
+    (0, 0, 0, 0): lambda image: image,
+    (0, 1, 0, 0): lambda image: image,
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_frames_are_turned_and_mirrored_as_the_display_matrix_says(
+    files: Path, tmp_path: Path, matrix: tuple[float, float, float, float]
+) -> None:
+    stored = decode_clip(file_of(files, PLAIN), Uniform(2)).frames_THWC
+    (tmp_path / "turned.mp4").write_bytes(with_matrix(*matrix)(file_of(files, PLAIN).read_bytes()))
+    shown = decode_clip(tmp_path / "turned.mp4", Uniform(2)).frames_THWC
+    assert all(np.array_equal(image, MATRICES[matrix](other)) for image, other in zip(shown, stored, strict=True))
+
+
+def test_a_turn_by_another_angle_is_an_error(files: Path, tmp_path: Path) -> None:
+    turned = with_matrix(0.866, 0.5, -0.5, 0.866)(file_of(files, PLAIN).read_bytes())
+    (tmp_path / "turned.mp4").write_bytes(turned)
+    with pytest.raises(DecodingError, match="its frames are turned by 30 degrees, but only multiples of 90"):
+        decode_clip(tmp_path / "turned.mp4", Uniform(2))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_a_raw_stream_has_the_rate_that_it_states(tmp_path: Path, codec: str) -> None:
+    kind = Kind(codec, {"h264": "libx264", "hevc": "libx265"}[codec], {"x265-params": "log-level=none"}, fps=50)
+    path = kind.write(tmp_path / f"raw.{codec}")
+    clip = decode_clip(path, FixedRate(fps=5, max_frames=9))
+    assert clip.fps == pytest.approx(50) and numbers("", clip.frames_THWC) == [0, 10, 20, 30, 40, 50]
+    assert numbers("", decode_clip(path, Uniform(2), (0.5, 1.0)).frames_THWC) == [25, 49]
+
+
+UNTIMED = {
+    "hevc": Kind("hevc", "libx265", {"x265-params": "log-level=none:vui-timing-info=0"}, num_frames=9),
+    "mp4": Kind("mp4", "libx264", {"bf": "0"}, after=without_sample_lengths, num_frames=9),
+}
+
+
+@pytest.mark.parametrize("suffix", UNTIMED)
+def test_a_file_without_times_refuses_what_needs_times(tmp_path: Path, suffix: str) -> None:
+    path = UNTIMED[suffix].write(tmp_path / f"untimed.{suffix}")
+    clip = decode_clip(path, Uniform(9))
+    assert numbers("", clip.frames_THWC) == list(range(9)) and clip.fps == 0 and clip.times_s_T is None
+    for sampling, interval in ((FixedRate(), (None, None)), (Uniform(2), (0.0, 1.0))):
+        with pytest.raises(DecodingError, match="has no times, but"):
+            decode_clip(path, sampling, interval)
 
 
 def test_frames_repeat_where_a_clip_is_short(files: Path) -> None:
@@ -245,11 +342,51 @@ def test_an_interval_without_frames_is_an_error(files: Path) -> None:
         decode_clip(file_of(files, PLAIN), Uniform(4), (50.0, 60.0))
 
 
-def test_frames_that_would_fill_the_memory_are_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_MOST_BYTES", 10 * 96 * 160 * 3)
-    assert len(decode_clip(file_of(files, PLAIN), Uniform(10)).frames_THWC) == 10
-    with pytest.raises(DecodingError, match="11 frames of 160x96 need"):
-        decode_clip(file_of(files, PLAIN), Uniform(11))
+def test_frames_that_would_fill_the_memory_are_refused(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_BYTES", 10 * 96 * 160 * 3)
+    folder = frame_folder(tmp_path / "frames", ["1.png", "2.png"])
+    for path in (file_of(files, PLAIN), file_of(files, "h264 of two frames"), folder):
+        assert len(decode_clip(path, Uniform(10)).frames_THWC) == 10
+        with pytest.raises(DecodingError, match="11 frames of 160x96 need"):
+            decode_clip(path, Uniform(11))
+
+
+def test_pictures_that_would_fill_the_memory_are_refused(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_PIXELS", 160 * 96 - 1)
+    folder = frame_folder(tmp_path / "frames", ["1.png", "2.png"])
+    for path in (file_of(files, PLAIN), folder):
+        with pytest.raises(DecodingError, match="frames of 160x96 are above the limit of 15359 pixels"):
+            decode_clip(path, Uniform(2))
+        with pytest.raises(DecodingError, match="above the limit"):
+            list(frames_of_file(str(path)))
+
+
+def test_a_small_file_of_huge_pictures_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    side, deflate = 9000, zlib.compressobj()
+    pixels = b"".join(deflate.compress(bytes(1 + side)) for _ in range(side)) + deflate.flush()
+    header, control = (
+        struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0),
+        struct.pack(">IIIIIHHBB", 0, side, side, *[0] * 6),
+    )
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"acTL", struct.pack(">II", 1, 0))
+    content += chunk(b"fcTL", control) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    for name in ("huge.png", "huge.apng"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DecodingError, match="Picture size 9000x9000 exceeds specified max pixel count 67108864"):
+            decode_clip(tmp_path / name, Uniform(2))
+
+
+def test_a_file_of_too_many_packets_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videomem.video.decoders.video_stream._MOST_PACKETS", 59)
+    with pytest.raises(DecodingError, match="has more than 59 packets"):
+        decode_clip(file_of(files, PLAIN), Uniform(2))
 
 
 def test_a_size_that_changes_within_the_video_is_an_error(tmp_path: Path) -> None:
@@ -292,24 +429,117 @@ def promising_one_more(content: bytes) -> bytes:
     return bytes(changed)
 
 
+def without_default_duration(content: bytes) -> bytes:
+    """A WebM whose blocks have no duration: the element becomes void."""
+    place = content.index(b"\x23\xe3\x83\x84")
+    return content[:place] + b"\xec\x86" + bytes(6) + content[place + 8 :]
+
+
+def with_riff_size(too_large: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:4] + struct.pack("<I", len(content) - 8 + too_large) + content[8:]
+
+
+def with_spread_sound(content: bytes) -> bytes:
+    """A WMV file whose header promises an interleaving of the sound that its packets do not have."""
+    place = content.index(bytes.fromhex("409e69f84d5bcf11a8fd00805f5c442b"))
+    place += 54 + int.from_bytes(content[place + 40 : place + 44], "little")
+    return content[:place] + struct.pack("<BHH", 2, 370, 185) + content[place + 5 :]
+
+
 GOOD = {"q:v": "3"}
+OPEN_GOP = {"bf": "3", "g": "12", "x264-params": "open-gop=1"}
+LATE = {"num_frames": 100, "after": from_the_middle, "shown": range(24, 100)}
 UNUSUAL = {
     "avi with dropped frames": Kind("avi", "mpeg4", GOOD, pts=[n + (n > 20) + (n > 40) for n in range(60)]),
     "avi with sound": Kind("avi", "mpeg4", GOOD | {"bf": "2"}, beside="sound"),
     "avi whose header promises one more": Kind("avi", "mpeg4", GOOD, after=promising_one_more),
+    "avi whose size counts its header": Kind("avi", "mpeg4", GOOD, after=with_riff_size(8)),
     "wmv with dropped frames": Kind("wmv", "wmv2", GOOD, pts=[n + n // 20 for n in range(60)]),
+    "wmv with one frame a second": Kind("wmv", "wmv2", GOOD, num_frames=6, fps=1),
+    "wmv with sound that the demuxer complains about": Kind(
+        "wmv", "wmv2", GOOD, beside="sound", after=with_spread_sound
+    ),
+    "webm of one frame": Kind("webm", "libvpx", {}, num_frames=1, fps=1, after=without_default_duration),
+    "mpegts with a late second frame": Kind("ts", "libx264", {"bf": "0"}, pts=[0, *range(3, 62)]),
+    "mpegts from the middle of an open group": Kind("ts", "libx264", OPEN_GOP, **LATE),
+    "mpeg2 in mpegts from the middle": Kind("ts", "mpeg2video", GOOD | {"bf": "2", "g": "12"}, **LATE),
 }
 
 
 def assert_whole(path: Path, expected: list[int]) -> None:
-    clip = decode_clip(path, Uniform(len(expected)))
-    assert numbers("", clip.frames_THWC) == expected and clip.num_available == len(expected)
+    clip = decode_clip(path, Uniform(max(len(expected), 2)))
+    assert numbers("", clip.frames_THWC) == [expected[index] for index in clip.indices_T]
+    assert clip.num_available == len(expected)
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_but_intact_files_are_accepted(tmp_path: Path, name: str) -> None:
     kind = UNUSUAL[name]
     assert_whole(kind.write(tmp_path / f"odd.{kind.suffix}"), kind.expected)
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_hidden_frames_in_packets_of_their_own_are_not_counted(tmp_path: Path, codec: str) -> None:
+    source = Kind("webm", codec, {"g": "20", "b:v": "1M"}).write(tmp_path / "source.webm")
+    kept_apart = {"fflags": "-autobsf"}
+    with av.open(str(source)) as whole, av.open(str(tmp_path / "odd.webm"), "w", options=kept_apart) as container:
+        copied = container.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.is_keyframe and packet.size:  # A copy of the key frame that is not displayed.
+                content = bytes(packet)
+                hidden = av.Packet(bytes([content[0] & (0xEF if codec == "libvpx" else 0xFD)]) + content[1:])
+                hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
+                hidden.is_keyframe, hidden.stream = True, copied
+                container.mux(hidden)
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts + 1, packet.dts + 1, copied
+                container.mux(packet)
+    with open_stream(str(tmp_path / "odd.webm")) as stream:
+        assert len(stream.packets) > len(stream.times_s) == 60
+    assert_whole(tmp_path / "odd.webm", list(range(60)))
+
+
+def test_h264_coded_as_fields_has_one_frame_for_two_packets(tmp_path: Path) -> None:
+    source = shared_data("failing") / "paff_fields.ts"
+    for suffix in ("ts", "mp4", "mkv", "avi"):
+        path = tmp_path / f"fields.{suffix}"
+        with av.open(str(source)) as whole, av.open(str(path), "w") as container:
+            copied = container.add_stream_from_template(whole.streams.video[0])
+            for packet in whole.demux(video=0):
+                if packet.size:
+                    packet.stream = copied
+                    container.mux(packet)
+        with av.open(str(path)) as container:
+            reference = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        clip = decode_clip(path, Uniform(3))
+        assert clip.num_available == 3 and np.array_equal(clip.frames_THWC, reference)
+
+
+def test_lost_packets_of_mpegts_are_damage_but_late_frames_are_not(tmp_path: Path) -> None:
+    kind = Kind("ts", "libx264", {"bf": "0"}, pts=[n + 9 * (n > 20) for n in range(60)])
+    content = kind.write(tmp_path / "late.ts").read_bytes()
+    assert_whole(tmp_path / "late.ts", list(range(60)))
+    packets = [content[place : place + 188] for place in range(0, len(content), 188)]
+    own = [n for n, packet in enumerate(packets) if packet[1] & 31 == 1 and packet[2] == 0]  # PID 256, the video.
+    for lost in (own[40:41], own[30:47]):  # One packet, and so many that the counter goes once around.
+        (tmp_path / "lost.ts").write_bytes(b"".join(p for n, p in enumerate(packets) if n not in lost))
+        with pytest.raises(DecodingError, match="damaged after"):
+            decode_clip(tmp_path / "lost.ts", Uniform(4))
+
+
+FAILING = {
+    "hflip.mp4": (60, 30), "zero_matrix.mp4": (60, 30), "gif87a_12_frames.gif": (12, 10),
+    "gif_comment_at_end.gif": (12, 10), "paff_fields.ts": (3, 19.98), "vp9_hidden_frames_apart.webm": (120, 30),
+    "late_second_frame.ts": (58, 28.98), "raw_50fps.h264": (50, 50), "fps1.wmv": (6, 1), "riff_plus8.avi": (60, 30),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_inputs_that_once_failed_have_the_right_frames_and_rate(name: str) -> None:
+    num_frames, fps = FAILING[name]
+    clip = decode_clip(shared_data("failing") / name, Uniform(num_frames))
+    assert clip.num_available == num_frames == len(clip.frames_THWC)
+    assert clip.fps == pytest.approx(fps, rel=1e-3)
 
 
 def test_a_last_frame_that_is_held_is_not_taken_for_damage(tmp_path: Path) -> None:
@@ -365,6 +595,32 @@ def test_a_template_names_one_of_several_series(tmp_path: Path) -> None:
         decode_clip(folder, Uniform(4))
     clip = decode_clip(folder / "img_{:05}.jpg", Uniform(20))
     assert numbers("", clip.frames_THWC) == list(range(0, 40, 2))
+
+
+def test_postscript_with_the_name_of_an_image_starts_no_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"{number}.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    with pytest.raises(DecodingError, match="damaged after 0 images"):
+        decode_clip(folder, Uniform(2))
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav", *SEEKING])
+@pytest.mark.parametrize("name", ["http:", "tcp:"])
+def test_a_folder_named_like_a_protocol_is_a_folder(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: decoding.Decoder, name: str
+) -> None:
+    needs(decoder) if decoder in SEEKING else None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    shutil.copy(file_of(files, PLAIN), tmp_path / name / "x.mp4")
+    assert numbers("", decode_clip(f"{name}/x.mp4", Uniform(2), decoder=decoder).frames_THWC) == [0, 59]
+    write_video(f"{name}/y.mp4", [barcode(0), barcode(1)])
+    assert (tmp_path / name / "y.mp4").is_file()
 
 
 def test_images_without_a_rate_refuse_what_needs_times(tmp_path: Path) -> None:

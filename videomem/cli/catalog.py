@@ -11,8 +11,6 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -26,6 +24,7 @@ from videomem.cli.options import (
     refuse_time_limit,
     refuse_unused,
 )
+from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
 from videomem.video.catalog import (
@@ -148,11 +147,11 @@ def _build(found: Found, given: argparse.Namespace) -> int:
         list_of_missing.unlink(missing_ok=True)
     _print_contents(catalog)
     for note in found.notes:
-        print(note)
+        say(note)
     if missing:
-        print(f"{len(missing)} of {len(problem_of)} listed files are missing or empty; they are in {list_of_missing}")
+        say(f"{len(missing)} of {len(problem_of)} listed files are missing or empty; they are in {list_of_missing}")
     _warn([*found.warnings, *catalog_warnings(catalog)])
-    print(f"catalog {given.out}")
+    say(f"catalog {given.out}")
     return 0
 
 
@@ -176,19 +175,19 @@ def _check(given: argparse.Namespace) -> int:
         problems += _survey(clips, given.workers, given.time_limit)
     _warn(catalog_warnings(catalog))
     _raise_all(problems, f"{given.catalog}: ")
-    print(f"{given.catalog}: no problems")
+    say(f"{given.catalog}: no problems")
     return 0
 
 
 def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
     """Decodes every clip and prints a summary; returns the problems of those that cannot be decoded."""
-    console = Console(stderr=True)
-    answers, hidden = survey(clips, num_workers, time_limit_s), not console.is_terminal
-    shown = track(answers, "decoding", len(clips), console=console, transient=True, disable=hidden)
+    progress = console(to_stderr=True)
+    answers, hidden = survey(clips, num_workers, time_limit_s), not progress.is_terminal
+    shown = track(answers, "decoding", len(clips), console=progress, transient=True, disable=hidden)
     answer_of = dict(zip(clips, shown, strict=True))
     facts = {clip: answer for clip, answer in answer_of.items() if isinstance(answer, ClipFacts)}
     for name, text in summary(list(facts.values())).items():
-        print(f"{name:<12} {text}")
+        say(f"{name:<12} {text}")
     num_pairs, pairs = near_duplicates(facts)
     if pairs:
         leak = f"the first {pairs[0]}: training clips leak into the test"
@@ -210,23 +209,23 @@ def _raise_all(problems: Iterable[str], where: str, effect: str = "") -> None:
 
 def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", to_stderr=True)
 
 
 def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 20) -> None:
     for problem in problems[:most]:
-        print(problem, file=sys.stderr)
+        say(problem, to_stderr=True)
     if (more := (num_problems or len(problems)) - len(problems[:most])) > 0:
-        print(f"... and {more} more", file=sys.stderr)
+        say(f"... and {more} more", to_stderr=True)
 
 
 def _print_contents(catalog: Catalog) -> None:
     num_groups = len({clip.group for clip in catalog.clips})
-    print(f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
+    say(f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
     table = Table("label")
     for split in catalog.splits:
-        table.add_column(escape(split or "(none)"), justify="right")
+        table.add_column(split or "(none)", justify="right")
     counts = Counter((clip.label, clip.split) for clip in catalog.clips)
     for label in catalog.classes:
-        table.add_row(escape(label), *(str(counts[label, split]) for split in catalog.splits))
-    Console().print(table)
+        table.add_row(label, *(str(counts[label, split]) for split in catalog.splits))
+    console().print(table)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomem.cli.options import parser
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
 from videomem.utils.folders import config_folder
@@ -26,6 +27,6 @@ def main(command: str, arguments: Sequence[str]) -> int:
             write_atomic(target, path.read_bytes())
             num_new += 1
         elif target.read_bytes() != path.read_bytes():
-            print(f"kept the existing {target}")
-    print(f"{num_new} configs written to {out}")
+            say(f"kept the existing {target}")
+    say(f"{num_new} configs written to {out}")
     return 0

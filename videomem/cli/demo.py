@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from videomem.cli.main import run_command
 from videomem.cli.options import add_out, add_shared, add_synthetic_settings, at_least, parser
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.folders import config_folder, is_empty_or_absent
@@ -34,16 +33,16 @@ def main(command: str, arguments: Sequence[str]) -> int:
     add_shared(options, "--processes", "--wandb")
     add_synthetic_settings(options)
     given = vars(options.parse_args(arguments))
-    started, out, console = time.perf_counter(), given["out"].absolute(), Console(stderr=True)
+    started, out = time.perf_counter(), given["out"].absolute()
     _claim(out)
     with locked_folder(out):
-        status = _run(given, out, console)
-    console.print(f"videomem: demo done in {time.perf_counter() - started:.0f} s")
+        status = _run(given, out)
+    say(f"videomem: demo done in {time.perf_counter() - started:.0f} s", to_stderr=True)
     return status
 
 
-def _run(given: dict[str, Any], out: Path, console: Console) -> int:
-    console.print("videomem: making videos and extracting features")
+def _run(given: dict[str, Any], out: Path) -> int:
+    say("videomem: making videos and extracting features", to_stderr=True)
     synthesize(SyntheticSettings(**{name: given[name] for name in asdict(SyntheticSettings())}), out / "videos")
     data = [*_configs("base.yaml", "data/synthetic.yaml"), "--data.catalog", str(out / "videos" / "catalog.csv"),
             "--data.store", str(out / "features")]  # fmt: skip

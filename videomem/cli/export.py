@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.shuffle.measurements import chance, measure_checkpoint, summarize
@@ -41,8 +41,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     with atomic_folder(given.out) as unfinished:
         model.save_pretrained(unfinished, not given.without_backbone)
         lines, failure = _export_graphs(unfinished, *graphs)
-    print(_evaluated(model.evidence.get("evaluation")))
-    print("\n".join([f'exported to {given.out}; load it with videomem.load("{given.out}")', *lines]))
+    say(_evaluated(model.evidence.get("evaluation")))
+    say(f'exported to {given.out}; load it with videomem.load("{given.out}")', *lines)
     if failure is not None:
         raise VideomemError(failure.replace(str(unfinished), str(given.out)))
     if given.wandb != "disabled":
@@ -90,7 +90,7 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
         data = checkpoint.data_module(**moved)
         rows = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
     except VideomemError as error:
-        print(f"videomem: not evaluated: {error}", file=sys.stderr)  # It may have paths, which a model card must not.
+        say(f"videomem: not evaluated: {error}", to_stderr=True)  # It may have paths, which a model card must not.
         return {"reason": "its test clips were not available at the time of export"}
     (found,) = summarize(rows)
     clips = [data.clips[row] for row in data.rows(data.test_split)]

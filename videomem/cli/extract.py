@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from videomem.cli.config_options import build_data_module, config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_shared, print_failures, refuse_time_limit, usable_device
+from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
@@ -40,11 +39,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
             f"data.features.imported is {imported.name}, whose features were made by another tool, so there is "
             "nothing to extract; use `videomem import-features`"
         )
-    console, backbone, started = Console(stderr=True), data.settings.backbone, time.perf_counter()
+    progress, backbone, started = console(to_stderr=True), data.settings.backbone, time.perf_counter()
     device = usable_device(config.device)
     if backbone.weights == "random":
-        console.print(f"videomem: {backbone.name} has random weights (seed {backbone.seed}) and was never trained")
-    report = extract(data.catalog.clips, data.settings, data.feature_store.root, device, config.workers, console,
+        say(
+            f"videomem: {backbone.name} has random weights (seed {backbone.seed}) and was never trained", to_stderr=True
+        )
+    report = extract(data.catalog.clips, data.settings, data.feature_store.root, device, config.workers, progress,
                      config.time_limit, config.retry_failed)  # fmt: skip
     _print(report, len(data.catalog.clips), time.perf_counter() - started)
     return 1 if report.failures and not config.allow_failures else 0
@@ -52,9 +53,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:
     if not report.num_extracted and not report.failures:
-        print(f"nothing to do: {report.num_done_before} of {num_clips} clips are in {report.folder}, and none failed")
+        say(f"nothing to do: {report.num_done_before} of {num_clips} clips are in {report.folder}, and none failed")
         return
-    print(
+    say(
         f"{report.num_extracted} clips extracted in {seconds:.0f} s, {report.num_done_before} already stored, "
         f"{len(report.failures)} failed; store {report.folder}"
     )

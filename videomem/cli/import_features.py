@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from videomem.cli.options import above_zero, add_shared, at_least, parser, print_failures, refuse_unused
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.features.importing import Importing, ImportReport, import_features
 from videomem.video.sampling import FixedRate, Sampling, Uniform
@@ -23,11 +24,11 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     importing = Importing(given.name, _sampling(options, given), given.dtype, given.source_fps)
     report = import_features(given.catalog, given.features, given.store, importing)
-    print(
+    say(
         f"{report.num_imported} clips imported, {report.num_done_before} already stored, "
         f"{len(report.failures)} failed; store {report.folder}"
     )
-    print(f"options of fit: --data.catalog {given.catalog} --data.store {given.store} {_options(importing, report)}")
+    say(f"options of fit: --data.catalog {given.catalog} --data.store {given.store} {_options(importing, report)}")
     print_failures(report.failures, report.folder / "failures.csv")
     return 1 if report.failures and not given.allow_failures else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from videomem.cli.options import add_out, add_shared, at_least, parser, usable_device
+from videomem.cli.terminal import say
 from videomem.experiments.inspect.inspection import Inspection, Prediction, Video, inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import write_inspection
 from videomem.experiments.inspect.inspection_tables import digits, frames, moment, quantiles, title
@@ -29,8 +30,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     video = read_video(model, given.video, given.frames, given.source_fps)
     inside = inspect_frames(model, video.frames_TCHW, given.seed, given.layer)
     written = write_inspection(video, inside, given.out)
-    print("\n".join(_lines(video, inside)))
-    print(", ".join(map(str, written.values())))
+    say(*_lines(video, inside))
+    say(", ".join(map(str, written.values())))
     return 0
 
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from videomem import __version__
+from videomem.cli.terminal import encode_anything, say
 from videomem.errors import VideomemError
 
 
@@ -66,12 +67,13 @@ Options that belong to a section of the config files have dotted names, as in YA
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 for success, 1 for partial failure, 2 for an error."""
+    encode_anything()
     try:
         return _main(list(sys.argv[1:] if arguments is None else arguments))
     except VideomemError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("videomem: interrupted", file=sys.stderr)
+        say("videomem: interrupted", to_stderr=True)
         return 130
     except BrokenPipeError:  # The reader of the output has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,10 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help(), flush=True)
+        say(*_help().split("\n"))
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"videomem {__version__}")
+        say(f"videomem {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
         return _fail(f"{arguments[0]!r} is not a command of videomem; it has {', '.join(COMMANDS)}")
@@ -115,5 +117,5 @@ def _help() -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"videomem: error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"videomem: error: {' '.join(message.split())}", to_stderr=True)
     return 2

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from videomem.cli.options import (
     above_zero,
     add_out,
@@ -21,6 +19,7 @@ from videomem.cli.options import (
     refuse_unused,
     training_progress,
 )
+from videomem.cli.terminal import console, say
 from videomem.experiments.inspect.inspection import inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import InspectionView, view_inspection
 from videomem.experiments.memories import read_memories
@@ -58,8 +57,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         measure = partial(_measure_checkpoints, options) if given.checkpoints else _measure_recall
         shown = measure(given, command_line)
     for table in shown:
-        Console(soft_wrap=True).print(table)
-    print(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
+        console(soft_wrap=True).print(table)
+    say(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
     return 0
 
 
@@ -116,7 +115,7 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
     )
     backbone = BackboneSettings(given.backbone, given.layer, given.weights)
     processes = given.processes or os.cpu_count() or 1
-    with training_progress(Console(stderr=True, soft_wrap=True)) as tell:
+    with training_progress(console(to_stderr=True, soft_wrap=True)) as tell:
         result, frames = measure_recall(
             plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line
         )

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
 from videomem.utils.workers import TIME_LIMIT_S
@@ -124,11 +125,6 @@ def refuse_time_limit(options: Any, given: Any) -> None:
         refuse_unused(options, given, ["time_limit"], "with --workers 0; leave it out, or decode in workers")
 
 
-def printable(text: str) -> str:
-    """Returns text that is safe to print: characters that would move the cursor or change colors are escaped."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def usable_device(name: str) -> str:
     """Returns the name of a device that torch can compute on; `auto` is the GPU if there is one."""
     import torch  # Imported here because commands without torch must show their help quickly.
@@ -183,8 +179,7 @@ def training_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def print_failures(failures: Sequence[Failure], table: Path) -> None:
     """Prints the first failures and the path of the failure table to stderr."""
-    console = Console(stderr=True, soft_wrap=True)
     for failure in failures[:10]:
-        console.print(f"failed: {failure.message}", markup=False, highlight=False)
+        say(f"failed: {failure.message}", to_stderr=True)
     if failures:
-        console.print(f"{len(failures)} clip(s) failed; all are listed in {table}", markup=False, highlight=False)
+        say(f"{len(failures)} clip(s) failed; all are listed in {table}", to_stderr=True)

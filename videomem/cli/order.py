@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Trainer
-from rich.console import Console
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_out, add_shared, training_progress, usable_device
+from videomem.cli.terminal import console, say
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
@@ -104,13 +104,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
     processes = _processes(config.processes, devices)
     if config.plan:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
-        print(forecast_text(plan, expected, processes))
+        say(*forecast_text(plan, expected, processes).split("\n"))
         return 0
     out, cache = Path(config.out), Path(config.training_results or data.feature_store.root / "order_training_results")
     command_line = shared_command([command, *arguments])
     with locked_folder(out):
         before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
-        with training_progress(Console(stderr=True)) as tell:
+        with training_progress(console(to_stderr=True)) as tell:
             tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
                                     before, [joined] if joined else [])  # fmt: skip
         write_results(tested, data, out, config.wandb)
@@ -186,13 +186,12 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mod
     figures = write_report(result, out, examples, top_clips)
     strips = write_strips(examples, out / "figures")
     track_results(tested, data, out, mode, figures, strips)
-    console = Console(soft_wrap=True)
-    console.print(summary_table(result))
+    console(soft_wrap=True).print(summary_table(result))
     found = [check.sentence for check in result.checks]
     for text in (*(answer for _, answer in answers(result)), result.verdict.remedy, *found):
         if text:
-            console.print(text, markup=False, highlight=False)
-    print(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
+            say(text)
+    say(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
 
 
 def track_results(

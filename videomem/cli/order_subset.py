@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videomem.cli.options import parser, printable
+from videomem.cli.options import parser
+from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.subset import (
     check_catalog,
@@ -52,21 +52,21 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if given.by == "class":
         gains, least = class_scores(scored), given.min_score or 0.0
         labels = classes_above(gains, least)
-        print(f"{len(labels)} of {len(gains)} classes have an interval above {points(least)} points")
+        say(f"{len(labels)} of {len(gains)} classes have an interval above {points(least)} points")
         subset = restricted_to_classes(catalog, labels)
     else:
         kept = clips_above(scored, given.top_share, given.min_score)
         lowest = points(kept[-1].score)
-        print(f"{len(kept)} of {len(scored)} scored clips kept, with scores of {lowest} points or more")
+        say(f"{len(kept)} of {len(scored)} scored clips kept, with scores of {lowest} points or more")
         for split in unscored_splits(catalog, scored):
-            print(f"{printable(split)}: no clip was tested, so all clips of the kept classes stay")
+            say(f"{split}: no clip was tested, so all clips of the kept classes stay")
         subset = restricted_to_clips(catalog, scored, kept)
     if problems := catalog_problems(subset):
         raise VideomemError(f"the subset is not usable: {problems[0]}; keep more clips")
     write_catalog(subset, given.out)
     _print_contents(catalog, subset)
-    print(WARNING, file=sys.stderr)
-    print(f"catalog {given.out}")
+    say(WARNING, to_stderr=True)
+    say(f"catalog {given.out}")
     return 0
 
 
@@ -74,10 +74,7 @@ def _print_contents(catalog: Catalog, subset: Catalog) -> None:
     for split in catalog.splits:
         clips = subset.split(split)
         num_classes, num_groups = len({clip.label for clip in clips}), len({clip.group for clip in clips})
-        print(
-            f"{printable(split)}: {len(clips)} of {len(catalog.split(split))} clips, {num_classes} classes, "
-            f"{num_groups} groups"
-        )
+        say(f"{split}: {len(clips)} of {len(catalog.split(split))} clips, {num_classes} classes, {num_groups} groups")
 
 
 def share(text: str) -> float:

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
 from rich.progress import track
 
-from videomem.cli.options import Parser, add_shared, at_least, parser, printable, refuse_time_limit, usable_device
+from videomem.cli.options import Parser, add_shared, at_least, parser, refuse_time_limit, usable_device
+from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
 from videomem.inference.model import Prediction, load, predict_each, top_classes, top_record
+from videomem.utils.text import printable
 from videomem.video.catalog import Clip
 from videomem.video.files import videos_named
 
@@ -30,23 +31,22 @@ def main(command: str, arguments: Sequence[str]) -> int:
         raise VideomemError("no video to classify: standard input is empty")
     model = load(given.model, given.trust).to(usable_device(given.device))
     clips = [Clip(path, "", "", "", fps=given.source_fps) for path in paths]
-    console, num_failed = Console(stderr=True), 0
+    progress, num_failed = console(to_stderr=True), 0
     answers = predict_each(model, clips, given.workers, given.time_limit)
-    hidden = not console.is_terminal or sys.stdout.isatty()  # The printed lines show the progress.
+    hidden = not progress.is_terminal or sys.stdout.isatty()  # The printed lines show the progress.
     width = min(max(len(printable(path)) for path in paths), _WIDEST)
     for clip, answer in zip(
-        clips, track(answers, "predicting", len(clips), console=console, transient=True, disable=hidden), strict=True
+        clips, track(answers, "predicting", len(clips), console=progress, transient=True, disable=hidden), strict=True
     ):
         num_failed += isinstance(answer, Failure)
         if isinstance(answer, Failure):
-            line = f"videomem: error: {printable(answer.message)}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            progress.print(f"videomem: error: {answer.message}", soft_wrap=True)
         if given.format == "jsonl":
-            print(json.dumps(_record(clip, answer, given.top, given.over_time)), flush=True)
+            say(json.dumps(_record(clip, answer, given.top, given.over_time)))
         elif isinstance(answer, Prediction):
-            print("\n".join(_lines(answer, given.top, given.over_time, width)), flush=True)
+            say(*_lines(answer, given.top, given.over_time, width))
     if num_failed:
-        print(f"videomem: {num_failed} of {len(clips)} videos failed", file=sys.stderr)
+        say(f"videomem: {num_failed} of {len(clips)} videos failed", to_stderr=True)
     return 2 if num_failed == len(clips) else int(num_failed > 0)
 
 

@@ -7,12 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import nn
 
 from videomem.cli.options import add_out, add_shared, at_least, parser, print_failures, refuse_time_limit, usable_device
+from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
 from videomem.experiments.model_sensitivity.clip_predictions import (
@@ -52,7 +52,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     places = match_labels([clip.label for clip in clips], categories)
     if given.weights == "random":
         warning = f"videomem: {given.model} has random weights (seed {given.seed}) and was never trained"
-        Console(stderr=True, soft_wrap=True).print(warning, highlight=False)
+        say(warning, to_stderr=True)
     perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
     settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
@@ -125,8 +125,8 @@ def _predict_all(
     answers: Iterator[Any],
 ) -> tuple[dict[int, list[ClipPredictions]], list[Failure]]:
     """Returns the predictions by index of the clip, and the failures. Few decoded clips are in memory at a time."""
-    predictions, failures, console = {}, [], Console(stderr=True)
-    shown = track(answers, "predicting", len(clips), console=console, transient=True, disable=not console.is_terminal)
+    predictions, failures, progress = {}, [], console(to_stderr=True)
+    shown = track(answers, "predicting", len(clips), console=progress, transient=True, disable=not progress.is_terminal)
     for place, answer in enumerate(shown):
         if isinstance(answer, Failure):
             failures.append(answer)
@@ -160,7 +160,7 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
         table.add_row(
             row.label, f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"
         )
-    Console().print(table)
-    print(result.sentence())
-    print(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")
+    console().print(table)
+    say(result.sentence())
+    say(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")
     print_failures(failures, out / "failures.csv")

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, usable_device
+from videomem.cli.terminal import console, say
 from videomem.experiments.memories import distinct_labels
 from videomem.experiments.shuffle.figure import accuracy_figure
 from videomem.experiments.shuffle.measurements import (
@@ -47,8 +46,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
     with locked_folder(given.out):
         measurements = _measure(given, checkpoints)
-    Console().print(results_table(summarize(measurements)))
-    print(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
+    console().print(results_table(summarize(measurements)))
+    say(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
     return 0
 
 
@@ -111,5 +110,5 @@ def results_table(summaries: Sequence[Summary]) -> Table:
     for row in summaries:
         accuracies = [f"{row.accuracy[name]:.3f}" for name in CONDITIONS]
         changes = (change_text(row.max_logit_change), change_text(row.max_logit_change_forward))
-        table.add_row(escape(row.head), *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
+        table.add_row(row.head, *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
     return table

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from videomem.cli.options import above_zero, add_shared, at_least, parser, usable_device
+from videomem.cli.terminal import say
 from videomem.errors import DecodingError, VideomemError
 from videomem.inference.model import Classifier, load, top_classes, top_record
 from videomem.inference.streaming import SCENE_CHANGE, Stream
@@ -105,15 +106,15 @@ def _run(stream: Stream, frames: Iterator[LiveFrame], num_top: int, takes_all: b
                 "is_new_scene": answer.is_new_scene,
                 "latency_ms": round(1000 * (time.perf_counter() - started), 3),
             }
-            print(json.dumps(record), flush=True)
+            say(json.dumps(record))
             if num_frames == 0 and takes_all:
-                print("videomem: every frame is used, but in training frames were spread over the clip; --fps may "
-                      "match training better", file=sys.stderr)  # fmt: skip
+                say("videomem: every frame is used, but in training frames were spread over the clip; --fps may "
+                    "match training better", to_stderr=True)  # fmt: skip
             num_frames += 1
     except DecodingError as error:
         if not num_frames:
             raise
-        print(f"videomem: error: {error}", file=sys.stderr)  # Predictions that were printed remain valid.
+        say(f"videomem: error: {error}", to_stderr=True)  # Predictions that were printed remain valid.
         return 1
     if not num_frames:
         raise VideomemError("the source has no frames")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomem.cli.options import add_synthetic_settings, parser
+from videomem.cli.terminal import say
 from videomem.video.synthetic import SyntheticSettings, synthesize
 
 
@@ -17,5 +18,5 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = vars(options.parse_args(arguments))
     out = given.pop("out")
     catalog = synthesize(SyntheticSettings(**given), out)
-    print(f"{len(catalog.clips)} clips of {len(catalog.classes)} classes in {out}; catalog {out / 'catalog.csv'}")
+    say(f"{len(catalog.clips)} clips of {len(catalog.classes)} classes in {out}; catalog {out / 'catalog.csv'}")
     return 0

@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from videomem.cli.options import add_out, add_shared, parser, refuse_unused, training_progress
+from videomem.cli.terminal import console, say
 from videomem.experiments.drawing import png
 from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_tables, terminal_table
 from videomem.experiments.memory_horizon.recall_measurement import measure_recall
@@ -51,8 +50,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         given.out.mkdir(parents=True, exist_ok=True)
         write_atomic(given.out / f"{name}.png", png(figure))
         for table in tables:
-            Console().print(table)
-        print(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}\n")
+            console().print(table)
+        say(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}", "")
     return 0
 
 
@@ -69,7 +68,7 @@ def _measure(name: str, given: Any) -> tuple[list[Table], Figure]:
         columns = ["alpha", "tau in frames", "-1 / log alpha", "tau in s at 25 fps"]
         times = [(f"{one.alpha:g}", f"{one.tau:.4g}", f"{one.expected:.4g}", f"{one.tau / 25:.3g}") for one in left]
         return [terminal_table("response to one pulse", columns, times)], pulse_figure(left)
-    with training_progress(Console(stderr=True, soft_wrap=True)) as tell:
+    with training_progress(console(to_stderr=True, soft_wrap=True)) as tell:
         result, _ = measure_recall(
             recall_plan(section.memories),
             backbone,

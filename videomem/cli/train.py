@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from videomem.cli.config_options import errors_in_one_line, refuse_without_effect
 from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI, refuse_used
+from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line_reason
 from videomem.tracking import Mode, RunRecord, WandbLogger, group_of, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
@@ -55,7 +54,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
                 logger.experiment.finish()
         metrics = cli.trainer.callback_metrics
         shown = [f"{name} {float(metrics[name]):.3f}" for name in _SHOWN if name in metrics]
-        print(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
+        say(f"videomem: {', '.join([*shown, ''])}run in {cli.config.run_dir}")
     return 0
 
 
@@ -80,9 +79,10 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         )
     data: VideoDataModule = cli.datamodule
     if data.num_unusable:
-        Console(stderr=True, soft_wrap=True).print(
+        say(
             f"videomem: {data.num_unusable} of {len(data.catalog.clips)} clips are excluded; "
-            f"see {data.feature_store.failure_table.path}"
+            f"see {data.feature_store.failure_table.path}",
+            to_stderr=True,
         )
     if command == "fit":
         _refuse_finished(cli, checkpoint)
@@ -183,9 +183,9 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
     table = Table("metric", title=f"{cli.model.head.label}: {num_clips} clips of split {split}")
     table.add_column("value", justify="right")
     for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():
-        table.add_row(escape(name), f"{value:.4f}")
-    Console().print(table)
-    print(f"metrics and confusion matrix in {folder}")
+        table.add_row(name, f"{value:.4f}")
+    console().print(table)
+    say(f"metrics and confusion matrix in {folder}")
     mode: Mode = cli.config.wandb or "offline"
     if mode != "disabled":
         assert cli.checkpoint is not None

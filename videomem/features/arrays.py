@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from videomem.errors import VideomemError, one_line
-from videomem.video.files import split_template
+from videomem.video.files import files_below, split_template
 
 SUFFIXES = (".npy", ".h5", ".hdf5", ".safetensors")
 _MOST_BYTES = 4 * 2**30
@@ -119,9 +119,9 @@ def open_source(path: Path) -> Iterator[ArraySource]:
 
 
 def _in_folder(folder: Path) -> Readers:
-    files = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
+    files = map(Path, files_below(str(folder)))
     readers: Readers = {}
-    for file in sorted(file for file in files if file.suffix in SUFFIXES):
+    for file in (file for file in files if file.suffix in SUFFIXES):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in readers:
             raise VideomemError(f"--features {folder}: more than one file is named {name}; keep one of {SUFFIXES}")
@@ -130,6 +130,8 @@ def _in_folder(folder: Path) -> Readers:
 
 
 def _read_only_one(file: Path) -> FloatArray:
+    if not file.is_file():  # Opening a named pipe would wait for ever.
+        raise ArrayProblem(f"{file} is not a regular file")
     if file.suffix == ".npy":
         # Memory-mapped, so that a header that claims more than the file holds raises instead of allocating memory.
         return _checked(np.load(file, mmap_mode="r", allow_pickle=False))

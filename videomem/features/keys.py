@@ -95,6 +95,8 @@ def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
 def _files(path: str) -> list[str]:
     """The file itself, or the images of a folder of frames."""
     if not is_image_folder(path):
+        if os.path.exists(path) and not os.path.isfile(path):  # Opening a named pipe would wait for ever.
+            raise OSError("not a regular file")
         return [path]
     folder, template = split_template(path)
     return [os.path.join(folder, name) for name in sorted(images_in(folder, template))]

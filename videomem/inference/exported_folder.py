@@ -205,14 +205,14 @@ def read_folder(folder: Path) -> Parts:
 
 
 def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Path) -> Parts:
-    class_names, arguments = _class_names(config["id2label"]), _arguments(config)
+    names, arguments = class_names(config["id2label"]), _arguments(config)
     settings = _settings(config, preprocessor)
     exported = {"exported": True, "left out": False}[config["backbone"]["weights"]]
     found = _tensors_in(weights)
     if arguments["num_layers"] > len(found):
         raise ValueError(f"{arguments['num_layers']} layers, but {weights.name} has {len(found)} tensors")
     with torch.device("meta"):  # Shapes without memory: an untrusted config may have any size.
-        expected = _tensors_of(*_build(arguments, settings, len(class_names), exported))
+        expected = _tensors_of(*_build(arguments, settings, len(names), exported))
     _check_fit({name: (tuple(value.shape), _DTYPES.get(value.dtype)) for name, value in expected.items()}, found)
     tensors = load_file(weights)
     for name, value in tensors.items():
@@ -220,11 +220,11 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
             raise ValueError(f"{name} has values that are not finite")
     if config["weights_checksum"] != checksum_of(tensors):
         raise ValueError(f"the checksum of the tensors in {WEIGHTS} is not that in {CONFIG}")
-    head, backbone = _build(arguments, settings, len(class_names), exported)
+    head, backbone = _build(arguments, settings, len(names), exported)
     for prefix, module in _modules(head, backbone).items():
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
     _check_facts(config["training"], config["evidence"])
-    parts = Parts(head, class_names, settings, backbone, arguments, config["training"], config["evidence"])
+    parts = Parts(head, names, settings, backbone, arguments, config["training"], config["evidence"])
     _check_same(config, {**_config(parts), "made_with": str(config["made_with"])}, CONFIG)
     _check_same(preprocessor, _preprocessor(settings), PREPROCESSOR)
     return parts
@@ -288,7 +288,8 @@ def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSe
     return FeatureSettings(backbone, chosen, imported=imported, **checked)
 
 
-def _class_names(id2label: dict[str, str]) -> list[str]:
+def class_names(id2label: dict[str, str]) -> list[str]:
+    """The names of the classes of a config. Raises a ValueError for names that a catalog could not have."""
     names = [id2label[str(number)] for number in range(len(id2label))]
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"{len(names)} classes, of which {len(set(names))} differ")

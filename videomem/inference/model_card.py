@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
+
+from videomem.utils.text import printable
 
 _FEW_CLIPS = 20  # The model card lists classes with fewer training clips.
 
@@ -20,7 +23,7 @@ def model_card(config: Mapping[str, Any], preprocessor: Mapping[str, Any], graph
     """
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(config), sort_keys=False, allow_unicode=True)}---",
-        f"# {config['label']} on {_below(config)}\n\n{_summary(config, preprocessor)}",
+        f"# {_text(config['label'])} on {_text(_below(config))}\n\n{_summary(config, preprocessor)}",
         f"## Use\n\n{_use(config)}",
         *([f"## Use without videomem\n\n{graphs.strip()}"] if graphs else []),
         f"## Accuracy and use of frame order\n\n{_evaluation(config)}",
@@ -56,13 +59,13 @@ def _below(config: Mapping[str, Any]) -> str:
 
 
 def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
-    names = list(config["id2label"].values())
+    names = [_text(name) for name in config["id2label"].values()]
     shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
     sampling = preprocessor["sampling"]
     how = ", ".join(f"{name} {value}" for name, value in sampling.items() if name != "name")
     return (
         f"A video classifier of {len(names)} classes ({shown}): a frozen network turns each frame into a feature "
-        f"vector, and a head, `{config['label']}`, "
+        f"vector, and a head, {_code(config['label'])}, "
         f"{'combines them whatever their order' if config['order_blind'] else 'processes them in order'}. "
         f"Frames are sampled by {sampling['name']} ({how}). Made with {config['made_with']}."
     )
@@ -114,16 +117,17 @@ def _evaluation(config: Mapping[str, Any]) -> str:
             "always the most frequent class": found["chance"],
         }
         text = _table({name: f"{100 * value:.1f} %" for name, value in rows.items()}, "accuracy") + (
-            f"\n\n{found['num_clips']} clips of {found['num_groups']} groups, split `{found['split']}` of "
-            f"`{_data_name(config)}`. Shuffling changes the predicted class in {100 * found['flip_rate']:.1f} % of "
-            f"cases, and logits by at most {found['max_logit_change']:.2g}. This shows how much this trained model "
-            "relies on frame order, not how much frame order contributes to training."
+            f"\n\n{found['num_clips']} clips of {found['num_groups']} groups, split {_code(found['split'])} of "
+            f"{_code(_data_name(config))}. Shuffling changes the predicted class in "
+            f"{100 * found['flip_rate']:.1f} % of cases, and logits by at most "
+            f"{found['max_logit_change']:.2g}. This shows how much this trained model relies on frame order, not how "
+            "much frame order contributes to training."
         )
     if verdict:
         text += (
-            f"\n\nOrder test of `{verdict['label']}` on this data (training with and without frame order; plan "
+            f"\n\nOrder test of {_code(verdict['label'])} on this data (training with and without frame order; plan "
             f"{verdict['plan_sha256'][:16]}): frame order is worth {100 * verdict['value']:.1f} points (95 % interval "
-            f"{100 * verdict['low']:.1f} to {100 * verdict['high']:.1f}), verdict *{verdict['verdict']}*."
+            f"{100 * verdict['low']:.1f} to {100 * verdict['high']:.1f}), verdict *{_text(verdict['verdict'])}*."
         )
     return text
 
@@ -131,13 +135,13 @@ def _evaluation(config: Mapping[str, Any]) -> str:
 def _training(config: Mapping[str, Any]) -> dict[str, Any]:
     training = config["training"]
     words = {
-        "data": f"`{_data_name(config)}`, {sum(training.get('class_counts', []))} training clips",
+        "data": f"{_code(_data_name(config))}, {sum(training.get('class_counts', []))} training clips",
         "seed": training.get("seed"),
         "epochs": f"{training.get('epochs')} ({training.get('steps')} steps); weights of the last epoch",
         "learning rate, weight decay": f"{training.get('learning_rate')}, {training.get('weight_decay')}",
         "dropout": training.get("dropout"),
         "batch": f"{training.get('batch_size')} clips",
-        "backbone's weights": training.get("backbone_weights"),
+        "backbone's weights": _text(training.get("backbone_weights")),
     }
     return words if training else {"training": "unknown"}
 
@@ -148,7 +152,7 @@ def _limits(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Itera
     if str(training.get("backbone_weights", "")).startswith("random"):
         yield "Its backbone has random weights and was not trained on images."
     counts = training.get("class_counts", [])
-    few = [name for name, count in zip(config["id2label"].values(), counts, strict=False) if count < _FEW_CLIPS]
+    few = [_text(name) for name, count in zip(config["id2label"].values(), counts, strict=False) if count < _FEW_CLIPS]
     if few:
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""
         yield f"Classes with fewer than {_FEW_CLIPS} training clips: {', '.join(few[:10])}{more}."
@@ -161,8 +165,23 @@ def _limits(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Itera
     yield "Probabilities are a softmax of the logits and are not calibrated."
 
 
+def _text(value: object) -> str:
+    """Text that Markdown shows as it is: names of classes may have its special characters, or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$:@])", r"\\\1", printable(value))
+
+
+def _code(value: object) -> str:
+    return f"`{printable(value).replace('`', chr(39))}`"
+
+
 def _table(rows: Mapping[str, Any], head: str = "") -> str:
-    return "\n".join([f"| | {head} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+    return "\n".join(
+        [f"| | {head} |", "|---|---|", *(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items())]
+    )
+
+
+def _cell(value: object) -> str:
+    return re.sub(r"(?<!\\)\|", r"\|", str(value))
 
 
 _SIZES = {"batch": 1, "time": 16, "height": 240, "width": 320}

@@ -25,6 +25,7 @@ from pathlib import Path
 from videomem.errors import VideomemError
 from videomem.utils.atomic import atomic_path
 from videomem.utils.csv_cells import csv_lines, plain_cell
+from videomem.utils.text import printable
 from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
@@ -100,7 +101,7 @@ def read_catalog(path: Path | str) -> Catalog:
         more = f" (and {len(problems) - 1} more; `videomem catalog check` lists all)" if len(problems) > 1 else ""
         raise VideomemError(f"{path}: {problems[0]}{more}")
     for warning in _straddling_groups(catalog):
-        _log.warning("%s: %s", path, warning)
+        _log.warning("%s: %s", printable(path), warning)
     return catalog
 
 
@@ -134,10 +135,21 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
 def _read_csv(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            rows = list(reader)
     except (OSError, csv.Error) as error:
         raise VideomemError(f"{path}: not readable as CSV: {error}") from error
-    return [{plain_cell(name): plain_cell(value) for name, value in row.items()} for row in rows]
+    names = reader.fieldnames or ()
+    if doubled := [name for name, count in Counter(names).items() if count > 1 and name]:
+        raise VideomemError(f"{path.name}: has several columns {doubled[0]!r}; rename or remove all but one")
+    for number, row in enumerate(rows, start=1):
+        extra: Sequence[str] = row.pop(None, ())  # The cells beyond the header.
+        if any(extra):
+            raise VideomemError(
+                f"{path.name}: row {number} has {len(names) + len(extra)} cells, but the header has {len(names)}; put "
+                "values that contain a comma in double quotes"
+            )
+    return [{plain_cell(name): plain_cell(value or "") for name, value in row.items()} for row in rows]
 
 
 def _read_parquet(path: Path) -> list[dict[str, str]]:
@@ -161,14 +173,17 @@ def clip_of_row(row: Mapping[str, str], where: str) -> Clip:
     fps = _number(row.get("fps", ""), "fps", where, "frames per second")
     if fps == 0:
         raise VideomemError(f"{where}: fps is 0, but must be above 0")
-    return Clip(row["path"], row.get("label", ""), row.get("split", ""), row.get("group", ""), start_s, end_s, fps)
+    # A start at 0 is the start of the video, so that a clip has one form only.
+    return Clip(
+        row["path"], row.get("label", ""), row.get("split", ""), row.get("group", ""), start_s or None, end_s, fps
+    )
 
 
 def _number(text: str, name: str, where: str, unit: str) -> float | None:
     if text == "":
         return None
     try:
-        value = float(text)
+        value = float(text if "_" not in text else "")  # Python would read 1_0 as 10.
     except ValueError:
         raise VideomemError(f"{where}: {name} is {text!r}, not a number of {unit}") from None
     if not (math.isfinite(value) and value >= 0):
@@ -209,10 +224,18 @@ def catalog_problems(catalog: Catalog) -> list[str]:
         return ["no videos in the table"]
     for name in ("label", "split", "group"):
         problems += [f"{clip}: the {name} is empty" for clip in clips if not getattr(clip, name)]
-        odd = {value for clip in clips if _SURROGATE.search(value := getattr(clip, name))}
+        values = sorted({getattr(clip, name) for clip in clips})
+        odd = [value for value in values if _SURROGATE.search(value)]
         problems += [
-            f"the {name} {v!r} is not UTF-8; save the table as UTF-8, or rename the folder" for v in sorted(odd)
+            f"the {name} {value!r} is not UTF-8; save the table as UTF-8, or rename the folder" for value in odd
         ]
+        if name != "group":  # Exported folders, tables and charts show labels and splits.
+            problems += [
+                f"the {name} {value!r} has characters that cannot be displayed, such as a no-break space or a line "
+                "break; use ordinary spaces and letters"
+                for value in values
+                if not value.isprintable() and value not in odd
+            ]
     problems += [f"{clip}: a URL; videomem reads local files only" for clip in clips if is_url(clip.path)]
     counts = Counter((clip.path, clip.interval) for clip in clips)
     problems += [f"{path}: listed {count} times; keep one row" for (path, _), count in counts.items() if count > 1]

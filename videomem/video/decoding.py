@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from videomem.errors import DecodingError, one_line
 from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
 from videomem.video.decoders.frame_folder import FrameFolder
+from videomem.video.decoders.limits import check_size
 from videomem.video.decoders.video_stream import VideoStream, open_stream
 from videomem.video.files import file_problem, is_image_folder
 from videomem.video.sampling import Interval, Sampling, frames_within
@@ -33,7 +34,6 @@ _SEEKING = {"torchcodec": by_torchcodec.read, "decord": by_decord.read, "pyav": 
 _ORDER = {"auto": ("torchcodec", "pyav"), "pyav": ("pyav",)}
 # If a larger fraction of the packets is needed, decoding all of them is as fast, and checks them all.
 _MAX_FRACTION_NEEDED = 0.8
-_MOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DecodedClip:
         decoder: Name of the decoder that was used.
         codec: Name of the codec of the video.
         damage: With `on_damage: prefix`, the damage at which the clip ends; empty if there is none.
-        times_s_T: Seconds from the clip's first frame; None for images without a frame rate.
+        times_s_T: Seconds from the clip's first frame; None without a frame rate.
     Shape:
         frames_THWC: (T, height, width, 3) uint8 RGB
         indices_T: (T,) index of each frame within the clip
@@ -97,10 +97,13 @@ def decode_clip(
     if is_image_folder(path):
         return _decode_folder(path, sampling, interval, fps, on_damage)
     with open_stream(path) as stream:
+        if not stream.has_times:
+            _check_needs_no_times(path, sampling, interval, "copy it into a file with a frame rate, such as mp4")
         chosen, indices = _sample(path, sampling, stream.times_s, interval, stream.listed_damage)
         exact = _decode_exactly(stream, chosen[indices], decoder)
         if not isinstance(exact, str):
-            return _clip(exact[0], indices, stream.times_s[chosen], exact[1], stream.codec)
+            times_s = stream.times_s[chosen]
+            return _clip(exact[0], indices, times_s if stream.has_times else None, exact[1], stream.codec, len(chosen))
         if decoder not in ("auto", "pyav"):
             remedy = "set data.features.decoder to auto"
             raise DecodingError(f"{path}: {decoder} is not exact here ({exact}); {remedy}")
@@ -119,12 +122,7 @@ def _decode_exactly(
 ) -> tuple[NDArray[np.uint8], str] | str:
     """Frames and name of the fastest decoder that is exact for the stream, or why the last one is not exact."""
     distinct, repeats = np.unique(wanted, return_inverse=True)
-    height, width = stream.size
-    if (num_bytes := len(distinct) * height * width * 3) > _MOST_BYTES:
-        raise DecodingError(
-            f"{stream.path}: {len(distinct)} frames of {width}x{height} need {num_bytes / 2**30:.1f} GiB, "
-            f"above the limit of {_MOST_BYTES / 2**30:.0f} GiB; sample fewer frames or scale the video down"
-        )
+    check_size(stream.path, len(wanted), *stream.size)
     order: Sequence[str] = (decoder,)
     if decoder in _ORDER:
         order = _ORDER[decoder] if stream.share_needed(distinct) <= _MAX_FRACTION_NEEDED else ()
@@ -147,7 +145,8 @@ def _decode_forwards(
         raise DecodingError(f"{stream.path}: damaged after {len(done.times_s)} frames: {done.damage}")
     if done.frames_THWC is None or not _agree(done.times_s, assumed_s, interval[1]):
         return done.times_s
-    return _clip(done.frames_THWC, indices, assumed_s[chosen], "pyav", stream.codec, done.damage or "")
+    times_s = assumed_s[chosen] if stream.has_times else None
+    return _clip(done.frames_THWC, indices, times_s, "pyav", stream.codec, len(chosen), done.damage or "")
 
 
 def _agree(decoded_s: NDArray[np.float64], assumed_s: NDArray[np.float64], end_s: float | None) -> bool:
@@ -158,11 +157,8 @@ def _agree(decoded_s: NDArray[np.float64], assumed_s: NDArray[np.float64], end_s
 def _decode_folder(
     path: str, sampling: Sampling, interval: Interval, fps: float | None, on_damage: OnDamage
 ) -> DecodedClip:
-    if fps is None and (sampling.needs_times or interval != (None, None)):
-        raise DecodingError(
-            f"{path}: images have no times, but {type(sampling).__name__} and trims need them; "
-            "give the catalog a column fps"
-        )
+    if fps is None:
+        _check_needs_no_times(path, sampling, interval, "give the catalog a column fps")
     folder = FrameFolder(path)
     num_images, damage = len(folder.images), folder.damage
     while True:
@@ -172,9 +168,14 @@ def _decode_folder(
         chosen, indices = _sample(path, sampling, times_s, interval)
         frames, place, wrong = folder.read(chosen[indices])
         if frames is not None:
-            return _clip(frames, indices, times_s[chosen] if fps else times_s[:1], "pillow", "images", damage or "",
-                         num_available=len(chosen))  # fmt: skip
+            times_s = times_s[chosen]
+            return _clip(frames, indices, times_s if fps else None, "pillow", "images", len(chosen), damage or "")
         num_images, damage = place, wrong
+
+
+def _check_needs_no_times(path: str, sampling: Sampling, interval: Interval, remedy: str) -> None:
+    if sampling.needs_times or interval != (None, None):
+        raise DecodingError(f"{path}: has no times, but {type(sampling).__name__} and trims need them; {remedy}")
 
 
 def _sample(
@@ -192,14 +193,13 @@ def _sample(
 def _clip(
     frames: NDArray[np.uint8],
     indices: NDArray[np.int64],
-    times_s: NDArray[np.float64],
+    times_s: NDArray[np.float64] | None,
     decoder: str,
     codec: str,
+    num_available: int,
     damage: str = "",
-    num_available: int | None = None,
 ) -> DecodedClip:
-    span_s = times_s[-1] - times_s[0]
-    fps = (len(times_s) - 1) / span_s if span_s > 0 else 0.0
-    num_available = num_available or len(times_s)
-    times_s_T = times_s[indices] - times_s[0] if len(times_s) == num_available else None
+    span_s = 0.0 if times_s is None else times_s[-1] - times_s[0]
+    fps = (num_available - 1) / span_s if span_s > 0 else 0.0
+    times_s_T = None if times_s is None else times_s[indices] - times_s[0]
     return DecodedClip(frames, indices, num_available, float(fps), decoder, codec, damage, times_s_T)

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-     ".webm", ".wmv"]
+    [".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265",
+     ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+     ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m"]
 )  # fmt: skip
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEMPLATE = re.compile(r"([^{}]*)\{(?::0\d+d?)?\}([^{}]*)")
@@ -106,14 +107,24 @@ def videos_named(words: Sequence[str], listed: Iterable[str] = ()) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
+def files_below(path: str) -> list[str]:
+    """Paths of the files in a folder, at any depth, sorted. Hidden files and folders are left out.
+
+    Links to folders are not followed.
+    """
+    return sorted(os.path.join(folder, name) for folder, names in _folders(path) for name in names if name[0] != ".")
+
+
+def _folders(path: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it that are not hidden, such as .Trash or .ipynb_checkpoints; each with its files."""
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if name[0] != "."]
+        yield folder, names
+
+
 def videos_below(path: str) -> list[str]:
-    """Paths of the video files in a folder, at any depth, sorted. Links to folders are not followed."""
-    return sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if is_video_name(name) and not name.startswith(".")
-    )
+    """Those of `files_below` whose name is that of a video."""
+    return list(filter(is_video_name, files_below(path)))
 
 
 def _below(path: str) -> list[str]:
@@ -122,5 +133,5 @@ def _below(path: str) -> list[str]:
         return [path]
     if next(images_in(path), None):
         return videos_below(path) or [path]
-    folders = (folder for folder, _, _ in os.walk(path) if next(images_in(folder), None))
+    folders = (folder for folder, _ in _folders(path) if next(images_in(folder), None))
     return videos_below(path) or sorted(folders) or [path]

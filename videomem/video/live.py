@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from videomem.errors import DecodingError, VideomemError
 from videomem.video.decoders.by_pyav import Converter
 from videomem.video.decoders.frame_folder import FrameFolder
-from videomem.video.decoders.video_stream import open_stream
+from videomem.video.decoders.limits import check_size
+from videomem.video.decoders.video_stream import read_live
 from videomem.video.files import file_problem, is_image_folder
 from videomem.video.sampling import TOLERANCE_S
 
@@ -45,17 +46,10 @@ def frames_of_file(path: str, rate: float | None = None) -> Iterator[LiveFrame]:
     if is_image_folder(path):
         yield from _images(path, rate)
         return
-    with open_stream(path) as stream:
-        convert, first = Converter(), None
-        for place, frame in enumerate(stream.frames()):
-            first = frame.pts if place == 0 else first
-            time_s = float(stream.times_s[min(place, len(stream.times_s) - 1)])
-            if frame.pts is not None and first is not None:
-                time_s = (frame.pts - first) * stream.time_base
-            yield LiveFrame(place, time_s, convert(frame))
-        if stream.damage:
-            effect = "the last predictions may be based on corrupted frames"
-            raise DecodingError(f"{path}: damaged: {stream.damage}; {effect}")
+    convert = Converter(path)
+    for place, (frame, time_s) in enumerate(read_live(path)):
+        check_size(path, 1, frame.height, frame.width)
+        yield LiveFrame(place, time_s, convert(frame))
 
 
 def _images(path: str, rate: float | None) -> Iterator[LiveFrame]:
@@ -112,7 +106,10 @@ def at_rate(frames: Iterable[LiveFrame], fps: float) -> Iterator[LiveFrame]:
     taken, held = 0, None
     for frame in frames:
         if frame.time_s is None:
-            raise VideomemError("these frames have no times; give --source-fps, their frames per second")
+            raise VideomemError(
+                "these frames have no times; give --source-fps for raw frames and images, or copy the video into a "
+                "file with a frame rate, such as mp4"
+            )
         while held is not None and taken / fps + TOLERANCE_S < frame.time_s:
             yield held
             taken += 1

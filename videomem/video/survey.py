@@ -78,7 +78,7 @@ def summary(facts: Sequence[ClipFacts]) -> dict[str, str]:
     durations_s = [fact.duration_s for fact in facts if fact.duration_s is not None]
     durations = _spread(durations_s, ".2f", " s") if durations_s else ""
     if num_unknown := len(facts) - len(durations_s):
-        durations += f"{', ' if durations else ''}{num_unknown} unknown (images without a column fps, or one frame)"
+        durations += f"{', ' if durations else ''}{num_unknown} unknown (no frame rate, or one frame)"
     return {
         "durations": durations,
         "frames": _spread([fact.num_frames for fact in facts], "g"),

@@ -155,7 +155,7 @@ def write_video(
     reveal the direction of time to an order-blind model; lossless encoding does not.
     """
     path = Path(path)
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format=path.suffix[1:]) as container:
+    with atomic_path(path) as temporary, av.open(_url(temporary), "w", format=path.suffix[1:]) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))
         assert isinstance(stream, VideoStream)
         stream.codec_context.thread_count = 1
@@ -165,6 +165,11 @@ def write_video(
                 stream.height, stream.width = image.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         container.mux(stream.encode())
+
+
+def _url(path: Path) -> str:
+    """The address of a file for FFmpeg, which takes the start of other paths for a protocol."""
+    return f"file:{path.absolute()}"
 
 
 def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> tuple[list[NDArray[np.uint8]], str]:

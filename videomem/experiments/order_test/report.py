@@ -36,6 +36,7 @@ from videomem.experiments.tables import csv_text, points
 from videomem.statistics.clip_scores import ClipScores
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import write_atomic
+from videomem.utils.text import printable
 from videomem.video.datasets.reversed_classes import known_reversed_pairs
 from videomem.video.decoding import decode_clip
 from videomem.video.files import file_problem
@@ -188,14 +189,14 @@ def _frames(data: VideoDataModule, row: int) -> NDArray[np.uint8] | None:
     if settings.imported is not None:
         return None
     if problem := file_problem(clip.path):
-        _log.info("no video strip: %s", problem)
+        _log.info("no video strip: %s", printable(problem))
         return None
     try:
         decoded = decode_clip(
             clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage
         )
     except (DecodingError, VideomemError) as error:
-        _log.warning("no video strip: %s", error)
+        _log.warning("no video strip: %s", printable(error))
         return None
     step = max(1, decoded.frames_THWC.shape[1] // HEIGHT_PX)
     return decoded.frames_THWC[:, ::step, ::step]

@@ -61,6 +61,8 @@ LAYOUTS: dict[str, Layout] = {
         "--list": {**_SEVERAL, "dest": "lists", "type": lists.split_and_file, "metavar": "SPLIT=FILE",
                    "help": "a list and its split, as train=train.txt; may be given several times"},
         "--classes": {"type": Path, "help": "file with the names of the classes, one per line; default: `class 07`"},
+        "--first-class": {"type": int, "choices": (0, 1), "help": "number of the first class (default: 0, which must "
+                          "occur in the lists if --classes is given)"},
         "--template": {"type": lists.image_template,
                        "help": "template of the image names in frame folders, such as img_{:05}.jpg"},
         "--source-fps": {},

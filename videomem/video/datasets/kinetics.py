@@ -61,7 +61,7 @@ def _file_stem(row: Mapping[str, str], where: str) -> str:
 
 
 def _videos_below(root: Path) -> dict[str, list[str]]:
-    """All videos below a folder, by file name without suffix. Follows links to folders, each once."""
+    """All videos below a folder that are not hidden, by file name without suffix. Follows links, each once."""
 
     def refuse(error: OSError) -> None:
         raise VideomemError(f"{error.filename}: cannot be listed: {error.strerror}") from error
@@ -74,10 +74,10 @@ def _videos_below(root: Path) -> dict[str, list[str]]:
             below.clear()
             continue
         seen.add(real)
-        below.sort()
+        below[:] = sorted(name for name in below if name[0] != ".")
         for name in names:
             start, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES:
+            if suffix.lower() in VIDEO_SUFFIXES and name[0] != ".":
                 files[start].append(os.path.join(folder, name))
     return files
 

@@ -2,7 +2,7 @@
 
     some/video.mp4 7            a video and its class, separated by a space, comma or tab
     some/folder 163 7           a folder of frames, their number, and the class
-    classes.txt                 one name per line, starting with class 0; or `0 name`
+    classes.txt                 one name per line, starting with class 0; or `0 name`; from 1 with --first-class 1
 
 The numbers are the last columns; paths may have spaces.
 """
@@ -39,6 +39,7 @@ def from_lists(
     classes: Path | None,
     template: str | None,
     source_fps: float | None,
+    first_class: int | None = None,
 ) -> Found:
     """Clips of lists. Each clip is a separate group, since lists do not name sources.
 
@@ -48,20 +49,28 @@ def from_lists(
         classes: File with the names of the classes; without it, classes are named `class 07`.
         template: Template of the image names in frame folders, such as `img_{:05}.jpg`.
         source_fps: Frames per second of frame folders.
+        first_class: Number of the first class, 0 or 1; None: 0, which then must occur if there are names of classes.
     """
     rows = [(split, _row(line, where, root)) for split, path in lists for line, where in read_lines(path)]
     if not rows:
         raise VideomemError(f"{', '.join(str(path) for _, path in lists)}: no videos in the lists")
-    names = _class_names(classes) if classes else None
+    first = first_class or 0
+    names = _class_names(classes, first) if classes else None
+    if names is not None and first_class is None and (lowest := min(row.label for _, row in rows)) > 0:
+        raise VideomemError(
+            f"{lists[0][1]}: no clip has class 0 ({names[0]!r}), the lowest is {lowest}: are classes numbered from 1? "
+            "Give --first-class 1, or --first-class 0 if they are numbered from 0"
+        )
     width = max(2, len(str(max(row.label for _, row in rows))))
     clips, counted, wrong = [], 0, []
     for split, row in rows:
-        if names is not None and row.label >= len(names):
-            raise VideomemError(f"{row.where}: class {row.label}, but {classes} has {len(names)} (0..{len(names) - 1})")
+        if names is not None and not 0 <= row.label - first < len(names):
+            last = first + len(names) - 1
+            raise VideomemError(f"{row.where}: class {row.label}, but {classes} has {len(names)} ({first}..{last})")
         is_video = is_video_name(row.path)
-        path = os.path.join(root, row.path, "" if is_video else template or "").rstrip("/")
-        label = f"class {row.label:0{width}}" if names is None else names[row.label]
-        clips.append(Clip(path, label, split, row.path, fps=None if is_video else source_fps))
+        path = os.path.normpath(os.path.join(root, row.path, "" if is_video else template or ""))
+        label = f"class {row.label:0{width}}" if names is None else names[row.label - first]
+        clips.append(Clip(path, label, split, os.path.normpath(row.path), fps=None if is_video else source_fps))
         folder, pattern = split_template(path)
         if row.num_frames is not None and os.path.isdir(folder):
             counted += 1
@@ -99,13 +108,16 @@ def _row(line: str, where: str, root: Path) -> Row:
     return Row(where, path, num_frames, label)
 
 
-def _class_names(path: Path) -> list[str]:
+def _class_names(path: Path, first: int) -> list[str]:
     names = [line for line, _ in read_lines(path)]
     numbered = [match for name in names if (match := re.fullmatch(r"(\d{1,9})[\s,]+(.+)", name))]
     if len(numbered) == len(names):
-        for place, match in enumerate(numbered):
+        for place, match in enumerate(numbered, start=first):
             if (number := int(match[1])) != place:
-                raise VideomemError(f"{path}: class {place} is numbered {number}; number the names from 0 in order")
+                raise VideomemError(
+                    f"{path}: class {place} is numbered {number}; number the names from 0 in order, or from 1 with "
+                    "--first-class 1"
+                )
         names = [match[2] for match in numbered]
     refuse_doubled(names, "class", path)
     return names

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from pathlib import Path
 from videomem.errors import VideomemError
 from videomem.video.catalog import Clip, clip_of_row, read_table
 from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found
-from videomem.video.files import is_url, videos_below
+from videomem.video.files import files_below, is_url, is_video_name, videos_below
 
+_MOST_KINDS = 5
 _BOXES = ({"x1", "y1", "x2", "y2"}, {"xmin", "ymin", "xmax", "ymax"})
 
 
@@ -43,7 +45,12 @@ def from_folder(root: Path) -> Found:
     ]
     if not clips:
         raise VideomemError(f"{root}: has no videos; expected {root.name}/[train|val|test/]<class>/<video>.mp4")
-    return Found(clips)
+    others = [path for folder in folders for path in files_below(str(folder)) if not is_video_name(path)]
+    if not others:
+        return Found(clips)
+    kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in others).most_common()
+    named = ", ".join(f"{kind} ({count})" for kind, count in kinds[:_MOST_KINDS]) + ", ..." * (len(kinds) > _MOST_KINDS)
+    return Found(clips, (f"{len(others)} files do not have the suffix of a video and are left out: {named}",))
 
 
 def from_csv(root: Path, table: Path) -> Found:
@@ -60,9 +67,9 @@ def from_csv(root: Path, table: Path) -> Found:
     clips = []
     for number, row in enumerate(rows, start=1):
         clip = clip_of_row(row, f"{table.name}: row {number}")
-        path = clip.path if is_url(clip.path) else os.path.join(root, clip.path)
-        split = SPLIT_NAMES.get(clip.split.lower(), clip.split)
-        clips.append(replace(clip, path=path, group=clip.group or clip.path, split=split))
+        path = clip.path if is_url(clip.path) else os.path.normpath(os.path.join(root, clip.path))
+        group = clip.group or (path if is_url(path) else os.path.relpath(path, root))
+        clips.append(replace(clip, path=path, group=group, split=SPLIT_NAMES.get(clip.split.lower(), clip.split)))
     return Found(clips)
 
 

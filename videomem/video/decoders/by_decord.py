@@ -1,8 +1,13 @@
-"""Decode with decord. It seeks, but returns wrong frames without an error for many common encodings."""
+"""Decode with decord, where it is asked for by name.
+
+It seeks, but returns wrong frames without an error for many common encodings. Its last release (2021) contains FFmpeg
+4.1, which gets no security fixes.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +42,7 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
     with ffmpeg_messages() as messages:
         try:
             # A reader created before a fork hangs in workers, so each call opens one; 0 threads fail on some codecs.
-            reader = decord.VideoReader(stream.path, num_threads=1)
+            reader = decord.VideoReader(os.path.abspath(stream.path), num_threads=1)
             if len(reader) != len(stream.times_s):
                 return f"decord counts {len(reader)} frames, the file has {len(stream.times_s)}"
             frames: NDArray[np.uint8] = reader.get_batch(wanted.tolist()).asnumpy()

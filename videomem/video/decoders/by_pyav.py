@@ -12,6 +12,8 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
+from videomem.video.decoders.limits import check_size
+from videomem.video.decoders.orientation import orientation
 from videomem.video.decoders.video_stream import VideoStream
 
 
@@ -33,14 +35,13 @@ def read_forward(
     stream: VideoStream, wanted: NDArray[np.int64], assumed_s: NDArray[np.float64], end_s: float | None
 ) -> ForwardPass:
     """Decode all frames up to the end of the stream or `end_s`, and keep those at the requested indices."""
-    distinct, repeats = np.unique(wanted, return_inverse=True)
-    keep, kept = set(distinct.tolist()), _Kept(stream.path, len(distinct))
+    keep, kept = set(wanted.tolist()), _Kept(stream.path, wanted)
     pts: list[int | None] = []
     damage = None
     for number, frame in enumerate(stream.frames()):
         pts.append(frame.pts)
         if number in keep:
-            kept.add(frame)
+            kept.add(number, frame)
         known = end_s is not None and pts[0] is not None and frame.pts is not None
         if known and (frame.pts - pts[0]) * stream.time_base >= end_s:  # type: ignore[operator]
             break
@@ -49,8 +50,7 @@ def read_forward(
     if damage:
         pts = pts[: stream.num_sound(pts)]
     times_s = _frame_times(pts, stream.time_base, assumed_s)
-    frames = repeated(kept.frames_THWC, repeats) if kept.is_full else None
-    return ForwardPass(frames, times_s, damage)
+    return ForwardPass(kept.frames_THWC if kept.is_full else None, times_s, damage)
 
 
 def _frame_times(pts: Sequence[int | None], time_base: float, assumed_s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -69,7 +69,7 @@ def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.ui
     """
     if (groups := stream.groups()) is None:
         return "its groups of pictures may refer to each other"
-    keep, kept = set(wanted.tolist()), _Kept(stream.path, len(wanted))
+    keep, kept = set(wanted.tolist()), _Kept(stream.path, wanted)
     for start, stop in groups:
         if keep.isdisjoint(range(start, stop)):
             continue
@@ -77,7 +77,7 @@ def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.ui
         for number, frame in enumerate(stream.frames(start, stop), start=start):
             pts.append(frame.pts)
             if number in keep:
-                kept.add(frame)
+                kept.add(number, frame)
         stream.restart()
         if stream.damage or pts != stream.stamps(start, stop):
             return stream.damage or "a group of pictures does not give the frames that its packets list"
@@ -85,36 +85,43 @@ def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.ui
 
 
 class Converter:
-    """Converts frames to upright images (height, width, 3) uint8 RGB."""
+    """Converts the frames of a file to upright images (height, width, 3) uint8 RGB."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._reformatter = VideoReformatter()  # Shared by all frames: creating it takes as long as using it.
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         image = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
-        return np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
+        try:
+            return orientation(frame).apply(image)
+        except ValueError as error:
+            remedy = "multiples of 90 degrees are supported; encode it again, upright"
+            raise DecodingError(f"{self._path}: its frames are {error}, but only {remedy}") from error
 
 
 class _Kept:
-    """Collects frames into one array (T, height, width, 3), without copying them again."""
+    """Collects the frames at ascending indices, some of them repeated, into one array (T, height, width, 3)."""
 
-    def __init__(self, path: str, num_frames: int) -> None:
-        self._path, self._num_frames, self._num_kept = path, num_frames, 0
-        self._convert = Converter()
+    def __init__(self, path: str, wanted: NDArray[np.int64]) -> None:
+        self._path, self._wanted, self._num_kept = path, wanted, 0
+        self._convert = Converter(path)
         self.frames_THWC: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
 
     @property
     def is_full(self) -> bool:
-        return self._num_kept == self._num_frames
+        return self._num_kept == len(self._wanted)
 
-    def add(self, frame: VideoFrame) -> None:
+    def add(self, number: int, frame: VideoFrame) -> None:
         upright = self._convert(frame)
         if self._num_kept == 0:
-            self.frames_THWC = np.empty((self._num_frames, *upright.shape), np.uint8)
+            check_size(self._path, len(self._wanted), *upright.shape[:2])
+            self.frames_THWC = np.empty((len(self._wanted), *upright.shape), np.uint8)
         if upright.shape != self.frames_THWC.shape[1:]:
             raise DecodingError(f"{self._path}: the frame size changes within the video")
-        self.frames_THWC[self._num_kept] = upright
-        self._num_kept += 1
+        stop = int(np.searchsorted(self._wanted, number, side="right"))
+        self.frames_THWC[self._num_kept : stop] = upright
+        self._num_kept = stop
 
 
 def repeated(frames_THWC: NDArray[np.uint8], repeats_T: NDArray[np.int64]) -> NDArray[np.uint8]:

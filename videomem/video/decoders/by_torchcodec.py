@@ -37,7 +37,7 @@ def _why_not(stream: VideoStream) -> str | None:
     """Why torchcodec may not be exact for a stream, or None: the first unmet condition of its allow-list."""
     timing = {
         "frames have no time stamps of their own": stream.is_timed,
-        "an edit list hides packets": not any(packet.is_hidden for packet in stream.packets),
+        "some packets show no frame": all(packet.is_shown for packet in stream.packets),
     }
     if objection := first_failed(allow_list(stream, {"mp4", "matroska"}, _CODECS, timing)):
         return objection
@@ -54,7 +54,9 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
 
     with ffmpeg_messages() as messages:
         try:
-            decoder = VideoDecoder(stream.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            decoder = VideoDecoder(
+                os.path.abspath(stream.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            )
             if len(decoder) != len(stream.times_s):
                 return f"torchcodec counts {len(decoder)} frames, the file has {len(stream.times_s)}"
             batch = decoder.get_frames_at(wanted.tolist())

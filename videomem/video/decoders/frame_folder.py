@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from videomem.errors import DecodingError, one_line
+from videomem.video.decoders.limits import check_size
 from videomem.video.files import IMAGE_SUFFIXES, images_in, split_template
 
+_MOST_FILE_BYTES = 2**29
 _NUMBERED = re.compile(r".*?(?P<number>\d+)\.[A-Za-z]+", re.DOTALL)
 
 
@@ -41,16 +43,19 @@ class FrameFolder:
 
     def read(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.uint8] | None, int, str]:
         """Frames (T, height, width, 3) at ascending indices; or None, the index of a damaged image, and its error."""
-        distinct, repeats = np.unique(wanted, return_inverse=True)
-        kept = []
-        for index in distinct.tolist():
+        frames_THWC: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+        for index in np.unique(wanted).tolist():
             try:
-                kept.append(_read_image(self.images[index]))
+                image = _read_image(self.images[index])
             except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
                 return None, index, f"{os.path.basename(self.images[index])}: {one_line(error)}"
-        if len({image.shape for image in kept}) > 1:
-            raise DecodingError(f"{self.path}: its images are not of one size")
-        return np.stack(kept)[repeats], 0, ""
+            if len(frames_THWC) == 0:
+                check_size(self.path, len(wanted), *image.shape[:2])
+                frames_THWC = np.empty((len(wanted), *image.shape), np.uint8)
+            if image.shape != frames_THWC.shape[1:]:
+                raise DecodingError(f"{self.path}: its images are not of one size")
+            frames_THWC[wanted == index] = image
+        return frames_THWC, 0, ""
 
 
 def _numbered(path: str) -> list[tuple[int, str]]:
@@ -83,10 +88,14 @@ def _numbered(path: str) -> list[tuple[int, str]]:
 
 def _read_image(path: str) -> NDArray[np.uint8]:
     """An upright image (height, width, 3). Raises for a truncated image, even if Pillow would fill it up."""
+    if (num_bytes := os.path.getsize(path)) > _MOST_FILE_BYTES:
+        raise DecodingError(f"{path}: {num_bytes} bytes, above the limit of {_MOST_FILE_BYTES} for an image")
     content = Path(path).read_bytes()
     if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < len(content) // 2:
         raise OSError("it ends within the picture")
-    with Image.open(BytesIO(content)) as image:
+    # Pillow would also open PostScript, for which it starts Ghostscript, and many rarely tested formats.
+    with Image.open(BytesIO(content), formats=("JPEG", "PNG")) as image:
+        check_size(path, 1, image.height, image.width)
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit values instead of scaling them to 8 bits.
             grey = (np.asarray(upright) >> 8).astype(np.uint8)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 
+from videomem.video.decoders.orientation import display_matrix
 from videomem.video.decoders.video_stream import VideoStream
 
 _PIXEL_FORMATS = frozenset({"yuv420p", "gbrp"})
@@ -44,7 +45,7 @@ def objection_to_frames(stream: VideoStream) -> str | None:
     return first_failed(
         {
             f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,
-            "the frames are rotated": first.rotation == 0,
+            "the frames are turned or mirrored": display_matrix(first) is None,
             "the frames are interlaced": not first.interlaced_frame,
         }
     )

@@ -1,13 +1,7 @@
-"""The video stream of a file, opened with PyAV: lists packets without decoding, and decodes frames up to any damage.
-
-FFmpeg conceals damage: it fills or skips a damaged picture and continues. Decoding therefore stops at errors
-(`err_detect=explode`) and at every other sign of damage: a packet or frame flagged as corrupt, an error logged by
-FFmpeg, or a packet that gives no frame.
-"""
+"""The video stream of a file: lists packets without decoding, and decodes frames up to any damage."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,41 +9,31 @@ from itertools import chain, pairwise
 from typing import Any
 
 import av
-import av.logging
 import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream as AvStream
 from numpy.typing import NDArray
 
-from videomem.errors import DecodingError, one_line
+from videomem.errors import DecodingError
+from videomem.video.decoders.packet_reader import LEAST_STEP_S, PacketReader, open_reader
 from videomem.video.decoders.packets import (
     PacketInfo,
     first_hole,
-    holds_idr,
     is_truncated_avi,
-    what_an_avi_lacks,
-    what_the_header_misses,
+    loses_transport_packets,
 )
 
-# Containers and raw streams. Excludes playlists (hls, concat, dash), which refer to other files or addresses.
-_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif,apng,h264,hevc,av1,obu,ivf,m4v,nut,"
-    "mxf,rm,dv,yuv4mpegpipe"
-)
-_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # Packets up to this total size are kept in memory until they are decoded; otherwise the file is read a second time.
 _MOST_HELD_BYTES = 256 * 2**20
 # Recordings that may start anywhere: packets before their first key frame cannot be decoded.
 _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
-# Containers transmitted in small pieces: a gap of so many steps in a regular rate means that pieces are missing. WMV
-# encoders skip a few frames occasionally.
+# Containers transmitted in small pieces: a gap of so many steps in a regular rate means that pieces are missing, in
+# MPEG-TS if its packets do not follow each other. WMV encoders skip a few frames occasionally.
 _LEAST_HOLE = {"mpegts": 2, "asf": 8}
-# Containers whose header has the duration; a truncated copy of a file still has the original duration.
-_HEADER_TELLS_DURATION = frozenset({"matroska,webm", "asf", "flv"})
-# The "packed bitstream" of XviD has two frames in one packet and a placeholder of a few bytes in the next.
-_PLACEHOLDER_BYTES = 16
+# Packets described in memory, about 1 GiB: 38 hours at 30 frames per second.
+_MOST_PACKETS = 2**22
+_BYTES_OF_PACKET = 512  # What PyAV and FFmpeg keep for each packet, beside its payload.
+# A recording without any key frame within so many packets is decoded from its first packet on.
+_MOST_BEFORE_KEY = 1000
 
 
 class VideoStream:
@@ -60,47 +44,45 @@ class VideoStream:
         container: FFmpeg's names for the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         codec: FFmpeg's name for the codec, such as `h264`.
         times_s: Time of each frame (N,) in seconds from the first, according to the packets; checked by decoding.
+        has_times: The file has a frame rate or plausible time stamps; otherwise `times_s` only numbers the frames.
         is_reordered: Some packets are decoded in another order than they are displayed (B-frames).
-        is_timed: Every packet has a presentation time, and all are different.
-        is_plain: Times start at zero at a constant rate, no packet is hidden, and the header has the right frame count.
+        is_timed: Every packet with a frame has a presentation time, and all are different.
+        is_plain: Times start at zero at a constant rate, every packet shows a frame, and the header has their number.
         has_idr_only: Every key frame is an IDR picture: no later frame refers to a frame before it.
         listed_damage: The damage at which the list of packets ends, if any.
-        damage: The damage at which the latest call of `frames` ended, if any.
         is_gappy: Frames were missing from the latest `frames`, at an unknown position.
     """
 
-    def __init__(self, path: str, opened: InputContainer, complaints: list[Any]) -> None:
-        self.path = path
-        self._opened, self._complaints = opened, complaints
-        self._stream = _video(path, opened)
-        self._context = self._stream.codec_context
-        self._context.thread_count = 1  # Workers decode in parallel; more threads would compete for the same cores.
-        self._context.options = {"err_detect": "explode"}
-        self.container = opened.format.name
-        self.codec = self._context.codec.canonical_name
-        self.num_streams = len(opened.streams.video)
-        self.damage: str | None = None
+    def __init__(self, path: str, reader: PacketReader) -> None:
+        self.path, self._reader = path, reader
+        self._context = reader.context
+        self.time_base, self.container, self.codec = reader.time_base, reader.container, reader.codec
+        self.num_streams = reader.num_streams
         self.is_gappy = False
         self.listed_damage: str | None = None
-        complaints.clear()  # Messages of opening; relevant ones are repeated in decoding.
-        self._end_s = 0.0
         self._held: list[av.Packet[Any]] | None = []
         self.packets = self._list()
-        if all(packet.is_hidden for packet in self.packets):
+        shown = [packet for packet in self.packets if packet.is_shown]
+        if not shown:
             raise DecodingError(f"{path}: its video stream is empty ({self.damage or 'no packet'})")
-        self.time_base = float(self._stream.time_base or 0)
-        shown = [packet for packet in self.packets if not packet.is_hidden]
         ticks = np.sort(np.array([p.pts for p in shown if p.pts is not None], dtype=np.int64))
         self.is_timed = len(ticks) == len(shown) and (len(ticks) < 2 or np.diff(ticks).min() > 0)
-        self.times_s = self._times(ticks, len(shown))
+        if not self.is_timed and any(packet.is_hidden for packet in self.packets):
+            raise DecodingError(f"{path}: an edit list hides frames by their times, but several have the same time")
+        self.times_s, self.has_times = self._times(ticks, len(shown))
         self.is_reordered = self._context.has_b_frames or any(p.pts != p.dts for p in self.packets)
         self.is_plain = (
             self.is_timed
             and ticks[0] == 0
             and len(np.unique(np.diff(ticks))) <= 1
-            and len(shown) == len(self.packets) == self._stream.frames
+            and len(shown) == len(self.packets) == reader.stream.frames
         )
         self.has_idr_only = self.codec != "h264" or all(packet.is_idr for packet in self.packets if packet.is_key)
+
+    @property
+    def damage(self) -> str | None:
+        """The damage at which the latest call of `frames` ended, if any."""
+        return self._reader.damage
 
     @property
     def size(self) -> tuple[int, int]:
@@ -109,60 +91,31 @@ class VideoStream:
 
     def _list(self) -> list[PacketInfo]:
         """List the packets from the first key frame; earlier ones cannot be decoded."""
-        packets, num_bytes, extradata = [], 0, self._context.extradata or b""
-        for packet in self._demuxed():
-            checks_idr = packet.is_keyframe and self.codec == "h264"
-            is_idr = checks_idr and holds_idr(bytes(packet), extradata)
-            facts = packet.pts, packet.dts, packet.is_keyframe, is_idr, packet.is_discard, packet.size
-            packets.append(PacketInfo(*facts))
-            num_bytes += packet.size
+        packets, num_bytes, reader = [], 0, self._reader
+        for packet, facts in reader.packets():
+            packets.append(facts)
+            num_bytes += packet.size + _BYTES_OF_PACKET
+            if len(packets) > _MOST_PACKETS:
+                raise DecodingError(f"{self.path}: has more than {_MOST_PACKETS} packets; cut it into shorter files")
             if self._held is not None:
                 self._held.append(packet)
             if num_bytes > _MOST_HELD_BYTES:
                 self._held = None
         keys = (place for place, packet in enumerate(packets) if packet.is_key)
         self._first = next(keys, 0) if self.container in _BROADCAST else 0
-        if self.container == "avi" and not self.damage:
-            num_indexed = len(self._stream.index_entries)
-            self.damage = what_an_avi_lacks(self.path, packets, self._stream.frames, num_indexed)
-        if self.container in _HEADER_TELLS_DURATION and not self.damage:
-            self.damage = what_the_header_misses((self._opened.duration or 0) / av.time_base, self._end_s)
         least_hole = _LEAST_HOLE.get(self.container)
-        if least_hole and (hole := first_hole([packet.dts for packet in packets], least_hole)):
-            self.damage, packets = f"frames are missing after packet {hole}", packets[:hole]
-        self.listed_damage = self.damage
+        hole = first_hole([packet.dts for packet in packets], least_hole) if least_hole else None
+        if hole and (self.container != "mpegts" or loses_transport_packets(self.path, reader.stream.id)):
+            reader.damage, packets = f"frames are missing after packet {hole}", packets[:hole]
+        self.listed_damage = reader.damage
         return packets[self._first :]
 
-    def _demuxed(self) -> Iterator[av.Packet[Any]]:
-        """Non-empty packets up to the first sign of damage."""
-        ends_matter = self.container in _HEADER_TELLS_DURATION
-        try:
-            for packet in self._opened.demux(*([] if ends_matter else [self._stream])):
-                if ends_matter and packet.pts is not None:
-                    length = packet.duration or 0
-                    self._end_s = max(self._end_s, (packet.pts + length) * float(packet.time_base))
-                if packet.stream_index != self._stream.index:
-                    continue
-                if self._sees_damage(packet.is_corrupt):
-                    return
-                if packet.size:
-                    yield packet
-        except av.FFmpegError as error:
-            self.damage = _reason(error)
-        self._sees_damage()
-
-    def _sees_damage(self, is_corrupt: bool = False) -> bool:
-        if (is_corrupt or self._complaints) and not self.damage:
-            self.damage = one_line(self._complaints[0][2]) if self._complaints else "marked as corrupt"
-        return self.damage is not None
-
-    def _times(self, ticks: NDArray[np.int64], num_shown: int) -> NDArray[np.float64]:
-        rate = self._stream.average_rate or self._stream.guessed_rate
+    def _times(self, ticks: NDArray[np.int64], num_shown: int) -> tuple[NDArray[np.float64], bool]:
+        times_s = np.arange(num_shown) / (self._reader.rate or 1.0)
         if self.is_timed:
-            return (ticks - ticks[0]) * self.time_base
-        if rate:
-            return np.arange(num_shown) / float(rate)
-        raise DecodingError(f"{self.path}: has neither time stamps nor a frame rate")
+            times_s = (ticks - ticks[0]) * self.time_base
+        is_known = self._reader.rate is not None or (self.is_timed and self._reader.has_stamps)
+        return times_s, is_known and bool(num_shown == 1 or times_s[-1] / (num_shown - 1) >= LEAST_STEP_S)
 
     def first_frame(self) -> VideoFrame:
         """Decode the first frame only, and rewind the stream."""
@@ -174,29 +127,24 @@ class VideoStream:
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[VideoFrame]:
         """Decode packets start..stop: their frames in display order, up to the first sign of damage."""
-        self._complaints.clear()
-        self.damage, self.is_gappy, num_frames = None, False, 0
+        reader, num_frames = self._reader, 0
+        reader.forget_complaints()
+        reader.damage, self.is_gappy = None, False
         is_cut_short = stop is None and self.listed_damage is not None
         # Frames still waiting for reordering, which None asks for, may refer to missing ones.
         last: list[None] = [] if is_cut_short else [None]
-        try:
-            for packet in chain(self._content(start, stop), last):
-                for frame in [] if packet is not None and self._sees_damage() else self._context.decode(packet):
-                    if self._sees_damage(frame.is_corrupt):
-                        return
-                    num_frames += 1
-                    yield frame
-                if packet is not None and self._sees_damage():
-                    return
-        except av.FFmpegError as error:
-            self.damage = _reason(error)
+        for frame in reader.decoded(chain(self._content(start, stop), last)):
+            num_frames += 1
+            yield frame
+        if reader.damage:
             return
-        least_bytes = _PLACEHOLDER_BYTES if self.codec == "mpeg4" else 0
-        expected = [p for p in self.packets[start:stop] if not p.is_hidden and p.num_bytes > least_bytes]
+        num_expected = sum(
+            reader.gives_frame(p) and not _is_leading(p, self.packets[0]) for p in self.packets[start:stop]
+        )
         if is_cut_short:
-            self.damage = self.listed_damage
-        elif num_frames < len(expected) and not self._sees_damage():
-            self.damage = f"{len(expected)} packets gave {num_frames} frames"
+            reader.damage = self.listed_damage
+        elif num_frames < num_expected and not reader.sees_damage():
+            reader.damage = f"{num_expected} packets gave {num_frames} frames"
             self.is_gappy = True
 
     def _content(self, start: int, stop: int | None) -> Iterator[av.Packet[Any]]:
@@ -205,11 +153,8 @@ class VideoStream:
         if self._held is not None:
             yield from self._held[start:stop]
             return
-        with _open(self.path) as opened:
-            stream = _video(self.path, opened)
-            self._complaints.clear()
-            packets = (packet for packet in opened.demux(stream) if packet.size)
-            for place, packet in enumerate(packets):
+        with self._reader.reopened() as again:
+            for place, (packet, _) in enumerate(again.packets()):
                 if place >= stop:
                     return
                 if place >= start:
@@ -228,7 +173,7 @@ class VideoStream:
             self.codec not in ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
             or not ("mp4" in self.container or "matroska" in self.container)
             or not (self.is_timed and self.has_idr_only)
-            or any(packet.is_hidden for packet in self.packets)
+            or not all(packet.is_shown for packet in self.packets)
             or self.listed_damage is not None
             or not self.packets[0].is_key
         )
@@ -270,17 +215,13 @@ class VideoStream:
 
     def stamps(self, start: int, stop: int) -> list[int | None]:
         """Presentation times of packets, in display order."""
-        return sorted((packet.pts for packet in self.packets[start:stop]), key=lambda pts: pts or 0)
+        shown = (packet.pts for packet in self.packets[start:stop] if packet.is_shown)
+        return sorted(shown, key=lambda pts: pts or 0)
 
 
-def _video(path: str, opened: InputContainer) -> AvStream:
-    """The first video stream that is not a cover picture."""
-    streams = [stream for stream in opened.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not streams:
-        raise DecodingError(f"{path}: has no video stream")
-    if streams[0].codec_context is None:
-        raise DecodingError(f"{path}: its codec has no decoder here")
-    return streams[0]
+def _is_leading(packet: PacketInfo, first: PacketInfo) -> bool:
+    """Whether a packet is displayed before the first key frame: it may refer to frames before a cut."""
+    return first.is_key and packet.pts is not None and first.pts is not None and packet.pts < first.pts
 
 
 @contextmanager
@@ -290,33 +231,71 @@ def open_stream(path: str) -> Iterator[VideoStream]:
     Raises:
         DecodingError: If the file has no video stream that can be decoded.
     """
-    with _logged_errors() as complaints, _open(path) as opened:
-        yield VideoStream(path, opened, complaints)
+    with open_reader(path) as reader:
+        yield VideoStream(path, reader)
 
 
-@contextmanager
-def _logged_errors() -> Iterator[list[Any]]:
-    """Collect all errors logged by PyAV's FFmpeg, including repeated ones, which PyAV skips by default."""
-    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
-    av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)
-    try:
-        with av.logging.Capture() as complaints:
-            yield complaints
-    finally:
-        av.logging.set_skip_repeated(skips)
-        av.logging.set_level(level)
+def read_live(path: str) -> Iterator[tuple[VideoFrame, float | None]]:
+    """Decode a file while it is read, in constant memory: all frames, and their times in seconds, None if unknown.
+
+    Raises:
+        DecodingError: Before the first frame if the file has no video, or after the last undamaged frame.
+    """
+    with open_reader(path) as reader:
+        live = _Live(reader)
+        yield from live.frames()
+        if not live.num_frames and not reader.damage:
+            reader.damage = "its video stream is empty"
+        if reader.damage:
+            raise DecodingError(f"{path}: damaged after {live.num_frames} frames: {reader.damage}")
 
 
-@contextmanager
-def _open(path: str) -> Iterator[InputContainer]:
-    """Open a file, and let FFmpeg read no other file. Metadata may have invalid UTF-8, which is ignored."""
-    try:
-        with av.open(f"file:{os.path.abspath(path)}", options=_OPEN_OPTIONS, metadata_errors="ignore") as opened:
-            yield opened
-    except av.FFmpegError as error:
-        raise DecodingError(f"{path}: not decodable: {_reason(error)}") from error
+class _Live:
+    """Decodes packets while they are read, and counts the frames that they must give."""
+
+    def __init__(self, reader: PacketReader) -> None:
+        self._reader, self.num_frames = reader, 0
+        self._num_expected = 0
+        self._stamps: tuple[int, int] | None = None  # Of the first and the latest frame.
+        self._has_stamps = reader.has_stamps
+
+    def frames(self) -> Iterator[tuple[VideoFrame, float | None]]:
+        reader = self._reader
+        for frame in reader.decoded(self._packets()):
+            yield frame, self._time_s(frame.pts)
+            self.num_frames += 1
+        if self.num_frames < self._num_expected and not reader.sees_damage():
+            reader.damage = f"{self._num_expected} packets gave {self.num_frames} frames"
+
+    def _packets(self) -> Iterator[av.Packet[Any] | None]:
+        first = None
+        for packet, facts in _from_key_frame(self._reader):
+            first = first or facts
+            self._has_stamps &= facts.pts is not None or not facts.is_shown
+            self._num_expected += self._reader.gives_frame(facts) and not _is_leading(facts, first)
+            yield packet
+        if not self._reader.damage:  # Otherwise, frames still waiting for reordering may refer to missing ones.
+            yield None
+
+    def _time_s(self, pts: int | None) -> float | None:
+        """Time of the next frame: by its time stamp, or, from the first one without a later stamp on, by the rate."""
+        # AVI files only have the order in which frames are decoded.
+        is_guessed = self._reader.container == "avi" and self._reader.context.has_b_frames
+        self._has_stamps &= not is_guessed and pts is not None and (self._stamps is None or pts > self._stamps[1])
+        if self._has_stamps and pts is not None:
+            self._stamps = self._stamps[0] if self._stamps else pts, pts
+            return (pts - self._stamps[0]) * self._reader.time_base
+        return None if self._reader.rate is None else self.num_frames / self._reader.rate
 
 
-def _reason(error: av.FFmpegError) -> str:
-    return error.strerror or one_line(error)
+def _from_key_frame(reader: PacketReader) -> Iterator[tuple[av.Packet[Any], PacketInfo]]:
+    """The packets of a recording from its first key frame on; earlier ones cannot be decoded."""
+    packets = reader.packets()
+    if reader.container in _BROADCAST:
+        waiting = []
+        for pair in packets:
+            waiting.append(pair)
+            if pair[1].is_key or len(waiting) > _MOST_BEFORE_KEY:
+                break
+        yield from waiting[-1:] if waiting and waiting[-1][1].is_key else waiting
+    yield from packets
