@@ -197,7 +197,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         config(lambda c: c["memory"]["arguments"].update(hidden_dim=10**12)),
         "do not fit together",
     ),
-    "a huge number of layers": (config(lambda c: c.update(num_layers=10**80)), "layers, but"),
+    "a huge number of layers": (config(lambda c: c.update(num_layers=10**9)), "layers, but"),
     "a number of layers that is text": (config(lambda c: c.update(num_layers="2")), "must be an integer"),
     "another width": (config(lambda c: c.update(feature_dim=3)), "according to config.json"),
     "an unknown network": (config(lambda c: c["backbone"].update(name="../../evil")), "Unknown model ../../evil"),

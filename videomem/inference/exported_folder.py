@@ -233,6 +233,8 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
 def _check_facts(training: dict[str, Any], evidence: dict[str, Any]) -> None:
     """Check the types of what the model card says about the training and the results."""
     checked_arguments(TrainingFacts, training, {})
+    if not isinstance(evidence, dict):
+        raise TypeError("`evidence` is not an object")
     kinds: dict[str, type] = {"evaluation": Evaluation, "order_test": OrderEvidence}
     for name, plain in evidence.items():
         checked_arguments(NotEvaluated if name == "evaluation" and "reason" in plain else kinds[name], plain, {})
