@@ -55,6 +55,7 @@ from videomem.features.extraction import decode_frames
 from videomem.features.store import FRAME_BATCH, FeatureSettings
 from videomem.heads import Head, LastReadout, Leaky, NoMemory
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon
+from videomem.utils.checked_json import dump_checked
 from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
 from videomem.video.synthetic import write_video
@@ -280,9 +281,16 @@ def test_cached_training_results_are_not_computed_again(tmp_path: Path, monkeypa
         with pytest.raises(AssertionError, match="trained again"):
             run_recall(replace(plan, num_test=65), easy_frames(), tmp_path)
     (cached,) = tmp_path.glob("*.json")
-    cached.write_text("{")
-    with pytest.raises(VideomemError, match="damaged training result"):
-        run_recall(plan, easy_frames(), tmp_path)
+    whole = cached.read_text()
+    for content, message in (
+        ("{", "damaged"),
+        (whole.replace(cached.stem, "0" * 32), "damaged"),
+        (dump_checked({"kind": "recall training", "key": "0" * 32}, {}), "the file of another key"),
+        (dump_checked({"kind": "recall training", "key": cached.stem}, {"memory": 3}), r"\.\w+"),
+    ):
+        cached.write_text(content)
+        with pytest.raises(VideomemError, match=rf"^{cached}.*{message}.*; delete the file and run the command again$"):
+            run_recall(plan, easy_frames(), tmp_path)
 
 
 def test_the_command_writes_page_result_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
