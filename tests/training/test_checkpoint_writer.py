@@ -34,7 +34,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(checkpoints: dict[str, Path], 
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert torch.load(path, weights_only=True), "torch does not notice"
-    with pytest.raises(VideomemError, match=r"last\.ckpt: .*ValueError: the checksum of \S+ differs"):
+    with pytest.raises(VideomemError, match=r"last\.ckpt: .*Bad CRC-32"):
         read_checkpoint(path)
 
 

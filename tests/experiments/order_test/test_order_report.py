@@ -199,7 +199,7 @@ def test_numbers_too_large_for_a_float_are_refused() -> None:
     text = to_json(RESULTS["matters"])
     for number in ("1e999", "1" * 400):
         with pytest.raises(VideomemError, match="a number is needed"):
-            from_json(text.replace('"margin": 0.02,\n "num_runs"', f'"margin": {number},\n "num_runs"'))
+            from_json(text.replace('"margin": 0.02,\n "margin_share"', f'"margin": {number},\n "margin_share"'))
 
 
 def test_a_plan_that_json_cannot_represent_is_refused() -> None:
