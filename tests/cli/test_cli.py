@@ -189,7 +189,7 @@ def test_an_invalid_data_setting_is_a_one_line_error(
         (["--model.readout.hidden_dim", "8"], "model.readout: 'hidden_dim' is not accepted by MeanReadout"),
         (["--model.readout", "SetReadout", "--model.readout.hidden_dim", "0"], "readout.hidden_dim is 0, but must be"),
         (["--model.readout", "videomem.heads.Mean"], "is not a known class; choose one of AttentionReadout, Be"),
-        (["--trainer.logger", "Csv"], "trainer.logger is 'Csv', which is not a known class; choose one of AtomicCSVLogger"),
+        (["--trainer.logger", "Csv"], "trainer.logger is 'Csv', which is not a known class; choose one of AtomicCSVL"),
         (["--trainer.callbacks", "videomem.tracking.X"], "which is not a known class; choose one of"),
         (
             ["--trainer.default_root_dir", "x"],
