@@ -6,10 +6,13 @@ import os
 import pickle
 import random
 import shutil
+import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -632,3 +635,68 @@ def test_a_named_pipe_is_no_clip_and_hangs_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     keys, failures = clip_keys([Clip(str(tmp_path / "a.mp4"), "x", "train", "1")], tmp_path / "store")
     assert not keys and failures[0].message.endswith("a.mp4: not a regular file")
+
+
+# The cache of file hashes, which may be that of an untrusted store.
+
+CACHE = "CREATE TABLE hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+ENDLESS = "WITH RECURSIVE c(path) AS (SELECT 1 UNION ALL SELECT path + 1 FROM c) SELECT path FROM c"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [f"CREATE VIEW hashes AS SELECT path, 1 AS size, 1 AS mtime_ns, 'x' AS sha256 FROM ({ENDLESS})"],
+        [CACHE, f"CREATE TRIGGER t BEFORE INSERT ON hashes BEGIN INSERT INTO hashes(path) {ENDLESS}; END"],
+        [CACHE.replace("size INTEGER", "size INTEGER DEFAULT (zeroblob(1000000000))")],
+    ],
+    ids=["view", "trigger", "default"],
+)
+def test_a_cache_of_hashes_with_anything_but_its_table_is_refused(tmp_path: Path, statements: list[str]) -> None:
+    with closing(sqlite3.connect(tmp_path / "hashes.sqlite")) as cache:
+        for statement in statements:
+            cache.execute(statement)
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    with pytest.raises(VideomemError, match=r"hashes.sqlite: has other content than a cache of file hashes; delete it"):
+        clip_keys([Clip(str(tmp_path / "a.mp4"), "a", "train", "g")], tmp_path)
+
+
+def test_a_cached_hash_that_is_none_is_not_used(tmp_path: Path) -> None:
+    clip = Clip(str(tmp_path / "a.mp4"), "a", "train", "g")
+    Path(clip.path).write_bytes(b"a")
+    expected = clip_keys([clip], tmp_path)
+    for value in (None, 5, "", b"\xff" * 64):
+        with closing(sqlite3.connect(tmp_path / "hashes.sqlite")) as cache, cache:
+            cache.execute("UPDATE hashes SET sha256 = ?", (value,))
+        assert clip_keys([clip], tmp_path) == expected
+
+
+def test_a_journal_that_names_a_file_deletes_nothing(tmp_path: Path) -> None:
+    """After a crash, SQLite ends a transaction on several databases by deleting the file that their journals name."""
+    precious, page = tmp_path / "thesis.txt", 4096
+    precious.write_text("years of work")
+    store = tmp_path / "store"
+    clip_keys([], store)
+    name, magic = str(precious).encode(), bytes.fromhex("d9d505f920a163d7")
+    pages = (store / "hashes.sqlite").stat().st_size // page
+    journal = (magic + struct.pack(">5I", 0xFFFFFFFF, 1, pages, 512, page)).ljust(512, b"\0")
+    journal += struct.pack(">I", 2**30 // page + 1) + name + struct.pack(">2I", len(name), sum(name)) + magic
+    (store / "hashes.sqlite-journal").write_bytes(journal)
+    with pytest.raises(VideomemError, match=r"hashes.sqlite-journal: names another file"):
+        clip_keys([], store)
+    assert precious.exists()
+    with closing(sqlite3.connect(store / "hashes.sqlite")) as cache:  # What SQLite itself does with it.
+        cache.execute("SELECT * FROM hashes")
+    assert not precious.exists()
+
+
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
+def test_a_link_or_a_pipe_in_place_of_the_cache_of_hashes_is_refused(tmp_path: Path, suffix: str) -> None:
+    place = tmp_path / "store" / f"hashes.sqlite{suffix}"
+    place.parent.mkdir()
+    for make in (os.mkfifo, lambda path: path.symlink_to(tmp_path / "other.sqlite")):
+        make(place)
+        with pytest.raises(VideomemError, match=f"{place.name}: not a regular file; delete it"):
+            clip_keys([], place.parent)
+        place.unlink()
+    assert not (tmp_path / "other.sqlite").exists()

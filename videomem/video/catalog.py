@@ -167,6 +167,8 @@ def clip_of_row(row: Mapping[str, str], where: str) -> Clip:
     """The clip of a row of a table; `where` names the row in error messages."""
     if not row["path"]:
         raise VideomemError(f"{where}: the path is empty")
+    if "\0" in row["path"]:
+        raise VideomemError(f"{where}: the path has a zero byte, which no file name has; fix the table")
     start_s, end_s = (_number(row.get(name, ""), name, where, "seconds") for name in ("start_s", "end_s"))
     if not (start_s or 0.0) < (math.inf if end_s is None else end_s):
         raise VideomemError(f"{where}: start_s {start_s or 0.0} is not before end_s {end_s}")
