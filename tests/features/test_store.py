@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle
 import random
@@ -11,26 +13,32 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
 from conftest import shared_data
 from helpers.barcodes import barcode, file_of
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 
 from videomem.errors import DecodingError, VideomemError
 from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
-from videomem.features.failures import Failure
+from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import clip_keys
 from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.utils import atomic
 from videomem.utils.atomic import write_atomic
+from videomem.utils.checked_json import dump_checked
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import FixedRate, Uniform
@@ -700,3 +708,84 @@ def test_a_link_or_a_pipe_in_place_of_the_cache_of_hashes_is_refused(tmp_path: P
             clip_keys([], place.parent)
         place.unlink()
     assert not (tmp_path / "other.sqlite").exists()
+
+
+# Other files of an untrusted store.
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"[" * 5000, b'{"a":' * 900 + b"1" + b"}" * 900, b"\xff"])
+def test_the_settings_of_another_store_may_be_anything(tmp_path: Path, clips: list[Clip], content: bytes) -> None:
+    """Its folder is named for them, as for those of a whole store."""
+    place = tmp_path / sha256(content).hexdigest()[:16]
+    place.mkdir()
+    (place / "settings.json").write_bytes(content)
+    assert FeatureStore(tmp_path, SETTINGS).others() == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_a_pipe_or_a_device_in_a_store_is_not_read(
+    tmp_path: Path, clips: list[Clip], make: Callable[[Path], None]
+) -> None:
+    extract(clips[:4], SETTINGS, tmp_path)
+    mine = FeatureStore(tmp_path, SETTINGS)
+    (tmp_path / "other").mkdir()
+    make(tmp_path / "other" / "settings.json")
+    assert mine.others() == [""]  # Its own settings.
+    plan = mine.folder / "plan" / "000000.json"
+    plan.unlink()
+    make(plan)
+    with pytest.raises(VideomemError, match=r"000000.json: not a regular file; delete"):
+        mine.read_index()
+
+
+def test_failures_are_not_written_to_the_target_of_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("mine\n")
+    table = FailureTable(tmp_path / "failures.csv")
+    table.path.symlink_to(other)
+    with pytest.raises(VideomemError, match=r"failures.csv: cannot be written"):
+        table.add(Failure("a", "decode", "auto", "Error", "message", 0.0))
+    assert other.read_text() == "mine\n"
+
+
+WRONG = [("start_row", 0.5), ("start_row", True), ("stop_row", 0), ("fps", math.nan), ("fps", "25"), ("decoder", 5),
+         ("indices", "ab"), ("indices", [0.5]), ("indices", {}), ("damage", None), ("num_available", "16")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_shard_whose_index_has_another_type_is_refused(
+    tmp_path: Path, clips: list[Clip], name: str, value: object
+) -> None:
+    """Its checksums are right."""
+    extract(clips[:4], SETTINGS, tmp_path)
+    mine = FeatureStore(tmp_path, SETTINGS)
+    change_shard(mine, lambda index, features: index["clips"][0].update({name: value}))
+    with pytest.raises(VideomemError, match=r"000000.safetensors: a damaged shard .*; delete it and run"):
+        mine.read_index()
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path, clips: list[Clip]) -> None:
+    """Their checksum is right."""
+    extract(clips[:4], SETTINGS, tmp_path)
+    mine = FeatureStore(tmp_path, SETTINGS)
+
+    def change(index: dict[str, Any], features: torch.Tensor) -> None:
+        row = index["clips"][0]
+        features[row["start_row"], 0] = math.nan
+        row["checksum"] = crc32(features[row["start_row"] : row["stop_row"]].numpy().data)
+
+    change_shard(mine, change)
+    entries = mine.read_index()
+    with pytest.raises(VideomemError, match="has values that are not finite; delete it and run"):
+        [mine.read(entry) for entry in entries.values()]
+
+
+def change_shard(mine: FeatureStore, change: Callable[[dict[str, Any], torch.Tensor], object]) -> None:
+    """Change the index and the features of the first shard, and write it with the checksum of the index."""
+    path = mine.folder / "shards" / "000000.safetensors"
+    with safe_open(path, "pt") as shard:
+        text, features = shard.metadata()["index"], shard.get_tensor("features").clone()
+    whole = json.loads(text)
+    change(whole["content"], features)
+    text = dump_checked(whole["identity"], whole["content"])
+    path.write_bytes(save({"features": features}, metadata={"index": text}))
