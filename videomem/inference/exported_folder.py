@@ -225,7 +225,8 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
     _check_facts(config["training"], config["evidence"])
     parts = Parts(head, names, settings, backbone, arguments, config["training"], config["evidence"])
-    _check_same(config, {**_config(parts), "made_with": str(config["made_with"])}, CONFIG)
+    compared = {"made_with": str(config["made_with"]), "weights_checksum": config["weights_checksum"]}
+    _check_same(config, {**_config(parts), **compared}, CONFIG)
     _check_same(preprocessor, _preprocessor(settings), PREPROCESSOR)
     return parts
 
