@@ -303,11 +303,11 @@ def test_a_file_may_be_named_like_a_template(tmp_path: Path) -> None:
 
 def test_names_that_a_spreadsheet_would_execute_are_written_as_text_and_read_as_they_were(tmp_path: Path) -> None:
     names = ["=1+1", "+a", "-b", "@c", "'=d", "-1"]
-    clips = tuple(Clip(str(tmp_path / f"{name}.mp4"), name, "train", name, 0.0, 1.0) for name in names)
+    clips = tuple(Clip(str(tmp_path / f"{name}.mp4"), name, "train", name, 0.5, 1.0) for name in names)
     write_catalog(Catalog(clips), tmp_path / "catalog.csv")
     assert absolute_clips(tmp_path / "catalog.csv") == Catalog(clips)
     cells = [cell for row in csv.reader((tmp_path / "catalog.csv").read_text().splitlines()) for cell in row]
-    assert "'=1+1" in cells and "'=1+1.mp4" in cells and "-1" in cells and "0.0" in cells
+    assert "'=1+1" in cells and "'=1+1.mp4" in cells and "-1" in cells and "0.5" in cells
     assert not any(cell.startswith(("=", "+", "@")) for cell in cells)
 
 
