@@ -43,7 +43,6 @@ ONLY_IN = {
     "PIL": "video/decoders/ experiments/",
     "wandb": "tracking/",
     "jsonargparse": "cli/",  # It imports, reads and fetches what text names, so data must not reach it unchecked.
-    "pickle": "utils/",
     "sqlite3": "features/",
     "safetensors": "features/ inference/",
     "h5py": "features/",

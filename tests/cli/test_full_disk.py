@@ -18,6 +18,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from videomem.cli.main import main
+from videomem.experiments.order_test.subset import write_clip_scores
+from videomem.statistics.clip_scores import clip_scores
 from videomem.video.catalog import read_catalog
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
@@ -37,6 +39,16 @@ def video(workspace: Path) -> str:
     return read_catalog(table(workspace)).clips[0].path
 
 
+def order_result(workspace: Path) -> Path:
+    """A folder with the table of clip scores that an order test writes."""
+    clips = read_catalog(table(workspace)).clips
+    names: dict[str, int] = {}
+    groups = [names.setdefault(clip.group, len(names)) for clip in clips]
+    values = np.linspace(-0.5, 0.5, len(clips)).tolist()
+    write_clip_scores(workspace / "order_result", clips, clip_scores(2 * values, 2 * [*range(len(clips))], 2 * groups))
+    return workspace / "order_result"
+
+
 OFF = ["--wandb", "disabled"]
 RECALL = ["--max-delay", "4", "--steps", "2", "--seeds", "1", "--drawings", "10", "--test", "4", "--hidden-dim", "4",
           "--processes", "1"]  # fmt: skip
@@ -53,9 +65,12 @@ COMMANDS: dict[str, Arguments] = {
     "import-features": lambda out, ws: ["import-features", "--catalog", table(ws), "--features", ws / "arrays",
                                         "--name", "x", "--store", out],
     "fit": lambda out, ws: ["fit", *fit_arguments(ws, out, epochs=2)],
+    "validate": lambda out, ws: ["validate", "--ckpt-path", model(ws), "--run-dir", out, *OFF],
     "test": lambda out, ws: ["test", "--ckpt-path", model(ws), "--run-dir", out, *OFF],
     "order": lambda out, ws: ["order", *data_arguments(ws), *ORDER, "--training-results", out / "results", "--out", out,
                               *OFF],
+    "order subset": lambda out, ws: ["order", "subset", order_result(ws), "--catalog", table(ws), "--min-score", "-1",
+                                     "--out", out / "subset.csv"],
     "shuffle": lambda out, ws: ["shuffle", model(ws), "--permutations", "1", "--out", out, *OFF],
     "memory": lambda out, _: ["memory", "--memories", "none", "gru", *RECALL, "--out", out, *OFF],
     "memory of checkpoints": lambda out, ws: ["memory", model(ws), "--out", out, *OFF],

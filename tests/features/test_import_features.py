@@ -413,3 +413,10 @@ def test_failures_set_the_status_unless_they_are_allowed(
     said = capsys.readouterr()
     assert "1 failed" in said.out and "no array of its name" in said.err
     assert main([*command, "--allow-failures"]) == 0
+
+
+def test_an_array_without_stored_values_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", (10**5, 4000), "f4", chunks=(100, 4000))
+    with open_source(tmp_path / "a.h5") as source, pytest.raises(ArrayProblem, match="but 0 bytes are stored"):
+        source.read("a")

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle
 import random
 import shutil
+import sqlite3
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
 from conftest import shared_data
 from helpers.barcodes import barcode, file_of
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 
 from videomem.errors import DecodingError, VideomemError
 from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
-from videomem.features.failures import Failure
+from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import clip_keys
 from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.utils import atomic
 from videomem.utils.atomic import write_atomic
+from videomem.utils.checked_json import dump_checked
 from videomem.video.catalog import Catalog, Clip, write_catalog
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import FixedRate, Uniform
@@ -632,3 +643,149 @@ def test_a_named_pipe_is_no_clip_and_hangs_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     keys, failures = clip_keys([Clip(str(tmp_path / "a.mp4"), "x", "train", "1")], tmp_path / "store")
     assert not keys and failures[0].message.endswith("a.mp4: not a regular file")
+
+
+# The cache of file hashes, which may be that of an untrusted store.
+
+CACHE = "CREATE TABLE hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+ENDLESS = "WITH RECURSIVE c(path) AS (SELECT 1 UNION ALL SELECT path + 1 FROM c) SELECT path FROM c"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [f"CREATE VIEW hashes AS SELECT path, 1 AS size, 1 AS mtime_ns, 'x' AS sha256 FROM ({ENDLESS})"],
+        [CACHE, f"CREATE TRIGGER t BEFORE INSERT ON hashes BEGIN INSERT INTO hashes(path) {ENDLESS}; END"],
+        [CACHE.replace("size INTEGER", "size INTEGER DEFAULT (zeroblob(1000000000))")],
+    ],
+    ids=["view", "trigger", "default"],
+)
+def test_a_cache_of_hashes_with_anything_but_its_table_is_refused(tmp_path: Path, statements: list[str]) -> None:
+    with closing(sqlite3.connect(tmp_path / "hashes.sqlite")) as cache:
+        for statement in statements:
+            cache.execute(statement)
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    with pytest.raises(VideomemError, match=r"hashes.sqlite: has other content than a cache of file hashes; delete it"):
+        clip_keys([Clip(str(tmp_path / "a.mp4"), "a", "train", "g")], tmp_path)
+
+
+def test_a_cached_hash_that_is_none_is_not_used(tmp_path: Path) -> None:
+    clip = Clip(str(tmp_path / "a.mp4"), "a", "train", "g")
+    Path(clip.path).write_bytes(b"a")
+    expected = clip_keys([clip], tmp_path)
+    for value in (None, 5, "", b"\xff" * 64):
+        with closing(sqlite3.connect(tmp_path / "hashes.sqlite")) as cache, cache:
+            cache.execute("UPDATE hashes SET sha256 = ?", (value,))
+        assert clip_keys([clip], tmp_path) == expected
+
+
+def test_a_journal_that_names_a_file_deletes_nothing(tmp_path: Path) -> None:
+    """After a crash, SQLite ends a transaction on several databases by deleting the file that their journals name."""
+    precious, page = tmp_path / "thesis.txt", 4096
+    precious.write_text("years of work")
+    store = tmp_path / "store"
+    clip_keys([], store)
+    name, magic = str(precious).encode(), bytes.fromhex("d9d505f920a163d7")
+    pages = (store / "hashes.sqlite").stat().st_size // page
+    journal = (magic + struct.pack(">5I", 0xFFFFFFFF, 1, pages, 512, page)).ljust(512, b"\0")
+    journal += struct.pack(">I", 2**30 // page + 1) + name + struct.pack(">2I", len(name), sum(name)) + magic
+    (store / "hashes.sqlite-journal").write_bytes(journal)
+    with pytest.raises(VideomemError, match=r"hashes.sqlite-journal: names another file"):
+        clip_keys([], store)
+    assert precious.exists()
+    with closing(sqlite3.connect(store / "hashes.sqlite")) as cache:  # What SQLite itself does with it.
+        cache.execute("SELECT * FROM hashes")
+    assert not precious.exists()
+
+
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
+def test_a_link_or_a_pipe_in_place_of_the_cache_of_hashes_is_refused(tmp_path: Path, suffix: str) -> None:
+    place = tmp_path / "store" / f"hashes.sqlite{suffix}"
+    place.parent.mkdir()
+    for make in (os.mkfifo, lambda path: path.symlink_to(tmp_path / "other.sqlite")):
+        make(place)
+        with pytest.raises(VideomemError, match=f"{place.name}: not a regular file; delete it"):
+            clip_keys([], place.parent)
+        place.unlink()
+    assert not (tmp_path / "other.sqlite").exists()
+
+
+# Other files of an untrusted store.
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"[" * 5000, b'{"a":' * 900 + b"1" + b"}" * 900, b"\xff"])
+def test_the_settings_of_another_store_may_be_anything(tmp_path: Path, clips: list[Clip], content: bytes) -> None:
+    """Its folder is named for them, as for those of a whole store."""
+    place = tmp_path / sha256(content).hexdigest()[:16]
+    place.mkdir()
+    (place / "settings.json").write_bytes(content)
+    assert FeatureStore(tmp_path, SETTINGS).others() == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_a_pipe_or_a_device_in_a_store_is_not_read(
+    tmp_path: Path, clips: list[Clip], make: Callable[[Path], None]
+) -> None:
+    extract(clips[:4], SETTINGS, tmp_path)
+    mine = FeatureStore(tmp_path, SETTINGS)
+    (tmp_path / "other").mkdir()
+    make(tmp_path / "other" / "settings.json")
+    assert mine.others() == [""]  # Its own settings.
+    plan = mine.folder / "plan" / "000000.json"
+    plan.unlink()
+    make(plan)
+    with pytest.raises(VideomemError, match=r"000000.json: not a regular file; delete"):
+        mine.read_index()
+
+
+def test_failures_are_not_written_to_the_target_of_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("mine\n")
+    table = FailureTable(tmp_path / "failures.csv")
+    table.path.symlink_to(other)
+    with pytest.raises(VideomemError, match=r"failures.csv: cannot be written"):
+        table.add(Failure("a", "decode", "auto", "Error", "message", 0.0))
+    assert other.read_text() == "mine\n"
+
+
+WRONG = [("start_row", 0.5), ("start_row", True), ("stop_row", 0), ("fps", math.nan), ("fps", "25"), ("decoder", 5),
+         ("indices", "ab"), ("indices", [0.5]), ("indices", {}), ("damage", None), ("num_available", "16")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_shard_whose_index_has_another_type_is_refused(
+    tmp_path: Path, clips: list[Clip], name: str, value: object
+) -> None:
+    """Its checksums are right."""
+    extract(clips[:4], SETTINGS, tmp_path)
+    mine = FeatureStore(tmp_path, SETTINGS)
+    change_shard(mine, lambda index, features: index["clips"][0].update({name: value}))
+    with pytest.raises(VideomemError, match=r"000000.safetensors: a damaged shard .*; delete it and run"):
+        mine.read_index()
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path, clips: list[Clip]) -> None:
+    """Their checksum is right."""
+    extract(clips[:4], SETTINGS, tmp_path)
+    mine = FeatureStore(tmp_path, SETTINGS)
+
+    def change(index: dict[str, Any], features: torch.Tensor) -> None:
+        row = index["clips"][0]
+        features[row["start_row"], 0] = math.nan
+        row["checksum"] = crc32(features[row["start_row"] : row["stop_row"]].numpy().data)
+
+    change_shard(mine, change)
+    entries = mine.read_index()
+    with pytest.raises(VideomemError, match="has values that are not finite; delete it and run"):
+        [mine.read(entry) for entry in entries.values()]
+
+
+def change_shard(mine: FeatureStore, change: Callable[[dict[str, Any], torch.Tensor], object]) -> None:
+    """Change the index and the features of the first shard, and write it with the checksum of the index."""
+    path = mine.folder / "shards" / "000000.safetensors"
+    with safe_open(path, "pt") as shard:
+        text, features = shard.metadata()["index"], shard.get_tensor("features").clone()
+    whole = json.loads(text)
+    change(whole["content"], features)
+    text = dump_checked(whole["identity"], whole["content"])
+    path.write_bytes(save({"features": features}, metadata={"index": text}))

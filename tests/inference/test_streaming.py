@@ -85,6 +85,14 @@ def test_frames_at_a_rate_are_those_that_fixed_rate_chooses(steps: list[float], 
     assert chosen == fixed_rate_indices(times_s, fps, 100_000).tolist()
 
 
+def test_a_frame_that_is_shown_for_years_is_not_repeated_until_then() -> None:
+    """A file of two frames may have any times."""
+    frame = np.zeros((1, 1, 3), np.uint8)
+    live = at_rate([LiveFrame(0, 0.0, frame), LiveFrame(1, 1e9, frame)], 30)
+    with pytest.raises(DecodingError, match=r"frame 1 follows 1e\+09 s after the last"):
+        next(live)
+
+
 def test_the_command_gives_the_answers_of_the_library(
     checkpoints: dict[str, Path], catalog: Catalog, capsys: pytest.CaptureFixture[str]
 ) -> None:

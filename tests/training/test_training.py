@@ -160,8 +160,9 @@ def test_a_second_training_into_the_directory_of_a_running_one_is_refused(
         error = failed(capsys, "fit", *fit_arguments(workspace, run_dir))
         other.kill()
     assert error == f"videomem: error: {run_dir}: another process is writing to it; choose another folder"
-    assert {path.name for path in run_dir.iterdir()} == {".lock"}
+    assert {path.name for path in run_dir.iterdir()} == {".lock"}  # That of the killed process.
     assert main(["fit", *fit_arguments(workspace, run_dir)]) == 0, "the lock of a killed process does not remain"
+    assert not (run_dir / ".lock").exists()
 
 
 def test_incomplete_files_of_a_killed_training_do_not_block_its_directory(workspace: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -25,7 +26,7 @@ from videomem.errors import VideomemError
 from videomem.features.backbone import read_state
 from videomem.training.checkpoint import read_checkpoint
 from videomem.training.resuming import restore_from
-from videomem.utils.torch_file import MAX_TUPLES, read_torch_file
+from videomem.utils.torch_file import read_torch_file
 
 
 @pytest.mark.parametrize("num_values", [3, pytest.param(100, marks=pytest.mark.slow)])
@@ -185,6 +186,9 @@ class Bytes:
 STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu%btQ"
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(%b%b\x89}tR"
 THREE = STORAGE % b"K\x03"
+# Tuples of the tuple before, twice: the last one, number 50, has 2**50 items in all.
+NESTED = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(50))
+ONE_AXIS = TENSOR % (THREE, b"K\x00K\x03\x85K\x01\x85")
 
 
 @pytest.mark.parametrize(
@@ -196,16 +200,14 @@ THREE = STORAGE % b"K\x03"
         (TENSOR % (THREE, b"K\x03K\x01\x85K\x01\x85"), "a tensor is larger than its values"),
         (TENSOR % (THREE, b"J\xff\xff\xff\xffK\x01\x85K\x01\x85"), "a tensor is larger than its values"),
         (TENSOR % (STORAGE % b"J\x00\xca\x9a\x3b", b"K\x00K\x03\x85K\x01\x85"), "as many values as it declares"),
-        (TENSOR % (THREE, b"K\x00K\x03\x85K\x01\x85") + b"}b", "not a file of torch.save (AttributeError"),  # State.
-        (  # An attribute of a class, which would last.
-            b"ccollections\nOrderedDict\nN}X\x05\x00\x00\x00itemsctorch._utils\n_rebuild_parameter\ns\x86b",
-            "it has a function, neither plain data nor a tensor",
-        ),
-        (b"N" + b"r\xff\xff\xff\x7f", "pickle instruction LONG_BINPUT"),
-        (
-            b"}" + b")" + b"\x85" * (MAX_TUPLES + 1) + b"Ns",
-            "pickle instruction TUPLE1",
-        ),  # A key that overflows the stack.
+        (b"N" + b"r\xff\xff\xff\x7f" + b"\x85" * 10**6, "levels deep"),  # A place in the memo, and a deep tuple.
+        (NESTED + b"}h\x32Ns", "it has a key of type tuple"),  # Its hash would take years.
+        (b"}" + b")" + b"\x85" * 10**6 + b"Ns", "it has a key of type tuple"),  # Its hash would overflow the stack.
+        (NESTED + STORAGE.replace(b"X\x01\x00\x00\x000", b"h\x32") % b"K\x03", "is not the storage"),
+        (NESTED + STORAGE.replace(b"X\x07\x00\x00\x00storage", b"h\x32") % b"K\x03", "is not the storage"),
+        (b"}(\x8a\x09" + (2**61 - 1 << 4).to_bytes(9, "little") + b"Nu", "more than 64 bits"),  # Keys of equal hashes.
+        (TENSOR % (THREE, b"K\x00(" + b"K\x01" * 65 + b"tq\x00h\x00"), "neither of plain data nor of a tensor"),
+        (b"ccollections\nOrderedDict\n}\x85R", "neither of plain data nor of a tensor"),  # A copy of a dictionary.
         (b"]q\x00h\x00a", "levels deep"),  # A list in itself.
         (b"]q\x00" + b"".join(b"](" + b"h%c" % n * 99 + b"eq%c" % (n + 1) for n in range(10)), "levels deep"),
         (b"cos\nsystem\n(X\x04\x00\x00\x00truetR", "it names os.system"),
@@ -229,6 +231,21 @@ def test_a_tensor_written_by_hand_is_read(tmp_path: Path) -> None:
     """The pickles of the test above fail for their faults alone."""
     path = with_pickle(tmp_path, b"\x80\x02" + TENSOR % (THREE, b"K\x00K\x03\x85K\x01\x85") + b".")
     assert torch.equal(read_torch_file(path), torch.zeros(3))
+
+
+def test_a_tensor_that_is_referred_to_many_times_is_made_once(tmp_path: Path) -> None:
+    many = b"](" + (ONE_AXIS + b"q\x01") + b"h\x01" * 999 + b"e"
+    tensors = read_torch_file(with_pickle(tmp_path, b"\x80\x02" + many + b"."))
+    assert len(tensors) == 1000 and len(set(map(id, tensors))) == 1
+
+
+def test_attributes_that_a_file_sets_again_and_again_are_ignored(tmp_path: Path) -> None:
+    """Each of these instructions of three bytes would copy the attributes."""
+    attributes = b"}(" + b"".join(b"X\x05\x00\x00\x00%05dN" % n for n in range(10**4)) + b"uq\x00"
+    structure = b"\x80\x02" + attributes + b"ccollections\nOrderedDict\n)R" + b"h\x00b" * 10**5 + b"."
+    started = time.process_time()
+    assert read_torch_file(with_pickle(tmp_path, structure)) == {}
+    assert time.process_time() - started < 10  # Otherwise a minute.
 
 
 def test_a_checkpoint_that_inflates_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:

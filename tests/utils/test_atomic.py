@@ -87,6 +87,37 @@ def test_a_folder_belongs_to_one_process_until_it_ends_however_it_ends(tmp_path:
         pass
 
 
+def test_no_lock_remains_after_the_block(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "out"):
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_of_many_processes_one_at_a_time_has_a_folder_although_locks_are_removed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from videomem.utils.atomic import locked_folder\n"
+        "from videomem.errors import VideomemError\n"
+        "folder, done = Path(sys.argv[1]), 0\n"
+        "while done < 200:\n"
+        "    try:\n"
+        "        with locked_folder(folder):\n"
+        "            (folder / 'claim').touch(exist_ok=False); (folder / 'claim').unlink(); done += 1\n"
+        "    except VideomemError: pass\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+
+
+def test_a_lock_that_is_a_pipe_or_a_link_does_not_wait_or_make_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with locked_folder(tmp_path):
+        pass
+    (tmp_path / ".lock").symlink_to(tmp_path / "made")
+    with pytest.raises(VideomemError, match="cannot be locked"), locked_folder(tmp_path):
+        pytest.fail("entered")
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_mount_point_is_not_replaced() -> None:
     with pytest.raises(VideomemError, match="a mount point, which cannot be replaced"), atomic_folder(Path("/")):
         pytest.fail("entered")

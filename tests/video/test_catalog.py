@@ -7,6 +7,9 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.barcodes import KINDS
 from hypothesis import given, settings
@@ -373,3 +376,35 @@ def test_a_folder_has_videos_of_every_suffix_and_a_note_on_other_files(tmp_path:
     assert {os.path.relpath(clip.path, tmp_path / "videos") for clip in found.clips} == set(videos)
     note = "4 files do not have the suffix of a video and are left out: .txt (2), .part (1), no suffix (1)"
     assert found.notes == (note,)
+
+
+# Tables that would take more memory or time than they have bytes.
+
+
+def test_a_table_whose_rows_lack_most_cells_is_refused(tmp_path: Path) -> None:
+    """Each of these rows of two bytes would take as much memory as the header has columns."""
+    columns = ",".join(f"c{number}" for number in range(1000))
+    path = written(tmp_path, "a\n" * 1000, f"{HEADER.strip()},{columns}\n")
+    with pytest.raises(VideomemError, match=r"catalog.csv: most cells of its 1006 columns are missing"):
+        read_table(path)
+
+
+def test_a_parquet_table_of_far_more_rows_than_bytes_is_refused(tmp_path: Path) -> None:
+    places = pa.array(np.zeros(10**6, np.int32))
+    columns = {name: pa.DictionaryArray.from_arrays(places, ["a"]) for name in COLUMNS[:4]}
+    pq.write_table(pa.table(columns), tmp_path / "catalog.parquet")
+    assert (tmp_path / "catalog.parquet").stat().st_size < 100_000
+    with pytest.raises(VideomemError, match=r"catalog.parquet: its rows take more than 100 times the bytes"):
+        read_table(tmp_path / "catalog.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_large_catalog_is_in_proportion(tmp_path: Path, suffix: str) -> None:
+    clips = (Clip(str(tmp_path / f"{n:07}.mp4"), "x", "train", str(n)) for n in range(200_000))
+    write_catalog(Catalog(tuple(clips)), tmp_path / f"a.{suffix}")
+    assert len(read_table(tmp_path / f"a.{suffix}")) == 200_000
+
+
+def test_a_path_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VideomemError, match="row 1: the path has a zero byte"):
+        read_catalog(written(tmp_path, "a\0b.mp4,x,train,1,,\n"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -628,6 +629,12 @@ def test_what_is_wrong_in_a_list_is_named(
 
 
 # The user's own tables
+
+
+def test_the_time_to_read_a_line_is_in_proportion_to_its_length(tmp_path: Path, refused: Refuse) -> None:
+    started = time.process_time()
+    assert "x' is neither" in refused(*a_list(tmp_path, "1 " * 50_000 + "x"))[-200:]
+    assert time.process_time() - started < 5  # Otherwise more than a minute.
 
 
 def a_table(tmp_path: Path, lines: Sequence[str]) -> Arguments:

@@ -686,3 +686,22 @@ def test_real_clips_decode_to_the_frames_of_a_plain_forward_pass(decoder: decodi
 def test_barcodes_are_decoded() -> None:
     assert [read_barcode(barcode(number)) for number in range(256)] == list(range(256))
     assert [read_barcode(barcode(number, 16, 16)) for number in range(256)] == list(range(256))
+
+
+def test_an_image_with_unusual_metadata_is_an_error_of_its_clip(tmp_path: Path) -> None:
+    """Pillow writes the metadata of an image that it turns, and raises any error."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (16, 16)).save(tmp_path / "1.png", exif=exif)
+    content = (tmp_path / "1.png").read_bytes()
+    start = content.index(b"eXIf")
+    (num_bytes,) = struct.unpack(">I", content[start - 4 : start])
+    wrong = b"MM\0*\0\0\0\x08\0\x02" + struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)
+    wrong += struct.pack(">HHIf", 0x10E, 11, 1, 1.5) + bytes(4)  # The description as a number.
+    chunk = b"eXIf" + wrong
+    before, after = content[: start - 4], content[start + 4 + num_bytes + 4 :]
+    (tmp_path / "1.png").write_bytes(
+        before + struct.pack(">I", len(wrong)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + after
+    )
+    with pytest.raises(DecodingError, match=r"1\.png"):
+        decode_clip(tmp_path, Uniform(2))

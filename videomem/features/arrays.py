@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from videomem.errors import VideomemError, one_line
+from videomem.utils.proportion import is_out_of_proportion
 from videomem.video.files import files_below, split_template
 
 SUFFIXES = (".npy", ".h5", ".hdf5", ".safetensors")
@@ -169,6 +170,8 @@ def _in_hdf5(file: Path, stack: ExitStack) -> Readers:
 def _read_dataset(dataset: Any) -> FloatArray:
     if dataset.is_virtual or dataset.external:
         raise ArrayProblem("its values are stored in another file; copy them into this one")
+    if is_out_of_proportion(dataset.nbytes, stored := dataset.id.get_storage_size()):
+        raise ArrayProblem(f"its shape is {dataset.shape}, but {stored} bytes are stored; write all values")
     return _checked(dataset)
 
 

@@ -49,7 +49,8 @@ class FailureTable:
     def add(self, failure: Failure) -> None:
         """Append a row to the file immediately, so that it is not lost in an interruption."""
         try:
-            with self.path.open("ab+", buffering=0) as file:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # A link would name a file to write to.
+            with os.fdopen(os.open(self.path, flags, 0o666), "ab+", buffering=0) as file:
                 num_bytes = file.tell()
                 file.seek(max(num_bytes - 1, 0))
                 # An interrupted write may have left an incomplete line.

@@ -159,7 +159,7 @@ def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[T
         largest = float(np.abs(array_TD).max())
         remedy = "pass --dtype float32, set data.features.dtype to it" if importing.dtype == "float16" else "scale it"
         raise ArrayProblem(f"its values reach {largest:.3g}, beyond the range of {importing.dtype}; {remedy}")
-    fields = {"num_available": len(inside), "fps": fps or 0.0, "decoder": "imported", "damage": ""}
+    fields = {"num_available": len(inside), "fps": float(fps or 0.0), "decoder": "imported", "damage": ""}
     return chosen, {**fields, "indices": indices.tolist()}
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -22,6 +23,12 @@ from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked, read_checked
 from videomem.video.catalog import Clip
 from videomem.video.files import images_in, is_image_folder, split_template
+
+_TABLE = "CREATE TABLE hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+_SCHEMA = {("table", "hashes", _TABLE), ("index", "sqlite_autoindex_hashes_1", None)}
+# The end of a journal that names a file, as those of transactions on several databases do (SQLite file format,
+# section 3). SQLite deletes the file.
+_NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 
 
 def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str], list[Failure]]:
@@ -52,17 +59,40 @@ def key_of(clip: Clip, content: str, fps: float | None) -> str:
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:
-    """The cache of hashes. If it cannot be written, what it has is copied to memory."""
+    """The cache of hashes. If it cannot be written, what it has is copied to memory.
+
+    Raises:
+        VideomemError: If it has anything but the table of hashes: views and triggers run as long as they like.
+    """
+    _check_files(path)
     writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
     hashes = sqlite3.connect(path if writable else ":memory:", timeout=60, isolation_level=None)
     if not writable and path.exists():
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as known:
             known.backup(hashes)
     hashes.execute("PRAGMA synchronous = OFF")  # If a hash is lost, its file is read once more.
-    hashes.execute(
-        "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
-    )
+    hashes.execute("PRAGMA trusted_schema = OFF")
+    hashes.execute(_TABLE.replace("TABLE", "TABLE IF NOT EXISTS"))
+    if set(hashes.execute("SELECT type, name, sql FROM sqlite_schema")) != _SCHEMA:
+        hashes.close()
+        raise VideomemError(f"{path}: has other content than a cache of file hashes; delete it")
     return hashes
+
+
+def _check_files(path: Path) -> None:
+    """Raise if SQLite would wait for a pipe, write to the target of a link, or delete a file that a journal names."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(file.lstat().st_mode):
+                raise VideomemError(f"{file}: not a regular file; delete it")
+    with (
+        suppress(FileNotFoundError),
+        path.with_name(path.name + "-journal").open("rb") as journal,
+    ):  # Another process may be at its end.
+        journal.seek(max(os.fstat(journal.fileno()).st_size - len(_NAMES_A_FILE), 0))
+        if journal.read() == _NAMES_A_FILE:
+            raise VideomemError(f"{journal.name}: names another file, as no journal of videomem does; delete it")
 
 
 @contextmanager
@@ -77,7 +107,8 @@ def _named(path: Path) -> Iterator[None]:
 
 def _content_hash(path: str, hashes: sqlite3.Connection) -> str:
     name = os.fsencode(path)
-    known = hashes.execute("SELECT size, mtime_ns, sha256 FROM hashes WHERE path = ?", (name,)).fetchone()
+    row = "SELECT size, mtime_ns, sha256 FROM hashes WHERE path = ? AND typeof(sha256) = 'text' AND length(sha256) = 64"
+    known = hashes.execute(row, (name,)).fetchone()
     try:
         files = _files(path)
         state = _state(files)

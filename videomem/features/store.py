@@ -16,6 +16,7 @@ features of a clip are compared with their checksum when a process first reads t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.utils.atomic import remove_orphans, write_atomic
 from videomem.utils.checked_json import dump_checked, parse_checked, read_checked
+from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
@@ -44,6 +46,9 @@ SHARD_CLIPS = 256
 FRAME_BATCH = 64
 FeatureDtype = Literal["float16", "float32"]
 _DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
+# Types in the index of a shard.
+_ROW = {"clip": str, "start_row": int, "stop_row": int, "checksum": int, "num_available": int, "fps": float,
+        "decoder": str, "damage": str, "indices": list}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -200,11 +205,17 @@ class FeatureStore:
                 found = {"shape": features.get_shape(), "dtype": features.get_dtype()}
             if (stated := {name: index[name] for name in found}) != found:
                 raise ValueError(f"its features are {found}, not {stated}")
+            imported = self.settings.imported
+            if len(found["shape"]) != 2 or (imported is not None and found["shape"][1] != imported.feature_dim):
+                raise ValueError(f"its features have shape {found['shape']}")
             entries = {}
             for row in index["clips"]:
+                wrong = [name for name in _ROW.keys() | row.keys() if type(row.get(name)) is not _ROW.get(name)]
+                if wrong or not all(type(index) is int for index in row["indices"]) or not math.isfinite(row["fps"]):
+                    raise TypeError(f"its index has a clip with another {wrong[0] if wrong else 'fps or indices'}")
                 key, indices = row.pop("clip"), tuple(row.pop("indices"))
                 entries[key] = Entry(shard=number, indices=indices, **row)
-                if key not in planned or not 0 <= row["start_row"] <= row["stop_row"] <= found["shape"][0]:
+                if key not in planned or not 0 <= row["start_row"] < row["stop_row"] <= found["shape"][0]:
                     raise ValueError(f"its index has clip {one_line(key)}, which was not planned or has no rows in it")
         except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise VideomemError(f"{path}: a damaged shard ({one_line(error)}); {remedy}") from error
@@ -308,6 +319,10 @@ class FeatureStore:
                     f"{path}: damaged (the checksum of rows {entry.start_row} to {entry.stop_row - 1} differs); delete "
                     f"it and run {self.settings.made_by}"
                 )
+            if not torch.isfinite(rows_TD).all():
+                raise VideomemError(
+                    f"{path}: has values that are not finite; delete it and run {self.settings.made_by}"
+                )
             self._checked.add(entry)
         return rows_TD
 
@@ -319,8 +334,8 @@ class FeatureStore:
 
     def others(self) -> list[str]:
         """Differences of the other stores in the root from this one, for error messages."""
-        found = (path.read_bytes() for path in sorted(self.root.glob("*/settings.json")) if _is_whole(path))
-        return [self.differences(json.loads(content)) for content in found]
+        found = map(_identity_in, sorted(self.root.glob("*/settings.json")))
+        return [self.differences(identity) for identity in found if identity is not None]
 
     def _shard_path(self, number: int) -> Path:
         return self.folder / "shards" / f"{number:06d}.safetensors"
@@ -333,9 +348,17 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_whole(settings: Path) -> bool:
-    """Whether the settings of a store are those that its folder is named for."""
-    return sha256(settings.read_bytes()).hexdigest()[:16] == settings.parent.name
+def _identity_in(settings: Path) -> dict[str, Any] | None:
+    """The settings in a file, if they are those that its folder is named for."""
+    content = settings.read_bytes() if settings.is_file() else b""
+    if sha256(content).hexdigest()[:16] != settings.parent.name:
+        return None
+    try:
+        identity = json.loads(content)
+        check_plain(identity, str(settings))
+    except (ValueError, RecursionError, VideomemError):
+        return None
+    return identity if isinstance(identity, dict) else None
 
 
 def _checksum(rows_TD: Tensor) -> int:

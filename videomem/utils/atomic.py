@@ -102,18 +102,35 @@ def locked_folder(folder: Path) -> Iterator[None]:
     if (place := folder.resolve()) in _LOCKED:
         yield
         return
-    with (folder / ".lock").open("ab") as file:
+    descriptor = _locked_file(folder / ".lock")
+    _LOCKED.add(place)
+    try:
+        yield
+    finally:
+        _LOCKED.remove(place)
+        _remove(folder / ".lock")  # While it is locked, so that it is not that of another process.
+        os.close(descriptor)
+
+
+def _locked_file(path: Path) -> int:
+    """The descriptor of a locked file. A process that ends removes its file, so another one may have just been made."""
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise VideomemError(f"{folder}: another process is writing to it; choose another folder") from error
+            # A pipe that is opened for reading too does not wait for another process.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise VideomemError(f"{folder}: cannot be locked: {error.strerror}; choose another folder") from error
-        _LOCKED.add(place)
+            raise VideomemError(f"{path.parent}: cannot be locked: {error.strerror}; choose another folder") from error
         try:
-            yield
-        finally:
-            _LOCKED.remove(place)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+            os.close(descriptor)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise VideomemError(f"{path.parent}: another process is writing to it; choose another folder") from error
+        except OSError as error:
+            os.close(descriptor)
+            raise VideomemError(f"{path.parent}: cannot be locked: {error.strerror}; choose another folder") from error
 
 
 def _temporary(path: Path) -> Path:

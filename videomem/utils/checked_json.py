@@ -54,6 +54,8 @@ def parse_checked(text: str | bytes, path: Path, identity: dict[str, Any], remed
 
 def read_checked(path: Path, identity: dict[str, Any], remedy: str) -> Any:
     """The content of a file; see `parse_checked`."""
+    if not path.is_file():  # A pipe or a device would be read for ever.
+        raise VideomemError(f"{path}: not a regular file; {remedy}")
     return parse_checked(path.read_bytes(), path, identity, remedy)
 
 

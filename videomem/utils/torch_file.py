@@ -7,9 +7,7 @@ for dictionaries, lists, numbers, text and dense tensors, and nothing read is la
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 import pickletools
 import sys
 import zipfile
@@ -24,15 +22,7 @@ from videomem.errors import VideomemError, one_line
 from videomem.utils.plain_data import MAX_DEPTH, MAX_ITEMS
 
 MAX_PICKLE_BYTES = 4 * 2**20  # Of everything but the tensors' values.
-MAX_TUPLES = (
-    20_000  # About four per tensor. Without a limit, tuples could be nested until their hash overflows the stack.
-)
-# The pickle instructions that `torch.save` writes.
-_INSTRUCTIONS = {
-    "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE",
-    "SETITEM", "SETITEMS", "APPEND", "APPENDS", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE",
-    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET",
-}  # fmt: skip
+_MOST_AXES = 64  # of a tensor, in torch
 _STORAGES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -40,12 +30,19 @@ _STORAGES = {
 }  # fmt: skip
 
 
-class _Dictionary(dict[Any, Any]):
-    """An OrderedDict of the file. `state_dict()` has an attribute `_metadata`, which is pickled too."""
+_DICTIONARY, _TENSOR, _PARAMETER = (
+    "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
+)  # fmt: skip
+_NAMES = {_DICTIONARY, _TENSOR, _PARAMETER, *(f"torch {name}" for name in _STORAGES)}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class _Type(NamedTuple):
-    dtype: torch.dtype
+class _Name(NamedTuple):
+    """A class or function that the file names."""
+
+    path: str
 
 
 class _Storage(NamedTuple):
@@ -55,7 +52,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-    """A tensor before it is checked. Unlike a tensor it has no `__setstate__` that the file could call."""
+    """A tensor of the file, before it is read."""
 
     storage: _Storage
     offset: int
@@ -77,7 +74,7 @@ def read_torch_file(path: Path) -> Any:
             return _read(archive, path.stat().st_size)
     except VideomemError:
         raise
-    except Exception as error:  # Untrusted instructions make pickle raise errors of any type.
+    except Exception as error:  # Untrusted instructions raise errors of any type.
         raise VideomemError(f"not a file of torch.save ({type(error).__name__}: {one_line(error)[:80]})") from error
 
 
@@ -94,42 +91,114 @@ def _read(archive: zipfile.ZipFile, num_bytes: int) -> Any:
     order = f"{folder}byteorder"
     if order in records and archive.read(order).decode() != sys.byteorder:
         raise VideomemError("it was written on a machine with another byte order")
-    structure = archive.read(main)
-    _check_instructions(structure)
-    return _Tensors(archive, f"{folder}data/").build(_Structure(io.BytesIO(structure)).load())
+    return _Tensors(archive, f"{folder}data/").build(_Structure().of(archive.read(main)))
 
 
-def _check_instructions(structure: bytes) -> None:
-    """Raise if a pickle has instructions that `torch.save` does not write, or that need much memory."""
-    num_tuples = 0
-    for number, (instruction, argument, _) in enumerate(pickletools.genops(structure)):
-        num_tuples += instruction.name.startswith("TUPLE")
-        index = argument if instruction.name == "LONG_BINPUT" and isinstance(argument, int) else 0
-        if instruction.name not in _INSTRUCTIONS or num_tuples > MAX_TUPLES or index > number:
-            raise VideomemError(f"it has more than plain data and tensors (pickle instruction {instruction.name})")
+class _Structure:
+    """Executes the pickle instructions that `torch.save` writes; gives plain data with a `_View` for each tensor.
+
+    `pickle.Unpickler` would hash keys of nested tuples, copy dictionaries, and set attributes, each in a few bytes of
+    the file and in any time. Here an instruction takes as long as the values that it removes.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def of(self, content: bytes) -> Any:
+        for instruction, argument, _ in pickletools.genops(content):
+            self._execute(instruction.name, argument)
+        return self._stack.pop()
+
+    def _execute(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        match name:
+            case "MARK":
+                self._marks.append(len(stack))
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "EMPTY_DICT" | "EMPTY_LIST":
+                stack.append({} if name == "EMPTY_DICT" else [])
+            case "TUPLE":
+                stack.append(tuple(self._pop_to_mark()))
+            case "APPEND" | "APPENDS":
+                items = [stack.pop()] if name == "APPEND" else self._pop_to_mark()
+                list.extend(stack[-1], items)
+            case "SETITEM" | "SETITEMS":
+                items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self._pop_to_mark()
+                dict.update(stack[-1], zip(map(_key, items[::2]), items[1::2], strict=True))
+            case "GLOBAL":
+                stack.append(_name(argument))
+            case "BINPERSID":
+                stack.append(_storage(stack.pop()))
+            case "REDUCE":
+                arguments = stack.pop()
+                stack.append(_called(stack.pop(), arguments))
+            case "BUILD":  # Attributes, such as `_metadata` of a state_dict.
+                stack.pop()
+            case "PROTO" | "STOP":
+                pass
+            case _ if name in _TUPLES:
+                stack[-_TUPLES[name] :] = [tuple(stack[-_TUPLES[name] :])]
+            case _ if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
+            case _ if name in _VALUES:
+                stack.append(_number_or_text(argument))
+            case _:
+                raise VideomemError(f"it has more than plain data and tensors (pickle instruction {name})")
+
+    def _pop_to_mark(self) -> list[Any]:
+        start = self._marks.pop()
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
 
 
-class _Structure(pickle.Unpickler):
-    """Reads plain data with a `_View` for each tensor; any other name in the file is an error."""
+def _key(key: Any) -> Any:
+    if type(key) not in (str, int):
+        raise VideomemError(f"it has a key of type {type(key).__name__}; keys must be text or integers")
+    return key
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGES:
-            return _Type(_STORAGES[name])
-        # Functions made for this call: a file can set attributes of what it names, and of a class they would last.
-        known = {
-            ("collections", "OrderedDict"): lambda *arguments: _Dictionary(*arguments),
-            ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _View(*arguments[:4]),
-            ("torch._utils", "_rebuild_parameter"): lambda *arguments: arguments[0],
-        }
-        if (module, name) not in known:
-            raise VideomemError(f"it names {one_line(f'{module}.{name}')[:80]}, neither plain data nor a tensor")
-        return known[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, (dtype,), key, _, num_values = pid
-        if kind != "storage":
-            raise VideomemError(f"it has a {one_line(kind)[:80]}, which is not a tensor")
-        return _Storage(key, dtype, num_values)
+def _number_or_text(value: Any) -> Any:
+    if type(value) is int and abs(value) >= 2**63:
+        raise VideomemError("it has a number of more than 64 bits")
+    return value
+
+
+def _name(path: str) -> _Name:
+    if path not in _NAMES:
+        shown = one_line(path.replace(" ", ".", 1))[:80]
+        raise VideomemError(f"it names {shown}, neither plain data nor a tensor")
+    return _Name(path)
+
+
+def _storage(pid: Any) -> _Storage:
+    kind, name, key, _, num_values = pid
+    if kind != "storage" or type(name) is not _Name or type(key) is not str or type(num_values) is not int:
+        raise VideomemError("it has a reference that is not the storage of a tensor")
+    return _Storage(key, _STORAGES[name.path.removeprefix("torch ")], num_values)
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    """The result of a function of the file."""
+    match function:
+        case _Name(path=str(path)) if path == _DICTIONARY and arguments == ():
+            return {}
+        case _Name(path=str(path)) if path == _TENSOR and len(arguments) in (6, 7):
+            storage, offset, shape, stride = arguments[:4]
+            if type(storage) is _Storage and type(offset) is int and _are_sizes(shape) and _are_sizes(stride):
+                return _View(storage, offset, shape, stride)
+        case _Name(path=str(path)) if path == _PARAMETER and len(arguments) == 3 and type(arguments[0]) is _View:
+            return arguments[0]
+    raise VideomemError("it has a call that is neither of plain data nor of a tensor")
+
+
+def _are_sizes(value: Any) -> bool:
+    return type(value) is tuple and len(value) <= _MOST_AXES and all(type(size) is int for size in value)
 
 
 class _Tensors:
@@ -138,6 +207,7 @@ class _Tensors:
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         self._archive, self._folder, self._num_items = archive, folder, 0
         self._storages: dict[_Storage, Tensor] = {}
+        self._tensors: dict[_View, Tensor] = {}  # A view that is used many times is one tensor.
 
     def build(self, value: Any, depth: int = 0) -> Any:
         """The value with a tensor for each `_View`. Its depth and size are limited, so cyclic data are refused."""
@@ -145,20 +215,16 @@ class _Tensors:
         if depth > MAX_DEPTH or self._num_items > MAX_ITEMS:
             raise VideomemError(f"it is more than {MAX_DEPTH} levels deep, or has more than {MAX_ITEMS:,} values")
         if type(value) is _View:
-            return self._tensor(value)
-        if type(value) in (dict, _Dictionary):
-            return {self._key(key): self.build(item, depth + 1) for key, item in dict.items(value)}
+            if value not in self._tensors:
+                self._tensors[value] = self._tensor(value)
+            return self._tensors[value]
+        if type(value) is dict:
+            return {key: self.build(item, depth + 1) for key, item in value.items()}
         if type(value) in (list, tuple):
             return type(value)(self.build(item, depth + 1) for item in value)
         if value is None or type(value) in (bool, int, float, str):
             return value
         raise VideomemError(f"it has a {type(value).__name__}, neither plain data nor a tensor")
-
-    @staticmethod
-    def _key(key: Any) -> Any:
-        if type(key) not in (str, int):
-            raise VideomemError(f"it has a key of type {type(key).__name__}; keys must be text or integers")
-        return key
 
     def _tensor(self, view: _View) -> Tensor:
         """A view of a storage that lies within it and has no more values."""

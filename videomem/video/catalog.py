@@ -25,12 +25,15 @@ from pathlib import Path
 from videomem.errors import VideomemError
 from videomem.utils.atomic import atomic_path
 from videomem.utils.csv_cells import csv_lines, plain_cell
+from videomem.utils.proportion import RATIO, is_out_of_proportion
 from videomem.utils.text import printable
 from videomem.video.files import is_url
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
 SPLITS = ("train", "val", "test")
 IMBALANCE = 10.0  # Ratio of the largest to the smallest training class from which a warning is given.
+_FEW_CELLS = 100_000
+_BYTES_PER_CELL = 64  # of a table in memory, besides its text
 _SURROGATE = re.compile("[\ud800-\udfff]")  # Stands for a byte that is not UTF-8.
 _log = logging.getLogger("videomem")
 
@@ -136,7 +139,11 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            rows, most_cells = [], _FEW_CELLS + path.stat().st_size
+            for row in reader:
+                rows.append(row)
+                if len(rows) * len(reader.fieldnames or ()) > most_cells:  # Rows with fewer cells than the header.
+                    raise VideomemError(f"{path}: most cells of its {len(reader.fieldnames or ())} columns are missing")
     except (OSError, csv.Error) as error:
         raise VideomemError(f"{path}: not readable as CSV: {error}") from error
     names = reader.fieldnames or ()
@@ -157,7 +164,13 @@ def _read_parquet(path: Path) -> list[dict[str, str]]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows, num_bytes = [], 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                num_bytes += batch.nbytes + _BYTES_PER_CELL * batch.num_columns * batch.num_rows
+                if is_out_of_proportion(num_bytes, path.stat().st_size):
+                    raise VideomemError(f"{path}: its rows take more than {RATIO} times the bytes of the file")
+                rows += batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise VideomemError(f"{path}: not readable as Parquet: {error}") from error
     return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
@@ -167,6 +180,8 @@ def clip_of_row(row: Mapping[str, str], where: str) -> Clip:
     """The clip of a row of a table; `where` names the row in error messages."""
     if not row["path"]:
         raise VideomemError(f"{where}: the path is empty")
+    if "\0" in row["path"]:
+        raise VideomemError(f"{where}: the path has a zero byte, which no file name has; fix the table")
     start_s, end_s = (_number(row.get(name, ""), name, where, "seconds") for name in ("start_s", "end_s"))
     if not (start_s or 0.0) < (math.inf if end_s is None else end_s):
         raise VideomemError(f"{where}: start_s {start_s or 0.0} is not before end_s {end_s}")

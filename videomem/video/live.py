@@ -95,6 +95,9 @@ def _fill(pipe: BinaryIO, buffer: memoryview) -> int:
     return filled
 
 
+_MOST_GAP_S = 3600.0
+
+
 def at_rate(frames: Iterable[LiveFrame], fps: float) -> Iterator[LiveFrame]:
     """The frames displayed at 0, 1/fps, 2/fps, ... seconds: the same that `FixedRate` selects of the video.
 
@@ -110,6 +113,9 @@ def at_rate(frames: Iterable[LiveFrame], fps: float) -> Iterator[LiveFrame]:
                 "these frames have no times; give --source-fps for raw frames and images, or copy the video into a "
                 "file with a frame rate, such as mp4"
             )
+        if held is not None and frame.time_s - (held.time_s or 0.0) > _MOST_GAP_S:
+            gap_s = frame.time_s - (held.time_s or 0.0)
+            raise DecodingError(f"frame {frame.place} follows {gap_s:g} s after the last, above {_MOST_GAP_S:g} s")
         while held is not None and taken / fps + TOLERANCE_S < frame.time_s:
             yield held
             taken += 1

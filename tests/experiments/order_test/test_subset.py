@@ -253,3 +253,12 @@ def test_bad_files_are_refused_in_one_line(result: Path, capsys: pytest.CaptureF
     assert "no such table; give the folder that `videomem order --out` has written" in refusal(
         result, capsys, "--by", "class"
     )
+
+
+def test_a_table_of_more_tests_than_any_experiment_has_is_refused(tmp_path: Path) -> None:
+    """Each test is a row of the analysis of classes."""
+    write_clip_scores(tmp_path, catalog_of(tmp_path).clips[:2], clip_scores([0.1, 0.2] * 2, [0, 1] * 2, [0, 1] * 2))
+    table = tmp_path / FILE
+    table.write_text(table.read_text().replace(",2,", ",1000000000,"))
+    with pytest.raises(VideomemError, match=r"clip_scores.csv: 2000000000 tests, above the limit"):
+        read_clip_scores(tmp_path)

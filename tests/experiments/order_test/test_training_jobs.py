@@ -406,3 +406,9 @@ def test_the_projection_is_the_principal_components_of_training_frames_alone() -
     axes = torch.linalg.svd((frames - mean) / std).Vh[:3]
     expected = ((clips.features(50).double() - mean) / std) @ axes.T
     assert torch.allclose(shown.features(50).double().abs(), expected.abs(), atol=1e-3)
+
+
+def test_a_training_result_that_inflates_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", predicted=np.zeros((10**4, 10**4), np.int8))
+    with pytest.raises(VideomemError, match=r"a.npz: a damaged training result .*would take 1000\d+ bytes"):
+        read_training_result(tmp_path / "a.npz")

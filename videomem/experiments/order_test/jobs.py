@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from videomem.heads import Head
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.atomic import write_atomic
 from videomem.utils.plain_data import from_plain
+from videomem.utils.proportion import is_out_of_proportion
 
 SCHEMA = 4  # Raise it when a change of code changes training results.
 CONTROL_SEED = 1_000_003  # added to the seed of an order-blind head trained on fixed permutations
@@ -287,6 +289,10 @@ def read_training_result(path: Path) -> TrainingResult:
         VideomemError: If the file is damaged, or is that of another job.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(record.file_size for record in archive.infolist())
+        if is_out_of_proportion(num_bytes, path.stat().st_size):
+            raise ValueError(f"it would take {num_bytes} bytes")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(str(arrays.pop("facts")))

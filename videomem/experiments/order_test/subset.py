@@ -23,6 +23,7 @@ from videomem.video.catalog import Catalog, Clip, clip_of_row, read_table
 
 FILE = Path("tables") / "clip_scores.csv"
 _COUNTS, _GAINS = ("tests",), ("raw", "score", "standard_error")
+_MOST_TESTS = 10_000_000  # of all clips
 COLUMNS = ("path", "start_s", "end_s", "label", "group", *_COUNTS, *_GAINS)
 
 
@@ -81,7 +82,10 @@ def read_clip_scores(folder: Path) -> list[ScoredClip]:
     rows = read_table(path, COLUMNS)
     if not rows:
         raise VideomemError(f"{path}: the table has no rows; run `videomem order` again")
-    return [_scored(row, f"{path.name}: row {number}") for number, row in enumerate(rows, start=1)]
+    scored = [_scored(row, f"{path.name}: row {number}") for number, row in enumerate(rows, start=1)]
+    if (num_tests := sum(one.tests for one in scored)) > _MOST_TESTS:
+        raise VideomemError(f"{path}: {num_tests} tests, above the limit of {_MOST_TESTS}; run `videomem order` again")
+    return scored
 
 
 def _scored(row: Mapping[str, str], where: str) -> ScoredClip:

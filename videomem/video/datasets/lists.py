@@ -21,7 +21,7 @@ from videomem.video.catalog import Clip
 from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found, read_lines, refuse_doubled
 from videomem.video.files import images_in, is_video_name, split_template
 
-_LINE = re.compile(r"(.*?\S)((?:[\s,]+-?\d{1,9})+)")
+_LINE_BACKWARDS = re.compile(r"((?:\d{1,9}-?[\s,]+)+)(\S.*)")  # Forwards, its time would be quadratic.
 
 
 class Row(NamedTuple):
@@ -87,16 +87,17 @@ def from_lists(
 
 
 def _row(line: str, where: str, root: Path) -> Row:
-    match = _LINE.fullmatch(line)
+    match = _LINE_BACKWARDS.fullmatch(line[::-1])
     if match is None:
         raise VideomemError(f"{where}: {line!r} is neither `video.mp4 label` nor `folder num_frames label`")
-    path, found = match[1], list(re.finditer(r"[\s,]+(-?\d+)", match[2]))
+    columns, before = match[1][::-1], match[2][::-1]
+    path, found = before, list(re.finditer(r"[\s,]+(-?\d+)", columns))
     numbers = [int(number[1]) for number in found]
     expected = 1 if is_video_name(path) else 2
     if is_unclear := len(numbers) > expected:
         # Some numbers may belong to the path: only existing files distinguish `P 01` with one number from `P` with two.
-        path = line[: match.start(2) + found[-expected].start()]
-    is_unclear |= any(map(FRACTION.fullmatch, re.split(r"[\s,]+", match[1])[1:]))
+        path = line[: len(before) + found[-expected].start()]
+    is_unclear |= any(map(FRACTION.fullmatch, re.split(r"[\s,]+", before)[1:]))
     if is_unclear and not os.path.exists(os.path.join(root, path)):
         raise VideomemError(
             f"{where}: {line!r} has more columns than a path, a number of frames and a class; multi-label lists are "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from videomem.errors import DecodingError, one_line
 from videomem.video.decoders.limits import check_size
@@ -47,7 +47,9 @@ class FrameFolder:
         for index in np.unique(wanted).tolist():
             try:
                 image = _read_image(self.images[index])
-            except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+            except DecodingError:
+                raise
+            except Exception as error:  # noqa: BLE001 - Pillow raises errors of any type for unusual metadata
                 return None, index, f"{os.path.basename(self.images[index])}: {one_line(error)}"
             if len(frames_THWC) == 0:
                 check_size(self.path, len(wanted), *image.shape[:2])
