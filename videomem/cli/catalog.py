@@ -137,7 +137,10 @@ def _build(found: Found, given: argparse.Namespace) -> int:
     left_out = frozenset(missing)
     catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out))
     of_files = [problem for path, problem in problem_of.items() if problem and path not in left_out]
-    _raise_all([*catalog_problems(catalog), *of_files], "", ", so no catalog was written")
+    effect = ", so no catalog was written"
+    if of_files and not given.allow_missing:
+        effect += " (--allow-missing excludes files that cannot be read)"
+    _raise_all([*catalog_problems(catalog), *of_files], "", effect)
     write_catalog(catalog, given.out)
     list_of_missing = given.out.with_name(f"{given.out.name}.missing.txt")
     if missing:

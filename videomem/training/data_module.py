@@ -141,11 +141,15 @@ class VideoDataModule(LightningDataModule):
         """Indices into `clips` of the clips of a split."""
         return [row for row, clip in enumerate(self.clips) if clip.split == split]
 
+    @property
+    def _splits(self) -> str:
+        return ", ".join(self.catalog.splits)
+
     @cached_property
     def _entries(self) -> dict[Clip, Entry]:
         if not self.feature_store.exists():
-            others = self.feature_store.others()
-            found = f"; one there has {others[0]}" if others else ""
+            nearest = self.feature_store.nearest()
+            found = f"; the most similar store there has {nearest}" if nearest else ""
             raise VideomemError(
                 f"{self.feature_store.root}: no features of these settings{found}; run {self.settings.made_by}"
             )
@@ -190,7 +194,12 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         split = {"fit": "train", "validate": "val", "test": self.test_split}[stage]
         if not self.rows(split):
-            raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self.catalog.splits}")
+            raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self._splits}")
+        if self.test_split not in ("test", *self.catalog.splits):  # A catalog need not have a split `test`.
+            raise VideomemError(
+                f"data.test_split is {self.test_split!r}, but {self.catalog_path} has no such split; it has "
+                f"{self._splits}"
+            )
         if self.reversed_pairs:
             self.check_pairs("val" if stage == "fit" else split)
 
