@@ -211,7 +211,7 @@ def test_a_store_of_other_settings_is_named(workspace: Path, tmp_path: Path) -> 
 
 def test_the_store_that_differs_least_is_named(workspace: Path, tmp_path: Path) -> None:
     near = module(workspace, "--data.features.dtype", "float32").feature_store
-    other = ("--data.features.backbone.layer", "pool5", "--data.features.sampling.num_frames", "8")
+    other = ("--data.features.backbone.layer", "fc7", "--data.features.sampling.init_args.num_frames", "8")
     for store in (near, module(workspace, *other).feature_store):
         FeatureStore(tmp_path, store.settings).create()
     assert FeatureStore(tmp_path, module(workspace).settings).nearest() == "dtype float32 not float16"
