@@ -88,6 +88,7 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         )
     if command == "fit":
         _refuse_finished(cli, checkpoint)
+        _show_first_pass(data)
     if checkpoint is not None:
         data.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
         restore_from(checkpoint, cli.trainer, cli.model, resume=command == "fit")
@@ -115,6 +116,13 @@ def _one_thread_is_enough(cli: VideomemCLI) -> bool:
     """
     on_cpu = cli.trainer.strategy.root_device.type == "cpu"
     return on_cpu and cli.datamodule.source == "features" and "OMP_NUM_THREADS" not in os.environ
+
+
+def _show_first_pass(data: VideoDataModule) -> None:
+    """Lets a training on videos show the pass over all of them that precedes the first step."""
+    if data.source == "video":
+        data.console = console(to_stderr=True)
+        say("videomem: source is video: all training videos are decoded once before the first step", to_stderr=True)
 
 
 def _evaluated(cli: VideomemCLI, command: str) -> dict[str, Any]:

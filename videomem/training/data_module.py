@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -26,6 +27,7 @@ from videomem.training.feature_sources import (
 )
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.utils.plain_data import as_plain
+from videomem.utils.progress import tracked
 from videomem.utils.workers import check_shared_memory
 from videomem.video.catalog import Catalog, Clip, read_catalog
 
@@ -100,6 +102,7 @@ class VideoDataModule(LightningDataModule):
         self.test_split = test_split
         self.seed = seed
         self.settings = features
+        self.console: Console | None = None  # where the progress of long passes is shown
         self.feature_store = FeatureStore(store, features)
 
     # Contents of the data, read on first use.
@@ -182,8 +185,10 @@ class VideoDataModule(LightningDataModule):
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of the features of all training frames, without augmentation."""
-        device = self.trainer.strategy.root_device if self.trainer else "cpu"
-        features = (self.feature_source.features(row, device) for row in self.rows("train"))
+        device, rows = self.trainer.strategy.root_device if self.trainer else "cpu", self.rows("train")
+        what = "first pass over the training videos, for the statistics of their features"
+        shown = tracked(rows, what, len(rows), self.console if self.source == "video" else None)
+        features = (self.feature_source.features(row, device) for row in shown)
         statistics = frame_statistics(features, self.feature_dim)
         if not all(torch.isfinite(values_D).all() for values_D in statistics):
             raise VideomemError(f"{self.catalog_path}: training clips have features that are not finite; extract again")
