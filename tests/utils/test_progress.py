@@ -27,6 +27,16 @@ def test_without_a_terminal_progress_is_a_line_at_intervals(monkeypatch: pytest.
     ]
 
 
+def test_items_are_counted_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    written = StringIO()
+    for _ in tracked(range(50), "decoding clips", 50, Console(file=written, width=200)):
+        now[0] += 1.0
+    lines = [line.split(",")[0] for line in written.getvalue().splitlines() if line]
+    assert lines == ["videomem: decoding clips: 20 of 50", "videomem: decoding clips: 40 of 50"]
+
+
 def test_short_work_and_work_without_a_console_write_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     written = StringIO()
     for console in (Console(file=written), None):

@@ -422,6 +422,8 @@ def test_a_folder_is_grouped_by_what_a_regular_expression_matches(
     assert all(len({clip.split for clip in clips if clip.group == f"p{n}"}) == 1 for n in range(6))
     assert build(*arguments, "--group-by", "_take[1-2]", "--fractions", "0.5,0,0.5") == 0
     assert {clip.group for clip in read_catalog(tmp_path / "out.csv").clips} == {"_take1", "_take2"}
+    (root / "a" / "empty.mp4").write_bytes(b"")
+    assert build(*arguments, "--group-by", "(p[0-9]+)_") == 0
     for pattern, message in (("p9", "matches nothing in a/p0_take1.mp4"), ("(", "not a regular expression")):
         assert build(*arguments, "--group-by", pattern) == 2
         assert message in capsys.readouterr().err

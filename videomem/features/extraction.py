@@ -103,7 +103,7 @@ def extract(
             failures = [*unreadable, *(failure_table.get(failure.location, failure) for failure in earlier)]
         else:
             never_read = {k: c for k, c in by_key.items() if k not in settled and c.location in failure_table}
-            answers = progress.track(decoded(list(failed.values())), len(failed), description="trying again")
+            answers = progress.each(decoded(list(failed.values())), "trying failed clips again", len(failed))
             failing = {k: answer for k, answer in zip(failed, answers, strict=True) if isinstance(answer, Failure)}
             again = {key: clip for key, clip in failed.items() if key not in failing}
             by_key = never_read | again

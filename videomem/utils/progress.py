@@ -43,13 +43,22 @@ class LineProgress(Progress):
         super().advance(task_id, advance)
         self._write_line(task_id)
 
+    def each(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """Yield items; each counts as done when the next one is asked for."""
+        task_id = self.add_task(what, total=total)
+        for item in items:  # Not `track`, which counts in a thread that runs with a bar only.
+            yield item
+            self.advance(task_id)
+
     def _write_line(self, task_id: TaskID) -> None:
         task = next(task for task in self.tasks if task.id == task_id)
         if not self._writes_lines or task.total is None or time.monotonic() - self._line_s < INTERVAL_S:
             return
         self._line_s = time.monotonic()
         left = "" if task.time_remaining is None else f", about {_duration(task.time_remaining)} left"
-        self.console.print(f"videomem: {task.description}: {task.completed:.0f} of {task.total:.0f}{left}")
+        self.console.print(
+            f"videomem: {task.description}: {task.completed:.0f} of {task.total:.0f}{left}", soft_wrap=True
+        )
 
 
 def _duration(seconds: float) -> str:
@@ -60,4 +69,4 @@ def tracked(items: Iterable[Item], what: str, total: int, console: Console | Non
     """Yields items and shows the progress of what is done with them, such as `decoding`."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with LineProgress(*columns, console=console) as progress:
-        yield from progress.track(items, total, description=what)
+        yield from progress.each(items, what, total)

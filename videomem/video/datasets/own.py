@@ -48,18 +48,22 @@ def from_folder(root: Path, group_by: re.Pattern[str] | None = None) -> Found:
             f"{root}: some folders are splits, but {odd!r} is not; rename it to train, val or test, "
             "or use the csv layout"
         )
-    clips = [
-        Clip(str(path), folder.name, split, _group(os.path.relpath(path, root), group_by))
+    found = [
+        (path, folder.name, split)
         for top, split in splits.items()
         for folder in (_subfolders(top) if split else [top])
-        for path in sorted(map(Path, videos_below(str(folder))))
+        for path in videos_below(str(folder))
     ]
-    if not clips:
+    if not found:
         raise VideomemError(f"{root}: has no videos; expected {root.name}/[train|val|test/]<class>/<video>.mp4")
-    problem_of = {clip: problem for clip in clips if (problem := file_problem(clip.path))}
-    clips = [clip for clip in clips if clip not in problem_of]
-    if not clips:
+    problem_of = {path: problem for path, _, _ in found if (problem := file_problem(path))}
+    if len(problem_of) == len(found):
         raise VideomemError(f"{root}: no video can be read; the first: {next(iter(problem_of.values()))}")
+    clips = [
+        Clip(path, label, split, _group(os.path.relpath(path, root), group_by))
+        for path, label, split in found
+        if path not in problem_of
+    ]
     warnings = tuple(f"left out: {problem}" for problem in problem_of.values())
     notes = () if group_by else (UNGROUPED,)
     others = [path for folder in folders for path in files_below(str(folder)) if not is_video_name(path)]
