@@ -362,11 +362,12 @@ def shuffle(part: Part) -> None:
     for name in HEADS:
         head = head_of(name)
         with exact_float32():
-            expected, found = measure_order(head, [batch], 0, 10), measure_order(part.moved(head), [there], 0, 10)
+            expected = measure_order(head, [batch], 0, 10).rows
+            found = measure_order(part.moved(head), [there], 0, 10).rows
         kept = [torch.tensor([(row.js_divergence, row.max_logit_change) for row in rows]) for rows in (found, expected)]
         if head.order_blind:
             head = part.moved(head_of("leaky" if part.planted else name))
-            rows = measure_order(head, [there], 0, 10, num_forward=10)
+            rows = measure_order(head, [there], 0, 10, num_forward=10).rows
             part.compare(
                 f"{name}, change of logits, permuted by index", max(row.max_logit_change for row in rows), 0.0, 0
             )

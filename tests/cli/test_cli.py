@@ -300,7 +300,10 @@ def test_features_that_were_not_extracted_are_asked_for(
 ) -> None:
     arguments = fit_arguments(workspace, tmp_path / "run")
     message = failed(capsys, "fit", *arguments, "--data.features.backbone.layer", "fc7")
-    assert "no features of these settings; one there has" in message and "run `videomem extract`" in message
+    assert (
+        "no features of these settings; the most similar store there has" in message
+        and "run `videomem extract`" in message
+    )
     assert "no features of these settings; run" in failed(capsys, "fit", *arguments, "--data.store", tmp_path / "empty")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import shared_data
+from conftest import CONFIGS, ROOT, shared_data
 
+from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_arrays, projected
 from videomem.experiments.memory_horizon.gradients import untrained
@@ -23,7 +25,9 @@ from videomem.features.backbone import (
     backbone_identity,
     exact_float32,
     extract_features,
+    layer_dims,
     load_backbone,
+    pooled,
 )
 from videomem.heads import NoMemory
 from videomem.training.lit_classifier import LitClassifier
@@ -219,3 +223,37 @@ def test_imagenet_weights_are_never_replaced_by_others(monkeypatch: pytest.Monke
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
     with pytest.raises(VideomemError, match="cannot be downloaded"):
         Backbone(settings(weights="imagenet"))
+
+
+def test_feature_maps_are_not_pooled_to_more_cells_than_they_have() -> None:
+    maps = torch.arange(8.0).view(1, 8, 1, 1)
+    assert torch.equal(pooled(maps, 3), torch.arange(8.0).view(1, 8))
+    assert pooled(torch.zeros(2, 5, 2, 7), 3).shape == (2, 5 * 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("alexnet", "classifier.2"), ("alexnet", "features.12"), ("resnet18", "flatten")]
+)
+def test_the_listed_numbers_of_features_are_those_of_the_backbone(name: str, layer: str) -> None:
+    settings = BackboneSettings(name, layer, weights="random")
+    assert layer_dims(settings)[layer] == Backbone(settings).feature_dim
+
+
+def test_the_table_of_layers_in_the_documentation_is_right() -> None:
+    page = (ROOT / "docs" / "extraction.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| ([\d,]+) \|", page, re.MULTILINE)
+    assert len(rows) >= 8
+    for name, layer, dim in rows:
+        layer = ALEXNET_LAYERS.get(layer, layer)
+        assert f"{layer_dims(BackboneSettings(name))[layer]:,}" == dim, (name, layer)
+
+
+def test_extract_prints_the_layers_of_a_backbone_without_its_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("downloads weights"))
+    configs = [str(CONFIGS / name) for name in ("base.yaml", "data/my_videos.yaml")]
+    options = [word for config in configs for word in ("--config", config)]
+    assert main(["extract", *options, "--data.features.backbone.name", "resnet18", "--layers"]) == 0
+    said = capsys.readouterr().out
+    assert "flatten" in said and "512" in said

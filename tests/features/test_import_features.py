@@ -170,9 +170,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "one frame": (np.zeros((1, D), np.float32), "at least 2"),
     "integers": (np.zeros((5, D), np.int32), "values are int32"),
     "complex": (np.zeros((5, D), np.complex64), "values are complex64"),
-    "another width": (np.zeros((5, D + 1), np.float32), "has 7 features, but most have 6"),
+    "another width": (np.ones((5, D + 1), np.float32), "has 7 features, but most have 6"),
     "NaN": (with_one(np.nan), "not finite"),
     "infinity": (with_one(-np.inf), "not finite"),
+    "zeros": (np.zeros((5, D), np.float32), r"all values of array .* are 0; compute the features"),
+    "below float16": (np.full((5, D), 1e-6, np.float32), "reach only 1e-06, where float16 is imprecise; pass --dtype"),
     "beyond float16": (with_one(1e5), "reach 1e[+]05, beyond the range of float16; pass --dtype float32"),
 }
 
@@ -420,3 +422,18 @@ def test_an_array_without_stored_values_is_refused(tmp_path: Path) -> None:
         file.create_dataset("a", (10**5, 4000), "f4", chunks=(100, 4000))
     with open_source(tmp_path / "a.h5") as source, pytest.raises(ArrayProblem, match="but 0 bytes are stored"):
         source.read("a")
+
+
+def test_features_that_the_stored_type_keeps_imprecisely_are_a_warning_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_safetensors({name: array * np.float32([1, 1e-6, 1, 1, 0, 1]) for name, array in arrays().items()}, tmp_path)
+    command = ["import-features", "--catalog", "catalog.csv", "--features", "arrays.safetensors", "--name", "clip"]
+    assert main(command) == 0
+    warning = (
+        "warning: 1 of 6 features are in all clips too small for the full precision of float16; scale them, or pass"
+    )
+    assert warning in capsys.readouterr().err
+    assert main([*command, "--dtype", "float32"]) == 0
+    assert "warning" not in capsys.readouterr().err

@@ -719,7 +719,7 @@ def test_the_settings_of_another_store_may_be_anything(tmp_path: Path, clips: li
     place = tmp_path / sha256(content).hexdigest()[:16]
     place.mkdir()
     (place / "settings.json").write_bytes(content)
-    assert FeatureStore(tmp_path, SETTINGS).others() == []
+    assert FeatureStore(tmp_path, SETTINGS).nearest() == ""
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
@@ -730,7 +730,7 @@ def test_a_pipe_or_a_device_in_a_store_is_not_read(
     mine = FeatureStore(tmp_path, SETTINGS)
     (tmp_path / "other").mkdir()
     make(tmp_path / "other" / "settings.json")
-    assert mine.others() == [""]  # Its own settings.
+    assert mine.nearest() == ""
     plan = mine.folder / "plan" / "000000.json"
     plan.unlink()
     make(plan)

@@ -385,3 +385,10 @@ def test_invalid_assumptions_are_refused() -> None:
         Assumptions(accuracy=80)
     with pytest.raises(VideomemError, match="effect"):
         groups_for(0.0, PLAN)
+
+
+def test_no_interval_of_a_class_exceeds_what_a_gain_can_be() -> None:
+    groups = np.arange(6)
+    gains = class_gains(np.array([1.0, 1.0, 1.0, -1.0, -1.0, 0.5]), groups, groups * 0, groups // 3, ["a", "b"])
+    assert all(-1 <= gain.low <= gain.pooled <= gain.high <= 1 for gain in gains)
+    assert max(gain.high for gain in gains) == 1

@@ -12,7 +12,7 @@ from videomem.batch import VideoBatch, collate, length_mask
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
-from videomem.features.store import FeatureSettings
+from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.training.data_module import VideoDataModule
 from videomem.training.feature_sources import Augmentation, EpochSampler
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
@@ -203,8 +203,25 @@ def test_a_store_of_other_settings_is_named(workspace: Path, tmp_path: Path) -> 
     there = module(workspace).feature_store.folder  # Other tests leave other stores beside this one.
     (tmp_path / there.name).mkdir()
     shutil.copy(there / "settings.json", tmp_path / there.name)
-    with pytest.raises(VideomemError, match=r"no features of these settings; one there has backbone\.node"):
+    with pytest.raises(
+        VideomemError, match=r"no features of these settings; the most similar store there has backbone\.node"
+    ):
         _ = module(workspace, "--data.store", str(tmp_path), "--data.features.backbone.layer", "fc7").clips
+
+
+def test_the_store_that_differs_least_is_named(workspace: Path, tmp_path: Path) -> None:
+    near = module(workspace, "--data.features.dtype", "float32").feature_store
+    other = ("--data.features.backbone.layer", "fc7", "--data.features.sampling.init_args.num_frames", "8")
+    for store in (near, module(workspace, *other).feature_store):
+        FeatureStore(tmp_path, store.settings).create()
+    assert FeatureStore(tmp_path, module(workspace).settings).nearest() == "dtype float32 not float16"
+
+
+def test_a_test_split_that_the_catalog_lacks_is_refused_before_training(workspace: Path) -> None:
+    with pytest.raises(
+        VideomemError, match=r"data\.test_split is 'foo', but .* no such split; it has train, val, test"
+    ):
+        module(workspace, "--data.test_split", "foo").setup("fit")
 
 
 def test_clips_that_are_not_extracted_yet_are_named(workspace: Path, catalog: Catalog, tmp_path: Path) -> None:

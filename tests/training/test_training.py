@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -98,6 +99,7 @@ def test_a_checkpoint_alone_finds_its_data(
     for command, split in (("test", "test"), ("validate", "val")):
         assert main([command, "--ckpt-path", str(checkpoints["gru"]), "--run-dir", command]) == 0
         figures = json.loads(Path(command, "metrics.json").read_text())
+        assert (figures["checkpoint"], figures["epoch"], figures["catalog"]) == ("gru/last.ckpt", 1, "videos")
         assert figures["split"] == split and figures["num_clips"] == {"test": 20, "val": 10}[split]
         assert 0 <= figures["accuracy"] <= figures["accuracy_top5"] <= 1
         assert len(figures["accuracy_per_class"]) == 10
@@ -343,3 +345,65 @@ def test_a_head_trains_on_the_gpu_in_mixed_precision(workspace: Path, tmp_path: 
     options = ["--trainer.accelerator", "gpu", "--trainer.precision", "bf16-mixed", "--data.storage", "device"]
     cli = run("fit", [*fit_arguments(workspace, tmp_path / "run"), *options])
     assert cli is not None and cli.trainer.global_step > 0
+
+
+def test_evaluations_of_other_splits_and_checkpoints_do_not_replace_each_other(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "gru"
+    shutil.copytree(checkpoints["gru"].parent.parent, run_dir)
+    last, best = run_dir / "checkpoints" / "last.ckpt", run_dir / "checkpoints" / "best.ckpt"
+    shutil.copy(last, best)
+    options = ["--wandb", "disabled"]
+    assert main(["test", "--ckpt-path", str(last), *options]) == 0
+    assert "gru/last.ckpt, epoch 1: 20 clips of split test" in " ".join(capsys.readouterr().out.split())
+    assert main(["test", "--ckpt-path", str(best), *options]) == 0
+    assert main(["test", "--ckpt-path", str(last), "--data.test_split", "val", *options]) == 0
+    found = {path.parent.name: json.loads(path.read_text()) for path in run_dir.glob("*/metrics.json")}
+    assert {name: (one["split"], one["checkpoint"]) for name, one in found.items()} == {
+        "test-last": ("test", "gru/last.ckpt"),
+        "test-best": ("test", "gru/best.ckpt"),
+        "val-last": ("val", "gru/last.ckpt"),
+    }
+    named = ["--run-dir", str(run_dir / "test-last")]
+    assert "has the results of checkpoint gru/last.ckpt, not gru/best.ckpt; choose another --run-dir" in failed(
+        capsys, "test", "--ckpt-path", best, *named, *options
+    )
+    assert main(["test", "--ckpt-path", str(last), *named, *options]) == 0
+
+
+def test_several_devices_are_refused_in_one_line(
+    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    for command in (
+        ("fit", *fit_arguments(workspace, tmp_path / "run")),
+        ("test", "--ckpt-path", checkpoints["gru"]),
+        ("validate", "--ckpt-path", checkpoints["gru"]),
+    ):
+        assert "trainer.devices is 2 (with 1 nodes), but heads are trained" in failed(capsys, *command, *two)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("set_by_user", "expected"), [(None, 1), ("2", 2)])
+def test_a_head_on_stored_features_is_trained_on_one_thread_unless_the_user_sets_a_number(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_user: str | None, expected: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
+    before, seen = torch.get_num_threads(), set()
+    monkeypatch.setattr(LitClassifier, "seed_step", lambda self, step: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        run("fit", fit_arguments(workspace, tmp_path / "run"))
+        assert seen == {expected} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("num_classes", "is_shown"), [(3, False), (5, False), (6, True)])
+def test_a_top_5_accuracy_is_shown_only_if_it_can_be_below_one(num_classes: int, is_shown: bool) -> None:
+    names = [str(number) for number in range(num_classes)]
+    classifier = LitClassifier(partial(GRU, hidden_dim=4), 3, names, [1] * num_classes)
+    assert ("accuracy_top5" in classifier.val_metrics) == is_shown

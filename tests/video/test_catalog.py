@@ -28,7 +28,7 @@ from videomem.video.catalog import (
     read_table,
     write_catalog,
 )
-from videomem.video.datasets.own import from_csv, from_folder
+from videomem.video.datasets.own import UNGROUPED, from_csv, from_folder
 from videomem.video.files import file_problem, videos_named
 from videomem.video.splits import assign_splits
 
@@ -375,7 +375,74 @@ def test_a_folder_has_videos_of_every_suffix_and_a_note_on_other_files(tmp_path:
     found = from_folder(folder_of(tmp_path / "videos", *videos, "a/notes.txt", "b/notes.TXT", "b/v.mp4.part", "b/x"))
     assert {os.path.relpath(clip.path, tmp_path / "videos") for clip in found.clips} == set(videos)
     note = "4 files do not have the suffix of a video and are left out: .txt (2), .part (1), no suffix (1)"
-    assert found.notes == (note,)
+    assert found.notes == (UNGROUPED, note)
+
+
+def test_an_empty_file_in_a_folder_is_left_out_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_of(tmp_path / "videos", *(f"{label}/{n}.mp4" for label in "ab" for n in range(10)))
+    (root / "a" / "3.mp4").write_bytes(b"")
+    assert build("folder", "--root", root, "--out", tmp_path / "out.csv") == 0
+    assert f"warning: left out: {root / 'a' / '3.mp4'}: an empty file" in capsys.readouterr().err
+    assert len(read_catalog(tmp_path / "out.csv").clips) == 19
+
+
+def test_an_empty_file_of_a_table_names_the_option_that_excludes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_of(tmp_path / "videos", *(f"{n}.mp4" for n in range(12)))
+    (root / "3.mp4").write_bytes(b"")
+    table = tmp_path / "mine.csv"
+    table.write_text("path,label\n" + "".join(f"{n}.mp4,{'ab'[n % 2]}\n" for n in range(12)))
+    arguments = ("csv", "--root", root, "--table", table, "--out", tmp_path / "out.csv")
+    assert build(*arguments) == 2
+    assert "--allow-missing excludes files" in capsys.readouterr().err
+    assert build(*arguments, "--allow-missing") == 0
+
+
+def test_a_class_of_one_clip_names_the_option_that_draws_fewer_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_of(tmp_path / "videos", *(f"a/{n}.mp4" for n in range(5)), "b/0.mp4")
+    assert build("folder", "--root", root, "--out", tmp_path / "out.csv") == 2
+    assert "label 'b' has 1 group(s)" in (error := capsys.readouterr().err) and "--fractions" in error
+
+
+def test_a_folder_is_grouped_by_what_a_regular_expression_matches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_of(
+        tmp_path / "videos", *(f"{label}/p{n}_take{t}.mp4" for label in "ab" for n in range(6) for t in "12")
+    )
+    arguments = ("folder", "--root", root, "--out", tmp_path / "out.csv")
+    assert build(*arguments) == 0
+    assert "every file is a group of its own" in capsys.readouterr().out
+    assert build(*arguments, "--group-by", "(p[0-9]+)_") == 0
+    assert "group of its own" not in (said := capsys.readouterr().out) and "24 clips, 6 groups" in said
+    clips = read_catalog(tmp_path / "out.csv").clips
+    assert {clip.group for clip in clips} == {f"p{n}" for n in range(6)}
+    assert all(len({clip.split for clip in clips if clip.group == f"p{n}"}) == 1 for n in range(6))
+    assert build(*arguments, "--group-by", "_take[1-2]", "--fractions", "0.5,0,0.5") == 0
+    assert {clip.group for clip in read_catalog(tmp_path / "out.csv").clips} == {"_take1", "_take2"}
+    (root / "a" / "empty.mp4").write_bytes(b"")
+    assert build(*arguments, "--group-by", "(p[0-9]+)_") == 0
+    for pattern, message in (("p9", "matches nothing in a/p0_take1.mp4"), ("(", "not a regular expression")):
+        assert build(*arguments, "--group-by", pattern) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_table_is_grouped_by_the_named_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder_of(tmp_path / "videos", *(f"{n}.mp4" for n in range(12)))
+    table = tmp_path / "mine.csv"
+    rows = (f"{n}.mp4,{'ab'[n % 2]},p{n // 2},g{n}\n" for n in range(12))
+    table.write_text("path,label,person,group\n" + "".join(rows))
+    arguments = ("csv", "--root", root, "--table", table, "--out", tmp_path / "out.csv")
+    for options, groups in (((), 12), (("--group-by", "person"), 6)):
+        assert build(*arguments, *options) == 0
+        assert f"{groups} groups" in (said := capsys.readouterr().out) and "group of its own" not in said
+    assert build(*arguments, "--group-by", "actor") == 2
+    assert "lacks the column actor" in capsys.readouterr().err
 
 
 # Tables that would take more memory or time than they have bytes.

@@ -11,7 +11,6 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from rich.table import Table
 
 from videomem.cli.options import (
@@ -27,6 +26,7 @@ from videomem.cli.options import (
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
+from videomem.utils.progress import tracked
 from videomem.video.catalog import (
     Catalog,
     Clip,
@@ -137,7 +137,10 @@ def _build(found: Found, given: argparse.Namespace) -> int:
     left_out = frozenset(missing)
     catalog = Catalog(tuple(clip for clip in found.clips if clip.path not in left_out))
     of_files = [problem for path, problem in problem_of.items() if problem and path not in left_out]
-    _raise_all([*catalog_problems(catalog), *of_files], "", ", so no catalog was written")
+    effect = ", so no catalog was written"
+    if of_files and not given.allow_missing:
+        effect += " (--allow-missing excludes files that cannot be read)"
+    _raise_all([*catalog_problems(catalog), *of_files], "", effect)
     write_catalog(catalog, given.out)
     list_of_missing = given.out.with_name(f"{given.out.name}.missing.txt")
     if missing:
@@ -181,9 +184,8 @@ def _check(given: argparse.Namespace) -> int:
 
 def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
     """Decodes every clip and prints a summary; returns the problems of those that cannot be decoded."""
-    progress = console(to_stderr=True)
-    answers, hidden = survey(clips, num_workers, time_limit_s), not progress.is_terminal
-    shown = track(answers, "decoding", len(clips), console=progress, transient=True, disable=hidden)
+    answers = survey(clips, num_workers, time_limit_s)
+    shown = tracked(answers, "decoding clips", len(clips), console(to_stderr=True))
     answer_of = dict(zip(clips, shown, strict=True))
     facts = {clip: answer for clip, answer in answer_of.items() if isinstance(answer, ClipFacts)}
     for name, text in summary(list(facts.values())).items():

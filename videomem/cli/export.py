@@ -11,7 +11,7 @@ from videomem.cli.options import add_shared, at_least, moved_data, parser, refus
 from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
-from videomem.experiments.shuffle.measurements import chance, measure_checkpoint, summarize
+from videomem.experiments.shuffle.measurements import chance, measure_checkpoint
 from videomem.inference.exported_folder import write_model_card
 from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
 from videomem.inference.model import Classifier, load, model_of
@@ -88,11 +88,10 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
     """Returns the accuracies on ordered, shuffled and reversed test clips, or the reason why there are none."""
     try:
         data = checkpoint.data_module(**moved)
-        rows = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
+        _, found = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
     except VideomemError as error:
         say(f"videomem: not evaluated: {error}", to_stderr=True)  # It may have paths, which a model card must not.
         return {"reason": "its test clips were not available at the time of export"}
-    (found,) = summarize(rows)
     clips = [data.clips[row] for row in data.rows(data.test_split)]
     return {
         "split": data.test_split,

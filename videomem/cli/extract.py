@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from rich.table import Table
+
 from videomem.cli.config_options import build_data_module, config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_shared, print_failures, refuse_time_limit, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
+from videomem.features.backbone import ALEXNET_LAYERS, BackboneSettings, layer_dims
 from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
 
@@ -29,10 +32,15 @@ def main(command: str, arguments: Sequence[str]) -> int:
     refuse_without_effect(command, arguments, UNUSED)
     options = config_parser(command, __doc__, UNUSED)
     options.add_class_arguments(VideoDataModule, "data", skip=set(_OF_TRAINING))
+    options.add_argument("--layers", action="store_true", help="print the layers of the backbone with their numbers of "
+                         "features, and extract nothing")  # fmt: skip
     add_shared(options, "--workers", "--time-limit", "--device", "--allow-failures")
     options.add_argument("--retry-failed", action="store_true", help="process only the clips that failed before")
     config = parse(options, arguments)
     refuse_time_limit(options, config)
+    if config.layers:  # Before the weights are read, or downloaded.
+        _print_layers(BackboneSettings(**config.data.features.backbone.as_dict()))
+        return 0
     data = build_data_module(options, config)
     if (imported := data.settings.imported) is not None:
         raise VideomemError(
@@ -49,6 +57,16 @@ def main(command: str, arguments: Sequence[str]) -> int:
                      config.time_limit, config.retry_failed)  # fmt: skip
     _print(report, len(data.catalog.clips), time.perf_counter() - started)
     return 1 if report.failures and not config.allow_failures else 0
+
+
+def _print_layers(backbone: BackboneSettings) -> None:
+    table = Table("layer", title=f"{backbone.name}: features at each layer, feature maps pooled to a grid of "
+                  f"{backbone.grid}")  # fmt: skip
+    table.add_column("features", justify="right")
+    names = {node: name for name, node in ALEXNET_LAYERS.items()} if backbone.name == "alexnet" else {}
+    for node, dim in layer_dims(backbone).items():
+        table.add_row(f"{names[node]} = {node}" if node in names else node, f"{dim:,}")
+    console().print(table)
 
 
 def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:

@@ -29,6 +29,12 @@ def main(command: str, arguments: Sequence[str]) -> int:
         f"{len(report.failures)} failed; store {report.folder}"
     )
     say(f"options of fit: --data.catalog {given.catalog} --data.store {given.store} {_options(importing, report)}")
+    if report.num_imprecise:
+        say(
+            f"warning: {report.num_imprecise} of {report.feature_dim} features are in all clips too small for the full "
+            f"precision of {given.dtype}; scale them{', or pass --dtype float32' * (given.dtype == 'float16')}",
+            to_stderr=True,
+        )
     print_failures(report.failures, report.folder / "failures.csv")
     return 1 if report.failures and not given.allow_failures else 0
 

@@ -34,7 +34,7 @@ DESCRIPTIONS = {
 # Options of Lightning's trainer with what they do here; the others that have an effect are listed by name.
 TRAINER = {
     "accelerator": "kind of device: auto (a GPU if there is one), cpu, gpu, or another one of Lightning",
-    "devices": "number of devices, or a list of their indices",
+    "devices": "1, or a list with the index of one device; several devices are refused",
     "precision": "32-true, 16-mixed, bf16-mixed, or another one of Lightning (default: 32-true)",
     "logger": "loggers, as in configs/base.yaml; false for none",
     "callbacks": "callbacks, as in configs/base.yaml",
@@ -126,6 +126,11 @@ class VideomemCLI(LightningCLI):
 
     def instantiate_trainer(self, **keywords: Any) -> Trainer:
         trainer = super().instantiate_trainer(**keywords)
+        if trainer.world_size > 1:
+            raise VideomemError(
+                f"trainer.devices is {trainer.num_devices} (with {trainer.num_nodes} nodes), but heads are trained and "
+                "evaluated on one device; set it to 1"
+            )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -216,7 +221,8 @@ class VideomemCLI(LightningCLI):
             self._claimed = claim_folder(Path("runs").absolute(), stem)
             return self._claimed
         assert self.checkpoint is not None
-        return self.checkpoint.run_dir / self._command
+        split = "val" if self._command == "validate" else str(self.config.data.test_split)
+        return self.checkpoint.run_dir / f"{split.replace('/', '_')}-{self.checkpoint.path.stem}"
 
 
 def refuse_used(run_dir: Path) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
+from videomem.utils.progress import LineProgress
 from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.synthetic import SyntheticSettings
 
@@ -159,13 +160,10 @@ def add_synthetic_settings(to: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def training_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function of the finished and total training jobs, which updates a progress bar on a terminal.
-
-    If the console is not a terminal, one line is printed at the start.
-    """
+    """Yields a function of the finished and total training jobs, which shows progress after a line at the start."""
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=None)
+    with LineProgress(*columns, console=console) as progress:
+        task = progress.add_task("training jobs", total=None)
         first: list[int] = []
 
         def tell(done: int, total: int) -> None:

@@ -28,7 +28,7 @@ from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, Orde
 from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
 from videomem.experiments.order_test.subset import write_clip_scores
-from videomem.statistics.planning import Assumptions
+from videomem.statistics.planning import MIN_GROUPS, MIN_RUNS, Assumptions, lacking_for_verdict
 from videomem.tracking import (
     MemoryRun,
     Mode,
@@ -234,14 +234,23 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
     is_few = expected.num_steps < FEW_STEPS
     few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
-    needed = [f"{expected.groups_needed} groups with these runs"] if expected.groups_needed else []
-    needed += [f"{expected.runs_needed} runs with these groups"] if expected.runs_needed else []
+    needed = []
+    if expected.groups_needed and settings.runs >= MIN_RUNS:
+        needed.append(f"{expected.groups_needed} groups with these runs")
+    if expected.runs_needed and expected.num_groups >= MIN_GROUPS:
+        needed.append(f"{expected.runs_needed} runs with these groups")
     needed = needed or ["both more groups and more runs"]
+    lacks = lacking_for_verdict(expected.num_groups, settings.runs)
+    verdict = {"verdict": f"none is possible with this plan: a verdict needs at least {lacks}"} if lacks else {}
+    alone = assumed.clips_per_group == 1
+    ungrouped = "; each clip is a group of its own: if several show one source, this promises too much" if alone else ""
     lines = {
         "plan": f"{plan.sha256[:16]}: {plan.contrast}",
-        "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips",
+        "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips"
+        f"{ungrouped}",
         "heads": f"{', '.join(plan.heads)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
+        **verdict,
         "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -36,6 +35,7 @@ from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.utils.atomic import write_atomic
+from videomem.utils.progress import tracked
 from videomem.utils.sharing import shared_text
 from videomem.video.catalog import Clip, read_catalog
 from videomem.video.sampling import Uniform
@@ -125,9 +125,8 @@ def _predict_all(
     answers: Iterator[Any],
 ) -> tuple[dict[int, list[ClipPredictions]], list[Failure]]:
     """Returns the predictions by index of the clip, and the failures. Few decoded clips are in memory at a time."""
-    predictions, failures, progress = {}, [], console(to_stderr=True)
-    shown = track(answers, "predicting", len(clips), console=progress, transient=True, disable=not progress.is_terminal)
-    for place, answer in enumerate(shown):
+    predictions, failures = {}, []
+    for place, answer in enumerate(tracked(answers, "predicting clips", len(clips), console(to_stderr=True))):
         if isinstance(answer, Failure):
             failures.append(answer)
             continue

@@ -17,6 +17,7 @@ from videomem.experiments.shuffle.figure import accuracy_figure
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
     CONDITIONS,
+    Interval,
     Measurement,
     Summary,
     as_csv,
@@ -24,16 +25,18 @@ from videomem.experiments.shuffle.measurements import (
     change_text,
     check_same_test,
     measure_checkpoint,
-    summarize,
+    summary_table,
 )
+from videomem.experiments.tables import csv_text, flat, percent
 from videomem.tracking import Mode, log_order_results, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.plotting import as_png
+from videomem.utils.sharing import shared_path
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Evaluate checkpoints and write `shuffle.csv` and `shuffle.png`."""
+    """Evaluate checkpoints and write `shuffle.csv`, `shuffle_summary.csv` and `shuffle.png`."""
     options = parser(command, __doc__)
     options.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints of `videomem fit`")
     options.add_argument("--permutations", type=at_least(1), default=100, help="permutations of each clip")
@@ -43,72 +46,87 @@ def main(command: str, arguments: Sequence[str]) -> int:
     add_shared(options, "--seed", "--split", "--catalog", "--store", "--device", "--wandb", "--trust")
     add_out(options, command)
     given = options.parse_args(arguments)
-    checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
+    paths = {Path(path).resolve(): path for path in given.checkpoints}
+    checkpoints = [read_checkpoint(path, given.trust) for path in paths.values()]
     with locked_folder(given.out):
-        measurements = _measure(given, checkpoints)
-    console().print(results_table(summarize(measurements)))
-    say(f"{given.out / 'shuffle.csv'}, {given.out / 'shuffle.png'}")
+        summaries = _measure(given, checkpoints)
+    console().print(results_table(summaries))
+    say(", ".join(str(given.out / name) for name in ("shuffle.csv", "shuffle_summary.csv", "shuffle.png")))
     return 0
 
 
-def _measure(given: Any, checkpoints: Sequence[Checkpoint]) -> list[Measurement]:
+def _measure(given: Any, checkpoints: Sequence[Checkpoint]) -> list[Summary]:
     """Evaluates checkpoints, and writes and tracks the results."""
     device, num_forward = usable_device(given.device), min(given.forward, given.permutations)
     check_same_test(checkpoints)
-    measured = []
-    for checkpoint in checkpoints:
-        data = checkpoint.data_module(**moved_data(given))
-        rows = measure_checkpoint(checkpoint, data, given.permutations, num_forward, given.seed, device)
-        measured.append((checkpoint, rows))
-    measurements = _distinctly_named(measured)
-    write_results(measurements, given.out, chance(data), 0.5 if data.reversed_pairs else None)
-    track_results(measurements, given.out, given.wandb, checkpoints)
-    return measurements
-
-
-def _distinctly_named(measured: Sequence[tuple[Checkpoint, list[Measurement]]]) -> list[Measurement]:
-    """Returns all rows; heads of different memories with the same name are named after their run directories."""
-    labels = distinct_labels(
-        [rows[0].head for _, rows in measured],
-        [json.dumps(checkpoint.model_arguments["memory"], sort_keys=True) for checkpoint, _ in measured],
-        [checkpoint.run_dir.name for checkpoint, _ in measured],
+    names = distinct_labels(
+        [shared_path(checkpoint.run_dir / checkpoint.path.stem) for checkpoint in checkpoints],
+        [checkpoint.path for checkpoint in checkpoints],
     )
-    return [replace(row, head=label) for (_, rows), label in zip(measured, labels, strict=True) for row in rows]
+    measured = []
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        data = checkpoint.data_module(**moved_data(given))
+        measured.append(measure_checkpoint(checkpoint, data, given.permutations, num_forward, given.seed, device, name))
+    heads = _distinct_heads([summary.head for _, summary in measured], checkpoints)
+    rows = [replace(row, head=head) for (of_one, _), head in zip(measured, heads, strict=True) for row in of_one]
+    summaries = [replace(summary, head=head) for (_, summary), head in zip(measured, heads, strict=True)]
+    write_atomic(given.out / "shuffle.csv", as_csv(rows).encode())
+    write_atomic(given.out / "shuffle_summary.csv", csv_text(summary_table(summaries)).encode())
+    ceiling = 0.5 if data.reversed_pairs else None
+    figure = accuracy_figure(summaries, bar_names(summaries), chance(data), ceiling)
+    write_atomic(given.out / "shuffle.png", as_png(figure))
+    track_results(rows, summaries, given.out, given.wandb, checkpoints)
+    return summaries
 
 
-def write_results(measurements: Sequence[Measurement], out: Path, chance: float, ceiling: float | None) -> None:
-    write_atomic(out / "shuffle.csv", as_csv(measurements).encode())
-    write_atomic(out / "shuffle.png", as_png(accuracy_figure(summarize(measurements), chance, ceiling)))
+def _distinct_heads(labels: Sequence[str], checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Returns the labels of heads; heads of different architecture or recipe with one label are numbered."""
+    arguments = [{**checkpoint.model_arguments, "seed": None} for checkpoint in checkpoints]
+    return distinct_labels(labels, [json.dumps(one, sort_keys=True) for one in arguments])
+
+
+def bar_names(summaries: Sequence[Summary]) -> list[str]:
+    """Returns a name for each checkpoint: that of its head, followed by that of the checkpoint if heads repeat."""
+    heads, checkpoints = ([getattr(one, name) for one in summaries] for name in ("head", "checkpoint"))
+    return distinct_labels(heads, checkpoints, [f"{h} {c}" for h, c in zip(heads, checkpoints, strict=True)])
 
 
 def track_results(
-    measurements: Sequence[Measurement], out: Path, mode: Mode, checkpoints: Sequence[Checkpoint]
+    rows: Sequence[Measurement],
+    summaries: Sequence[Summary],
+    out: Path,
+    mode: Mode,
+    checkpoints: Sequence[Checkpoint],
 ) -> None:
     """Logs the evaluation to a W&B run in the group of the runs that trained the heads."""
     run = run_of_checkpoints("shuffle", out, mode, checkpoints)
-    summaries = summarize(measurements)
-    changes = ("flip_rate", "js_divergence", "max_logit_change", "max_logit_change_forward")
-    in_short = [
-        [row.head, *(row.accuracy[name] for name in CONDITIONS), *(getattr(row, name) for name in changes)]
-        for row in summaries
-    ]
-    tables = {
-        "shuffle": (COLUMNS, [list(vars(row).values()) for row in measurements]),
-        "shuffle_summary": (("head", *CONDITIONS, *changes), in_short),
+    in_short = flat(summary_table(summaries))
+    tables = {"shuffle": (COLUMNS, [list(vars(row).values()) for row in rows]), "shuffle_summary": in_short}
+    numbers = {
+        f"{name}/{condition}": value
+        for name, one in zip(bar_names(summaries), summaries, strict=True)
+        for condition, value in one.accuracy.items()
     }
-    numbers = {f"{row.head}/{condition}": value for row in summaries for condition, value in row.accuracy.items()}
     log_order_results(run, tables, numbers, {"accuracy": out / "shuffle.png"})
     run.finish()
 
 
 def results_table(summaries: Sequence[Summary]) -> Table:
-    """Returns a table of accuracies, flipped predictions, Jensen-Shannon divergence and largest logit changes."""
-    table = Table(title="accuracy on ordered, shuffled and reversed clips; changes by shuffling")
-    table.add_column("head", no_wrap=True)
-    for name in ("order", "shuf", "rev", "flips", "JS", "logits", "forward"):
+    """Returns a table with one row per checkpoint: accuracies and reliance in %, and changes of the predictions."""
+    table = Table(title="accuracy in %, with 95 % intervals over groups; changes by shuffling")
+    table.add_column("head", overflow="fold")
+    for name in ("order", "shuf", "rev", "reliance", "flips", "logits"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in summaries:
-        accuracies = [f"{row.accuracy[name]:.3f}" for name in CONDITIONS]
-        changes = (change_text(row.max_logit_change), change_text(row.max_logit_change_forward))
-        table.add_row(row.head, *accuracies, f"{row.flip_rate:.3f}", f"{row.js_divergence:.4f}", *changes)
+    for one in summaries:
+        accuracies = [_with_interval(one.accuracy[name], one.interval[name]) for name in CONDITIONS]
+        table.add_row(f"{one.head}\n{one.checkpoint}\nepoch {one.epoch}", *accuracies,
+                      _with_interval(one.reliance, one.reliance_interval), f"{one.flip_rate:.3f}",
+                      change_text(one.max_logit_change))  # fmt: skip
     return table
+
+
+def _with_interval(value: float, interval: Interval | None) -> str:
+    if interval is None:
+        return percent(value)
+    low, high = (f"{100 * end:.0f}" for end in interval)
+    return f"{percent(value)}\n{low} to {high}"

@@ -25,7 +25,9 @@ from videomem.training.data_module import VideoDataModule
 from videomem.training.resuming import restore_from
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.csv_cells import csv_lines
+from videomem.utils.parallel_jobs import one_thread
 from videomem.utils.plotting import confusion_figure
+from videomem.utils.sharing import shared_path
 from videomem.video.catalog import data_name
 
 # Warnings of Lightning about situations that are intended here, such as a data set without a validation split.
@@ -86,10 +88,13 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         )
     if command == "fit":
         _refuse_finished(cli, checkpoint)
+        _show_first_pass(data)
     if checkpoint is not None:
         data.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
         restore_from(checkpoint, cli.trainer, cli.model, resume=command == "fit")
-    with locked_folder(Path(cli.config.run_dir)) if _is_first_process() else nullcontext():
+    if command != "fit":
+        _refuse_other_evaluation(cli, command)
+    with locked_folder(Path(cli.config.run_dir)), one_thread() if _one_thread_is_enough(cli) else nullcontext():
         if command == "fit":
             refuse_used(Path(cli.config.run_dir))
             _prepare_tracking(cli, checkpoint)
@@ -103,9 +108,46 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
     return cli
 
 
-def _is_first_process() -> bool:
-    """Whether this process is the first of those that train together, which holds the directory of the run for all."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+def _one_thread_is_enough(cli: VideomemCLI) -> bool:
+    """Whether a head is computed on a CPU from stored features, without a number of threads set by the user.
+
+    The matrices of a head are small: several threads are hardly faster on an idle machine, and on a busy one they wait
+    for each other.
+    """
+    on_cpu = cli.trainer.strategy.root_device.type == "cpu"
+    return on_cpu and cli.datamodule.source == "features" and "OMP_NUM_THREADS" not in os.environ
+
+
+def _show_first_pass(data: VideoDataModule) -> None:
+    """Lets a training on videos show the pass over all of them that precedes the first step."""
+    if data.source == "video":
+        data.console = console(to_stderr=True)
+        say("videomem: source is video: all training videos are decoded once before the first step", to_stderr=True)
+
+
+def _evaluated(cli: VideomemCLI, command: str) -> dict[str, Any]:
+    """What is evaluated, on what: the facts by which `metrics.json` tells evaluations apart."""
+    assert cli.checkpoint is not None
+    return {
+        "checkpoint": shared_path(cli.checkpoint.run_dir / cli.checkpoint.path.name),
+        "epoch": cli.checkpoint.training_facts()["epochs"],
+        "catalog": data_name(cli.config.data.catalog),
+        "split": "val" if command == "validate" else cli.datamodule.test_split,
+    }
+
+
+def _refuse_other_evaluation(cli: VideomemCLI, command: str) -> None:
+    """Raises a VideomemError if the folder has the results of another split, checkpoint or catalog."""
+    path, mine = Path(cli.config.run_dir) / "metrics.json", _evaluated(cli, command)
+    try:
+        there = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    for name, value in mine.items():
+        if isinstance(there, dict) and there.get(name, value) != value:
+            raise VideomemError(
+                f"{path}: has the results of {name} {there[name]}, not {value}; choose another --run-dir"
+            )
 
 
 def _set_up(command: str, arguments: Sequence[str], checkpoint: Checkpoint | None) -> VideomemCLI | None:
@@ -169,23 +211,25 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
 
 def _report_evaluation(cli: VideomemCLI, command: str) -> None:
     """Prints the metrics of an evaluation, writes them to the run's directory, and logs them to W&B."""
-    split = "val" if command == "validate" else cli.datamodule.test_split
+    evaluated = _evaluated(cli, command)
+    split = evaluated["split"]
     logged = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     metrics = {name.split("/")[1]: value for name, value in logged.items()}
     counts, names = cli.model.confusion_counts().cpu(), cli.model.class_names
     num_clips, per_class = int(counts.sum()), dict(zip(names, per_class_accuracy(counts), strict=True))
     folder = Path(cli.config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    summary = {"split": split, "num_clips": num_clips, **metrics, "accuracy_per_class": per_class}
+    summary = {**evaluated, "num_clips": num_clips, **metrics, "accuracy_per_class": per_class}
     write_atomic(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
     rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
     write_atomic(folder / "confusion.csv", csv_lines([["true class", *names], *rows]).encode())
-    table = Table("metric", title=f"{cli.model.head.label}: {num_clips} clips of split {split}")
+    table = Table("metric", title=f"{cli.model.head.label}, {evaluated['checkpoint']}, epoch "
+                  f"{evaluated['epoch']}: {num_clips} clips of split {split}")  # fmt: skip
     table.add_column("value", justify="right")
     for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():
         table.add_row(name, f"{value:.4f}")
     console().print(table)
-    say(f"metrics and confusion matrix in {folder}")
+    say(f"metrics.json and confusion.csv in {folder}")
     mode: Mode = cli.config.wandb or "offline"
     if mode != "disabled":
         assert cli.checkpoint is not None

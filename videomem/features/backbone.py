@@ -37,7 +37,8 @@ class BackboneSettings:
         layer: `pool5`, `fc6`, `fc7` or `logits` of AlexNet, or any node of the graph of a network.
         weights: `imagenet` (downloaded by torchvision), `random`, or the path of a saved state_dict.
         seed: Seed of `random` weights.
-        grid: Feature maps (C, height, width) are average-pooled to grid x grid cells, giving C * grid^2 features.
+        grid: Feature maps (C, height, width) are average-pooled to at most grid x grid cells, giving C features for
+            each cell.
     """
 
     name: str = "alexnet"
@@ -104,11 +105,7 @@ class Backbone(nn.Module):
         """Build the network. With `load_weights=False`, its weights must be loaded from a state_dict afterwards."""
         super().__init__()
         self.settings = settings
-        if settings.name not in (available := torchvision.models.list_models(module=torchvision.models)):
-            raise VideomemError(
-                f"backbone.name is {settings.name!r}, but torchvision does not have it; "
-                f"it has, for example, {nearest(settings.name, available)}"
-            )
+        check_name(settings.name)
         self.preprocessing = Preprocessing.of(settings.name)
         network = _build(settings) if load_weights else torchvision.models.get_model(settings.name, weights=None)
         self.node = _node(network, settings)
@@ -136,9 +133,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
         maps = self.network(images)["features"]
-        if maps.ndim == 4:
-            maps = torch.nn.functional.adaptive_avg_pool2d(maps, self.settings.grid)
-        return maps.flatten(1).float()
+        return pooled(maps, self.settings.grid)
 
     def weights_hash(self) -> str:
         """SHA-256 of the names, shapes and values of the weights up to the layer."""
@@ -152,6 +147,39 @@ class Backbone(nn.Module):
         """Everything in the network that determines a feature; part of the store's key."""
         settings = {"name": self.settings.name, "node": self.node, "grid": self.settings.grid}
         return {**settings, "weights_sha256": self.weights_hash(), "preprocessing": asdict(self.preprocessing)}
+
+
+def pooled(maps: Tensor, grid: int) -> Tensor:
+    """Features (N, D) of the output of a layer: maps (N, C, height, width) are pooled to at most grid x grid cells."""
+    if maps.ndim == 4:
+        cells = min(grid, maps.shape[2]), min(grid, maps.shape[3])  # More cells would repeat features.
+        maps = torch.nn.functional.adaptive_avg_pool2d(maps, cells)
+    return maps.flatten(1).float()
+
+
+@torch.no_grad()
+def layer_dims(settings: BackboneSettings) -> dict[str, int]:
+    """Number of features D at each layer of a network, in the order of computation. Needs no weights."""
+    check_name(settings.name)
+    network = torchvision.models.get_model(settings.name, weights=None).eval()
+    nodes = get_graph_node_names(network)[1][1:]
+    extractor = create_feature_extractor(network, nodes)
+    crop_px = Preprocessing.of(settings.name).crop_px
+    outputs = extractor(torch.zeros(1, 3, crop_px, crop_px))
+    return {
+        node: pooled(output, settings.grid).shape[1]
+        for node, output in outputs.items()
+        if isinstance(output, Tensor) and output.ndim > 1 and len(output) == 1
+    }
+
+
+def check_name(name: str) -> None:
+    """Raise a VideomemError if torchvision has no image classifier of a name."""
+    if name not in (available := torchvision.models.list_models(module=torchvision.models)):
+        raise VideomemError(
+            f"backbone.name is {name!r}, but torchvision does not have it; it has, for example, "
+            f"{nearest(name, available)}"
+        )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from videomem.features.backbone import Backbone, Preprocessing, extract_features
 from videomem.features.failures import Failure
 from videomem.features.keys import clip_keys
 from videomem.features.store import FRAME_BATCH, FeatureSettings, FeatureStore
+from videomem.utils.progress import LineProgress
 from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
@@ -68,7 +69,7 @@ def extract(
         root: Folder of stores.
         device: Where the backbone runs, such as `cpu` or `cuda`.
         num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
-        console: Where the progress bar is shown; None: nowhere.
+        console: Where progress is shown, see `LineProgress`; None: nowhere.
         time_limit_s: A clip fails if decoding it in a worker takes longer.
         retry_failed: Extract only the clips that failed before.
     Raises:
@@ -102,7 +103,7 @@ def extract(
             failures = [*unreadable, *(failure_table.get(failure.location, failure) for failure in earlier)]
         else:
             never_read = {k: c for k, c in by_key.items() if k not in settled and c.location in failure_table}
-            answers = progress.track(decoded(list(failed.values())), len(failed), description="trying again")
+            answers = progress.each(decoded(list(failed.values())), "trying failed clips again", len(failed))
             failing = {k: answer for k, answer in zip(failed, answers, strict=True) if isinstance(answer, Failure)}
             again = {key: clip for key, clip in failed.items() if key not in failing}
             by_key = never_read | again
@@ -110,7 +111,7 @@ def extract(
             failures = [*unreadable, *failing.values()]
         wanted = [by_key[key] for shard in missing.values() for key in shard]
         backbone = load_backbone(settings.backbone, device)
-        task, stream = progress.add_task("extracting", total=len(wanted), frames=0), decoded(wanted)
+        task, stream = progress.add_task("extracting clips", total=len(wanted), frames=0), decoded(wanted)
         for number, shard in missing.items():
             failures += _extract_shard(store, number, shard, stream, backbone, progress, task)
     now = store.read_index()
@@ -247,10 +248,9 @@ def decode_each(
             yield answer
 
 
-def _progress(console: Console | None) -> Progress:
+def _progress(console: Console | None) -> LineProgress:
     texts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clips")
-    shown = console is not None and console.is_terminal
-    return Progress(*texts, _FrameRate(""), TimeRemainingColumn(), console=console, transient=True, disable=not shown)
+    return LineProgress(*texts, _FrameRate(""), TimeRemainingColumn(), console=console)
 
 
 class _FrameRate(TextColumn):

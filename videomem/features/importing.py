@@ -25,12 +25,17 @@ from videomem.video.sampling import Sampling, frames_within
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Result of an import: clips imported now, clips imported before, and failures."""
+    """Result of an import: clips imported now, clips imported before, and failures.
+
+    `num_imprecise` is the number of features that are not 0, but are in every clip too small for the full precision of
+    the stored data type.
+    """
 
     num_imported: int
     num_done_before: int
     failures: tuple[Failure, ...]
     feature_dim: int
+    num_imprecise: int
     folder: Path
 
 
@@ -52,11 +57,15 @@ class Importing:
 
 
 class _Found(NamedTuple):
-    """The array of a clip: its name in the source, its key and its number of features."""
+    """The array of a clip: its name in the source, its key, and the largest absolute value of each feature (D,)."""
 
     name: str
     key: str
-    feature_dim: int
+    largest_D: FloatArray
+
+    @property
+    def feature_dim(self) -> int:
+        return len(self.largest_D)
 
 
 def import_features(catalog_path: Path | str, features: Path, root: Path | str, importing: Importing) -> ImportReport:
@@ -103,7 +112,9 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
     store.failure_table.rewrite(failure for failure in failure_table.values() if failure.location not in good)
     num_before = sum(item.key in done for item in found.values())
     in_order = tuple(failures[clip] for clip in catalog.clips if clip in failures)
-    return ImportReport(len(found) - num_before, num_before, in_order, feature_dim, store.folder)
+    largest_D = np.max([item.largest_D for item in found.values()], axis=0)
+    num_imprecise = int(((largest_D > 0) & (largest_D < np.finfo(importing.dtype).tiny)).sum())
+    return ImportReport(len(found) - num_before, num_before, in_order, feature_dim, num_imprecise, store.folder)
 
 
 def _failure(clip: Clip, reason: str) -> Failure:
@@ -138,7 +149,17 @@ def _look_at(clip: Clip, name: str, source: ArraySource, importing: Importing) -
     _features(clip, array, importing)
     content = sha256(f"{array.dtype} {array.shape}\n".encode())
     content.update(array.data)
-    return _Found(name, key_of(clip, content.hexdigest(), importing.fps or clip.fps), array.shape[1])
+    largest_D = np.abs(array).max(axis=0)
+    if not largest_D.any():
+        raise ArrayProblem(f"all values of array {name} are 0; compute the features of this clip again")
+    if largest_D.max() < np.finfo(importing.dtype).tiny:
+        raise ArrayProblem(f"its values reach only {largest_D.max():.3g}, where {importing.dtype} is imprecise; "
+                           f"{_remedy(importing)}")  # fmt: skip
+    return _Found(name, key_of(clip, content.hexdigest(), importing.fps or clip.fps), largest_D)
+
+
+def _remedy(importing: Importing) -> str:
+    return "pass --dtype float32, set data.features.dtype to it" if importing.dtype == "float16" else "scale it"
 
 
 def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[Tensor, dict[str, Any]]:
@@ -157,8 +178,9 @@ def _features(clip: Clip, array_TD: FloatArray, importing: Importing) -> tuple[T
         chosen = torch.from_numpy(array_TD[inside[indices]].astype(importing.dtype))
     if not torch.isfinite(chosen).all():
         largest = float(np.abs(array_TD).max())
-        remedy = "pass --dtype float32, set data.features.dtype to it" if importing.dtype == "float16" else "scale it"
-        raise ArrayProblem(f"its values reach {largest:.3g}, beyond the range of {importing.dtype}; {remedy}")
+        raise ArrayProblem(
+            f"its values reach {largest:.3g}, beyond the range of {importing.dtype}; {_remedy(importing)}"
+        )
     fields = {"num_available": len(inside), "fps": float(fps or 0.0), "decoder": "imported", "damage": ""}
     return chosen, {**fields, "indices": indices.tolist()}
 

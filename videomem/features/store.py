@@ -328,14 +328,20 @@ class FeatureStore:
 
     def differences(self, identity: dict[str, Any]) -> str:
         """Differences from other settings, such as `backbone.node classifier.5 not classifier.2`."""
-        theirs, ours = _flat(identity), _flat(self.settings.identity)
-        differing = [name for name in sorted(ours | theirs) if theirs.get(name) != ours.get(name)]
-        return ", ".join(f"{name} {theirs.get(name)} not {ours.get(name)}" for name in differing[:4])
+        differing = self._differing(identity)
+        return ", ".join(f"{name} {theirs} not {ours}" for name, theirs, ours in differing[:4])
 
-    def others(self) -> list[str]:
-        """Differences of the other stores in the root from this one, for error messages."""
+    def _differing(self, identity: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+        """Names and both values of the settings that differ from others."""
+        theirs, ours = _flat(identity), _flat(self.settings.identity)
+        pairs = [(name, theirs.get(name), ours.get(name)) for name in sorted(ours | theirs)]
+        return [(name, their, our) for name, their, our in pairs if their != our]
+
+    def nearest(self) -> str:
+        """Differences of the store in the root with the fewest of them, for error messages; empty without stores."""
         found = map(_identity_in, sorted(self.root.glob("*/settings.json")))
-        return [self.differences(identity) for identity in found if identity is not None]
+        identities = [identity for identity in found if identity is not None]
+        return self.differences(min(identities, key=lambda one: len(self._differing(one)))) if identities else ""
 
     def _shard_path(self, number: int) -> Path:
         return self.folder / "shards" / f"{number:06d}.safetensors"

@@ -53,7 +53,7 @@ def class_gains(
     as its `se`; if no class has any variance, `se` is b / 1.96 with b of `zero_bound`. All numbers are finite.
 
     Pooling uses random effects with tau^2 of Paule & Mandel (1982), shrunk by B = tau^2 / (tau^2 + se^2):
-    pooled = B value + (1 - B) mu, with variance B se^2 + (1 - B)^2 Var(mu) and a normal interval.
+    pooled = B value + (1 - B) mu, with variance B se^2 + (1 - B)^2 Var(mu) and a normal interval within [-1, 1].
 
     p flips the signs of whole groups: exactly for up to `ENUMERATED_GROUPS` groups, otherwise with `FLIPS` draws and
     p = (b + 1) / (m + 1).
@@ -123,7 +123,7 @@ def _pool(value_C: Floats, se_C: Floats) -> tuple[Floats, Floats, Floats]:
         mean, mean_variance = float(fit.mean_effect_re), float(fit.var_eff_w_re)
     pooled_C = weight_C * value_C + (1 - weight_C) * mean
     half_C = stats.norm.ppf(0.975) * np.sqrt(weight_C * se_C**2 + (1 - weight_C) ** 2 * mean_variance)
-    return pooled_C, pooled_C - half_C, pooled_C + half_C
+    return pooled_C, np.maximum(pooled_C - half_C, -1), np.minimum(pooled_C + half_C, 1)
 
 
 def _sign_flips(sums_G: Floats, seed: int) -> tuple[float, float]:

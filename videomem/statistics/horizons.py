@@ -35,7 +35,9 @@ class Curve:
     seeds: tuple[tuple[Number, ...], ...]
 
 
-def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False) -> Curve:
+def curve_over_seeds(
+    places: ArrayLike, values_SX: ArrayLike, log: bool = False, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> Curve:
     """Mean and interval at each place. Intervals are pointwise, so the band covers less than 95 % of complete curves.
 
     Args:
@@ -43,6 +45,7 @@ def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False)
         values_SX: One curve per seed. Values that are not finite are ignored.
         log: Whether to average logarithms, for values over several orders of magnitude: the mean is geometric. Zeros
             are ignored; if all values at a place are zero, so is the mean.
+        limits: Smallest and largest possible value, which the interval does not exceed: (0, 1) for a share.
     """
     values = np.asarray(values_SX, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -55,7 +58,7 @@ def curve_over_seeds(places: ArrayLike, values_SX: ArrayLike, log: bool = False)
     nothing = (values == 0).any(0) & (counts == 0)
     value, low, high = (
         tuple((np.where(nothing, 0, np.exp(end)) if log else end).tolist())
-        for end in (middle, middle - half, middle + half)
+        for end in (middle, *np.clip((middle - half, middle + half), *limits))
     )
     return Curve(tuple(np.asarray(places).tolist()), value, low, high, tuple(map(tuple, values.tolist())))
 

@@ -189,6 +189,12 @@ def runs_for(effect: float, num_groups: int, design: Design, power: float = POWE
     )
 
 
+def lacking_for_verdict(num_groups: int, num_runs: int) -> str:
+    """What a verdict needs but the numbers of groups and runs lack, such as `20 groups (now 8)`; empty if nothing."""
+    least = (("groups", MIN_GROUPS, num_groups), ("runs", MIN_RUNS, num_runs))
+    return " and ".join(f"{needed} {what} (now {now})" for what, needed, now in least if now < needed)
+
+
 def groups_to_decide(value: float, margin: float, design: Design, one_sided: bool = False) -> int | None:
     """Fewest groups that decide (`Design.decides`), at least `MIN_GROUPS`; None if no number of groups does."""
     return _fewest(lambda number: design.decides(number, value, margin, one_sided), MIN_GROUPS, MOST_GROUPS)

@@ -13,6 +13,7 @@ from videomem.statistics.planning import (
     groups_for,
     groups_for_equivalence,
     groups_to_decide,
+    lacking_for_verdict,
     runs_to_decide,
 )
 from videomem.statistics.results import Estimate, Verdict, VerdictKind
@@ -215,11 +216,10 @@ def _lacking_groups(estimate: Estimate, margin: float) -> int:
 
 def _too_few(estimate: Estimate, margin: float) -> str:
     """The remedy if there are too few groups or runs for a verdict; else empty."""
-    least = (("groups", MIN_GROUPS, estimate.num_groups), ("runs", MIN_RUNS, estimate.num_runs))
-    lacks = [f"{needed} {what} (now {now})" for what, needed, now in least if now < needed]
+    lacks = lacking_for_verdict(estimate.num_groups, estimate.num_runs)
     if not lacks:
         return ""
-    start = f"a verdict needs at least {' and '.join(lacks)}"
+    start = f"a verdict needs at least {lacks}"
     if estimate.num_groups >= MIN_GROUPS or estimate.se == 0:
         return start
     groups = groups_for(margin, replace(design_of(estimate), num_runs=max(estimate.num_runs, MIN_RUNS)))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -26,6 +27,7 @@ from videomem.training.feature_sources import (
 )
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.utils.plain_data import as_plain
+from videomem.utils.progress import tracked
 from videomem.utils.workers import check_shared_memory
 from videomem.video.catalog import Catalog, Clip, read_catalog
 
@@ -100,6 +102,7 @@ class VideoDataModule(LightningDataModule):
         self.test_split = test_split
         self.seed = seed
         self.settings = features
+        self.console: Console | None = None  # where the progress of long passes is shown
         self.feature_store = FeatureStore(store, features)
 
     # Contents of the data, read on first use.
@@ -141,11 +144,15 @@ class VideoDataModule(LightningDataModule):
         """Indices into `clips` of the clips of a split."""
         return [row for row, clip in enumerate(self.clips) if clip.split == split]
 
+    @property
+    def _splits(self) -> str:
+        return ", ".join(self.catalog.splits)
+
     @cached_property
     def _entries(self) -> dict[Clip, Entry]:
         if not self.feature_store.exists():
-            others = self.feature_store.others()
-            found = f"; one there has {others[0]}" if others else ""
+            nearest = self.feature_store.nearest()
+            found = f"; the most similar store there has {nearest}" if nearest else ""
             raise VideomemError(
                 f"{self.feature_store.root}: no features of these settings{found}; run {self.settings.made_by}"
             )
@@ -178,8 +185,10 @@ class VideoDataModule(LightningDataModule):
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of the features of all training frames, without augmentation."""
-        device = self.trainer.strategy.root_device if self.trainer else "cpu"
-        features = (self.feature_source.features(row, device) for row in self.rows("train"))
+        device, rows = self.trainer.strategy.root_device if self.trainer else "cpu", self.rows("train")
+        what = "first pass over the training videos, for the statistics of their features"
+        shown = tracked(rows, what, len(rows), self.console if self.source == "video" else None)
+        features = (self.feature_source.features(row, device) for row in shown)
         statistics = frame_statistics(features, self.feature_dim)
         if not all(torch.isfinite(values_D).all() for values_D in statistics):
             raise VideomemError(f"{self.catalog_path}: training clips have features that are not finite; extract again")
@@ -190,7 +199,12 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         split = {"fit": "train", "validate": "val", "test": self.test_split}[stage]
         if not self.rows(split):
-            raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self.catalog.splits}")
+            raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self._splits}")
+        if self.test_split not in ("test", *self.catalog.splits):  # A catalog need not have a split `test`.
+            raise VideomemError(
+                f"data.test_split is {self.test_split!r}, but {self.catalog_path} has no such split; it has "
+                f"{self._splits}"
+            )
         if self.reversed_pairs:
             self.check_pairs("val" if stage == "fit" else split)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import ConfusionMatrix, MetricCollection
+from torchmetrics import ConfusionMatrix, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from videomem.batch import VideoBatch
@@ -68,8 +68,13 @@ class LitClassifier(LightningModule):
         weights = balanced_weights(class_counts) if class_weighting == "balanced" else torch.ones(num_classes)
         self.loss = nn.CrossEntropyLoss(weights)
         micro = partial(MulticlassAccuracy, num_classes, average="micro")
-        metrics = MetricCollection({"accuracy": micro(), "accuracy_top5": micro(top_k=min(5, num_classes)),
-                                    "accuracy_macro": MulticlassAccuracy(num_classes, average="macro")})  # fmt: skip
+        of_all: dict[str, Metric | MetricCollection] = {
+            "accuracy": micro(),
+            "accuracy_macro": MulticlassAccuracy(num_classes, average="macro"),
+        }
+        if num_classes > 5:  # With fewer classes, the five most probable ones are all of them.
+            of_all["accuracy_top5"] = micro(top_k=5)
+        metrics = MetricCollection(of_all)
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         self.confusion = ConfusionMatrix(task="multiclass", num_classes=num_classes)

@@ -12,7 +12,10 @@ from videomem.video.catalog import Clip
 
 
 def assign_splits(
-    clips: Sequence[Clip], fractions: Mapping[str, float] | None = None, seed: int = 0
+    clips: Sequence[Clip],
+    fractions: Mapping[str, float] | None = None,
+    seed: int = 0,
+    option: str = "--fractions 0.7,0,0.3",
 ) -> tuple[Clip, ...]:
     """Assign a split to every clip, with each group in one split and labels stratified.
 
@@ -23,6 +26,7 @@ def assign_splits(
         clips: The clips; their current `split` is ignored.
         fractions: Fraction of each split; default: train 0.7, val 0.15, test 0.15.
         seed: Seed of the random order.
+        option: The option with which fewer splits are drawn, for the error message.
     Raises:
         VideomemError: If a label has fewer groups than there are splits.
     """
@@ -36,7 +40,7 @@ def assign_splits(
         if len(names) < len(fractions):
             raise VideomemError(
                 f"label {label!r} has {len(names)} group(s), but {len(fractions)} splits need one each; "
-                "add videos, use smaller groups, or specify the splits in the table"
+                f"add videos, use smaller groups, leave the label out, or draw fewer splits: {option}"
             )
     order = sorted(groups)
     random.Random(seed).shuffle(order)
@@ -58,5 +62,5 @@ def assign_splits(
 def hold_out(clips: Sequence[Clip], share: float, seed: int = 0) -> tuple[Clip, ...]:
     """Move a fraction of the training clips to the split `val`, by groups. Other splits are unchanged."""
     fractions = {"train": 1 - share, "val": share}
-    split = iter(assign_splits([clip for clip in clips if clip.split == "train"], fractions, seed))
+    split = iter(assign_splits([clip for clip in clips if clip.split == "train"], fractions, seed, "--val-share 0"))
     return tuple(next(split) if clip.split == "train" else clip for clip in clips)

@@ -191,6 +191,13 @@ def test_delays_of_a_horizon_are_ascending() -> None:
         horizon([1, 1], [1, 0], CHANCE)
 
 
+def test_the_interval_of_an_accuracy_stays_within_what_an_accuracy_can_be() -> None:
+    values = [[1.0, 0.9, 0.0], [0.8, 1.0, 0.1]]
+    free, limited = curve_over_seeds([1, 2, 4], values), curve_over_seeds([1, 2, 4], values, limits=(0, 1))
+    assert max(free.high) > 1 and min(free.low) < 0
+    assert max(limited.high) == 1 and min(limited.low) == 0 and limited.value == free.value
+
+
 def test_an_interval_over_seeds_is_students() -> None:
     values = np.random.default_rng(0).uniform(0.3, 0.9, (4, 3))
     curve = curve_over_seeds([1, 2, 4], values)

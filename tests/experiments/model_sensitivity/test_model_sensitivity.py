@@ -76,6 +76,17 @@ def test_a_model_that_averages_frames_has_no_reliance_to_the_bit() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_intervals_stay_within_what_an_accuracy_can_be_and_zero_by_construction_has_none() -> None:
+    clips, labels, groups = made()
+    found = videomem.order_sensitivity(lambda x: x.new_zeros(len(x), CLASSES), clips, labels, groups)
+    never = videomem.order_sensitivity(lambda x: -x[:, 0], clips, labels, groups)
+    for one in (found, never):
+        assert all(0 <= row.accuracy.low <= row.accuracy.high <= 1 for row in one.conditions)
+    in_order, shuffled = never.table()[:2]
+    assert in_order["reliance"] == 0 and in_order["reliance_low"] is in_order["reliance_high"] is None
+    assert shuffled["reliance_low"] is not None
+
+
 def test_a_model_of_the_first_frame_relies_on_order() -> None:
     clips, labels, groups = made()
     found = videomem.order_sensitivity(first_frame, clips, labels, groups, num_permutations=10)

@@ -15,6 +15,7 @@ from helpers.order_clips import SHORT, SMALL, drawn, planned, run_with_gru, with
 
 from videomem import order_test
 from videomem.cli.main import main
+from videomem.cli.order import forecast_text
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.order_test import training
@@ -299,6 +300,27 @@ def test_a_forecast_is_more_precise_for_more_groups() -> None:
     assert large.se < small.se and large.detectable < small.detectable
     assert large.num_groups == 24 or large.num_groups == 48
     assert small.num_jobs == 2 * (2 + 7) and small.seconds_training > 0
+
+
+def test_a_forecast_says_that_too_few_groups_or_runs_allow_no_verdict() -> None:
+    few, many = drawn(12), drawn(24)
+    plan = planned(few, runs=2)
+    expected = forecast(plan, few, Assumptions())
+    text = forecast_text(plan, expected, 1)
+    lacks = f"at least 20 groups (now {expected.num_groups}) and 6 runs (now 2)"
+    assert f"verdict    none is possible with this plan: a verdict needs {lacks}" in text and expected.num_groups <= 12
+    assert "groups with these runs" not in text and "runs with these groups" not in text
+    enough = planned(many, runs=6)
+    assert "verdict" not in forecast_text(enough, forecast(enough, many, Assumptions()), 1)
+
+
+def test_a_forecast_says_if_each_clip_is_a_group_of_its_own() -> None:
+    clips = drawn(12)
+    alone = replace(clips, groups=np.arange(len(clips.groups)))
+    grouped, ungrouped = (
+        forecast_text(plan, forecast(plan, one, Assumptions()), 1) for one in (clips, alone) for plan in [planned(one)]
+    )
+    assert "each clip is a group of its own" in ungrouped and "each clip is a group" not in grouped
 
 
 @pytest.mark.parametrize(

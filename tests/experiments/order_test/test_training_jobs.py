@@ -16,6 +16,7 @@ from helpers.order_clips import SHORT, SMALL, drawn, planned, with_fixed_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, projected
@@ -23,6 +24,7 @@ from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test import training
 from videomem.experiments.order_test.data import (
     ConditionData,
+    RunSplit,
     check_sizes,
     common_order,
     feature_statistics,
@@ -40,8 +42,11 @@ from videomem.experiments.order_test.jobs import (
     with_parameters_of_largest,
     write_training_result,
 )
-from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS, OrderPlan
+from videomem.experiments.order_test.methods import methods_text
+from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS, OrderPlan, Recipe
+from videomem.experiments.order_test.run import run_order_test
 from videomem.experiments.order_test.training import run_jobs, train_jobs
+from videomem.training.feature_sources import EpochSampler
 
 # Splits.
 
@@ -412,3 +417,95 @@ def test_a_training_result_that_inflates_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", predicted=np.zeros((10**4, 10**4), np.int8))
     with pytest.raises(VideomemError, match=r"a.npz: a damaged training result .*would take 1000\d+ bytes"):
         read_training_result(tmp_path / "a.npz")
+
+
+# What the methods paragraph says, with the parts of torch.nn alone.
+
+
+def standardize(x_ND: Tensor, frames_ND: Tensor) -> Tensor:
+    return ((x_ND - frames_ND.mean(0)) / frames_ND.std(0, correction=0)).clamp(-10, 10)
+
+
+class Described(nn.Module):
+    """A learner as the methods paragraph describes it, for clips of one length."""
+
+    def __init__(self, network: type[nn.GRU] | type[nn.LSTM], num_features: int, num_units: int, forget: float) -> None:
+        super().__init__()
+        self.rnn = network(num_features, num_units, batch_first=True)
+        gate = slice(num_units, 2 * num_units)  # z of r, z, n in nn.GRU, and f of i, f, g, o in nn.LSTM
+        self.rnn.bias_ih_l0.data[gate], self.rnn.bias_hh_l0.data[gate] = forget, 0.0
+        self.classify = nn.Linear(num_units, 2)
+
+    def forward(self, x_BTD: Tensor, dropout: float = 0.0) -> Tensor:
+        sizes = x_BTD.shape[2], self.classify.in_features
+        first, second = (nn.functional.dropout(torch.ones(len(x_BTD), 1, size), dropout) for size in sizes)
+        out_BTH, _ = self.rnn(x_BTD * first)
+        return self.classify(out_BTH * second).mean(1)
+
+
+def trained_as_described(name: str, clips: Clips, split: RunSplit, recipe: Recipe, num_units: int, forget: float,
+                         with_pca: bool) -> tuple[list[float], Tensor]:  # fmt: skip
+    """Losses of the epochs and logits of the test clips; draws of clips and masks have the seeds of the first run."""
+    x_NTD = torch.stack([clips.features(row).float() for row in range(len(clips))])
+    labels, train = torch.from_numpy(clips.labels), torch.from_numpy(split.train)
+    x_NTD = standardize(x_NTD, x_NTD[train].flatten(0, 1))
+    if with_pca:
+        x_NTD = x_NTD @ torch.linalg.svd(x_NTD[train].flatten(0, 1), full_matrices=False)[2][:4].T
+        x_NTD = standardize(x_NTD, x_NTD[train].flatten(0, 1))
+        # The sign of a principal component is arbitrary, but the initial weights do not follow it.
+        theirs = projected(clips, split.train, 4)
+        x_NTD *= torch.stack([x_TD * theirs.features(row) for row, x_TD in enumerate(x_NTD)]).sum((0, 1)).sign()
+    torch.manual_seed(0)
+    model = Described(nn.GRU if name == "gru" else nn.LSTM, x_NTD.shape[2], num_units, forget)
+    matrices, biases = ([p for p in model.parameters() if (p.ndim == 2) == wanted] for wanted in (True, False))
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+    losses, step = [], 0
+    for epoch in range(recipe.epochs):
+        order = torch.tensor([item for item, _ in EpochSampler(len(train), 0, lambda epoch=epoch: epoch)])
+        of_epoch = []
+        for rows in train[order].split(recipe.batch_size):
+            torch.manual_seed(step)
+            loss = nn.functional.cross_entropy(model(x_NTD[rows], recipe.dropout), labels[rows])
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip_val or 0.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            of_epoch.append(float(loss))
+            step += 1
+        losses.append(float(np.mean(of_epoch)))
+    with torch.no_grad():
+        return losses, model(x_NTD[split.test])
+
+
+@pytest.mark.parametrize("with_pca", [False, True], ids=["features", "principal components"])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_the_methods_paragraph_suffices_to_replicate_a_training_with_torch(name: str, with_pca: bool) -> None:
+    recipe = Recipe(epochs=3, batch_size=16, learning_rate=1e-2, weight_decay=0.1, dropout=0.3, gradient_clip_val=0.2)
+    clips = drawn()
+    plan = planned(clips, recipe, memories=(name,), training_conditions=PRIMARY,
+                   projection="pca" if with_pca else "none")  # fmt: skip
+    (job, (split, _)), *_ = in_cache(plan, clips, Path("unused")).items()
+    assert job.condition == "ordered" and job.run == 0
+    (result,) = train_jobs({job: split}, clips, plan.settings, plan.recipe)
+    losses, logits = trained_as_described(name, clips, split, recipe, plan.settings.hidden_dim, 1.0, with_pca)
+    assert result.losses == pytest.approx(losses, abs=1e-4)
+    assert np.array_equal(result.predicted["ordered"][0], logits.argmax(1))
+    without, _ = trained_as_described(name, clips, split, recipe, plan.settings.hidden_dim, 0.0, with_pca)
+    assert without != pytest.approx(losses, abs=1e-4)
+
+
+def test_the_methods_paragraph_states_what_a_replication_needs(tmp_path: Path) -> None:
+    clips = drawn()
+    plan = planned(clips, memories=("none", "gru", "lstm", "gated", "rnn"), training_conditions=PRIMARY)
+    text = methods_text(run_order_test(clips, plan, tmp_path).result)
+    for said in (
+        "standardized by the mean and the standard deviation of all training frames and clamped to ±10",
+        "so were whitened", "initially 0", "averaged over its frames", "uniformly within 1 / sqrt(number of inputs)",
+        "initially orthogonal", "the forget gate of the LSTM had the initial bias 1 (input bias 1, recurrent bias 0)",
+        "the update gate of the GRU, which in torch multiplies the previous state, had the initial bias 1",
+        "betas 0.9 and 0.999, epsilon 1e-08, and weight decay 0.01 of weight matrices but not of biases",
+        "gradient of a learner was limited to 1", "one mask for all frames of a clip", "scaled by 1.11",
+        "Batches had 16 clips (the last of an epoch had the rest), in a new random order in each of 2 epochs",
+    ):  # fmt: skip
+        assert said in text, said

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from functools import partial
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import HEADS, fit_arguments
@@ -19,6 +21,8 @@ from videomem.experiments import permutations
 from videomem.experiments.frame_order_predictions import permute_frames
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
+    CONDITIONS,
+    Evaluation,
     Measurement,
     as_csv,
     change_text,
@@ -29,6 +33,7 @@ from videomem.experiments.shuffle.measurements import (
 from videomem.features.backbone import load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.heads import GRU, LSTM, Head
+from videomem.statistics.contrasts import estimate_mean
 from videomem.training.checkpoint import read_checkpoint
 
 
@@ -69,7 +74,7 @@ def measured(path: Path, num_permutations: int = 5) -> list[Measurement]:
     checkpoint = read_checkpoint(path)
     data = checkpoint.data_module()
     data.setup("test")
-    return measure_order(checkpoint.classifier().head, data.test_dataloader(), 0, num_permutations, 2)
+    return measure_order(checkpoint.classifier().head, data.test_dataloader(), 0, num_permutations, 2).rows
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -123,7 +128,7 @@ def test_permutations_do_not_depend_on_the_batch(checkpoints: dict[str, Path]) -
     for batch_size in (20, 7):
         data = checkpoint.data_module(batch_size=batch_size)
         data.setup("test")
-        found.append(measure_order(checkpoint.classifier().head, data.test_dataloader(), 0, 4, 0))
+        found.append(measure_order(checkpoint.classifier().head, data.test_dataloader(), 0, 4, 0).rows)
     for one, other in zip(*found, strict=True):
         assert one.accuracy == other.accuracy and one.max_logit_change == pytest.approx(
             other.max_logit_change, abs=1e-4
@@ -135,7 +140,7 @@ def test_accuracy_flips_and_changes_are_those_of_a_plain_loop() -> None:
     head = Head(partial(GRU, hidden_dim=8), 6, 4).eval()
     x, lengths = pad_videos([torch.randn(n, 6) for n in (9, 9, 4, 6)])
     batch = VideoBatch(x, lengths, torch.tensor([0, 1, 2, 3]), torch.tensor([10, 11, 12, 13]))
-    row = by_condition(measure_order(head, [batch], 0, 3, 3), "shuffled")[2]
+    row = by_condition(measure_order(head, [batch], 0, 3, 3).rows, "shuffled")[2]
     right = flips = 0
     change = 0.0
     for b, length in enumerate(lengths.tolist()):
@@ -151,24 +156,48 @@ def test_accuracy_flips_and_changes_are_those_of_a_plain_loop() -> None:
     assert row.max_logit_change_forward == pytest.approx(change, abs=1e-5)
 
 
-def row(head: str, seed: int, condition: str, accuracy: float, forward: float | None = None) -> Measurement:
-    return Measurement(head, seed, condition, 0, accuracy, 0.5, 1.0, forward, 0.1)
+def row(condition: str, accuracy: float, forward: float | None = None) -> Measurement:
+    return Measurement("a", "run/last", 3, 0, condition, 0, accuracy, 0.5, 1.0, forward, 0.1)
 
 
-def test_a_summary_is_the_mean_over_seeds_of_the_means_over_permutations() -> None:
-    rows = [row("a", s, c, v) for s in (0, 1) for c, v in (("ordered", 0.8 + s * 0.2), ("reversed", 0.1))]
-    rows += [row("a", 0, "shuffled", 0.2, 0.3), row("a", 0, "shuffled", 0.4), row("a", 1, "shuffled", 0.5)]
-    (summary,) = summarize(rows)
-    assert summary.accuracy == pytest.approx({"ordered": 0.9, "shuffled": 0.4, "reversed": 0.1})
-    assert summary.deviation["ordered"] == pytest.approx(0.1)
-    assert summary.num_seeds == 2 and summary.max_logit_change_forward == 0.3
+def evaluation(**correct: list[float]) -> Evaluation:
+    rows = [row(condition, 0.5, 0.3) for condition in CONDITIONS]
+    correct_N = {condition: np.array(values) for condition, values in correct.items()}
+    return Evaluation(rows, list(range(len(correct_N["ordered"]))), correct_N)
+
+
+def test_intervals_are_those_of_the_groups_of_clips_within_what_an_accuracy_can_be() -> None:
+    ordered, shuffled = [1.0] * 15 + [0.0], [0.5] * 8 + [0.0, 0.5] * 4
+    groups = [f"g{n // 2}" for n in range(16)]
+    summary = summarize(evaluation(ordered=ordered, shuffled=shuffled, reversed=[0.0] * 16), groups, order_blind=False)
+    numbers = np.arange(16) // 2
+    for name, values, limits in (("ordered", ordered, (0, 1)), ("shuffled", shuffled, (0, 1))):
+        expected = estimate_mean(values, numbers, np.zeros(16, int), limits=limits)
+        assert summary.interval[name] == (expected.low, expected.high)
+        assert summary.accuracy[name] == pytest.approx(expected.value)
+    assert summary.interval["ordered"] is not None and summary.interval["ordered"][1] == 1.0
+    assert summary.interval["reversed"] is not None and summary.interval["reversed"][0] == 0.0
+    assert summary.reliance == pytest.approx(np.mean(ordered) - np.mean(shuffled))
+
+
+def test_a_reliance_that_is_zero_by_construction_has_no_interval() -> None:
+    same = [1.0, 0.0] * 4
+    found = evaluation(ordered=same, shuffled=same, reversed=same)
+    assert summarize(found, list("aabbccdd"), order_blind=True).reliance_interval is None
+    assert summarize(found, list("aabbccdd"), order_blind=False).reliance_interval is not None
+
+
+def test_clips_of_one_group_have_an_accuracy_without_an_interval() -> None:
+    found = evaluation(ordered=[1.0, 0.0], shuffled=[0.0, 0.0], reversed=[0.0, 0.0])
+    summary = summarize(found, ["a", "a"], order_blind=False)
+    assert summary.accuracy["ordered"] == 0.5 and set(summary.interval.values()) == {None}
 
 
 def test_the_table_has_the_promised_columns_and_leaves_unmeasured_fields_empty() -> None:
-    (found,) = csv.DictReader(StringIO(as_csv([row("a", 0, "shuffled", 0.5)])))
+    (found,) = csv.DictReader(StringIO(as_csv([row("shuffled", 0.5)])))
     assert tuple(found) == COLUMNS == (
-        "head", "seed", "condition", "permutation", "accuracy", "flip_rate", "max_logit_change",
-        "max_logit_change_forward", "js_divergence",
+        "head", "checkpoint", "epoch", "seed", "condition", "permutation", "accuracy", "flip_rate",
+        "max_logit_change", "max_logit_change_forward", "js_divergence",
     )  # fmt: skip
     assert found["max_logit_change_forward"] == ""
     assert [change_text(value) for value in (None, 0.0, 1e-9)] == ["", "0", "1e-09"]
@@ -182,14 +211,29 @@ def test_a_head_that_diverged_is_not_called_order_invariant() -> None:
         measure_order(head, [batch], 0, 2)
 
 
-def test_different_heads_have_separate_rows(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_checkpoint_has_its_own_rows_whatever_its_size_epoch_and_seed(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     for width in ("4", "6"):
         run("fit", [*fit_arguments(workspace, tmp_path / f"h{width}"), "--model.memory.hidden_dim", width])
-    paths = [f"h{width}/checkpoints/last.ckpt" for width in "46"]
-    assert main(["shuffle", *paths, "--permutations", "2", "--out", "out", "--wandb", "disabled"]) == 0
+    first = Path("h4/checkpoints/last.ckpt")
+    resumed = [*fit_arguments(workspace, tmp_path / "more", epochs=3), "--model.memory.hidden_dim", "4"]
+    run("fit", [*resumed, "--ckpt-path", str(first)])
+    shutil.copy(first, first.with_name("best.ckpt"))
+    paths = [str(first), "h4/checkpoints/best.ckpt", "h6/checkpoints/last.ckpt", "more/checkpoints/last.ckpt"]
+    command = ["shuffle", *paths, str(first.absolute()), "--permutations", "2", "--out", "out", "--wandb", "disabled"]
+    assert main(command) == 0
     rows = list(csv.DictReader(Path("out/shuffle.csv").read_text().splitlines()))
-    assert [row["head"] for row in rows] == ["h4"] * 4 + ["h6"] * 4
+    expected = [("gru #1", "h4/last", "1"), ("gru #1", "h4/best", "1"), ("gru #2", "h6/last", "1")]
+    expected += [("gru #1", "more/last", "3")]
+    assert [(r["head"], r["checkpoint"], r["epoch"]) for r in rows] == [one for one in expected for _ in range(4)]
+    summaries = list(csv.DictReader(Path("out/shuffle_summary.csv").read_text().splitlines()))
+    assert [(r["head"], r["checkpoint"], r["epoch"]) for r in summaries] == expected
+    assert all(
+        0 <= float(r["ordered: low"]) <= float(r["ordered"]) <= float(r["ordered: high"]) <= 1 for r in summaries
+    )
+    assert "intervals over groups" in " ".join(capsys.readouterr().out.split())
 
 
 def test_shuffle_writes_table_and_figure_of_several_checkpoints(

@@ -261,4 +261,4 @@ def _interval(frame_G: Floats, both_G: Floats) -> tuple[float, float, float]:
     # A weighted mean of relative differences over groups, with their errors as weights.
     fit = two_way((frame_G - both_G)[there_G, None], frame_G[there_G, None])
     value, half = float(fit.value), float(fit.half(0.95))
-    return value, value - half, value + half
+    return value, value - half, min(value + half, 1.0)

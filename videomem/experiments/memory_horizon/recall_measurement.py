@@ -233,9 +233,9 @@ def task_result(results: Sequence[RecallTrainingResult], plan: RecallPlan) -> Ta
     budgets = max((one.curve.steps for one in results), key=len)
     learned_KSX = np.stack([one.curve.accuracy_of_kept(budgets) for one in results])
     return TaskResult(
-        accuracy=curve_over_seeds(tested, accuracy[:, trained]),
-        extrapolated=curve_over_seeds(delays[~trained], accuracy[:, ~trained]),
-        followed=curve_over_seeds(delays, [one.followed for one in results]),
+        accuracy=curve_over_seeds(tested, accuracy[:, trained], limits=(0, 1)),
+        extrapolated=curve_over_seeds(delays[~trained], accuracy[:, ~trained], limits=(0, 1)),
+        followed=curve_over_seeds(delays, [one.followed for one in results], limits=(0, 1)),
         horizon=horizon(tested, accuracy[:, trained].mean(0), CHANCE),
         horizons=tuple(horizon(tested, one[trained], CHANCE) for one in accuracy),
         trained_steps=tuple(one.curve.steps[-1] for one in results),

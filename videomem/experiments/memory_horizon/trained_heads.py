@@ -290,6 +290,6 @@ def _probe(lags: Sequence[int], found: Sequence[ProbeCurve]) -> Curve:
         nothing = (np.nan,) * len(lags)
         return Curve(tuple(lags), nothing, nothing, nothing, (nothing,))
     if len(found) > 1:
-        return curve_over_seeds(found[0].lags, [one.partial_r2 for one in found])
+        return curve_over_seeds(found[0].lags, [one.partial_r2 for one in found], limits=(-np.inf, 1))
     one = found[0]
     return Curve(one.lags, one.partial_r2, one.low, one.high, (one.partial_r2,))

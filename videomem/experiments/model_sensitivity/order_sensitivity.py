@@ -166,7 +166,7 @@ def _condition(
         displacement=float(np.mean(displacements)),
         kendall_tau=float(np.mean(taus)) if taus else None,
         adjacency=float(np.mean(adjacencies)),
-        accuracy=estimate_mean(right_N, groups_N, runs_N),
+        accuracy=estimate_mean(right_N, groups_N, runs_N, limits=(0.0, 1.0)),
         reliance=estimate_mean(lost_N, groups_N, runs_N),
         flip_rate=float(np.mean([one.flip_rate for one in found])),
         max_logit_change=max(one.max_logit_change for one in found),

@@ -79,12 +79,20 @@ class OrderSensitivity:
         return self.shuffled.reliance
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """Returns one row per condition, as shares of 1, with both ends of the 95 % intervals."""
+        """Returns one row per condition, as shares of 1, with both ends of the 95 % intervals.
+
+        The reliance in order is 0 by construction and has no interval.
+        """
         intervals = [(name, end) for name in ("accuracy", "reliance") for end in ("value", "low", "high")]
         measures = ("flip_rate", "max_logit_change", "displacement", "kendall_tau", "adjacency")
         return [
             {"name": row.name, "label": row.label}
-            | {name if end == "value" else f"{name}_{end}": getattr(getattr(row, name), end) for name, end in intervals}
+            | {
+                name if end == "value" else f"{name}_{end}": None
+                if (row.name, name) == ("order", "reliance") and end != "value"
+                else getattr(getattr(row, name), end)
+                for name, end in intervals
+            }
             | {name: getattr(row, name) for name in measures}
             for row in self.conditions
         ]

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from videomem.experiments.clips import MAX_FRAMES
 from videomem.experiments.order_test.plan import CONDITIONS, TRAINING_CONDITIONS, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import NOTHING, p_value, percent, points
+from videomem.heads import MEMORIES
+from videomem.heads.head import MAX_DEVIATIONS
 from videomem.statistics.results import Estimate
+from videomem.training.lit_classifier import adamw
 
 REFERENCES = {
     "Bell & McCaffrey 2002": "Bell, R. M., & McCaffrey, D. F. (2002). Bias reduction in standard errors for linear "
@@ -84,10 +94,20 @@ def _data(result: OrderTestResult, learners: list[MemoryResult]) -> Sentences:
 
 
 _PROJECTIONS = {
-    "pca": "Frames were projected to the first principal components (at most {dim}) of the training frames, the same "
-    "for all learners of a run.",
-    "learned": "Each learner projected frames to {dim} dimensions by a learned linear layer.",
+    "pca": f"Standardized frames were projected to the first principal components (at most {{dim}}) of at most "
+    f"{MAX_FRAMES:,} training frames, the same for all learners of a run; the components were standardized and clamped "
+    "in the same way, and so were whitened.",
+    "learned": "Each learner projected standardized frames to {dim} dimensions by a learned linear layer.",
     "none": "",
+}
+# How forget gates are initialized, by class of the memory; {bias} is the initial bias.
+_FORGET_GATES = {
+    "LSTM": "the forget gate of the LSTM had the initial bias {bias} (input bias {bias}, recurrent bias 0)",
+    "GRU": "the update gate of the GRU, which in torch multiplies the previous state, had the initial bias {bias} "
+    "(input bias {bias}, recurrent bias 0)",
+    "Gated": "the forget gate of the gated memory had the initial bias {bias}",
+    "MinGRU": "the update gate of the minGRU had the initial bias {bias} with the sign that keeps the state",
+    "MinLSTM": "the forget gate of the minLSTM had the initial bias {bias} and its input gate the negative of it",
 }
 
 
@@ -95,13 +115,13 @@ def _training(result: OrderTestResult) -> Sentences:
     recipe, settings, sentences = result.plan.get("recipe"), result.plan.get("settings"), []
     if recipe and settings:
         projection = _PROJECTIONS[settings["projection"]].format(dim=settings["projection_dim"])
-        selected = "the best epoch on validation clips" if settings["selection"] == "validation" else "the last epoch"
         sentences = [
+            (True, "Features were standardized by the mean and the standard deviation of all training frames and "
+             f"clamped to ±{MAX_DEVIATIONS:g}; features that are constant in training were set to "
+             "0."),
             (projection, projection),
-            (True, f"Each learner had a state of {settings['hidden_dim']} units and was trained by AdamW with learning "
-             f"rate {recipe['learning_rate']:g}, weight decay {recipe['weight_decay']:g}, dropout "
-             f"{recipe['dropout']:g} and batches of {recipe['batch_size']} for {_count(recipe['epochs'], 'epoch')}; we "
-             f"tested {selected}."),
+            *_architecture(result.plan.get("heads") or {}, recipe, settings),
+            *_optimization(recipe, settings),
         ]  # fmt: skip
     measured = {pair.split("/")[0] for one in result.memories for pair in one.accuracies}
     trained = [f"{spelled_out(name)} ({CONDITIONS[name].training})" for name in TRAINING_CONDITIONS if name in measured]
@@ -119,6 +139,59 @@ def _training(result: OrderTestResult) -> Sentences:
         (result.information, "The information in frame order is the accuracy of the best ordered learner minus that of "
          "the best order-blind learner (order-blind heads, and heads trained on permuted frames and tested on shuffled "
          "frames), both chosen for each run by their accuracy on groups that the run does not test."),
+    ]  # fmt: skip
+
+
+def _architecture(heads: dict[str, Any], recipe: dict[str, Any], settings: dict[str, Any]) -> Sentences:
+    memories = {_short(head["memory"]): head["memory"]["init_args"] for head in heads.values()}
+    readouts = {_short(head["readout"]) for head in heads.values()}
+    others = ", except for learners whose name states another readout" if readouts != {"MeanReadout"} else ""
+    gates = [
+        text.format(bias=_initial_forget_bias(name, memories[name]))
+        for name, text in _FORGET_GATES.items()
+        if name in memories
+    ]
+    return [
+        (True, f"Each learner had {_count(recipe['num_layers'], 'layer')} with a state of {settings['hidden_dim']} "
+         "units, initially 0. A linear layer classified tanh(h) of the last layer (the state h itself for GRU and "
+         f"LSTM) at each frame, and the logits of a clip were averaged over its frames{others}."),
+        (True, "Weights and biases of linear layers were initialized uniformly within 1 / sqrt(number of inputs), and "
+         "those of GRU and LSTM within 1 / sqrt(number of units), which are the defaults of torch.nn."),
+        ("RNN" in memories, "The recurrent matrix of the vanilla network was initially orthogonal."),
+        (gates, f"Other than by default, {_listed(gates)}."),
+    ]  # fmt: skip
+
+
+def _short(part: dict[str, Any]) -> str:
+    return str(part["class_path"]).rsplit(".", 1)[-1]
+
+
+def _initial_forget_bias(memory: str, arguments: dict[str, Any]) -> str:
+    defaults = {name: value.default for name, value in inspect.signature(MEMORIES[memory]).parameters.items()}
+    bias, longest = (arguments.get(name, defaults[name]) for name in ("forget_bias", "max_time_frames"))
+    return f"log(t), with t uniform in 1 to {longest - 1}," if bias == "chrono" else f"{bias:g}"
+
+
+def _optimization(recipe: dict[str, Any], settings: dict[str, Any]) -> Sentences:
+    defaults = adamw([nn.Parameter(torch.zeros(1))], recipe["learning_rate"], recipe["weight_decay"]).defaults
+    first, second = defaults["betas"]
+    clipping = recipe["gradient_clip_val"]
+    norm = f"The norm of the gradient of a learner was limited to {clipping:g}." if clipping else ""
+    selected = "the best epoch on validation clips" if settings["selection"] == "validation" else "the last epoch"
+    weighted = recipe["class_weighting"] == "balanced"
+    return [
+        (True, f"Training minimized the mean{' weighted' if weighted else ''} cross-entropy of a batch by AdamW with "
+         f"the constant learning rate {recipe['learning_rate']:g}, betas {first:g} and {second:g}, epsilon "
+         f"{defaults['eps']:g}, and weight decay {recipe['weight_decay']:g} of weight matrices but not of biases."),
+        (weighted, "The loss of a clip was weighted by the inverse frequency of its class."),
+        (recipe["balanced_sampling"], "Training clips were drawn with replacement so that classes were equally "
+         "frequent."),
+        (norm, norm),
+        (recipe["dropout"], f"Dropout {recipe['dropout']:g} was applied to the standardized input and to the output of "
+         "each layer, with one mask for all frames of a clip and the remaining values scaled by "
+         f"{1 / (1 - recipe['dropout']):.3g}."),
+        (True, f"Batches had {recipe['batch_size']} clips (the last of an epoch had the rest), in a new random order "
+         f"in each of {_count(recipe['epochs'], 'epoch')}; we tested {selected}."),
     ]  # fmt: skip
 
 

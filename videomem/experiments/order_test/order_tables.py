@@ -11,6 +11,7 @@ from rich.text import Text
 from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
 from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, percent, points
+from videomem.statistics.results import Estimate
 from videomem.statistics.verdict import interval as in_words
 from videomem.statistics.verdict import points as in_points
 
@@ -31,10 +32,16 @@ KINDS = {name: kind for kind, names in _NAMES.items() for name in names}
 
 Rows = list[dict[str, Cell]]  # the value of each column by its name
 
+
+def _reliance(one: MemoryResult, reliance: Estimate) -> Cell:
+    """The reliance with its interval; that of an order-blind head is 0 by construction and has none."""
+    return reliance.value if one.is_order_blind else reliance
+
+
 # Rows of each memory, to which the table adds its label as the first column.
 _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     "memories": lambda one, _: [
-        {"accuracy": one.accuracies[ORDERED], "relies": one.reliance, "worth": one.value_of_order,
+        {"accuracy": one.accuracies[ORDERED], "relies": _reliance(one, one.reliance), "worth": one.value_of_order,
          "verdict": verdict_word(one), "information": one.practical_gain}
     ],
     "accuracies": lambda one, _: [
@@ -53,7 +60,7 @@ _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     ],
     "suite": lambda one, _: [
         {"perturbation": effect.label, "displacement": effect.displacement, "Kendall's tau": effect.kendall_tau,
-         "adjacency": effect.adjacency, "accuracy": effect.accuracy, "reliance": effect.reliance,
+         "adjacency": effect.adjacency, "accuracy": effect.accuracy, "reliance": _reliance(one, effect.reliance),
          "retrained": effect.retrained}
         for effect in one.suite
     ],

@@ -13,11 +13,14 @@ from videomem.experiments.shuffle.measurements import CONDITIONS, Summary
 COLORS = {"ordered": BLUE, "shuffled": ORANGE, "reversed": PURPLE}
 
 
-def accuracy_figure(summaries: Sequence[Summary], chance: float, ceiling: float | None = None) -> Figure:
-    """Draws the accuracy of each head in each condition, with the standard deviation over seeds.
+def accuracy_figure(
+    summaries: Sequence[Summary], names: Sequence[str], chance: float, ceiling: float | None = None
+) -> Figure:
+    """Draws the accuracy of each checkpoint in each condition, with 95 % intervals over groups of clips.
 
     Args:
-        summaries: One per head, in the order of the bars.
+        summaries: One per checkpoint, in the order of the bars.
+        names: Name of each checkpoint.
         chance: Accuracy of always predicting the most frequent class.
         ceiling: Highest accuracy that an order-blind classifier can reach, if known.
     """
@@ -26,13 +29,14 @@ def accuracy_figure(summaries: Sequence[Summary], chance: float, ceiling: float 
     places = np.arange(len(summaries))
     for number, condition in enumerate(CONDITIONS):
         heights = [summary.accuracy[condition] for summary in summaries]
-        spread = [summary.deviation[condition] for summary in summaries]
-        axes.bar(places + 0.27 * (number - 1), heights, 0.25, yerr=spread, capsize=2, label=condition,
+        intervals = [summary.interval[condition] or (np.nan, np.nan) for summary in summaries]
+        lengths = np.abs(np.transpose(intervals) - heights)  # NaN draws no error bar.
+        axes.bar(places + 0.27 * (number - 1), heights, 0.25, yerr=lengths, capsize=2, label=condition,
                  color=COLORS[condition], error_kw={"elinewidth": 1})  # fmt: skip
     axes.axhline(chance, color="0.35", linestyle=":", linewidth=1.2, label="chance")
     if ceiling is not None:
         axes.axhline(ceiling, color="0.35", linestyle="--", linewidth=1.2, label="order-blind ceiling")
-    axes.set_xticks(places, [summary.head for summary in summaries], rotation=20, ha="right", rotation_mode="anchor")
+    axes.set_xticks(places, names, rotation=20, ha="right", rotation_mode="anchor")
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.02)
     axes.spines[["top", "right"]].set_visible(False)

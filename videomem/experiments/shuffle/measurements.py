@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from statistics import fmean, pstdev
+from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from videomem.experiments.frame_order_predictions import compare, permute_frames
 from videomem.experiments.permutations import SHUFFLE_SUITE
 from videomem.experiments.tables import Column, Table, csv_text
 from videomem.heads import Head
+from videomem.statistics.contrasts import estimate_mean
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
 
@@ -34,6 +37,8 @@ class Measurement:
 
     Attributes:
         head: Label of the head.
+        checkpoint: Name of the checkpoint: its run and its file, without suffix.
+        epoch: Number of epochs that the checkpoint was trained for.
         seed: Training seed of the head.
         condition: `ordered`, `shuffled` or `reversed`.
         permutation: Number of the permutation within its condition.
@@ -46,6 +51,8 @@ class Measurement:
     """
 
     head: str
+    checkpoint: str
+    epoch: int
     seed: int
     condition: str
     permutation: int
@@ -57,6 +64,15 @@ class Measurement:
 
 
 COLUMNS = tuple(field.name for field in fields(Measurement))
+Interval = tuple[float, float]
+
+
+class Evaluation(NamedTuple):
+    """Measurements of one head, and the share of correct predictions of each clip (N,) by condition."""
+
+    rows: list[Measurement]
+    clips_N: list[int]
+    correct_N: dict[str, NDArray[np.float64]]
 
 
 @torch.inference_mode()
@@ -67,7 +83,9 @@ def measure_order(
     num_permutations: int = 100,
     num_forward: int = 3,
     permutation_seed: int = 0,
-) -> list[Measurement]:
+    checkpoint: str = "",
+    epoch: int = 0,
+) -> Evaluation:
     """Evaluates a head on ordered, shuffled and reversed frames.
 
     Args:
@@ -78,8 +96,10 @@ def measure_order(
         num_forward: Number of permutations for which the plain `forward` is run as well.
         permutation_seed: Seed of the permutations. Clip c is permuted with the seed (permutation_seed, c), whatever its
             batch.
+        checkpoint: Name of the checkpoint, for the rows of the result.
+        epoch: Number of epochs of the checkpoint, likewise.
     Returns:
-        1 + K + 1 measurements: ordered, shuffled (one per permutation), reversed.
+        1 + K + 1 measurements: ordered, shuffled (one per permutation), reversed; and the results of the clips.
     Raises:
         VideomemError: If the logits of the head are not finite.
     """
@@ -87,33 +107,39 @@ def measure_order(
     names = [("ordered", 0), *(("shuffled", k) for k in range(num_permutations)), ("reversed", 0)]
     with_forward = {0, *range(1, 1 + min(num_forward, num_permutations)), num_permutations + 1}
     # Scalars on the head's device, so that a GPU is synchronised once, at the end.
-    totals = torch.zeros(5, len(names), dtype=torch.float64, device=head.norm.mean.device)
-    correct_K, flipped_K, divergence_K, change_K, change_forward_K = totals
+    totals = torch.zeros(4, len(names), dtype=torch.float64, device=head.norm.mean.device)
+    flipped_K, divergence_K, change_K, change_forward_K = totals
     change_forward_K.fill_(-1)  # not measured
-    num_clips = 0
+    clips: list[int] = []
+    correct: list[Tensor] = []
     for batch in batches:
         terms_BTK, forward_BC = head.project(batch.x), head(batch.x, batch.lengths)
         if not torch.isfinite(forward_BC).all():
             raise VideomemError(f"{head.label} (seed {seed}): logits are not finite; its training diverged")
         ordered_BC = head.forward_projected(terms_BTK, batch.lengths)
+        clips += batch.clip.tolist()
+        correct.append(torch.zeros(len(names), len(batch.labels), device=totals.device))
         for k, indices_BT in enumerate(_orders(batch, num_permutations, permutation_seed)):
             logits_BC = head.forward_projected(permute_frames(terms_BTK, indices_BT), batch.lengths)
             compared = compare(logits_BC, ordered_BC, batch.labels)
-            correct_K[k] += compared.correct_B.sum()
+            correct[-1][k] = compared.correct_B
             flipped_K[k] += compared.flipped_B.sum()
             divergence_K[k] += js_divergence(ordered_BC, logits_BC).sum()
             change_K[k] = torch.maximum(change_K[k], compared.max_logit_change)
             if k in with_forward:
                 plain_BC = head(permute_frames(batch.x, indices_BT), batch.lengths)
                 change_forward_K[k] = torch.maximum(change_forward_K[k], (plain_BC - forward_BC).abs().max())
-        num_clips += len(batch.labels)
-    totals[:3] /= max(num_clips, 1)
-    return [
-        Measurement(
-            head.label, seed, *name, accuracy, flip_rate, change, None if forward == -1 else forward, divergence
+    totals[:2] /= max(len(clips), 1)
+    correct_KN = torch.cat(correct, dim=1).cpu().double().numpy()
+    rows = [
+        Measurement(head.label, checkpoint, epoch, seed, *name, float(correct_N.mean()), flip_rate, change,
+                    None if forward == -1 else forward, divergence)
+        for name, correct_N, (flip_rate, divergence, change, forward) in zip(
+            names, correct_KN, totals.T.tolist(), strict=True
         )
-        for name, (accuracy, flip_rate, divergence, change, forward) in zip(names, totals.T.tolist(), strict=True)
-    ]
+    ]  # fmt: skip
+    rows_of = {condition: [k for k, (name, _) in enumerate(names) if name == condition] for condition in CONDITIONS}
+    return Evaluation(rows, clips, {name: correct_KN[these].mean(0) for name, these in rows_of.items()})
 
 
 def _orders(batch: VideoBatch, num_permutations: int, seed: int) -> Tensor:
@@ -133,15 +159,19 @@ def measure_checkpoint(
     num_forward: int,
     permutation_seed: int,
     device: str = "cpu",
-) -> list[Measurement]:
-    """Returns the measurements of one checkpoint on the test split of its data."""
+    name: str = "",
+) -> tuple[list[Measurement], Summary]:
+    """Returns the measurements of one checkpoint on the test split of its data, and their summary."""
     data.setup("test")
     classifier = checkpoint.classifier().to(device)
     batches = (
         data.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
         for batch in data.test_dataloader()
     )
-    return measure_order(classifier.head, batches, classifier.seed, num_permutations, num_forward, permutation_seed)
+    evaluation = measure_order(classifier.head, batches, classifier.seed, num_permutations, num_forward,
+                               permutation_seed, name, checkpoint.content["epoch"] + 1)  # fmt: skip
+    groups = [data.clips[row].group for row in evaluation.clips_N]
+    return evaluation.rows, summarize(evaluation, groups, classifier.head.order_blind)
 
 
 def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
@@ -183,42 +213,73 @@ def as_csv(measurements: Sequence[Measurement]) -> str:
 
 @dataclass(frozen=True)
 class Summary:
-    """Results of one head over its seeds: mean accuracy per condition, and its standard deviation over seeds."""
+    """Results of one checkpoint: means over clips and permutations.
+
+    Attributes:
+        head, checkpoint, epoch, seed: As in `Measurement`.
+        accuracy: Accuracy by condition.
+        interval: 95 % interval of the accuracy over groups of clips, by condition; None with one group only.
+        reliance: Accuracy in order minus accuracy shuffled.
+        reliance_interval: 95 % interval of `reliance`; None also if it is 0 by construction (order-blind).
+    """
 
     head: str
-    num_seeds: int
+    checkpoint: str
+    epoch: int
+    seed: int
     accuracy: dict[str, float]
-    deviation: dict[str, float]
+    interval: dict[str, Interval | None]
+    reliance: float
+    reliance_interval: Interval | None
     flip_rate: float
     js_divergence: float
     max_logit_change: float
     max_logit_change_forward: float | None
 
 
-def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
-    """Returns one summary per head, in order of first appearance: means over seeds of means over permutations."""
-    return [_summary(head, measurements) for head in dict.fromkeys(row.head for row in measurements)]
-
-
-def _summary(head: str, measurements: Sequence[Measurement]) -> Summary:
-    rows = [row for row in measurements if row.head == head]
-    seeds = sorted({row.seed for row in rows})
-    of_seed = {
-        name: [fmean(row.accuracy for row in rows if (row.condition, row.seed) == (name, seed)) for seed in seeds]
-        for name in CONDITIONS
-    }
-    shuffled = [row for row in rows if row.condition == "shuffled"]
+def summarize(evaluation: Evaluation, groups_N: Sequence[str], order_blind: bool) -> Summary:
+    """Summarizes the measurements of one checkpoint; `groups_N` are the groups of its clips."""
+    first, correct_N = evaluation.rows[0], evaluation.correct_N
+    shuffled = [row for row in evaluation.rows if row.condition == "shuffled"]
     forward = [row.max_logit_change_forward for row in shuffled if row.max_logit_change_forward is not None]
+    difference_N = correct_N["ordered"] - correct_N["shuffled"]
     return Summary(
-        head=head,
-        num_seeds=len(seeds),
-        accuracy={condition: fmean(values) for condition, values in of_seed.items()},
-        deviation={condition: pstdev(values) for condition, values in of_seed.items()},
+        head=first.head,
+        checkpoint=first.checkpoint,
+        epoch=first.epoch,
+        seed=first.seed,
+        accuracy={name: float(values_N.mean()) for name, values_N in correct_N.items()},
+        interval={name: _interval(values_N, groups_N, (0.0, 1.0)) for name, values_N in correct_N.items()},
+        reliance=float(difference_N.mean()),
+        reliance_interval=None if order_blind else _interval(difference_N, groups_N, (-1.0, 1.0)),
         flip_rate=fmean(row.flip_rate for row in shuffled),
         js_divergence=fmean(row.js_divergence for row in shuffled),
         max_logit_change=max(row.max_logit_change for row in shuffled),
         max_logit_change_forward=max(forward, default=None),
     )
+
+
+def _interval(values_N: NDArray[np.float64], groups_N: Sequence[str], limits: Interval) -> Interval | None:
+    groups, codes_N = np.unique(groups_N, return_inverse=True)
+    if len(groups) < 2:
+        return None
+    estimate = estimate_mean(values_N, codes_N, np.zeros_like(codes_N), limits=limits)
+    return estimate.low, estimate.high
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """Returns a row per checkpoint: accuracies and reliance with 95 % intervals, and the changes by shuffling."""
+    own = ("head", "checkpoint", "epoch", "seed")
+    changes = ("flip_rate", "js_divergence", "max_logit_change", "max_logit_change_forward")
+    measured = (*CONDITIONS, "reliance")
+    names = [*own, *(f"{name}{end}" for name in measured for end in ("", ": low", ": high")), *changes]
+    rows = []
+    for one in summaries:
+        values = {**one.accuracy, "reliance": one.reliance}
+        intervals = {**one.interval, "reliance": one.reliance_interval}
+        with_ends = [value for name in measured for value in (values[name], *(intervals[name] or (None, None)))]
+        rows.append((*(getattr(one, name) for name in own), *with_ends, *(getattr(one, name) for name in changes)))
+    return Table("shuffle_summary", tuple(map(Column, names)), tuple(rows))
 
 
 def change_text(change: float | None) -> str:

@@ -52,9 +52,15 @@ _FRAME_LISTS = "folder with the files ...labels.csv, train.csv, validation.csv a
 
 # Each layout is a subcommand of `videomem catalog build`.
 LAYOUTS: dict[str, Layout] = {
-    "folder": Layout(own.from_folder, "ROOT/[train|val|test/]CLASS/VIDEO", has_splits=False),
+    "folder": Layout(own.from_folder, "ROOT/[train|val|test/]CLASS/VIDEO", options={
+        "--group-by": {"type": own.group_pattern, "metavar": "REGEX", "help": "regular expression whose match in the "
+                       "path below ROOT, or its parenthesized part, is the group of a clip, such as '(person[0-9]+)_'; "
+                       "default: every file is a group of its own"},
+    }, has_splits=False, missing_is_normal=True),
     "csv": Layout(own.from_csv, "your own table: path,label and optionally split,group,start_s,end_s,fps", options={
         "--table": {"type": Path, "required": True, "help": "your CSV or Parquet file"},
+        "--group-by": {"metavar": "COLUMN", "help": "column of the table with the group of each clip (default: group, "
+                       "if there is one; otherwise every file is a group of its own)"},
     }, has_splits=False),
     "list": Layout(lists.from_lists, "lists of `video label` or `folder num_frames label`, as for mmaction2, TSN, TSM, "
                    "SlowFast", options={
