@@ -36,6 +36,7 @@ from videomem.experiments.tables import csv_text, points
 from videomem.statistics.clip_scores import ClipScores
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import write_atomic
+from videomem.utils.sharing import shared_text
 from videomem.utils.text import printable
 from videomem.video.datasets.reversed_classes import known_reversed_pairs
 from videomem.video.decoding import decode_clip
@@ -160,10 +161,10 @@ def top_clips_of(data: VideoDataModule, scores: ClipScores) -> list[ScoredExampl
     top = []
     for place in np.argsort(-scores.scores, kind="stable")[:NUM_TOP_CLIPS].tolist():
         row = int(scores.clips[place])
-        frames_THWC = _frames(data, row)
+        clip, frames_THWC = data.clips[row], _frames(data, row)
         strip = None if frames_THWC is None else Strip("ordered", frames_THWC, {})
         numbers = float(scores.scores[place]), float(scores.standard_errors[place])
-        top.append(ScoredExample(str(data.clips[row]), data.clips[row].label, *numbers, strip))
+        top.append(ScoredExample(shared_text(str(clip), [clip.path]), clip.label, *numbers, strip))
     return top
 
 
