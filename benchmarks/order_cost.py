@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from videomem.cli.main import main
-from videomem.experiments.order_test.jobs import read_training_result
 from videomem.experiments.order_test.result import from_json
+from videomem.experiments.order_test.training_results import read_training_result
 from videomem.utils.folders import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.data import label_of, overlap, run_splits
-from videomem.experiments.order_test.jobs import TrainingJob, TrainingResult
+from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.plan import (
     FIXED,
     IMBALANCE,
@@ -20,6 +20,7 @@ from videomem.experiments.order_test.plan import (
     TRAINING_CONDITIONS,
     OrderPlan,
 )
+from videomem.experiments.order_test.training_results import TrainingResult
 from videomem.statistics.contrasts import class_weights, estimate_mean
 from videomem.statistics.results import Estimate
 

@@ -28,15 +28,13 @@ from videomem.experiments.order_test.data import (
     test_orders,
     test_perturbation,
 )
-from videomem.experiments.order_test.jobs import (
-    TrainingJob,
+from videomem.experiments.order_test.jobs import TrainingJob, in_cache, job_seed
+from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.training_results import (
     TrainingResult,
-    in_cache,
-    job_seed,
     read_training_results,
     write_training_result,
 )
-from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe
 from videomem.heads import MeanReadout
 from videomem.training.lit_classifier import LitClassifier
 from videomem.training.stacked import StackedClassifiers
