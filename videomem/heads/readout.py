@@ -54,6 +54,10 @@ class Readout(nn.Module, ABC):
     def step(self, outputs_BK: Tensor, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) of a stream after one more frame, and the state for the next step."""
 
+    def of_frame(self, outputs_BK: Tensor) -> Tensor:
+        """Logits (B, C) of clips that consist of one frame, from the outputs of that frame."""
+        return self(outputs_BK.unsqueeze(1), torch.ones(len(outputs_BK), dtype=torch.int64, device=outputs_BK.device))
+
     def after_each(self, outputs_BTK: Tensor) -> Tensor:
         """Logits (B, T, C) of the clip after each frame; all frames must be real."""
         answers, state = [], self.initial_state(outputs_BTK[:, 0])

@@ -54,7 +54,8 @@ def jacobian_rms(head: Head, x_BTD: Tensor, lag: int) -> Tensor:
     def logits(y_D: Tensor, clip: int) -> Tensor:
         x_TD = x_BTD[clip].double().clone()
         x_TD[place] = torch.where(scale_D != 0, y_D / scale_D + exact.norm.mean, x_TD[place])
-        return exact.frame_outputs(x_TD[None], torch.tensor([len(x_TD)]))[0, -1]
+        outputs_1TK = exact.frame_outputs(x_TD[None], torch.tensor([len(x_TD)]))
+        return exact.readout(outputs_1TK[:, -1:], torch.tensor([1]))[0]
 
     rms = []
     for clip in range(len(x_BTD)):
@@ -77,6 +78,14 @@ def test_gradients_are_those_of_the_dense_jacobian(name: str, projection_dim: in
     assert found.gradient_at_zero == pytest.approx(float(np.median(zero)))
     for lag, gradient in zip(found.lags, found.gradient, strict=True):
         assert gradient == pytest.approx(float(np.median(jacobian_rms(head, x, lag) / zero)), rel=1e-6, abs=1e-12)
+
+
+@every_readout
+def test_gradients_are_those_of_the_logits_of_the_last_frame_alone(readout: type[Readout]) -> None:
+    head, x = make("gru", readout), frames()
+    found, zero = sensitivity(head, x, [3]), jacobian_rms(head, x, 0)
+    assert found.gradient_at_zero == pytest.approx(float(np.median(zero)))
+    assert found.gradient[0] == pytest.approx(float(np.median(jacobian_rms(head, x, 3) / zero)))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.9])

@@ -46,11 +46,11 @@ class Sensitivity:
 def sensitivity(head: Head, x_BTD: Tensor, lags: Sequence[int], seed: int = 0, max_probes: int = 32) -> Sensitivity:
     """Measures gradients of the last frame's logits, and their change if a single frame is replaced.
 
-    The logits are those before the readout, because a mean readout depends on every frame, whatever the memory.
-    Features are in units of the training standard deviation, as returned by `FeatureNorm`; features that were constant
-    in training are left out. The RMS is over classes and features. With more than `max_probes` classes it is estimated
-    without bias from random signs r, since E |J^T r|^2 = |J|^2. Computations are in float64, because gradients decrease
-    by many orders of magnitude.
+    The logits are those that the readout gives to the output of the last frame alone, because a mean over frames
+    depends on every frame, whatever the memory. Features are in units of the training standard deviation, as returned
+    by `FeatureNorm`; features that were constant in training are left out. The RMS is over classes and features. With
+    more than `max_probes` classes it is estimated without bias from random signs r, since E |J^T r|^2 = |J|^2.
+    Computations are in float64, because gradients decrease by many orders of magnitude.
 
     A gradient measures the effect of small changes; a replacement is as large as the difference between two clips, and
     uses real frames. Frame T - lag of each clip is replaced by that of the next clip in a random cycle of all clips.
@@ -70,7 +70,7 @@ def sensitivity(head: Head, x_BTD: Tensor, lags: Sequence[int], seed: int = 0, m
     _check(head, x_BTD, lags, max_probes)
     generator, exact = torch.Generator().manual_seed(seed), in_double(head)
     partners_B = _circle(len(x_BTD), generator)
-    probes_KC = _probes(head.classify.out_features, max_probes, generator).to(x_BTD.device)
+    probes_KC = _probes(head.readout.num_classes, max_probes, generator).to(x_BTD.device)
     places = [x_BTD.shape[1] - 1 - lag for lag in (0, *lags)]
     rows = torch.arange(len(x_BTD)).split(max(1, ELEMENTS // x_BTD[0].numel()))
     whole_BL, direct_BL = (
@@ -152,7 +152,7 @@ def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, 
     y_BTD = head.norm(x_BTD)
     # Gradients are taken with respect to the narrow projected terms; only the given positions are mapped to features.
     terms_BTK = _project(head, y_BTD).requires_grad_()
-    logits_BC = trace_projected(head, terms_BTK, direct).outputs_BTK[:, -1]
+    logits_BC = head.readout.of_frame(trace_projected(head, terms_BTK, direct).outputs_BTK[:, -1])
     y_BLD = y_BTD[:, places].requires_grad_()
     terms_BLK = _project(head, y_BLD)
     square_BL = y_BTD.new_zeros(y_BLD.shape[:2])
@@ -192,7 +192,7 @@ def _last_logits(head: Head, terms_BTK: Tensor) -> Tensor:
     y = first.activation(first.unroll(terms_BTK, lengths_B)[0])
     for memory in above:
         y = memory.activation(memory(y, lengths_B)[0])
-    return head.classify(y[:, -1])
+    return head.readout.of_frame(head.classify(y[:, -1]))
 
 
 def _median_ratios(values_BL: np.ndarray, at_zero_B: np.ndarray) -> tuple[float, ...]:
