@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 import torch
 import torchvision
 from conftest import CONFIGS, ROOT, shared_data
+from PIL import Image
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
@@ -134,12 +139,29 @@ def test_features_are_computed_in_float32_whatever_the_precision_of_products_is(
 
 
 @pytest.mark.parametrize("size", [(300, 400), (480, 270), (64, 64), (256, 256)])
-def test_preprocessing_is_the_weights_own(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("name", ["alexnet", "efficientnet_b0"])
+def test_preprocessing_is_the_weights_own_on_pillow_images(name: str, size: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-    ours = Preprocessing.of("alexnet")
-    preset = torchvision.models.AlexNet_Weights.DEFAULT.transforms()
-    expected = preset(torch.from_numpy(images).permute(0, 3, 1, 2))
-    assert torch.allclose(ours.normalize(ours.shape_frames(images)), expected, atol=1e-6)
+    ours = Preprocessing.of(name)
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    expected = torch.stack([preset(Image.fromarray(image)) for image in images])
+    levels = (ours.normalize(ours.shape_frames(images)) - expected).abs() * 255 * min(ours.std)
+    assert levels.max() < 2.1 and (levels > 0.1).float().mean() < 0.01
+
+
+def shaped_digest() -> str:
+    images = np.random.default_rng(0).integers(0, 256, (1, 120, 90, 3), dtype=np.uint8)
+    shaped = [Preprocessing.of(name).shape_frames(images) for name in ("alexnet", "efficientnet_b0")]
+    return sha256(torch.cat([frames.flatten() for frames in shaped]).numpy().tobytes()).hexdigest()
+
+
+def test_frames_are_resized_to_the_same_bits_on_a_processor_without_vector_instructions() -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from features import test_backbone; "
+    plain = subprocess.run(
+        [sys.executable, "-c", f"{code}print(test_backbone.shaped_digest())"], text=True, check=True,
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "default"}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert plain.stdout.strip() == shaped_digest()
 
 
 def test_features_of_a_frame_do_not_depend_on_the_rest_of_the_batch() -> None:

@@ -17,8 +17,8 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from videomem.errors import VideomemError
@@ -75,11 +75,18 @@ class Preprocessing:
         return cls(*sizes, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
 
     def shape_frames(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
-        """Resize and crop frames (T, height, width, 3) uint8 of any size to (T, 3, crop, crop) uint8."""
-        frames = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
-        interpolation = InterpolationMode(self.interpolation)
+        """Resize and crop frames (T, height, width, 3) uint8 of any size to (T, 3, crop, crop) uint8.
+
+        Integers are resized as integers, as Pillow does: several times faster than in floating point, and with the same
+        bits on every processor.
+        """
+        height, width = frames_THWC.shape[1:3]
+        size = [self.resize_px * side // min(height, width) for side in (height, width)]
         # One frame at a time: a resize of all frames would hold a long clip twice in memory.
-        resized = (F.resize(frame, [self.resize_px], interpolation, antialias=True) for frame in frames)
+        resized = (
+            interpolate(frame.permute(2, 0, 1)[None], size, mode=self.interpolation, antialias=True)[0]
+            for frame in torch.from_numpy(frames_THWC)
+        )
         return torch.stack([F.center_crop(frame, [self.crop_px]) for frame in resized])
 
     def normalize(self, frames: Tensor) -> Tensor:

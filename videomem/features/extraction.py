@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from threading import Semaphore
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,15 +23,18 @@ from rich.text import Text
 from torch import Tensor
 
 from videomem.errors import DecodingError, VideomemError, one_line
-from videomem.features.backbone import Backbone, Preprocessing, extract_features, load_backbone
+from videomem.features.backbone import Backbone, Preprocessing, exact_float32, extract_features, load_backbone
 from videomem.features.failures import Failure
 from videomem.features.keys import clip_keys
 from videomem.features.store import FRAME_BATCH, FeatureSettings, FeatureStore
+from videomem.utils.parallel_jobs import one_thread
 from videomem.utils.progress import LineProgress
 from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.files import file_problem, split_template
+
+MAX_QUEUED = 2  # batches of frames that wait for the backbone
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,17 @@ def extract(
         wanted = [by_key[key] for shard in missing.values() for key in shard]
         backbone = load_backbone(settings.backbone, device)
         task, stream = progress.add_task("extracting clips", total=len(wanted), frames=0), decoded(wanted)
+        batches, writer = stack.enter_context(_batch_threads(device)), stack.enter_context(ThreadPoolExecutor(1))
+        written: Future[None] | None = None
         for number, shard in missing.items():
-            failures += _extract_shard(store, number, shard, stream, backbone, progress, task)
+            packer = _FramePacker(backbone, batches)
+            read, lost = _read_shard(store, shard, stream, packer, progress, task)
+            failures += lost
+            if written:
+                written.result()  # Raises its error; and at most one shard is being written.
+            written = writer.submit(_write_shard, store, number, read, packer)
+        if written:
+            written.result()
     now = store.read_index()
     done_now = {clip.location for clip, key in keys.items() if key in now}
     failures = [failure for failure in failures if failure.location not in done_now]
@@ -124,19 +138,38 @@ def extract(
     return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
 
 
-def _extract_shard(
+# A clip of a shard: its key, the fields of its entry in the store, and the rows of its features.
+_Read = tuple[str, dict[str, Any], list[int]]
+
+
+@contextmanager
+def _batch_threads(device: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that run the backbone on batches while the next clips are decoded.
+
+    On a CPU each batch has one thread, and several batches are computed at a time. If the threads shared a batch, they
+    would wait for each other, and for decoding on the same cores, and its features would depend on their number.
+    """
+    on_cpu, num_threads = torch.device(device).type == "cpu", torch.get_num_threads()
+    # Set once, because the threads would overwrite each other's settings.
+    with (
+        exact_float32(),
+        one_thread() if on_cpu else nullcontext(),
+        ThreadPoolExecutor(num_threads if on_cpu else 1) as threads,
+    ):
+        yield threads
+
+
+def _read_shard(
     store: FeatureStore,
-    number: int,
     keys: Sequence[str],
     stream: Iterator[Decoded | Failure],
-    backbone: Backbone,
+    packer: _FramePacker,
     progress: Progress,
     task: Any,
-) -> list[Failure]:
-    """Read the clips of a shard from the decoded stream, run the backbone, and write the shard."""
+) -> tuple[list[_Read], list[Failure]]:
+    """Read the clips of a shard from the decoded stream, and give their frames to the backbone."""
     failures: list[Failure] = []
-    packer = _FramePacker(backbone)
-    clips: list[tuple[str, dict[str, Any], list[int]]] = []
+    clips: list[_Read] = []
     for key in keys:
         item = next(stream)
         if isinstance(item, Failure):
@@ -148,9 +181,13 @@ def _extract_shard(
             clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
             progress.update(task, frames=progress.tasks[task].fields["frames"] + len(item.frames))
         progress.advance(task)
-    features = packer.finish()
+    packer.flush()
+    return clips, failures
+
+
+def _write_shard(store: FeatureStore, number: int, clips: Sequence[_Read], packer: _FramePacker) -> None:
+    features = packer.features()
     store.write_shard(number, [(key, fields, features[rows]) for key, fields, rows in clips])
-    return failures
 
 
 class _FramePacker:
@@ -159,33 +196,42 @@ class _FramePacker:
     The features of a frame therefore do not depend on its video: a clip and its reversal have identical rows.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
+    def __init__(self, backbone: Backbone, threads: ThreadPoolExecutor) -> None:
+        self._backbone, self._threads = backbone, threads
         self._row_of: dict[bytes, int] = {}
         self._waiting: list[Tensor] = []
-        self._features: list[Tensor] = []
+        self._batches: list[Future[Tensor]] = []
+        self._queue = Semaphore(MAX_QUEUED)
 
     def add(self, frames: Tensor) -> list[int]:
-        """Add frames (T, 3, crop, crop); returns their row numbers in the result of `finish`."""
+        """Add frames (T, 3, crop, crop); returns their row numbers in `features`."""
         rows = []
         for frame in frames:
-            digest = blake2b(frame.contiguous().numpy().tobytes(), digest_size=16).digest()
+            digest = blake2b(frame.contiguous().numpy(), digest_size=16).digest()
             if digest not in self._row_of:
                 self._row_of[digest] = len(self._row_of)
                 self._waiting.append(frame)
                 if len(self._waiting) == FRAME_BATCH:
-                    self._run()
+                    self.flush()
             rows.append(self._row_of[digest])
         return rows
 
-    def finish(self) -> Tensor:
-        self._run()
-        return torch.cat(self._features).cpu() if self._features else torch.empty(0, self._backbone.feature_dim)
+    def flush(self) -> None:
+        """Start the computation of the frames added so far."""
+        if not self._waiting:
+            return
+        batch, self._waiting = torch.stack(self._waiting), []
+        self._queue.acquire()
+        self._batches.append(self._threads.submit(self._compute, batch))
 
-    def _run(self) -> None:
-        if self._waiting:
-            self._features.append(extract_features(self._backbone, torch.stack(self._waiting), FRAME_BATCH))
-            self._waiting = []
+    def _compute(self, batch: Tensor) -> Tensor:
+        self._queue.release()
+        return extract_features(self._backbone, batch, FRAME_BATCH)
+
+    def features(self) -> Tensor:
+        """Features (N, D) of the distinct frames."""
+        rows = [batch.result() for batch in self._batches]
+        return torch.cat(rows).cpu() if rows else torch.empty(0, self._backbone.feature_dim)
 
 
 Decode = Callable[[Clip], tuple[Tensor, DecodedClip]]

@@ -41,7 +41,7 @@ from videomem.video.catalog import Clip
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
 from videomem.video.sampling import Sampling
 
-SCHEMA = 2
+SCHEMA = 3
 SHARD_CLIPS = 256
 FRAME_BATCH = 64
 FeatureDtype = Literal["float16", "float32"]

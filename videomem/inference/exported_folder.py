@@ -37,7 +37,7 @@ from videomem.utils.folders import is_empty_or_absent
 from videomem.utils.plain_data import check_plain, checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
-FORMAT = 4
+FORMAT = 5
 CONFIG, PREPROCESSOR, WEIGHTS, MODEL_CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.

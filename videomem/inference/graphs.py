@@ -27,6 +27,7 @@ from videomem.inference.model import Classifier
 # Runs a graph in some runtime: inputs in order -> outputs in order.
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 Kernel = Callable[[Tensor], Tensor]
+MAX_WEIGHT_BITS = 22  # of the fraction of a resizing weight in torch
 BATCH, TIME, HEIGHT, WIDTH = "batch", "time", "height", "width"
 # Sizes at which graphs are traced; they support other sizes.
 _TRACED = {BATCH: 2, TIME: 3, HEIGHT: 40, WIDTH: 52}
@@ -68,8 +69,8 @@ class Case(NamedTuple):
 def shape_in_graph(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Like `Preprocessing.shape_frames`: (N, height, width, 3) uint8 of any size -> (N, 3, crop, crop) uint8.
 
-    Resizing with antialiasing is linear and separable, so it is two matrix products; cropping selects rows of the
-    matrices. Since sums have another order, a few of a million values differ by one level; see `docs/export.md`.
+    Resizing with antialiasing is separable, so it is two matrix products, each rounded to levels of uint8; cropping
+    selects rows of the matrices. A few of a million values differ by one level; see `docs/export.md`.
     """
     height, width = frames_NHWC.shape[1:3]
     # Sizes as tensors: a comparison of Python integers would be evaluated at export and become constant.
@@ -80,8 +81,11 @@ def shape_in_graph(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
         crop_matrix(size, sizes_2[axis], resized_2[axis], preprocessing.crop_px, kernel)
         for axis, size in enumerate((height, width))
     )
-    shaped = rows @ (frames_NHWC.movedim(3, 1).float() @ columns.T)
-    return shaped.round().clamp(0, 255).to(torch.uint8)
+    return _levels(rows @ _levels(frames_NHWC.movedim(3, 1).float() @ columns.T)).to(torch.uint8)
+
+
+def _levels(values: Tensor) -> Tensor:
+    return (values + 0.5).floor().clamp(0, 255)
 
 
 def crop_matrix(num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, kernel: Kernel) -> Tensor:
@@ -94,14 +98,19 @@ def crop_matrix(num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, ke
         crop_px: Length of the crop.
         kernel: Weight as a function of the distance in pixels of the coarser grid.
     Reference:
-        torch's `interpolate(antialias=True)`; torchvision's `center_crop`, which rounds half to even.
+        torch's `interpolate(antialias=True)` of uint8, whose weights are rounded to 16 bits; torchvision's
+        `center_crop`, which rounds half to even.
     """
-    scale = size.float() / resized.float()
-    first = torch.round((resized - crop_px).float() / 2)
-    centres_P1 = (scale * (torch.arange(crop_px, device=size.device) + first + 0.5)).unsqueeze(1)
+    scale = size.double() / resized.double()
+    first = torch.round((resized - crop_px).double() / 2)
+    wanted = torch.arange(crop_px, device=size.device) + first
+    # The first row before the crop: it has the largest weights, since the kernel is cut off at the border.
+    centres_P1 = (scale * (torch.cat([torch.zeros_like(wanted[:1]), wanted]) + 0.5)).unsqueeze(1)
     distances = torch.arange(num_pixels, device=size.device) + 0.5 - centres_P1
     weights = kernel((distances / scale.clamp(min=1)).abs())
-    return weights / weights.sum(dim=1, keepdim=True)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    unit = torch.exp2(-torch.floor(torch.log2((2**15 - 0.5) / weights.max())).clamp(max=MAX_WEIGHT_BITS))
+    return ((weights[1:] / unit).round() * unit).float()
 
 
 def cubic(distance: Tensor) -> Tensor:
