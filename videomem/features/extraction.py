@@ -34,11 +34,16 @@ from videomem.video.files import file_problem, split_template
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """Result of an extraction: clips extracted before, clips extracted now, and failures of both."""
+    """Result of an extraction: clips extracted before, clips extracted now, and failures of both.
+
+    `imprecise_share` is the share of the features that are not 0, but are in every clip extracted now too small for the
+    full precision of the stored data type.
+    """
 
     num_done_before: int
     num_extracted: int
     failures: tuple[Failure, ...]
+    imprecise_share: float
     folder: Path
 
 
@@ -112,8 +117,11 @@ def extract(
         wanted = [by_key[key] for shard in missing.values() for key in shard]
         backbone = load_backbone(settings.backbone, device)
         task, stream = progress.add_task("extracting clips", total=len(wanted), frames=0), decoded(wanted)
+        largest_D = torch.zeros(backbone.feature_dim)
         for number, shard in missing.items():
-            failures += _extract_shard(store, number, shard, stream, backbone, progress, task)
+            failed_now, features_RD = _extract_shard(store, number, shard, stream, backbone, progress, task)
+            failures += failed_now
+            largest_D = torch.cat([largest_D[None], features_RD.abs()]).amax(dim=0)
     now = store.read_index()
     done_now = {clip.location for clip, key in keys.items() if key in now}
     failures = [failure for failure in failures if failure.location not in done_now]
@@ -121,7 +129,9 @@ def extract(
         latest = failure_table | store.failure_table.read() | {failure.location: failure for failure in failures}
         store.failure_table.rewrite(failure for failure in latest.values() if failure.location not in done_now)
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
-    return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
+    is_imprecise_D = (largest_D > 0) & (largest_D < torch.finfo(getattr(torch, settings.dtype)).tiny)
+    share = float(is_imprecise_D.float().mean())
+    return ExtractionReport(num_before, num_now - num_before, tuple(failures), share, store.folder)
 
 
 def _extract_shard(
@@ -132,8 +142,12 @@ def _extract_shard(
     backbone: Backbone,
     progress: Progress,
     task: Any,
-) -> list[Failure]:
-    """Read the clips of a shard from the decoded stream, run the backbone, and write the shard."""
+) -> tuple[list[Failure], Tensor]:
+    """Read the clips of a shard from the decoded stream, run the backbone, and write the shard.
+
+    Returns:
+        The failures, and the features (R, D) of different frames, as the backbone computes them.
+    """
     failures: list[Failure] = []
     packer = _FramePacker(backbone)
     clips: list[tuple[str, dict[str, Any], list[int]]] = []
@@ -150,7 +164,7 @@ def _extract_shard(
         progress.advance(task)
     features = packer.finish()
     store.write_shard(number, [(key, fields, features[rows]) for key, fields, rows in clips])
-    return failures
+    return failures, features
 
 
 class _FramePacker:
