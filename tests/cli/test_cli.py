@@ -432,7 +432,7 @@ def test_an_integer_is_written_in_digits(command: str, value: str, capsys: pytes
 
 
 @pytest.mark.parametrize("options", [["extract", "--time-limit"], ["catalog", "build", "folder", "--fractions"],
-                                     ["order", "subset", "a", "--catalog", "b", "--out", "c", "--min-score"]])  # fmt: skip
+                                     ["order", "subset", "a", "--min-score"]])  # fmt: skip
 def test_a_number_is_written_without_underscores(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "0_0.5" in failed(capsys, *options, "0_0.5,0.2,0.3" if options[-1] == "--fractions" else "0_0.5")
 
