@@ -36,7 +36,7 @@ from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import clip_keys
-from videomem.features.store import FeatureSettings, FeatureStore
+from videomem.features.store import FeatureSettings, FeatureStore, ImportedFeatures
 from videomem.utils import atomic
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked
@@ -838,7 +838,7 @@ def test_features_that_the_stored_type_keeps_imprecisely_are_a_warning_of_extrac
 
 
 def test_a_shard_of_many_clips_is_read_in_proportion(tmp_path: Path) -> None:
-    mine = FeatureStore(tmp_path, SETTINGS)
+    mine = FeatureStore(tmp_path, replace(SETTINGS, imported=ImportedFeatures("a", 1)))
     keys = [f"{number:032x}" for number in range(60_000)]
     fields = {"num_available": 1, "fps": 25.0, "decoder": "pyav", "damage": "", "indices": [0]}
     mine.create()
