@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -389,3 +390,65 @@ def test_a_setting_of_the_data_without_effect_is_refused(
 ) -> None:
     pairs = ["--data.reversed_pairs", "false"]
     assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"), *pairs, *options)
+
+
+@pytest.mark.parametrize("command", ["sensitivity", "inspect", "tour", "shuffle", "memory"])
+def test_a_folder_that_another_process_writes_to_is_refused(
+    command: str,
+    checkpoints: dict[str, Path],
+    workspace: Path,
+    catalog: Catalog,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from videomem.utils.atomic import locked_folder\n"
+        "with locked_folder(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()\n"
+    )
+    model, out = checkpoints["gru"], tmp_path / "out"
+    arguments: dict[str, list[object]] = {
+        "sensitivity": ["--model", "r3d_18", "--weights", "random", "--catalog", workspace / "videos" / "catalog.csv"],
+        "inspect": [catalog.clips[0].path, "--model", model],
+        "tour": ["leaky"],
+        "shuffle": [model],
+        "memory": [model],
+    }
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        error = failed(capsys, command, *arguments[command], "--out", out)
+        other.kill()
+    assert error == f"videomem: error: {out}: another process is writing to it; choose another folder"
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("value", ["1_0", "1:30", "0x10", "1e1", "1.0"])
+@pytest.mark.parametrize("command", ["shuffle a --seed", "extract --workers", "synthesize --train-pairs",
+                                     "catalog build ucf101 --seed"])  # fmt: skip
+def test_an_integer_is_written_in_digits(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"is '{value}', but must be an integer" in failed(capsys, *command.split(), value)
+
+
+@pytest.mark.parametrize("options", [["extract", "--time-limit"], ["catalog", "build", "folder", "--fractions"],
+                                     ["order", "subset", "a", "--min-score"]])  # fmt: skip
+def test_a_number_is_written_without_underscores(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "0_0.5" in failed(capsys, *options, "0_0.5,0.2,0.3" if options[-1] == "--fractions" else "0_0.5")
+
+
+def test_a_pipe_or_nested_json_in_a_folder_of_results_does_not_wait_or_end_in_a_traceback(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    os.mkfifo(run_dir / "metrics.json")
+    command = ["test", "--ckpt-path", str(checkpoints["gru"]), "--run-dir", str(run_dir), "--wandb", "disabled"]
+    assert main(command) == 0
+    for text in ("[" * 100_000, '{"epoch": "a\\u001b[2J"}'):
+        (run_dir / "metrics.json").write_text(text)
+        status = main(command)
+        assert status in (0, 2) and "\x1b" not in capsys.readouterr().err
+    (tmp_path / "order.json").write_bytes(b"\xff\xfe")
+    export = ("export", checkpoints["gru"], "--out", tmp_path / "out", "--order", tmp_path / "order.json")
+    assert "order.json: not text; name `order.json` of an order test" in failed(capsys, *export)

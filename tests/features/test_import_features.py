@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -422,6 +423,51 @@ def test_an_array_without_stored_values_is_refused(tmp_path: Path) -> None:
         file.create_dataset("a", (10**5, 4000), "f4", chunks=(100, 4000))
     with open_source(tmp_path / "a.h5") as source, pytest.raises(ArrayProblem, match="but 0 bytes are stored"):
         source.read("a")
+
+
+def test_values_of_hdf5_that_inflate_to_more_than_their_chunk_are_refused(tmp_path: Path) -> None:
+    """Their shape and the bytes that are stored are in proportion."""
+    content = zlib.compress(bytes(2**28), 9)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        values = file.create_dataset("a", (2, 6), "f4", chunks=(2, 6), compression="gzip")
+        values.id.write_direct_chunk((0, 0), content)
+        large = file.create_dataset("b", (2, 6), "f4", chunks=(2**12, 2**13), maxshape=(None, None), compression="gzip")
+        large[:] = 1.0
+        file.create_dataset("c", data=np.ones((2, 6), np.float32), chunks=(2, 6), compression="szip")
+    with open_source(tmp_path / "a.h5") as source:
+        for name, message in (("a", "inflates to more than its 48 bytes"), ("b", "use smaller chunks"),
+                              ("c", "compressed with filter 4")):  # fmt: skip
+            with pytest.raises(ArrayProblem, match=message):
+                source.read(name)
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip", "shuffle": True, "fletcher32": True},
+                                     {"compression": "lzf"}, {"fletcher32": True}, {}])  # fmt: skip
+def test_values_of_hdf5_are_read_with_every_allowed_filter(tmp_path: Path, options: dict[str, Any]) -> None:
+    arrays = {"random": np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32), "ones": np.ones((9, 6), "f4")}
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=(4, 6), **options)
+    with open_source(tmp_path / "a.h5") as source:
+        assert all(np.array_equal(source.read(name), array) for name, array in arrays.items())
+
+
+def test_damaged_hdf5_files_are_one_line_or_are_read(tmp_path: Path) -> None:
+    path, rng = tmp_path / "a.h5", np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", data=np.ones((8, 6), np.float32))
+        file.create_dataset("b", data=np.ones((8, 6), np.float32), chunks=(2, 6), compression="gzip")
+    whole = path.read_bytes()
+    for _ in range(1500):
+        changed, place = bytearray(whole), int(rng.integers(len(whole)))
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        try:
+            with open_source(path) as source:
+                for name in ("a", "b"):
+                    source.read(source.find(f"{name}.mp4", f"{name}.mp4")[0])
+        except VideomemError as error:
+            assert "\n" not in str(error)
 
 
 def test_features_that_the_stored_type_keeps_imprecisely_are_a_warning_with_the_remedy(

@@ -23,23 +23,24 @@ from zlib import crc32
 
 import pytest
 import torch
-from conftest import shared_data
+from conftest import data_arguments, fit_arguments, read_data_module, shared_data
 from helpers.barcodes import barcode, file_of
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
+from videomem.cli.main import main
 from videomem.errors import DecodingError, VideomemError
 from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import clip_keys
-from videomem.features.store import FeatureSettings, FeatureStore
+from videomem.features.store import FeatureSettings, FeatureStore, ImportedFeatures
 from videomem.utils import atomic
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import FixedRate, Uniform
 
@@ -746,6 +747,105 @@ def test_failures_are_not_written_to_the_target_of_a_link(tmp_path: Path) -> Non
     with pytest.raises(VideomemError, match=r"failures.csv: cannot be written"):
         table.add(Failure("a", "decode", "auto", "Error", "message", 0.0))
     assert other.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("inside", ["", "plan", "shards"])
+def test_a_store_is_read_through_links_but_nothing_is_written_or_deleted_through_them(
+    tmp_path: Path, clips: list[Clip], inside: str
+) -> None:
+    extract(clips[:4], SETTINGS, tmp_path / "root")
+    mine = FeatureStore(tmp_path / "root", SETTINGS)
+    moved = (mine.folder / inside).rename(tmp_path / "other disk")
+    (mine.folder / inside).symlink_to(moved)
+    orphan = moved / f".000009.json.{atomic._host()}.{2**22 + 1}.12345678.tmp"
+    orphan.write_text("of a process that has ended")
+    before = contents(moved)
+    index = mine.read_index()
+    assert len(index) == 4 and all(torch.isfinite(mine.read(entry)).all() for entry in index.values())
+    with pytest.raises(VideomemError, match=r": a link, through which nothing is written; put the folder itself there"):
+        extract(clips, SETTINGS, tmp_path / "root")
+    assert contents(moved) == before and orphan.exists()
+
+
+def test_a_shard_that_is_a_link_is_read_and_replaced_without_writing_to_its_target(
+    tmp_path: Path, clips: list[Clip]
+) -> None:
+    extract(clips[:4], SETTINGS, tmp_path / "root")
+    shard = FeatureStore(tmp_path / "root", SETTINGS).folder / "shards" / "000000.safetensors"
+    moved = shard.rename(tmp_path / "moved.safetensors")
+    shard.symlink_to(moved)
+    assert extract(clips[:4], SETTINGS, tmp_path / "root").num_done_before == 4
+    moved.unlink()  # The link dangles, so the shard is missing.
+    assert extract(clips[:4], SETTINGS, tmp_path / "root").num_extracted == 4
+    assert not moved.exists() and not shard.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *("p,decode,auto,E,m,nan,,", "p,decode,auto,E,m,1.0,nan,2", "p,decode,auto,E,m,1.0,-1,2"),
+        *("p,decode,auto,E,m,inf,,", "p,decode,auto,E,m,1.0,3,2", "p,decode,auto,E,m,1.0,,1e999"),
+        *("p,decode,auto,E,m,1_0,,", "p,decode,auto,E,m,,,", ",decode,auto,E,m,1.0,,", "p\0,decode,auto,E,m,1.0,,"),
+    ],
+)
+def test_a_row_of_the_failure_table_that_no_clip_can_have_is_ignored(tmp_path: Path, row: str) -> None:
+    table = FailureTable(tmp_path / "failures.csv")
+    table.add(failure := Failure("a", "decode", "auto", "Error", "message", 0.5, None, 2.0))
+    with table.path.open("a") as file:
+        file.write(f"{row}\n")
+    assert table.read() == {failure.location: failure}
+
+
+def test_text_of_a_store_does_not_act_on_the_terminal(
+    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoder and damage of each clip, and what failed with which reason."""
+    monkeypatch.setattr(store, "SHARD_CLIPS", 256)
+    clear = "\x1b[2J\x1b]0;title\x07"
+    shutil.copytree(workspace / "features", tmp_path / "features")
+    mine = read_data_module(data_arguments(workspace)).feature_store
+    mine = FeatureStore(tmp_path / "features", mine.settings)
+    first = mine.read_plan()[0][0]
+
+    def change(index: dict[str, Any], features: torch.Tensor) -> None:
+        index["clips"] = [row for row in index["clips"] if row["clip"] != first]
+        for row in index["clips"]:
+            row |= {"decoder": clear, "damage": clear}
+
+    change_shard(mine, change)
+    clips = read_catalog(workspace / "videos" / "catalog.csv").clips
+    mine.failure_table.rewrite(Failure.of(clip, clear, clear, f"{clip}{clear}", clear) for clip in clips)
+    arguments = [*data_arguments(workspace), "--data.store", str(tmp_path / "features")]
+    assert main(["extract", *arguments, "--workers", "0"]) == 1
+    fit = [*fit_arguments(workspace, tmp_path / "run"), "--data.store", str(tmp_path / "features")]
+    assert main(["fit", *fit]) in (0, 1)
+    said = capfd.readouterr()
+    assert "\\x1b[2J" in said.err and "\x1b[2J" not in said.out + said.err and "\x07" not in said.out + said.err
+
+
+def test_features_that_the_stored_type_keeps_imprecisely_are_a_warning_of_extract(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = extraction.extract_features
+    monkeypatch.setattr(extraction, "extract_features", lambda *given: whole(*given) * 1e-9)
+    command = ["extract", *data_arguments(workspace), "--workers", "0", "--data.store", str(tmp_path)]
+    warning = "of the features are in all clips too small for the full precision of float16; set data.features.dtype to"
+    assert main(command) == 0
+    assert warning in capsys.readouterr().err
+    assert main(command) == 0  # Nothing is extracted.
+    assert main([*command, "--data.features.dtype", "float32"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_shard_of_many_clips_is_read_in_proportion(tmp_path: Path) -> None:
+    mine = FeatureStore(tmp_path, replace(SETTINGS, imported=ImportedFeatures("a", 1)))
+    keys = [f"{number:032x}" for number in range(60_000)]
+    fields = {"num_available": 1, "fps": 25.0, "decoder": "pyav", "damage": "", "indices": [0]}
+    mine.create()
+    mine.write_shard(0, [(key, fields, torch.zeros(1, 1)) for key in keys])
+    started = time.perf_counter()
+    assert len(mine._entries(0, keys)) == len(keys)
+    assert time.perf_counter() - started < 15
 
 
 WRONG = [("start_row", 0.5), ("start_row", True), ("stop_row", 0), ("fps", math.nan), ("fps", "25"), ("decoder", 5),

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from helpers.audit import watched
+from helpers.signed_folder import sign
 from pytorch_lightning import Trainer
 from torch import Tensor
 
@@ -193,6 +194,7 @@ def change_folders(folder: Path, num_values: int) -> Tally:
         text = (path / name).read_text()
         for what, content in changes(json.loads(text), strange_values(folder), num_values):
             (path / name).write_text(json.dumps(content))
+            sign(path)
             tally.try_(f"{name} {what}")
         (path / name).write_text(text)
     return tally

@@ -15,6 +15,7 @@ import torch
 import yaml
 from conftest import HEADS, logged_by
 from helpers.order_results import order_result
+from helpers.signed_folder import sign
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -90,6 +91,7 @@ def edit(folder: Path, name: str, change: Any) -> None:
     content = json.loads((folder / name).read_text())
     changed = change(content)
     (folder / name).write_text(json.dumps(content if changed is None else changed))
+    sign(folder)
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -244,13 +246,37 @@ def test_an_arbitrary_config_is_refused_or_loads(small: Path, data: st.DataObjec
     for key in place[:-1]:
         part = part[key]
     part[place[-1]] = data.draw(anything)
+    config_before = (small / "config.json").read_text()
     (small / name).write_text(json.dumps(content))
+    sign(small)
     try:
         videomem.load(small)
     except VideomemError as error:
         assert "\n" not in str(error)
     finally:
+        (small / "config.json").write_text(config_before)
         (small / name).write_text(before)
+
+
+def rename_class(content: dict[str, Any]) -> None:
+    content["id2label"]["0"] = "another"
+    content["label2id"] = {name: int(number) for number, name in content["id2label"].items()}
+
+
+def test_a_changed_value_of_the_json_files_is_noticed(small: Path, tmp_path: Path) -> None:
+    """Each of these folders would load as another model."""
+    for number, (name, change) in enumerate((
+        ("config.json", lambda c: c["training"].update(epochs=1000)),
+        ("config.json", rename_class),
+        ("preprocessor_config.json", lambda c: c["sampling"].update(num_frames=9)),
+        ("preprocessor_config.json", lambda c: c.update(feature_dtype="float32")),
+    )):  # fmt: skip
+        folder = shutil.copytree(small, tmp_path / str(number))
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+        with pytest.raises(VideomemError, match=r"config.json or preprocessor_config.json was changed or damaged; exp"):
+            videomem.load(folder)
 
 
 def places_in(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -43,6 +43,13 @@ def test_the_file_of_another_is_named() -> None:
         read(other)
 
 
+def test_an_identity_with_more_entries_is_that_of_another_file() -> None:
+    with pytest.raises(
+        VideomemError, match=r"^plan.json: the file of another more \(None, but must be absent\); make it"
+    ):
+        read(dump_checked({**IDENTITY, "more": None}, CONTENT))
+
+
 @pytest.mark.parametrize(
     "content", [[], {}, {"checksum": 0}, None, {"checksum": 0, "identity": 1, "content": 2}, {"content": CONTENT}]
 )

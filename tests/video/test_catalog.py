@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -463,6 +465,59 @@ def test_a_parquet_table_of_far_more_rows_than_bytes_is_refused(tmp_path: Path) 
     assert (tmp_path / "catalog.parquet").stat().st_size < 100_000
     with pytest.raises(VideomemError, match=r"catalog.parquet: its rows take more than 100 times the bytes"):
         read_table(tmp_path / "catalog.parquet")
+
+
+def test_damaged_parquet_tables_are_one_line_or_are_read(tmp_path: Path) -> None:
+    """In a process of its own, which some damage of metadata would end if pyarrow were asked for the codecs."""
+    path = tmp_path / "catalog.parquet"
+    write_catalog(Catalog(tuple(Clip(f"{n}.mp4", "ab"[n % 2], "train", str(n)) for n in range(30))), path)
+    code = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from videomem.errors import VideomemError; from videomem.video.catalog import read_table\n"
+        "path, rng = Path(sys.argv[1]), np.random.default_rng(0); whole = path.read_bytes()\n"
+        "for number in range(2000):\n"
+        "    changed, place = bytearray(whole), int(rng.integers(len(whole)))\n"
+        "    changed[place : place + 1 + 7 * (number % 2)] = rng.bytes(1 + 7 * (number % 2))\n"
+        "    path.write_bytes(changed if number % 5 else whole[:place])\n"
+        "    try: read_table(path)\n"
+        "    except VideomemError as error: assert '\\n' not in str(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
+def test_an_empty_csv_file_lacks_the_columns(tmp_path: Path) -> None:
+    assert read_table(written(tmp_path, "", "")) == []
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "brotli", "lz4"])
+def test_a_parquet_table_of_a_codec_that_can_inflate_without_limit_is_refused(tmp_path: Path, codec: str) -> None:
+    table = pa.table({name: ["\0" * 2**20] for name in COLUMNS[:4]})
+    pq.write_table(table, tmp_path / "catalog.parquet", compression=codec)
+    with pytest.raises(
+        VideomemError, match=rf"compressed with {codec.upper()}\w*; save it with snappy, without compress"
+    ):
+        read_table(tmp_path / "catalog.parquet")
+
+
+def test_a_parquet_table_that_repeats_one_long_text_takes_memory_in_proportion(tmp_path: Path) -> None:
+    """The peak of a process that reads 400 MB of text from 100 kB."""
+    places = pa.array(np.zeros(200, np.int32))
+    column = pa.DictionaryArray.from_arrays(places, ["a" * 2**21])
+    table = pa.table({"path": column}, schema=pa.schema([("path", column.type)]))
+    path = tmp_path / "catalog.parquet"
+    pq.write_table(table, path, dictionary_pagesize_limit=2**30, write_statistics=False)
+    assert path.stat().st_size < 110_000
+    code = (
+        "import resource, sys; from pathlib import Path; import pyarrow.parquet\n"
+        "from videomem.video.catalog import read_table\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024; before = peak()\n"
+        "try: read_table(Path(sys.argv[1]))\n"
+        "except Exception as error: print(error, peak() - before, sep='\\n')"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
+    message, grown = said.splitlines()
+    assert "take more than 100 times the bytes of the file" in message and int(grown) < 200
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

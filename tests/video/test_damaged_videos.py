@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import resource
 import zlib
 from collections import Counter
 from functools import partial
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers.audit import watched
 from helpers.barcodes import KINDS, file_of
 from numpy.typing import NDArray
 
@@ -108,6 +110,66 @@ def assert_reliable(counts: Counter[tuple[bool, str]]) -> None:
         print(f"{name}: {sum(said.values())} tried; {', '.join(f'{n} {v}' for v, n in sorted(said.items()))}")
     assert {said for (is_damaged, said) in counts if not is_damaged} == {"right"}
     assert not {"wrong", "hang", "crash"} & {said for _, said in counts}
+
+
+# A video of each kind of container.
+CONTAINERS = ["h264 without B-frames", "h264 variable frame rate in mkv", "vp8 in webm", "h264 in avi", "h264 in mov",
+              "h264 in mpegts", "h264 in flv", "gif", "wmv1", "mpeg2 in mpg", "h264 raw", "h264 in nut"]  # fmt: skip
+MAX_MIB = 1024  # of a decoding process, most of it torch
+
+
+class Act(NamedTuple):
+    """What a process did with a damaged video."""
+
+    refused: bool
+    actions: list[str]
+    peak_mib: int
+
+
+def fuzzed(content: bytes, seed: int) -> bytes:
+    """Content with flipped bits, cut off, with a block twice, or with a huge number."""
+    rng, changed = np.random.default_rng(seed), bytearray(content)
+    place, length = int(rng.integers(len(content))), int(rng.integers(1, len(content) // 4))
+    if seed % 4 == 0:
+        return content[:place]
+    if seed % 4 == 1:
+        return content[:place] + content[place : place + length] * 2 + content[place + length :]
+    if seed % 4 == 2:
+        changed[place : place + 4] = b"\x7f\xff\xff\xff"[: len(content) - place]
+    else:
+        for bit in rng.integers(8 * len(content), size=3).tolist():
+            changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def act(folder: Path, item: tuple[str, int]) -> Act:
+    kind, seed = item
+    whole = file_of(folder, kind)
+    path = folder / f"{zlib.crc32(kind.encode())}-{seed}{whole.suffix}"
+    path.write_bytes(fuzzed(whole.read_bytes(), seed))
+    refused = False
+    with watched([path], time_limit_s=60) as events:
+        try:
+            decode_clip(path, Uniform(8), on_damage="prefix" if seed % 8 < 4 else "exclude")
+        except DecodingError as error:
+            assert "\n" not in str(error)
+            refused = True
+    path.unlink()
+    actions = [event for event in events if not event.startswith("import ") and not event.endswith("for reading")]
+    return Act(refused, actions, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+@pytest.mark.parametrize("num_files", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_damaged_containers_end_in_time_and_do_nothing_but_decode(tmp_path: Path, num_files: int) -> None:
+    for kind in CONTAINERS:
+        file_of(tmp_path, kind)
+    items = [(kind, seed) for kind in CONTAINERS for seed in range(num_files)]
+    answers = list(run_isolated(partial(act, tmp_path), items, 2, time_limit_s=20))
+    assert not [(item, answer) for item, answer in zip(items, answers, strict=True) if isinstance(answer, Lost)]
+    acts = [answer for answer in answers if isinstance(answer, Act)]
+    assert not [action for one in acts for action in one.actions]
+    assert max(one.peak_mib for one in acts) < MAX_MIB
+    assert 0.1 < np.mean([one.refused for one in acts]) < 0.9
 
 
 SOME = [

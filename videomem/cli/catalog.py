@@ -19,6 +19,7 @@ from videomem.cli.options import (
     Parser,
     add_shared,
     at_least,
+    number,
     parser,
     refuse_time_limit,
     refuse_unused,
@@ -96,7 +97,7 @@ def _add_layout(layouts: Any, name: str, layout: Layout) -> None:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return value
@@ -104,7 +105,7 @@ def _share(text: str) -> float:
 
 def _fractions(text: str) -> dict[str, float]:
     try:
-        values = [float(part) for part in text.split(",")]
+        values = [number(part) for part in text.split(",")]
     except ValueError:
         values = []
     if len(values) != 3 or not (min(values) >= 0 < values[0] and abs(sum(values) - 1) <= 1e-6):

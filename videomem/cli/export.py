@@ -113,8 +113,9 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
     """
     try:
         result = from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise VideomemError(f"--order {path}: {error.strerror}; name `order.json` of an order test") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", "not text")
+        raise VideomemError(f"--order {path}: {reason}; name `order.json` of an order test") from error
     if sorted(result.data.class_names) != sorted(model.class_names):
         raise VideomemError(f"--order {path}: a test on other classes ({', '.join(result.data.class_names)[:80]})")
     label = model.head.label

@@ -17,6 +17,7 @@ from videomem.training.data_module import VideoDataModule
 
 _OF_TRAINING = ("source", "storage", "batch_size", "num_workers", "balanced_sampling", "augmentation",
                 "reversed_pairs", "test_split", "seed")  # fmt: skip
+_TOLERATED_SHARE = 0.01  # of features that are imprecise in the stored type
 UNUSED = {
     **{f"data.{name}": "it does not change stored features" for name in _OF_TRAINING},
     **dict.fromkeys(
@@ -56,6 +57,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
     report = extract(data.catalog.clips, data.settings, data.feature_store.root, device, config.workers, progress,
                      config.time_limit, config.retry_failed)  # fmt: skip
     _print(report, len(data.catalog.clips), time.perf_counter() - started)
+    if report.imprecise_share > _TOLERATED_SHARE:
+        remedy = "; set data.features.dtype to float32" * (data.settings.dtype == "float16")
+        say(
+            f"warning: {report.imprecise_share:.0%} of the features are in all clips too small for the full precision "
+            f"of {data.settings.dtype}{remedy}",
+            to_stderr=True,
+        )
     return 1 if report.failures and not config.allow_failures else 0
 
 

@@ -10,6 +10,7 @@ from videomem.experiments.inspect.inspection import Inspection, Prediction, Vide
 from videomem.experiments.inspect.inspection_report import write_inspection
 from videomem.experiments.inspect.inspection_tables import digits, frames, moment, quantiles, title
 from videomem.inference.model import load
+from videomem.utils.atomic import locked_folder
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -28,8 +29,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     model = load(given.model, given.trust).to(usable_device(given.device))
     video = read_video(model, given.video, given.frames, given.source_fps)
-    inside = inspect_frames(model, video.frames_TCHW, given.seed, given.layer)
-    written = write_inspection(video, inside, given.out)
+    with locked_folder(given.out):
+        inside = inspect_frames(model, video.frames_TCHW, given.seed, given.layer)
+        written = write_inspection(video, inside, given.out)
     say(*_lines(video, inside))
     say(", ".join(map(str, written.values())))
     return 0

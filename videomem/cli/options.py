@@ -54,11 +54,18 @@ def tidy(message: str) -> str:
     return re.sub(r'^Parser key "(\w+)": is ', lambda match: f"--{match[1].replace('_', '-')} is ", message)
 
 
+def whole_number(text: str) -> int:
+    """Converts digits to an integer, for argparse's `type`; `int` would also take `1_0` for 10."""
+    if not re.fullmatch(r"[+-]?[0-9]+", str(text)):  # jsonargparse also converts defaults.
+        raise argparse.ArgumentTypeError(f"is {text!r}, but must be an integer")
+    return int(text)
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """Returns a converter of text to an integer with a lower limit, for argparse's `type`."""
 
     def integer(text: str) -> int:
-        value = int(text)
+        value = whole_number(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"is {value}, but must be at least {least}")
         return value
@@ -66,9 +73,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
+def number(text: str) -> float:
+    """Converts text to a number; `float` would also take `1_0` for 10."""
+    return float(text if "_" not in str(text) else "")
+
+
 def above_zero(text: str) -> float:
     """Converts text to a finite number above zero, for argparse's `type`."""
-    value = float(text)
+    value = number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"is {value}, but must be above 0 and finite")
     return value
@@ -155,7 +167,8 @@ def add_synthetic_settings(to: argparse.ArgumentParser) -> None:
     """Adds an option for every field of `SyntheticSettings`."""
     for name, value in vars(SyntheticSettings()).items():
         flag = "video-fps" if name == "fps" else name.replace("_", "-")
-        to.add_argument(f"--{flag}", dest=name, type=type(value), default=value, help=SYNTHETIC[name])
+        kind = whole_number if type(value) is int else type(value)
+        to.add_argument(f"--{flag}", dest=name, type=kind, default=value, help=SYNTHETIC[name])
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from videomem.cli.options import parser
+from videomem.cli.options import number, parser
 from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.subset import (
@@ -78,14 +78,14 @@ def _print_contents(catalog: Catalog, subset: Catalog) -> None:
 
 
 def share(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"is {text}, but must be in (0, 1]")
     return value
 
 
 def score(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not -1 <= value < 1:
         raise argparse.ArgumentTypeError(f"is {text}, but must be in [-1, 1); give a share of 1, not points")
     return value

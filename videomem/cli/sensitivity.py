@@ -34,7 +34,7 @@ from videomem.experiments.tables import Column, csv_text
 from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.progress import tracked
 from videomem.utils.sharing import shared_text
 from videomem.video.catalog import Clip, read_catalog
@@ -47,6 +47,14 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     refuse_time_limit(options, given)
     device = usable_device(given.device)
+    with locked_folder(given.out):
+        result, failures = _measure(given, device)
+    _print(result, failures, given.out)
+    return 1 if failures else 0
+
+
+def _measure(given: Any, device: str) -> tuple[SensitivityResult, list[Failure]]:
+    """Evaluates the network, writes the results, and returns them and the failures."""
     classes, clips = _classes_and_clips(given.catalog, given.split)
     network, transform, categories = load_video_network(given.model, given.weights, classes, given.frames, given.seed)
     places = match_labels([clip.label for clip in clips], categories)
@@ -56,7 +64,6 @@ def main(command: str, arguments: Sequence[str]) -> int:
     perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
     settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
     preset = VideoPreset(transform, Uniform(given.frames))
-    given.out.mkdir(parents=True, exist_ok=True)
     with (
         evaluation_mode(network.to(device)),
         closing(decode_each(clips, preset.read, "auto", given.workers, given.time_limit)) as answers,
@@ -79,8 +86,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         failures=tuple(FailedClip(failure.path, shared_text(failure.message, [failure.path])) for failure in failures),
     )
     _write(result, given.out)
-    _print(result, failures, given.out)
-    return 1 if failures else 0
+    return result, failures
 
 
 def _parser(command: str) -> Any:

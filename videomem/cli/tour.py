@@ -20,7 +20,7 @@ from videomem.experiments.memory_horizon.tour import (
     recall_plan,
 )
 from videomem.features.backbone import BackboneSettings
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import locked_folder, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,13 +45,13 @@ def main(command: str, arguments: Sequence[str]) -> int:
         refuse_unused(options, given, ["processes"], f"on {' and '.join(sections)}; leave it out")
     if set(sections) == {"leaky"}:
         refuse_unused(options, given, ["weights"], "on leaky, which uses no backbone; leave it out")
-    for name in sections:
-        tables, figure = _measure(name, given)
-        given.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(given.out / f"{name}.png", png(figure))
-        for table in tables:
-            console().print(table)
-        say(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}", "")
+    with locked_folder(given.out):
+        for name in sections:
+            tables, figure = _measure(name, given)
+            write_atomic(given.out / f"{name}.png", png(figure))
+            for table in tables:
+                console().print(table)
+            say(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}", "")
     return 0
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from videomem.cli.config_options import errors_in_one_line, refuse_without_effect
 from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI, refuse_used
 from videomem.cli.terminal import console, say
-from videomem.errors import VideomemError, one_line_reason
+from videomem.errors import VideomemError, one_line, one_line_reason
 from videomem.tracking import Mode, RunRecord, WandbLogger, group_of, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
@@ -139,14 +139,16 @@ def _evaluated(cli: VideomemCLI, command: str) -> dict[str, Any]:
 def _refuse_other_evaluation(cli: VideomemCLI, command: str) -> None:
     """Raises a VideomemError if the folder has the results of another split, checkpoint or catalog."""
     path, mine = Path(cli.config.run_dir) / "metrics.json", _evaluated(cli, command)
+    if not path.is_file():  # A pipe would be read for ever.
+        return
     try:
         there = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     for name, value in mine.items():
         if isinstance(there, dict) and there.get(name, value) != value:
             raise VideomemError(
-                f"{path}: has the results of {name} {there[name]}, not {value}; choose another --run-dir"
+                f"{path}: has the results of {name} {one_line(there[name])}, not {value}; choose another --run-dir"
             )
 
 

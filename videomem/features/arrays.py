@@ -6,6 +6,7 @@ external storage of HDF5 are not followed.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
+from zlib import decompressobj
 
 import h5py
 import numpy as np
@@ -27,6 +29,8 @@ from videomem.video.files import files_below, split_template
 
 SUFFIXES = (".npy", ".h5", ".hdf5", ".safetensors")
 _MOST_BYTES = 4 * 2**30
+# Filters of HDF5 that are known to inflate in proportion, or are checked: gzip, shuffle, fletcher32 and lzf.
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 FloatArray = NDArray[np.floating[Any]]
 Readers = dict[str, Callable[[], FloatArray]]
 
@@ -162,7 +166,9 @@ def _in_hdf5(file: Path, stack: ExitStack) -> Readers:
         found: list[Any] = []
         # `visititems` does not follow links, which may lead to other files.
         opened.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
-    except (OSError, RuntimeError, ValueError) as error:
+        if odd := [name for name, _ in found if not isinstance(name, str)]:  # h5py leaves them as bytes.
+            raise ValueError(f"the name {odd[0]!r} is not UTF-8")
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise VideomemError(f"--features {file}: damaged, or not an HDF5 file ({one_line(error)})") from error
     return {name: partial(_read_dataset, item) for name, item in found}
 
@@ -172,7 +178,29 @@ def _read_dataset(dataset: Any) -> FloatArray:
         raise ArrayProblem("its values are stored in another file; copy them into this one")
     if is_out_of_proportion(dataset.nbytes, stored := dataset.id.get_storage_size()):
         raise ArrayProblem(f"its shape is {dataset.shape}, but {stored} bytes are stored; write all values")
+    if dataset.chunks is not None:
+        _check_chunks(dataset)
     return _checked(dataset)
+
+
+def _check_chunks(dataset: Any) -> None:
+    """Raise if a chunk is larger than all values should be, or inflates to more, which HDF5 does not limit."""
+    chunk_bytes, stored = math.prod(dataset.chunks) * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    if is_out_of_proportion(chunk_bytes, stored):
+        raise ArrayProblem(f"its chunks take {chunk_bytes} bytes each, but {stored} are stored; use smaller chunks")
+    pipeline = dataset.id.get_create_plist()
+    filters = [pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())]
+    if others := set(filters) - _FILTERS or {one for one in filters if filters.count(one) > 1}:
+        raise ArrayProblem(f"its values are compressed with filter {min(others)}; use gzip or lzf once, or none")
+    if h5py.h5z.FILTER_DEFLATE in filters:
+        for number in range(dataset.id.get_num_chunks()):
+            skipped, content = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(number).chunk_offset)
+            if skipped >> filters.index(h5py.h5z.FILTER_DEFLATE) & 1:  # What gzip makes larger is stored as it is.
+                continue
+            inflating = decompressobj()
+            inflating.decompress(content, chunk_bytes + 4)  # A checksum of 4 bytes may follow the values.
+            if inflating.unconsumed_tail:
+                raise ArrayProblem(f"a chunk inflates to more than its {chunk_bytes} bytes; write the file again")
 
 
 def _checked(array: Any) -> FloatArray:

@@ -39,11 +39,16 @@ MAX_QUEUED = 2  # batches of frames that wait for the backbone
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """Result of an extraction: clips extracted before, clips extracted now, and failures of both."""
+    """Result of an extraction: clips extracted before, clips extracted now, and failures of both.
+
+    `imprecise_share` is the share of the features that are not 0, but are in every clip extracted now too small for the
+    full precision of the stored data type.
+    """
 
     num_done_before: int
     num_extracted: int
     failures: tuple[Failure, ...]
+    imprecise_share: float
     folder: Path
 
 
@@ -118,16 +123,16 @@ def extract(
         backbone = load_backbone(settings.backbone, device)
         task, stream = progress.add_task("extracting clips", total=len(wanted), frames=0), decoded(wanted)
         batches, writer = stack.enter_context(_batch_threads(device)), stack.enter_context(ThreadPoolExecutor(1))
-        written: Future[None] | None = None
+        written: list[Future[Tensor]] = []
         for number, shard in missing.items():
             packer = _FramePacker(backbone, batches)
             read, lost = _read_shard(store, shard, stream, packer, progress, task)
             failures += lost
             if written:
-                written.result()  # Raises its error; and at most one shard is being written.
-            written = writer.submit(_write_shard, store, number, read, packer)
-        if written:
-            written.result()
+                written[-1].result()  # Raises its error; and at most one shard is being written.
+            written.append(writer.submit(_write_shard, store, number, read, packer))
+        none_D = torch.zeros(backbone.feature_dim)
+        largest_D = torch.stack([none_D, *(shard.result() for shard in written)]).amax(0)
     now = store.read_index()
     done_now = {clip.location for clip, key in keys.items() if key in now}
     failures = [failure for failure in failures if failure.location not in done_now]
@@ -135,7 +140,9 @@ def extract(
         latest = failure_table | store.failure_table.read() | {failure.location: failure for failure in failures}
         store.failure_table.rewrite(failure for failure in latest.values() if failure.location not in done_now)
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
-    return ExtractionReport(num_before, num_now - num_before, tuple(failures), store.folder)
+    is_imprecise_D = (largest_D > 0) & (largest_D < torch.finfo(getattr(torch, settings.dtype)).tiny)
+    share = float(is_imprecise_D.float().mean())
+    return ExtractionReport(num_before, num_now - num_before, tuple(failures), share, store.folder)
 
 
 # A clip of a shard: its key, the fields of its entry in the store, and the rows of its features.
@@ -185,9 +192,11 @@ def _read_shard(
     return clips, failures
 
 
-def _write_shard(store: FeatureStore, number: int, clips: Sequence[_Read], packer: _FramePacker) -> None:
+def _write_shard(store: FeatureStore, number: int, clips: Sequence[_Read], packer: _FramePacker) -> Tensor:
+    """Write a shard; returns the largest absolute value of each feature (D,) before rounding to the stored type."""
     features = packer.features()
     store.write_shard(number, [(key, fields, features[rows]) for key, fields, rows in clips])
+    return features.abs().amax(0) if len(features) else features.new_zeros(features.shape[1])
 
 
 class _FramePacker:

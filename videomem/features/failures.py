@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from videomem.errors import VideomemError
 from videomem.utils.atomic import cannot_write, write_atomic
 from videomem.utils.csv_cells import csv_lines, plain_cell
-from videomem.video.catalog import Clip
+from videomem.video.catalog import Clip, clip_of_row, number_of
 
 COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
 
@@ -83,10 +84,12 @@ def _csv_lines(values: Iterable[Any]) -> bytes:
 
 
 def _failure_of_line(line: str) -> Failure | None:
-    """The failure of a line, or None for an incomplete line."""
+    """The failure of a line, or None for an incomplete line and for one that no clip can have."""
     try:
         row = dict(zip(COLUMNS, map(plain_cell, next(csv.reader([line]))), strict=True))
-        times = {name: float(row[name]) if row[name] else None for name in ("start_s", "end_s")}
-        return Failure(**{**row, "seconds": float(row["seconds"]), **times})  # type: ignore[arg-type]
-    except (csv.Error, StopIteration, TypeError, ValueError):
+        clip, seconds = clip_of_row(row, ""), number_of(row["seconds"], "seconds", "", "seconds")
+    except (csv.Error, StopIteration, ValueError, VideomemError):
         return None
+    if seconds is None:
+        return None
+    return Failure(clip.path, row["stage"], row["decoder"], row["error"], row["message"], seconds, *clip.interval)

@@ -34,7 +34,7 @@ from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import ImportedKeys, clip_keys
-from videomem.utils.atomic import remove_orphans, write_atomic
+from videomem.utils.atomic import make_folders, remove_orphans, write_atomic
 from videomem.utils.checked_json import dump_checked, parse_checked, read_checked
 from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Clip
@@ -172,10 +172,15 @@ class FeatureStore:
         return f"delete {self.folder} and run {self.settings.made_by}"
 
     def create(self) -> None:
-        """Create missing folders, and remove temporary files of processes that were killed."""
-        for folder in (self.folder / "plan", self.folder / "shards"):
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_orphans(folder)
+        """Create missing folders, and remove temporary files of processes that were killed.
+
+        Raises:
+            VideomemError: If a folder of the store is a link, through which it is only read.
+        """
+        make_folders(self.root, self.settings.key)
+        make_folders(self.folder, *(parts := ("plan", "shards")))
+        for part in parts:
+            remove_orphans(self.folder / part)
         if not self.exists():
             write_atomic(self.folder / "settings.json", _json(self.settings.identity))
 
@@ -198,6 +203,7 @@ class FeatureStore:
         """Entries of the clips of a complete shard, by clip key."""
         path = self._shard_path(number)
         remedy = f"delete it and run {self.settings.made_by}"
+        known = frozenset(planned)
         try:
             with safe_open(path, "pt") as shard:
                 index = parse_checked(shard.metadata()["index"], path, self._identity("shard", number), remedy)
@@ -215,7 +221,7 @@ class FeatureStore:
                     raise TypeError(f"its index has a clip with another {wrong[0] if wrong else 'fps or indices'}")
                 key, indices = row.pop("clip"), tuple(row.pop("indices"))
                 entries[key] = Entry(shard=number, indices=indices, **row)
-                if key not in planned or not 0 <= row["start_row"] < row["stop_row"] <= found["shape"][0]:
+                if key not in known or not 0 <= row["start_row"] < row["stop_row"] <= found["shape"][0]:
                     raise ValueError(f"its index has clip {one_line(key)}, which was not planned or has no rows in it")
         except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise VideomemError(f"{path}: a damaged shard ({one_line(error)}); {remedy}") from error

@@ -2,7 +2,7 @@
 
     README.md                  the model card
     config.json                the head and its arguments, the classes, the backbone, facts about the training, and
-                               the checksum of the tensors
+                               the checksums of the tensors and of both JSON files
     preprocessor_config.json   sampling, decoding and preprocessing
     model.safetensors          `head.*` and `backbone.*`
 
@@ -127,6 +127,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
     config, preprocessor = _config(parts), _preprocessor(parts.settings)
     tensors = _tensors_of(parts.head, parts.backbone)
     config["weights_checksum"] = checksum_of(tensors)
+    config["checksum"] = checksum_of_json(config, preprocessor)
     with atomic_folder(folder) as unfinished:
         write_atomic(unfinished / WEIGHTS, save({name: value.cpu().contiguous() for name, value in tensors.items()}))
         write_json(unfinished / PREPROCESSOR, preprocessor)
@@ -195,6 +196,8 @@ def read_folder(folder: Path) -> Parts:
             f"{folder / CONFIG}: format {config.get('format')!r:.40}, but this videomem reads format {FORMAT}; "
             "export it again"
         )
+    if config.get("checksum") != checksum_of_json(config, preprocessor):
+        raise VideomemError(f"{folder}: {CONFIG} or {PREPROCESSOR} was changed or damaged; export it again")
     try:
         return _assemble(config, preprocessor, folder / WEIGHTS)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, VideomemError) as error:
@@ -225,7 +228,8 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
     _check_facts(config["training"], config["evidence"])
     parts = Parts(head, names, settings, backbone, arguments, config["training"], config["evidence"])
-    compared = {"made_with": str(config["made_with"]), "weights_checksum": config["weights_checksum"]}
+    compared = {"made_with": str(config["made_with"]),
+                **{name: config[name] for name in ("weights_checksum", "checksum")}}  # fmt: skip
     _check_same(config, {**_config(parts), **compared}, CONFIG)
     _check_same(preprocessor, _preprocessor(settings), PREPROCESSOR)
     return parts
@@ -327,6 +331,11 @@ def checksum_of(tensors: Mapping[str, Tensor], start: int = 0) -> int:
     for name, value in sorted(tensors.items()):
         start = crc32(value.cpu().contiguous().numpy().data, crc32(name.encode(), start))
     return start
+
+
+def checksum_of_json(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> int:
+    """CRC-32 of both JSON files, without the entry that has it."""
+    return crc32(json.dumps([{**config, "checksum": None}, preprocessor], sort_keys=True).encode())
 
 
 def _check_fit(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -148,6 +148,8 @@ class Stream:
             VideomemError: If the file is damaged, or belongs to another model.
         """
         remedy = "name another file, or delete it to start again"
+        if not path.is_file():  # A pipe would be read for ever.
+            raise VideomemError(f"{path}: not a regular file; {remedy}")
         try:
             with safe_open(path, "pt") as file:
                 about = parse_checked(file.metadata()["stream"], path, self._identity, remedy)

@@ -83,6 +83,18 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+def make_folders(folder: Path, *names: str) -> None:
+    """Make folders inside `folder`, if they do not exist, to write to them.
+
+    Raises:
+        VideomemError: If one is a link: whoever made the folder would choose where this process writes.
+    """
+    for inside in (folder / name for name in names):
+        if inside.is_symlink():
+            raise VideomemError(f"{inside}: a link, through which nothing is written; put the folder itself there")
+        inside.mkdir(parents=True, exist_ok=True)
+
+
 def cannot_write(path: Path, error: OSError) -> VideomemError:
     """The error of a file that cannot be written. It names this file, not the temporary one."""
     reason = error.strerror or one_line(error)

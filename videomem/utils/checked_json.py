@@ -44,10 +44,11 @@ def parse_checked(text: str | bytes, path: Path, identity: dict[str, Any], remed
         raise VideomemError(f"{path}: damaged (its checksum differs from that of its content); {remedy}")
     if found["identity"] != identity:
         theirs = found["identity"]
-        name = next(name for name in [*identity, *theirs] if theirs.get(name) != identity.get(name))
+        missing = object()  # Not None, which an entry may be.
+        name = next(name for name in [*identity, *theirs] if theirs.get(name, missing) != identity.get(name, missing))
+        values = [one_line(of.get(name, "absent"))[:40] for of in (theirs, identity)]
         raise VideomemError(
-            f"{path}: the file of another {name} ({one_line(theirs.get(name))[:40]}, but must be "
-            f"{one_line(identity.get(name))[:40]}); {remedy}"
+            f"{path}: the file of another {one_line(name)[:40]} ({values[0]}, but must be {values[1]}); {remedy}"
         )
     return found["content"]
 

@@ -22,18 +22,22 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line
 from videomem.utils.atomic import atomic_path
 from videomem.utils.csv_cells import csv_lines, plain_cell
 from videomem.utils.proportion import RATIO, is_out_of_proportion
 from videomem.utils.text import printable
 from videomem.video.files import is_url
+from videomem.video.parquet_footer import codecs_of
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
 SPLITS = ("train", "val", "test")
 IMBALANCE = 10.0  # Ratio of the largest to the smallest training class from which a warning is given.
 _FEW_CELLS = 100_000
 _BYTES_PER_CELL = 64  # of a table in memory, besides its text
+# Other codecs of Parquet can inflate a page by more than a thousand, and a page is inflated before it can be measured.
+_CODECS = {"SNAPPY", "UNCOMPRESSED"}
+_BATCH_ROWS = 4  # All may repeat one text, which snappy stores in a twentieth of its bytes.
 _SURROGATE = re.compile("[\ud800-\udfff]")  # Stands for a byte that is not UTF-8.
 _log = logging.getLogger("videomem")
 
@@ -140,13 +144,13 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             rows, most_cells = [], _FEW_CELLS + path.stat().st_size
+            names = reader.fieldnames or ()
             for row in reader:
                 rows.append(row)
-                if len(rows) * len(reader.fieldnames or ()) > most_cells:  # Rows with fewer cells than the header.
-                    raise VideomemError(f"{path}: most cells of its {len(reader.fieldnames or ())} columns are missing")
+                if len(rows) * len(names) > most_cells:  # Rows with fewer cells than the header.
+                    raise VideomemError(f"{path}: most cells of its {len(names)} columns are missing")
     except (OSError, csv.Error) as error:
         raise VideomemError(f"{path}: not readable as CSV: {error}") from error
-    names = reader.fieldnames or ()
     if doubled := [name for name, count in Counter(names).items() if count > 1 and name]:
         raise VideomemError(f"{path.name}: has several columns {doubled[0]!r}; rename or remove all but one")
     for number, row in enumerate(rows, start=1):
@@ -163,16 +167,20 @@ def _read_parquet(path: Path) -> list[dict[str, str]]:
     import pyarrow as pa  # Imported only for Parquet, since the import is slow.
     import pyarrow.parquet as pq
 
+    if foreign := sorted(codecs_of(path) - _CODECS):
+        raise VideomemError(
+            f"{path}: compressed with {foreign[0]}; save it with snappy, without compression, or as CSV"
+        )
     try:
         rows, num_bytes = [], 0
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
+            for batch in file.iter_batches(_BATCH_ROWS):
                 num_bytes += batch.nbytes + _BYTES_PER_CELL * batch.num_columns * batch.num_rows
                 if is_out_of_proportion(num_bytes, path.stat().st_size):
                     raise VideomemError(f"{path}: its rows take more than {RATIO} times the bytes of the file")
                 rows += batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise VideomemError(f"{path}: not readable as Parquet: {error}") from error
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise VideomemError(f"{path}: not readable as Parquet: {one_line(error)}") from error
     return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
 
 
@@ -182,10 +190,10 @@ def clip_of_row(row: Mapping[str, str], where: str) -> Clip:
         raise VideomemError(f"{where}: the path is empty")
     if "\0" in row["path"]:
         raise VideomemError(f"{where}: the path has a zero byte, which no file name has; fix the table")
-    start_s, end_s = (_number(row.get(name, ""), name, where, "seconds") for name in ("start_s", "end_s"))
+    start_s, end_s = (number_of(row.get(name, ""), name, where, "seconds") for name in ("start_s", "end_s"))
     if not (start_s or 0.0) < (math.inf if end_s is None else end_s):
         raise VideomemError(f"{where}: start_s {start_s or 0.0} is not before end_s {end_s}")
-    fps = _number(row.get("fps", ""), "fps", where, "frames per second")
+    fps = number_of(row.get("fps", ""), "fps", where, "frames per second")
     if fps == 0:
         raise VideomemError(f"{where}: fps is 0, but must be above 0")
     # A start at 0 is the start of the video, so that a clip has one form only.
@@ -194,7 +202,8 @@ def clip_of_row(row: Mapping[str, str], where: str) -> Clip:
     )
 
 
-def _number(text: str, name: str, where: str, unit: str) -> float | None:
+def number_of(text: str, name: str, where: str, unit: str) -> float | None:
+    """A finite number that is not negative; None for an empty text."""
     if text == "":
         return None
     try:

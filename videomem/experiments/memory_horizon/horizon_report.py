@@ -25,7 +25,7 @@ from videomem.experiments.memory_horizon.recall_measurement import RecallResult
 from videomem.experiments.memory_horizon.recall_tasks import FrameTable
 from videomem.experiments.memory_horizon.trained_heads import MAX_CLIPS, HeadsResult
 from videomem.experiments.tables import Table, csv_text
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import make_folders, write_atomic
 from videomem.utils.result_models import dump
 
 
@@ -101,8 +101,7 @@ def _write(
     folder: Path, template: str, result: object, tables: Sequence[Table], shown: Sequence[Picture], **values: object
 ) -> Mapping[str, Path]:
     """Writes the files of a report, and returns the path of each figure by its name."""
-    for part in ("tables", "figures"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    make_folders(folder, "tables", "figures")
     page = environment().get_template(f"memory_horizon/{template}.html.jinja").render(
         result=result,
         tables={table.name: table for table in tables},

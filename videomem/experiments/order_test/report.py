@@ -35,7 +35,7 @@ from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.tables import csv_text, points
 from videomem.statistics.clip_scores import ClipScores
 from videomem.training.data_module import VideoDataModule
-from videomem.utils.atomic import write_atomic
+from videomem.utils.atomic import make_folders, write_atomic
 from videomem.utils.sharing import shared_text
 from videomem.utils.text import printable
 from videomem.video.datasets.reversed_classes import known_reversed_pairs
@@ -114,8 +114,7 @@ def write_report(
     Raises:
         VideomemError: If a file cannot be written.
     """
-    for part in ("tables", "figures"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    make_folders(folder, "tables", "figures")
     texts = {
         "order.json": to_json(result),
         "report.html": render(result, examples, top_clips),

@@ -119,6 +119,8 @@ def freeze(plan: OrderPlan, out: Path, num_trained_before: int) -> int:
     """
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "plan.json", plan.as_json().encode(), exclusive=True)
+    if not (out / "plan.json").is_file():
+        raise VideomemError(f"{out / 'plan.json'}: not a regular file; choose another --out")
     there = (out / "plan.json").read_bytes()
     if there != plan.as_json().encode():
         raise VideomemError(

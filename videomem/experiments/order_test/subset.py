@@ -100,7 +100,7 @@ def _scored(row: Mapping[str, str], where: str) -> ScoredClip:
 
 def _number(text: str, name: str, where: str) -> float:
     try:
-        value = float(text)
+        value = float(text if "_" not in text else "")
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
