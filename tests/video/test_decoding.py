@@ -564,6 +564,25 @@ def test_lost_packets_of_asf_are_damage_but_late_frames_are_not(tmp_path: Path) 
             decode_clip(tmp_path / "lost.wmv", Uniform(4))
 
 
+@pytest.mark.parametrize("damage", ["a header of zeros", "37 bytes removed", "an unknown type"])
+def test_tags_of_flv_that_do_not_follow_each_other_are_damage(tmp_path: Path, damage: str) -> None:
+    content = Kind("flv", "flv", {"qscale:v": "2"}).write(tmp_path / "whole.flv").read_bytes()
+    with av.open(str(tmp_path / "whole.flv")) as container:
+        places = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+    tag = max(place for place in range(places[30] - 20, places[30] + 1) if content[place] == 9)
+    lost = {
+        "a header of zeros": content[:tag] + bytes(11) + content[tag + 11 :],
+        "37 bytes removed": content[: tag - 20] + content[tag + 17 :],
+        "an unknown type": content[:tag] + b"\7" + content[tag + 1 :],
+    }[damage]
+    (tmp_path / "lost.flv").write_bytes(lost)
+    with pytest.raises(DecodingError, match=r"damaged after \d+ frames"):
+        decode_clip(tmp_path / "lost.flv", Uniform(4))
+    before = decode_clip(tmp_path / "lost.flv", Uniform(20), on_damage="prefix")
+    assert 25 <= before.num_available <= 30
+    assert [read_barcode(image) for image in before.frames_THWC] == before.indices_T.tolist()
+
+
 FAILING = {
     "hflip.mp4": (60, 30), "zero_matrix.mp4": (60, 30), "gif87a_12_frames.gif": (12, 10),
     "gif_comment_at_end.gif": (12, 10), "paff_fields.ts": (3, 19.98), "vp9_hidden_frames_apart.webm": (120, 30),

@@ -18,6 +18,8 @@ _UNFINISHED = 0xFFFFFFFF
 # Writers of AVI files count their header and padding or do not; less than an index follows the last frame.
 _RIFF_SLACK = 16
 _SYNC_BYTE = 0x47
+# Types of the tags of FLV: sound, video, and data in two encodings. FFmpeg skips others without a word.
+_FLV_TAGS = frozenset({8, 9, 15, 18})
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 # A rate is regular if this fraction of the steps between packets is the usual one.
@@ -141,6 +143,22 @@ def _media_objects(fields: _Fields, stream_number: int) -> list[int]:
         fields.skip(stop - fields.place)
         numbers += (own[:-1] if replicated == 1 else own) if stream == stream_number else []
     return numbers
+
+
+def where_flv_breaks(path: str) -> int | None:
+    """Place of the first tag of an FLV file that no other tag follows although the file goes on, or None.
+
+    Reference:
+        Adobe Flash Video File Format Specification 10.1, annexes E.3 and E.4.
+    """
+    with Path(path).open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    last = place = int.from_bytes(content[5:9], "big") + 4
+    while place + 11 <= len(content):
+        if content[place] & 31 not in _FLV_TAGS:
+            return last
+        last, place = place, place + 15 + int.from_bytes(content[place + 1 : place + 4], "big")
+    return last if place - 4 > len(content) else None
 
 
 def what_an_avi_lacks(path: str, num_packets: int, reached: int, num_promised: int, num_indexed: int) -> str | None:
