@@ -7,6 +7,8 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -227,6 +229,24 @@ def test_a_turn_by_another_angle_is_an_error(files: Path, tmp_path: Path) -> Non
     (tmp_path / "turned.mp4").write_bytes(turned)
     with pytest.raises(DecodingError, match="its frames are turned by 30 degrees, but only multiples of 90"):
         decode_clip(tmp_path / "turned.mp4", Uniform(2))
+
+
+def test_frames_with_side_data_that_pyav_cannot_name_are_turned_as_well(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[271] = "the maker of a camera"  # FFmpeg attaches Exif to the frame.
+    with av.open(str(tmp_path / "camera.mov"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuvj420p"  # type: ignore[union-attr]
+        for number in range(5):
+            image = BytesIO()
+            Image.fromarray(barcode(number)).save(image, "JPEG", exif=exif)
+            packet = av.Packet(image.getvalue())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 25), number, number
+            container.mux(packet)
+    assert_whole(tmp_path / "camera.mov", list(range(5)))
+    (tmp_path / "mirrored.mov").write_bytes(with_matrix(-1, 0, 0, 1)((tmp_path / "camera.mov").read_bytes()))
+    mirrored = decode_clip(tmp_path / "mirrored.mov", Uniform(5)).frames_THWC
+    assert np.array_equal(mirrored[:, :, ::-1], decode_clip(tmp_path / "camera.mov", Uniform(5)).frames_THWC)
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
@@ -525,6 +545,42 @@ def test_lost_packets_of_mpegts_are_damage_but_late_frames_are_not(tmp_path: Pat
         (tmp_path / "lost.ts").write_bytes(b"".join(p for n, p in enumerate(packets) if n not in lost))
         with pytest.raises(DecodingError, match="damaged after"):
             decode_clip(tmp_path / "lost.ts", Uniform(4))
+
+
+def test_lost_packets_of_asf_are_damage_but_late_frames_are_not(tmp_path: Path) -> None:
+    late = [n + 30 * (n > 20) for n in range(60)]
+    kind = Kind("wmv", "wmv2", {"b": "200k"}, pts=late, container={"packet_size": "500"}, beside="sound")
+    assert_whole(kind.write(tmp_path / "late.wmv"), list(range(60)))
+    content = (
+        Kind("wmv", "wmv2", {"b": "200k"}, container={"packet_size": "500"}).write(tmp_path / "even.wmv").read_bytes()
+    )
+    start = content.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 50  # The packets, after their number.
+    num_packets, middle = int.from_bytes(content[start - 10 : start - 2], "little"), start + 10 * 500
+    for num_lost in (2, 5):
+        number = (num_packets - num_lost).to_bytes(8, "little")
+        lost = content[: start - 10] + number + content[start - 2 : middle] + content[middle + num_lost * 500 :]
+        (tmp_path / "lost.wmv").write_bytes(lost)
+        with pytest.raises(DecodingError, match="frames are missing after packet"):
+            decode_clip(tmp_path / "lost.wmv", Uniform(4))
+
+
+@pytest.mark.parametrize("damage", ["a header of zeros", "37 bytes removed", "an unknown type"])
+def test_tags_of_flv_that_do_not_follow_each_other_are_damage(tmp_path: Path, damage: str) -> None:
+    content = Kind("flv", "flv", {"qscale:v": "2"}).write(tmp_path / "whole.flv").read_bytes()
+    with av.open(str(tmp_path / "whole.flv")) as container:
+        places = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+    tag = max(place for place in range(places[30] - 20, places[30] + 1) if content[place] == 9)
+    lost = {
+        "a header of zeros": content[:tag] + bytes(11) + content[tag + 11 :],
+        "37 bytes removed": content[: tag - 20] + content[tag + 17 :],
+        "an unknown type": content[:tag] + b"\7" + content[tag + 1 :],
+    }[damage]
+    (tmp_path / "lost.flv").write_bytes(lost)
+    with pytest.raises(DecodingError, match=r"damaged after \d+ frames"):
+        decode_clip(tmp_path / "lost.flv", Uniform(4))
+    before = decode_clip(tmp_path / "lost.flv", Uniform(20), on_damage="prefix")
+    assert 25 <= before.num_available <= 30
+    assert [read_barcode(image) for image in before.frames_THWC] == before.indices_T.tolist()
 
 
 FAILING = {

@@ -7,10 +7,24 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 _MOST_SLANT = 0.01  # Matrices are rounded; a slant of this tangent is less than a degree.
+
+
+def _unnamed(cls: type[Type], value: object) -> Type | None:
+    if not isinstance(value, int):
+        return None
+    member = object.__new__(cls)
+    member._name_ = f"UNNAMED_{value}"
+    member._value_ = value  # type: ignore[assignment]
+    return member
+
+
+# PyAV has no names for the newest kinds of side data, such as Exif, and then gives none of a frame's side data.
+Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
 
 
 class Orientation(NamedTuple):

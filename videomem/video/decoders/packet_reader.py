@@ -23,7 +23,7 @@ from av.video.stream import VideoStream as AvStream
 from videomem.errors import DecodingError, one_line
 from videomem.video.decoders.bitstreams import gif_images, holds_idr, shows_frame
 from videomem.video.decoders.limits import MOST_PIXELS
-from videomem.video.decoders.packets import PacketInfo, what_an_avi_lacks, what_the_header_misses
+from videomem.video.decoders.packets import PacketInfo, what_an_avi_lacks, what_the_header_misses, where_flv_breaks
 
 # Containers and raw streams. Excludes playlists (hls, concat, dash), which refer to other files or addresses.
 _FORMATS = (
@@ -97,10 +97,13 @@ class PacketReader:
             self.damage = what_an_avi_lacks(self.path, num_packets, reached, self.stream.frames, num_indexed)
 
     def _demuxed(self) -> Iterator[av.Packet[Any]]:
+        sound_until = where_flv_breaks(self.path) if self.container == "flv" else None
         try:
             for packet in self._opened.demux(self.stream):
                 if self.sees_damage(packet.is_corrupt):
                     return
+                if sound_until is not None and (packet.pos or 0) >= sound_until:
+                    break
                 if packet.pts is not None:
                     self._last_s = max(self._last_s, float(packet.pts * packet.time_base))
                     self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -108,7 +111,8 @@ class PacketReader:
                     yield from [packet] if self.codec != "gif" else self._images(packet)
         except av.FFmpegError as error:
             self.damage = reason(error)
-        self.sees_damage()
+        if not self.sees_damage() and sound_until is not None:
+            self.damage = f"the tag of FLV at byte {sound_until} is followed by no other"
 
     def _images(self, packet: av.Packet[Any]) -> Iterator[av.Packet[Any]]:
         """One packet for each image of a GIF: FFmpeg splits it at the extensions before images, which are optional."""

@@ -19,6 +19,7 @@ from videomem.video.decoders.packets import (
     PacketInfo,
     first_hole,
     is_truncated_avi,
+    loses_media_objects,
     loses_transport_packets,
 )
 
@@ -26,9 +27,9 @@ from videomem.video.decoders.packets import (
 _MOST_HELD_BYTES = 256 * 2**20
 # Recordings that may start anywhere: packets before their first key frame cannot be decoded.
 _BROADCAST = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
-# Containers transmitted in small pieces: a gap of so many steps in a regular rate means that pieces are missing, in
-# MPEG-TS if its packets do not follow each other. WMV encoders skip a few frames occasionally.
-_LEAST_HOLE = {"mpegts": 2, "asf": 8}
+# Containers transmitted in small pieces, which have counters: with a gap in a regular rate, a gap in the counter means
+# that pieces are missing. Encoders that skip frames leave none.
+_LOSES_PIECES = {"mpegts": loses_transport_packets, "asf": loses_media_objects}
 # Packets described in memory, about 1 GiB: 38 hours at 30 frames per second.
 _MOST_PACKETS = 2**22
 _BYTES_OF_PACKET = 512  # What PyAV and FFmpeg keep for each packet, beside its payload.
@@ -103,9 +104,9 @@ class VideoStream:
                 self._held = None
         keys = (place for place, packet in enumerate(packets) if packet.is_key)
         self._first = next(keys, 0) if self.container in _BROADCAST else 0
-        least_hole = _LEAST_HOLE.get(self.container)
-        hole = first_hole([packet.dts for packet in packets], least_hole) if least_hole else None
-        if hole and (self.container != "mpegts" or loses_transport_packets(self.path, reader.stream.id)):
+        loses_pieces = _LOSES_PIECES.get(self.container)
+        hole = first_hole([packet.dts for packet in packets]) if loses_pieces else None
+        if hole and loses_pieces and loses_pieces(self.path, reader.stream.id):
             reader.damage, packets = f"frames are missing after packet {hole}", packets[:hole]
         self.listed_damage = reader.damage
         return packets[self._first :]
