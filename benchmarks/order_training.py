@@ -83,7 +83,7 @@ def judge(job: tuple[int, bool], conditions: tuple[TrainingCondition, ...], out:
     return [
         *row,
         gru.accuracies["ordered/ordered"].value,
-        gru.reliance.value,
+        gru.reliance.value if gru.reliance else 0.0,
         gru.reliance_test.p if gru.reliance_test else "",
         biased,
     ]

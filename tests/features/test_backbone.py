@@ -253,6 +253,35 @@ def test_feature_maps_are_not_pooled_to_more_cells_than_they_have() -> None:
     assert pooled(torch.zeros(2, 5, 2, 7), 3).shape == (2, 5 * 2 * 3)
 
 
+def test_maps_with_the_channels_last_are_pooled_over_height_and_width() -> None:
+    maps = torch.rand(2, 5, 7, 7)
+    assert torch.equal(pooled(maps.permute(0, 2, 3, 1), 3), pooled(maps, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "num_channels"), [("swin_t", "features.1", 96), ("convnext_tiny", "features.1.0.block.3", 384)]
+)
+def test_layers_with_the_channels_last_give_the_means_of_each_channel(name: str, layer: str, num_channels: int) -> None:
+    backbone = Backbone(BackboneSettings(name, layer, weights="random", grid=1))
+    frames = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        maps = backbone.network(backbone.preprocessing.normalize(frames))["features"]
+    assert maps.shape[1:3] == (56, 56) and backbone.feature_dim == num_channels
+    assert torch.allclose(backbone(frames), maps.mean((1, 2)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("swin_t", "features.1.0.attn._get_relative_position_bias"),
+        ("maxvit_t", "blocks.0.layers.0.layers.window_attention.mlp_layer"),
+    ],
+)
+def test_a_layer_without_features_of_each_frame_is_refused(name: str, layer: str) -> None:
+    with pytest.raises(VideomemError, match="but must give a vector or square maps"):
+        Backbone(BackboneSettings(name, layer, weights="random"))
+
+
 @pytest.mark.parametrize(
     ("name", "layer"), [("alexnet", "classifier.2"), ("alexnet", "features.12"), ("resnet18", "flatten")]
 )

@@ -79,7 +79,7 @@ def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind
         value_of_order=value,
         verdict=None if kind is None else Verdict(kind, sentence(name, gain, kind), _remedy(kind)),
         augmentation=estimate(0.021),
-        reliance=estimate(oo - accuracies["ordered/shuffled"]) if not control else estimate(0.0, 0.0, 1.0),
+        reliance=estimate(oo - accuracies["ordered/shuffled"]) if not control else None,
         reliance_test=None if control else Randomization(1 / 1001, 1000, 1 / 1001),
         shift=estimate(accuracies["reshuffled/shuffled"] - accuracies["ordered/shuffled"]),
         practical_gain=None if control else estimate(oo - accuracies["reshuffled/shuffled"]),

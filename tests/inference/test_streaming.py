@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HEADS
+from helpers.barcodes import Kind
 from helpers.small_heads import every_readout
 from helpers.tiny_model import TinyBackbone
 from helpers.tiny_model import tiny_model as model_of_memory
@@ -32,7 +33,7 @@ from videomem.heads import GRU, LSTM, Leaky, MeanReadout, MinGRU, NoMemory, Posi
 from videomem.inference.model import Classifier, load
 from videomem.video.catalog import Catalog, Clip
 from videomem.video.decoding import decode_clip
-from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe
+from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe, telling_of_gaps
 from videomem.video.sampling import FixedRate, Uniform, fixed_rate_indices
 
 MEMORIES = {"none": NoMemory, "leaky": Leaky, "gru": GRU, "lstm": LSTM, "mingru": MinGRU, "position": Position,
@@ -271,6 +272,35 @@ def test_a_damaged_video_keeps_its_answers_and_ends_with_status_1(
     assert main(["stream", str(tmp_path / "damaged.mp4"), "--model", str(checkpoints["gru"])]) == 1
     captured = capsys.readouterr()
     assert 0 < len(captured.out.splitlines()) < 16 and "damaged.mp4: damaged" in captured.err
+
+
+@pytest.mark.parametrize("options", [(), ("--fps", "5")])
+def test_a_stream_tells_of_times_that_jump(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    pts = [*range(20), *range(45, 65)]
+    path = Kind("mp4", "libx264", {"bf": "0"}, num_frames=40, pts=pts).write(tmp_path / "jumps.mp4")
+    assert main(["stream", str(path), "--model", str(checkpoints["none"]), *options]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    used = "the last frame is used for the time between" if options else "the frames are used as if evenly spaced"
+    jump = "frame 20 follows 1.04 s after the last, 26 times the usual step: frames are missing, or time stamps jump"
+    assert warnings == [f"videomem: warning: {jump}; {used}"]
+
+
+def told(times_s: list[float | None]) -> list[str]:
+    texts: list[str] = []
+    frames = [LiveFrame(place, time_s, np.zeros((2, 2, 3), np.uint8)) for place, time_s in enumerate(times_s)]
+    assert list(telling_of_gaps(frames, texts.append)) == frames
+    return texts
+
+
+def test_only_jumps_of_an_even_rate_are_told() -> None:
+    even = [place / 25 for place in range(50)]
+    assert told(even) == told([None] * 9) == told([0.0, 9.0]) == told([*even, 2.2]) == []
+    assert told([1.1**place for place in range(60)]) == told([0, 0.1, 0.11, 1, 1.1, 2, 2.01, 2.1, 9, 9.1]) == []
+    assert [text.partition(":")[0] for text in told([*even, 1.0])] == [
+        "the time of frame 50 is 0.96 s before that of the last"
+    ]
 
 
 def test_what_cannot_be_streamed_is_a_one_line_error(

@@ -14,7 +14,7 @@ from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
 from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.training.data_module import VideoDataModule
-from videomem.training.feature_sources import Augmentation, EpochSampler
+from videomem.training.feature_sources import Augmentation, EpochSampler, LiveVideo
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
 from videomem.video.sampling import FixedRate, Uniform
@@ -81,6 +81,34 @@ def test_statistics_are_those_of_the_training_frames(data: VideoDataModule) -> N
     mean, std = data.feature_statistics()
     assert torch.allclose(mean.double(), rows.mean(0), atol=1e-6)
     assert torch.allclose(std.double(), rows.std(0, correction=0), atol=1e-6)
+
+
+def test_statistics_of_videos_are_computed_once_for_the_same_training_videos(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def statistics(*options: str) -> tuple[int, list[list[float]]]:
+        of_videos = (
+            "--data.reversed_pairs",
+            "false",
+            "--data.source",
+            "video",
+            "--data.store",
+            str(tmp_path / "store"),
+        )
+        data = module(workspace, *of_videos, *options)
+        decoded = []
+        features = LiveVideo.features
+        monkeypatch.setattr(LiveVideo, "features", lambda *given: (decoded.append(given), features(*given))[1])
+        found = [values_D.tolist() for values_D in data.feature_statistics()]
+        monkeypatch.setattr(LiveVideo, "features", features)
+        return len(decoded), found
+
+    first, again, other = statistics(), statistics(), statistics("--data.features.on_damage", "prefix")
+    assert first[0] == other[0] > 0 and again[0] == 0 and first[1] == again[1] == other[1]
+    for path in (tmp_path / "store" / "video_statistics").glob("*.json"):
+        path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    with pytest.raises(VideomemError, match=r"video_statistics/.*damaged.*; delete it"):
+        statistics()
 
 
 def test_order_of_training_depends_on_seed_and_epoch_alone() -> None:

@@ -25,7 +25,7 @@ from videomem.features.store import FeatureStore
 from videomem.heads import GRU, LastReadout, Memory, NoMemory
 from videomem.tracking import AtomicCSVLogger
 from videomem.training.checkpoint import read_checkpoint
-from videomem.training.lit_classifier import LitClassifier, balanced_weights
+from videomem.training.lit_classifier import BalancedAccuracy, LitClassifier, balanced_weights
 from videomem.utils import atomic
 from videomem.utils.plain_data import as_plain, from_plain
 
@@ -212,8 +212,14 @@ def test_class_weights_are_inverse_frequencies() -> None:
     assert balanced_weights([30, 10]).tolist() == pytest.approx([2 / 3, 2])
 
 
-def test_per_class_accuracy_is_the_share_of_the_diagonal() -> None:
-    assert per_class_accuracy(torch.tensor([[3, 1], [0, 0]])) == [0.75, 0.0]
+def test_per_class_accuracy_is_the_share_of_the_diagonal_and_unknown_without_clips() -> None:
+    assert per_class_accuracy(torch.tensor([[3, 1, 0], [0, 0, 0], [1, 0, 2]])) == [0.75, None, 2 / 3]
+
+
+def test_balanced_accuracy_leaves_out_classes_without_clips() -> None:
+    metric = BalancedAccuracy(3)
+    metric.update(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 1]))
+    assert metric.compute() == pytest.approx((1 + 1 / 3) / 2)
 
 
 def test_parts_are_preserved_by_conversion_to_plain_data_and_back() -> None:

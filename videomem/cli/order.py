@@ -23,11 +23,18 @@ from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import num_cached
-from videomem.experiments.order_test.order_tables import answers, result_summary, result_tables, summary_table
+from videomem.experiments.order_test.order_tables import (
+    answers,
+    result_summary,
+    result_tables,
+    summary_table,
+    tested_clips,
+)
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
 from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
 from videomem.experiments.order_test.subset import write_clip_scores
+from videomem.experiments.tables import csv_text
 from videomem.statistics.planning import MIN_GROUPS, MIN_RUNS, Assumptions, lacking_for_verdict
 from videomem.tracking import (
     MemoryRun,
@@ -43,7 +50,7 @@ from videomem.tracking import (
 )
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
-from videomem.utils.atomic import locked_folder
+from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.plain_data import from_plain
 from videomem.utils.sharing import shared_command, shared_text
 
@@ -184,6 +191,8 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mod
         write_clip_scores(out, data.clips, scores)
         top_clips = top_clips_of(data, scores)
     figures = write_report(result, out, examples, top_clips)
+    text = csv_text(tested_clips(result, tested.scores, data.clips))
+    write_atomic(out / "tables" / "tested_clips.csv", text.encode("utf-8", "surrogateescape"))
     strips = write_strips(examples, out / "figures")
     track_results(tested, data, out, mode, figures, strips)
     console(soft_wrap=True).print(summary_table(result))
@@ -223,7 +232,7 @@ def track_results(
             "plan": result.plan_sha256,
         }
         own = {pair: accuracy.value for pair, accuracy in one.accuracies.items()}
-        own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value}
+        own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value if one.reliance else 0.0}
         memories.append(MemoryRun(one.name, config, own, accuracies_by_run(one.name, tested.scores)))
     track_memories("videomem", out, mode, group, memories)
 

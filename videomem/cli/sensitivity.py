@@ -160,7 +160,7 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
         table.add_column(name, justify="right", no_wrap=True)
     for row in result.conditions:
         lost = row.reliance
-        change = ("", "") if row.name == "order" else (f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}")
+        change = ("", "") if lost is None else (f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}")
         tau = "" if row.kendall_tau is None else f"{row.kendall_tau:.2f}"
         table.add_row(
             row.label, f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"

@@ -17,7 +17,7 @@ from videomem.cli.terminal import say
 from videomem.errors import DecodingError, VideomemError
 from videomem.inference.model import Classifier, load, top_classes, top_record
 from videomem.inference.streaming import SCENE_CHANGE, Stream
-from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe
+from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe, telling_of_gaps
 from videomem.video.sampling import FixedRate
 
 _MOST_PX = 2**15  # largest height or width of a frame
@@ -89,6 +89,8 @@ def _frames(given: Any, fps: float | None, pipe: BinaryIO | None) -> Iterator[Li
         frames = frames_of_file(given.source, given.source_fps)
     else:
         frames = frames_of_pipe(pipe, given.size, given.source_fps)
+    used = "the frames are used as if evenly spaced" if fps is None else "the last frame is used for the time between"
+    frames = telling_of_gaps(frames, lambda text: say(f"videomem: warning: {text}; {used}", to_stderr=True))
     return frames if fps is None else at_rate(frames, fps)
 
 

@@ -19,6 +19,7 @@ from videomem.cli.config_options import errors_in_one_line, refuse_without_effec
 from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI, refuse_used
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line, one_line_reason
+from videomem.experiments.tables import NOTHING
 from videomem.tracking import Mode, RunRecord, WandbLogger, group_of, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
@@ -122,7 +123,6 @@ def _show_first_pass(data: VideoDataModule) -> None:
     """Lets a training on videos show the pass over all of them that precedes the first step."""
     if data.source == "video":
         data.console = console(to_stderr=True)
-        say("videomem: source is video: all training videos are decoded once before the first step", to_stderr=True)
 
 
 def _evaluated(cli: VideomemCLI, command: str) -> dict[str, Any]:
@@ -219,6 +219,8 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
     metrics = {name.split("/")[1]: value for name, value in logged.items()}
     counts, names = cli.model.confusion_counts().cpu(), cli.model.class_names
     num_clips, per_class = int(counts.sum()), dict(zip(names, per_class_accuracy(counts), strict=True))
+    known = [value for value in per_class.values() if value is not None]
+    metrics |= {"accuracy": int(counts.diag().sum()) / num_clips, "accuracy_macro": sum(known) / len(known)}  # float64
     folder = Path(cli.config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     summary = {**evaluated, "num_clips": num_clips, **metrics, "accuracy_per_class": per_class}
@@ -229,7 +231,7 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
                   f"{evaluated['epoch']}: {num_clips} clips of split {split}")  # fmt: skip
     table.add_column("value", justify="right")
     for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(name, NOTHING if value is None else f"{value:.4f}")
     console().print(table)
     say(f"metrics.json and confusion.csv in {folder}")
     mode: Mode = cli.config.wandb or "offline"
@@ -243,9 +245,10 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
         run.finish()
 
 
-def per_class_accuracy(counts_CC: torch.Tensor) -> list[float]:
-    """Returns the recall of each class (C,); 0 for a class without clips."""
-    return (counts_CC.diag() / counts_CC.sum(1).clamp(min=1)).tolist()
+def per_class_accuracy(counts_CC: torch.Tensor) -> list[float | None]:
+    """Returns the accuracy on the clips of each class (C,); None for a class without clips."""
+    pairs = zip(counts_CC.diag().tolist(), counts_CC.sum(1).tolist(), strict=True)
+    return [right / num_clips if num_clips else None for right, num_clips in pairs]
 
 
 def _silence_lightning() -> None:

@@ -24,7 +24,8 @@ class PerturbationEffect:
         kendall_tau: Kendall's tau-b between shown place and true place; None where it is never defined.
         adjacency: Share of adjacent pairs of frames that stay adjacent, in either direction.
         accuracy: Share of correct predictions, averaged over the frame orders of each clip.
-        reliance: Accuracy in order minus accuracy under the perturbation.
+        reliance: Accuracy in order minus accuracy under the perturbation; None where it is 0 by construction: in order,
+            and for an order-blind head if every frame is shown once.
     """
 
     name: Text
@@ -33,7 +34,7 @@ class PerturbationEffect:
     kendall_tau: Number | None
     adjacency: Number
     accuracy: Estimate
-    reliance: Estimate
+    reliance: Estimate | None
 
 
 class OrderMeasures(NamedTuple):

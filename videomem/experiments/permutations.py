@@ -162,6 +162,11 @@ class Perturbation:
     frame_orders: Callable[[int, int, int, tuple[int, ...]], FrameOrders]
     is_random: bool = True
 
+    @property
+    def is_permutation(self) -> bool:
+        """Whether every frame is shown once, so that an order-blind head gives the same logits as in order."""
+        return self.name not in ("frozen", "subsample")
+
 
 def suite(num_frames: int, more_sizes: Collection[int] = ()) -> tuple[Perturbation, ...]:
     """Returns the perturbations for clips of up to `num_frames` frames.

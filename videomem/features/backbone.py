@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class BackboneSettings:
         layer: `pool5`, `fc6`, `fc7` or `logits` of AlexNet, or any node of the graph of a network.
         weights: `imagenet` (downloaded by torchvision), `random`, or the path of a saved state_dict.
         seed: Seed of `random` weights.
-        grid: Feature maps (C, height, width) are average-pooled to at most grid x grid cells, giving C features for
+        grid: Feature maps are average-pooled to at most grid x grid cells, giving C features for
             each cell.
     """
 
@@ -122,7 +122,15 @@ class Backbone(nn.Module):
         self.network = create_feature_extractor(network.eval(), {self.node: "features"})
         self.requires_grad_(False)
         self.eval()
-        self.feature_dim = int(self._features(torch.zeros(1, 3, *[self.preprocessing.crop_px] * 2)).shape[1])
+        with torch.no_grad():
+            output = self.network(torch.zeros(_TRIED, 3, *[self.preprocessing.crop_px] * 2))["features"]
+        if not _has_features(output):
+            shape = f"outputs of shape {tuple(output.shape)}" if isinstance(output, Tensor) else "several outputs"
+            raise VideomemError(
+                f"backbone.layer is {settings.layer!r}, which gives {shape} for {_TRIED} frames, but must give a "
+                "vector or square maps for each; `videomem extract --layers` lists the layers that do"
+            )
+        self.feature_dim = pooled(output, settings.grid).shape[1]
 
     def train(self, mode: bool = True) -> Backbone:
         """Ignore `mode` and stay in evaluation mode, since the network is frozen."""
@@ -156,9 +164,29 @@ class Backbone(nn.Module):
         return {**settings, "weights_sha256": self.weights_hash(), "preprocessing": asdict(self.preprocessing)}
 
 
+_TRIED = 2  # Frames by which a layer is tried: an output of one row may be the same for all frames.
+
+
+def _has_features(output: object) -> TypeGuard[Tensor]:
+    """Whether the output of a layer has a vector or maps for each of `_TRIED` frames, which are square, as maps are."""
+    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != _TRIED:
+        return False
+    return output.ndim != 4 or output.shape[2] == output.shape[3] or _is_channels_last(output)
+
+
+def _is_channels_last(maps: Tensor) -> bool:
+    return maps.shape[1] == maps.shape[2] != maps.shape[3]
+
+
 def pooled(maps: Tensor, grid: int) -> Tensor:
-    """Features (N, D) of the output of a layer: maps (N, C, height, width) are pooled to at most grid x grid cells."""
+    """Features (N, D) of the output of a layer: square maps are pooled to at most grid x grid cells.
+
+    Maps are (N, C, height, width) or, in some transformers, (N, height, width, C). The features are those of the cells
+    of the first channel, then of the next one.
+    """
     if maps.ndim == 4:
+        if _is_channels_last(maps):
+            maps = maps.permute(0, 3, 1, 2)
         cells = min(grid, maps.shape[2]), min(grid, maps.shape[3])  # More cells would repeat features.
         maps = torch.nn.functional.adaptive_avg_pool2d(maps, cells)
     return maps.flatten(1).float()
@@ -172,12 +200,8 @@ def layer_dims(settings: BackboneSettings) -> dict[str, int]:
     nodes = get_graph_node_names(network)[1][1:]
     extractor = create_feature_extractor(network, nodes)
     crop_px = Preprocessing.of(settings.name).crop_px
-    outputs = extractor(torch.zeros(1, 3, crop_px, crop_px))
-    return {
-        node: pooled(output, settings.grid).shape[1]
-        for node, output in outputs.items()
-        if isinstance(output, Tensor) and output.ndim > 1 and len(output) == 1
-    }
+    outputs = extractor(torch.zeros(_TRIED, 3, crop_px, crop_px))
+    return {node: pooled(output, settings.grid).shape[1] for node, output in outputs.items() if _has_features(output)}
 
 
 def check_name(name: str) -> None:
@@ -269,7 +293,10 @@ def _node(network: nn.Module, settings: BackboneSettings) -> str:
     nodes = get_graph_node_names(network)[1][1:]
     if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
         names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else nearest(layer, nodes)
-        raise VideomemError(f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}")
+        raise VideomemError(
+            f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}, or list all with "
+            "`videomem extract --layers`"
+        )
     return layer
 
 

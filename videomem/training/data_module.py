@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, Literal
 
 import torch
@@ -26,6 +29,8 @@ from videomem.training.feature_sources import (
     frame_statistics,
 )
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
+from videomem.utils.atomic import write_atomic
+from videomem.utils.checked_json import dump_checked, read_checked
 from videomem.utils.plain_data import as_plain
 from videomem.utils.progress import tracked
 from videomem.utils.workers import check_shared_memory
@@ -185,11 +190,37 @@ class VideoDataModule(LightningDataModule):
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of the features of all training frames, without augmentation."""
-        device, rows = self.trainer.strategy.root_device if self.trainer else "cpu", self.rows("train")
-        what = "first pass over the training videos, for the statistics of their features"
-        shown = tracked(rows, what, len(rows), self.console if self.source == "video" else None)
+        if self.source == "video":
+            return self._statistics_of_videos()
+        return self._checked(frame_statistics(map(self.feature_source.features, self.rows("train")), self.feature_dim))
+
+    def _statistics_of_videos(self) -> tuple[Tensor, Tensor]:
+        """The same for `source: video`, kept in the folder of feature stores for the next training on these videos."""
+        rows = self.rows("train")
+        keys, unreadable = self.feature_store.clip_keys([self.clips[row] for row in rows])
+        name = sha256(json.dumps([self.settings.key, sorted(keys.values())]).encode()).hexdigest()[:32]
+        path = self.feature_store.root / "video_statistics" / f"{name}.json"
+        identity = {"kind": "statistics of the features of videos", "name": name}
+        if path.exists() and not unreadable:
+            self._tell(f"mean and standard deviation of the features: those in {path}, of the same training videos")
+            content = read_checked(path, identity, "delete it")
+            mean_D, std_D = (torch.tensor(content[part], dtype=torch.float32) for part in ("mean", "std"))
+            return self._checked((mean_D, std_D))
+        self._tell("first pass over the training videos, for the mean and standard deviation of their features")
+        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        shown = tracked(rows, "first pass over the training videos", len(rows), self.console)
         features = (self.feature_source.features(row, device) for row in shown)
-        statistics = frame_statistics(features, self.feature_dim)
+        mean_D, std_D = self._checked(frame_statistics(features, self.feature_dim))
+        if os.access(self.feature_store.root, os.W_OK) and not unreadable:
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, dump_checked(identity, {"mean": mean_D.tolist(), "std": std_D.tolist()}).encode())
+        return mean_D, std_D
+
+    def _tell(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(f"videomem: {text}", soft_wrap=True, markup=False)
+
+    def _checked(self, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         if not all(torch.isfinite(values_D).all() for values_D in statistics):
             raise VideomemError(f"{self.catalog_path}: training clips have features that are not finite; extract again")
         return statistics

@@ -10,12 +10,24 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import ConfusionMatrix, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.utils.plain_data import as_plain
+
+
+class BalancedAccuracy(MulticlassConfusionMatrix):
+    """Mean over the classes that have clips of the accuracy on the clips of the class.
+
+    The macro average of torchmetrics counts a class that is predicted but has no clips as one with accuracy 0.
+    """
+
+    def compute(self) -> Tensor:
+        counts_CC = super().compute()
+        clips_C = counts_CC.sum(1)
+        return (counts_CC.diag() / clips_C)[clips_C > 0].mean()
 
 
 class LitClassifier(LightningModule):
@@ -70,7 +82,7 @@ class LitClassifier(LightningModule):
         micro = partial(MulticlassAccuracy, num_classes, average="micro")
         of_all: dict[str, Metric | MetricCollection] = {
             "accuracy": micro(),
-            "accuracy_macro": MulticlassAccuracy(num_classes, average="macro"),
+            "accuracy_macro": BalancedAccuracy(num_classes),
         }
         if num_classes > 5:  # With fewer classes, the five most probable ones are all of them.
             of_all["accuracy_top5"] = micro(top_k=5)

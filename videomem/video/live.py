@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
+from statistics import median
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -93,6 +95,34 @@ def _fill(pipe: BinaryIO, buffer: memoryview) -> int:
     while filled < len(buffer) and (num_bytes := pipe.readinto(buffer[filled:])):  # type: ignore[attr-defined]
         filled += num_bytes
     return filled
+
+
+_RECENT_STEPS, _FEWEST_STEPS = 100, 5  # by which the usual step between two frames is judged
+_GAP_STEPS, _EVEN_SHARE = 8, 0.9  # as for the gaps of a whole file, see `first_hole`
+
+
+def telling_of_gaps(frames: Iterable[LiveFrame], tell: Callable[[str], None]) -> Iterator[LiveFrame]:
+    """The same frames; `tell` is called with a sentence before each frame whose time jumps.
+
+    Times jump if they do not increase or, where the steps between the latest frames are even, if one is as long as 8.
+    """
+    steps: deque[float] = deque(maxlen=_RECENT_STEPS)
+    last_s = None
+    for frame in frames:
+        if last_s is not None and frame.time_s is not None:
+            step_s = frame.time_s - last_s
+            usual_s = median(steps) if len(steps) >= _FEWEST_STEPS else 0.0
+            is_even = sum(abs(one - usual_s) < usual_s / 2 for one in steps) >= _EVEN_SHARE * len(steps)
+            if step_s <= 0:
+                tell(
+                    f"the time of frame {frame.place} is {-step_s:.3g} s before that of the last: its time stamps jump"
+                )
+            elif is_even and 0 < _GAP_STEPS * usual_s <= step_s:
+                ratio = f"{step_s:.3g} s after the last, {step_s / usual_s:.0f} times the usual step"
+                tell(f"frame {frame.place} follows {ratio}: frames are missing, or time stamps jump")
+            steps.append(step_s)
+        last_s = frame.time_s
+        yield frame
 
 
 _MOST_GAP_S = 3600.0

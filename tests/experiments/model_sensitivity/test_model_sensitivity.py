@@ -70,7 +70,7 @@ def test_a_model_that_averages_frames_has_no_reliance_to_the_bit() -> None:
     assert found.reliance.value == 0 and found.reliance_test.p == 1
     for row in found.conditions:
         if row.name not in ("frozen", "subsample"):
-            assert row.max_logit_change == row.flip_rate == row.reliance.value == 0
+            assert row.max_logit_change == row.flip_rate == 0 and (row.reliance is None or row.reliance.value == 0)
             assert row.accuracy.value == found.accuracy.value
     assert model.modes == {False} and model.training and not model.drop.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -92,7 +92,7 @@ def test_a_model_of_the_first_frame_relies_on_order() -> None:
     found = videomem.order_sensitivity(first_frame, clips, labels, groups, num_permutations=10)
     assert found.accuracy.value == 1 and found.reliance.low > 0.3 and found.reliance_test.p < 0.001
     by_label = {row.label: row for row in found.conditions}
-    assert by_label["in order"].reliance.value == 0 and by_label["every 2 frames"].reliance.value == 0
+    assert by_label["in order"].reliance is None and by_label["every 2 frames"].reliance.value == 0
     assert by_label["windows of 2"].reliance.value < by_label["windows of 4"].reliance.value < found.reliance.value
     assert by_label["reverse"].kendall_tau == pytest.approx(-1) and by_label["frozen"].kendall_tau is None
     assert "lowers accuracy by" in found.sentence()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,7 +76,6 @@ def test_the_parts_of_reliance_add_up(tested: OrderTest) -> None:
         assert all(0 <= accuracy.low <= accuracy.high <= 1 for accuracy in one.accuracies.values())
         accuracy = {letters(pair): estimate.value for pair, estimate in one.accuracies.items()}
         assert one.value_of_order.value == pytest.approx(accuracy["OO"] - accuracy["FS"])
-        assert one.reliance.value == pytest.approx(accuracy["OO"] - accuracy["OS"])
         shuffle = next(effect for effect in one.suite if effect.label == "shuffle")
         assert shuffle.reliance == one.reliance
         assert one.balanced_accuracy.value == pytest.approx(_balanced(tested.scores, one.name))
@@ -83,6 +83,7 @@ def test_the_parts_of_reliance_add_up(tested: OrderTest) -> None:
             continue
         assert one.augmentation is not None and one.shift is not None and one.practical_gain is not None
         assert one.augmentation.value == pytest.approx(accuracy["SS"] - accuracy["FS"])
+        assert one.reliance is not None and one.reliance.value == pytest.approx(accuracy["OO"] - accuracy["OS"])
         assert one.reliance.value == pytest.approx(accuracy["OO"] - accuracy["SS"] + one.shift.value)
         assert one.rotated is not None and one.rotated.value == pytest.approx(accuracy["TT"] - accuracy["FS"])
         assert one.value_of_order.comparisons == 2 and len(one.losses) == SHORT.epochs
@@ -160,10 +161,14 @@ def test_without_a_mean_readout_nothing_is_order_blind(tmp_path: Path) -> None:
     assert not result.memories[0].is_order_blind and result.noise_floor is None and result.controls is None
 
 
-def test_the_reliance_of_a_control_is_exactly_zero(tested: OrderTest) -> None:
+def test_the_reliance_of_an_order_blind_head_has_no_interval_where_it_is_zero_by_construction(
+    tested: OrderTest,
+) -> None:
     result = tested.result
     none = result.memories[0]
-    assert none.is_order_blind and none.verdict is None and none.reliance.value == 0 and none.max_logit_change == 0
+    assert none.is_order_blind and none.verdict is None and none.reliance is None and none.max_logit_change == 0
+    assert {one.name for one in none.suite if one.reliance is not None} == {"frozen", "subsample"}
+    assert all(one.reliance is not None for one in result.memories[2].suite)
     assert len({none.accuracies[f"ordered/{test}"].value for test in ("ordered", "reversed", "shuffled")}) == 1
     assert none.confusion_ordered == none.confusion_shuffled
     assert result.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained again, with another seed.
@@ -380,13 +385,19 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
         "tables/clip_scores.csv",
     ):
         assert (tmp_path / "order" / name).stat().st_size > 100
-    # Results are shared, and only the table of clips has to name files; the arguments above are absolute paths.
+    # Results are shared, and only the tables of clips have to name files; the arguments above are absolute paths.
     # W&B's own logs stay on the machine.
     files = [path for path in (tmp_path / "order").rglob("*") if path.is_file() and "wandb" not in path.parts]
-    shared = [path for path in files if path.name != "clip_scores.csv"]
+    shared = [path for path in files if path.name not in ("clip_scores.csv", "tested_clips.csv")]
     assert not [path for path in shared if str(tmp_path.parent).encode() in path.read_bytes()]
     assert result.data.catalog == "videos/catalog.csv" and "--data.catalog videos/catalog.csv" in result.command
     assert result.verdict.sentence in " ".join(capsys.readouterr().out.split())
+    tested_clips = list(csv.DictReader((tmp_path / "order" / "tables" / "tested_clips.csv").open()))
+    for one in result.memories:
+        rows = [row for row in tested_clips if row["head"] == one.label]
+        assert {(row["run"], row["group"]) for row in rows} == {(row["run"], row["group"]) for row in tested_clips}
+        for pair, accuracy in one.accuracies.items():
+            assert accuracy.value == pytest.approx(np.mean([float(row[letters(pair)]) for row in rows]))
     assert result.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
     assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()
 

@@ -148,6 +148,7 @@ def test_a_lowest_score_is_itself_kept() -> None:
 @pytest.mark.parametrize(("clips", "options", "message"), [
     (scored(0.1, 0.1, tests=1), {"min_score": 0.0}, "no clip was tested more than once"),
     (scored(0.1, 0.1), {"top_share": 0.5}, "all 2 scores are 0.1: clips do not differ by more than chance"),
+    (scored(0.1, 0.1), {"min_score": 0.05}, "all 2 scores are 0.1: clips do not differ by more than chance"),
     (scored(0.1, 0.2), {"min_score": 0.5}, "no clip has a score of at least 0.5; the highest is 0.2"),
 ])  # fmt: skip
 def test_scores_that_select_no_clips_are_refused(

@@ -167,7 +167,7 @@ def _condition(
         kendall_tau=float(np.mean(taus)) if taus else None,
         adjacency=float(np.mean(adjacencies)),
         accuracy=estimate_mean(right_N, groups_N, runs_N, limits=(0.0, 1.0)),
-        reliance=estimate_mean(lost_N, groups_N, runs_N),
+        reliance=None if perturbation.name == "order" else estimate_mean(lost_N, groups_N, runs_N),
         flip_rate=float(np.mean([one.flip_rate for one in found])),
         max_logit_change=max(one.max_logit_change for one in found),
     )

@@ -6,7 +6,7 @@ from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.statistics.results import Estimate, Randomization
 from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, result_model
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @result_model
@@ -76,6 +76,7 @@ class OrderSensitivity:
     @property
     def reliance(self) -> Estimate:
         """Accuracy in order minus accuracy shuffled."""
+        assert self.shuffled.reliance is not None
         return self.shuffled.reliance
 
     def table(self) -> list[dict[str, str | float | None]]:
@@ -83,16 +84,11 @@ class OrderSensitivity:
 
         The reliance in order is 0 by construction and has no interval.
         """
-        intervals = [(name, end) for name in ("accuracy", "reliance") for end in ("value", "low", "high")]
         measures = ("flip_rate", "max_logit_change", "displacement", "kendall_tau", "adjacency")
         return [
             {"name": row.name, "label": row.label}
-            | {
-                name if end == "value" else f"{name}_{end}": None
-                if (row.name, name) == ("order", "reliance") and end != "value"
-                else getattr(getattr(row, name), end)
-                for name, end in intervals
-            }
+            | _with_ends("accuracy", row.accuracy)
+            | _with_ends("reliance", row.reliance)
             | {name: getattr(row, name) for name in measures}
             for row in self.conditions
         ]
@@ -112,6 +108,12 @@ class OrderSensitivity:
             f"{high:.1f}, p = {self.reliance_test.p:.2g}): from {self.accuracy.value:.3f} to "
             f"{self.shuffled.accuracy.value:.3f} on {self.num_clips} clips of {self.num_groups} groups."
         )
+
+
+def _with_ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """Returns an estimate and the ends of its 95 % interval by column; 0 without interval for None."""
+    value, low, high = (0.0, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 @result_model

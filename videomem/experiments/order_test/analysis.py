@@ -69,7 +69,7 @@ def _memory(name: str, scores: Scores, num_learners: int) -> MemoryResult:
         value_of_order=value,
         verdict=None,
         augmentation=difference(RESHUFFLED, FIXED),
-        reliance=scores.mean(right[ORDERED] - right[SHUFFLED]),
+        reliance=None if is_blind else scores.mean(right[ORDERED] - right[SHUFFLED]),
         reliance_test=None if is_blind else reliance_test(right_KN.T, scores.groups),
         shift=difference(RESHUFFLED, SHUFFLED),
         practical_gain=None if is_blind else scores.mean(right[ORDERED] - scores.best_order_blind[0]),
@@ -115,7 +115,7 @@ def _mcnemar(scores: Scores, ordered_N: NDArray[np.bool_], shuffled_N: NDArray[n
 
 
 def _suite(name: str, scores: Scores, right: Mapping[str, Values]) -> tuple[PerturbationResult, ...]:
-    clips, settings = scores.clips, scores.plan.settings
+    clips, settings, is_blind = scores.clips, scores.plan.settings, scores.trained_in_order(name)[0].order_blind
     retrained = {
         label_of(pair.split("/")[1], settings): scores.mean(right[ORDERED] - right[pair])
         for pair in (FIXED, WINDOWS, BLOCKS)
@@ -132,7 +132,7 @@ def _suite(name: str, scores: Scores, right: Mapping[str, Values]) -> tuple[Pert
                 perturbation.label,
                 *order_measures(orders),
                 accuracy=scores.accuracy(perturbed),
-                reliance=scores.mean(right[ORDERED] - perturbed),
+                reliance=None if is_blind and perturbation.is_permutation else scores.mean(right[ORDERED] - perturbed),
                 retrained=retrained.get(perturbation.label),
             )
         )

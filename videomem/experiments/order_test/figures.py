@@ -127,7 +127,7 @@ def suite_figure(result: OrderTestResult) -> Figure:
     rows = [[perturbations_towards_shuffle(one, kind) for kind in ("windows", "blocks")] for one in memories]
     drawn = [perturbation for row in rows for path in row for perturbation in path]
     retrained = [100 * one.retrained.value for one in drawn if one.retrained is not None]
-    limits_y = limits([0.0, *_ends(one.reliance for one in drawn), *retrained], 0.08)
+    limits_y = limits([0.0, *_ends(one.reliance for one in drawn if one.reliance), *retrained], 0.08)
     figure, panels = _panels(len(memories), 2)
     for axes_of_row, one, row in zip(panels, memories, rows, strict=True):
         for axes, path in zip(axes_of_row, row, strict=True):
@@ -152,7 +152,7 @@ def perturbations_towards_shuffle(one: MemoryResult, kind: str) -> list[Perturba
 
 def _suite_panel(axes: Axes, path: Sequence[PerturbationResult]) -> None:
     sizes = ["all" if one.name == "shuffle" else shorten(one.label.rpartition(" ")[2], 8) for one in path]
-    _lines(axes, sizes, [one.reliance for one in path], BLUE)
+    _lines(axes, sizes, [one.reliance for one in path if one.reliance], BLUE)
     for place, one in enumerate(path):
         if one.retrained is not None:
             axes.plot([place], [100 * one.retrained.value], marker="D", markersize=5.5, color=VERMILLION,

@@ -234,11 +234,9 @@ def _statistics(result: OrderTestResult) -> Sentences:
 def _finding(one: MemoryResult) -> str:
     p = "" if one.is_order_blind else f", p {_equals(one.value_of_order.p)}"
     verdict = f" ({one.verdict.kind})" if one.verdict else ""
-    reliance = f", p {_equals(one.reliance_test.p)}" if one.reliance_test else ""
-    return (
-        f"For {one.label}, the value of order was {_effect(one.value_of_order)}{p}{verdict}; reliance was "
-        f"{_effect(one.reliance)}{reliance}."
-    )
+    relies = "0 by construction" if one.reliance is None else _effect(one.reliance)
+    relies += f", p {_equals(one.reliance_test.p)}" if one.reliance_test else ""
+    return f"For {one.label}, the value of order was {_effect(one.value_of_order)}{p}{verdict}; reliance was {relies}."
 
 
 def _effect(estimate: Estimate) -> str:

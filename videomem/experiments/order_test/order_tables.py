@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
+from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, percent, points
 from videomem.statistics.results import Estimate
 from videomem.statistics.verdict import interval as in_words
 from videomem.statistics.verdict import points as in_points
+from videomem.video.catalog import Clip
 
 # Columns that are not text, by the kind of their values.
 _NAMES: dict[Kind, tuple[str, ...]] = {
@@ -33,15 +35,15 @@ KINDS = {name: kind for kind, names in _NAMES.items() for name in names}
 Rows = list[dict[str, Cell]]  # the value of each column by its name
 
 
-def _reliance(one: MemoryResult, reliance: Estimate) -> Cell:
+def _reliance(reliance: Estimate | None) -> Cell:
     """The reliance with its interval; that of an order-blind head is 0 by construction and has none."""
-    return reliance.value if one.is_order_blind else reliance
+    return 0.0 if reliance is None else reliance
 
 
 # Rows of each memory, to which the table adds its label as the first column.
 _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     "memories": lambda one, _: [
-        {"accuracy": one.accuracies[ORDERED], "relies": _reliance(one, one.reliance), "worth": one.value_of_order,
+        {"accuracy": one.accuracies[ORDERED], "relies": _reliance(one.reliance), "worth": one.value_of_order,
          "verdict": verdict_word(one), "information": one.practical_gain}
     ],
     "accuracies": lambda one, _: [
@@ -60,7 +62,7 @@ _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
     ],
     "suite": lambda one, _: [
         {"perturbation": effect.label, "displacement": effect.displacement, "Kendall's tau": effect.kendall_tau,
-         "adjacency": effect.adjacency, "accuracy": effect.accuracy, "reliance": _reliance(one, effect.reliance),
+         "adjacency": effect.adjacency, "accuracy": effect.accuracy, "reliance": _reliance(effect.reliance),
          "retrained": effect.retrained}
         for effect in one.suite
     ],
@@ -119,6 +121,32 @@ def all_tables(result: OrderTestResult) -> list[Table]:
     return [found for name in NAMES if (found := table(result, name)).rows]
 
 
+def tested_clips(result: OrderTestResult, scores: Scores, clips: Sequence[Clip]) -> Table:
+    """The data behind all estimates: for each head, run and test clip the share of correct predictions.
+
+    It has a column for each training condition and test condition, named by their letters, and is empty for conditions
+    without training. The shares are means over the frame orders of a clip. Joined groups have the name of the first.
+
+    Args:
+        result: The result, for the labels of the heads.
+        scores: Predictions of all training jobs.
+        clips: The clips of the test, as `VideoDataModule.clips`.
+    """
+    rows = [row for split in scores.splits for row in split.test.tolist()]
+    groups: dict[int, str] = {}
+    for clip, group in zip(clips, scores.clips.groups.tolist(), strict=True):
+        groups.setdefault(group, clip.group)
+    by_head = {one.label: scores.all_right(one.name) for one in result.memories}
+    pairs = [pair for pair in PAIRS if any(pair in right for right in by_head.values())]
+    names = ("head", "run", "path", "start_s", "end_s", "label", "group", *map(letters, pairs))
+    table_rows = [
+        (head, int(scores.runs[n]), *clips[row].location, clips[row].label, groups[int(scores.groups[n])],
+         *(float(right[pair][n]) if pair in right else None for pair in pairs))
+        for head, right in by_head.items() for n, row in enumerate(rows)
+    ]  # fmt: skip
+    return Table("tested_clips", tuple(map(Column, names)), tuple(table_rows))
+
+
 def result_tables(result: OrderTestResult) -> list[tuple[str, list[str], list[list[Plain]]]]:
     """All tables that have rows, as (name, columns, rows)."""
     return [(one.name, *flat(one)) for one in all_tables(result)]
@@ -130,7 +158,7 @@ def result_summary(result: OrderTestResult) -> dict[str, float | str]:
     for one in result.memories:
         numbers |= {f"{one.name}/{pair}": accuracy.value for pair, accuracy in one.accuracies.items()}
         numbers[f"{one.name}/value_of_order"] = one.value_of_order.value
-        numbers[f"{one.name}/reliance"] = one.reliance.value
+        numbers[f"{one.name}/reliance"] = one.reliance.value if one.reliance else 0.0
         if one.practical_gain is not None:
             numbers[f"{one.name}/practical_gain"] = one.practical_gain.value
     return numbers
@@ -146,8 +174,8 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
     if not learners:
         return [data]
     lead = max(learners, key=lambda one: one.value_of_order.value)
+    assert lead.verdict is not None and lead.reliance is not None
     relies = f"{lead.name} loses {in_points(lead.reliance.value)} if its test clips are shuffled"
-    assert lead.verdict is not None
     return [
         ("Does this trained model rely on frame order?", f"{relies} ({in_words(lead.reliance)})"),
         ("Is frame order worth anything to this learner?", f"{lead.verdict.sentence}{_rotated(lead)}"),
@@ -212,6 +240,10 @@ def summary_table(result: OrderTestResult) -> RichTable:
         rich.add_column(name, justify="left" if name in ("head", "verdict") else "right", no_wrap=True)
     for one in result.memories:
         value = one.value_of_order
-        numbers = [percent(one.accuracies[ORDERED].value), points(one.reliance.value), points(value.value)]
+        numbers = [
+            percent(one.accuracies[ORDERED].value),
+            points(one.reliance.value if one.reliance else 0.0),
+            points(value.value),
+        ]
         rich.add_row(*(Text(text) for text in (one.label, *numbers, interval(value), verdict_word(one))))
     return rich

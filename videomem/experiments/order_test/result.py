@@ -16,7 +16,7 @@ from videomem.experiments.order_test.data_checks import DataCheck
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
 from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, parse, result_model
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @result_model
@@ -65,8 +65,9 @@ class MemoryResult:
             together.
         verdict: The verdict from `value_of_order` and the margin; None for an order-blind head.
         augmentation: `reshuffled/shuffled` minus `fixed_permutation/shuffled`.
-        reliance: `ordered/ordered` minus `ordered/shuffled`.
-        reliance_test: Randomisation test of `reliance`; None for a control, whose reliance is exactly 0.
+        reliance: `ordered/ordered` minus `ordered/shuffled`; None for an order-blind head, for which it is 0 by
+            construction.
+        reliance_test: Randomisation test of `reliance`; None for an order-blind head.
         shift: `reshuffled/shuffled` minus `ordered/shuffled`.
         practical_gain: `ordered/ordered` minus the best order-blind learner, chosen for each run on other groups; None
             for an order-blind head.
@@ -100,7 +101,7 @@ class MemoryResult:
     value_of_order: Estimate
     verdict: Verdict | None
     augmentation: Estimate | None
-    reliance: Estimate
+    reliance: Estimate | None
     reliance_test: Randomization | None
     shift: Estimate | None
     practical_gain: Estimate | None

@@ -134,7 +134,7 @@ def clips_above(
             the last of them are kept too, because nothing tells them apart.
         min_score: Lowest score that is kept.
     Raises:
-        VideomemError: If no clip was tested twice, no score is high enough, or `top_share` has nothing to sort by.
+        VideomemError: If no clip was tested twice, all scores are equal, or none is high enough.
     """
     if max(one.tests for one in scored) == 1:
         raise VideomemError(
@@ -142,12 +142,12 @@ def clips_above(
             "twice order.folds, or keep classes with --by class"
         )
     kept = sorted(scored, key=lambda one: -one.score)
+    if len(kept) > 1 and kept[0].score == kept[-1].score:
+        raise VideomemError(
+            f"all {len(kept)} scores are {kept[0].score:.3g}: clips do not differ by more than chance, so none can be "
+            "selected by its score; raise order.runs, or keep classes with --by class"
+        )
     if top_share is not None:
-        if kept[0].score == kept[-1].score:
-            raise VideomemError(
-                f"all {len(kept)} scores are {kept[0].score:.3g}: clips do not differ by more than chance, so there is "
-                "no top share; raise order.runs, or keep classes with --by class"
-            )
         min_score = kept[max(1, round(top_share * len(kept))) - 1].score
     if min_score is not None and kept[0].score < min_score:
         raise VideomemError(f"no clip has a score of at least {min_score:g}; the highest is {kept[0].score:.3g}")

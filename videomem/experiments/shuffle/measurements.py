@@ -184,7 +184,7 @@ def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
     log_m = torch.logaddexp(log_p, log_q) - float(np.log(2))
     kl_p = (log_p.exp() * (log_p - log_m)).sum(1)
     kl_q = (log_q.exp() * (log_q - log_m)).sum(1)
-    return ((kl_p + kl_q) / 2).clamp(min=0)
+    return torch.where((log_p == log_q).all(1), 0.0, ((kl_p + kl_q) / 2).clamp(min=0))
 
 
 def check_same_test(checkpoints: Sequence[Checkpoint]) -> None:
