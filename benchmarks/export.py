@@ -27,7 +27,7 @@ from torch import Tensor
 
 import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
-from videomem.features.store import FRAME_BATCH, FeatureSettings
+from videomem.features.store import FeatureSettings
 from videomem.heads import Head
 from videomem.inference.graph_export import export_graphs, make_case, run_pt2
 from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph, shape_in_graph
@@ -139,7 +139,7 @@ def print_differences(catalog: Catalog, heads: list[str], network: BackboneSetti
     labels_N = torch.tensor([class_names.index(clip.label) for clip in train_clips])
 
     def features(frames: Tensor) -> Tensor:
-        x_ND = extract_features(backbone, frames.flatten(0, 1), FRAME_BATCH).half()
+        x_ND = extract_features(backbone, frames.flatten(0, 1)).half()
         return x_ND.unflatten(0, frames.shape[:2])
 
     def shape(clips: Iterable[NDArray[np.uint8]]) -> Tensor:

@@ -71,9 +71,9 @@ def features(part: Part) -> None:
     for name, layer in (("alexnet", "fc6"), ("resnet18", "avgpool")):
         on_cpu = load_backbone(BackboneSettings(name, layer, weights="random"))
         there, label = part.moved(on_cpu), f"{name} {layer}"
-        expected, found = (extract_features(backbone, frames, 16) for backbone in (on_cpu, there))
+        expected, found = (extract_features(backbone, frames) for backbone in (on_cpu, there))
         part.compare(f"{label}, float32", found, expected, 1e-4)
-        again = extract_features(there, frames.roll(3, 0), 16).roll(-3, 0)
+        again = extract_features(there, frames.roll(3, 0)).roll(-3, 0)
         part.compare(f"{label}, in another place of the batch", again, expected if part.planted else found, 0)
         images = there.preprocessing.normalize(frames.to(part.device))
         with tf32():

@@ -128,7 +128,7 @@ def test_features_are_computed_in_float32_whatever_the_precision_of_products_is(
     try:
         torch.set_float32_matmul_precision("high")
         relaxed = precisions()
-        extract_features(backbone, frames(1), 1)
+        extract_features(backbone, frames(1))
         assert seen == [("ieee", "ieee", True)] and precisions() == relaxed != seen[0]
         with pytest.raises(ZeroDivisionError), exact_float32():
             1 / 0  # noqa: B018 - raises
@@ -164,11 +164,19 @@ def test_frames_are_resized_to_the_same_bits_on_a_processor_without_vector_instr
     assert plain.stdout.strip() == shaped_digest()
 
 
+def test_bfloat16_gives_the_features_but_for_rounding_under_a_key_of_its_own() -> None:
+    exact, rounded = (load_backbone(settings(layer="fc6", precision=name)) for name in ("float32", "bfloat16"))
+    expected, found = (extract_features(backbone, frames(5)) for backbone in (exact, rounded))
+    assert found.dtype == torch.float32
+    assert 1e-4 < (found - expected).norm() / expected.norm() < 2e-2
+    assert exact.identity() != rounded.identity()
+
+
 def test_features_of_a_frame_do_not_depend_on_the_rest_of_the_batch() -> None:
     backbone = load_backbone(settings(layer="pool5"))
     ours, others = frames(5), frames(20, seed=1)
-    alone = extract_features(backbone, ours, 8)
-    among = extract_features(backbone, torch.cat([others, ours]), 8)[20:]
+    alone = extract_features(backbone, ours)
+    among = extract_features(backbone, torch.cat([others, ours]))[20:]
     assert torch.allclose(alone, among, atol=1e-6)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -130,6 +131,14 @@ def test_what_is_stored_are_the_rows_that_the_sampling_chooses(
     for video, array in made.items():
         rows = Uniform(FRAMES).indices(np.arange(len(array), dtype=float))
         assert np.array_equal(found[video], array[rows].astype("float16"))
+
+
+def test_a_store_that_another_process_imports_into_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = as_npy(arrays(), tmp_path)
+    imported(tmp_path, features)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=BlockingIOError))
+    with pytest.raises(VideomemError, match="another process is writing to it"):
+        imported(tmp_path, features)
 
 
 def test_stems_and_absolute_paths_name_arrays_too_and_accents_may_be_written_either_way(

@@ -50,7 +50,6 @@ SETTINGS = FeatureSettings(BackboneSettings(weights="random", layer="pool5", gri
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SHARD_CLIPS", 4)
-    monkeypatch.setattr(extraction, "FRAME_BATCH", 16)
 
 
 @pytest.fixture

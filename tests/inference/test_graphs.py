@@ -187,7 +187,7 @@ def test_frames_of_any_size_are_shaped_as_torchvision_does_but_for_rounding(
     interpolation: str, height: int, width: int, seed: int
 ) -> None:
     differences = level_differences(height, width, interpolation, seed)
-    assert differences.max() <= 1 and (differences > 0).float().mean() < 1e-4
+    assert differences.max() <= 1 and (differences > 0).float().mean() < 5e-4
 
 
 def test_a_frame_of_the_resized_size_is_only_cropped() -> None:

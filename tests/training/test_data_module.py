@@ -55,6 +55,13 @@ def test_every_storage_gives_the_same_batches(workspace: Path, storage: str, num
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def test_features_in_memory_are_one_tensor_so_that_workers_share_one_descriptor(workspace: Path) -> None:
+    data = module(workspace, "--data.storage", "ram")
+    data.setup("test")
+    addresses = {data.features(row).untyped_storage().data_ptr() for row in data.rows("test")}
+    assert len(addresses) == 1 and len(data.rows("test")) > 1
+
+
 def test_live_video_gives_the_features_of_the_store(workspace: Path) -> None:
     options = ("--data.reversed_pairs", "false", "--data.batch_size", "5")
     stored, live = batches(module(workspace, *options)), batches(module(workspace, *options, "--data.source", "video"))

@@ -33,7 +33,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     checkpoint = read_checkpoint(given.checkpoint, given.trust)
     model = model_of(checkpoint)
     graphs = (given.onnx, given.torch_export, given.preprocess)
-    refuse_impossible(*graphs, has_backbone=model.backbone is not None and not given.without_backbone)
+    refuse_impossible(*graphs, backbone=None if given.without_backbone else model.backbone)
     if given.order is not None:
         model.evidence["order_test"] = order_evidence(model, given.order)
     if not given.no_evaluation:

@@ -26,7 +26,7 @@ from videomem.errors import DecodingError, VideomemError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, exact_float32, extract_features, load_backbone
 from videomem.features.failures import Failure
 from videomem.features.keys import clip_keys
-from videomem.features.store import FRAME_BATCH, FeatureSettings, FeatureStore
+from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.utils.parallel_jobs import one_thread
 from videomem.utils.progress import LineProgress
 from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated
@@ -154,7 +154,7 @@ def _batch_threads(device: str) -> Iterator[ThreadPoolExecutor]:
     """Threads that run the backbone on batches while the next clips are decoded.
 
     On a CPU each batch has one thread, and several batches are computed at a time. If the threads shared a batch, they
-    would wait for each other, and for decoding on the same cores, and its features would depend on their number.
+    would wait for each other, and for decoding on the same cores.
     """
     on_cpu, num_threads = torch.device(device).type == "cpu", torch.get_num_threads()
     # Set once, because the threads would overwrite each other's settings.
@@ -220,7 +220,7 @@ class _FramePacker:
             if digest not in self._row_of:
                 self._row_of[digest] = len(self._row_of)
                 self._waiting.append(frame)
-                if len(self._waiting) == FRAME_BATCH:
+                if len(self._waiting) == self._backbone.batch_size:
                     self.flush()
             rows.append(self._row_of[digest])
         return rows
@@ -235,7 +235,7 @@ class _FramePacker:
 
     def _compute(self, batch: Tensor) -> Tensor:
         self._queue.release()
-        return extract_features(self._backbone, batch, FRAME_BATCH)
+        return extract_features(self._backbone, batch)
 
     def features(self) -> Tensor:
         """Features (N, D) of the distinct frames."""

@@ -19,6 +19,7 @@ from videomem.features.backbone import BackboneSettings
 from videomem.features.failures import Failure
 from videomem.features.keys import key_of
 from videomem.features.store import FeatureDtype, FeatureSettings, FeatureStore, ImportedFeatures
+from videomem.utils.atomic import locked_folder
 from videomem.video.catalog import Catalog, Clip, read_catalog, read_rows
 from videomem.video.sampling import Sampling, frames_within
 
@@ -104,12 +105,13 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
         settings = FeatureSettings(BackboneSettings(), importing.sampling, dtype=importing.dtype, imported=imported)
         store = FeatureStore(root, settings)
         store.create()
-        done = store.read_index()
-        _write(store, found, source, importing)
-    store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
-    failure_table = store.failure_table.read() | {failure.location: failure for failure in failures.values()}
-    good = {clip.location for clip in found}
-    store.failure_table.rewrite(failure for failure in failure_table.values() if failure.location not in good)
+        with locked_folder(store.folder):
+            done = store.read_index()
+            _write(store, found, source, importing)
+            store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
+            failure_table = store.failure_table.read() | {failure.location: failure for failure in failures.values()}
+            good = {clip.location for clip in found}
+            store.failure_table.rewrite(failure for failure in failure_table.values() if failure.location not in good)
     num_before = sum(item.key in done for item in found.values())
     in_order = tuple(failures[clip] for clip in catalog.clips if clip in failures)
     largest_D = np.max([item.largest_D for item in found.values()], axis=0)

@@ -43,7 +43,6 @@ from videomem.video.sampling import Sampling
 
 SCHEMA = 3
 SHARD_CLIPS = 256
-FRAME_BATCH = 64
 FeatureDtype = Literal["float16", "float32"]
 _DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
 # Types in the index of a shard.
@@ -102,7 +101,6 @@ class FeatureSettings:
             causes["imported"] = asdict(self.imported)
         else:
             causes |= {
-                "frame_batch": FRAME_BATCH,
                 "backbone": backbone_identity(self.backbone),
                 "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
                 "on_damage": self.on_damage,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import VideomemError
+from videomem.features.backbone import Backbone
 from videomem.inference.exported_folder import write_json
 from videomem.inference.graphs import Case, ClipGraph, Graph, Programs, Run, StepGraph, export_errors, trace
 from videomem.inference.model import Classifier
@@ -45,7 +46,7 @@ class Format(NamedTuple):
     load: Callable[[Path], Run]
 
 
-def refuse_impossible(onnx: bool, torch_export: bool, preprocess: bool, has_backbone: bool) -> None:
+def refuse_impossible(onnx: bool, torch_export: bool, preprocess: bool, backbone: Backbone | None) -> None:
     """Check the options of an export before anything is written.
 
     Raises:
@@ -53,10 +54,15 @@ def refuse_impossible(onnx: bool, torch_export: bool, preprocess: bool, has_back
     """
     if preprocess and not (onnx or torch_export):
         raise VideomemError("--preprocess needs a graph to put preprocessing into; add --onnx, --torch-export, or both")
-    if preprocess and not has_backbone:
+    if preprocess and backbone is None:
         raise VideomemError(
             "--preprocess needs the backbone in the graph, but it was left out or the features are imported, so "
             "the graph takes features; omit --preprocess"
+        )
+    if (onnx or torch_export) and backbone is not None and backbone.settings.precision != "float32":
+        raise VideomemError(
+            f"backbone.precision is {backbone.settings.precision}, but graphs compute in float32; export without "
+            "--onnx and --torch-export, or leave the backbone out with --without-backbone"
         )
     if onnx:
         onnx_libraries()
@@ -78,7 +84,7 @@ def export_graphs(
     Raises:
         VideomemError: If a graph cannot be created, or its logits differ from the model's. Its files are removed.
     """
-    refuse_impossible(onnx, torch_export, preprocess, model.backbone is not None)
+    refuse_impossible(onnx, torch_export, preprocess, model.backbone)
     if (device := model.head.norm.mean.device).type != "cpu":
         raise VideomemError(f"the model is on {device}, but graphs are exported on the CPU; call model.cpu() first")
     formats = [Format("onnx", partial(write_onnx, class_names=model.class_names), run_onnx)] if onnx else []

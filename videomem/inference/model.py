@@ -19,7 +19,7 @@ from videomem.errors import VideomemError
 from videomem.features.backbone import Backbone, backbone_identity, extract_features, load_backbone
 from videomem.features.extraction import Decoded, decode_each, decode_frames
 from videomem.features.failures import Failure
-from videomem.features.store import FRAME_BATCH, FeatureSettings
+from videomem.features.store import FeatureSettings
 from videomem.heads import Head
 from videomem.inference.exported_folder import Parts, read_folder, write_folder
 from videomem.inference.streaming import Stream, probabilities
@@ -140,7 +140,7 @@ class Classifier(nn.Module):
         Raises:
             VideomemError: If the model has no backbone.
         """
-        return extract_features(self.frame_network, frames, FRAME_BATCH).to(getattr(torch, self.settings.dtype))
+        return extract_features(self.frame_network, frames).to(getattr(torch, self.settings.dtype))
 
     @property
     def frame_network(self) -> Backbone:
@@ -286,7 +286,7 @@ def predict_each(
     with closing(decode_each(clips, decode, model.settings.decoder, num_workers, time_limit_s)) as answers:
         for clip, answer in zip(clips, answers, strict=True):
             waiting.append((clip, answer))
-            if sum(len(one.frames) for _, one in waiting if isinstance(one, Decoded)) >= FRAME_BATCH:
+            if sum(len(one.frames) for _, one in waiting if isinstance(one, Decoded)) >= model.frame_network.batch_size:
                 yield from _answer(model, waiting)
                 waiting = []
     yield from _answer(model, waiting)

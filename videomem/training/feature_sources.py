@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from videomem.batch import VideoBatch, length_mask, pad_videos
 from videomem.errors import VideomemError
 from videomem.features.backbone import extract_features, load_backbone
 from videomem.features.extraction import decode_frames
-from videomem.features.store import FRAME_BATCH, Entry, FeatureSettings, FeatureStore
+from videomem.features.store import Entry, FeatureSettings, FeatureStore
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]
@@ -56,7 +57,8 @@ class StoredFeatures(FeatureSource):
     store: FeatureStore
     entries: Sequence[Entry]
     storage: Storage
-    _in_memory: list[Tensor] | None = field(default=None, repr=False)
+    _in_memory: Tensor | None = field(default=None, repr=False)  # Of all clips, one after another.
+    _starts: list[int] = field(default_factory=list, repr=False)
     _on_device: Tensor | None = field(default=None, repr=False)
 
     def item(self, row: int, epoch: int | None) -> Tensor:
@@ -74,12 +76,25 @@ class StoredFeatures(FeatureSource):
         return batch._replace(x=self._on_device[batch.clip, : batch.x.shape[1]])
 
     def features(self, row: int, device: torch.device | str = "cpu") -> Tensor:
-        return self.store.read(self.entries[row]) if self._in_memory is None else self._in_memory[row]
+        if self._in_memory is None:
+            return self.store.read(self.entries[row])
+        return self._in_memory[self._starts[row] : self._starts[row + 1]]
 
     def load(self) -> None:
-        """With `ram`, read all features into memory. Call this before workers start, so that they share the memory."""
-        if self.storage == "ram" and self._in_memory is None:
-            self._in_memory = [self.store.read(entry) for entry in self.entries]
+        """With `ram`, read all features into memory. Call this before workers start, so that they share the memory.
+
+        It is one tensor: workers share each tensor through a file descriptor of its own, and whole shards with it.
+        """
+        if self.storage != "ram" or self._in_memory is not None or not self.entries:
+            return
+        lengths = (entry.stop_row - entry.start_row for entry in self.entries)
+        self._starts = list(accumulate(lengths, initial=0))
+        first_TD = self.store.read(self.entries[0])
+        rows = first_TD.new_empty(self._starts[-1], first_TD.shape[1])
+        for entry, start in zip(self.entries, self._starts, strict=False):
+            values_TD = self.store.read(entry)
+            rows[start : start + len(values_TD)] = values_TD
+        self._in_memory = rows
 
 
 @dataclass(frozen=True)
@@ -147,12 +162,12 @@ class LiveVideo(FeatureSource):
         backbone = load_backbone(self.settings.backbone, batch.x.device)
         real_BT = length_mask(batch.lengths, batch.x.shape[1])
         x_BTD = torch.zeros(*real_BT.shape, self.settings.feature_dim, device=batch.x.device)
-        x_BTD[real_BT] = extract_features(backbone, batch.x[real_BT], FRAME_BATCH)
+        x_BTD[real_BT] = extract_features(backbone, batch.x[real_BT])
         return batch._replace(x=x_BTD.to(getattr(torch, self.settings.dtype)))  # Rounds as the store does.
 
     def features(self, row: int, device: torch.device | str = "cpu") -> Tensor:
         frames, _ = decode_frames(self.clips[row], self.settings)
-        return extract_features(load_backbone(self.settings.backbone, device), frames, FRAME_BATCH).cpu()
+        return extract_features(load_backbone(self.settings.backbone, device), frames).cpu()
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

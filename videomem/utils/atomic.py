@@ -105,11 +105,12 @@ def cannot_write(path: Path, error: OSError) -> VideomemError:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Reserve a folder for this process within the block. The lock ends with the process, even if it is killed.
 
-    Within the block, the same process may reserve the folder again.
+    Within the block, the same process may reserve the folder again. A new folder that is empty at the end is removed.
 
     Raises:
         VideomemError: If another process has reserved the folder.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if (place := folder.resolve()) in _LOCKED:
         yield
@@ -122,6 +123,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
         _LOCKED.remove(place)
         _remove(folder / ".lock")  # While it is locked, so that it is not that of another process.
         os.close(descriptor)
+        if is_new:
+            with suppress(OSError):  # It is not empty.
+                folder.rmdir()
 
 
 def _locked_file(path: Path) -> int:

@@ -52,7 +52,7 @@ from videomem.experiments.memory_horizon.recall_training import (
 from videomem.experiments.tables import NOTHING
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
 from videomem.features.extraction import decode_frames
-from videomem.features.store import FRAME_BATCH, FeatureSettings
+from videomem.features.store import FeatureSettings
 from videomem.heads import Head, LastReadout, Leaky, NoMemory
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon
 from videomem.utils.checked_json import dump_checked
@@ -106,7 +106,7 @@ def test_features_composed_by_index_are_those_of_the_encoded_video(tmp_path: Pat
     write_video(tmp_path / "sequence.mp4", table.frames_NHWC[rows])
     settings = FeatureSettings(backbone, Uniform(len(rows)))
     frames, _ = decode_frames(Clip(str(tmp_path / "sequence.mp4"), "", "", ""), settings)
-    decoded = extract_features(load_backbone(backbone), frames, FRAME_BATCH)
+    decoded = extract_features(load_backbone(backbone), frames)
     assert torch.equal(decoded, features_of(table, backbone)[rows])
 
 

@@ -29,7 +29,6 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_arrays, projected
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
-from videomem.features.store import FRAME_BATCH
 from videomem.video.synthetic import BRIGHT, DARK, SHAPES, Image, Pose, draw, grid, texture
 
 Ints = NDArray[np.int64]
@@ -97,9 +96,9 @@ def recall_frames(table: FrameTable, features_ND: Tensor, num_test_variants: int
 
 
 def features_of(table: FrameTable, backbone: BackboneSettings) -> Tensor:
-    """Returns the features (N, D) of every frame, extracted in batches of the same size as for the feature store."""
+    """Returns the features (N, D) of every frame, extracted as for the feature store."""
     network = load_backbone(backbone)
-    return extract_features(network, network.preprocessing.shape_frames(table.frames_NHWC), FRAME_BATCH)
+    return extract_features(network, network.preprocessing.shape_frames(table.frames_NHWC))
 
 
 def render_frames(num_variants: int, frame_size: int = 112, seed: int = 0) -> FrameTable:

@@ -20,7 +20,6 @@ from videomem.experiments.memory_horizon.recall_measurement import RecallResult
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe, train_on_batches
 from videomem.experiments.trace import time_constants, trace
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
-from videomem.features.store import FRAME_BATCH
 from videomem.heads import Head, Leaky
 from videomem.utils.parallel_jobs import one_thread, quiet
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip
@@ -103,7 +102,7 @@ def memoryless(
     ]
     network = load_backbone(backbone)
     frames = torch.cat([network.preprocessing.shape_frames(np.stack(video)) for video in videos])
-    x_BTD = extract_features(network, frames, FRAME_BATCH).unflatten(0, (len(videos), settings.num_frames))
+    x_BTD = extract_features(network, frames).unflatten(0, (len(videos), settings.num_frames))
     order = torch.from_numpy(permutations.shuffled(settings.num_frames, settings.num_frames, 1, (0,))[0])
     return {name: _reversals(_tell_direction(name, x_BTD[:num_train]), x_BTD[num_train:], order) for name in heads}
 

@@ -1,0 +1,149 @@
+"""Speed of `extract` beside the limit of the machine, and beside the usual loop.
+
+    python benchmarks/extraction.py                                        # about 15 minutes on 2 cores
+    python benchmarks/extraction.py --clips 48 --sizes 640x480 --networks alexnet:fc6
+
+Videos of a moving texture are written to a temporary folder, and 16 frames of each are used. The limit is the time that
+the cores take if none of them ever waits: the CPU time of decoding, of resizing, and of the network at its fastest
+batch size, each measured alone on one thread, divided by the number of cores. The usual loop decodes with decord,
+resizes with Pillow, runs the network on the 16 frames of a clip, and saves an array, on all cores.
+
+Each row is one run of `extract`, with the start of its workers, without the import of torch. Above 1, it is faster than
+the usual loop; `of the limit` is at most 1, up to noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from videomem.features.backbone import Backbone, BackboneSettings, load_backbone
+from videomem.features.extraction import extract
+from videomem.features.store import FeatureSettings
+from videomem.utils.parallel_jobs import one_thread
+from videomem.video.catalog import Clip
+from videomem.video.decoding import decode_clip
+from videomem.video.sampling import Uniform, uniform_indices
+from videomem.video.synthetic import write_video
+
+NUM_FRAMES, SAMPLED = 60, 16
+BATCHES = (4, 8, 16, 32, 64)
+NETWORK_S = 2.0  # CPU time for which each batch size is tried
+
+
+def write(path: Path, seed: int, width: int, height: int) -> None:
+    """A window that moves over a static texture."""
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 256, ((height + 64) // 8, (width + 192) // 8, 3), dtype=np.uint8)
+    texture = texture.repeat(8, axis=0).repeat(8, axis=1)
+    frames = (texture[n // 2 : n // 2 + height, 2 * n : 2 * n + width] for n in range(NUM_FRAMES))
+    write_video(path, frames, 25, "libx264", "yuv420p", {"crf": "23", "preset": "veryfast"})
+
+
+def cpu_seconds(function: Callable[[], object]) -> float:
+    started = time.process_time()
+    function()
+    return time.process_time() - started
+
+
+def limits(clips: list[Clip], backbone: Backbone) -> tuple[float, float, float]:
+    """CPU seconds of decoding, of resizing and of the network for all clips, on one thread."""
+    frames, shape = [], backbone.preprocessing
+    with one_thread():
+        decode_s = cpu_seconds(lambda: frames.extend(decode_clip(clip.path, Uniform(SAMPLED)) for clip in clips))
+        height, width = frames[0].frames_THWC.shape[1:3]
+        size = [shape.resize_px * side // min(height, width) for side in (height, width)]
+
+        def resize() -> None:
+            for clip in frames:
+                images = torch.from_numpy(clip.frames_THWC).permute(0, 3, 1, 2)
+                interpolate(images, size, mode=shape.interpolation, antialias=True)
+
+        resize_s = cpu_seconds(resize)
+        per_frame_s = []
+        for batch_size in BATCHES:
+            batch = torch.randint(0, 256, (batch_size, 3, shape.crop_px, shape.crop_px), dtype=torch.uint8)
+            backbone(batch)
+            num, started = 0, time.process_time()
+            while time.process_time() < started + NETWORK_S:
+                backbone(batch)
+                num += batch_size
+            per_frame_s.append((time.process_time() - started) / num)
+    return decode_s, resize_s, min(per_frame_s) * SAMPLED * len(clips)
+
+
+def usual_loop(clips: list[Clip], backbone: Backbone, out: Path) -> float:
+    """Wall time of the usual loop."""
+    import decord
+
+    preset = backbone.preprocessing
+    out.mkdir()
+    started = time.perf_counter()
+    for number, clip in enumerate(clips):
+        reader = decord.VideoReader(clip.path)
+        images = reader.get_batch(uniform_indices(len(reader), SAMPLED).tolist()).asnumpy()
+        resized = []
+        for image in map(Image.fromarray, images):
+            scale = preset.resize_px / min(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+            left, top = (image.width - preset.crop_px) // 2, (image.height - preset.crop_px) // 2
+            resized.append(np.asarray(image.crop((left, top, left + preset.crop_px, top + preset.crop_px))))
+        frames = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+        np.save(out / f"{number}.npy", backbone(frames).numpy())
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--clips", type=int, default=100)
+    options.add_argument("--sizes", nargs="+", default=["640x480", "320x240"], help="width x height")
+    options.add_argument("--networks", nargs="+", default=["alexnet:fc6", "resnet18:avgpool"], help="name:layer")
+    options.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
+    options.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    given = options.parse_args()
+    cores = torch.get_num_threads()
+    print(
+        f"{os.cpu_count()} cores, {cores} threads, torch {torch.__version__}, {given.clips} clips of {SAMPLED} frames"
+    )
+    print("| size | network | precision | workers | seconds | of the limit | usual loop / extract |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for size in given.sizes:
+            width, height = map(int, size.split("x"))
+            clips = []
+            for number in range(given.clips):
+                path = Path(folder) / f"{size}-{number}.mp4"
+                write(path, number, width, height)
+                clips.append(Clip(str(path), "class", "train", str(number)))
+            for network in given.networks:
+                name, layer = network.split(":")
+                exact = load_backbone(BackboneSettings(name, layer, "random"))
+                loop_s = usual_loop(clips, exact, Path(folder) / f"{size}-{name}")
+                for precision in given.precisions:
+                    settings = BackboneSettings(name, layer, "random", precision=precision)
+                    parts = limits(clips, load_backbone(settings))
+                    for workers in given.workers:
+                        features = FeatureSettings(settings, Uniform(SAMPLED))
+                        started = time.perf_counter()
+                        with tempfile.TemporaryDirectory(dir=folder) as root:
+                            report = extract(clips, features, root, num_workers=workers)
+                            seconds = time.perf_counter() - started
+                        assert report.num_extracted == len(clips)
+                        shares = f"{sum(parts) / cores / seconds:.2f} | {loop_s / seconds:.2f}"
+                        print(f"| {size} | {name} | {precision} | {workers} | {seconds:.1f} | {shares} |", flush=True)
+                    cpu = ", ".join(f"{part:.1f}" for part in parts)
+                    print(f"| {size} | {name} | {precision} | CPU seconds: {cpu} | {sum(parts) / cores:.1f} | 1 | "
+                          f"{loop_s / sum(parts) * cores:.2f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
