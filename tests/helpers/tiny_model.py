@@ -6,7 +6,7 @@ import torch
 from helpers.small_heads import D
 from torch import Tensor, nn
 
-from videomem.features.backbone import BackboneSettings
+from videomem.features.backbone import Backbone, BackboneSettings
 from videomem.features.store import FeatureSettings
 from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.inference.model import Classifier
@@ -17,6 +17,7 @@ class TinyBackbone(nn.Module):
     """A replacement for a network: a few pixels of each frame."""
 
     feature_dim = D
+    device, batch_size = Backbone.device, Backbone.batch_size
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ from torchvision.transforms import functional as F
 import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.features.backbone import BackboneSettings, Preprocessing
+from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
 from videomem.features.store import FeatureSettings, ImportedFeatures
 from videomem.heads import (
     READOUTS,
@@ -55,7 +55,8 @@ class TinyBackbone(nn.Module):
     """A replacement for a network: one layer on small frames."""
 
     feature_dim = D
-    preprocessing = TINY
+    preprocessing, settings = TINY, BackboneSettings(weights="random")
+    device, batch_size = Backbone.device, Backbone.batch_size
 
     def __init__(self) -> None:
         super().__init__()
@@ -386,6 +387,14 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_preprocessing_needs_a_backbone(tmp_path: Path) -> None:
     with pytest.raises(VideomemError, match="--preprocess needs the backbone"):
         export_graphs(tiny_model(), tmp_path, preprocess=True)
+
+
+def test_graphs_of_a_bfloat16_backbone_are_refused(tmp_path: Path) -> None:
+    model = tiny_model(backbone=True)
+    assert model.backbone is not None
+    model.backbone.settings = BackboneSettings(precision="bfloat16")
+    with pytest.raises(VideomemError, match="precision is bfloat16"):
+        export_graphs(model, tmp_path)
 
 
 # Files of torch.export, the command line, and the documentation.
