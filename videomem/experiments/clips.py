@@ -212,7 +212,7 @@ def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cl
     return _projected(clips, tuple(train.tolist()), projection_dim)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # A stack of an order test has the clips of up to 8 runs.
 def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Clips:
     norm = FeatureNorm(clips.feature_dim)
     norm.set_statistics(*frame_statistics(map(clips.features, train), clips.feature_dim))
