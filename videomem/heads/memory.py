@@ -104,8 +104,9 @@ class Memory(nn.Module, ABC):
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
         real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
         steps = []
-        # unbind: the gradient of an index terms_BTK[:, t] would be a tensor as large as terms_BTK itself.
-        for terms_BK in terms_BTK.masked_fill(~real_BT1, 0).unbind(1):
+        # unbind: the gradient of an index terms_BTK[:, t] would be a tensor as large as terms_BTK itself. Padding comes
+        # after the real frames, so that it cannot affect their states.
+        for terms_BK in terms_BTK.unbind(1):
             state = self.cell(terms_BK, state)
             steps.append(state)
         states = [torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)]

@@ -83,7 +83,7 @@ class GRU(_TorchRecurrent):
     def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """torch's kernel, without packing: padding comes after the real frames, so it cannot affect their states."""
         real_BT1 = length_mask(lengths_B, x_BTD.shape[1]).unsqueeze(2)
-        out_BTH, _ = self.rnn(x_BTD.masked_fill(~real_BT1, 0), None if state is None else state[0].unsqueeze(0))
+        out_BTH, _ = self.rnn(x_BTD, None if state is None else state[0].unsqueeze(0))
         last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
         return out_BTH.masked_fill(~real_BT1, 0), (out_BTH[last],)
 
