@@ -335,11 +335,11 @@ def order(part: Part) -> None:
     settings = OrderSettings(memories=("none", "gru", "mingru"), training_conditions=("ordered", "fixed_permutation"),
                              runs=2, folds=4, num_permutations=3, hidden_dim=H, projection_dim=8)  # fmt: skip
     recipe = Recipe(epochs=4, batch_size=16, learning_rate=1e-2, dropout=0.0)
-    plan = OrderPlan("", settings, recipe, read_heads(settings.memories, H), len(clips), "")
+    plan = OrderPlan("", settings, recipe, read_heads(settings.heads, H), len(clips), "")
     here, device = run_jobs(plan, clips, part.folder / "cpu"), "cuda:0" if part.is_gpu else "cpu"
     plan = replace(plan, recipe=replace(recipe, learning_rate=0.0)) if part.planted else plan
     one, two = (run_jobs(plan, clips, part.folder / f"there{n}", n, [device]) for n in (1, 2))
-    for name in settings.memories:
+    for name in settings.heads:
         predicted = [
             np.concatenate([result.predicted["ordered"].ravel() for job, result in run.items() if job.name == name])
             for run in (here, one, two)

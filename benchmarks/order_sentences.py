@@ -36,7 +36,7 @@ from videomem.experiments.order_test.run import order_test
 
 GROUPS, PER_GROUP, FRAMES, DIM = 60, 2, 12, 12
 SETTINGS = OrderSettings(
-    memories=("none", "attention", "set", "gru", "gru_last", "conv", "position_attention"),
+    heads=("none", "attention", "set", "gru", "gru_last", "conv", "position_attention"),
     training_conditions=("ordered", "fixed_permutation", "reshuffled", "rotated"),
     runs=6, folds=6, num_permutations=5, hidden_dim=32, projection="none",
 )  # fmt: skip

@@ -60,7 +60,7 @@ def judge(job: tuple[int, bool], conditions: tuple[TrainingCondition, ...], out:
     torch.set_num_threads(1)
     clips = draw(seed, planted)
     settings = OrderSettings(
-        memories=("gru",),
+        heads=("gru",),
         training_conditions=conditions,
         runs=10,
         folds=10,
@@ -70,7 +70,7 @@ def judge(job: tuple[int, bool], conditions: tuple[TrainingCondition, ...], out:
         seed=seed,
     )
     result = run_order_test(clips, make_plan(clips, settings, RECIPE), out / "jobs").result
-    gru = result.memories[0]
+    gru = result.heads[0]
     value, biased = (
         gru.value_of_order,
         gru.accuracies["ordered/ordered"].value - gru.accuracies["reshuffled/shuffled"].value

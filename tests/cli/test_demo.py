@@ -11,7 +11,7 @@ from conftest import logged_by
 from videomem.cli.main import main
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 
-SMALL = ["--memories", "none", "gated", "--runs", "2", "--epochs", "2", "--permutations", "4", "--train-pairs", "2",
+SMALL = ["--heads", "none", "gated", "--runs", "2", "--epochs", "2", "--permutations", "4", "--train-pairs", "2",
          "--val-pairs", "1", "--test-pairs", "1", "--frame-size", "64", "--processes", "1"]  # fmt: skip
 
 
@@ -26,8 +26,8 @@ def test_the_demo_writes_the_promised_files_and_is_reproducible(
         if folder == "first":  # The second time, all trainings are done again.
             for path in (out / "features" / "order_training_results").glob("*.npz"):
                 path.unlink()
-    assert results[0].memories == results[1].memories and results[0].plan_sha256 == results[1].plan_sha256
-    none = results[0].memories[0]
+    assert results[0].heads == results[1].heads and results[0].plan_sha256 == results[1].plan_sha256
+    none = results[0].heads[0]
     assert none.is_order_blind and none.max_logit_change == 0
     assert (
         none.accuracies["ordered/ordered"].value
@@ -55,14 +55,14 @@ def check_tracking(out: Path, result: OrderTestResult) -> None:
             key: value for one in records if one["type"] == "summary" for key, value in one["summary"]["update"].items()
         }
         if run["job_type"] == "memory":
-            (one,) = [one for one in result.memories if one.name == run["display_name"]]
+            (one,) = [one for one in result.heads if one.name == run["display_name"]]
             assert {pair: summary[pair] for pair in one.accuracies} == {
                 pair: accuracy.value for pair, accuracy in one.accuracies.items()
             }
             assert summary["value_of_order"] == one.value_of_order.value
             assert sum(record["type"] == "history" for record in records) == result.num_runs
         else:
-            tables = ("memories", "accuracies", "suite", "confusions", "contrasts", "plan")
+            tables = ("heads", "accuracies", "suite", "confusions", "contrasts", "plan")
             assert all(summary[f"order/{table}._type"] == "table-file" for table in tables)
             assert "order/failures._type" not in summary  # It has paths.
             assert summary["order/figures/suite._type"] == "image-file" and summary["order/verdict"]

@@ -52,7 +52,7 @@ def order_result(workspace: Path) -> Path:
 OFF = ["--wandb", "disabled"]
 RECALL = ["--max-delay", "4", "--steps", "2", "--seeds", "1", "--drawings", "10", "--test", "4", "--hidden-dim", "4",
           "--processes", "1"]  # fmt: skip
-ORDER = ["--config", str(CONFIGS / "order.yaml"), "--order.memories", '["none", "gru"]', "--order.runs", "2",
+ORDER = ["--config", str(CONFIGS / "order.yaml"), "--order.heads", '["none", "gru"]', "--order.runs", "2",
          "--order.folds", "2", "--order.num_permutations", "2", "--trainer.max_epochs", "1",
          "--processes", "1"]  # fmt: skip
 COMMANDS: dict[str, Arguments] = {
@@ -82,7 +82,7 @@ COMMANDS: dict[str, Arguments] = {
     "sensitivity": lambda out, ws: ["sensitivity", "--model", "r3d_18", "--weights", "random", "--catalog", table(ws),
                                     "--no-suite", "--permutations", "1", "--frames", "4", "--workers", "0", "--out",
                                     out],
-    "demo": lambda out, _: ["demo", "--memories", "none", "--runs", "2", "--epochs", "1", "--permutations", "2",
+    "demo": lambda out, _: ["demo", "--heads", "none", "--runs", "2", "--epochs", "1", "--permutations", "2",
                             "--train-pairs", "2", "--val-pairs", "0", "--test-pairs", "1", "--frame-size", "64",
                             "--processes", "1", "--out", out, *OFF],
 }  # fmt: skip

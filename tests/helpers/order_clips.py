@@ -42,7 +42,7 @@ def planned(clips: Clips, recipe: Recipe = SHORT, **protocol: Any) -> OrderPlan:
 
 def run_with_gru(clips: Clips, cache: Path, recipe: Recipe = SHORT, **protocol: Any) -> OrderTest:
     """A test of one memory under the two conditions that a verdict needs."""
-    protocol = {"memories": ("gru",), "training_conditions": PRIMARY, **protocol}
+    protocol = {"heads": ("gru",), "training_conditions": PRIMARY, **protocol}
     return run_order_test(clips, planned(clips, recipe, **protocol), cache)
 
 

@@ -14,8 +14,8 @@ from videomem.experiments.order_test.result import (
     SCHEMA_VERSION,
     Controls,
     DataFacts,
+    HeadResult,
     Information,
-    MemoryResult,
     OrderTestResult,
     PerturbationResult,
     SizePoint,
@@ -51,7 +51,7 @@ def estimate(value: float, se: float = 0.017, p: float | None = None) -> Estimat
     return Estimate(value, se, 17.3, value - 2.1 * se, value + 2.1 * se, value - 1.74 * se, value + 1.74 * se, p, 40, 5)
 
 
-def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind | None, seed: int = 0) -> MemoryResult:
+def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind | None, seed: int = 0) -> HeadResult:
     """A head with the value of order `gain`; order-blind if `kind` is None."""
     control = kind is None
     oo, fs = 0.612 + gain, 0.612
@@ -68,7 +68,7 @@ def memory(name: str, gain: float, class_names: Sequence[str], kind: VerdictKind
         "blocks/blocks": oo - 0.7 * gain,
     }
     value = estimate(gain, SE.get(kind or "control", 0.017))
-    return MemoryResult(
+    return HeadResult(
         name=name,
         label=f"{name}(hidden_dim=128)",
         is_order_blind=control,
@@ -127,16 +127,16 @@ def order_result(
     """A realistic result; the first memory is a control if its name is `none`."""
     class_names = class_names or ("finger left", "finger right", "finger up", "finger down", "open hand", "close hand")
     scale = {"matters": 1.0, "hurts": -0.3, "negligible": 0.05, "undetermined": 0.1}.get(kind, 0.012)
-    memories = tuple(
+    heads = tuple(
         memory(name, 0.002 if name == "none" else scale * GAIN.get(name, 0.2), class_names,
                None if name == "none" else kind, seed)
         for seed, name in enumerate(names)
     )  # fmt: skip
-    control = next((one for one in memories if one.is_order_blind), None)
-    lead = max(memories, key=lambda one: one.value_of_order.value)
+    control = next((one for one in heads if one.is_order_blind), None)
+    lead = max(heads, key=lambda one: one.value_of_order.value)
     return OrderTestResult(
         schema_version=SCHEMA_VERSION,
-        plan={"catalog": "gestures", "memories": list(names), "margin": 0.02, "runs": 5, "seeds": [0, 1, 2, 3, 4],
+        plan={"catalog": "gestures", "heads": list(names), "margin": 0.02, "runs": 5, "seeds": [0, 1, 2, 3, 4],
               "permutations": {"windows": [2, 4, 8], "blocks": [8, 4, 2]}, "alpha": 0.05, "note": None},
         plan_sha256="5f1c0e3a9b7d44e2a1c6f8d09b3e7a55c2d1f0e9b8a7968574635241f0e1d2c3",
         data=DataFacts("gestures", tuple(class_names), 720, 240, 480, 120, 40, "random", "16", 9216,
@@ -146,7 +146,7 @@ def order_result(
         information=Information(lead.value_of_order, lead.name, "none", {lead.name: 5, "none": 5},
                                 lead.balanced_accuracy, lead.rotated),
         verdict=Verdict(kind, sentence(lead.name, lead.value_of_order.value, kind), _remedy(kind)),
-        memories=memories,
+        heads=heads,
         controls=Controls(0.183, 1 / 6, 0.402, 0.447, 9, 0.861, control.accuracies["ordered/ordered"].value)
         if control
         else None,
@@ -170,7 +170,7 @@ def no_verdict_result() -> OrderTestResult:
     """A result with few groups, one memory, and without any optional part."""
     result = order_result("no verdict", ["gru"], ["a", "b"])
     nothing = Estimate(0.03, math.nan, math.inf, -math.inf, math.inf, math.nan, math.nan, math.nan, 12, 1)
-    (one,) = result.memories
+    (one,) = result.heads
     bare = replace(
         replace(one, value_of_order=nothing, augmentation=None, reliance_test=None, shift=None),
         **dict.fromkeys(("practical_gain", "rotated", "common", "normalized", "chiral", "max_logit_change")),
@@ -183,7 +183,7 @@ def no_verdict_result() -> OrderTestResult:
             "fixed_permutation/shuffled": estimate(0.57),
         },
     )
-    return replace(result, memories=(bare,), controls=None, noise_floor=None, failures=(), num_runs=1, seeds=(7,))
+    return replace(result, heads=(bare,), controls=None, noise_floor=None, failures=(), num_runs=1, seeds=(7,))
 
 
 def nasty_result() -> OrderTestResult:

@@ -439,7 +439,7 @@ def test_the_verdict_of_an_order_test_is_in_the_model_card(
 ) -> None:
     names = videomem.load(checkpoints["gru"]).class_names
     whole = order_result()
-    result = replace(whole.memories[-1], label="gru")
+    result = replace(whole.heads[-1], label="gru")
     (tmp_path / "order.json").write_text(to_json(replace(whole, memories=(result,))))
     command = ["export", str(checkpoints["gru"]), "--out", str(tmp_path / "out"), "--order"]
     assert main([*command, str(tmp_path / "order.json")]) == 2

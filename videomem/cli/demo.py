@@ -22,7 +22,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     """Run the whole pipeline: synthesize videos, extract features, train heads with and without order, report."""
     options = parser(command, __doc__)
     add_out(options, command, "videos, features, training results and the report")
-    options.add_argument("--memories", nargs="+", default=None, help="names of configs/head/ (default: all)")
+    options.add_argument("--heads", nargs="+", default=None, help="names of configs/head/ (default: all)")
     for flag, what, config in (
         ("--runs", "runs, each with its own split and seed", "demo"),
         ("--epochs", "passes over the training clips", "demo"),
@@ -68,7 +68,7 @@ def _configs(*names: str) -> list[str]:
 
 def _order_arguments(given: dict[str, object]) -> list[str]:
     wanted = {
-        "order.memories": json.dumps(given["memories"]) if given["memories"] else None,
+        "order.heads": json.dumps(given["heads"]) if given["heads"] else None,
         "order.runs": given["runs"],
         "order.num_permutations": given["permutations"],
         "trainer.max_epochs": given["epochs"],

@@ -119,9 +119,9 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
     if sorted(result.data.class_names) != sorted(model.class_names):
         raise VideomemError(f"--order {path}: a test on other classes ({', '.join(result.data.class_names)[:80]})")
     label = model.head.label
-    found = next((one for one in result.memories if label in (one.label, one.name)), None)
+    found = next((one for one in result.heads if label in (one.label, one.name)), None)
     if found is None:
-        raise VideomemError(f"--order {path}: has no {label}; it has {', '.join(one.label for one in result.memories)}")
+        raise VideomemError(f"--order {path}: has no {label}; it has {', '.join(one.label for one in result.heads)}")
     value = found.value_of_order
     return {
         "label": found.label,

@@ -96,9 +96,9 @@ UNUSED_WITHOUT_PLAN = {"assume": "only the forecast of --plan is made from assum
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Train every memory on ordered and on shuffled clips, and write the verdict and the report."""
+    """Train every head on ordered and on shuffled clips, and write the verdict and the report."""
     # A config file with a memory is refused too, because its head would seem to be trained.
-    refuse_without_effect(command, arguments, {**UNUSED, "model.memory": "set order.memories"})
+    refuse_without_effect(command, arguments, {**UNUSED, "model.memory": "set order.heads"})
     config = parse(_parser(command), arguments)
     if config.plan:
         refuse_without_effect(f"{command} --plan", arguments, UNUSED_WITH_PLAN)
@@ -211,7 +211,7 @@ def track_results(
     figures: Mapping[str, Path],
     strips: Sequence[tuple[Path, str]],
 ) -> None:
-    """Logs a group of W&B runs: one for the whole test, and one for each memory, so that they can be compared."""
+    """Logs a group of W&B runs: one for the whole test, and one for each head, so that they can be compared."""
     # Paths of failed clips and of head configs are not sent to W&B.
     result, plan = replace(tested.result, plan=without_paths(tested.result.plan), failures=()), tested.scores.plan
     group = group_of(f"order-{result.plan_sha256[:8]}")
@@ -222,7 +222,7 @@ def track_results(
     log_strips(run, "order", strips)
     run.finish()
     memories = []
-    for one in result.memories:
+    for one in result.heads:
         config = {
             "head": plan.heads[one.name],
             "training_conditions": plan.settings.training_conditions,

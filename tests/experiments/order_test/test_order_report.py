@@ -36,7 +36,7 @@ RESULTS = {
     "does not matter": order_result("does not matter", ["none", "gru", "lstm"], ["left", "right"]),
     "hurts": order_result("hurts"),
     "no verdict": no_verdict_result(),
-    "eight memories": order_result("matters", MEMORIES),
+    "eight heads": order_result("matters", MEMORIES),
     "many classes": order_result(
         "matters", ["none", "gru"], [f"pushing thing {n} from left to right" for n in range(174)]
     ),
@@ -89,7 +89,7 @@ def drawn(result: OrderTestResult) -> list[Picture]:
 @pytest.fixture(scope="module")
 def page(result: OrderTestResult) -> str:
     names = result.data.class_names
-    return render(result, examples(names, [one.label for one in result.memories]) if len(names) > 3 else [])
+    return render(result, examples(names, [one.label for one in result.heads]) if len(names) > 3 else [])
 
 
 def test_the_page_is_well_formed_and_has_no_script(page: str) -> None:
@@ -168,9 +168,9 @@ def test_json_preserves_a_result(result: OrderTestResult) -> None:
         (lambda content: content.update(surprise=1), "surprise is unknown"),
         (lambda content: content.update(num_runs=True), "order result.num_runs: True"),
         (lambda content: content["data"].update(num_clips="many"), "order result.data.num_clips: 'many'"),
-        (lambda content: content["memories"][1]["reliance"].update(p=None), r"memories\[1\].reliance.p: None"),
+        (lambda content: content["heads"][1]["reliance"].update(p=None), r"heads\[1\].reliance.p: None"),
         (lambda content: content["verdict"].update(kind="perhaps"), "order result.verdict.kind"),
-        (lambda content: content.update(memories={}), "order result.memories"),
+        (lambda content: content.update(heads={}), "order result.heads"),
     ],
 )
 def test_a_damaged_result_is_refused_in_one_line(change: object, said: str) -> None:
@@ -222,7 +222,7 @@ def test_every_field_of_the_result_is_explained(kind: type) -> None:
 def test_the_paragraph_has_the_numbers_of_the_result(result: OrderTestResult) -> None:
     text, _, references = methods_paragraph(result).partition("\n\nReferences\n\n")
     assert "\n" not in text and result.plan_sha256 in text and f"{result.data.num_clips:,} clip" in text
-    for one in result.memories:
+    for one in result.heads:
         if one.is_order_blind:
             continue
         assert f"the value of order was {formatting.points(one.value_of_order.value)} points" in text
@@ -260,9 +260,9 @@ def test_long_names_are_abbreviated_in_the_middle() -> None:
     assert len(shorten("x" * 80, 30)) == 30 and shorten("pushing left to right", 12) == "pushin…right"
 
 
-def test_the_terminal_table_has_every_memory() -> None:
+def test_the_terminal_table_has_every_head() -> None:
     console = Console(width=200, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
-    console.print(tables.summary_table(RESULTS["eight memories"]))
+    console.print(tables.summary_table(RESULTS["eight heads"]))
     text = console.export_text()
     assert all(f"{name}(hidden_dim=128)" in text for name in MEMORIES) and "+19.5 to +26.7" in text
     console.print(tables.summary_table(RESULTS["nasty"]))
@@ -271,7 +271,7 @@ def test_the_terminal_table_has_every_memory() -> None:
 def test_a_report_is_written_and_logged_to_wandb(tmp_path: Path) -> None:
     result = RESULTS["matters"]
     figures = write_report(result, tmp_path / "out")
-    for name in ("order.json", "report.html", "methods.txt", "tables/memories.csv", "tables/suite.csv"):
+    for name in ("order.json", "report.html", "methods.txt", "tables/heads.csv", "tables/suite.csv"):
         assert (tmp_path / "out" / name).is_file()
     assert set(figures) == {picture.name for picture in pictures(result)} and all(map(Path.exists, figures.values()))
     assert from_json((tmp_path / "out" / "order.json").read_text()) == result
@@ -287,7 +287,7 @@ def test_a_report_is_written_and_logged_to_wandb(tmp_path: Path) -> None:
     said = next(json.dumps(line) for line in logged_by(tmp_path) if "captions" in json.dumps(line))
     assert f"{shown[0].label}, reversed; gru: {shown[0].label}" in said
     stored = {path.name.partition("_")[0] for path in (tmp_path / "wandb").rglob("*.table.json")}
-    assert {"memories", "accuracies", "suite", "classes", "confusions"} <= stored
+    assert {"heads", "accuracies", "suite", "classes", "confusions"} <= stored
     assert len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == len(figures)
 
 

@@ -46,7 +46,7 @@ def tested(cache: Path) -> OrderTest:
     """A small complete test with every option enabled."""
     clips = drawn(ragged=True)
     further = {"sizes": (0.5,), "sensitivity": ("equal_parameters",)}
-    plan = planned(clips, memories=("none", "leaky", "gru"), **further)
+    plan = planned(clips, heads=("none", "leaky", "gru"), **further)
     return run_order_test(clips, plan, cache, command="videomem order")
 
 
@@ -72,7 +72,7 @@ def _balanced(scores: Scores, name: str) -> float:
 
 
 def test_the_parts_of_reliance_add_up(tested: OrderTest) -> None:
-    for one in tested.result.memories:
+    for one in tested.result.heads:
         assert all(0 <= accuracy.low <= accuracy.high <= 1 for accuracy in one.accuracies.values())
         accuracy = {letters(pair): estimate.value for pair, estimate in one.accuracies.items()}
         assert one.value_of_order.value == pytest.approx(accuracy["OO"] - accuracy["FS"])
@@ -110,7 +110,7 @@ def test_the_best_learner_is_chosen_on_other_groups_than_it_is_tested_on(tested:
 
 def test_a_head_file_may_name_a_readout(tested: OrderTest) -> None:
     scores = tested.scores
-    plan = planned(scores.clips, memories=("gru", "gru_last", "attention"))
+    plan = planned(scores.clips, heads=("gru", "gru_last", "attention"))
     for name, readout in (("gru", MeanReadout), ("gru_last", LastReadout), ("attention", AttentionReadout)):
         job = TrainingJob(name, plan.heads[name], "ordered", 0)
         classifier, _ = untrained(job, scores.splits[0], scores.clips, plan.settings, SHORT)
@@ -143,36 +143,36 @@ def test_a_margin_may_be_a_share_of_what_is_attainable(tested: OrderTest, cache:
 def test_clips_that_are_static_leave_nothing_to_order(tmp_path: Path) -> None:
     clips = drawn()
     static = replace(clips, features=lambda row: clips.features(row)[:1].expand(clips.lengths[row], -1))
-    result = run_with_gru(static, tmp_path, memories=("gru", "none")).result
+    result = run_with_gru(static, tmp_path, heads=("gru", "none")).result
     assert result.verdict.kind == "nothing to order" and result.checks[0].name == "static clips"
 
 
 def test_a_task_that_is_not_learned_has_no_sentence_about_order(tmp_path: Path) -> None:
     clips = drawn(trend=0.0, look=0.0)
-    protocol = {"memories": ("gru", "none"), "runs": 6, "folds": 6}
+    protocol = {"heads": ("gru", "none"), "runs": 6, "folds": 6}
     result = run_with_gru(clips, tmp_path, replace(SHORT, epochs=1), **protocol).result
     assert result.verdict.kind == "not learned" and "trainer.max_epochs" in result.verdict.remedy
-    assert result.memories[0].verdict is not None and result.memories[0].verdict.kind == "not learned"
+    assert result.heads[0].verdict is not None and result.heads[0].verdict.kind == "not learned"
 
 
 def test_without_a_mean_readout_nothing_is_order_blind(tmp_path: Path) -> None:
     recipe = replace(SHORT, readout="videomem.heads.LastReadout")
-    result = run_with_gru(drawn(), tmp_path, recipe, memories=("none",)).result
-    assert not result.memories[0].is_order_blind and result.noise_floor is None and result.controls is None
+    result = run_with_gru(drawn(), tmp_path, recipe, heads=("none",)).result
+    assert not result.heads[0].is_order_blind and result.noise_floor is None and result.controls is None
 
 
 def test_the_reliance_of_an_order_blind_head_has_no_interval_where_it_is_zero_by_construction(
     tested: OrderTest,
 ) -> None:
     result = tested.result
-    none = result.memories[0]
+    none = result.heads[0]
     assert none.is_order_blind and none.verdict is None and none.reliance is None and none.max_logit_change == 0
     assert {one.name for one in none.suite if one.reliance is not None} == {"frozen", "subsample"}
-    assert all(one.reliance is not None for one in result.memories[2].suite)
+    assert all(one.reliance is not None for one in result.heads[2].suite)
     assert len({none.accuracies[f"ordered/{test}"].value for test in ("ordered", "reversed", "shuffled")}) == 1
     assert none.confusion_ordered == none.confusion_shuffled
     assert result.noise_floor == none.value_of_order and none.value_of_order.se > 0  # Trained again, with another seed.
-    assert result.memories[2].max_logit_change > 0
+    assert result.heads[2].max_logit_change > 0
     controls = result.controls
     assert controls is not None and controls.oracle_frame >= max(controls.best_frame, controls.random_frame)
     assert controls.average == none.accuracies["ordered/ordered"].value
@@ -193,7 +193,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResu
     """The same protocol on data whose class depends on frame order, and on data whose class does not."""
     kinds = {"planted": drawn(30, trend=5.0, look=0.0), "null": drawn(30, trend=0.0, look=0.6)}
     recipe, cache = replace(SHORT, epochs=20), tmp_path_factory.mktemp("learned")
-    protocol = {"memories": ("gru", "none", "attention"), "runs": 6, "folds": 6,
+    protocol = {"heads": ("gru", "none", "attention"), "runs": 6, "folds": 6,
                 "training_conditions": (*PRIMARY, "rotated")}  # fmt: skip
     return {name: run_with_gru(clips, cache, recipe, **protocol).result for name, clips in kinds.items()}
 
@@ -201,38 +201,38 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OrderTestResu
 def test_order_matters_if_the_class_depends_on_it(learned: dict[str, OrderTestResult]) -> None:
     result = learned["planted"]
     assert result.verdict.kind == "matters" and "gru" in result.verdict.sentence
-    assert result.memories[0].value_of_order.value > 0.2
+    assert result.heads[0].value_of_order.value > 0.2
     assert result.information is not None and result.information.gain.low > 0
     assert result.information.rotated is not None
     assert result.information.ordered == "gru" and result.information.rotated.low > 0
     assert sum(result.information.chosen.values()) == 2 * 6
-    assert result.memories[0].reliance_test is not None and result.memories[0].reliance_test.p < 0.01
+    assert result.heads[0].reliance_test is not None and result.heads[0].reliance_test.p < 0.01
 
 
 def test_order_does_not_matter_if_the_class_does_not_depend_on_it(learned: dict[str, OrderTestResult]) -> None:
     result = learned["null"]
-    assert 0.6 < result.memories[0].accuracies["ordered/ordered"].value < 0.95  # At 1 the test would be vacuous.
+    assert 0.6 < result.heads[0].accuracies["ordered/ordered"].value < 0.95  # At 1 the test would be vacuous.
     assert result.verdict.kind in ("undetermined", "does not matter", "negligible")
-    assert abs(result.memories[0].value_of_order.value) < 0.1
+    assert abs(result.heads[0].value_of_order.value) < 0.1
 
 
 def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
     result = run_with_gru(drawn(groups=8), tmp_path).result
-    assert result.verdict.kind == "no verdict" and "20 groups" in (result.memories[0].verdict or result.verdict).remedy
+    assert result.verdict.kind == "no verdict" and "20 groups" in (result.heads[0].verdict or result.verdict).remedy
     assert "an ordered and an order-blind head are needed" in result.verdict.sentence
 
 
 def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
-    result = run_with_gru(with_fixed_split(drawn()), tmp_path, split="fixed", memories=("gru", "none")).result
+    result = run_with_gru(with_fixed_split(drawn()), tmp_path, split="fixed", heads=("gru", "none")).result
     assert "conditional on this training set" in methods_paragraph(result)
     assert result.verdict.sentence.endswith("conditional on this training set") and result.data.split == "fixed"
-    assert result.memories[0].value_of_order.overlap == 0
+    assert result.heads[0].value_of_order.overlap == 0
 
 
 def test_validation_keeps_the_best_epoch_of_each_training_condition(tmp_path: Path) -> None:
     clips = drawn(trend=4.0)
     conditions = ("ordered", "fixed_permutation", "reshuffled", "common_permutation")
-    protocol = {"memories": ("gru",), "training_conditions": conditions, "runs": 1}
+    protocol = {"heads": ("gru",), "training_conditions": conditions, "runs": 1}
     plan = planned(clips, replace(SHORT, epochs=9), selection="validation", **protocol)
     training_results = run_jobs(plan, clips, tmp_path)
     assert {job.condition for job in training_results} == set(conditions)
@@ -244,7 +244,7 @@ def test_arrays_are_tested_from_python(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = [rng.normal(size=(5, 3)) for _ in range(40)]
     labels, groups = ["ab"[n % 2] for n in range(40)], [str(n // 2) for n in range(40)]
-    protocol = replace(SMALL, memories=("leaky",), training_conditions=PRIMARY)
+    protocol = replace(SMALL, heads=("leaky",), training_conditions=PRIMARY)
     arguments = {"settings": protocol, "recipe": SHORT, "cache": tmp_path}
     result = order_test(features, labels, groups, **arguments)  # type: ignore[arg-type]
     assert result.data.num_test_groups == 10 or result.data.num_test_groups == 20
@@ -266,7 +266,7 @@ def test_a_plan_is_frozen_and_another_refused(tmp_path: Path) -> None:
     plan = planned(clips)
     assert freeze(plan, tmp_path, 3) == freeze(planned(clips), tmp_path, 9) == 3
     assert (tmp_path / "plan.json").read_text() == plan.as_json()
-    for other in ({"margin": 0.03}, {"runs": 3}, {"memories": ("gru",)}):
+    for other in ({"margin": 0.03}, {"runs": 3}, {"heads": ("gru",)}):
         assert planned(clips, **other).sha256 != plan.sha256
         with pytest.raises(VideomemError, match="another plan is frozen here"):
             freeze(planned(clips, **other), tmp_path, 0)
@@ -347,7 +347,7 @@ def test_a_forecast_says_if_each_clip_is_a_group_of_its_own() -> None:
             r"order\.training_conditions has duplicates",
         ),
         ({"sizes": (1.5,)}, r"order\.sizes has 1\.5"),
-        ({"memories": ()}, r"order\.memories is empty"),
+        ({"heads": ()}, r"order\.heads is empty"),
     ],
 )
 def test_invalid_settings_are_refused(change: dict[str, object], message: str) -> None:
@@ -372,10 +372,10 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
     assert main(["order", *order_arguments(workspace), *folders]) == 0
     assert len(list((tmp_path / "results").glob("*.npz"))) == 4 * 2 + 8 * 4
     result = from_json((tmp_path / "order" / "order.json").read_text())
-    assert [one.name for one in result.memories] == list(OrderSettings().memories)
+    assert [one.name for one in result.heads] == list(OrderSettings().heads)
     assert result.command.startswith("videomem order --config") and result.data.feature_dim == 2304
     measured = {"ordered", "fixed_permutation", "reshuffled", "rotated"}
-    assert set(result.memories[4].accuracies) == {pair for pair in PAIRS if pair.split("/")[0] in measured}
+    assert set(result.heads[4].accuracies) == {pair for pair in PAIRS if pair.split("/")[0] in measured}
     for name in (
         "plan.json",
         "report.html",
@@ -393,7 +393,7 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
     assert result.data.catalog == "videos/catalog.csv" and "--data.catalog videos/catalog.csv" in result.command
     assert result.verdict.sentence in " ".join(capsys.readouterr().out.split())
     tested_clips = list(csv.DictReader((tmp_path / "order" / "tables" / "tested_clips.csv").open()))
-    for one in result.memories:
+    for one in result.heads:
         rows = [row for row in tested_clips if row["head"] == one.label]
         assert {(row["run"], row["group"]) for row in rows} == {(row["run"], row["group"]) for row in tested_clips}
         for pair, accuracy in one.accuracies.items():
@@ -407,7 +407,7 @@ def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Pa
     clips = clips_of_data(data)
     result, scores = run_with_gru(clips, tmp_path, replace(SHORT, epochs=1), runs=1, folds=2)
     pairs = ChiralPairs((ChiralPair("move_right", "move_left", 0.5, 0.01),), 10, 10, 0.01)
-    result = replace(result, memories=(replace(result.memories[0], chiral=pairs),))
+    result = replace(result, heads=(replace(result.heads[0], chiral=pairs),))
     (example,) = examples_of(data, scores, result)
     ordered, shuffled, backwards = (strip.frames_THWC for strip in example.strips)
     assert np.array_equal(ordered[::-1], backwards) and not np.array_equal(ordered, shuffled)
@@ -441,7 +441,7 @@ def test_plan_prints_a_forecast_and_trains_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--order.memories", "[gruu]"], "'gruu' is not a head"),
+        (["--order.heads", "[gruu]"], "'gruu' is not a head"),
         (["--order.training_conditions", "[ordered, sideways]"], "order.training_conditions"),
         (["--order.training_conditions", "[ordered]"], "order.training_conditions lacks fixed_permutation"),
         (

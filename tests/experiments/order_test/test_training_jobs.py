@@ -186,7 +186,7 @@ def test_the_key_of_a_training_job_has_every_cause_and_nothing_else() -> None:
         job_key(job, clips, split, SMALL, replace(SHORT, dropout=0.3)),
     ]
     assert len({base, *changed}) == 1 + len(changed)
-    assert base == job_key(job, clips, split, replace(SMALL, margin=0.1, runs=7, memories=("gru",)), SHORT)
+    assert base == job_key(job, clips, split, replace(SMALL, margin=0.1, runs=7, heads=("gru",)), SHORT)
 
 
 def test_training_results_are_read_as_written_and_a_damaged_one_is_a_one_line_error(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_training_results_are_read_as_written_and_a_damaged_one_is_a_one_line_er
 def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[OrderPlan, Clips, Path]:
     """A plan with its training results in a folder."""
     clips, cache = drawn(), tmp_path_factory.mktemp("cached")
-    plan = planned(clips, training_conditions=PRIMARY, memories=("gru",))
+    plan = planned(clips, training_conditions=PRIMARY, heads=("gru",))
     run_jobs(plan, clips, cache)
     return plan, clips, cache
 
@@ -290,7 +290,7 @@ def test_the_same_seed_gives_the_same_predictions_and_another_seed_others() -> N
 
 def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = drawn()
-    plan = planned(clips, training_conditions=PRIMARY, memories=("gru",))
+    plan = planned(clips, training_conditions=PRIMARY, heads=("gru",))
     written: list[Path] = []
 
     def until_interrupted(path: Path, result: TrainingResult) -> None:
@@ -314,7 +314,7 @@ def test_an_interrupted_test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_two_processes_give_the_predictions_of_one(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(clips, memories=("gru",))
+    plan = planned(clips, heads=("gru",))
     one, two = run_jobs(plan, clips, tmp_path / "one"), run_jobs(plan, clips, tmp_path / "two", num_processes=2)
     assert len(one) == 2 * len(TRAINING_CONDITIONS) and one.keys() == two.keys()
     for job, training_result in one.items():
@@ -324,7 +324,7 @@ def test_two_processes_give_the_predictions_of_one(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_a_gpu_gives_nearly_the_predictions_of_the_cpu(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SHORT, dropout=0.0), memories=("gru",), training_conditions=PRIMARY)
+    plan = planned(clips, replace(SHORT, dropout=0.0), heads=("gru",), training_conditions=PRIMARY)
     cpu, gpu = (run_jobs(plan, clips, tmp_path / name, devices=[name]) for name in ("cpu", "cuda:0"))
     same = [np.mean(gpu[job].predicted["ordered"] == result.predicted["ordered"]) for job, result in cpu.items()]
     assert min(same) > 0.9
@@ -332,7 +332,7 @@ def test_a_gpu_gives_nearly_the_predictions_of_the_cpu(tmp_path: Path) -> None:
 
 def test_a_training_that_diverges_is_a_one_line_error(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(clips, replace(SHORT, learning_rate=1e30, gradient_clip_val=None), memories=("leaky",))
+    plan = planned(clips, replace(SHORT, learning_rate=1e30, gradient_clip_val=None), heads=("leaky",))
     said = r"leaky, training condition ordered, run 0: logits are not finite.*learning_rate"
     with pytest.raises(VideomemError, match=said):
         run_jobs(plan, clips, tmp_path)
@@ -475,7 +475,7 @@ def trained_as_described(name: str, clips: Clips, split: RunSplit, recipe: Recip
 def test_the_methods_paragraph_suffices_to_replicate_a_training_with_torch(name: str, with_pca: bool) -> None:
     recipe = Recipe(epochs=3, batch_size=16, learning_rate=1e-2, weight_decay=0.1, dropout=0.3, gradient_clip_val=0.2)
     clips = drawn()
-    plan = planned(clips, recipe, memories=(name,), training_conditions=PRIMARY,
+    plan = planned(clips, recipe, heads=(name,), training_conditions=PRIMARY,
                    projection="pca" if with_pca else "none")  # fmt: skip
     (job, (split, _)), *_ = in_cache(plan, clips, Path("unused")).items()
     assert job.condition == "ordered" and job.run == 0
@@ -489,7 +489,7 @@ def test_the_methods_paragraph_suffices_to_replicate_a_training_with_torch(name:
 
 def test_the_methods_paragraph_states_what_a_replication_needs(tmp_path: Path) -> None:
     clips = drawn()
-    plan = planned(clips, memories=("none", "gru", "lstm", "gated", "rnn"), training_conditions=PRIMARY)
+    plan = planned(clips, heads=("none", "gru", "lstm", "gated", "rnn"), training_conditions=PRIMARY)
     text = methods_text(run_order_test(clips, plan, tmp_path).result)
     for said in (
         "standardized by the mean and the standard deviation of all training frames and clamped to ±10",

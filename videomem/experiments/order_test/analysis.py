@@ -22,7 +22,7 @@ from videomem.experiments.order_test.plan import (
     SHUFFLED,
     WINDOWS,
 )
-from videomem.experiments.order_test.result import Controls, MemoryResult, PerturbationResult, SizePoint
+from videomem.experiments.order_test.result import Controls, HeadResult, PerturbationResult, SizePoint
 from videomem.experiments.order_test.scores import Scores, Values
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains
@@ -33,16 +33,16 @@ from videomem.statistics.verdict import judge
 SUITE_CLIPS = 200  # test clips over which displacement, tau and adjacency of a perturbation are averaged
 
 
-def analyse(scores: Scores) -> tuple[MemoryResult, ...]:
+def analyse(scores: Scores) -> tuple[HeadResult, ...]:
     """The result of every head of the plan."""
     names = list(scores.plan.heads)
     num_learners = sum(not scores.trained_in_order(name)[0].order_blind for name in names)
-    results = [_memory(name, scores, max(num_learners, 1)) for name in names]
+    results = [_head_result(name, scores, max(num_learners, 1)) for name in names]
     labels = distinct_labels([one.label for one in results], names, names)
     return tuple(replace(one, label=label) for one, label in zip(results, labels, strict=True))
 
 
-def _memory(name: str, scores: Scores, num_learners: int) -> MemoryResult:
+def _head_result(name: str, scores: Scores, num_learners: int) -> HeadResult:
     trained, class_names = scores.trained_in_order(name), scores.clips.class_names
     is_blind, chance = trained[0].order_blind, 1 / len(class_names)
     right = scores.all_right(name)
@@ -58,7 +58,7 @@ def _memory(name: str, scores: Scores, num_learners: int) -> MemoryResult:
     def difference(pair: str, other: str) -> Estimate | None:
         return scores.mean(right[pair] - right[other]) if {pair, other} <= right.keys() else None
 
-    result = MemoryResult(
+    result = HeadResult(
         name=name,
         label=trained[0].label,
         is_order_blind=is_blind,
@@ -98,7 +98,7 @@ def _memory(name: str, scores: Scores, num_learners: int) -> MemoryResult:
 
 
 def accuracies_by_run(name: str, scores: Scores) -> list[dict[str, float]]:
-    """Accuracies of a memory in each run, by `<training condition>/<test condition>`."""
+    """Accuracies of a head in each run, by `<training condition>/<test condition>`."""
     right = scores.all_right(name)
     return [
         {pair: float(values[scores.runs == run].mean()) for pair, values in right.items()}

@@ -30,7 +30,7 @@ from videomem.experiments.drawing import (
     whisker,
 )
 from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, RESHUFFLED, REVERSED, SHUFFLED, letters
-from videomem.experiments.order_test.result import MemoryResult, OrderTestResult, PerturbationResult
+from videomem.experiments.order_test.result import HeadResult, OrderTestResult, PerturbationResult
 from videomem.experiments.tables import percent, points
 from videomem.statistics.results import ClassGain, Estimate
 from videomem.utils.plotting import confusion_figure
@@ -38,7 +38,7 @@ from videomem.utils.plotting import confusion_figure
 # The colour shows the training condition; a filled marker was tested in order.
 CONDITION_COLORS = {"ordered": BLUE, "fixed_permutation": VERMILLION, "reshuffled": GREEN}
 MAIN_PAIRS = (ORDERED, SHUFFLED, REVERSED, RESHUFFLED, FIXED)
-MANY = 3  # memories, above which only the main pairs are drawn
+MANY = 3  # heads, above which only the main pairs are drawn
 MOST_CLASSES = 30  # of more classes, only the first and the last 12 are drawn
 _FROM_NOTHING = LinearSegmentedColormap.from_list("blue", [(0.0, 0.447, 0.698, 0.0), (0.0, 0.447, 0.698, 1.0)])
 
@@ -61,9 +61,9 @@ def _label_above(axes: Axes, value: float, text: str, shift: int, align: str) ->
 
 @figure_function
 def accuracies_figure(result: OrderTestResult) -> Figure:
-    """Accuracies of each memory with their intervals, chance, and the best order-blind learner."""
+    """Accuracies of each head with their intervals, chance, and the best order-blind learner."""
     pictured = pictured_pairs(result)
-    groups = [(one, [pair for pair in pictured if pair in one.accuracies]) for one in result.memories]
+    groups = [(one, [pair for pair in pictured if pair in one.accuracies]) for one in result.heads]
     figure, axes = row_axes(sum(len(pairs) + 1.6 for _, pairs in groups), 0.19, above=0.25)
     axes.set_position((0.085, axes.get_position().y0, 0.78, axes.get_position().height))
     place = 0.0
@@ -87,9 +87,9 @@ def accuracies_figure(result: OrderTestResult) -> Figure:
 
 
 def pictured_pairs(result: OrderTestResult) -> list[str]:
-    """Pairs of training and test condition in the figure of accuracies; the main ones if there are many memories."""
-    measured = {pair for one in result.memories for pair in one.accuracies}
-    return [pair for pair in (MAIN_PAIRS if len(result.memories) > MANY else PAIRS) if pair in measured]
+    """Pairs of training and test condition in the figure of accuracies; the main ones if there are many heads."""
+    measured = {pair for one in result.heads for pair in one.accuracies}
+    return [pair for pair in (MAIN_PAIRS if len(result.heads) > MANY else PAIRS) if pair in measured]
 
 
 def _accuracy_row(axes: Axes, place: float, pair: str, accuracy: Estimate) -> None:
@@ -104,12 +104,12 @@ def _accuracy_row(axes: Axes, place: float, pair: str, accuracy: Estimate) -> No
 
 @figure_function
 def value_figure(result: OrderTestResult) -> Figure:
-    """Value of order of each memory with its 95 % and 90 % intervals; the band is the margin."""
-    figure, axes = row_axes(2.4 * len(result.memories) - 0.4, 0.2, above=0.25)
-    margin, values = 100 * result.margin, [one.value_of_order for one in result.memories]
+    """Value of order of each head with its 95 % and 90 % intervals; the band is the margin."""
+    figure, axes = row_axes(2.4 * len(result.heads) - 0.4, 0.2, above=0.25)
+    margin, values = 100 * result.margin, [one.value_of_order for one in result.heads]
     axes.axvspan(-margin, margin, color=INK, alpha=0.1, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.9)
-    for number, (one, value) in enumerate(zip(result.memories, values, strict=True)):
+    for number, (one, value) in enumerate(zip(result.heads, values, strict=True)):
         _row_label(axes, 2.4 * number, shorten(one.label, 36), fontweight="bold")
         color = INK if one.is_order_blind else BLUE
         whisker(axes, 2.4 * number + 1, value, color, thick=True, markerfacecolor=color)
@@ -122,14 +122,14 @@ def value_figure(result: OrderTestResult) -> Figure:
 
 @figure_function
 def suite_figure(result: OrderTestResult) -> Figure:
-    """Reliance of each memory as windows, and blocks, are shuffled increasingly, up to a complete shuffle."""
-    memories = [one for one in result.memories if one.suite and not one.is_order_blind]
-    rows = [[perturbations_towards_shuffle(one, kind) for kind in ("windows", "blocks")] for one in memories]
+    """Reliance of each head as windows, and blocks, are shuffled increasingly, up to a complete shuffle."""
+    heads = [one for one in result.heads if one.suite and not one.is_order_blind]
+    rows = [[perturbations_towards_shuffle(one, kind) for kind in ("windows", "blocks")] for one in heads]
     drawn = [perturbation for row in rows for path in row for perturbation in path]
     retrained = [100 * one.retrained.value for one in drawn if one.retrained is not None]
     limits_y = limits([0.0, *_ends(one.reliance for one in drawn if one.reliance), *retrained], 0.08)
-    figure, panels = _panels(len(memories), 2)
-    for axes_of_row, one, row in zip(panels, memories, rows, strict=True):
+    figure, panels = _panels(len(heads), 2)
+    for axes_of_row, one, row in zip(panels, heads, rows, strict=True):
         for axes, path in zip(axes_of_row, row, strict=True):
             _suite_panel(axes, path)
             axes.set_ylim(*limits_y)
@@ -140,7 +140,7 @@ def suite_figure(result: OrderTestResult) -> Figure:
     return figure
 
 
-def perturbations_towards_shuffle(one: MemoryResult, kind: str) -> list[PerturbationResult]:
+def perturbations_towards_shuffle(one: HeadResult, kind: str) -> list[PerturbationResult]:
     """Perturbations of a kind from weak to strong, followed by the complete shuffle; empty if there are none."""
 
     def strength(perturbation: PerturbationResult) -> float:
@@ -161,18 +161,18 @@ def _suite_panel(axes: Axes, path: Sequence[PerturbationResult]) -> None:
 
 @figure_function
 def sizes_figure(result: OrderTestResult) -> Figure:
-    """Value of order by number of training clips, one panel per memory."""
-    memories = [one for one in result.memories if one.sizes]
-    columns = min(2, len(memories))
-    figure, panels = _panels(math.ceil(len(memories) / columns), columns)
+    """Value of order by number of training clips, one panel per head."""
+    heads = [one for one in result.heads if one.sizes]
+    columns = min(2, len(heads))
+    figure, panels = _panels(math.ceil(len(heads) / columns), columns)
     flat = [axes for row in panels for axes in row]
-    limits_y = limits([0.0, *_ends(size.value_of_order for one in memories for size in one.sizes)], 0.08)
-    for axes, one in zip(flat, memories, strict=False):
+    limits_y = limits([0.0, *_ends(size.value_of_order for one in heads for size in one.sizes)], 0.08)
+    for axes, one in zip(flat, heads, strict=False):
         labels = [f"{size.num_clips:,}" for size in one.sizes]
         _lines(axes, labels, [size.value_of_order for size in one.sizes], INK if one.is_order_blind else BLUE)
         axes.set_title(shorten(one.label, 20), loc="left", fontsize=SMALL, fontweight="bold")
         axes.set_ylim(*limits_y)
-    for axes in flat[len(memories) :]:
+    for axes in flat[len(heads) :]:
         axes.set_visible(False)
     figure.supxlabel("training clips", fontsize=SMALL)
     figure.supylabel("value of order, points", fontsize=SMALL)
@@ -200,8 +200,8 @@ def _lines(axes: Axes, labels: Sequence[str], estimates: Sequence[Estimate], col
 
 @figure_function
 def controls_figure(result: OrderTestResult) -> Figure:
-    """Accuracies without memory, and below them the memory with the largest value of order."""
-    own, lead = result.controls, lead_memory(result)
+    """Accuracies without memory, and below them the head with the largest value of order."""
+    own, lead = result.controls, lead_head(result)
     assert own is not None
     rows = [
         ("majority class", own.majority, INK),
@@ -228,14 +228,14 @@ def _control_row(axes: Axes, place: int, label: str, accuracy: float) -> None:
     beside(axes, place, percent(accuracy))
 
 
-def lead_memory(result: OrderTestResult) -> MemoryResult | None:
-    """The memory with the largest value of order, controls excluded."""
-    learners = [one for one in result.memories if not one.is_order_blind]
+def lead_head(result: OrderTestResult) -> HeadResult | None:
+    """The head with the largest value of order, controls excluded."""
+    learners = [one for one in result.heads if not one.is_order_blind]
     return max(learners, key=lambda one: one.value_of_order.value, default=None)
 
 
 @figure_function
-def classes_figure(one: MemoryResult) -> Figure:
+def classes_figure(one: HeadResult) -> Figure:
     """Pooled gain of each class with its interval, in descending order; of many classes, the first and last 12."""
     gains = sorted(one.classes, key=lambda gain: -gain.pooled)
     shown = gains if len(gains) <= MOST_CLASSES else [*gains[:12], *gains[-12:]]

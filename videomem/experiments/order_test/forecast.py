@@ -45,7 +45,7 @@ class Forecast:
         runs_needed: Runs that do so with the available groups; None if no number of runs does.
         num_steps: Training steps of one training job.
         num_jobs: Training jobs.
-        seconds_training: Time of all training jobs in one process, estimated from a few steps of each memory.
+        seconds_training: Time of all training jobs in one process, estimated from a few steps of each head.
     """
 
     num_groups: int

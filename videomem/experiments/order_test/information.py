@@ -10,7 +10,7 @@ import numpy as np
 
 from videomem.experiments.order_test.data_checks import DataCheck
 from videomem.experiments.order_test.plan import ORDERED, ROTATED
-from videomem.experiments.order_test.result import Information, MemoryResult
+from videomem.experiments.order_test.result import HeadResult, Information
 from videomem.experiments.order_test.scores import Scores
 from videomem.statistics.clip_scores import ClipScores, clip_scores
 from videomem.statistics.results import Verdict
@@ -40,7 +40,7 @@ def information_of(scores: Scores) -> Information | None:
 
 
 def verdict_of(
-    information: Information | None, results: Sequence[MemoryResult], scores: Scores, checks: Sequence[DataCheck]
+    information: Information | None, results: Sequence[HeadResult], scores: Scores, checks: Sequence[DataCheck]
 ) -> Verdict:
     """The verdict on the data."""
     tested = len(np.unique(np.concatenate([split.test for split in scores.splits])))
@@ -50,7 +50,7 @@ def verdict_of(
     if information is None:
         return Verdict(
             "no verdict", "No verdict: an ordered and an order-blind head are needed",
-            "add to order.memories, for example, gru and attention",
+            "add to order.heads, for example, gru and attention",
         )  # fmt: skip
     learners, chance = (information.ordered, information.order_blind), 1 / len(scores.clips.class_names)
     hint = next((hint_of(one, scores) for one in results if one.name == information.ordered), "")
@@ -66,7 +66,7 @@ def clip_scores_of(scores: Scores) -> ClipScores:
     return clip_scores(gain_N, np.concatenate([split.test for split in scores.splits]), scores.groups)
 
 
-def hint_of(result: MemoryResult, scores: Scores) -> str:
+def hint_of(result: HeadResult, scores: Scores) -> str:
     """Why a head may not have learned, from its training loss and its predictions."""
     plan, words = scores.plan, []
     quarter = max(len(result.losses) // 4, 1)

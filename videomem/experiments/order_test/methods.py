@@ -10,7 +10,7 @@ from torch import nn
 
 from videomem.experiments.clips import MAX_FRAMES
 from videomem.experiments.order_test.plan import CONDITIONS, TRAINING_CONDITIONS, spelled_out
-from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
+from videomem.experiments.order_test.result import HeadResult, OrderTestResult
 from videomem.experiments.tables import NOTHING, p_value, percent, points
 from videomem.heads import MEMORIES
 from videomem.heads.head import MAX_DEVIATIONS
@@ -54,7 +54,7 @@ def methods_paragraph(result: OrderTestResult) -> str:
 
 def methods_text(result: OrderTestResult) -> str:
     """The paragraph without its references."""
-    learners = [one for one in result.memories if not one.is_order_blind]
+    learners = [one for one in result.heads if not one.is_order_blind]
     seeds = _listed([str(seed) for seed in result.seeds])
     provenance = f"Seeds: {seeds}; SHA-256 of the analysis plan: {result.plan_sha256}."
     methods = [*_data(result, learners), *_training(result), *_statistics(result)]
@@ -71,7 +71,7 @@ def used_references(text: str) -> list[str]:
 Sentences = list[tuple[object, str]]  # each with a value that is true if it applies
 
 
-def _data(result: OrderTestResult, learners: list[MemoryResult]) -> Sentences:
+def _data(result: OrderTestResult, learners: list[HeadResult]) -> Sentences:
     data, settings = result.data, result.plan.get("settings") or {}
     version = f" {result.versions['videomem']}" if "videomem" in result.versions else ""
     fold = f"one of {settings['folds']} folds" if "folds" in settings else "one fold"
@@ -123,7 +123,7 @@ def _training(result: OrderTestResult) -> Sentences:
             *_architecture(result.plan.get("heads") or {}, recipe, settings),
             *_optimization(recipe, settings),
         ]  # fmt: skip
-    measured = {pair.split("/")[0] for one in result.memories for pair in one.accuracies}
+    measured = {pair.split("/")[0] for one in result.heads for pair in one.accuracies}
     trained = [f"{spelled_out(name)} ({CONDITIONS[name].training})" for name in TRAINING_CONDITIONS if name in measured]
     floor = result.noise_floor
     return [
@@ -196,15 +196,15 @@ def _optimization(recipe: dict[str, Any], settings: dict[str, Any]) -> Sentences
 
 
 def _statistics(result: OrderTestResult) -> Sentences:
-    memories, many = result.memories, result.num_runs > 1
+    heads, many = result.heads, result.num_runs > 1
     ways = "two-way, by groups and runs (Cameron et al. 2011)" if many else "by groups"
     overlap = spread = ""
     if many:
         spread = ", averaged over the posterior of the spread of runs with a half-normal prior (Gelman 2006)"
     if many and result.data.split == "random":
         overlap = ", with the variance between runs inflated for overlapping training sets (Nadeau & Bengio 2003)"
-    num_learners = sum(not one.is_order_blind for one in memories)
-    draws = sorted({one.reliance_test.num_draws for one in memories if one.reliance_test})
+    num_learners = sum(not one.is_order_blind for one in heads)
+    draws = sorted({one.reliance_test.num_draws for one in heads if one.reliance_test})
     frozen = "margin and plan were fixed before the first training"
     share = ""
     if result.margin_share is not None:
@@ -222,16 +222,16 @@ def _statistics(result: OrderTestResult) -> Sentences:
          f"at the 5 % level (Schuirmann 1987); {frozen}."),
         (draws, f"Reliance was tested by randomisation ({_listed([f'{count:,}' for count in draws])} draws; Phipson & "
          "Smyth 2010)."),
-        (any(one.classes for one in memories), "Gains of classes were partially pooled (Paule & Mandel 1982) and "
+        (any(one.classes for one in heads), "Gains of classes were partially pooled (Paule & Mandel 1982) and "
          "tested by flipping the signs of whole groups, adjusted over classes (Holm 1979)."),
-        (any(one.chiral for one in memories), "Pairs of classes that time reversal exchanges were found on one half of "
+        (any(one.chiral for one in heads), "Pairs of classes that time reversal exchanges were found on one half of "
          "the groups and tested on the other by the maximum statistic (Westfall & Young 1993)."),
-        (any(one.mcnemar_p is not None for one in memories), "Each group had one clip, so McNemar's test compared "
+        (any(one.mcnemar_p is not None for one in heads), "Each group had one clip, so McNemar's test compared "
          "clips in order and shuffled (McNemar 1947)."),
     ]  # fmt: skip
 
 
-def _finding(one: MemoryResult) -> str:
+def _finding(one: HeadResult) -> str:
     p = "" if one.is_order_blind else f", p {_equals(one.value_of_order.p)}"
     verdict = f" ({one.verdict.kind})" if one.verdict else ""
     relies = "0 by construction" if one.reliance is None else _effect(one.reliance)

@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
-from videomem.experiments.order_test.result import MemoryResult, OrderTestResult
+from videomem.experiments.order_test.result import HeadResult, OrderTestResult
 from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, percent, points
 from videomem.statistics.results import Estimate
@@ -40,9 +40,9 @@ def _reliance(reliance: Estimate | None) -> Cell:
     return 0.0 if reliance is None else reliance
 
 
-# Rows of each memory, to which the table adds its label as the first column.
-_OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
-    "memories": lambda one, _: [
+# Rows of each head, to which the table adds its label as the first column.
+_OF_HEAD: dict[str, Callable[[HeadResult, OrderTestResult], Rows]] = {
+    "heads": lambda one, _: [
         {"accuracy": one.accuracies[ORDERED], "relies": _reliance(one.reliance), "worth": one.value_of_order,
          "verdict": verdict_word(one), "information": one.practical_gain}
     ],
@@ -93,22 +93,22 @@ _OF_MEMORY: dict[str, Callable[[MemoryResult, OrderTestResult], Rows]] = {
         {"change": spelled_out(name), "value of order": value} for name, value in one.sensitivity.items()
     ],
 }  # fmt: skip
-NAMES = ("memories", "accuracies", "contrasts", "suite", "controls", "classes", "chiral_pairs", "confusions", "sizes",
+NAMES = ("heads", "accuracies", "contrasts", "suite", "controls", "classes", "chiral_pairs", "confusions", "sizes",
          "sensitivity", "failures", "plan")  # fmt: skip
 
 
 def table(result: OrderTestResult, name: str) -> Table:
     """The table of this name, one of `NAMES`; without rows, it has no columns."""
-    if name in _OF_MEMORY:
+    if name in _OF_HEAD:
         return _table(name, [
-            {"head": one.label, **row} for one in result.memories for row in _OF_MEMORY[name](one, result)
+            {"head": one.label, **row} for one in result.heads for row in _OF_HEAD[name](one, result)
         ])  # fmt: skip
     return _table(name, {"controls": _controls, "failures": _failures, "plan": _plan}[name](result))
 
 
-def table_of(result: OrderTestResult, name: str, one: MemoryResult) -> Table:
-    """The rows of one memory, without the column of its label."""
-    return _table(name, _OF_MEMORY[name](one, result))
+def table_of(result: OrderTestResult, name: str, one: HeadResult) -> Table:
+    """The rows of one head, without the column of its label."""
+    return _table(name, _OF_HEAD[name](one, result))
 
 
 def _table(name: str, rows: Rows) -> Table:
@@ -136,7 +136,7 @@ def tested_clips(result: OrderTestResult, scores: Scores, clips: Sequence[Clip])
     groups: dict[int, str] = {}
     for clip, group in zip(clips, scores.clips.groups.tolist(), strict=True):
         groups.setdefault(group, clip.group)
-    by_head = {one.label: scores.all_right(one.name) for one in result.memories}
+    by_head = {one.label: scores.all_right(one.name) for one in result.heads}
     pairs = [pair for pair in PAIRS if any(pair in right for right in by_head.values())]
     names = ("head", "run", "path", "start_s", "end_s", "label", "group", *map(letters, pairs))
     table_rows = [
@@ -153,9 +153,9 @@ def result_tables(result: OrderTestResult) -> list[tuple[str, list[str], list[li
 
 
 def result_summary(result: OrderTestResult) -> dict[str, float | str]:
-    """The verdict, and the main numbers of each memory by name, for the summary of a W&B run."""
+    """The verdict, and the main numbers of each head by name, for the summary of a W&B run."""
     numbers: dict[str, float | str] = {"verdict": result.verdict.kind, "sentence": result.verdict.sentence}
-    for one in result.memories:
+    for one in result.heads:
         numbers |= {f"{one.name}/{pair}": accuracy.value for pair, accuracy in one.accuracies.items()}
         numbers[f"{one.name}/value_of_order"] = one.value_of_order.value
         numbers[f"{one.name}/reliance"] = one.reliance.value if one.reliance else 0.0
@@ -169,7 +169,7 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
 
     The first two are answered for the learner with the largest value of order.
     """
-    learners = [one for one in result.memories if not one.is_order_blind]
+    learners = [one for one in result.heads if not one.is_order_blind]
     data = ("Does frame order carry information that the set of frames does not?", result.verdict.sentence)
     if not learners:
         return [data]
@@ -183,14 +183,14 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
     ]
 
 
-def _rotated(lead: MemoryResult) -> str:
+def _rotated(lead: HeadResult) -> str:
     if lead.rotated is None:
         return ""
     remains = f"{in_points(lead.rotated.value)} ({in_words(lead.rotated)})"
     return f"; {remains} remain with clips rotated by random offsets, which keeps neighbours but not positions"
 
 
-def verdict_word(one: MemoryResult) -> str:
+def verdict_word(one: HeadResult) -> str:
     return one.verdict.kind if one.verdict else "order-blind"
 
 
@@ -230,7 +230,7 @@ def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def summary_table(result: OrderTestResult) -> RichTable:
-    """The main results of each memory, for a terminal of 80 columns."""
+    """The main results of each head, for a terminal of 80 columns."""
     rich = RichTable(
         title="accuracy in order, in %; reliance and value of order, in points\n"
         f"margin {percent(result.margin)} points, {result.num_runs} runs",
@@ -238,7 +238,7 @@ def summary_table(result: OrderTestResult) -> RichTable:
     )  # fmt: skip
     for name in ("head", "accuracy", "relies", "worth", "95 % interval", "verdict"):
         rich.add_column(name, justify="left" if name in ("head", "verdict") else "right", no_wrap=True)
-    for one in result.memories:
+    for one in result.heads:
         value = one.value_of_order
         numbers = [
             percent(one.accuracies[ORDERED].value),

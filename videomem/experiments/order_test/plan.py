@@ -91,7 +91,7 @@ class OrderSettings:
     """The protocol of `videomem order`.
 
     Args:
-        memories: Heads of `configs/head/` by name, or paths of such YAML files. At least one order-blind head, such as
+        heads: Heads of `configs/head/` by name, or paths of such YAML files. At least one order-blind head, such as
             `none` or `attention`, is needed for the verdict on the data.
         training_conditions: Frame orders to train on. `ordered` and `fixed_permutation` (one per clip) are required for
             the verdict; `reshuffled` draws new permutations in every epoch, `rotated` new offsets by which the
@@ -108,9 +108,9 @@ class OrderSettings:
         metric: `accuracy`, or `balanced`: the mean over classes of the accuracy on the clips of the class. `auto` is
             `balanced` if the most frequent class has more than `IMBALANCE` times as many clips as the rarest one.
         num_permutations: Random permutations of each test clip, K.
-        hidden_dim: State size of every memory.
-        projection: The map D -> P before every memory: `pca`, principal components of the run's training frames, the
-            same for all memories and training conditions; `learned`, a linear layer trained with each head; or `none`.
+        hidden_dim: State size of every head.
+        projection: The map D -> P before every head: `pca`, principal components of the run's training frames, the
+            same for all heads and training conditions; `learned`, a linear layer trained with each head; or `none`.
         projection_dim: Dimension P after the projection.
         selection: Epoch to test: `last`, or with `validation` the best epoch of each training job on clips held out
             from training, shown in its own training condition.
@@ -122,7 +122,7 @@ class OrderSettings:
         seed: Seed of the first run; run r has seed + r.
     """
 
-    memories: tuple[str, ...] = DEFAULT_HEADS
+    heads: tuple[str, ...] = DEFAULT_HEADS
     training_conditions: tuple[TrainingCondition, ...] = ("ordered", "fixed_permutation", "reshuffled", "rotated")
     runs: int = 10
     split: Literal["random", "fixed"] = "random"
@@ -160,9 +160,9 @@ class OrderSettings:
         return self.margin * (1.0 if self.margin_of == "accuracy" else max(attainable, MIN_ATTAINABLE))
 
     def _check_names(self) -> None:
-        if not self.memories:
-            raise VideomemError("order.memories is empty; name heads of configs/head/, such as gru")
-        for name in ("memories", "training_conditions", "sizes", "sensitivity"):
+        if not self.heads:
+            raise VideomemError("order.heads is empty; name heads of configs/head/, such as gru")
+        for name in ("heads", "training_conditions", "sizes", "sensitivity"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise VideomemError(f"order.{name} has duplicates: {', '.join(map(str, values))}; remove them")

@@ -20,7 +20,7 @@ from videomem.experiments.order_test.figures import (
     classes_figure,
     confusions_figure,
     controls_figure,
-    lead_memory,
+    lead_head,
     perturbations_towards_shuffle,
     pictured_pairs,
     sizes_figure,
@@ -53,7 +53,7 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
 
     Args:
         result: The result.
-        examples: Clips of chiral pairs as video strips, with the prediction of each memory.
+        examples: Clips of chiral pairs as video strips, with the prediction of each head.
         top_clips: The clips that need order most.
     """
     methods = methods_text(result)
@@ -63,7 +63,7 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
         table=partial(table, result),
         answers=answers(result),
         known_pairs=known_reversed_pairs(result.data.class_names),
-        lead=lead_memory(result),
+        lead=lead_head(result),
         pictured={letters(pair) for pair in pictured_pairs(result)},
         pictures={picture.name: picture for picture in pictures(result)},
         examples=examples,
@@ -79,18 +79,18 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
 
 def pictures(result: OrderTestResult) -> Iterator[Picture]:
     """All figures that the result has data for."""
-    values = "; ".join(f"{one.label} {points(one.value_of_order.value)}" for one in result.memories)
+    values = "; ".join(f"{one.label} {points(one.value_of_order.value)}" for one in result.heads)
     yield Picture("value", value_figure(result), f"Value of order in points, with intervals: {values}")
     below = "; numbers in the table below"
-    yield Picture("accuracies", accuracies_figure(result), f"Accuracies of each memory{below}")
-    learners = [one for one in result.memories if not one.is_order_blind]
+    yield Picture("accuracies", accuracies_figure(result), f"Accuracies of each head{below}")
+    learners = [one for one in result.heads if not one.is_order_blind]
     if any(perturbations_towards_shuffle(one, kind) for one in learners for kind in ("windows", "blocks")):
         yield Picture("suite", suite_figure(result), f"Reliance under increasing perturbation{below}")
     if result.controls is not None:
         yield Picture("controls", controls_figure(result), f"Accuracy of the controls{below}")
-    if any(one.sizes for one in result.memories):
+    if any(one.sizes for one in result.heads):
         yield Picture("sizes", sizes_figure(result), f"Value of order by training size{below}")
-    for place, one in enumerate(result.memories):
+    for place, one in enumerate(result.heads):
         if one.classes:
             yield Picture(f"classes-{place}", classes_figure(one), f"Value of order of each class with {one.label}")
         confusions = (("ordered", "in order", one.confusion_ordered), ("shuffled", "shuffled", one.confusion_shuffled))
@@ -168,17 +168,17 @@ def top_clips_of(data: VideoDataModule, scores: ClipScores) -> list[ScoredExampl
 
 
 def _pairs(result: OrderTestResult) -> list[tuple[str, str]]:
-    """Distinct pairs with p at most 0.05 for any memory, sorted by p."""
-    all_pairs = [pair for one in result.memories if one.chiral for pair in one.chiral.pairs]
+    """Distinct pairs with p at most 0.05 for any head, sorted by p."""
+    all_pairs = [pair for one in result.heads if one.chiral for pair in one.chiral.pairs]
     found = sorted((pair.p, -pair.excess, pair.first, pair.second) for pair in all_pairs if pair.p <= 0.05)
     return list(dict.fromkeys((min(one, other), max(one, other)) for _, _, one, other in found))
 
 
 def _clearest(scores: Scores, result: OrderTestResult, label: int, partner: int) -> int | None:
-    """Index of the test clip of a class that most memories classify as the partner when it is reversed."""
+    """Index of the test clip of a class that most heads classify as the partner when it is reversed."""
     labels = scores.labels[scores.runs == 0]
     votes = np.where(labels == label, 0, -np.inf)
-    for one in result.memories:
+    for one in result.heads:
         for frame_order, answer in (("ordered", label), ("reverse", partner)):
             votes += scores.predicted(one.name, "ordered", frame_order)[0][: len(labels)] == answer
     return int(votes.argmax()) if label in labels else None
@@ -203,7 +203,7 @@ def _frames(data: VideoDataModule, row: int) -> NDArray[np.uint8] | None:
 
 
 def _strips(frames_THWC: NDArray[np.uint8], place: int, scores: Scores, result: OrderTestResult) -> list[Strip]:
-    """A test clip of the first run in order, shuffled and reversed, with the prediction of each memory."""
+    """A test clip of the first run in order, shuffled and reversed, with the prediction of each head."""
     length, clips = len(frames_THWC), scores.clips
     row, num_permutations = int(scores.splits[0].test[place]), scores.plan.settings.num_permutations
     shown = {"ordered": permutations.IN_ORDER, "shuffled": permutations.SHUFFLE, "reversed": permutations.REVERSE}
@@ -211,7 +211,7 @@ def _strips(frames_THWC: NDArray[np.uint8], place: int, scores: Scores, result: 
     for condition, perturbation in shown.items():
         order_T = test_orders(clips, row, perturbation, num_permutations)[0][:length]
         name = "ordered" if condition == "ordered" else perturbation.label
-        answers = {one.label: scores.predicted(one.name, "ordered", name)[0][place] for one in result.memories}
+        answers = {one.label: scores.predicted(one.name, "ordered", name)[0][place] for one in result.heads}
         predictions = {label: clips.class_names[answer] for label, answer in answers.items()}
         strips.append(Strip(condition, frames_THWC[order_T], predictions))
     return strips

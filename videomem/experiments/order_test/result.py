@@ -39,7 +39,7 @@ class SizePoint:
         fraction: Share of the training groups.
         num_clips: Training clips per run, mean over runs.
         accuracy: Accuracy trained and tested in order.
-        value_of_order: The value of order, as in `MemoryResult`.
+        value_of_order: The value of order, as in `HeadResult`.
     """
 
     fraction: Number
@@ -49,12 +49,12 @@ class SizePoint:
 
 
 @result_model
-class MemoryResult:
-    """All results of one memory.
+class HeadResult:
+    """All results of one head.
 
     Attributes:
-        name: Name of the memory: the name of its head config.
-        label: The memory with its parameters.
+        name: Name of the head: that of its config.
+        label: The memory and readout with their parameters.
         is_order_blind: Whether the logits of the head are bit-identical for every frame order. Its value of order is
             the effect of retraining alone.
         num_parameters: Number of learned parameters of one head.
@@ -218,7 +218,7 @@ class OrderTestResult:
         checks: What was found in the data that distorts results.
         verdict: The verdict on the data, from `information`.
         information: What frame order adds to the set of frames; None without both an ordered and an order-blind head.
-        memories: Results of each head.
+        heads: Results of each head.
         controls: Accuracies without memory; None without a control.
         noise_floor: Value of order of the first order-blind head, which is trained again with another seed: the effect
             of retraining alone; None without an order-blind head.
@@ -246,7 +246,7 @@ class OrderTestResult:
     checks: tuple[DataCheck, ...]
     verdict: Verdict
     information: Information | None
-    memories: tuple[MemoryResult, ...]
+    heads: tuple[HeadResult, ...]
     controls: Controls | None
     noise_floor: Estimate | None
     margin: Number

@@ -78,7 +78,7 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
     """Returns the plan for these clips.
 
     Raises:
-        VideomemError: If clips are too short, there are too few groups, or a memory is unknown.
+        VideomemError: If clips are too short, there are too few groups, or a head is unknown.
     """
     if lost := [name for number, name in enumerate(clips.class_names) if number not in clips.labels]:
         raise VideomemError(
@@ -91,8 +91,8 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
             f"{clips.source}: a run tests {num_groups} group, but a standard error needs at least 2 and a verdict 20; "
             "lower order.folds, add videos, or use a finer `group`"
         )
-    heads = read_heads(settings.memories, settings.hidden_dim)
-    settings = replace(settings, memories=tuple(heads))  # A plan has the content of a head's file, not its path.
+    heads = read_heads(settings.heads, settings.hidden_dim)
+    settings = replace(settings, heads=tuple(heads))  # A plan has the content of a head's file, not its path.
     rows = zip(clips.ids, clips.labels.tolist(), clips.groups.tolist(), clips.splits, strict=True)
     return OrderPlan(
         contrast="accuracy trained and tested in order, minus accuracy trained on one fixed permutation per clip and "
@@ -178,7 +178,7 @@ def run_order_test(
         checks=tuple(checks),
         verdict=verdict_of(information, results, scores, checks),
         information=information,
-        memories=results,
+        heads=results,
         controls=controls_of(scores),
         noise_floor=next((one.value_of_order for one in results if one.is_order_blind), None),
         margin=scores.margin,

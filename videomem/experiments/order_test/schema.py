@@ -18,7 +18,7 @@ from videomem.utils.atomic import write_atomic
 from videomem.utils.result_models import meanings, schema_json, summary
 
 MODELS: tuple[Any, ...] = (
-    *(result.OrderTestResult, result.DataFacts, data_checks.DataCheck, result.Information, result.MemoryResult),
+    *(result.OrderTestResult, result.DataFacts, data_checks.DataCheck, result.Information, result.HeadResult),
     *(result.PerturbationResult, result.SizePoint, result.Controls, results.Estimate, results.Randomization),
     *(results.Verdict, results.ClassGain, results.ChiralPairs, results.ChiralPair),
 )
@@ -40,11 +40,11 @@ UNITS = {
     r"Estimate\..*|ClassGain\.(value|se|pooled|low|high)|OrderTestResult\.margin|ChiralPair\.excess": _POINTS,
     r"Controls\.best_frame_position": "frame, from 0",
     r"Controls\..*": "share of clips, 0 to 1",
-    r"PerturbationResult\.displacement|SizePoint\.fraction|MemoryResult\.normalized": "share of 1",
+    r"PerturbationResult\.displacement|SizePoint\.fraction|HeadResult\.normalized": "share of 1",
     r"PerturbationResult\.adjacency": "share of pairs, 0 to 1",
     r"PerturbationResult\.kendall_tau": "-1 to 1",
-    r"MemoryResult\.confusion_.*": "clips",
-    r"MemoryResult\.max_logit_change.*": "logits",
+    r"HeadResult\.confusion_.*": "clips",
+    r"HeadResult\.max_logit_change.*": "logits",
 }
 HEAD = """# The result of an order test
 

@@ -57,32 +57,32 @@ class Scores:
         for job in sorted(training_results, key=lambda job: job.run):
             self._results.setdefault((job.name, job.condition, job.analysis), []).append(training_results[job])
 
-    def trained_in_order(self, memory: str) -> list[TrainingResult]:
-        """Training results of a memory trained in order, one per run."""
-        return self._results[memory, "ordered", "primary"]
+    def trained_in_order(self, head: str) -> list[TrainingResult]:
+        """Training results of a head trained in order, one per run."""
+        return self._results[head, "ordered", "primary"]
 
-    def has(self, memory: str, condition: str) -> bool:
+    def has(self, head: str, condition: str) -> bool:
         """Whether a head was trained in a condition."""
-        return (memory, condition, "primary") in self._results
+        return (head, condition, "primary") in self._results
 
-    def predicted(self, memory: str, condition: str, frame_order: str, analysis: str = "primary") -> NDArray[np.int64]:
+    def predicted(self, head: str, condition: str, frame_order: str, analysis: str = "primary") -> NDArray[np.int64]:
         """Predicted classes (K, N) under a frame order: `ordered`, `common_permutation` or a perturbation's label."""
-        parts = [result.predicted[frame_order] for result in self._results[memory, condition, analysis]]
+        parts = [result.predicted[frame_order] for result in self._results[head, condition, analysis]]
         return np.concatenate(parts, axis=1).astype(np.int64)
 
-    def right(self, memory: str, pair: str, analysis: str = "primary") -> Values:
+    def right(self, head: str, pair: str, analysis: str = "primary") -> Values:
         """Share of the frame orders of a `<training condition>/<test condition>` that each row is right under, (N,)."""
-        if (key := (memory, pair, analysis)) not in self._right:
+        if (key := (head, pair, analysis)) not in self._right:
             condition, test = pair.split("/")
-            predicted_KN = self.predicted(memory, condition, label_of(test, self.plan.settings), analysis)
+            predicted_KN = self.predicted(head, condition, label_of(test, self.plan.settings), analysis)
             self._right[key] = (predicted_KN == self.labels).mean(0)
         return self._right[key]
 
-    def all_right(self, memory: str) -> dict[str, Values]:
+    def all_right(self, head: str) -> dict[str, Values]:
         """The same for every pair of training condition and test condition that was measured."""
-        trained = [condition for condition in TRAINING_CONDITIONS if self.has(memory, condition)]
+        trained = [condition for condition in TRAINING_CONDITIONS if self.has(head, condition)]
         pairs = [pair for condition in trained for pair in PAIRS if pair.startswith(f"{condition}/")]
-        return {pair: self.right(memory, pair) for pair in pairs}
+        return {pair: self.right(head, pair) for pair in pairs}
 
     def mean(
         self, values_N: Values, overlap: float | None = None, metric: str = "", comparisons: int = 1,

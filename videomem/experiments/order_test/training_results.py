@@ -37,7 +37,7 @@ class TrainingResult:
             NaN if not measured.
         max_logit_change_forward: The same by a plain forward pass on permuted features.
         num_parameters: Number of learned parameters of the head.
-        label: The memory with its parameters.
+        label: The memory and readout with their parameters.
         order_blind: Whether the logits of the head are bit-identical for every frame order.
         losses: Mean training loss of each epoch.
         epochs: Epochs of training of the tested weights.
