@@ -332,7 +332,7 @@ def order(part: Part) -> None:
     signs = [1 if number % 2 else -1 for number in range(72)]
     arrays = [(rng.normal(0, 1, (8, D)) + sign * trend).astype(np.float32) for sign in signs]
     clips = clips_of_arrays(arrays, [str(sign) for sign in signs], [f"group{number // 3}" for number in range(72)])
-    settings = OrderSettings(memories=("none", "gru", "mingru"), training_conditions=("ordered", "fixed_permutation"),
+    settings = OrderSettings(heads=("none", "gru", "mingru"), training_conditions=("ordered", "fixed_permutation"),
                              runs=2, folds=4, num_permutations=3, hidden_dim=H, projection_dim=8)  # fmt: skip
     recipe = Recipe(epochs=4, batch_size=16, learning_rate=1e-2, dropout=0.0)
     plan = OrderPlan("", settings, recipe, read_heads(settings.heads, H), len(clips), "")

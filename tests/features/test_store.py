@@ -247,7 +247,7 @@ def test_failures_do_not_change_stored_features(tmp_path: Path, with_broken: lis
 def test_features_beyond_half_precision_are_refused(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "extract_features", lambda b, frames, size: torch.full((len(frames), 1024), 1e6))
+    monkeypatch.setattr(extraction, "extract_features", lambda b, frames: torch.full((len(frames), 1024), 1e6))
     with pytest.raises(VideomemError, match=r"set data\.features\.dtype to float32"):
         extract(clips[:2], SETTINGS, tmp_path)
 

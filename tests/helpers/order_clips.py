@@ -12,7 +12,7 @@ from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS, OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.run import OrderTest, make_plan, run_order_test
 
-SMALL = OrderSettings(memories=("none", "gru"), training_conditions=TRAINING_CONDITIONS, runs=2, folds=4,
+SMALL = OrderSettings(heads=("none", "gru"), training_conditions=TRAINING_CONDITIONS, runs=2, folds=4,
                       num_permutations=3, hidden_dim=8, projection_dim=4)  # fmt: skip
 SHORT = Recipe(epochs=2, batch_size=16, learning_rate=1e-2, dropout=0.1)
 

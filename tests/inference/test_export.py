@@ -440,12 +440,12 @@ def test_the_verdict_of_an_order_test_is_in_the_model_card(
     names = videomem.load(checkpoints["gru"]).class_names
     whole = order_result()
     result = replace(whole.heads[-1], label="gru")
-    (tmp_path / "order.json").write_text(to_json(replace(whole, memories=(result,))))
+    (tmp_path / "order.json").write_text(to_json(replace(whole, heads=(result,))))
     command = ["export", str(checkpoints["gru"]), "--out", str(tmp_path / "out"), "--order"]
     assert main([*command, str(tmp_path / "order.json")]) == 2
     assert "a test on other classes" in capsys.readouterr().err
     data = replace(whole.data, class_names=tuple(names))
-    (tmp_path / "order.json").write_text(to_json(replace(whole, memories=(result,), data=data)))
+    (tmp_path / "order.json").write_text(to_json(replace(whole, heads=(result,), data=data)))
     assert main([*command, str(tmp_path / "order.json")]) == 0
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"order is worth {100 * result.value_of_order.value:.1f} points" in text and "verdict *" in text

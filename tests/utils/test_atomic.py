@@ -87,10 +87,13 @@ def test_a_folder_belongs_to_one_process_until_it_ends_however_it_ends(tmp_path:
         pass
 
 
-def test_no_lock_remains_after_the_block(tmp_path: Path) -> None:
-    with locked_folder(tmp_path / "out"):
-        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
-    assert list((tmp_path / "out").iterdir()) == []
+def test_no_lock_and_no_empty_new_folder_remain_after_the_block(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "new"):
+        assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
+    (tmp_path / "old").mkdir()
+    with locked_folder(tmp_path / "old"):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
 
 
 def test_of_many_processes_one_at_a_time_has_a_folder_although_locks_are_removed(tmp_path: Path) -> None:

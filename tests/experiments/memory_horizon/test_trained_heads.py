@@ -74,7 +74,7 @@ def test_videos_of_imported_features_are_refused(
 
 def test_a_leaky_head_fades_by_its_alpha_on_any_data(checkpoints: dict[str, Path]) -> None:
     result = measure_checkpoints([read_checkpoint(checkpoints["leaky"])], {})
-    (leaky,) = result.heads
+    (leaky,) = result.memories
     assert leaky.direct.value == pytest.approx([0.9**lag for lag in leaky.direct.places], rel=1e-3)
     assert leaky.gradient.value == pytest.approx(leaky.direct.value, rel=1e-6)
     assert leaky.tau == pytest.approx([min(-1 / np.log(0.9), 8)] * len(leaky.tau), rel=1e-5)

@@ -37,12 +37,13 @@ def analyse(scores: Scores) -> tuple[HeadResult, ...]:
     """The result of every head of the plan."""
     names = list(scores.plan.heads)
     num_learners = sum(not scores.trained_in_order(name)[0].order_blind for name in names)
-    results = [_head_result(name, scores, max(num_learners, 1)) for name in names]
-    labels = distinct_labels([one.label for one in results], names, names)
-    return tuple(replace(one, label=label) for one, label in zip(results, labels, strict=True))
+    labels = distinct_labels([scores.trained_in_order(name)[0].label for name in names], names, names)
+    return tuple(
+        _head_result(name, label, scores, max(num_learners, 1)) for name, label in zip(names, labels, strict=True)
+    )
 
 
-def _head_result(name: str, scores: Scores, num_learners: int) -> HeadResult:
+def _head_result(name: str, label: str, scores: Scores, num_learners: int) -> HeadResult:
     trained, class_names = scores.trained_in_order(name), scores.clips.class_names
     is_blind, chance = trained[0].order_blind, 1 / len(class_names)
     right = scores.all_right(name)
@@ -60,7 +61,7 @@ def _head_result(name: str, scores: Scores, num_learners: int) -> HeadResult:
 
     result = HeadResult(
         name=name,
-        label=trained[0].label,
+        label=label,
         is_order_blind=is_blind,
         num_parameters=trained[0].num_parameters,
         accuracies=accuracies,
@@ -93,7 +94,7 @@ def _head_result(name: str, scores: Scores, num_learners: int) -> HeadResult:
     )  # fmt: skip
     if is_blind:
         return result
-    verdict = judge(value, scores.margin, name, balanced, chance, hint_of(result, scores))
+    verdict = judge(value, scores.margin, label, balanced, chance, hint_of(result, scores))
     return replace(result, verdict=conditional(verdict, scores))
 
 

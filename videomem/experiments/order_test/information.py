@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from videomem.experiments.order_test.data_checks import DataCheck
-from videomem.experiments.order_test.plan import ORDERED, ROTATED
+from videomem.experiments.order_test.plan import ORDERED, PAIRS, ROTATED, described
 from videomem.experiments.order_test.result import HeadResult, Information
 from videomem.experiments.order_test.scores import Scores
 from videomem.statistics.clip_scores import ClipScores, clip_scores
@@ -27,16 +27,27 @@ def information_of(scores: Scores) -> Information | None:
     (with_order, chosen), (without, chosen_blind) = scores.best(ordered), scores.best_order_blind
     rotated = scores.ordered_learners(ROTATED)
     accuracies = [scores.accuracy(values, metric="balanced") for values in (with_order, without)]
-    counts = Counter(" ".join((name, pair)).removesuffix(f" {ORDERED}") for name, pair in [*chosen, *chosen_blind])
+    counts = Counter(_learner(*learner) for learner in [*chosen, *chosen_blind])
     most = [Counter(learners).most_common(1)[0][0] for learners in (chosen, chosen_blind)]
     return Information(
         gain=scores.mean(with_order - without),
         ordered=most[0][0],
-        order_blind=" ".join(most[1]).removesuffix(f" {ORDERED}"),
+        order_blind=_learner(*most[1]),
         chosen=dict(counts),
         accuracy=max(accuracies, key=lambda accuracy: accuracy.low),
         rotated=scores.mean(scores.best(rotated)[0] - without) if rotated else None,
     )
+
+
+def learner_label(results: Sequence[HeadResult], learner: str) -> str:
+    """The label of a learner of `Information`, with its training condition if that is not in order."""
+    named = {_learner(one.name, pair): (one.label, pair) for one in results for pair in PAIRS}
+    label, pair = named.get(learner, (learner, ORDERED))
+    return label if pair == ORDERED else f"{label} trained on {described(pair)[0]}"
+
+
+def _learner(name: str, pair: str) -> str:
+    return name if pair == ORDERED else f"{name} {pair}"
 
 
 def verdict_of(
@@ -52,10 +63,11 @@ def verdict_of(
             "no verdict", "No verdict: an ordered and an order-blind head are needed",
             "add to order.heads, for example, gru and attention",
         )  # fmt: skip
-    learners, chance = (information.ordered, information.order_blind), 1 / len(scores.clips.class_names)
+    ordered, blind = (learner_label(results, one) for one in (information.ordered, information.order_blind))
+    chance = 1 / len(scores.clips.class_names)
     hint = next((hint_of(one, scores) for one in results if one.name == information.ordered), "")
     verdict = judge_data(
-        information.gain, scores.margin, learners, information.accuracy, chance, hint, information.rotated
+        information.gain, scores.margin, (ordered, blind), information.accuracy, chance, hint, information.rotated
     )
     return conditional(verdict, scores)
 
@@ -77,7 +89,8 @@ def hint_of(result: HeadResult, scores: Scores) -> str:
     if never:
         words.append(f"it never predicts {', '.join(never[:3])}: set model.class_weighting to balanced")
     steps = plan.recipe.epochs * -(-len(scores.splits[0].train) // plan.recipe.batch_size)
-    return "; ".join(words) or f"it was trained for {steps} steps: raise trainer.max_epochs, or use other features"
+    hint = "; ".join(words) or f"it was trained for {steps} steps: raise trainer.max_epochs, or use other features"
+    return hint[0].upper() + hint[1:]
 
 
 def conditional(verdict: Verdict, scores: Scores) -> Verdict:

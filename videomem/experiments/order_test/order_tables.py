@@ -175,7 +175,7 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
         return [data]
     lead = max(learners, key=lambda one: one.value_of_order.value)
     assert lead.verdict is not None and lead.reliance is not None
-    relies = f"{lead.name} loses {in_points(lead.reliance.value)} if its test clips are shuffled"
+    relies = f"{lead.label} loses {in_points(lead.reliance.value)} if its test clips are shuffled"
     return [
         ("Does this trained model rely on frame order?", f"{relies} ({in_words(lead.reliance)})"),
         ("Is frame order worth anything to this learner?", f"{lead.verdict.sentence}{_rotated(lead)}"),

@@ -27,6 +27,7 @@ from videomem.experiments.order_test.figures import (
     suite_figure,
     value_figure,
 )
+from videomem.experiments.order_test.information import learner_label
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
 from videomem.experiments.order_test.order_tables import all_tables, answers, table, table_of
 from videomem.experiments.order_test.plan import letters
@@ -62,6 +63,7 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
         result=result,
         table=partial(table, result),
         answers=answers(result),
+        learner_label=partial(learner_label, result.heads),
         known_pairs=known_reversed_pairs(result.data.class_names),
         lead=lead_head(result),
         pictured={letters(pair) for pair in pictured_pairs(result)},
