@@ -8,7 +8,8 @@ the cores take if none of them ever waits: the CPU time of decoding, of resizing
 batch size, each measured alone on one thread, divided by the number of cores. The usual loop decodes with decord,
 resizes with Pillow, runs the network on the 16 frames of a clip, and saves an array, on all cores.
 
-Each row is one run of `extract`, with the start of its workers, without the import of torch. Above 1, it is faster than
+Each row is one run of `extract`. The imports of torch by the main process and by the server that workers are forked from,
+which happen once in a process, are not included. Above 1, it is faster than
 the usual loop; `of the limit` is at most 1, up to noise.
 """
 
@@ -30,6 +31,7 @@ from videomem.features.backbone import Backbone, BackboneSettings, load_backbone
 from videomem.features.extraction import extract
 from videomem.features.store import FeatureSettings
 from videomem.utils.parallel_jobs import one_thread
+from videomem.utils.workers import run_isolated
 from videomem.video.catalog import Clip
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform, uniform_indices
@@ -117,6 +119,7 @@ def main() -> None:
     print("| size | network | precision | workers | seconds | of the limit | usual loop / extract |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
+        list(run_isolated(str, [""], 1, 60.0, preload="videomem.features.extraction"))  # Starts the server.
         for size in given.sizes:
             width, height = map(int, size.split("x"))
             clips = []

@@ -94,13 +94,15 @@ def fit(folder: Path) -> Rows:
     base += ["--data.catalog", data["catalog"], "--data.store", data["store"], "--data.features.imported",
              '{"name": "noise", "feature_dim": 4096}', "--trainer.max_epochs", str(epochs), "--wandb", "disabled",
              "--trainer.limit_val_batches", "0"]  # fmt: skip
-    took = seconds(lambda: videomem([*base, "--run_dir", str(folder / "run")]))
+    started = time.perf_counter()
+    if videomem([*base, "--run-dir", str(folder / "run")]):
+        raise SystemExit(1)
+    took = time.perf_counter() - started
 
     def loop() -> None:
         torch.manual_seed(0)
-        head = LitClassifier(
-            partial(GRU, hidden_dim=256), 4096, module.class_names, module.class_counts, dropout=0.5
-        ).head
+        head = LitClassifier(GRU, 4096, module.class_names, module.class_counts, dropout=0.5).head
+        head.norm.set_statistics(*module.feature_statistics())
         optimizer = adamw(head.parameters(), 1e-3, 1e-2)
         for _ in range(epochs):
             for part in torch.randperm(len(rows)).split(32):

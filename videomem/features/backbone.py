@@ -26,8 +26,9 @@ from videomem.utils.torch_file import read_torch_file
 
 # Names of the layers of torchvision's AlexNet in Krizhevsky 2014, "One weird trick"; fc6 and fc7 are after the ReLU.
 ALEXNET_LAYERS = {"pool5": "features.12", "fc6": "classifier.2", "fc7": "classifier.5", "logits": "classifier.6"}
-# Frames of a batch. The outputs of layers of a larger batch do not fit in the caches of a CPU.
-CPU_BATCH, GPU_BATCH = 16, 64
+# Frames of a batch: on a CPU, of a network with at least MANY_WEIGHTS, and of others.
+GPU_BATCH, LARGE_CPU_BATCH, SMALL_CPU_BATCH = 64, 32, 8
+MANY_WEIGHTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,15 @@ class Backbone(nn.Module):
 
     @property
     def batch_size(self) -> int:
-        """Number of frames of a batch; see `extract_features`."""
-        return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        """Number of frames of a batch; see `extract_features`.
+
+        On a CPU, the outputs of layers fit in its caches only if the batch is small, but many weights, as in the
+        classifier of AlexNet, have to be read for each batch. `benchmarks/extraction.py` measures both.
+        """
+        if self.device.type != "cpu":
+            return GPU_BATCH
+        num_weights = sum(weights.numel() for weights in self.parameters())
+        return LARGE_CPU_BATCH if num_weights >= MANY_WEIGHTS else SMALL_CPU_BATCH
 
     def train(self, mode: bool = True) -> Backbone:
         """Ignore `mode` and stay in evaluation mode, since the network is frozen."""

@@ -29,7 +29,7 @@ from videomem.features.keys import clip_keys
 from videomem.features.store import FeatureSettings, FeatureStore
 from videomem.utils.parallel_jobs import one_thread
 from videomem.utils.progress import LineProgress
-from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated
+from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated, start_early
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.files import file_problem, split_template
@@ -85,6 +85,8 @@ def extract(
     Raises:
         VideomemError: If the backbone cannot be built, the store cannot be written, or workers cannot start.
     """
+    if num_workers:
+        start_early(__name__)
     keys, unreadable = clip_keys(clips, root)
     store = FeatureStore(root, settings)
     store.create()

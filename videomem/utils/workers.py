@@ -82,6 +82,13 @@ class _Worker(Generic[Item, Answer]):
         return f"its process was killed by {names.get(-code, f'signal {-code}')}"
 
 
+def start_early(preload: str) -> None:
+    """Start the server that workers are forked from, which imports `preload` while this process does other things."""
+    if _CONTEXT.get_start_method() == "forkserver":
+        _CONTEXT.set_forkserver_preload([preload])
+        multiprocessing.forkserver.ensure_running()
+
+
 def run_isolated(
     function: Callable[[Item], Answer],
     items: Sequence[Item],
@@ -102,8 +109,7 @@ def run_isolated(
     Raises:
         VideomemError: If workers cannot start, or the function raises.
     """
-    if _CONTEXT.get_start_method() == "forkserver":
-        _CONTEXT.set_forkserver_preload([preload])
+    start_early(preload)
     answers: Queue[Any] = Queue(maxsize=2 * num_workers)
     stop = threading.Event()
     work = threading.Thread(target=_work, args=(function, items, num_workers, time_limit_s, answers, stop), daemon=True)
