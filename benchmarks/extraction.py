@@ -8,9 +8,9 @@ the cores take if none of them ever waits: the CPU time of decoding, of resizing
 batch size, each measured alone on one thread, divided by the number of cores. The usual loop decodes with decord,
 resizes with Pillow, runs the network on the 16 frames of a clip, and saves an array, on all cores.
 
-Each row is one run of `extract`. The imports of torch by the main process and by the server that workers are forked from,
-which happen once in a process, are not included. Above 1, it is faster than
-the usual loop; `of the limit` is at most 1, up to noise.
+Each row is one run of `extract`. The imports of torch by the main process, and by the server that workers are forked
+from, are not included: each happens once in a process. Above 1, it is faster than the usual loop; `of the limit` is at
+most 1, up to noise.
 """
 
 from __future__ import annotations
