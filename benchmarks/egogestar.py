@@ -39,6 +39,7 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--root", type=Path, required=True)
     options.add_argument("--squeezenet", type=Path, help="weights; default: AlexNet with random weights")
+    options.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the network")
     options.add_argument("--out", type=Path, default=Path("runs/egogestar"))
     given, further = options.parse_known_args()
     out = given.out.absolute()
@@ -46,6 +47,7 @@ if __name__ == "__main__":
     if given.squeezenet:
         weights = str(given.squeezenet.absolute())
         net = {"name": "squeezenet1_0", "layer": "features.12", "weights": weights, "grid": 3}
+    net["precision"] = given.precision
     write_groups(given.root, out / "catalog.csv")
     configs = ["--config", str(config_folder() / "base.yaml")]
     data = ["--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]

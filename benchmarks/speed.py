@@ -1,6 +1,6 @@
 """Speed of training and of evaluation, each beside a reference in the same run.
 
-    python benchmarks/speed.py                     # about 12 minutes on 2 cores
+    python benchmarks/speed.py                     # about 6 minutes on 2 cores
     python benchmarks/speed.py --only fit shuffle
 
 A row is a ratio of times: above 1 the reference is faster. `benchmarks/extraction.py` is the same for extraction.
