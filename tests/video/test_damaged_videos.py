@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from videomem.errors import DecodingError
 from videomem.utils.workers import Lost, run_isolated
+from videomem.video.decoders import by_torchcodec
 from videomem.video.decoding import OnDamage, decode_clip
 from videomem.video.sampling import Uniform
 
@@ -148,6 +149,8 @@ def act(folder: Path, item: tuple[str, int]) -> Act:
     path = folder / f"{zlib.crc32(kind.encode())}-{seed}{whole.suffix}"
     path.write_bytes(fuzzed(whole.read_bytes(), seed))
     refused = False
+    if by_torchcodec.versions():
+        import torchcodec.decoders  # noqa: F401 - loads its libraries, which is not an act of the file
     with watched([path], time_limit_s=60) as events:
         try:
             decode_clip(path, Uniform(8), on_damage="prefix" if seed % 8 < 4 else "exclude")
