@@ -209,6 +209,7 @@ class _FramePacker:
 
     def __init__(self, backbone: Backbone, threads: ThreadPoolExecutor) -> None:
         self._backbone, self._threads = backbone, threads
+        self._batch_size = backbone.batch_size  # Once, since it counts the weights.
         self._row_of: dict[bytes, int] = {}
         self._waiting: list[Tensor] = []
         self._batches: list[Future[Tensor]] = []
@@ -222,7 +223,7 @@ class _FramePacker:
             if digest not in self._row_of:
                 self._row_of[digest] = len(self._row_of)
                 self._waiting.append(frame)
-                if len(self._waiting) == self._backbone.batch_size:
+                if len(self._waiting) == self._batch_size:
                     self.flush()
             rows.append(self._row_of[digest])
         return rows
