@@ -27,7 +27,7 @@ from torch import Tensor
 
 import videomem
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.heads import Head
 from videomem.inference.graph_export import export_graphs, make_case, run_pt2
 from videomem.inference.graphs import Case, ClipGraph, Graph, StepGraph, shape_in_graph

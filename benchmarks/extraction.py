@@ -29,7 +29,7 @@ from torch.nn.functional import interpolate
 
 from videomem.features.backbone import Backbone, BackboneSettings, load_backbone
 from videomem.features.extraction import extract
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.utils.parallel_jobs import one_thread
 from videomem.utils.workers import run_isolated
 from videomem.video.catalog import Clip

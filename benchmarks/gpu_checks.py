@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.features.backbone import Backbone, BackboneSettings, exact_float32, extract_features, load_backbone
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.heads import READOUTS, Gated, Head, Leaky, Memory, NoMemory, Position, TemporalConv, linear_scan
 from videomem.heads.scan import linear_loop
 
@@ -179,7 +179,7 @@ def streams(part: Part) -> None:
 
 def tiny_model(memory: str) -> Any:
     """An untrained model with its backbone, as `videomem.load` returns it."""
-    from videomem.features.store import FeatureSettings
+    from videomem.features.settings import FeatureSettings
     from videomem.inference.model import Classifier
     from videomem.video.sampling import Uniform
 
@@ -194,7 +194,7 @@ def tiny_model(memory: str) -> Any:
 def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int = D) -> dict[str, Any]:
     """Arguments of the data module of imported features: noise with a trend that depends on the class."""
     from videomem.features.importing import Importing, import_features
-    from videomem.features.store import ImportedFeatures
+    from videomem.features.settings import ImportedFeatures
     from videomem.video.catalog import Catalog, Clip, write_catalog
     from videomem.video.sampling import Uniform
 

@@ -46,7 +46,7 @@ def backbone(part: Part) -> None:
 def extraction(part: Part) -> None:
     """Speed of feature extraction, and the fraction of time spent waiting for decoded frames."""
     import videomem.features.extraction as extracting
-    from videomem.features.store import FeatureSettings
+    from videomem.features.settings import FeatureSettings
     from videomem.video.sampling import Uniform
     from videomem.video.synthetic import SyntheticSettings, synthesize
 

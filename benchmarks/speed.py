@@ -34,7 +34,7 @@ from videomem.cli.main import main as videomem
 from videomem.experiments.shuffle.measurements import measure_order
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.heads import GRU, LSTM, RNN, Gated, Head, Leaky, MinGRU, MinLSTM, NoMemory
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier, adamw

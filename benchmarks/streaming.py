@@ -30,7 +30,7 @@ import torchvision
 from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test.jobs import build_head
 from videomem.features.backbone import Backbone, BackboneSettings
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.inference.model import Classifier
 from videomem.utils.folders import config_folder
 from videomem.video.sampling import Uniform

@@ -29,7 +29,7 @@ from videomem.errors import VideomemError
 from videomem.features.arrays import ArrayProblem, open_source
 from videomem.features.backbone import BackboneSettings
 from videomem.features.importing import Importing, ImportReport, import_features
-from videomem.features.store import FeatureSettings, ImportedFeatures
+from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.training.data_module import VideoDataModule
 from videomem.video.sampling import FixedRate, Sampling, Uniform
 

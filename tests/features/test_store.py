@@ -36,7 +36,8 @@ from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import clip_keys
-from videomem.features.store import FeatureSettings, FeatureStore, ImportedFeatures
+from videomem.features.settings import FeatureSettings, ImportedFeatures
+from videomem.features.store import FeatureStore
 from videomem.utils import atomic
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked

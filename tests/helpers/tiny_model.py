@@ -7,7 +7,7 @@ from helpers.small_heads import D
 from torch import Tensor, nn
 
 from videomem.features.backbone import Backbone, BackboneSettings
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.inference.model import Classifier
 from videomem.video.sampling import Uniform

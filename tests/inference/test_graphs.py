@@ -26,7 +26,7 @@ import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
-from videomem.features.store import FeatureSettings, ImportedFeatures
+from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.heads import (
     READOUTS,
     AttentionReadout,

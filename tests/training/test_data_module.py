@@ -12,7 +12,8 @@ from videomem.batch import VideoBatch, collate, length_mask
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
-from videomem.features.store import FeatureSettings, FeatureStore
+from videomem.features.settings import FeatureSettings
+from videomem.features.store import FeatureStore
 from videomem.training.data_module import VideoDataModule
 from videomem.training.feature_sources import Augmentation, EpochSampler, LiveVideo
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs

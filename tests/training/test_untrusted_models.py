@@ -23,7 +23,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.features.backbone import read_state
+from videomem.features.weights import read_state
 from videomem.training.checkpoint import read_checkpoint
 from videomem.training.resuming import restore_from
 from videomem.utils.torch_file import read_torch_file

@@ -26,7 +26,8 @@ from videomem.errors import DecodingError, VideomemError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, exact_float32, extract_features, load_backbone
 from videomem.features.failures import Failure
 from videomem.features.keys import clip_keys
-from videomem.features.store import FeatureSettings, FeatureStore
+from videomem.features.settings import FeatureSettings
+from videomem.features.store import FeatureStore
 from videomem.utils.parallel_jobs import one_thread
 from videomem.utils.progress import LineProgress
 from videomem.utils.workers import TIME_LIMIT_S, Lost, run_isolated, start_early

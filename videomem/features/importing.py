@@ -18,7 +18,8 @@ from videomem.features.arrays import ArrayProblem, ArraySource, FloatArray, open
 from videomem.features.backbone import BackboneSettings
 from videomem.features.failures import Failure
 from videomem.features.keys import key_of
-from videomem.features.store import FeatureDtype, FeatureSettings, FeatureStore, ImportedFeatures
+from videomem.features.settings import FeatureDtype, FeatureSettings, ImportedFeatures
+from videomem.features.store import FeatureStore
 from videomem.utils.atomic import locked_folder
 from videomem.video.catalog import Catalog, Clip, read_catalog, read_rows
 from videomem.video.sampling import Sampling, frames_within

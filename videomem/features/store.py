@@ -18,11 +18,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -31,95 +30,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from videomem.errors import VideomemError, one_line
-from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.keys import ImportedKeys, clip_keys
+from videomem.features.settings import FeatureSettings
 from videomem.utils.atomic import make_folders, remove_orphans, write_atomic
 from videomem.utils.checked_json import dump_checked, parse_checked, read_checked
 from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Clip
-from videomem.video.decoding import Decoder, OnDamage, decoder_versions
-from videomem.video.sampling import Sampling
 
-SCHEMA = 3
 SHARD_CLIPS = 256
-FeatureDtype = Literal["float16", "float32"]
 _DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
 # Types in the index of a shard.
 _ROW = {"clip": str, "start_row": int, "stop_row": int, "checksum": int, "num_available": int, "fps": float,
         "decoder": str, "damage": str, "indices": list}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ImportedFeatures:
-    """Features imported by `videomem import-features`, used instead of those of a backbone.
-
-    Args:
-        name: The name given to them at import, such as `clip-vit-b32`.
-        feature_dim: D, features per frame.
-    """
-
-    name: str
-    feature_dim: int
-
-    def __post_init__(self) -> None:
-        if not self.name or self.name != " ".join(self.name.split()):
-            raise VideomemError(
-                f"imported.name is {self.name!r}, but must be a name without leading, trailing or repeated spaces"
-            )
-        if self.feature_dim < 1:
-            raise VideomemError(f"imported.feature_dim is {self.feature_dim}, but must be at least 1")
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """Everything that determines the features of a clip except the clip itself.
-
-    Args:
-        backbone: The frozen network that computes the features.
-        sampling: How frames of a clip are sampled.
-        decoder: Video decoder. `auto` selects the fastest decoder that is exact for a file.
-        dtype: Data type of stored features.
-        on_damage: `exclude` leaves out damaged videos; `prefix` uses the frames before the damage.
-        imported: Features imported by `videomem import-features`, used instead of the backbone's. Backbone and decoder
-            then have no effect.
-    """
-
-    backbone: BackboneSettings
-    sampling: Sampling
-    decoder: Decoder = "auto"
-    dtype: FeatureDtype = "float16"
-    on_damage: OnDamage = "exclude"
-    imported: ImportedFeatures | None = None
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """The settings as plain data. The store's key is its hash."""
-        sampling = {"name": type(self.sampling).__name__, **asdict(self.sampling)}  # type: ignore[call-overload]
-        causes = {"schema": SCHEMA, "sampling": sampling, "dtype": self.dtype}
-        if self.imported is not None:
-            causes["imported"] = asdict(self.imported)
-        else:
-            causes |= {
-                "backbone": backbone_identity(self.backbone),
-                "decoder": {"choice": self.decoder, **decoder_versions(self.decoder)},
-                "on_damage": self.on_damage,
-            }
-        return dict(json.loads(_json(causes)))  # As it is read back: with lists instead of tuples.
-
-    @property
-    def key(self) -> str:
-        return sha256(_json(self.identity)).hexdigest()[:16]
-
-    @property
-    def feature_dim(self) -> int:
-        """D, features per frame."""
-        return load_backbone(self.backbone).feature_dim if self.imported is None else self.imported.feature_dim
-
-    @property
-    def made_by(self) -> str:
-        """The command that creates these features, for error messages."""
-        return "`videomem extract` with the same --config" if self.imported is None else "`videomem import-features`"
 
 
 @dataclass(frozen=True)
@@ -161,7 +84,7 @@ class FeatureStore:
         path = self.folder / "settings.json"
         if not path.is_file():
             return False
-        if path.read_bytes() != _json(self.settings.identity):
+        if path.read_bytes() != self.settings.content:
             raise VideomemError(f"{path}: damaged (its hash is not {self.settings.key}); {self._remedy}")
         return True
 
@@ -180,7 +103,7 @@ class FeatureStore:
         for part in parts:
             remove_orphans(self.folder / part)
         if not self.exists():
-            write_atomic(self.folder / "settings.json", _json(self.settings.identity))
+            write_atomic(self.folder / "settings.json", self.settings.content)
 
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
         """The key of each clip, and the failures of clips that have none: an unreadable file or a failed import."""
@@ -374,7 +297,3 @@ def _identity_in(settings: Path) -> dict[str, Any] | None:
 def _checksum(rows_TD: Tensor) -> int:
     # CRC-32 finds what storage does to a file; it is twice as fast as the hashes of hashlib.
     return crc32(rows_TD.contiguous().numpy().data)
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import videomem
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
-from videomem.features.store import FeatureSettings, ImportedFeatures
+from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
 from videomem.utils.atomic import atomic_folder, write_atomic

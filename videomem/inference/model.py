@@ -19,7 +19,7 @@ from videomem.errors import VideomemError
 from videomem.features.backbone import Backbone, backbone_identity, extract_features, load_backbone
 from videomem.features.extraction import Decoded, decode_each, decode_frames
 from videomem.features.failures import Failure
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.heads import Head
 from videomem.inference.exported_folder import Parts, read_folder, write_folder
 from videomem.inference.streaming import Stream, probabilities

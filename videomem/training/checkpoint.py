@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from videomem.errors import VideomemError, one_line
-from videomem.features.store import FeatureSettings
+from videomem.features.settings import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from videomem.batch import VideoBatch, collate
 from videomem.errors import VideomemError
-from videomem.features.store import Entry, FeatureSettings, FeatureStore
+from videomem.features.settings import FeatureSettings
+from videomem.features.store import Entry, FeatureStore
 from videomem.training.feature_sources import (
     Augmentation,
     ClipDataset,

@@ -22,7 +22,8 @@ from videomem.batch import VideoBatch, length_mask, pad_videos
 from videomem.errors import VideomemError
 from videomem.features.backbone import extract_features, load_backbone
 from videomem.features.extraction import decode_frames
-from videomem.features.store import Entry, FeatureSettings, FeatureStore
+from videomem.features.settings import FeatureSettings
+from videomem.features.store import Entry, FeatureStore
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]

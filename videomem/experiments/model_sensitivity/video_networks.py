@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.features.backbone import load_state, nearest, read_state
+from videomem.features.backbone import nearest
+from videomem.features.weights import load_state, read_state
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.sampling import Sampling
