@@ -175,7 +175,7 @@ def test_another_setting_is_another_store(change: str) -> None:
 
 def test_another_version_of_a_decoder_is_another_store(monkeypatch: pytest.MonkeyPatch) -> None:
     before = replace(SETTINGS).key
-    monkeypatch.setattr(store, "decoder_versions", lambda decoder: {"av": "0"})
+    monkeypatch.setattr("videomem.features.settings.decoder_versions", lambda decoder: {"av": "0"})
     assert replace(SETTINGS).key != before
 
 
