@@ -132,7 +132,7 @@ def steps_table(result: RecallResult) -> Table:
             one.label,
             task,
             *(steps_text(steps, of_task) for steps in of_task.steps_to_learn),
-            ", ".join(map(str, of_task.trained_steps)),
+            " to ".join(map(str, sorted({min(of_task.trained_steps), max(of_task.trained_steps)}))),
             f"{sum(of_task.converged)} of {len(of_task.converged)}",
         )
         for one in result.memories
