@@ -99,7 +99,8 @@ def commands(folder: Path, num_clips: int) -> dict[str, list[str]]:
                 "--trainer.max_epochs", "2"],
         "order": ["order", *data, "--config", str(CONFIG.parent / "order.yaml"), "--order.heads", "[none,gru]",
                   "--order.training_conditions", "[ordered,fixed_permutation]", "--order.runs", "6",
-                  "--order.folds", "6", "--trainer.max_epochs", "2", "--wandb", "disabled", "--out", str(folder / "order")],
+                  "--order.folds", "6", "--trainer.max_epochs", "2", "--wandb", "disabled",
+                  "--out", str(folder / "order")],
     }  # fmt: skip
 
 
