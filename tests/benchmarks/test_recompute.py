@@ -15,20 +15,26 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers.order_clips import drawn, planned
+from helpers.order_clips import drawn, planned, with_fixed_split
 from helpers.small_heads import D
-from helpers.tiny_model import tiny_model
 
+from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import in_cache
 from videomem.experiments.order_test.order_tables import all_tables, training_jobs
 from videomem.experiments.order_test.order_tables import tested_clips as table_of_clips
+from videomem.experiments.order_test.plan import PRIMARY
 from videomem.experiments.order_test.result import to_json
 from videomem.experiments.order_test.run import run_order_test
 from videomem.experiments.order_test.subset import write_clip_scores
 from videomem.experiments.tables import csv_text
-from videomem.heads import GRU, Leaky, NoMemory
+from videomem.features.backbone import BackboneSettings
+from videomem.features.store import FeatureSettings
+from videomem.inference.model import Classifier
+from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.plain_data import from_plain
 from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.sampling import Uniform
 
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -38,9 +44,8 @@ import recompute_heads
 SCRIPTS = sorted((ROOT / "benchmarks").glob("recompute*.py"))
 
 
-def made(folder: Path, **protocol: Any) -> list[str]:
+def made(folder: Path, drawn_clips: Clips, **protocol: Any) -> list[str]:
     """Arguments of the script for a small order test, whose folder this writes."""
-    drawn_clips = drawn(ragged=True)
     plan = planned(drawn_clips, heads=("none", "gru"), runs=6, folds=3, **protocol)
     tested = run_order_test(drawn_clips, plan, folder / "results")
     names = [drawn_clips.class_names[label] for label in drawn_clips.labels]
@@ -59,7 +64,15 @@ def made(folder: Path, **protocol: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return made(tmp_path_factory.mktemp("recompute"), sizes=(0.5,), sensitivity=("equal_parameters",))
+    folder = tmp_path_factory.mktemp("recompute")
+    return made(folder, drawn(ragged=True), sizes=(0.5,), sensitivity=("equal_parameters",))
+
+
+def without_some(clips: Clips) -> Clips:
+    """The clips without some of one class, so that groups differ in size and classes are imbalanced."""
+    kept = np.flatnonzero((clips.labels == 0) | (np.arange(len(clips)) % 5 < 2)).tolist()
+    labels, groups = ([str(values[row]) for row in kept] for values in (clips.labels, clips.groups))
+    return clips_of_arrays([clips.features(row) for row in kept], labels, groups, [clips.splits[row] for row in kept])
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -80,6 +93,23 @@ def test_every_number_of_an_order_test_is_recomputed(arguments: list[str], capsy
         "displacement, Kendall's tau, adjacency",
         "data checks",
     ]
+
+
+@pytest.mark.parametrize(
+    ("clips", "protocol"),
+    [
+        (drawn(groups=30, per_group=1), {"num_permutations": 1, "training_conditions": PRIMARY}),
+        (without_some(drawn()), {"margin_of": "attainable", "metric": "balanced"}),
+        (without_some(with_fixed_split(drawn(groups=60))), {"split": "fixed", "margin": 0.3}),
+        (drawn(trend=0.0, look=4.0), {"training_conditions": PRIMARY}),
+    ],
+    ids=["one clip per group, one permutation", "unequal groups and classes", "fixed split", "hardly any difference"],
+)
+def test_other_designs_are_recomputed(
+    clips: Clips, protocol: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = recompute.main(made(tmp_path, clips, **protocol))
+    assert status == 0, capsys.readouterr().out
 
 
 def _interval(path: Path) -> None:
@@ -125,9 +155,14 @@ def test_a_changed_number_is_noticed(
     assert "DIFFERS" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("memory", [GRU, NoMemory, Leaky], ids=lambda memory: memory.__name__)
-def test_heads_are_recomputed_from_exported_weights(memory: Any, tmp_path: Path) -> None:
-    model = tiny_model(memory)
+@pytest.mark.parametrize("memory", ["GRU", "NoMemory", "Leaky"])
+def test_heads_are_recomputed_from_exported_weights(memory: str, tmp_path: Path) -> None:
+    names, sizes = ["left", "right", "up"], {"hidden_dim": 5, **({"alpha": 0.7} if memory == "Leaky" else {})}
+    arguments = {"memory": {"class_path": f"videomem.heads.{memory}", "init_args": sizes}, "feature_dim": D,
+                 "class_names": names, "class_counts": [1] * 3}  # fmt: skip
+    trained = from_plain(LitClassifier, arguments)
+    settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(6))
+    model = Classifier(trained.head, names, settings, None, dict(trained.hparams))
     model.save_pretrained(tmp_path / "exported", with_backbone=False)
     x_TD = torch.randn(9, D, generator=torch.Generator().manual_seed(0))
     head = recompute_heads.Head(tmp_path / "exported")
