@@ -42,6 +42,7 @@ import recompute
 import recompute_heads
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("recompute*.py"))
+THREE = (*PRIMARY, "rotated")
 
 
 def made(folder: Path, drawn_clips: Clips, **protocol: Any) -> list[str]:
@@ -99,9 +100,9 @@ def test_every_number_of_an_order_test_is_recomputed(arguments: list[str], capsy
     ("clips", "protocol"),
     [
         (drawn(groups=30, per_group=1), {"num_permutations": 1, "training_conditions": PRIMARY}),
-        (without_some(drawn()), {"margin_of": "attainable", "metric": "balanced"}),
-        (without_some(with_fixed_split(drawn(groups=60))), {"split": "fixed", "margin": 0.3}),
-        (drawn(trend=0.0, look=4.0), {"training_conditions": PRIMARY}),
+        (without_some(drawn()), {"margin_of": "attainable", "metric": "balanced", "training_conditions": THREE}),
+        (without_some(with_fixed_split(drawn(groups=48))), {"split": "fixed", "training_conditions": PRIMARY}),
+        (drawn(groups=20, trend=0.0, look=4.0), {"training_conditions": PRIMARY}),
     ],
     ids=["one clip per group, one permutation", "unequal groups and classes", "fixed split", "hardly any difference"],
 )
