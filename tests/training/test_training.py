@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import HEADS, data_arguments, failed, fit_arguments
+from helpers.recomputed import check_recomputed
 
 from videomem.cli.main import main
 from videomem.cli.train import per_class_accuracy, run
@@ -103,6 +104,7 @@ def test_a_checkpoint_alone_finds_its_data(
         assert figures["split"] == split and figures["num_clips"] == {"test": 20, "val": 10}[split]
         assert 0 <= figures["accuracy"] <= figures["accuracy_top5"] <= 1
         assert len(figures["accuracy_per_class"]) == 10
+        check_recomputed(command)
         rows = Path(command, "confusion.csv").read_text().splitlines()
         assert sum(int(cell) for row in rows[1:] for cell in row.split(",")[1:]) == figures["num_clips"]
         assert len(list(Path(command, "wandb").glob("offline-run-*"))) == 1

@@ -88,7 +88,7 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
     """Returns the accuracies on ordered, shuffled and reversed test clips, or the reason why there are none."""
     try:
         data = checkpoint.data_module(**moved)
-        _, found = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
+        _, found, _ = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
     except VideomemError as error:
         say(f"videomem: not evaluated: {error}", to_stderr=True)  # It may have paths, which a model card must not.
         return {"reason": "its test clips were not available at the time of export"}

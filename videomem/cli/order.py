@@ -22,13 +22,14 @@ from videomem.experiments.order_test.analysis import accuracies_by_run
 from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.information import clip_scores_of
-from videomem.experiments.order_test.jobs import num_cached
+from videomem.experiments.order_test.jobs import in_cache, num_cached
 from videomem.experiments.order_test.order_tables import (
     answers,
     result_summary,
     result_tables,
     summary_table,
     tested_clips,
+    training_jobs,
 )
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
 from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report
@@ -121,6 +122,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
             tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
                                     before, [joined] if joined else [])  # fmt: skip
         write_results(tested, data, out, config.wandb)
+        jobs = training_jobs(tested.result, in_cache(plan, clips, cache, devices[0]))
+        write_atomic(out / "tables" / "training_jobs.csv", csv_text(jobs).encode())
     return 0
 
 

@@ -14,6 +14,7 @@ from videomem.cli.options import add_out, add_shared, at_least, parser, print_fa
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
+from videomem.experiments.frame_order_predictions import OrderMeasures
 from videomem.experiments.model_sensitivity.clip_predictions import (
     ClipPredictions,
     PredictionSettings,
@@ -42,7 +43,7 @@ from videomem.video.sampling import Uniform
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Evaluate a network on perturbed clips, and write `sensitivity.json` and `sensitivity.csv`."""
+    """Evaluate a network on perturbed clips, and write `sensitivity.json` and tables."""
     options = _parser(command)
     given = options.parse_args(arguments)
     refuse_time_limit(options, given)
@@ -86,6 +87,8 @@ def _measure(given: Any, device: str) -> tuple[SensitivityResult, list[Failure]]
         failures=tuple(FailedClip(failure.path, shared_text(failure.message, [failure.path])) for failure in failures),
     )
     _write(result, given.out)
+    clips_text = csv_text(clips_table(read, list(predictions.values()), perturbations))
+    write_atomic(given.out / "sensitivity_clips.csv", clips_text.encode("utf-8", "surrogateescape"))
     return result, failures
 
 
@@ -144,6 +147,21 @@ def _predict_all(
                 f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
             ) from error
     return predictions, failures
+
+
+def clips_table(
+    clips: Sequence[Clip], predictions: Sequence[Sequence[ClipPredictions]], perturbations: Sequence[Perturbation]
+) -> ResultTable:
+    """Returns the data of all estimates: a row per clip and perturbation, with 1 or 0 for each frame order."""
+    names = ("path", "start_s", "end_s", "label", "group", "perturbation", "correct", "flip_rate", "max_logit_change",
+             *OrderMeasures._fields)  # fmt: skip
+    rows = [
+        (*clip.location, clip.label, clip.group, perturbation.label,
+         " ".join(f"{right:.0f}" for right in one.correct_K), one.flip_rate, one.max_logit_change, *one.measures)
+        for clip, of_clip in zip(clips, predictions, strict=True)
+        for perturbation, one in zip(perturbations, of_clip, strict=True)
+    ]  # fmt: skip
+    return ResultTable("sensitivity_clips", tuple(map(Column, names)), tuple(rows))
 
 
 def _write(result: OrderSensitivity, out: Path) -> None:

@@ -24,6 +24,7 @@ from videomem.experiments.shuffle.measurements import (
     chance,
     change_text,
     check_same_test,
+    clips_table,
     measure_checkpoint,
     summary_table,
 )
@@ -36,7 +37,7 @@ from videomem.utils.sharing import shared_path
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Evaluate checkpoints and write `shuffle.csv`, `shuffle_summary.csv` and `shuffle.png`."""
+    """Evaluate checkpoints and write `shuffle.csv`, `shuffle_summary.csv`, `shuffle_clips.csv` and `shuffle.png`."""
     options = parser(command, __doc__)
     options.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints of `videomem fit`")
     options.add_argument("--permutations", type=at_least(1), default=100, help="permutations of each clip")
@@ -51,7 +52,11 @@ def main(command: str, arguments: Sequence[str]) -> int:
     with locked_folder(given.out):
         summaries = _measure(given, checkpoints)
     console().print(results_table(summaries))
-    say(", ".join(str(given.out / name) for name in ("shuffle.csv", "shuffle_summary.csv", "shuffle.png")))
+    say(
+        ", ".join(
+            str(given.out / name) for name in ("shuffle.csv", "shuffle_summary.csv", "shuffle_clips.csv", "shuffle.png")
+        )
+    )
     return 0
 
 
@@ -67,11 +72,14 @@ def _measure(given: Any, checkpoints: Sequence[Checkpoint]) -> list[Summary]:
     for checkpoint, name in zip(checkpoints, names, strict=True):
         data = checkpoint.data_module(**moved_data(given))
         measured.append(measure_checkpoint(checkpoint, data, given.permutations, num_forward, given.seed, device, name))
-    heads = _distinct_heads([summary.head for _, summary in measured], checkpoints)
-    rows = [replace(row, head=head) for (of_one, _), head in zip(measured, heads, strict=True) for row in of_one]
-    summaries = [replace(summary, head=head) for (_, summary), head in zip(measured, heads, strict=True)]
+    of_heads, measured_summaries, of_clips = zip(*measured, strict=True)
+    heads = _distinct_heads([summary.head for summary in measured_summaries], checkpoints)
+    rows = [replace(row, head=head) for of_one, head in zip(of_heads, heads, strict=True) for row in of_one]
+    summaries = [replace(summary, head=head) for summary, head in zip(measured_summaries, heads, strict=True)]
     write_atomic(given.out / "shuffle.csv", as_csv(rows).encode())
     write_atomic(given.out / "shuffle_summary.csv", csv_text(summary_table(summaries)).encode())
+    clips_text = csv_text(clips_table(summaries, of_clips))
+    write_atomic(given.out / "shuffle_clips.csv", clips_text.encode("utf-8", "surrogateescape"))
     ceiling = 0.5 if data.reversed_pairs else None
     figure = accuracy_figure(summaries, bar_names(summaries), chance(data), ceiling)
     write_atomic(given.out / "shuffle.png", as_png(figure))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.recomputed import check_recomputed
 from helpers.result_files import check_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -306,6 +307,7 @@ def test_the_command_writes_page_result_tables_and_figures(tmp_path: Path, capsy
     arguments += ["--drawings", "10", "--test", "8", "--hidden-dim", "8", "--processes", "1", "--out", str(out)]
     assert main(arguments) == 0
     check_file(out / "memory.json", RecallResult, SCHEMA_VERSION)
+    check_recomputed(out)
     result = json.loads((out / "memory.json").read_text())
     assert [one["name"] for one in result["memories"]] == ["none", "leaky_sum", "gru"]
     assert result["plan"]["delays"] == [1, 2, 4, 6, 12] and result["memories"][0]["lyapunov"] == "-Infinity"

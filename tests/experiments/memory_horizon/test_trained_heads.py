@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from helpers.recomputed import check_recomputed
 from helpers.result_files import check_file
 
 from videomem.cli.main import main
@@ -42,6 +43,7 @@ def test_the_command_measures_trained_heads_on_their_own_clips(
     given = [str(checkpoints[name]) for name in ("leaky_zero", "gated")]
     assert main(["memory", *given, "--videos", "0", "--out", str(out)]) == 0
     check_file(out / "memory.json", HeadsResult, SCHEMA_VERSION)
+    check_recomputed(out)
     result = json.loads((out / "memory.json").read_text())
     zero, gated = result["memories"]
     assert (result["num_clips"], result["num_groups"], result["num_frames"]) == (20, 10, 8)

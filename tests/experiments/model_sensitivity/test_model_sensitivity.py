@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from helpers.recomputed import check_recomputed
 from helpers.result_files import check_file
 from torch import Tensor, nn
 
@@ -251,6 +252,7 @@ def test_the_command_writes_numbers_a_table_and_one_sentence(
     assert rows[0]["reliance"] == "0.0" and content["num_frames"] == 6 and content["failures"] == []
     assert float(rows[1]["max_logit_change"]) > 0
     check_file(tmp_path / "sensitivity.json", SensitivityResult, SCHEMA_VERSION)
+    check_recomputed(tmp_path)
     shuffle_only = tmp_path / "other"
     assert main(arguments(workspace, shuffle_only, "--no-suite")) == 0
     fewer = json.loads((shuffle_only / "sensitivity.json").read_text())["conditions"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import CONFIGS, data_arguments, read_data_module
 from helpers.order_clips import SHORT, SMALL, drawn, planned, run_with_gru, with_fixed_split
+from helpers.recomputed import check_recomputed
 
 from videomem import order_test
 from videomem.cli.main import main
@@ -400,6 +401,8 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
             assert accuracy.value == pytest.approx(np.mean([float(row[letters(pair)]) for row in rows]))
     assert result.plan_sha256 in (tmp_path / "order" / "report.html").read_text()
     assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()
+    catalog = workspace / "videos" / "catalog.csv"
+    check_recomputed(tmp_path / "order", "--training-results", tmp_path / "results", "--catalog", catalog)
 
 
 def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HEADS, fit_arguments
+from helpers.recomputed import check_recomputed
 from torch import Tensor
 
 from videomem.batch import VideoBatch, pad_videos
@@ -244,5 +245,6 @@ def test_shuffle_writes_table_and_figure_of_several_checkpoints(
     assert main(["shuffle", *paths, "--permutations", "4", "--out", "out", "--wandb", "disabled"]) == 0
     rows = list(csv.DictReader(Path("out/shuffle.csv").read_text().splitlines()))
     assert len(rows) == 2 * 6 and {r["head"] for r in rows} == {"none", "gru"}
+    check_recomputed("out")
     assert Path("out/shuffle.png").read_bytes().startswith(b"\x89PNG")
     assert "gru" in capsys.readouterr().out

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from videomem.experiments.order_test.data import RunSplit
+from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import HeadResult, OrderTestResult
 from videomem.experiments.order_test.scores import Scores
@@ -145,6 +148,24 @@ def tested_clips(result: OrderTestResult, scores: Scores, clips: Sequence[Clip])
         for head, right in by_head.items() for n, row in enumerate(rows)
     ]  # fmt: skip
     return Table("tested_clips", tuple(map(Column, names)), tuple(table_rows))
+
+
+def training_jobs(result: OrderTestResult, jobs: Mapping[TrainingJob, tuple[RunSplit, Path]]) -> Table:
+    """The training jobs, with the files of their results in the cache, which hold the predictions of every clip.
+
+    The predictions of a run are in the order of its rows in `tested_clips`.
+
+    Args:
+        result: The result, for the labels of the heads.
+        jobs: The split and the file of each job, as `in_cache` returns them.
+    """
+    labels = {one.name: one.label for one in result.heads}
+    names = ("head", "run", "training condition", "analysis", "training clips", "test clips", "file")
+    rows = [
+        (labels[job.name], job.run, job.condition, job.analysis, len(split.train), len(split.test), path.name)
+        for job, (split, path) in jobs.items()
+    ]
+    return Table("training_jobs", tuple(map(Column, names)), tuple(rows))
 
 
 def result_tables(result: OrderTestResult) -> list[tuple[str, list[str], list[list[Plain]]]]:

@@ -75,7 +75,8 @@ class HeadResult:
             rotated by random offsets, so that frames keep their neighbours but not their position.
         common: `ordered/ordered` minus `common_permutation/common_permutation`: the loss of smoothness, while order can
             still be learned.
-        normalized: `value_of_order` / (`ordered/ordered` - chance), within [0, 1]; None unless the head has learned.
+        normalized: `value_of_order` / (`ordered/ordered` - a), within [0, 1], with a the higher one of chance and the
+            accuracy of the most frequent class (chance if balanced); None unless the head has learned.
         suite: Results under each perturbation of the suite.
         classes: Value of order of each class.
         chiral: Pairs of classes that are confused with each other when time is reversed; None for a control.

@@ -22,7 +22,7 @@ from videomem.batch import VideoBatch
 from videomem.errors import VideomemError
 from videomem.experiments.frame_order_predictions import compare, permute_frames
 from videomem.experiments.permutations import SHUFFLE_SUITE
-from videomem.experiments.tables import Column, Table, csv_text
+from videomem.experiments.tables import Column, Plain, Table, csv_text
 from videomem.heads import Head
 from videomem.statistics.contrasts import estimate_mean
 from videomem.training.checkpoint import Checkpoint
@@ -160,8 +160,11 @@ def measure_checkpoint(
     permutation_seed: int,
     device: str = "cpu",
     name: str = "",
-) -> tuple[list[Measurement], Summary]:
-    """Returns the measurements of one checkpoint on the test split of its data, and their summary."""
+) -> tuple[list[Measurement], Summary, list[tuple[Plain, ...]]]:
+    """Returns the measurements of one checkpoint on the test split of its data, their summary, and rows of clips.
+
+    A row has the path, interval, label and group of a clip, and its share of correct predictions in each condition.
+    """
     data.setup("test")
     classifier = checkpoint.classifier().to(device)
     batches = (
@@ -170,8 +173,11 @@ def measure_checkpoint(
     )
     evaluation = measure_order(classifier.head, batches, classifier.seed, num_permutations, num_forward,
                                permutation_seed, name, checkpoint.content["epoch"] + 1)  # fmt: skip
-    groups = [data.clips[row].group for row in evaluation.clips_N]
-    return evaluation.rows, summarize(evaluation, groups, classifier.head.order_blind)
+    clips = [data.clips[row] for row in evaluation.clips_N]
+    correct_NA = np.stack([evaluation.correct_N[name] for name in CONDITIONS], axis=1).tolist()
+    of_clips = [(*clip.location, clip.label, clip.group, *right) for clip, right in zip(clips, correct_NA, strict=True)]
+    summary = summarize(evaluation, [clip.group for clip in clips], classifier.head.order_blind)
+    return evaluation.rows, summary, of_clips
 
 
 def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
@@ -280,6 +286,13 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         with_ends = [value for name in measured for value in (values[name], *(intervals[name] or (None, None)))]
         rows.append((*(getattr(one, name) for name in own), *with_ends, *(getattr(one, name) for name in changes)))
     return Table("shuffle_summary", tuple(map(Column, names)), tuple(rows))
+
+
+def clips_table(summaries: Sequence[Summary], of_clips: Sequence[list[tuple[Plain, ...]]]) -> Table:
+    """Returns the data of the intervals: a row per checkpoint and clip, as `measure_checkpoint` returns them."""
+    names = ("head", "checkpoint", "path", "start_s", "end_s", "label", "group", *CONDITIONS)
+    rows = [(one.head, one.checkpoint, *row) for one, rows in zip(summaries, of_clips, strict=True) for row in rows]
+    return Table("shuffle_clips", tuple(map(Column, names)), tuple(rows))
 
 
 def change_text(change: float | None) -> str:
