@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import ConfusionMatrix, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from videomem.batch import VideoBatch
+from videomem.batch import IGNORED, VideoBatch
 from videomem.errors import VideomemError
 from videomem.heads import Head, MemoryFactory, ReadoutFactory
 from videomem.utils.plain_data import as_plain
@@ -28,6 +28,21 @@ class BalancedAccuracy(MulticlassConfusionMatrix):
         counts_CC = super().compute()
         clips_C = counts_CC.sum(1)
         return (counts_CC.diag() / clips_C)[clips_C > 0].mean()
+
+
+class WeightedMean(Metric):
+    """Sum of weighted values, divided by the sum of their weights. `MeanMetric` drops NaN, or else the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums: Tensor
+        self.add_state("sums", torch.zeros(2), dist_reduce_fx="sum")
+
+    def update(self, weighted_B: Tensor, weights_B: Tensor) -> None:
+        self.sums += torch.stack([weighted_B.sum(), weights_B.sum()])
+
+    def compute(self) -> Tensor:
+        return self.sums[0] / self.sums[1]
 
 
 class LitClassifier(LightningModule):
@@ -78,18 +93,20 @@ class LitClassifier(LightningModule):
         self.class_names = list(class_names)
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         weights = balanced_weights(class_counts) if class_weighting == "balanced" else torch.ones(num_classes)
-        self.loss = nn.CrossEntropyLoss(weights)
-        micro = partial(MulticlassAccuracy, num_classes, average="micro")
+        self.loss = nn.CrossEntropyLoss(weights, reduction="none")
+        micro = partial(MulticlassAccuracy, num_classes, average="micro", ignore_index=IGNORED)
         of_all: dict[str, Metric | MetricCollection] = {
             "accuracy": micro(),
-            "accuracy_macro": BalancedAccuracy(num_classes),
+            "accuracy_macro": BalancedAccuracy(num_classes, ignore_index=IGNORED),
         }
         if num_classes > 5:  # With fewer classes, the five most probable ones are all of them.
             of_all["accuracy_top5"] = micro(top_k=5)
         metrics = MetricCollection(of_all)
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-        self.confusion = ConfusionMatrix(task="multiclass", num_classes=num_classes)
+        self.evaluation_loss = WeightedMean()
+        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED)
+        self._confusion_counts_CC: Tensor | None = None
 
     @property
     def class_weights(self) -> Tensor:
@@ -115,23 +132,49 @@ class LitClassifier(LightningModule):
         seed(self.seed * 1_000_003 + step)
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        logits_BC = self(batch.x, batch.lengths)
-        loss: Tensor = self.loss(logits_BC, batch.labels)
+        """The weighted mean loss over the batch of all processes.
+
+        With several, it is the share of this process in it, times their number: DDP averages gradients over processes.
+        """
+        world_size, weights_B = self.trainer.world_size, self._clip_weights(batch.labels)
+        num_clips, total_weight = len(batch.labels), weights_B.sum()
+        masks = None
+        if world_size > 1:
+            sums = torch.stack([(batch.labels != IGNORED).sum(), total_weight])
+            all_clips, total_weight = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            num_clips = int(all_clips)
+            masks = self._shared_dropout_masks(num_clips, len(batch.labels))
+        logits_BC = self.head(batch.x, batch.lengths, masks)
+        loss: Tensor = self.loss(logits_BC, batch.labels).sum() * (world_size / total_weight)
         if not self.trainer.barebones:  # A barebones trainer ignores metrics and would warn at every step.
-            accuracy = (logits_BC.argmax(1) == batch.labels).float().mean()
+            accuracy = (logits_BC.argmax(1) == batch.labels).sum() * (world_size / num_clips)
             self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, on_epoch=True, on_step=False,
-                          batch_size=len(batch.labels))  # fmt: skip
+                          batch_size=num_clips, sync_dist=True)  # fmt: skip
         return loss
+
+    def _clip_weights(self, labels_B: Tensor) -> Tensor:
+        """Loss weights (B,) of clips; 0 for ignored ones."""
+        return self.class_weights[labels_B.clamp(min=0)] * (labels_B != IGNORED)
+
+    def _shared_dropout_masks(self, num_clips: int, num_own: int) -> list[Tensor]:
+        """The rows of this process of the masks that one process draws for a batch of all processes."""
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        own = [mask[rank::world_size] for mask in self.head.dropout_masks(num_clips)]
+        return [nn.functional.pad(mask, (0, 0, 0, 0, 0, num_own - len(mask))) for mask in own]
 
     def on_train_epoch_end(self) -> None:
         # Checked here, before the checkpoint of the epoch is written: a check at every step would wait for the GPU.
         self._refuse_not_finite("train/loss")
 
     def on_validation_epoch_end(self) -> None:
-        self._refuse_not_finite("val/loss")
+        self._on_evaluation_end("val/loss")
 
     def on_test_epoch_end(self) -> None:
-        self._refuse_not_finite("test/loss")
+        self._on_evaluation_end("test/loss")
+
+    def _on_evaluation_end(self, loss_name: str) -> None:
+        self._confusion_counts_CC = self.confusion.compute()  # Here, where all processes take part.
+        self._refuse_not_finite(loss_name)
 
     def _refuse_not_finite(self, name: str) -> None:
         loss = self.trainer.callback_metrics.get(name)
@@ -149,11 +192,12 @@ class LitClassifier(LightningModule):
         self._evaluate(batch, self.test_metrics, "test/loss")
 
     def _evaluate(self, batch: VideoBatch, metrics: MetricCollection, loss_name: str) -> None:
-        logits_BC = self(batch.x, batch.lengths)
-        self.log(loss_name, self.loss(logits_BC, batch.labels), on_epoch=True, batch_size=len(batch.labels))
+        logits_BC, weights_B = self(batch.x, batch.lengths), self._clip_weights(batch.labels)
+        self.evaluation_loss.update(self.loss(logits_BC, batch.labels), weights_B)
         metrics.update(logits_BC, batch.labels)
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.labels))
         self.confusion.update(logits_BC, batch.labels)
+        self.log(loss_name, self.evaluation_loss, on_epoch=True, batch_size=len(batch.labels))
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.labels))
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
@@ -161,9 +205,9 @@ class LitClassifier(LightningModule):
     def on_test_epoch_start(self) -> None:
         self.confusion.reset()
 
-    def confusion_counts(self) -> Tensor:
-        """Confusion matrix (C, C) of the last evaluation: rows are true classes, columns are predicted classes."""
-        return self.confusion.compute()
+    def confusion_counts(self) -> Tensor | None:
+        """Confusion matrix (C, C) of the last evaluation, if any: rows are true, columns are predicted classes."""
+        return self._confusion_counts_CC
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.parameters(), self.learning_rate, self.weight_decay)
