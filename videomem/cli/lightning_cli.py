@@ -23,7 +23,7 @@ from videomem.tracking import Mode
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.checkpoint_writer import AtomicCheckpointIO
 from videomem.training.data_module import VideoDataModule
-from videomem.training.lit_classifier import LitClassifier
+from videomem.training.lit_classifier import TRAINING_OPTIONS, LitClassifier
 from videomem.utils.atomic import remove_orphans, write_atomic
 
 DESCRIPTIONS = {
@@ -72,7 +72,7 @@ UNUSED_BY_EVALUATION = {
         "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
         "check_val_every_n_epoch", "val_check_interval", "overfit_batches", "num_sanity_val_steps",
         "log_every_n_steps", "enable_autolog_hparams")},
-    **{f"model.{name}": _NOT_TRAINED for name in ("learning_rate", "weight_decay", "dropout")},
+    **{f"model.{name}": _NOT_TRAINED for name in ("learning_rate", "weight_decay", "dropout", *TRAINING_OPTIONS)},
     **{f"data.{name}": _NOT_TRAINED for name in ("augmentation", "balanced_sampling")},
     "new-wandb-run": "evaluations always start a new W&B run",
 }  # fmt: skip
