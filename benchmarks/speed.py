@@ -69,7 +69,7 @@ def epoch(folder: Path) -> Rows:
         def one_epoch(data: VideoDataModule = data, classifier: LitClassifier = classifier) -> None:
             for batch in data.train_dataloader():
                 on_device = data.on_after_batch_transfer(batch, 0)
-                classifier.loss(classifier(on_device.x.float(), on_device.lengths), on_device.labels).backward()
+                classifier.loss(classifier(on_device.x.float(), on_device.lengths), on_device.labels).mean().backward()
 
         one_epoch()
         took[source] = min(seconds(one_epoch) for _ in range(3))
@@ -176,7 +176,7 @@ def _stack_ratio(kind: Any, num: int, dropout: float, batch_size: int, num_frame
         optimizer.step()
 
     def loss_alone() -> Tensor:
-        return alone.loss(alone(batches[0].x, batches[0].lengths), batches[0].labels)
+        return alone.loss(alone(batches[0].x, batches[0].lengths), batches[0].labels).mean()
 
     one = partial(step, alone, alone.configure_optimizers(), loss_alone)
     all_at_once = partial(step, stack, stack.configure_optimizers(), lambda: stack.training_step(batches, 0))

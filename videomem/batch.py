@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+IGNORED = -100  # Label of a clip that fills a batch and must not count; torch's losses ignore it by default.
+
 
 class VideoBatch(NamedTuple):
     """A batch of videos, padded at the end to the length of the longest.
@@ -23,7 +25,7 @@ class VideoBatch(NamedTuple):
     Shape:
         x: features (B, T, D), or uint8 frames (B, T, 3, height, width) if the source decodes videos
         lengths: (B,) int64, 1 <= length <= T
-        labels: (B,) int64
+        labels: (B,) int64, or `IGNORED`
         clip: (B,) int64, index of the video in the data module's list of clips
     """
 

@@ -380,19 +380,6 @@ def test_evaluations_of_other_splits_and_checkpoints_do_not_replace_each_other(
     assert main(["test", "--ckpt-path", str(last), *named, *options]) == 0
 
 
-def test_several_devices_are_refused_in_one_line(
-    workspace: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    two = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
-    for command in (
-        ("fit", *fit_arguments(workspace, tmp_path / "run")),
-        ("test", "--ckpt-path", checkpoints["gru"]),
-        ("validate", "--ckpt-path", checkpoints["gru"]),
-    ):
-        assert "trainer.devices is 2 (with 1 nodes), but heads are trained" in failed(capsys, *command, *two)
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
 @pytest.mark.parametrize(("set_by_user", "expected"), [(None, 1), ("2", 2)])
 def test_a_head_on_stored_features_is_trained_on_one_thread_unless_the_user_sets_a_number(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_user: str | None, expected: int

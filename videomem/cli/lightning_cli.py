@@ -17,12 +17,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from videomem.cli.config_options import ConfigFile, hide, parser_settings, unused_name
 from videomem.cli.options import SHARED, add_shared
+from videomem.cli.processes import check_processes
 from videomem.errors import VideomemError
 from videomem.tracking import Mode
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.checkpoint_writer import AtomicCheckpointIO
 from videomem.training.data_module import VideoDataModule
-from videomem.training.lit_classifier import LitClassifier
+from videomem.training.lit_classifier import TRAINING_OPTIONS, LitClassifier
 from videomem.utils.atomic import remove_orphans, write_atomic
 
 DESCRIPTIONS = {
@@ -34,7 +35,8 @@ DESCRIPTIONS = {
 # Options of Lightning's trainer with what they do here; the others that have an effect are listed by name.
 TRAINER = {
     "accelerator": "kind of device: auto (a GPU if there is one), cpu, gpu, or another one of Lightning",
-    "devices": "1, or a list with the index of one device; several devices are refused",
+    "devices": "number of devices, or a list of their indices; there is one process for each device",
+    "num_nodes": "number of nodes, on each of which torchrun or srun starts the processes",
     "precision": "32-true, 16-mixed, bf16-mixed, or another one of Lightning (default: 32-true)",
     "logger": "loggers, as in configs/base.yaml; false for none",
     "callbacks": "callbacks, as in configs/base.yaml",
@@ -58,6 +60,7 @@ UNUSED = {
     "trainer.limit_predict_batches": "it evaluates the clips of a split; see `videomem predict`",
     "trainer.model_registry": "no logger of videomem reads it",
     "trainer.sync_batchnorm": "heads have no batch normalization",
+    "trainer.use_distributed_sampler": "clips are always divided among processes without repetition",
     "trainer.reload_dataloaders_every_n_epochs": "the clips are the same in every epoch",
 }
 _NOT_TRAINED = "an evaluation trains nothing"
@@ -69,7 +72,7 @@ UNUSED_BY_EVALUATION = {
         "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
         "check_val_every_n_epoch", "val_check_interval", "overfit_batches", "num_sanity_val_steps",
         "log_every_n_steps", "enable_autolog_hparams")},
-    **{f"model.{name}": _NOT_TRAINED for name in ("learning_rate", "weight_decay", "dropout")},
+    **{f"model.{name}": _NOT_TRAINED for name in ("learning_rate", "weight_decay", "dropout", *TRAINING_OPTIONS)},
     **{f"data.{name}": _NOT_TRAINED for name in ("augmentation", "balanced_sampling")},
     "new-wandb-run": "evaluations always start a new W&B run",
 }  # fmt: skip
@@ -125,12 +128,8 @@ class VideomemCLI(LightningCLI):
         add_shared(parser, "--seed")
 
     def instantiate_trainer(self, **keywords: Any) -> Trainer:
-        trainer = super().instantiate_trainer(**keywords)
-        if trainer.world_size > 1:
-            raise VideomemError(
-                f"trainer.devices is {trainer.num_devices} (with {trainer.num_nodes} nodes), but heads are trained and "
-                "evaluated on one device; set it to 1"
-            )
+        trainer = super().instantiate_trainer(use_distributed_sampler=False, **keywords)
+        check_processes(trainer, self.config.trainer.strategy, run_dir_is_new=self._claimed is not None)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer

@@ -16,6 +16,7 @@ from pytorch_lightning import Trainer
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_out, add_shared, training_progress, usable_device
 from videomem.cli.terminal import console, say
+from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
@@ -50,7 +51,7 @@ from videomem.tracking import (
     without_paths,
 )
 from videomem.training.data_module import VideoDataModule
-from videomem.training.lit_classifier import LitClassifier
+from videomem.training.lit_classifier import TRAINING_OPTIONS, LitClassifier
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.plain_data import from_plain
 from videomem.utils.sharing import shared_command, shared_text
@@ -152,6 +153,10 @@ def _dataclass(cls: type, section: Namespace) -> Any:
 def recipe_of(config: Namespace) -> Recipe:
     """Returns the training recipe, from the sections that `fit` reads too."""
     model = config.model
+    for name in TRAINING_OPTIONS:
+        if model[name] != (default := signature(LitClassifier).parameters[name].default):
+            raise VideomemError(f"model.{name} is {model[name]}, but an order test trains its heads with {default}; "
+                                "leave it out")  # fmt: skip
     return Recipe(
         epochs=config.trainer.max_epochs,
         batch_size=config.data.batch_size,

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from videomem.cli.config_options import errors_in_one_line, refuse_without_effect
 from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI, refuse_used
+from videomem.cli.processes import first_error_only, has_to_launch, launch
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line, one_line_reason
 from videomem.experiments.tables import NOTHING
@@ -49,9 +50,11 @@ _SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")  # metrics
 def main(command: str, arguments: Sequence[str]) -> int:
     """Run `fit`, `validate` or `test`."""
     cli = run(command, arguments)
-    if cli is not None and command != "fit":
+    if cli is None or not cli.trainer.is_global_zero:
+        return 0
+    if command != "fit":
         _report_evaluation(cli, command)
-    elif cli is not None:
+    else:
         for logger in cli.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
@@ -89,23 +92,30 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         )
     if command == "fit":
         _refuse_finished(cli, checkpoint)
-        _show_first_pass(data)
     if checkpoint is not None:
         data.load_state_dict(checkpoint.content[VideoDataModule.__qualname__])
         restore_from(checkpoint, cli.trainer, cli.model, resume=command == "fit")
     if command != "fit":
         _refuse_other_evaluation(cli, command)
-    with locked_folder(Path(cli.config.run_dir)), one_thread() if _one_thread_is_enough(cli) else nullcontext():
+    if has_to_launch(cli.trainer):
+        launch(cli.trainer, command, [*arguments, "--run-dir", cli.config.run_dir])
+        return None
+    with first_error_only(), ExitStack() as stack:
+        if cli.trainer.is_global_zero:
+            stack.enter_context(locked_folder(Path(cli.config.run_dir)))
+            _show_scale(cli, command)
+        if _one_thread_is_enough(cli):
+            stack.enter_context(one_thread())
         if command == "fit":
             refuse_used(Path(cli.config.run_dir))
             _prepare_tracking(cli, checkpoint)
         _call_trainer(cli, command, checkpoint)
-    steps_before = checkpoint.content["global_step"] if checkpoint else 0
-    if command == "fit" and cli.trainer.global_step <= steps_before:
-        raise VideomemError(
-            f"nothing was trained: trainer.max_epochs is {cli.trainer.max_epochs}, and the checkpoint is at step "
-            f"{steps_before}; raise trainer.max_epochs"
-        )
+        steps_before = checkpoint.content["global_step"] if checkpoint else 0
+        if command == "fit" and cli.trainer.global_step <= steps_before:
+            raise VideomemError(
+                f"nothing was trained: trainer.max_epochs is {cli.trainer.max_epochs}, and the checkpoint is at step "
+                f"{steps_before}; raise trainer.max_epochs"
+            )
     return cli
 
 
@@ -119,10 +129,15 @@ def _one_thread_is_enough(cli: VideomemCLI) -> bool:
     return on_cpu and cli.datamodule.source == "features" and "OMP_NUM_THREADS" not in os.environ
 
 
-def _show_first_pass(data: VideoDataModule) -> None:
-    """Lets a training on videos show the pass over all of them that precedes the first step."""
-    if data.source == "video":
+def _show_scale(cli: VideomemCLI, command: str) -> None:
+    """Shows the batch of all processes, and lets a training on videos show the pass over all of them before it."""
+    data, num_processes = cli.datamodule, cli.trainer.world_size
+    if command == "fit" and data.source == "video":
         data.console = console(to_stderr=True)
+    if num_processes > 1:
+        size = data.batch_size
+        say(f"videomem: {num_processes} processes with batches of {size} clips: {num_processes * size} in a batch of "
+            "all", to_stderr=True)  # fmt: skip
 
 
 def _evaluated(cli: VideomemCLI, command: str) -> dict[str, Any]:

@@ -70,6 +70,11 @@ class TrainingFacts:
     dropout: float | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
+    optimizer: str | None = None
+    momentum: float | None = None
+    lr_schedule: str | None = None
+    warmup_epochs: int | None = None
+    label_smoothing: float | None = None
     class_weighting: str | None = None
     seed: int | None = None
     batch_size: int | None = None

@@ -139,8 +139,9 @@ def _training(config: Mapping[str, Any]) -> dict[str, Any]:
         "seed": training.get("seed"),
         "epochs": f"{training.get('epochs')} ({training.get('steps')} steps); weights of the last epoch",
         "learning rate, weight decay": f"{training.get('learning_rate')}, {training.get('weight_decay')}",
+        "optimizer, schedule": _text(f"{training.get('optimizer')}, {training.get('lr_schedule')}"),
         "dropout": training.get("dropout"),
-        "batch": f"{training.get('batch_size')} clips",
+        "batch": f"{training.get('batch_size')} clips in each process",
         "backbone's weights": _text(training.get("backbone_weights")),
     }
     return words if training else {"training": "unknown"}

@@ -185,11 +185,12 @@ class LogConfusionMatrix(Callback):
         self._log(trainer, pl_module, "test")
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
-        if not int(pl_module.confusion.update_count):  # type: ignore[union-attr, arg-type]
+        counts_CC, names = pl_module.confusion_counts(), pl_module.class_names  # type: ignore[operator]
+        if counts_CC is None or not trainer.is_global_zero:
             return
-        counts, names = pl_module.confusion_counts().cpu().numpy(), pl_module.class_names  # type: ignore[operator]
+        counts = counts_CC.cpu().numpy()
         figure = confusion_figure(counts, names, split)  # type: ignore[arg-type]
-        for logger in trainer.loggers if trainer.is_global_zero else []:
+        for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_confusion(logger.experiment, split, counts.tolist(), names, figure)  # type: ignore[arg-type]
             elif isinstance(logger, _LightningTensorBoardLogger):

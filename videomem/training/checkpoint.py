@@ -20,7 +20,7 @@ from videomem.errors import VideomemError, one_line
 from videomem.features.settings import FeatureSettings
 from videomem.heads import MEMORIES, READOUTS
 from videomem.training.data_module import VideoDataModule
-from videomem.training.lit_classifier import LitClassifier
+from videomem.training.lit_classifier import TRAINING_OPTIONS, LitClassifier
 from videomem.utils.plain_data import Known, as_plain, check_plain, checked_arguments, class_path, from_plain
 from videomem.utils.torch_file import misfit, read_torch_file
 from videomem.video.catalog import data_name
@@ -93,7 +93,8 @@ class Checkpoint:
         features = data["features"]
         weights = features["backbone"]["weights"]
         known = {"imagenet": "ImageNet", "random": f"random (seed {features['backbone']['seed']})"}
-        of_model = ("class_counts", "dropout", "learning_rate", "weight_decay", "class_weighting", "seed")
+        of_model = ("class_counts", "dropout", "learning_rate", "weight_decay", *TRAINING_OPTIONS, "class_weighting",
+                    "seed")  # fmt: skip
         of_data = ("batch_size", "balanced_sampling", "source", "reversed_pairs", "test_split")
         return {
             "data": data_name(data["catalog"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from videomem.batch import VideoBatch, collate
 from videomem.errors import VideomemError
@@ -25,6 +26,7 @@ from videomem.training.feature_sources import (
     EpochSampler,
     FeatureSource,
     LiveVideo,
+    ShareSampler,
     Storage,
     StoredFeatures,
     frame_statistics,
@@ -50,7 +52,7 @@ class VideoDataModule(LightningDataModule):
         store: Folder of feature stores.
         source: `features` reads the feature store; `video` decodes videos and runs the backbone in every epoch.
         storage: Where stored features are kept: `mmap` (memory-mapped files), `ram`, or `device` (all on the GPU).
-        batch_size: Videos per batch.
+        batch_size: Videos per batch and process: several processes train on batches of as many times more videos.
         num_workers: Number of processes that read features or decode videos.
         balanced_sampling: Sample training clips so that all classes are equally frequent.
         augmentation: Augmentation of training frames; requires `source: video`.
@@ -193,26 +195,53 @@ class VideoDataModule(LightningDataModule):
         """Mean and standard deviation (D,) of the features of all training frames, without augmentation."""
         if self.source == "video":
             return self._statistics_of_videos()
-        return self._checked(frame_statistics(map(self.feature_source.features, self.rows("train")), self.feature_dim))
+        return self._statistics(map(self.feature_source.features, self._share_of_training_rows))
+
+    def _statistics(self, features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """The statistics of all training clips; `features` are those of the clips in the share of this process."""
+        mean_D, std_D = frame_statistics(features, self.feature_dim, self._sum_over_processes)
+        if not (torch.isfinite(mean_D).all() and torch.isfinite(std_D).all()):
+            raise VideomemError(f"{self.catalog_path}: training clips have features that are not finite; extract again")
+        return mean_D, std_D
+
+    def _sum_over_processes(self, sums: Tensor) -> Tensor:
+        if self._world_size == 1:
+            return sums
+        strategy = self.trainer.strategy  # type: ignore[union-attr]
+        return strategy.reduce(sums.to(strategy.root_device), reduce_op="sum").cpu()
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _share_of_training_rows(self) -> list[int]:
+        return self.rows("train")[self._rank :: self._world_size]
 
     def _statistics_of_videos(self) -> tuple[Tensor, Tensor]:
         """The same for `source: video`, kept in the folder of feature stores for the next training on these videos."""
-        rows = self.rows("train")
-        keys, unreadable = self.feature_store.clip_keys([self.clips[row] for row in rows])
+        keys, unreadable = self.feature_store.clip_keys([self.clips[row] for row in self.rows("train")])
         name = sha256(json.dumps([self.settings.key, sorted(keys.values())]).encode()).hexdigest()[:32]
         path = self.feature_store.root / "video_statistics" / f"{name}.json"
         identity = {"kind": "statistics of the features of videos", "name": name}
-        if path.exists() and not unreadable:
+        content = None
+        if self._rank == 0 and path.exists() and not unreadable:
             self._tell(f"mean and standard deviation of the features: those in {path}, of the same training videos")
             content = read_checked(path, identity, "delete it")
+        if self.trainer:  # Another node may lack the file.
+            content = self.trainer.strategy.broadcast(content)
+        if content is not None:
             mean_D, std_D = (torch.tensor(content[part], dtype=torch.float32) for part in ("mean", "std"))
-            return self._checked((mean_D, std_D))
+            return mean_D, std_D
         self._tell("first pass over the training videos, for the mean and standard deviation of their features")
-        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        device, rows = self.trainer.strategy.root_device if self.trainer else "cpu", self._share_of_training_rows
         shown = tracked(rows, "first pass over the training videos", len(rows), self.console)
-        features = (self.feature_source.features(row, device) for row in shown)
-        mean_D, std_D = self._checked(frame_statistics(features, self.feature_dim))
-        if os.access(self.feature_store.root, os.W_OK) and not unreadable:
+        mean_D, std_D = self._statistics(self.feature_source.features(row, device) for row in shown)
+        if self._rank == 0 and os.access(self.feature_store.root, os.W_OK) and not unreadable:
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, dump_checked(identity, {"mean": mean_D.tolist(), "std": std_D.tolist()}).encode())
         return mean_D, std_D
@@ -220,11 +249,6 @@ class VideoDataModule(LightningDataModule):
     def _tell(self, text: str) -> None:
         if self.console is not None:
             self.console.print(f"videomem: {text}", soft_wrap=True, markup=False)
-
-    def _checked(self, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if not all(torch.isfinite(values_D).all() for values_D in statistics):
-            raise VideomemError(f"{self.catalog_path}: training clips have features that are not finite; extract again")
-        return statistics
 
     # Lightning's hooks.
 
@@ -277,6 +301,8 @@ class VideoDataModule(LightningDataModule):
             clip_bytes = self.feature_source.item(rows[0], None).nbytes
             num_batches = PREFETCH * self.num_workers
             check_shared_memory("data.num_workers to 0", num_batches * min(self.batch_size, len(rows)) * clip_bytes)
+        if self._world_size > 1:
+            sampler = ShareSampler(sampler or SequentialSampler(rows), self._rank, self._world_size)
         return DataLoader(
             ClipDataset(rows, self._labels(rows), self.feature_source),
             batch_size=self.batch_size,

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import functional as F
 
-from videomem.batch import VideoBatch, length_mask, pad_videos
+from videomem.batch import IGNORED, VideoBatch, length_mask, pad_videos
 from videomem.errors import VideomemError
 from videomem.features.backbone import extract_features, load_backbone
 from videomem.features.extraction import decode_frames
@@ -199,6 +199,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(int(item), epoch) for item in order])
 
 
+PADDING = -1  # An item that fills a share: the last clip, with a label that is ignored.
+
+
+class ShareSampler(Sampler[Any]):
+    """The share of one of several processes: the items number rank, rank + world_size, ... of a sampler.
+
+    If each process makes batches of B items, then the n-th batches of all processes together have the items of the
+    n-th batch of B * world_size items of a single process. Every item is in exactly one share. Shares have equal
+    lengths, so that all processes make the same number of steps: those that lack an item end with `PADDING`.
+
+    Args:
+        sampler: Yields the same items in every process.
+        rank: Number of the process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, sampler: Sampler[Any], rank: int, world_size: int) -> None:
+        self._sampler, self._rank, self._world_size = sampler, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-len(self._sampler) // self._world_size)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        items = list(self._sampler)[self._rank :: self._world_size]
+        return iter(items + [PADDING] * (len(self) - len(items)))
+
+
 class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
     """Clips of a split as (item of the source, label, row).
 
@@ -216,17 +243,26 @@ class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
         number, epoch = item if isinstance(item, tuple) else (item, None)
-        row = self._rows[number]
-        return self._source.item(row, epoch), self._labels[number], row
+        row, label = self._rows[number], IGNORED if number == PADDING else self._labels[number]
+        return self._source.item(row, epoch), label, row
 
 
-def frame_statistics(videos: Iterable[Tensor], feature_dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D,) of the features of all frames of videos (T, D)."""
-    total, count = torch.zeros(2, feature_dim, dtype=torch.float64), 0
+def frame_statistics(
+    videos: Iterable[Tensor], feature_dim: int, sum_over_processes: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) of the features of all frames of videos (T, D).
+
+    Args:
+        videos: The features of each video; with several processes, those of one share of the videos.
+        feature_dim: D.
+        sum_over_processes: Adds up a tensor of the same shape over processes.
+    """
+    sums_3D = torch.zeros(3, feature_dim, dtype=torch.float64)
     for x_TD in videos:
-        total += torch.stack([x_TD.double().sum(0), x_TD.double().square().sum(0)])
-        count += len(x_TD)
-    mean, square = total / count
+        x_TD = x_TD.double()
+        sums_3D += torch.stack([x_TD.sum(0), x_TD.square().sum(0), torch.full_like(x_TD[0], len(x_TD))])
+    total, squares, count = sum_over_processes(sums_3D)
+    mean, square = total / count, squares / count
     return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
 
 

@@ -124,6 +124,9 @@ def _optimizer_state(found: dict[Any, Any], optimizer: torch.optim.Optimizer) ->
     for number, moments in found.items():
         if type(number) is not int or not 0 <= number < len(parameters):
             raise VideomemError(f"optimizer: {one_line(repr(number))[:80]} is not the number of a parameter")
-        like = {"step": torch.zeros(()), **dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[number])}
+        names = ("momentum_buffer",) if isinstance(optimizer, torch.optim.SGD) else ("exp_avg", "exp_avg_sq")
+        like: dict[str, Tensor] = dict.fromkeys(names, parameters[number])
+        if isinstance(optimizer, torch.optim.AdamW):
+            like["step"] = torch.zeros(())
         _check_form(moments, like, f"optimizer.{number}")
     return {"state": found, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from videomem.batch import VideoBatch
+from videomem.errors import VideomemError
 from videomem.heads.recurrent import GRU, LSTM
 from videomem.training.lit_classifier import LitClassifier, adamw
+
+_RECIPE = ("adamw", "constant", 0, 0.0)
 
 
 class StackedClassifiers(LightningModule):
@@ -41,6 +44,10 @@ class StackedClassifiers(LightningModule):
     ) -> None:
         super().__init__()
         first, self._after_epoch = classifiers[0], after_epoch
+        if (first.optimizer, first.lr_schedule, first.warmup_epochs, first.loss.label_smoothing) != _RECIPE:
+            raise VideomemError(
+                "several heads at once are trained by AdamW with a constant learning rate and no label smoothing"
+            )
         self.learning_rate, self.weight_decay = first.learning_rate, first.weight_decay
         self.losses: list[Tensor] = []
         # In a tuple, so that they are not submodules.
