@@ -196,7 +196,9 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
         return [data]
     lead = max(learners, key=lambda one: one.value_of_order.value)
     assert lead.verdict is not None and lead.reliance is not None
-    relies = f"{lead.label} loses {in_points(lead.reliance.value)} if its test clips are shuffled"
+    loss = in_points(lead.reliance.value)
+    loses = f"loses {loss}" if lead.reliance.value >= 0 else f"does not lose accuracy (difference {loss})"
+    relies = f"{lead.label} {loses} if its test clips are shuffled"
     return [
         ("Does this trained model rely on frame order?", f"{relies} ({in_words(lead.reliance)})"),
         ("Is frame order worth anything to this learner?", f"{lead.verdict.sentence}{_rotated(lead)}"),
