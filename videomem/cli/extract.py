@@ -55,7 +55,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
             f"videomem: {backbone.name} has random weights (seed {backbone.seed}) and was never trained", to_stderr=True
         )
     report = extract(data.catalog.clips, data.settings, data.feature_store.root, device, config.workers, progress,
-                     config.time_limit, config.retry_failed)  # fmt: skip
+                     config.time_limit, config.retry_failed, data.catalog.digest)  # fmt: skip
     _print(report, len(data.catalog.clips), time.perf_counter() - started)
     if report.imprecise_share > _TOLERATED_SHARE:
         remedy = "; set data.features.dtype to float32" * (data.settings.dtype == "float16")

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import functional as F
@@ -22,11 +23,13 @@ from videomem.batch import VideoBatch, length_mask, pad_videos
 from videomem.errors import VideomemError
 from videomem.features.backbone import extract_features, load_backbone
 from videomem.features.extraction import decode_frames
+from videomem.features.index import Entries
 from videomem.features.settings import FeatureSettings
-from videomem.features.store import Entry, FeatureStore
+from videomem.features.store import FeatureStore
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]
+_PART = 65_536  # Items that are Python objects at a time.
 
 
 class FeatureSource(ABC):
@@ -56,7 +59,7 @@ class StoredFeatures(FeatureSource):
     """
 
     store: FeatureStore
-    entries: Sequence[Entry]
+    entries: Entries
     storage: Storage
     _in_memory: Tensor | None = field(default=None, repr=False)  # Of all clips, one after another.
     _starts: list[int] = field(default_factory=list, repr=False)
@@ -65,8 +68,7 @@ class StoredFeatures(FeatureSource):
     def item(self, row: int, epoch: int | None) -> Tensor:
         if self.storage != "device":
             return self.features(row)
-        entry = self.entries[row]
-        return torch.empty(entry.stop_row - entry.start_row, 0)  # Only the length; the features are on the device.
+        return torch.empty(int(self.entries.lengths_N[row]), 0)  # Only the length; the features are on the device.
 
     def features_of_batch(self, batch: VideoBatch) -> VideoBatch:
         if self.storage != "device":
@@ -88,8 +90,7 @@ class StoredFeatures(FeatureSource):
         """
         if self.storage != "ram" or self._in_memory is not None or not self.entries:
             return
-        lengths = (entry.stop_row - entry.start_row for entry in self.entries)
-        self._starts = list(accumulate(lengths, initial=0))
+        self._starts = list(accumulate(self.entries.lengths_N.tolist(), initial=0))
         first_TD = self.store.read(self.entries[0])
         rows = first_TD.new_empty(self._starts[-1], first_TD.shape[1])
         for entry, start in zip(self.entries, self._starts, strict=False):
@@ -196,7 +197,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = torch.randperm(self._num_items, generator=generator)
         else:
             order = torch.multinomial(self._weights, self._num_items, replacement=True, generator=generator)
-        return iter([(int(item), epoch) for item in order])
+        for part in order.split(_PART):
+            for item in part.tolist():
+                yield item, epoch
 
 
 class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
@@ -208,7 +211,7 @@ class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
         source: Reads a clip by its row.
     """
 
-    def __init__(self, rows: Sequence[int], labels: Sequence[int], source: FeatureSource) -> None:
+    def __init__(self, rows: NDArray[np.int64], labels: NDArray[np.int32], source: FeatureSource) -> None:
         self._rows, self._labels, self._source = rows, labels, source
 
     def __len__(self) -> int:
@@ -216,8 +219,8 @@ class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
         number, epoch = item if isinstance(item, tuple) else (item, None)
-        row = self._rows[number]
-        return self._source.item(row, epoch), self._labels[number], row
+        row = int(self._rows[number])
+        return self._source.item(row, epoch), int(self._labels[number]), row
 
 
 def frame_statistics(videos: Iterable[Tensor], feature_dim: int) -> tuple[Tensor, Tensor]:

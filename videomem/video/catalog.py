@@ -18,9 +18,13 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from videomem.errors import VideomemError, one_line
 from videomem.utils.atomic import atomic_path
@@ -67,16 +71,47 @@ class Clip:
         return self.start_s, self.end_s
 
 
+class SelectedClips(Sequence[Clip]):
+    """Some of the clips of a catalog, by their rows in it (N,)."""
+
+    def __init__(self, clips: Sequence[Clip], rows_N: NDArray[np.int64]) -> None:
+        self._clips, self._rows_N = clips, rows_N
+
+    def __len__(self) -> int:
+        return len(self._rows_N)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return SelectedClips(self._clips, self._rows_N[row])
+        return self._clips[int(self._rows_N[row])]
+
+
 @dataclass(frozen=True)
 class Catalog:
     """The clips of a data set, in the order of the table. Reading a catalog makes their paths absolute."""
 
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
+    digest: str = field(default="", compare=False)  # of the table that was read
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Sorted labels; the class index of a clip is the index of its label."""
         return tuple(sorted({clip.label for clip in self.clips}))
+
+    @cached_property
+    def labels_N(self) -> NDArray[np.int32]:
+        """The class index of each clip."""
+        return self._numbers("label", self.classes)
+
+    @cached_property
+    def splits_N(self) -> NDArray[np.int32]:
+        """The index in `splits` of each clip's split."""
+        return self._numbers("split", self.splits)
+
+    def _numbers(self, field: str, values: Sequence[str]) -> NDArray[np.int32]:
+        number = {value: index for index, value in enumerate(values)}
+        found = (number[getattr(clip, field)] for clip in self.clips)
+        return np.fromiter(found, np.int32, len(self.clips))
 
     @cached_property
     def splits(self) -> tuple[str, ...]:
