@@ -61,6 +61,9 @@ class VideoDataModule(LightningDataModule):
             checked to have the same frames.
         test_split: The split that `test` and `shuffle` evaluate.
         seed: Seed of the order of training clips and of augmentation.
+        shuffle: Order of training clips: `global` draws from all clips; `shards` from a few shards of the store
+            at a time, so that files are read one after another. `auto` uses `shards` if features in files are larger
+            than the memory of the machine and classes are not balanced.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class VideoDataModule(LightningDataModule):
         reversed_pairs: bool = False,
         test_split: str = "test",
         seed: int = 0,
+        shuffle: Literal["auto", "global", "shards"] = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(as_plain(locals()), logger=False)
@@ -90,10 +94,16 @@ class VideoDataModule(LightningDataModule):
             (features.imported is not None and source == "video", "data.features.imported names imported features"),
             (storage != "mmap" and source == "video", "data.storage keeps stored features"),
             (augmentation.active and source != "video", "data.augmentation changes frames"),
+            (shuffle == "shards" and source == "video", "data.shuffle: shards orders stored features"),
         ):
             if refused:
                 other = "features" if source == "video" else "video"
                 raise VideomemError(f"{why}, but data.source is {source}; set data.source to {other}")
+        if shuffle == "shards" and balanced_sampling:
+            raise VideomemError(
+                "data.shuffle is shards, which uses each clip once, but data.balanced_sampling draws clips repeatedly; "
+                "set data.shuffle to global"
+            )
         if storage == "device" and num_workers:
             raise VideomemError(
                 f"data.num_workers is {num_workers}, but data.storage is device, which needs none; set it to 0"
@@ -110,6 +120,7 @@ class VideoDataModule(LightningDataModule):
         self.reversed_pairs = reversed_pairs
         self.test_split = test_split
         self.seed = seed
+        self.shuffle = shuffle
         self.settings = features
         self.console: Console | None = None  # where the progress of long passes is shown
         self.feature_store = FeatureStore(store, features)
@@ -287,7 +298,17 @@ class VideoDataModule(LightningDataModule):
             weights = (
                 1 / torch.tensor(self.class_counts, dtype=torch.float64)[torch.from_numpy(self._labels(rows)).long()]
             )
-        return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights))
+        shards = self._entries.shards_N[rows] if self._in_shards else None
+        return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights, shards))
+
+    @property
+    def _in_shards(self) -> bool:
+        if self.shuffle != "auto" or self.balanced_sampling or self.storage != "mmap" or self.source == "video":
+            return self.shuffle == "shards"
+        value_bytes = 4 if self.settings.dtype == "float32" else 2
+        num_bytes = int(self._entries.lengths_N.sum(dtype=np.int64)) * self.feature_dim * value_bytes
+        # Of the machine, not what is free: an epoch must have the same order when training is resumed.
+        return num_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         rows = self._rows("val")

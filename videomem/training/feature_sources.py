@@ -29,6 +29,7 @@ from videomem.features.store import FeatureStore
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]
+WINDOW_SHARDS = 16
 _PART = 65_536  # Items that are Python objects at a time.
 
 
@@ -182,10 +183,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: Seed of the order.
         epoch: Returns the current epoch.
         weights: Sampling weight of each item, drawn with replacement; None uses each item once.
+        shards: Shard of each item (N,), see `order_by_shards`; None draws all items alike.
     """
 
-    def __init__(self, num_items: int, seed: int, epoch: Callable[[], int], weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        seed: int,
+        epoch: Callable[[], int],
+        weights: Tensor | None = None,
+        shards: NDArray[np.int32] | None = None,
+    ) -> None:
         self._num_items, self._seed, self._epoch, self._weights = num_items, seed, epoch, weights
+        self._shards = shards
 
     def __len__(self) -> int:
         return self._num_items
@@ -193,13 +203,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self._epoch()
         generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
-        if self._weights is None:
+        if self._shards is not None:
+            order = order_by_shards(self._shards, generator)
+        elif self._weights is None:
             order = torch.randperm(self._num_items, generator=generator)
         else:
             order = torch.multinomial(self._weights, self._num_items, replacement=True, generator=generator)
         for part in order.split(_PART):
             for item in part.tolist():
                 yield item, epoch
+
+
+def order_by_shards(shards_N: NDArray[np.int32], generator: torch.Generator) -> Tensor:
+    """A random order (N,) of items, in which items of the same shard are near each other.
+
+    Shards are shuffled and taken `WINDOW_SHARDS` at a time, and all items of these are shuffled. An epoch therefore
+    reads each shard within one window, so that the memory needs to hold only the shards of a window.
+    """
+    shards, shard_of_N = np.unique(shards_N, return_inverse=True)
+    place_S = torch.randperm(len(shards), generator=generator).numpy()
+    order_N = torch.randperm(len(shards_N), generator=generator).numpy()
+    window_S = (place_S // WINDOW_SHARDS).astype(np.uint16 if len(shards) < WINDOW_SHARDS * 2**16 else np.int64)
+    return torch.from_numpy(order_N[np.argsort(window_S[shard_of_N[order_N]], kind="stable")])
 
 
 class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
