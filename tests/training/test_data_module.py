@@ -324,8 +324,9 @@ def test_shards_are_read_one_after_another_only_where_features_exceed_the_memory
     assert whole == [item for item, _ in EpochSampler(len(whole), 0, lambda: 0)]
     sizes["SC_PHYS_PAGES"] = 0
     data = read_data_module(data_arguments(workspace))
-    by_shard = [item for item, _ in data.train_dataloader().sampler]
-    assert sorted(by_shard) == sorted(whole) and by_shard != whole
+    assert data._in_shards and sorted(item for item, _ in data.train_dataloader().sampler) == sorted(whole)
+    assert not read_data_module([*data_arguments(workspace), "--data.shuffle", "global"])._in_shards
+    assert not read_data_module([*data_arguments(workspace), "--data.storage", "ram"])._in_shards
     with pytest.raises(
         VideomemError, match=r"data.balanced_sampling draws clips repeatedly; set data.shuffle to global"
     ):

@@ -16,7 +16,7 @@ from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
 
 _OF_TRAINING = ("source", "storage", "batch_size", "num_workers", "balanced_sampling", "augmentation",
-                "reversed_pairs", "test_split", "seed")  # fmt: skip
+                "reversed_pairs", "test_split", "seed", "shuffle")  # fmt: skip
 _TOLERATED_SHARE = 0.01  # of features that are imprecise in the stored type
 UNUSED = {
     **{f"data.{name}": "it does not change stored features" for name in _OF_TRAINING},

@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from videomem.errors import VideomemError, one_line
-from videomem.video.catalog import MappedClips
-from videomem.video.clip import Clip
+from videomem.video.clip import Clip, MappedClips
 from videomem.video.files import is_url
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())

@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import re
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from videomem.utils.csv_cells import csv_lines, plain_cell
 from videomem.utils.proportion import RATIO, is_out_of_proportion
 from videomem.utils.text import printable
 from videomem.video.clip import Clip as Clip
+from videomem.video.clip import MappedClips
 from videomem.video.files import is_url
 from videomem.video.parquet_footer import codecs_of
 
@@ -62,22 +62,6 @@ class SelectedClips(Sequence[Clip]):
         if isinstance(row, slice):
             return SelectedClips(self._clips, self._rows_N[row])
         return self._clips[int(self._rows_N[row])]
-
-
-class MappedClips(Sequence[Clip]):
-    """Clips of a memory-mapped table, made when they are asked for."""
-
-    @abstractmethod
-    def numbered(self, name: str) -> tuple[NDArray[np.int32], Sequence[Any]]:
-        """The values of `label`, `split` or `group`, and for each clip the index of its value."""
-
-    @abstractmethod
-    def urls(self) -> list[Clip]:
-        """The first clips whose path is a URL."""
-
-    @abstractmethod
-    def may_repeat(self) -> bool:
-        """Whether two clips have the same path."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,14 @@
-"""A clip: a row of a catalog."""
+"""A clip, a row of a catalog; and clips that are rows of a mapped table."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +34,19 @@ class Clip:
     @property
     def interval(self) -> tuple[float | None, float | None]:
         return self.start_s, self.end_s
+
+
+class MappedClips(Sequence[Clip]):
+    """Clips of a memory-mapped table, made when they are asked for."""
+
+    @abstractmethod
+    def numbered(self, name: str) -> tuple[NDArray[np.int32], Sequence[Any]]:
+        """The values of `label`, `split` or `group`, and for each clip the index of its value."""
+
+    @abstractmethod
+    def urls(self) -> list[Clip]:
+        """The first clips whose path is a URL."""
+
+    @abstractmethod
+    def may_repeat(self) -> bool:
+        """Whether two clips have the same path."""
