@@ -393,8 +393,9 @@ def test_the_good_part_of_a_damaged_video_can_be_used(tmp_path: Path, clips: lis
     assert strict.key != lenient.key
     assert "damaged after" in extract([clip], strict, tmp_path / "store").failures[0].message
     assert extract([clip], lenient, tmp_path / "store").failures == ()
-    (entry,) = FeatureStore(tmp_path / "store", lenient).read_index().values()
-    assert 20 < entry.num_available < 60 and entry.damage == "marked as corrupt"
+    mine = FeatureStore(tmp_path / "store", lenient)
+    (entry,) = mine.read_index().values()
+    assert 20 < entry.num_available < 60 and mine.facts(entry).damage == "marked as corrupt"
 
 
 def test_folders_of_frames_are_clips_like_others(tmp_path: Path, clips: list[Clip]) -> None:
@@ -406,10 +407,12 @@ def test_folders_of_frames_are_clips_like_others(tmp_path: Path, clips: list[Cli
     other_rate, part = replace(clip, fps=6.0), replace(clip, start_s=0.25, end_s=0.75)
     report = extract([clip, other_rate, part], SETTINGS, tmp_path / "store", num_workers=1)
     assert (report.num_extracted, report.failures) == (3, ())
-    entries = FeatureStore(tmp_path / "store", SETTINGS).read_index()
+    mine = FeatureStore(tmp_path / "store", SETTINGS)
+    entries = mine.read_index()
     keys = clip_keys([clip, other_rate, part], tmp_path / "store")[0]
     assert [entries[keys[c]].num_available for c in (clip, other_rate, part)] == [12, 12, 6]
-    assert entries[keys[clip]].decoder == "pillow" and entries[keys[clip]].indices == (0, 3, 8, 11)
+    facts = mine.facts(entries[keys[clip]])
+    assert facts.decoder == "pillow" and facts.indices == (0, 3, 8, 11)
     os.utime(folder / "00003.png", ns=(1, 1))
     assert key_of(clip, tmp_path / "store") == keys[clip]
     Image.fromarray(barcode(99)).save(folder / "00003.png")

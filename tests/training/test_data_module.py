@@ -4,9 +4,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import data_arguments, read_data_module
+from hypothesis import given
+from hypothesis import strategies as st
 
 from videomem.batch import VideoBatch, collate, length_mask
 from videomem.errors import VideomemError
@@ -15,7 +18,7 @@ from videomem.features.extraction import extract
 from videomem.features.settings import FeatureSettings
 from videomem.features.store import FeatureStore
 from videomem.training.data_module import VideoDataModule
-from videomem.training.feature_sources import Augmentation, EpochSampler, LiveVideo
+from videomem.training.feature_sources import WINDOW_SHARDS, Augmentation, EpochSampler, LiveVideo, order_by_shards
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
 from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
 from videomem.video.sampling import FixedRate, Uniform
@@ -284,3 +287,47 @@ def test_features_can_lie_on_the_gpu(workspace: Path) -> None:
     batch = next(iter(data.test_dataloader()))
     on_gpu = data.on_after_batch_transfer(VideoBatch(*(part.cuda() for part in batch)), 0)
     assert on_gpu.x.is_cuda and torch.equal(on_gpu.x.cpu(), batches(module(workspace))[0].x)
+
+
+@given(st.lists(st.integers(0, 90), max_size=600), st.integers(0, 9))
+def test_an_order_by_shards_has_each_clip_once_and_reads_few_shards_at_a_time(shards: list[int], seed: int) -> None:
+    shards_N = np.array(shards, np.int32)
+    first, again = (order_by_shards(shards_N, torch.Generator().manual_seed(seed)).tolist() for _ in range(2))
+    assert first == again and sorted(first) == list(range(len(shards)))
+    window: set[int] = set()
+    done: set[int] = set()
+    for item in first:
+        if shards[item] not in window and len(window) == WINDOW_SHARDS:
+            done, window = done | window, set()
+        window.add(shards[item])
+        assert shards[item] not in done
+
+
+def test_the_order_by_shards_depends_on_seed_and_epoch_and_mixes_the_shards_of_a_window() -> None:
+    shards = np.repeat(np.arange(200, dtype=np.int32), 10)
+    orders = {
+        (seed, epoch): tuple(item for item, _ in EpochSampler(len(shards), seed, lambda: epoch, None, shards))  # noqa: B023
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len(set(orders.values())) == 4
+    assert len({item // 10 for item in orders[0, 0][: 10 * WINDOW_SHARDS]}) == WINDOW_SHARDS
+    assert len({item // 10 for item in orders[0, 0][:16]}) > 4
+
+
+def test_shards_are_read_one_after_another_only_where_features_exceed_the_memory(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"SC_PHYS_PAGES": 2**40, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", sizes.__getitem__)
+    whole = [item for item, _ in read_data_module(data_arguments(workspace)).train_dataloader().sampler]
+    assert whole == [item for item, _ in EpochSampler(len(whole), 0, lambda: 0)]
+    sizes["SC_PHYS_PAGES"] = 0
+    data = read_data_module(data_arguments(workspace))
+    assert data._in_shards and sorted(item for item, _ in data.train_dataloader().sampler) == sorted(whole)
+    assert not read_data_module([*data_arguments(workspace), "--data.shuffle", "global"])._in_shards
+    assert not read_data_module([*data_arguments(workspace), "--data.storage", "ram"])._in_shards
+    with pytest.raises(
+        VideomemError, match=r"data.balanced_sampling draws clips repeatedly; set data.shuffle to global"
+    ):
+        VideoDataModule("a.csv", data.settings, shuffle="shards", balanced_sampling=True)

@@ -82,7 +82,7 @@ def _add_layout(layouts: Any, name: str, layout: Layout) -> None:
     own = [subparser.add_argument(flag, **(how or SHARED[flag])).dest for flag, how in layout.options.items()]
     subparser.set_defaults(options=own)
     subparser.add_argument("--root", type=Path, required=True, help="folder that contains the videos")
-    subparser.add_argument("--out", type=Path, required=True, help="catalog to write, .csv or .parquet")
+    subparser.add_argument("--out", type=Path, required=True, help="catalog to write, .csv, .parquet or .arrow")
     if not layout.missing_is_normal:
         missing = "exclude listed files that do not exist, and write their names to OUT.missing.txt"
         subparser.add_argument("--allow-missing", action="store_true", help=missing)

@@ -16,7 +16,7 @@ from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
 
 _OF_TRAINING = ("source", "storage", "batch_size", "num_workers", "balanced_sampling", "augmentation",
-                "reversed_pairs", "test_split", "seed")  # fmt: skip
+                "reversed_pairs", "test_split", "seed", "shuffle")  # fmt: skip
 _TOLERATED_SHARE = 0.01  # of features that are imprecise in the stored type
 UNUSED = {
     **{f"data.{name}": "it does not change stored features" for name in _OF_TRAINING},
@@ -55,7 +55,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
             f"videomem: {backbone.name} has random weights (seed {backbone.seed}) and was never trained", to_stderr=True
         )
     report = extract(data.catalog.clips, data.settings, data.feature_store.root, device, config.workers, progress,
-                     config.time_limit, config.retry_failed)  # fmt: skip
+                     config.time_limit, config.retry_failed, data.catalog.digest)  # fmt: skip
     _print(report, len(data.catalog.clips), time.perf_counter() - started)
     if report.imprecise_share > _TOLERATED_SHARE:
         remedy = "; set data.features.dtype to float32" * (data.settings.dtype == "float16")

@@ -73,7 +73,7 @@ UNUSED_BY_EVALUATION = {
         "check_val_every_n_epoch", "val_check_interval", "overfit_batches", "num_sanity_val_steps",
         "log_every_n_steps", "enable_autolog_hparams")},
     **{f"model.{name}": _NOT_TRAINED for name in ("learning_rate", "weight_decay", "dropout", *TRAINING_OPTIONS)},
-    **{f"data.{name}": _NOT_TRAINED for name in ("augmentation", "balanced_sampling")},
+    **{f"data.{name}": _NOT_TRAINED for name in ("augmentation", "balanced_sampling", "shuffle")},
     "new-wandb-run": "evaluations always start a new W&B run",
 }  # fmt: skip
 UNUSED_BY = {

@@ -33,7 +33,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     options = parser(command, __doc__)
     options.add_argument("result", type=Path, help="folder that `videomem order --out` has written")
     options.add_argument("--catalog", type=Path, required=True, help="catalog of the order test")
-    options.add_argument("--out", type=Path, required=True, help="catalog to write, .csv or .parquet")
+    options.add_argument("--out", type=Path, required=True, help="catalog to write, .csv, .parquet or .arrow")
     options.add_argument("--by", choices=("clip", "class"), default="clip", help="what is kept or left out")
     chosen = options.add_mutually_exclusive_group()
     chosen.add_argument("--top-share", type=share, help="share of the scored clips to keep, those with the highest "

@@ -105,7 +105,6 @@ def clips_of_data(data: VideoDataModule) -> Clips:
     if data.source != "features":
         raise VideomemError("the order test reads stored features; set data.source to features")
     clips = data.clips
-    keys, _ = data.feature_store.clip_keys(clips)
     source, settings = data.feature_source, data.settings
     if isinstance(source, StoredFeatures):
         source.load()
@@ -116,7 +115,7 @@ def clips_of_data(data: VideoDataModule) -> Clips:
         labels=np.array([data.class_names.index(clip.label) for clip in clips]),
         groups=_numbered([clip.group for clip in clips]),
         splits=tuple(clip.split for clip in clips),
-        ids=tuple(f"{settings.key}/{keys[clip]}" for clip in clips),
+        ids=tuple(f"{settings.key}/{data.key(row)}" for row in range(len(clips))),
         class_names=tuple(data.class_names),
         feature_dim=data.feature_dim,
         source=data.catalog_path,

@@ -68,6 +68,7 @@ def extract(
     console: Console | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     retry_failed: bool = False,
+    catalog_digest: str = "",
 ) -> ExtractionReport:
     """Extract the features of clips into the store below `root`. Existing features are kept.
 
@@ -83,6 +84,7 @@ def extract(
         console: Where progress is shown, see `LineProgress`; None: nowhere.
         time_limit_s: A clip fails if decoding it in a worker takes longer.
         retry_failed: Extract only the clips that failed before.
+        catalog_digest: Hash of the catalog's table, to record its clips in a large store; empty: not recorded.
     Raises:
         VideomemError: If the backbone cannot be built, the store cannot be written, or workers cannot start.
     """
@@ -91,17 +93,17 @@ def extract(
     keys, unreadable = clip_keys(clips, root)
     store = FeatureStore(root, settings)
     store.create()
-    done, settled, failure_table = set(store.read_index()), store.settled_clips(), store.failure_table.read()
+    done, failure_table = store.read_index(), store.failure_table.read()
     by_key = {key: clip for clip, key in keys.items()}
     for key, clip in list(by_key.items()):
         # A file that is temporarily missing must not be planned and marked as failed permanently.
-        if key not in settled and (problem := file_problem(clip.path)):
+        if not done.is_settled(key) and (problem := file_problem(clip.path)):
             unreadable.append(Failure.of(clip, "open", "FileNotFoundError", problem))
             del by_key[key]
     for failure in unreadable:
         if (known := failure_table.get(failure.location)) is None or known.message != failure.message:
             store.failure_table.add(failure)
-    failed = {key: clip for key, clip in by_key.items() if key in settled and key not in done}
+    failed = {key: clip for key, clip in by_key.items() if done.is_settled(key) and key not in done}
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(console))
 
@@ -115,7 +117,7 @@ def extract(
             earlier = [Failure.of(c, "decode", "unknown", "failed in an earlier run") for c in failed.values()]
             failures = [*unreadable, *(failure_table.get(failure.location, failure) for failure in earlier)]
         else:
-            never_read = {k: c for k, c in by_key.items() if k not in settled and c.location in failure_table}
+            never_read = {k: c for k, c in by_key.items() if not done.is_settled(k) and c.location in failure_table}
             answers = progress.each(decoded(list(failed.values())), "trying failed clips again", len(failed))
             failing = {k: answer for k, answer in zip(failed, answers, strict=True) if isinstance(answer, Failure)}
             again = {key: clip for key, clip in failed.items() if key not in failing}
@@ -136,7 +138,9 @@ def extract(
             written.append(writer.submit(_write_shard, store, number, read, packer))
         none_D = torch.zeros(backbone.feature_dim)
         largest_D = torch.stack([none_D, *(shard.result() for shard in written)]).amax(0)
+    store.update_index()
     now = store.read_index()
+    store.record_catalog(catalog_digest, [keys.get(clip) for clip in clips], now)
     done_now = {clip.location for clip, key in keys.items() if key in now}
     failures = [failure for failure in failures if failure.location not in done_now]
     if retry_failed:

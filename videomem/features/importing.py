@@ -109,6 +109,9 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
         with locked_folder(store.folder):
             done = store.read_index()
             _write(store, found, source, importing)
+            store.update_index()
+            keys = [found[clip].key if clip in found else None for clip in catalog.clips]
+            store.record_catalog(catalog.digest, keys, store.read_index())
             store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
             failure_table = store.failure_table.read() | {failure.location: failure for failure in failures.values()}
             good = {clip.location for clip in found}

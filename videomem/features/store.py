@@ -7,6 +7,7 @@
                                       rows, checksum, frames and decoder of each clip
     <root>/<key>/failures.csv         clips that failed, with the reason
     <root>/<key>/clips.json           imported features only: the key of each clip
+    <root>/<key>/index, catalogs      large stores only: tables of their clips, see `videomem.features.index`
 
 All files are written atomically, so an existing file is complete; only the failure table is appended to. Features with
 different settings have different keys and are never mixed. JSON has the identity of its file and a checksum, and the
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -31,14 +34,19 @@ from torch import Tensor
 
 from videomem.errors import VideomemError, one_line
 from videomem.features.failures import Failure, FailureTable
+from videomem.features.index import ClipTable, Entry, Index, Segment
 from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.features.settings import FeatureSettings
 from videomem.utils.atomic import make_folders, remove_orphans, write_atomic
 from videomem.utils.checked_json import dump_checked, parse_checked, read_checked
 from videomem.utils.plain_data import check_plain
-from videomem.video.catalog import Clip
+from videomem.video.catalog import Catalog, Clip
 
 SHARD_CLIPS = 256
+MIN_SEGMENT_SHARDS = 64  # The headers of fewer shards are read faster than an index is worth.
+MIN_RECORD_CLIPS = 10_000  # of a catalog whose clips are recorded
+_MAX_OPEN_SHARDS = 512  # A process may have 1,024 open files.
+_MAX_FRAMES = 2**31 - 1
 _DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
 # Types in the index of a shard.
 _ROW = {"clip": str, "start_row": int, "stop_row": int, "checksum": int, "num_available": int, "fps": float,
@@ -46,14 +54,9 @@ _ROW = {"clip": str, "start_row": int, "stop_row": int, "checksum": int, "num_av
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Location of a clip's features, and facts about the decoded clip."""
+class DecodedFacts:
+    """Facts about a decoded clip."""
 
-    shard: int
-    start_row: int
-    stop_row: int
-    checksum: int
-    num_available: int
     fps: float
     decoder: str
     damage: str
@@ -70,7 +73,8 @@ class FeatureStore:
         self.failure_table = FailureTable(self.folder / "failures.csv")
         self.imported_keys = ImportedKeys(self.folder / "clips.json")
         self._open_shards: dict[int, Any] = {}
-        self._checked: set[Entry] = set()
+        self._checked: dict[int, int] = {}  # By shard, a bit for the first row of each clip whose checksum is right.
+        self._facts: tuple[int, dict[int, DecodedFacts]] = (-1, {})  # of the clips of the shard read last
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open_shards": {}}
@@ -111,23 +115,141 @@ class FeatureStore:
             return clip_keys(clips, self.root)
         return self.imported_keys.of(clips, self.failure_table)
 
-    def read_index(self) -> dict[str, Entry]:
+    def read_index(self) -> Index:
         """Entries of the clips in all complete shards, by clip key."""
-        return {
-            key: entry
-            for number, planned in enumerate(self.read_plan())
-            if self.has_shard(number)
-            for key, entry in self._entries(number, planned).items()
-        }
+        states = self.shard_states()
+        segments = list(self._segments(states))
+        loose = Index(segments, {}, {}, states).loose
+        entries: dict[str, Entry] = {}
+        failed: dict[str, int] = {}
+        for number, planned in self._planned(loose):
+            entries |= (found := self._entries(number, planned))
+            failed |= {key: number for key in planned if key not in found}
+        return Index(segments, entries, {key: shard for key, shard in failed.items() if key not in entries}, states)
+
+    def shard_states(self) -> dict[int, tuple[int, int]]:
+        """Size and modification time of the complete shards, by number."""
+        states = {}
+        with os.scandir(self.folder / "shards") as files:
+            for file in files:
+                if (name := re.fullmatch(r"(\d{6,9})\.safetensors", file.name)) and file.is_file():
+                    states[int(name[1])] = (file.stat().st_size, file.stat().st_mtime_ns)
+        return dict(sorted(states.items()))
+
+    def _planned(self, numbers: Collection[int]) -> Iterator[tuple[int, list[str]]]:
+        """Numbers and planned clips of these shards. A shard that was never planned is none of the store."""
+        plan = self.read_plan() if numbers or not any((self.folder / "index").glob("*")) else []
+        return ((number, plan[number]) for number in sorted(numbers) if number < len(plan))
+
+    def _segments(self, states: Mapping[int, tuple[int, int]]) -> Iterator[Segment]:
+        """The tables of the index, the newest first, with those of their shards that are unchanged."""
+        free = dict(states)
+        paths = (self.folder / "index").glob("[0-9]*.safetensors")
+        for path in sorted(filter(Path.is_file, paths), reverse=True):  # A pipe would be read for ever.
+            try:
+                table = ClipTable.read(path, self._identity("index", path.stem), self._index_remedy(path))
+            except FileNotFoundError:  # Another process has just merged it into a newer one.
+                continue
+            shards = frozenset(number for number, state in table.states.items() if free.get(number) == state)
+            for number in shards:
+                del free[number]
+            yield Segment(path, table, shards)
+
+    def _index_remedy(self, path: Path) -> str:
+        return f"delete {path.name}, and run {self.settings.made_by} to make it again"
+
+    def update_index(self) -> None:
+        """Add the shards that are in no table of the index to it, if they are many.
+
+        Tables are merged so that each has more than twice the shards of the next one: their number stays small.
+        """
+        states = self.shard_states()
+        segments = list(self._segments(states))
+        loose = Index(segments, {}, {}, states).loose
+        if len(loose) < MIN_SEGMENT_SHARDS:
+            return
+        make_folders(self.folder, "index")
+        remove_orphans(self.folder / "index")
+        try:
+            tables = [self._table_of(number, planned, loose[number]) for number, planned in self._planned(loose)]
+        except ValueError:  # Keys that videomem does not make.
+            return
+        merged = dict(loose)
+        replaced: list[Segment] = []
+        for segment in segments:
+            if len(segment.shards) > 2 * len(merged):
+                break
+            merged |= {number: states[number] for number in segment.shards}
+            replaced.append(segment)
+        number = 1 + max((int(segment.path.stem) for segment in segments), default=-1)
+        path = self.folder / "index" / f"{number:06d}.safetensors"
+        table = ClipTable.merged([*tables, *(segment.table for segment in replaced)], merged)
+        table.write(path, self._identity("index", number))
+        for segment in replaced:
+            segment.path.unlink(missing_ok=True)
+
+    def _table_of(self, number: int, planned: Sequence[str], state: tuple[int, int]) -> ClipTable:
+        entries = self._entries(number, planned)
+        return ClipTable.of(entries, {key: number for key in planned if key not in entries}, {number: state})
+
+    def record_catalog(self, digest: str, keys: Sequence[str | None], index: Index) -> None:
+        """Record where the clips of a large catalog are, so that it is opened without their files.
+
+        Args:
+            digest: Hash of the catalog's table.
+            keys: Key of each clip; None if it has none.
+            index: The index of the store.
+        """
+        if len(keys) < MIN_RECORD_CLIPS or not digest or any(key and not index.is_settled(key) for key in keys):
+            return
+        make_folders(self.folder, "catalogs")
+        remove_orphans(self.folder / "catalogs")
+        index.table_of(keys).write(self._record_path(digest), self._record_identity(digest))
+
+    def recorded_catalog(self, catalog: Catalog) -> ClipTable | None:
+        """The clips of a catalog, as `record_catalog` has written them; None if a table or a shard is not the same."""
+        path = self._record_path(catalog.digest)
+        if not catalog.digest or not path.is_file():
+            return None
+        table = ClipTable.read(path, self._record_identity(catalog.digest), self._index_remedy(path))
+        states = self.shard_states()
+        is_current = all(states.get(number) == state for number, state in table.states.items())
+        return table if is_current and len(table.high_N) == len(catalog.clips) else None
+
+    def _record_path(self, digest: str) -> Path:
+        return self.folder / "catalogs" / f"{digest[:32]}.safetensors"
+
+    def _record_identity(self, digest: str) -> dict[str, Any]:
+        return {"kind": "clips of a catalog", "store": self.settings.key, "catalog": digest}
+
+    def facts(self, entry: Entry) -> DecodedFacts:
+        """Facts about the decoded clip, from the header of its shard."""
+        if self._facts[0] != entry.shard:
+            self._facts = (
+                entry.shard,
+                {
+                    row["start_row"]: DecodedFacts(row["fps"], row["decoder"], row["damage"], tuple(row["indices"]))
+                    for row in self._header(entry.shard)
+                },
+            )
+        return self._facts[1][entry.start_row]
 
     def _entries(self, number: int, planned: Sequence[str]) -> dict[str, Entry]:
         """Entries of the clips of a complete shard, by clip key."""
-        path = self._shard_path(number)
-        remedy = f"delete it and run {self.settings.made_by}"
         known = frozenset(planned)
+        names = ("start_row", "stop_row", "checksum", "num_available")
+        entries = {row["clip"]: Entry(number, *(row[name] for name in names)) for row in self._header(number)}
+        if foreign := [key for key in entries if key not in known]:
+            raise self._damaged(number, f"its index has clip {one_line(foreign[0])}, which was not planned in it")
+        return entries
+
+    def _header(self, number: int) -> list[dict[str, Any]]:
+        """The rows of the index of a complete shard."""
+        path = self._shard_path(number)
         try:
             with safe_open(path, "pt") as shard:
-                index = parse_checked(shard.metadata()["index"], path, self._identity("shard", number), remedy)
+                text = shard.metadata()["index"]
+                index = parse_checked(text, path, self._identity("shard", number), self._shard_remedy)
                 features = shard.get_slice("features")
                 found = {"shape": features.get_shape(), "dtype": features.get_dtype()}
             if (stated := {name: index[name] for name in found}) != found:
@@ -135,18 +257,26 @@ class FeatureStore:
             imported = self.settings.imported
             if len(found["shape"]) != 2 or (imported is not None and found["shape"][1] != imported.feature_dim):
                 raise ValueError(f"its features have shape {found['shape']}")
-            entries = {}
             for row in index["clips"]:
                 wrong = [name for name in _ROW.keys() | row.keys() if type(row.get(name)) is not _ROW.get(name)]
                 if wrong or not all(type(index) is int for index in row["indices"]) or not math.isfinite(row["fps"]):
                     raise TypeError(f"its index has a clip with another {wrong[0] if wrong else 'fps or indices'}")
-                key, indices = row.pop("clip"), tuple(row.pop("indices"))
-                entries[key] = Entry(shard=number, indices=indices, **row)
-                if key not in known or not 0 <= row["start_row"] < row["stop_row"] <= found["shape"][0]:
-                    raise ValueError(f"its index has clip {one_line(key)}, which was not planned or has no rows in it")
+                if not 0 <= row["start_row"] < row["stop_row"] <= min(found["shape"][0], _MAX_FRAMES):
+                    raise ValueError(f"its index has clip {one_line(row['clip'])}, which has no rows in it")
+                if not re.fullmatch("[0-9a-f]{32}", row["clip"]):
+                    raise ValueError(f"its index has clip {one_line(row['clip'])}, which is no key")
+                if not (0 <= row["num_available"] <= _MAX_FRAMES and 0 <= row["checksum"] < 2**32):
+                    raise ValueError(f"its index has clip {one_line(row['clip'])} of a number beyond its range")
         except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
-            raise VideomemError(f"{path}: a damaged shard ({one_line(error)}); {remedy}") from error
-        return entries
+            raise self._damaged(number, one_line(error)) from error
+        return list(index["clips"])
+
+    @property
+    def _shard_remedy(self) -> str:
+        return f"delete it and run {self.settings.made_by}"
+
+    def _damaged(self, number: int, reason: str) -> VideomemError:
+        return VideomemError(f"{self._shard_path(number)}: a damaged shard ({reason}); {self._shard_remedy}")
 
     def read_plan(self) -> list[list[str]]:
         """Clip keys of each shard, in the order of shard numbers."""
@@ -196,10 +326,6 @@ class FeatureStore:
             content = dump_checked(self._identity("plan", number), shards).encode()
             write_atomic(self.folder / "plan" / f"{number:06d}.json", content, exclusive=True)
 
-    def settled_clips(self) -> set[str]:
-        """Keys of the clips in complete shards. Each is either in the index or failed."""
-        return {key for number, shard in enumerate(self.read_plan()) if self.has_shard(number) for key in shard}
-
     def has_shard(self, number: int) -> bool:
         return self._shard_path(number).is_file()
 
@@ -236,11 +362,14 @@ class FeatureStore:
         path = self._shard_path(entry.shard)
         try:
             if entry.shard not in self._open_shards:
+                if len(self._open_shards) == _MAX_OPEN_SHARDS:
+                    del self._open_shards[next(iter(self._open_shards))]  # The one that was opened first.
                 self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
             rows_TD: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
         except (SafetensorError, OSError) as error:
             raise VideomemError(f"{path}: not readable ({one_line(error)}); run {self.settings.made_by}") from error
-        if entry not in self._checked:
+        checked = self._checked.get(entry.shard, 0)
+        if not checked >> entry.start_row & 1:
             if _checksum(rows_TD) != entry.checksum:
                 raise VideomemError(
                     f"{path}: damaged (the checksum of rows {entry.start_row} to {entry.stop_row - 1} differs); delete "
@@ -250,7 +379,7 @@ class FeatureStore:
                 raise VideomemError(
                     f"{path}: has values that are not finite; delete it and run {self.settings.made_by}"
                 )
-            self._checked.add(entry)
+            self._checked[entry.shard] = checked | 1 << entry.start_row
         return rows_TD
 
     def differences(self, identity: dict[str, Any]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from rich.console import Console
 from torch import Tensor
@@ -18,8 +19,9 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from videomem.batch import VideoBatch, collate
 from videomem.errors import VideomemError
+from videomem.features.index import ClipTable, Entries, Entry
 from videomem.features.settings import FeatureSettings
-from videomem.features.store import Entry, FeatureStore
+from videomem.features.store import FeatureStore
 from videomem.training.feature_sources import (
     Augmentation,
     ClipDataset,
@@ -37,7 +39,7 @@ from videomem.utils.checked_json import dump_checked, read_checked
 from videomem.utils.plain_data import as_plain
 from videomem.utils.progress import tracked
 from videomem.utils.workers import check_shared_memory
-from videomem.video.catalog import Catalog, Clip, read_catalog
+from videomem.video.catalog import Catalog, Clip, SelectedClips, read_catalog
 
 MAX_WORKERS = 256  # An untrusted checkpoint could ask for any number of processes.
 PREFETCH = 2  # batches that each worker process prepares ahead
@@ -60,6 +62,9 @@ class VideoDataModule(LightningDataModule):
             checked to have the same frames.
         test_split: The split that `test` and `shuffle` evaluate.
         seed: Seed of the order of training clips and of augmentation.
+        shuffle: Order of training clips: `global` draws from all clips; `shards` from a few shards of the store
+            at a time, so that files are read one after another. `auto` uses `shards` if features in files are larger
+            than the memory of the machine and classes are not balanced.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class VideoDataModule(LightningDataModule):
         reversed_pairs: bool = False,
         test_split: str = "test",
         seed: int = 0,
+        shuffle: Literal["auto", "global", "shards"] = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(as_plain(locals()), logger=False)
@@ -89,10 +95,16 @@ class VideoDataModule(LightningDataModule):
             (features.imported is not None and source == "video", "data.features.imported names imported features"),
             (storage != "mmap" and source == "video", "data.storage keeps stored features"),
             (augmentation.active and source != "video", "data.augmentation changes frames"),
+            (shuffle == "shards" and source == "video", "data.shuffle: shards orders stored features"),
         ):
             if refused:
                 other = "features" if source == "video" else "video"
                 raise VideomemError(f"{why}, but data.source is {source}; set data.source to {other}")
+        if shuffle == "shards" and balanced_sampling:
+            raise VideomemError(
+                "data.shuffle is shards, which uses each clip once, but data.balanced_sampling draws clips repeatedly; "
+                "set data.shuffle to global"
+            )
         if storage == "device" and num_workers:
             raise VideomemError(
                 f"data.num_workers is {num_workers}, but data.storage is device, which needs none; set it to 0"
@@ -109,6 +121,7 @@ class VideoDataModule(LightningDataModule):
         self.reversed_pairs = reversed_pairs
         self.test_split = test_split
         self.seed = seed
+        self.shuffle = shuffle
         self.settings = features
         self.console: Console | None = None  # where the progress of long passes is shown
         self.feature_store = FeatureStore(store, features)
@@ -130,52 +143,67 @@ class VideoDataModule(LightningDataModule):
     @property
     def class_counts(self) -> list[int]:
         """Training clips of each class."""
-        counts = Counter(self.clips[row].label for row in self.rows("train"))
-        return [counts[name] for name in self.class_names]
+        return np.bincount(self._labels(self._rows("train")), minlength=len(self.class_names)).tolist()
 
     @cached_property
-    def clips(self) -> list[Clip]:
+    def clips(self) -> Sequence[Clip]:
         """The usable clips: without clips that failed and, with `reversed_pairs`, without incomplete pairs."""
-        usable = list(self.catalog.clips) if self.source == "video" else list(self._entries)
-        if self.reversed_pairs:
-            usable = whole_pairs(usable)
-            for clip in usable:
-                check_symmetric(self.settings.sampling, self._entries[clip].num_available)
-        return usable
+        return SelectedClips(self.catalog.clips, self._catalog_rows)
 
     @cached_property
+    def _catalog_rows(self) -> NDArray[np.int64]:
+        """The rows in the catalog of the usable clips."""
+        if self.source == "video":
+            return np.arange(len(self.catalog.clips))
+        rows_N = np.flatnonzero(self._table.places_N5[:, 2])
+        if not self.reversed_pairs:
+            return rows_N
+        usable = SelectedClips(self.catalog.clips, rows_N)
+        pairs = set(whole_pairs(usable))
+        rows_N = rows_N[[clip in pairs for clip in usable]]
+        for num_available in np.unique(self._table.places_N5[rows_N, 4]).tolist():
+            check_symmetric(self.settings.sampling, num_available)
+        return rows_N
+
+    @property
     def num_unusable(self) -> int:
         """Number of clips of the catalog that are not used."""
         return len(self.catalog.clips) - len(self.clips)
 
     def rows(self, split: str) -> list[int]:
         """Indices into `clips` of the clips of a split."""
-        return [row for row, clip in enumerate(self.clips) if clip.split == split]
+        return self._rows(split).tolist()
+
+    def _rows(self, split: str) -> NDArray[np.int64]:
+        if split not in self.catalog.splits:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self.catalog.splits_N[self._catalog_rows] == self.catalog.splits.index(split))
 
     @property
     def _splits(self) -> str:
         return ", ".join(self.catalog.splits)
 
     @cached_property
-    def _entries(self) -> dict[Clip, Entry]:
-        if not self.feature_store.exists():
-            nearest = self.feature_store.nearest()
+    def _table(self) -> ClipTable:
+        """Keys and places of all clips of the catalog."""
+        store, clips = self.feature_store, self.catalog.clips
+        if not store.exists():
+            nearest = store.nearest()
             found = f"; the most similar store there has {nearest}" if nearest else ""
-            raise VideomemError(
-                f"{self.feature_store.root}: no features of these settings{found}; run {self.settings.made_by}"
-            )
-        keys, unreadable = self.feature_store.clip_keys(self.catalog.clips)
-        index, planned = self.feature_store.read_index(), self.feature_store.settled_clips()
-        if absent := [clip for clip in self.catalog.clips if clip in keys and keys[clip] not in planned]:
-            raise VideomemError(
-                f"{absent[0]}: not extracted yet ({len(absent)} of {len(self.catalog.clips)} clips are missing); "
-                f"run {self.settings.made_by}"
-            )
-        entries = {clip: index[key] for clip, key in keys.items() if key in index}
-        if not entries:
-            reason = f" ({unreadable[0].message})" if unreadable else ""
+            raise VideomemError(f"{store.root}: no features of these settings{found}; run {self.settings.made_by}")
+        table, reason = store.recorded_catalog(self.catalog), ""
+        if table is None:
+            keys, unreadable = store.clip_keys(clips)
+            index = store.read_index()
+            if absent := [clip for clip in clips if clip in keys and not index.is_settled(keys[clip])]:
+                raise VideomemError(
+                    f"{absent[0]}: not extracted yet ({len(absent)} of {len(clips)} clips are missing); "
+                    f"run {self.settings.made_by}"
+                )
+            table, reason = index.table_of(map(keys.get, clips)), f" ({unreadable[0].message})" if unreadable else ""
+        if not table.places_N5[:, 2].any():
             raise VideomemError(f"{self.catalog_path}: no clip could be extracted{reason}; see the failure table")
-        return entries
+        return table
 
     def features(self, row: int) -> Tensor:
         """Features (T, D) of a clip."""
@@ -186,10 +214,20 @@ class VideoDataModule(LightningDataModule):
         """Where the features come from: the feature store, or videos."""
         if self.source == "video":
             return LiveVideo(self.clips, self.settings, self.augmentation, self.seed)
-        return StoredFeatures(self.feature_store, [self._entries[clip] for clip in self.clips], self.storage)
+        return StoredFeatures(self.feature_store, self._entries, self.storage)
 
     def entry(self, row: int) -> Entry:
-        return self._entries[self.clips[row]]
+        return self._entries[row]
+
+    def key(self, row: int) -> str:
+        """The key of a clip in the feature store."""
+        return self._table.key(self._catalog_rows[row])
+
+    @cached_property
+    def _entries(self) -> Entries:
+        """The entries of the usable clips."""
+        is_all = len(self._catalog_rows) == len(self.catalog.clips)  # They need not be copied then.
+        return Entries(self._table.places_N5 if is_all else self._table.places_N5[self._catalog_rows])
 
     def feature_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of the features of all training frames, without augmentation."""
@@ -254,7 +292,7 @@ class VideoDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         split = {"fit": "train", "validate": "val", "test": self.test_split}[stage]
-        if not self.rows(split):
+        if not len(self._rows(split)):
             raise VideomemError(f"{self.catalog_path}: no usable clip in split {split!r}; it has {self._splits}")
         if self.test_split not in ("test", *self.catalog.splits):  # A catalog need not have a split `test`.
             raise VideomemError(
@@ -278,27 +316,39 @@ class VideoDataModule(LightningDataModule):
             first.setdefault(group, row)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        rows, weights = self.rows("train"), None
+        rows, weights = self._rows("train"), None
         if self.balanced_sampling:
-            weights = 1 / torch.tensor(self.class_counts, dtype=torch.float64)[self._labels(rows)]
-        return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights))
+            weights = (
+                1 / torch.tensor(self.class_counts, dtype=torch.float64)[torch.from_numpy(self._labels(rows)).long()]
+            )
+        shards = self._entries.shards_N[rows] if self._in_shards else None
+        return self._loader(rows, EpochSampler(len(rows), self.seed, self._epoch, weights, shards))
+
+    @property
+    def _in_shards(self) -> bool:
+        if self.shuffle != "auto" or self.balanced_sampling or self.storage != "mmap" or self.source == "video":
+            return self.shuffle == "shards"
+        value_bytes = 4 if self.settings.dtype == "float32" else 2
+        num_bytes = int(self._entries.lengths_N.sum(dtype=np.int64)) * self.feature_dim * value_bytes
+        # Of the machine, not what is free: an epoch must have the same order when training is resumed.
+        return num_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        rows = self.rows("val")
-        return self._loader(rows) if rows else []
+        rows = self._rows("val")
+        return self._loader(rows) if len(rows) else []
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.rows(self.test_split))
+        return self._loader(self._rows(self.test_split))
 
     def _epoch(self) -> int:
         """The current epoch. With workers, this is read before Lightning calls `set_epoch`."""
         return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
 
-    def _loader(self, rows: list[int], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
+    def _loader(self, rows: NDArray[np.int64], sampler: Sampler[Any] | None = None) -> DataLoader[Any]:
         if isinstance(self.feature_source, StoredFeatures):
             self.feature_source.load()
         if self.num_workers:
-            clip_bytes = self.feature_source.item(rows[0], None).nbytes
+            clip_bytes = self.feature_source.item(int(rows[0]), None).nbytes
             num_batches = PREFETCH * self.num_workers
             check_shared_memory("data.num_workers to 0", num_batches * min(self.batch_size, len(rows)) * clip_bytes)
         if self._world_size > 1:
@@ -314,9 +364,8 @@ class VideoDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _labels(self, rows: list[int]) -> list[int]:
-        index = {name: number for number, name in enumerate(self.class_names)}
-        return [index[self.clips[row].label] for row in rows]
+    def _labels(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        return self.catalog.labels_N[self._catalog_rows[rows]]
 
     def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
         """Complete a batch on the device: look up features kept there, or run the backbone on decoded frames."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import functional as F
@@ -22,11 +23,14 @@ from videomem.batch import IGNORED, VideoBatch, length_mask, pad_videos
 from videomem.errors import VideomemError
 from videomem.features.backbone import extract_features, load_backbone
 from videomem.features.extraction import decode_frames
+from videomem.features.index import Entries
 from videomem.features.settings import FeatureSettings
-from videomem.features.store import Entry, FeatureStore
+from videomem.features.store import FeatureStore
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]
+WINDOW_SHARDS = 16
+_PART = 65_536  # Items that are Python objects at a time.
 
 
 class FeatureSource(ABC):
@@ -56,7 +60,7 @@ class StoredFeatures(FeatureSource):
     """
 
     store: FeatureStore
-    entries: Sequence[Entry]
+    entries: Entries
     storage: Storage
     _in_memory: Tensor | None = field(default=None, repr=False)  # Of all clips, one after another.
     _starts: list[int] = field(default_factory=list, repr=False)
@@ -65,8 +69,7 @@ class StoredFeatures(FeatureSource):
     def item(self, row: int, epoch: int | None) -> Tensor:
         if self.storage != "device":
             return self.features(row)
-        entry = self.entries[row]
-        return torch.empty(entry.stop_row - entry.start_row, 0)  # Only the length; the features are on the device.
+        return torch.empty(int(self.entries.lengths_N[row]), 0)  # Only the length; the features are on the device.
 
     def features_of_batch(self, batch: VideoBatch) -> VideoBatch:
         if self.storage != "device":
@@ -88,8 +91,7 @@ class StoredFeatures(FeatureSource):
         """
         if self.storage != "ram" or self._in_memory is not None or not self.entries:
             return
-        lengths = (entry.stop_row - entry.start_row for entry in self.entries)
-        self._starts = list(accumulate(lengths, initial=0))
+        self._starts = list(accumulate(self.entries.lengths_N.tolist(), initial=0))
         first_TD = self.store.read(self.entries[0])
         rows = first_TD.new_empty(self._starts[-1], first_TD.shape[1])
         for entry, start in zip(self.entries, self._starts, strict=False):
@@ -181,10 +183,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: Seed of the order.
         epoch: Returns the current epoch.
         weights: Sampling weight of each item, drawn with replacement; None uses each item once.
+        shards: Shard of each item (N,), see `order_by_shards`; None draws all items alike.
     """
 
-    def __init__(self, num_items: int, seed: int, epoch: Callable[[], int], weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        seed: int,
+        epoch: Callable[[], int],
+        weights: Tensor | None = None,
+        shards: NDArray[np.int32] | None = None,
+    ) -> None:
         self._num_items, self._seed, self._epoch, self._weights = num_items, seed, epoch, weights
+        self._shards = shards
 
     def __len__(self) -> int:
         return self._num_items
@@ -192,11 +203,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self._epoch()
         generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
-        if self._weights is None:
+        if self._shards is not None:
+            order = order_by_shards(self._shards, generator)
+        elif self._weights is None:
             order = torch.randperm(self._num_items, generator=generator)
         else:
             order = torch.multinomial(self._weights, self._num_items, replacement=True, generator=generator)
-        return iter([(int(item), epoch) for item in order])
+        for part in order.split(_PART):
+            for item in part.tolist():
+                yield item, epoch
+
+
+def order_by_shards(shards_N: NDArray[np.int32], generator: torch.Generator) -> Tensor:
+    """A random order (N,) of items, in which items of the same shard are near each other.
+
+    Shards are shuffled and taken `WINDOW_SHARDS` at a time, and all items of these are shuffled. An epoch therefore
+    reads each shard within one window, so that the memory needs to hold only the shards of a window.
+    """
+    shards, shard_of_N = np.unique(shards_N, return_inverse=True)
+    place_S = torch.randperm(len(shards), generator=generator).numpy()
+    order_N = torch.randperm(len(shards_N), generator=generator).numpy()
+    window_S = (place_S // WINDOW_SHARDS).astype(np.uint16 if len(shards) < WINDOW_SHARDS * 2**16 else np.int64)
+    return torch.from_numpy(order_N[np.argsort(window_S[shard_of_N[order_N]], kind="stable")])
 
 
 PADDING = -1  # An item that fills a share: the last clip, with a label that is ignored.
@@ -222,8 +250,9 @@ class ShareSampler(Sampler[Any]):
         return -(-len(self._sampler) // self._world_size)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        items = list(self._sampler)[self._rank :: self._world_size]
-        return iter(items + [PADDING] * (len(self) - len(items)))
+        own = islice(self._sampler, self._rank, None, self._world_size)
+        num_own = len(range(self._rank, len(self._sampler), self._world_size))  # type: ignore[arg-type]
+        return chain(own, [PADDING] * (len(self) - num_own))
 
 
 class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
@@ -235,7 +264,7 @@ class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
         source: Reads a clip by its row.
     """
 
-    def __init__(self, rows: Sequence[int], labels: Sequence[int], source: FeatureSource) -> None:
+    def __init__(self, rows: NDArray[np.int64], labels: NDArray[np.int32], source: FeatureSource) -> None:
         self._rows, self._labels, self._source = rows, labels, source
 
     def __len__(self) -> int:
@@ -243,7 +272,7 @@ class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int, int]:
         number, epoch = item if isinstance(item, tuple) else (item, None)
-        row, label = self._rows[number], IGNORED if number == PADDING else self._labels[number]
+        row, label = int(self._rows[number]), IGNORED if number == PADDING else int(self._labels[number])
         return self._source.item(row, epoch), label, row
 
 

@@ -16,17 +16,24 @@ import logging
 import math
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from videomem.errors import VideomemError, one_line
 from videomem.utils.atomic import atomic_path
 from videomem.utils.csv_cells import csv_lines, plain_cell
 from videomem.utils.proportion import RATIO, is_out_of_proportion
 from videomem.utils.text import printable
+from videomem.video.clip import Clip as Clip
+from videomem.video.clip import MappedClips
 from videomem.video.files import is_url
 from videomem.video.parquet_footer import codecs_of
 
@@ -42,48 +49,84 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # Stands for a byte that is not UTF-
 _log = logging.getLogger("videomem")
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A row of the catalog: a video file or a folder of frames, optionally trimmed to an interval in seconds."""
+class SelectedClips(Sequence[Clip]):
+    """Some of the clips of a catalog, by their rows in it (N,)."""
 
-    path: str
-    label: str
-    split: str
-    group: str
-    start_s: float | None = None
-    end_s: float | None = None
-    fps: float | None = None
+    def __init__(self, clips: Sequence[Clip], rows_N: NDArray[np.int64]) -> None:
+        self._clips, self._rows_N = clips, rows_N
 
-    def __str__(self) -> str:
-        return self.path if self.interval == (None, None) else f"{self.path} [{self.start_s}, {self.end_s})"
+    def __len__(self) -> int:
+        return len(self._rows_N)
 
-    @property
-    def location(self) -> tuple[str, float | None, float | None]:
-        """Path and interval; several clips may be parts of one file."""
-        return self.path, self.start_s, self.end_s
-
-    @property
-    def interval(self) -> tuple[float | None, float | None]:
-        return self.start_s, self.end_s
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return SelectedClips(self._clips, self._rows_N[row])
+        return self._clips[int(self._rows_N[row])]
 
 
 @dataclass(frozen=True)
 class Catalog:
     """The clips of a data set, in the order of the table. Reading a catalog makes their paths absolute."""
 
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
+    digest: str = field(default="", compare=False)  # of the table that was read
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Sorted labels; the class index of a clip is the index of its label."""
-        return tuple(sorted({clip.label for clip in self.clips}))
+        return self._labels[0]
+
+    @property
+    def labels_N(self) -> NDArray[np.int32]:
+        """The class index of each clip."""
+        return self._labels[1]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self._splits[0]
+
+    @property
+    def splits_N(self) -> NDArray[np.int32]:
+        """The index in `splits` of each clip's split."""
+        return self._splits[1]
+
+    def split(self, name: str) -> Sequence[Clip]:
+        if name not in self.splits:
+            return ()
+        rows_N = np.flatnonzero(self.splits_N == self.splits.index(name))
+        return (
+            SelectedClips(self.clips, rows_N) if self.is_mapped else tuple(self.clips[row] for row in rows_N.tolist())
+        )
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the clips are rows of a memory-mapped table."""
+        return isinstance(self.clips, MappedClips)
 
     @cached_property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(sorted({clip.split for clip in self.clips}, key=_split_order))
+    def _labels(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        return self._sorted("label", str)
 
-    def split(self, name: str) -> tuple[Clip, ...]:
-        return tuple(clip for clip in self.clips if clip.split == name)
+    @cached_property
+    def _splits(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        return self._sorted("split", _split_order)
+
+    def _sorted(self, field: str, order: Callable[[str], Any]) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        """The values of a column in order, and for each clip the index of its value."""
+        numbers_N, values = self.numbered(field)
+        used = [str(values[number]) for number in np.unique(numbers_N).tolist()]
+        names = tuple(sorted(set(used), key=order))
+        place = {name: index for index, name in enumerate(names)}
+        return names, np.array([place.get(str(value), 0) for value in values], np.int32)[numbers_N]
+
+    def numbered(self, field: str) -> tuple[NDArray[np.int32], Sequence[Any]]:
+        """The values of a column, and for each clip the index of its value."""
+        if isinstance(self.clips, MappedClips):
+            return self.clips.numbered(field)
+        values = dict.fromkeys(getattr(clip, field) for clip in self.clips)
+        number = {value: index for index, value in enumerate(values)}
+        found = (number[getattr(clip, field)] for clip in self.clips)
+        return np.fromiter(found, np.int32, len(self.clips)), list(number)
 
 
 def _split_order(name: str) -> tuple[int, str]:
@@ -115,15 +158,35 @@ def read_catalog(path: Path | str) -> Catalog:
 def absolute_clips(path: Path | str) -> Catalog:
     """Read a catalog without checking it, and make its paths absolute."""
     path = Path(path).absolute()
-    clips = (
-        clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
-        for clip in read_rows(path)
-    )
-    return Catalog(tuple(clips))
+    clips: Sequence[Clip]
+    if path.suffix == ".arrow" and path.is_file():
+        from videomem.video.arrow_catalog import read_arrow  # Only for Arrow, since its import is slow.
+
+        clips = read_arrow(path)
+    else:
+        clips = tuple(
+            clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
+            for clip in read_rows(path)
+        )
+    return Catalog(clips, _digest(path))
+
+
+def _digest(path: Path) -> str:
+    """Hash of a table and of the folder that its paths are relative to."""
+    with path.open("rb") as file:
+        content = file_digest(file, "blake2b").hexdigest()
+    return sha256(f"{path.parent} {content}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_rows(path: Path) -> list[Clip]:
     """Read a CSV or Parquet table of clips, with paths as written."""
+    if path.suffix == ".arrow":
+        from videomem.video.arrow_catalog import read_arrow
+
+        return [
+            clip if is_url(clip.path) else replace(clip, path=os.path.relpath(clip.path, path.parent))
+            for clip in read_arrow(path)
+        ]
     rows = read_table(path, COLUMNS[:4])
     return [clip_of_row(row, f"{path.name}: row {number}") for number, row in enumerate(rows, start=1)]
 
@@ -216,7 +279,7 @@ def number_of(text: str, name: str, where: str, unit: str) -> float | None:
 
 
 def write_catalog(catalog: Catalog, path: Path | str) -> None:
-    """Write a catalog atomically, as Parquet if the name ends in `.parquet`, else as CSV.
+    """Write a catalog atomically, as Parquet or Arrow if the name ends in `.parquet` or `.arrow`, else as CSV.
 
     Paths below the catalog's folder are written relative to it.
     """
@@ -229,6 +292,11 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
     names = COLUMNS if all(row.fps is None for row in rows) else (*COLUMNS, "fps")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
+        if path.suffix == ".arrow":
+            from videomem.video.arrow_catalog import write_arrow
+
+            write_arrow(rows, temporary)
+            return
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -243,12 +311,16 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
 
 def catalog_problems(catalog: Catalog) -> list[str]:
     """Problems that make a catalog unusable, one line each. Opens no video."""
-    clips, problems = catalog.clips, []
+    clips = catalog.clips
     if not clips:
         return ["no videos in the table"]
+    problems: list[str] = []
     for name in ("label", "split", "group"):
-        problems += [f"{clip}: the {name} is empty" for clip in clips if not getattr(clip, name)]
-        values = sorted({getattr(clip, name) for clip in clips})
+        if catalog.is_mapped and name == "group":  # Names of groups are not shown, and are many.
+            continue
+        values = sorted(map(str, catalog.numbered(name)[1]))
+        if "" in values:
+            problems += [f"{clip}: the {name} is empty" for clip in clips if not getattr(clip, name)]
         odd = [value for value in values if _SURROGATE.search(value)]
         problems += [
             f"the {name} {value!r} is not UTF-8; save the table as UTF-8, or rename the folder" for value in odd
@@ -260,16 +332,18 @@ def catalog_problems(catalog: Catalog) -> list[str]:
                 for value in values
                 if not value.isprintable() and value not in odd
             ]
-    problems += [f"{clip}: a URL; videomem reads local files only" for clip in clips if is_url(clip.path)]
-    counts = Counter((clip.path, clip.interval) for clip in clips)
-    problems += [f"{path}: listed {count} times; keep one row" for (path, _), count in counts.items() if count > 1]
+    urls = clips.urls() if isinstance(clips, MappedClips) else [clip for clip in clips if is_url(clip.path)]
+    problems += [f"{clip}: a URL; videomem reads local files only" for clip in urls]
+    if not isinstance(clips, MappedClips) or clips.may_repeat():
+        counts = Counter((clip.path, clip.interval) for clip in clips)
+        problems += [f"{path}: listed {count} times; keep one row" for (path, _), count in counts.items() if count > 1]
     if len(catalog.classes) < 2:
         problems.append(f"one class only ({catalog.classes[0]!r}); a classifier needs at least two")
     if "train" in catalog.splits:
         problems += [
             f"label {label!r} is in split {', '.join(splits)}, but not in train; a class needs "
             "training clips to be predicted; leave it out, or add clips to train"
-            for label, splits in _splits_by(clips, "label").items()
+            for label, splits in _splits_of_labels(catalog).items()
             if "train" not in splits
         ]
     return problems
@@ -281,16 +355,35 @@ def catalog_warnings(catalog: Catalog) -> list[str]:
 
 
 def _straddling_groups(catalog: Catalog) -> list[str]:
-    found = [(group, splits) for group, splits in _splits_by(catalog.clips, "group").items() if len(splits) > 1]
+    groups_N, groups = catalog.numbered("group")
+    is_in_GS = _is_in(groups_N, len(groups), catalog)
+    found = np.flatnonzero(is_in_GS.sum(axis=1) > 1)
     return [
-        f"{len(found)} group(s) are in more than one split, the first {group!r} in {', '.join(splits)}: clips of one "
-        "source in both training and evaluation can inflate the accuracy"
-        for group, splits in found[:1]
+        f"{len(found)} group(s) are in more than one split, the first {str(groups[row])!r} in "
+        f"{', '.join(_named(is_in_GS[row], catalog))}: clips of one source in both training and evaluation can inflate "
+        "the accuracy"
+        for row in found[:1]
     ]
 
 
+def _is_in(values_N: NDArray[np.int32], num_values: int, catalog: Catalog) -> NDArray[np.bool_]:
+    """Whether a value has clips in a split (V, S)."""
+    splits = range(len(catalog.splits))
+    counts = [np.bincount(values_N[catalog.splits_N == split], minlength=num_values) > 0 for split in splits]
+    return np.stack(counts, axis=1)
+
+
+def _named(is_in_S: NDArray[np.bool_], catalog: Catalog) -> list[str]:
+    return [split for split, is_in in zip(catalog.splits, is_in_S, strict=True) if is_in]
+
+
+def _splits_of_labels(catalog: Catalog) -> dict[str, list[str]]:
+    is_in_CS = _is_in(catalog.labels_N, len(catalog.classes), catalog)
+    return {label: _named(is_in_S, catalog) for label, is_in_S in zip(catalog.classes, is_in_CS, strict=True)}
+
+
 def _labels_without_clips(catalog: Catalog) -> list[str]:
-    splits_of = _splits_by(catalog.clips, "label")
+    splits_of = _splits_of_labels(catalog)
     trained = [label for label in catalog.classes if "train" in splits_of[label]]
     return [
         f"{len(lacking)} label(s) of train are not in {split}, the first {lacking[0]!r}: they are not evaluated there"
@@ -300,7 +393,12 @@ def _labels_without_clips(catalog: Catalog) -> list[str]:
 
 
 def _imbalance(catalog: Catalog) -> list[str]:
-    counts = Counter(clip.label for clip in catalog.split("train")).most_common()
+    if "train" not in catalog.splits:
+        return []
+    labels_N = catalog.labels_N[catalog.splits_N == catalog.splits.index("train")]
+    numbers = np.bincount(labels_N, minlength=len(catalog.classes)).tolist()
+    pairs = [(label, number) for label, number in zip(catalog.classes, numbers, strict=True) if number]
+    counts = Counter(dict(pairs)).most_common()
     if not counts or counts[0][1] < IMBALANCE * counts[-1][1]:
         return []
     (most, many), (least, few) = counts[0], counts[-1]
@@ -308,10 +406,3 @@ def _imbalance(catalog: Catalog) -> list[str]:
         f"train has {many} clips of {most!r}, but {few} of {least!r}; set `data.balanced_sampling: true` to draw "
         "classes equally often"
     ]
-
-
-def _splits_by(clips: Iterable[Clip], field: str) -> dict[str, list[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        found[getattr(clip, field)].add(clip.split)
-    return {key: sorted(splits, key=_split_order) for key, splits in found.items()}

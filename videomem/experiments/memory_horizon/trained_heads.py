@@ -184,10 +184,11 @@ def lags_of(num_frames: int) -> list[int]:
 
 def seconds_per_frame(data: VideoDataModule, rows: Sequence[int]) -> float | None:
     """Returns the median time between consecutive sampled frames; None if the frame rate is not known."""
+    in_order_of_shards = sorted(map(data.entry, rows), key=lambda entry: entry.shard)
     steps = [
-        (entry.indices[-1] - entry.indices[0]) / (len(entry.indices) - 1) / entry.fps
-        for entry in map(data.entry, rows)
-        if len(entry.indices) > 1 and entry.fps > 0
+        (facts.indices[-1] - facts.indices[0]) / (len(facts.indices) - 1) / facts.fps
+        for facts in map(data.feature_store.facts, in_order_of_shards)
+        if len(facts.indices) > 1 and facts.fps > 0
     ]
     return float(np.median(steps)) if steps else None
 
