@@ -46,6 +46,7 @@ ONLY_IN = {
     "sqlite3": "features/",
     "safetensors": "features/ inference/",
     "h5py": "features/",
+    "fsspec": "features/",
     "pyarrow": "video/",
     "onnx": "inference/",
     "onnxruntime": "inference/",

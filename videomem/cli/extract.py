@@ -85,4 +85,4 @@ def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:
         f"{report.num_extracted} clips extracted in {seconds:.0f} s, {report.num_done_before} already stored, "
         f"{len(report.failures)} failed; store {report.folder}"
     )
-    print_failures(report.failures, report.folder / "failures.csv")
+    print_failures(report.failures, report.failure_table)

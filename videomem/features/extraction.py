@@ -25,7 +25,6 @@ from torch import Tensor
 from videomem.errors import DecodingError, VideomemError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, exact_float32, extract_features, load_backbone
 from videomem.features.failures import Failure
-from videomem.features.keys import clip_keys
 from videomem.features.settings import FeatureSettings
 from videomem.features.store import FeatureStore
 from videomem.utils.parallel_jobs import one_thread
@@ -50,7 +49,8 @@ class ExtractionReport:
     num_extracted: int
     failures: tuple[Failure, ...]
     imprecise_share: float
-    folder: Path
+    folder: Path | str
+    failure_table: Path | str
 
 
 def decode_frames(clip: Clip, settings: FeatureSettings) -> tuple[Tensor, DecodedClip]:
@@ -68,6 +68,7 @@ def extract(
     console: Console | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     retry_failed: bool = False,
+    part: str = "",
 ) -> ExtractionReport:
     """Extract the features of clips into the store below `root`. Existing features are kept.
 
@@ -77,20 +78,21 @@ def extract(
     Args:
         clips: Clips of a catalog.
         settings: What to extract; its hash names the store.
-        root: Folder of stores.
+        root: Folder of stores, or its URL.
         device: Where the backbone runs, such as `cpu` or `cuda`.
         num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
         console: Where progress is shown, see `LineProgress`; None: nowhere.
         time_limit_s: A clip fails if decoding it in a worker takes longer.
         retry_failed: Extract only the clips that failed before.
+        part: Name of the part of a catalog that these clips are, such as `3-of-16`; empty: all of it.
     Raises:
         VideomemError: If the backbone cannot be built, the store cannot be written, or workers cannot start.
     """
     if num_workers:
         start_early(__name__)
-    keys, unreadable = clip_keys(clips, root)
-    store = FeatureStore(root, settings)
+    store = FeatureStore(root, settings, part)
     store.create()
+    keys, unreadable = store.clip_keys(clips)
     done, settled, failure_table = set(store.read_index()), store.settled_clips(), store.failure_table.read()
     by_key = {key: clip for clip, key in keys.items()}
     for key, clip in list(by_key.items()):
@@ -98,9 +100,8 @@ def extract(
         if key not in settled and (problem := file_problem(clip.path)):
             unreadable.append(Failure.of(clip, "open", "FileNotFoundError", problem))
             del by_key[key]
-    for failure in unreadable:
-        if (known := failure_table.get(failure.location)) is None or known.message != failure.message:
-            store.failure_table.add(failure)
+    known = {location: failure.message for location, failure in failure_table.items()}
+    store.failure_table.add(*(one for one in unreadable if known.get(one.location) != one.message))
     failed = {key: clip for key, clip in by_key.items() if key in settled and key not in done}
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(console))
@@ -145,7 +146,9 @@ def extract(
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
     is_imprecise_D = (largest_D > 0) & (largest_D < torch.finfo(getattr(torch, settings.dtype)).tiny)
     share = float(is_imprecise_D.float().mean())
-    return ExtractionReport(num_before, num_now - num_before, tuple(failures), share, store.folder)
+    return ExtractionReport(
+        num_before, num_now - num_before, tuple(failures), share, store.folder, store.failure_table.path
+    )
 
 
 # A clip of a shard: its key, the fields of its entry in the store, and the rows of its features.
@@ -185,13 +188,13 @@ def _read_shard(
         if isinstance(item, Failure):
             if not os.path.lexists(split_template(item.path)[0]):
                 raise VideomemError(f"{item.path}: existed at the start, but is missing now; restore it and run again")
-            store.failure_table.add(item)
             failures.append(item)
         else:
             clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
             progress.update(task, frames=progress.tasks[task].fields["frames"] + len(item.frames))
         progress.advance(task)
     packer.flush()
+    store.failure_table.add(*failures)  # Before the shard is complete, and its clips are settled.
     return clips, failures
 
 

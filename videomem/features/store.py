@@ -11,12 +11,14 @@
 All files are written atomically, so an existing file is complete; only the failure table is appended to. Features with
 different settings have different keys and are never mixed. JSON has the identity of its file and a checksum, and the
 features of a clip are compared with their checksum when a process first reads them. A store is read without writing.
+`<root>` is a folder or the URL of one, see `videomem.features.folder`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,14 +33,16 @@ from torch import Tensor
 
 from videomem.errors import VideomemError, one_line
 from videomem.features.failures import Failure, FailureTable
+from videomem.features.folder import StoreFolder, store_folder
 from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.features.settings import FeatureSettings
-from videomem.utils.atomic import make_folders, remove_orphans, write_atomic
-from videomem.utils.checked_json import dump_checked, parse_checked, read_checked
+from videomem.utils.checked_json import dump_checked, parse_checked
 from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Clip
 
 SHARD_CLIPS = 256
+_PLAN = re.compile(r"[0-9].*\.json")
+_SHARD = re.compile(r"\d{6,9}\.safetensors")
 _DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
 # Types in the index of a shard.
 _ROW = {"clip": str, "start_row": int, "stop_row": int, "checksum": int, "num_available": int, "fps": float,
@@ -63,17 +67,33 @@ class Entry:
 class FeatureStore:
     """Reads a store through memory-mapped files, and adds shards to it."""
 
-    def __init__(self, root: Path | str, settings: FeatureSettings) -> None:
-        self.root = Path(root).absolute()
+    def __init__(self, root: Path | str, settings: FeatureSettings, part: str = "") -> None:
+        self._stores = store_folder(root)
         self.settings = settings
-        self.folder = self.root / settings.key
-        self.failure_table = FailureTable(self.folder / "failures.csv")
-        self.imported_keys = ImportedKeys(self.folder / "clips.json")
+        self.files = self._stores.inside(settings.key)
+        self.failure_table = FailureTable(self.files, part)
+        self.imported_keys = ImportedKeys(self.files)
+        self._part = part
         self._open_shards: dict[int, Any] = {}
         self._checked: set[Entry] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open_shards": {}}
+
+    @property
+    def root(self) -> Path | str:
+        """Folder of stores, or its URL."""
+        return self._stores.place
+
+    @property
+    def folder(self) -> Path | str:
+        """Folder of this store, or its URL."""
+        return self.files.place
+
+    @property
+    def cache(self) -> Path:
+        """Folder on this machine for results that belong to the folder of stores: itself, or one for its URL."""
+        return self._stores.cache
 
     def exists(self) -> bool:
         """Whether the store has been created.
@@ -81,10 +101,10 @@ class FeatureStore:
         Raises:
             VideomemError: If its settings are damaged.
         """
-        path = self.folder / "settings.json"
-        if not path.is_file():
+        if not self.files.is_file("settings.json"):
             return False
-        if path.read_bytes() != self.settings.content:
+        if self.files.read("settings.json") != self.settings.content:
+            path = self.files.named("settings.json")
             raise VideomemError(f"{path}: damaged (its hash is not {self.settings.key}); {self._remedy}")
         return True
 
@@ -98,35 +118,33 @@ class FeatureStore:
         Raises:
             VideomemError: If a folder of the store is a link, through which it is only read.
         """
-        make_folders(self.root, self.settings.key)
-        make_folders(self.folder, *(parts := ("plan", "shards")))
-        for part in parts:
-            remove_orphans(self.folder / part)
+        self.files.make("plan", "shards")
         if not self.exists():
-            write_atomic(self.folder / "settings.json", self.settings.content)
+            self.files.write("settings.json", self.settings.content)
 
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
         """The key of each clip, and the failures of clips that have none: an unreadable file or a failed import."""
         if self.settings.imported is None:
-            return clip_keys(clips, self.root)
+            return clip_keys(clips, self.cache, self._part)
         return self.imported_keys.of(clips, self.failure_table)
 
     def read_index(self) -> dict[str, Entry]:
         """Entries of the clips in all complete shards, by clip key."""
+        complete = self.complete_shards()
         return {
             key: entry
             for number, planned in enumerate(self.read_plan())
-            if self.has_shard(number)
+            if number in complete
             for key, entry in self._entries(number, planned).items()
         }
 
     def _entries(self, number: int, planned: Sequence[str]) -> dict[str, Entry]:
         """Entries of the clips of a complete shard, by clip key."""
-        path = self._shard_path(number)
-        remedy = f"delete it and run {self.settings.made_by}"
+        name = _shard_name(number)
+        path, remedy = self.files.named(name), f"delete it and run {self.settings.made_by}"
         known = frozenset(planned)
         try:
-            with safe_open(path, "pt") as shard:
+            with self.files.header(name) as local, safe_open(local, "pt") as shard:
                 index = parse_checked(shard.metadata()["index"], path, self._identity("shard", number), remedy)
                 features = shard.get_slice("features")
                 found = {"shape": features.get_shape(), "dtype": features.get_dtype()}
@@ -150,18 +168,19 @@ class FeatureStore:
 
     def read_plan(self) -> list[list[str]]:
         """Clip keys of each shard, in the order of shard numbers."""
-        return [shard for path in self._plans() for shard in self._read_plan(path)]
+        return [shard for name in self._plans() for shard in self._read_plan(name)]
 
-    def _plans(self) -> list[Path]:
+    def _plans(self) -> list[str]:
         """The plan files, which are numbered without gaps: a missing one would give its shards to others."""
-        plans = sorted((self.folder / "plan").glob("[0-9]*.json"))
-        for number, path in enumerate(plans):
-            if path.name != f"{number:06d}.json":
-                raise VideomemError(f"{path.with_name(f'{number:06d}.json')}: is missing; {self._remedy}")
+        plans = [name for name in self.files.names("plan") if _PLAN.fullmatch(name)]
+        for number, name in enumerate(plans):
+            if name != (expected := f"{number:06d}.json"):
+                raise VideomemError(f"{self.files.named(f'plan/{expected}')}: is missing; {self._remedy}")
         return plans
 
-    def _read_plan(self, path: Path) -> list[list[str]]:
-        shards = read_checked(path, self._identity("plan", path.stem), self._remedy)
+    def _read_plan(self, name: str) -> list[list[str]]:
+        path = self.files.named(f"plan/{name}")
+        shards = self.files.read_checked(f"plan/{name}", self._identity("plan", name.split(".")[0]), self._remedy)
         lists = [shards, *shards] if isinstance(shards, list) else [None]
         if not (all(isinstance(one, list) for one in lists) and all(isinstance(k, str) for one in shards for k in one)):
             raise VideomemError(f"{path}: damaged (not a list of shards); {self._remedy}")
@@ -186,7 +205,7 @@ class FeatureStore:
         while True:
             plan = self.read_plan()
             mine = [number for number, shard in enumerate(plan) if all(key in wanted for key in shard)]
-            complete = {number for number in range(len(plan)) if self.has_shard(number)}
+            complete = self.complete_shards()
             known = {k for n in {*mine, *complete} for k in plan[n] if not (n in complete and k in again)}
             new = [key for key in wanted if key not in known]
             if not new:
@@ -194,14 +213,15 @@ class FeatureStore:
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
             number = len(self._plans())
             content = dump_checked(self._identity("plan", number), shards).encode()
-            write_atomic(self.folder / "plan" / f"{number:06d}.json", content, exclusive=True)
+            self.files.write(f"plan/{number:06d}.json", content, exclusive=True)
 
     def settled_clips(self) -> set[str]:
         """Keys of the clips in complete shards. Each is either in the index or failed."""
-        return {key for number, shard in enumerate(self.read_plan()) if self.has_shard(number) for key in shard}
+        complete = self.complete_shards()
+        return {key for number, shard in enumerate(self.read_plan()) if number in complete for key in shard}
 
-    def has_shard(self, number: int) -> bool:
-        return self._shard_path(number).is_file()
+    def complete_shards(self) -> set[int]:
+        return {int(name.split(".")[0]) for name in self.files.states("shards") if _SHARD.fullmatch(name)}
 
     def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
         """Write a shard: the key, entry fields and features (T, D) of each clip that did not fail.
@@ -225,7 +245,7 @@ class FeatureStore:
         # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
         # order of several entries varies.
         text = dump_checked(self._identity("shard", number), index)
-        write_atomic(self._shard_path(number), save({"features": stored}, metadata={"index": text}))
+        self.files.write(_shard_name(number), save({"features": stored}, metadata={"index": text}))
 
     def read(self, entry: Entry) -> Tensor:
         """Features (T, D) of a clip, in their stored data type.
@@ -233,10 +253,12 @@ class FeatureStore:
         Raises:
             VideomemError: If they cannot be read, or their checksum is not that of the index.
         """
-        path = self._shard_path(entry.shard)
+        path = self.files.named(name := _shard_name(entry.shard))
         try:
             if entry.shard not in self._open_shards:
-                self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
+                self._open_shards[entry.shard] = (
+                    safe_open(self.files.local(name), "pt").__enter__().get_slice("features")
+                )
             rows_TD: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
         except (SafetensorError, OSError) as error:
             raise VideomemError(f"{path}: not readable ({one_line(error)}); run {self.settings.made_by}") from error
@@ -266,12 +288,13 @@ class FeatureStore:
 
     def nearest(self) -> str:
         """Differences of the store in the root with the fewest of them, for error messages; empty without stores."""
-        found = map(_identity_in, sorted(self.root.glob("*/settings.json")))
+        found = (_identity_in(self._stores, name) for name in self._stores.folders())
         identities = [identity for identity in found if identity is not None]
         return self.differences(min(identities, key=lambda one: len(self._differing(one)))) if identities else ""
 
-    def _shard_path(self, number: int) -> Path:
-        return self.folder / "shards" / f"{number:06d}.safetensors"
+
+def _shard_name(number: int) -> str:
+    return f"shards/{number:06d}.safetensors"
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -281,14 +304,15 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _identity_in(settings: Path) -> dict[str, Any] | None:
-    """The settings in a file, if they are those that its folder is named for."""
-    content = settings.read_bytes() if settings.is_file() else b""
-    if sha256(content).hexdigest()[:16] != settings.parent.name:
+def _identity_in(stores: StoreFolder, key: str) -> dict[str, Any] | None:
+    """The settings of a store, if they are those that its folder is named for."""
+    name = f"{key}/settings.json"
+    content = stores.read(name) if stores.is_file(name) else b""
+    if sha256(content).hexdigest()[:16] != key:
         return None
     try:
         identity = json.loads(content)
-        check_plain(identity, str(settings))
+        check_plain(identity, str(stores.named(name)))
     except (ValueError, RecursionError, VideomemError):
         return None
     return identity if isinstance(identity, dict) else None

@@ -47,7 +47,7 @@ class VideoDataModule(LightningDataModule):
     Args:
         catalog: Path of the catalog.
         features: How the features are computed; `videomem extract` stores features of these settings.
-        store: Folder of feature stores.
+        store: Folder of feature stores, or its URL, such as `s3://bucket/prefix`.
         source: `features` reads the feature store; `video` decodes videos and runs the backbone in every epoch.
         storage: Where stored features are kept: `mmap` (memory-mapped files), `ram`, or `device` (all on the GPU).
         batch_size: Videos per batch.
@@ -200,7 +200,7 @@ class VideoDataModule(LightningDataModule):
         rows = self.rows("train")
         keys, unreadable = self.feature_store.clip_keys([self.clips[row] for row in rows])
         name = sha256(json.dumps([self.settings.key, sorted(keys.values())]).encode()).hexdigest()[:32]
-        path = self.feature_store.root / "video_statistics" / f"{name}.json"
+        path = self.feature_store.cache / "video_statistics" / f"{name}.json"
         identity = {"kind": "statistics of the features of videos", "name": name}
         if path.exists() and not unreadable:
             self._tell(f"mean and standard deviation of the features: those in {path}, of the same training videos")
@@ -212,7 +212,7 @@ class VideoDataModule(LightningDataModule):
         shown = tracked(rows, "first pass over the training videos", len(rows), self.console)
         features = (self.feature_source.features(row, device) for row in shown)
         mean_D, std_D = self._checked(frame_statistics(features, self.feature_dim))
-        if os.access(self.feature_store.root, os.W_OK) and not unreadable:
+        if os.access(self.feature_store.cache, os.W_OK) and not unreadable:
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, dump_checked(identity, {"mean": mean_D.tolist(), "std": std_D.tolist()}).encode())
         return mean_D, std_D
