@@ -47,6 +47,7 @@ ONLY_IN = {
     "safetensors": "features/ inference/",
     "h5py": "features/",
     "fsspec": "features/",
+    "ray": "features/",
     "pyarrow": "video/",
     "onnx": "inference/",
     "onnxruntime": "inference/",

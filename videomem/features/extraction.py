@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -59,6 +59,11 @@ def decode_frames(clip: Clip, settings: FeatureSettings) -> tuple[Tensor, Decode
     return Preprocessing.of(settings.backbone.name).shape_frames(decoded.frames_THWC), decoded
 
 
+# Number, failures and largest feature values (D,) of each shard.
+Extracted = Generator[tuple[int, list[Failure], Tensor], None, None]
+Engine = Callable[[FeatureStore, Mapping[int, Mapping[str, Clip]], str, int, float], Extracted]
+
+
 def extract(
     clips: Sequence[Clip],
     settings: FeatureSettings,
@@ -69,6 +74,7 @@ def extract(
     time_limit_s: float = TIME_LIMIT_S,
     retry_failed: bool = False,
     part: str = "",
+    engine: Engine | None = None,
 ) -> ExtractionReport:
     """Extract the features of clips into the store below `root`. Existing features are kept.
 
@@ -84,6 +90,7 @@ def extract(
         console: Where progress is shown, see `LineProgress`; None: nowhere.
         time_limit_s: A clip fails if decoding it in a worker takes longer.
         retry_failed: Extract only the clips that failed before.
+        engine: Computes shards elsewhere, see `videomem.features.ray_engine`; None: on this machine.
         part: Name of the part of a catalog that these clips are, such as `3-of-16`; empty: all of it.
     Raises:
         VideomemError: If the backbone cannot be built, the store cannot be written, or workers cannot start.
@@ -123,20 +130,19 @@ def extract(
             by_key = never_read | again
             missing = store.extend_plan(by_key, again)
             failures = [*unreadable, *failing.values()]
-        wanted = [by_key[key] for shard in missing.values() for key in shard]
-        backbone = load_backbone(settings.backbone, device)
-        task, stream = progress.add_task("extracting clips", total=len(wanted), frames=0), decoded(wanted)
-        batches, writer = stack.enter_context(_batch_threads(device)), stack.enter_context(ThreadPoolExecutor(1))
-        written: list[Future[Tensor]] = []
-        for number, shard in missing.items():
-            packer = _FramePacker(backbone, batches)
-            read, lost = _read_shard(store, shard, stream, packer, progress, task)
+        shards = {number: {key: by_key[key] for key in keys} for number, keys in missing.items()}
+        task = progress.add_task("extracting clips", total=sum(map(len, shards.values())), frames=0)
+        largest_D = torch.zeros(settings.feature_dim)
+        if engine is None:
+            tell = partial(_advance, progress, task)
+            extracted = extract_shards(store, shards, device, num_workers, time_limit_s, tell)
+        else:
+            extracted = engine(store, shards, device, num_workers, time_limit_s)
+        for number, lost, shard_D in stack.enter_context(closing(extracted)) if shards else ():
             failures += lost
-            if written:
-                written[-1].result()  # Raises its error; and at most one shard is being written.
-            written.append(writer.submit(_write_shard, store, number, read, packer))
-        none_D = torch.zeros(backbone.feature_dim)
-        largest_D = torch.stack([none_D, *(shard.result() for shard in written)]).amax(0)
+            largest_D = torch.maximum(largest_D, shard_D)
+            if engine is not None:
+                progress.advance(task, len(shards[number]))
     now = store.read_index()
     done_now = {clip.location for clip, key in keys.items() if key in now}
     failures = [failure for failure in failures if failure.location not in done_now]
@@ -149,6 +155,46 @@ def extract(
     return ExtractionReport(
         num_before, num_now - num_before, tuple(failures), share, store.folder, store.failure_table.path
     )
+
+
+def extract_shards(
+    store: FeatureStore,
+    shards: Mapping[int, Mapping[str, Clip]],
+    device: str,
+    num_workers: int,
+    time_limit_s: float,
+    tell: Callable[[int], None] = lambda num_frames: None,
+) -> Extracted:
+    """Extract and write shards; yields number, failures and largest feature values (D,) of each, before rounding.
+
+    Args:
+        store: The store.
+        shards: The clips of each shard, by their keys.
+        device: Where the backbone runs.
+        num_workers: Number of decoding processes.
+        time_limit_s: A clip fails if decoding it in a worker takes longer.
+        tell: Called for each clip, with the number of its frames.
+    """
+    clips = [clip for shard in shards.values() for clip in shard.values()]
+    settings = store.settings
+    decode = partial(decode_frames, settings=settings)
+    stream = decode_each(clips, decode, settings.decoder, num_workers, time_limit_s)
+    backbone = load_backbone(settings.backbone, device)
+    with closing(stream), _batch_threads(device) as batches, ThreadPoolExecutor(1) as writer:
+        before: tuple[int, list[Failure], Future[Tensor]] | None = None
+        for number, shard in shards.items():
+            packer = _FramePacker(backbone, batches)
+            read, lost = _read_shard(store, list(shard), stream, packer, tell)
+            if before is not None:
+                yield *before[:2], before[2].result()  # Raises its error; and at most one shard is being written.
+            before = number, lost, writer.submit(_write_shard, store, number, read, packer)
+        if before is not None:
+            yield *before[:2], before[2].result()
+
+
+def _advance(progress: Progress, task: Any, num_frames: int) -> None:
+    progress.update(task, frames=progress.tasks[task].fields["frames"] + num_frames)
+    progress.advance(task)
 
 
 # A clip of a shard: its key, the fields of its entry in the store, and the rows of its features.
@@ -177,8 +223,7 @@ def _read_shard(
     keys: Sequence[str],
     stream: Iterator[Decoded | Failure],
     packer: _FramePacker,
-    progress: Progress,
-    task: Any,
+    tell: Callable[[int], None],
 ) -> tuple[list[_Read], list[Failure]]:
     """Read the clips of a shard from the decoded stream, and give their frames to the backbone."""
     failures: list[Failure] = []
@@ -191,8 +236,7 @@ def _read_shard(
             failures.append(item)
         else:
             clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
-            progress.update(task, frames=progress.tasks[task].fields["frames"] + len(item.frames))
-        progress.advance(task)
+        tell(0 if isinstance(item, Failure) else len(item.frames))
     packer.flush()
     store.failure_table.add(*failures)  # Before the shard is complete, and its clips are settled.
     return clips, failures

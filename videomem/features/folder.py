@@ -19,14 +19,14 @@ from typing import Any
 import fsspec
 
 from videomem.errors import VideomemError, one_line
-from videomem.utils.atomic import atomic_path, cannot_write, make_folders, remove_orphans, write_atomic
+from videomem.utils.atomic import atomic_path, cannot_write, is_orphan, make_folders, remove_orphans, write_atomic
 from videomem.utils.checked_json import parse_checked
 from videomem.video.files import is_url
 
 _HEADER_BYTES = 2**18  # in most cases the whole header of a shard
-_EXTRAS = {"s3": "s3fs (the extra `videomem[s3]`)", "s3a": "s3fs (the extra `videomem[s3]`)", "gs": "gcsfs",
-           "gcs": "gcsfs"}  # fmt: skip
-# Before Python's FileExistsError: what stores answer to a conditional request that failed.
+# A checkpoint or a config may name any URL: only these reach a file system of fsspec.
+_EXTRAS = {"s3": "s3fs, of the extra `videomem[s3]`", "gs": "gcsfs", "memory": ""}
+# What object stores answer to a conditional request that failed.
 _EXISTS = ("PreconditionFailed", "At least one of the pre-conditions", "ConditionalRequestConflict")
 
 
@@ -90,6 +90,10 @@ class StoreFolder(ABC):
     def header(self, name: str) -> Any:
         """Context with a path, valid within it, of a safetensors file whose header alone is read."""
 
+    @abstractmethod
+    def is_orphan(self, name: str) -> bool:
+        """Whether a temporary file is of a process that has ended on this machine."""
+
     def named(self, name: str) -> Any:
         """The path of a file, for messages."""
         return self.place / name if isinstance(self.place, Path) else f"{self.place}/{name}"
@@ -147,6 +151,9 @@ class LocalFolder(StoreFolder):
         except OSError as error:
             raise cannot_write(self.place / name, error) from error
 
+    def is_orphan(self, name: str) -> bool:
+        return is_orphan(self.place / name)
+
     def local(self, name: str) -> Path:
         return self.place / name
 
@@ -168,14 +175,13 @@ class RemoteFolder(StoreFolder):
     def _files(self) -> tuple[Any, str]:
         """The file system and the prefix. Not kept, because connections do not survive a fork."""
         scheme = self.place.split("://")[0]
+        if scheme not in _EXTRAS or "::" in self.place:
+            raise VideomemError(f"{self.place}: not a folder of stores; use a folder, s3://, gs:// or file://")
         try:
             # Other processes write too, so that listings are not kept.
             return fsspec.core.url_to_fs(self.place, use_listings_cache=False)
         except ImportError as error:
-            needed = _EXTRAS.get(scheme, one_line(error))
-            raise VideomemError(f"{self.place}: {scheme}:// needs {needed}, which is not installed") from error
-        except ValueError as error:
-            raise VideomemError(f"{self.place}: {one_line(error)}; use a folder, s3://, gs:// or file://") from error
+            raise VideomemError(f"{self.place}: needs {_EXTRAS[scheme]}, which is not installed") from error
 
     @property
     def cache(self) -> Path:  # type: ignore[override]
@@ -248,6 +254,9 @@ class RemoteFolder(StoreFolder):
     def remove(self, name: str) -> None:
         with self._reached(name) as (files, path), suppress(FileNotFoundError):
             files.rm_file(path)
+
+    def is_orphan(self, name: str) -> bool:
+        return False
 
     def local(self, name: str) -> Path:
         with self._reached(name) as (files, path):

@@ -65,12 +65,29 @@ def _copy_known(hashes: sqlite3.Connection, path: Path, clips: Sequence[Clip]) -
     known = "SELECT 1 FROM hashes WHERE path = ?"
     names = {os.fsencode(clip.path) for clip in clips} if others else set()
     lacking = {name for name in names if not hashes.execute(known, (name,)).fetchone()}
-    for other in others if lacking else []:
+    if lacking:
+        _copy_rows(hashes, others, lacking)
+
+
+def _copy_rows(hashes: sqlite3.Connection, others: Sequence[Path], names: set[bytes] | None) -> None:
+    for other in others:
         _check_files(other)
         # Another machine may be writing to it: what cannot be read is computed again.
         with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{quote(str(other))}?mode=ro", uri=True)) as theirs:
-            rows = [row for row in theirs.execute("SELECT * FROM hashes") if len(row) == 4 and row[0] in lacking]
-            hashes.executemany("INSERT OR IGNORE INTO hashes VALUES (?, ?, ?, ?)", rows)
+            if set(theirs.execute("SELECT type, name, sql FROM sqlite_schema")) == _SCHEMA:
+                rows = theirs.execute("SELECT path, size, mtime_ns, sha256 FROM hashes")
+                kept = (row for row in rows if names is None or row[0] in names)
+                hashes.executemany("INSERT OR IGNORE INTO hashes VALUES (?, ?, ?, ?)", kept)
+
+
+def copy_hashes(root: Path, caches: Sequence[Path]) -> None:
+    """Add what the caches of other folders know to that of `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / "hashes.sqlite"
+    with _named(path), closing(_open_cache(path)) as hashes:
+        hashes.execute("BEGIN")
+        _copy_rows(hashes, [cache for cache in caches if cache != path], None)
+        hashes.execute("COMMIT")
 
 
 def key_of(clip: Clip, content: str, fps: float | None) -> str:
@@ -202,7 +219,13 @@ class ImportedKeys:
 
     def add(self, keys: Mapping[Clip, str | None]) -> None:
         """Set the keys of these clips, and keep those of others."""
-        rows = self.read() | {json.dumps(clip.location): key for clip, key in keys.items()}
+        self.add_rows({json.dumps(clip.location): key for clip, key in keys.items()})
+
+    def add_rows(self, keys: Mapping[str, str | None]) -> None:
+        """The same for rows that `read` has returned."""
+        if not keys:
+            return
+        rows = self.read() | dict(keys)
         self.files.write("clips.json", dump_checked(self._identity, rows).encode())
 
     def of(self, clips: Sequence[Clip], failure_table: FailureTable) -> tuple[dict[Clip, str], list[Failure]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -67,7 +67,7 @@ class Entry:
 class FeatureStore:
     """Reads a store through memory-mapped files, and adds shards to it."""
 
-    def __init__(self, root: Path | str, settings: FeatureSettings, part: str = "") -> None:
+    def __init__(self, root: Path | str, settings: FeatureSettings | Any, part: str = "") -> None:
         self._stores = store_folder(root)
         self.settings = settings
         self.files = self._stores.inside(settings.key)
@@ -220,8 +220,39 @@ class FeatureStore:
         complete = self.complete_shards()
         return {key for number, shard in enumerate(self.read_plan()) if number in complete for key in shard}
 
+    def settled_clips_in_order(self) -> list[str]:
+        """The same, in the order of shard numbers."""
+        complete = self.complete_shards()
+        return [key for number, shard in enumerate(self.read_plan()) if number in complete for key in shard]
+
     def complete_shards(self) -> set[int]:
-        return {int(name.split(".")[0]) for name in self.files.states("shards") if _SHARD.fullmatch(name)}
+        return {int(name.split(".")[0]) for name in self.files.states("shards") if self.is_shard(name)}
+
+    @staticmethod
+    def is_shard(name: str) -> bool:
+        return _SHARD.fullmatch(name) is not None
+
+    def stored_dim(self) -> int | None:
+        """D of the features in the store, or None without any shard."""
+        for number in sorted(self.complete_shards()):
+            with self.files.header(_shard_name(number)) as local, safe_open(local, "pt") as shard:
+                return int(shard.get_slice("features").get_shape()[1])
+        return None
+
+    def shard_problems(self, number: int, planned: Sequence[str]) -> Iterator[str]:
+        """Read a shard, and say what is wrong with it or with each of its clips."""
+        self._checked.clear()
+        try:
+            entries = self._entries(number, planned)
+        except VideomemError as error:
+            yield str(error)
+            return
+        for key, entry in entries.items():
+            try:
+                self.read(entry)
+            except VideomemError as error:
+                yield f"clip {key}: {error}"
+        self._open_shards.pop(number, None)
 
     def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
         """Write a shard: the key, entry fields and features (T, D) of each clip that did not fail.
@@ -288,7 +319,7 @@ class FeatureStore:
 
     def nearest(self) -> str:
         """Differences of the store in the root with the fewest of them, for error messages; empty without stores."""
-        found = (_identity_in(self._stores, name) for name in self._stores.folders())
+        found = (identity_in(self._stores, name) for name in self._stores.folders())
         identities = [identity for identity in found if identity is not None]
         return self.differences(min(identities, key=lambda one: len(self._differing(one)))) if identities else ""
 
@@ -304,7 +335,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _identity_in(stores: StoreFolder, key: str) -> dict[str, Any] | None:
+def identity_in(stores: StoreFolder, key: str) -> dict[str, Any] | None:
     """The settings of a store, if they are those that its folder is named for."""
     name = f"{key}/settings.json"
     content = stores.read(name) if stores.is_file(name) else b""
