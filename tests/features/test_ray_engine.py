@@ -33,6 +33,7 @@ def test_ray_writes_the_bytes_of_the_local_engine(
     assert "nothing to do" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_address_without_a_cluster_is_refused(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ class RayEngine:
 
 def _connected(address: str) -> Any:
     """Ray, connected to a cluster, without messages, dashboard and usage statistics."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     try:
         import ray
         import ray.data
@@ -86,13 +87,26 @@ def _connected(address: str) -> Any:
     is_new = not (address or os.environ.get("RAY_ADDRESS"))
     options: dict[str, Any] = {"include_dashboard": False} if is_new else {"address": address or None}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        with _quiet_stderr():  # It tells its log level there, whatever it is.
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise VideomemError(f"--address {address}: no Ray cluster answers ({one_line(error)})") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 def _text(clips: Mapping[str, Clip]) -> str:
