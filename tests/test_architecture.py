@@ -46,6 +46,8 @@ ONLY_IN = {
     "sqlite3": "features/",
     "safetensors": "features/ inference/",
     "h5py": "features/",
+    "fsspec": "features/",
+    "ray": "features/",
     "pyarrow": "video/",
     "onnx": "inference/",
     "onnxruntime": "inference/",

@@ -35,6 +35,7 @@ from videomem.features import extraction, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import decode_frames, extract
 from videomem.features.failures import Failure, FailureTable
+from videomem.features.folder import store_folder
 from videomem.features.keys import clip_keys
 from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.features.store import FeatureStore
@@ -745,7 +746,7 @@ def test_a_pipe_or_a_device_in_a_store_is_not_read(
 def test_failures_are_not_written_to_the_target_of_a_link(tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("mine\n")
-    table = FailureTable(tmp_path / "failures.csv")
+    table = FailureTable(store_folder(tmp_path))
     table.path.symlink_to(other)
     with pytest.raises(VideomemError, match=r"failures.csv: cannot be written"):
         table.add(Failure("a", "decode", "auto", "Error", "message", 0.0))
@@ -792,7 +793,7 @@ def test_a_shard_that_is_a_link_is_read_and_replaced_without_writing_to_its_targ
     ],
 )
 def test_a_row_of_the_failure_table_that_no_clip_can_have_is_ignored(tmp_path: Path, row: str) -> None:
-    table = FailureTable(tmp_path / "failures.csv")
+    table = FailureTable(store_folder(tmp_path))
     table.add(failure := Failure("a", "decode", "auto", "Error", "message", 0.5, None, 2.0))
     with table.path.open("a") as file:
         file.write(f"{row}\n")

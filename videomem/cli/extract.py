@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import time
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from videomem.cli.config_options import build_data_module, config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_shared, print_failures, refuse_time_limit, usable_device
+from videomem.cli.options import add_shared, print_failures, refuse_time_limit, refuse_unused, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.features.backbone import ALEXNET_LAYERS, BackboneSettings, layer_dims
@@ -37,6 +39,12 @@ def main(command: str, arguments: Sequence[str]) -> int:
                          "features, and extract nothing")  # fmt: skip
     add_shared(options, "--workers", "--time-limit", "--device", "--allow-failures")
     options.add_argument("--retry-failed", action="store_true", help="process only the clips that failed before")
+    options.add_argument("--shard", type=part_of_catalog, default=None, metavar="I/N",
+                         help="extract only the I-th of N parts of the catalog, I from 0 to N - 1")  # fmt: skip
+    options.add_argument("--engine", choices=("local", "ray"), default="local", help="where shards are computed: on "
+                         "this machine, or on a Ray cluster")  # fmt: skip
+    options.add_argument("--address", default="", help="address of the Ray cluster (default: RAY_ADDRESS, or a new "
+                         "one on this machine)")  # fmt: skip
     config = parse(options, arguments)
     refuse_time_limit(options, config)
     if config.layers:  # Before the weights are read, or downloaded.
@@ -54,9 +62,21 @@ def main(command: str, arguments: Sequence[str]) -> int:
         say(
             f"videomem: {backbone.name} has random weights (seed {backbone.seed}) and was never trained", to_stderr=True
         )
-    report = extract(data.catalog.clips, data.settings, data.feature_store.root, device, config.workers, progress,
-                     config.time_limit, config.retry_failed, data.catalog.digest)  # fmt: skip
-    _print(report, len(data.catalog.clips), time.perf_counter() - started)
+    engine = None
+    if config.engine == "ray":
+        from videomem.features.ray_engine import RayEngine  # Ray is an extra.
+
+        engine = RayEngine(config.address)
+    else:
+        refuse_unused(options, config, ["address"], "with --engine local; set --engine ray")
+    clips, digest, part = data.catalog.clips, data.catalog.digest, ""
+    if config.shard is not None:
+        number, count = config.shard
+        part = f"{number}-of-{count}"
+        clips, digest = clips[number * len(clips) // count : (number + 1) * len(clips) // count], ""
+    report = extract(clips, data.settings, data.feature_store.root, device, config.workers, progress,
+                     config.time_limit, config.retry_failed, digest, part, engine)  # fmt: skip
+    _print(report, len(clips), time.perf_counter() - started)
     if report.imprecise_share > _TOLERATED_SHARE:
         remedy = "; set data.features.dtype to float32" * (data.settings.dtype == "float16")
         say(
@@ -65,6 +85,16 @@ def main(command: str, arguments: Sequence[str]) -> int:
             to_stderr=True,
         )
     return 1 if report.failures and not config.allow_failures else 0
+
+
+def part_of_catalog(text: str | tuple[int, int]) -> tuple[int, int]:
+    """Converts `I/N`, for argparse's `type`."""
+    if isinstance(text, tuple):  # jsonargparse converts twice.
+        return text
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"is {text!r}, but must be I/N with I from 0 to N - 1, such as 0/16")
+    return int(match[1]), int(match[2])
 
 
 def _print_layers(backbone: BackboneSettings) -> None:
@@ -85,4 +115,4 @@ def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:
         f"{report.num_extracted} clips extracted in {seconds:.0f} s, {report.num_done_before} already stored, "
         f"{len(report.failures)} failed; store {report.folder}"
     )
-    print_failures(report.failures, report.folder / "failures.csv")
+    print_failures(report.failures, report.failure_table)

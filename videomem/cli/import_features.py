@@ -35,7 +35,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
             f"precision of {given.dtype}; scale them{', or pass --dtype float32' * (given.dtype == 'float16')}",
             to_stderr=True,
         )
-    print_failures(report.failures, report.folder / "failures.csv")
+    print_failures(report.failures, f"{report.folder}/failures.csv")
     return 1 if report.failures and not given.allow_failures else 0
 
 

@@ -19,6 +19,7 @@ from videomem.cli.config_options import ConfigFile, hide, parser_settings, unuse
 from videomem.cli.options import SHARED, add_shared
 from videomem.cli.processes import check_processes
 from videomem.errors import VideomemError
+from videomem.features.folder import store_folder
 from videomem.tracking import Mode
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.checkpoint_writer import AtomicCheckpointIO
@@ -176,8 +177,8 @@ class VideomemCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config
-        for name in ("catalog", "store"):
-            config.data[name] = str(Path(config.data[name]).absolute())
+        config.data.catalog = str(Path(config.data.catalog).absolute())
+        config.data.store = str(store_folder(config.data.store).place)
         backbone = config.data.features.backbone
         if backbone.weights not in ("imagenet", "random"):
             backbone.weights = str(Path(backbone.weights).absolute())

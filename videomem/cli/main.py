@@ -34,6 +34,7 @@ GROUPS = {
             "synthesize", "make videos whose class depends on frame order only, or on appearance only"
         ),
         "extract": Command("extract", "compute the features of a catalog with the frozen backbone"),
+        "store": Command("store", "merge, verify, clean or describe feature stores"),
         "import-features": Command("import_features", "import features that were computed by another tool"),
     },
     "training": {

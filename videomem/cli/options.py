@@ -188,7 +188,7 @@ def training_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield tell
 
 
-def print_failures(failures: Sequence[Failure], table: Path) -> None:
+def print_failures(failures: Sequence[Failure], table: Path | str) -> None:
     """Prints the first failures and the path of the failure table to stderr."""
     for failure in failures[:10]:
         say(f"failed: {failure.message}", to_stderr=True)

@@ -115,7 +115,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
         say(*forecast_text(plan, expected, processes).split("\n"))
         return 0
-    out, cache = Path(config.out), Path(config.training_results or data.feature_store.root / "order_training_results")
+    out, cache = Path(config.out), Path(config.training_results or data.feature_store.cache / "order_training_results")
     command_line = shared_command([command, *arguments])
     with locked_folder(out):
         before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))

@@ -35,6 +35,7 @@ from videomem.experiments.tables import Column, csv_text
 from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
+from videomem.features.folder import store_folder
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.progress import tracked
 from videomem.utils.sharing import shared_text
@@ -71,7 +72,7 @@ def _measure(given: Any, device: str) -> tuple[SensitivityResult, list[Failure]]
     ):
         labels = [places[clip.label] for clip in clips]
         predictions, failures = _predict_all(network, clips, labels, perturbations, settings, answers)
-    FailureTable(given.out / "failures.csv").rewrite(failures)
+    FailureTable(store_folder(given.out)).rewrite(failures)
     if not predictions:
         raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
     read = [clips[place] for place in predictions]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,7 +25,6 @@ from torch import Tensor
 from videomem.errors import DecodingError, VideomemError, one_line
 from videomem.features.backbone import Backbone, Preprocessing, exact_float32, extract_features, load_backbone
 from videomem.features.failures import Failure
-from videomem.features.keys import clip_keys
 from videomem.features.settings import FeatureSettings
 from videomem.features.store import FeatureStore
 from videomem.utils.parallel_jobs import one_thread
@@ -50,13 +49,19 @@ class ExtractionReport:
     num_extracted: int
     failures: tuple[Failure, ...]
     imprecise_share: float
-    folder: Path
+    folder: Path | str
+    failure_table: Path | str
 
 
 def decode_frames(clip: Clip, settings: FeatureSettings) -> tuple[Tensor, DecodedClip]:
     """Decode a clip: frames (T, 3, crop, crop) uint8 for the backbone, and the decoded clip."""
     decoded = decode_clip(clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage)
     return Preprocessing.of(settings.backbone.name).shape_frames(decoded.frames_THWC), decoded
+
+
+# Number, failures and largest feature values (D,) of each shard.
+Extracted = Generator[tuple[int, list[Failure], Tensor], None, None]
+Engine = Callable[[FeatureStore, Mapping[int, Mapping[str, Clip]], str, int, float], Extracted]
 
 
 def extract(
@@ -69,6 +74,8 @@ def extract(
     time_limit_s: float = TIME_LIMIT_S,
     retry_failed: bool = False,
     catalog_digest: str = "",
+    part: str = "",
+    engine: Engine | None = None,
 ) -> ExtractionReport:
     """Extract the features of clips into the store below `root`. Existing features are kept.
 
@@ -78,21 +85,23 @@ def extract(
     Args:
         clips: Clips of a catalog.
         settings: What to extract; its hash names the store.
-        root: Folder of stores.
+        root: Folder of stores, or its URL.
         device: Where the backbone runs, such as `cpu` or `cuda`.
         num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
         console: Where progress is shown, see `LineProgress`; None: nowhere.
         time_limit_s: A clip fails if decoding it in a worker takes longer.
         retry_failed: Extract only the clips that failed before.
         catalog_digest: Hash of the catalog's table, to record its clips in a large store; empty: not recorded.
+        part: Name of the part of a catalog that these clips are, such as `3-of-16`; empty: all of it.
+        engine: Computes shards elsewhere, see `videomem.features.ray_engine`; None: on this machine.
     Raises:
         VideomemError: If the backbone cannot be built, the store cannot be written, or workers cannot start.
     """
     if num_workers:
         start_early(__name__)
-    keys, unreadable = clip_keys(clips, root)
-    store = FeatureStore(root, settings)
+    store = FeatureStore(root, settings, part)
     store.create()
+    keys, unreadable = store.clip_keys(clips)
     done, failure_table = store.read_index(), store.failure_table.read()
     by_key = {key: clip for clip, key in keys.items()}
     for key, clip in list(by_key.items()):
@@ -100,9 +109,8 @@ def extract(
         if not done.is_settled(key) and (problem := file_problem(clip.path)):
             unreadable.append(Failure.of(clip, "open", "FileNotFoundError", problem))
             del by_key[key]
-    for failure in unreadable:
-        if (known := failure_table.get(failure.location)) is None or known.message != failure.message:
-            store.failure_table.add(failure)
+    known = {location: failure.message for location, failure in failure_table.items()}
+    store.failure_table.add(*(one for one in unreadable if known.get(one.location) != one.message))
     failed = {key: clip for key, clip in by_key.items() if done.is_settled(key) and key not in done}
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(console))
@@ -124,20 +132,19 @@ def extract(
             by_key = never_read | again
             missing = store.extend_plan(by_key, again)
             failures = [*unreadable, *failing.values()]
-        wanted = [by_key[key] for shard in missing.values() for key in shard]
-        backbone = load_backbone(settings.backbone, device)
-        task, stream = progress.add_task("extracting clips", total=len(wanted), frames=0), decoded(wanted)
-        batches, writer = stack.enter_context(_batch_threads(device)), stack.enter_context(ThreadPoolExecutor(1))
-        written: list[Future[Tensor]] = []
-        for number, shard in missing.items():
-            packer = _FramePacker(backbone, batches)
-            read, lost = _read_shard(store, shard, stream, packer, progress, task)
+        shards = {number: {key: by_key[key] for key in keys} for number, keys in missing.items()}
+        task = progress.add_task("extracting clips", total=sum(map(len, shards.values())), frames=0)
+        largest_D = torch.zeros(settings.feature_dim)
+        if engine is None:
+            tell = partial(_advance, progress, task)
+            extracted = extract_shards(store, shards, device, num_workers, time_limit_s, tell)
+        else:
+            extracted = engine(store, shards, device, num_workers, time_limit_s)
+        for number, lost, shard_D in stack.enter_context(closing(extracted)) if shards else ():
             failures += lost
-            if written:
-                written[-1].result()  # Raises its error; and at most one shard is being written.
-            written.append(writer.submit(_write_shard, store, number, read, packer))
-        none_D = torch.zeros(backbone.feature_dim)
-        largest_D = torch.stack([none_D, *(shard.result() for shard in written)]).amax(0)
+            largest_D = torch.maximum(largest_D, shard_D)
+            if engine is not None:
+                progress.advance(task, len(shards[number]))
     store.update_index()
     now = store.read_index()
     store.record_catalog(catalog_digest, [keys.get(clip) for clip in clips], now)
@@ -149,7 +156,49 @@ def extract(
     num_before, num_now = (sum(key in found for key in keys.values()) for found in (done, now))
     is_imprecise_D = (largest_D > 0) & (largest_D < torch.finfo(getattr(torch, settings.dtype)).tiny)
     share = float(is_imprecise_D.float().mean())
-    return ExtractionReport(num_before, num_now - num_before, tuple(failures), share, store.folder)
+    return ExtractionReport(
+        num_before, num_now - num_before, tuple(failures), share, store.folder, store.failure_table.path
+    )
+
+
+def extract_shards(
+    store: FeatureStore,
+    shards: Mapping[int, Mapping[str, Clip]],
+    device: str,
+    num_workers: int,
+    time_limit_s: float,
+    tell: Callable[[int], None] = lambda num_frames: None,
+) -> Extracted:
+    """Extract and write shards; yields number, failures and largest feature values (D,) of each, before rounding.
+
+    Args:
+        store: The store.
+        shards: The clips of each shard, by their keys.
+        device: Where the backbone runs.
+        num_workers: Number of decoding processes.
+        time_limit_s: A clip fails if decoding it in a worker takes longer.
+        tell: Called for each clip, with the number of its frames.
+    """
+    clips = [clip for shard in shards.values() for clip in shard.values()]
+    settings = store.settings
+    decode = partial(decode_frames, settings=settings)
+    stream = decode_each(clips, decode, settings.decoder, num_workers, time_limit_s)
+    backbone = load_backbone(settings.backbone, device)
+    with closing(stream), _batch_threads(device) as batches, ThreadPoolExecutor(1) as writer:
+        before: tuple[int, list[Failure], Future[Tensor]] | None = None
+        for number, shard in shards.items():
+            packer = _FramePacker(backbone, batches)
+            read, lost = _read_shard(store, list(shard), stream, packer, tell)
+            if before is not None:
+                yield *before[:2], before[2].result()  # Raises its error; and at most one shard is being written.
+            before = number, lost, writer.submit(_write_shard, store, number, read, packer)
+        if before is not None:
+            yield *before[:2], before[2].result()
+
+
+def _advance(progress: Progress, task: Any, num_frames: int) -> None:
+    progress.update(task, frames=progress.tasks[task].fields["frames"] + num_frames)
+    progress.advance(task)
 
 
 # A clip of a shard: its key, the fields of its entry in the store, and the rows of its features.
@@ -178,8 +227,7 @@ def _read_shard(
     keys: Sequence[str],
     stream: Iterator[Decoded | Failure],
     packer: _FramePacker,
-    progress: Progress,
-    task: Any,
+    tell: Callable[[int], None],
 ) -> tuple[list[_Read], list[Failure]]:
     """Read the clips of a shard from the decoded stream, and give their frames to the backbone."""
     failures: list[Failure] = []
@@ -189,13 +237,12 @@ def _read_shard(
         if isinstance(item, Failure):
             if not os.path.lexists(split_template(item.path)[0]):
                 raise VideomemError(f"{item.path}: existed at the start, but is missing now; restore it and run again")
-            store.failure_table.add(item)
             failures.append(item)
         else:
             clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
-            progress.update(task, frames=progress.tasks[task].fields["frames"] + len(item.frames))
-        progress.advance(task)
+        tell(0 if isinstance(item, Failure) else len(item.frames))
     packer.flush()
+    store.failure_table.add(*failures)  # Before the shard is complete, and its clips are settled.
     return clips, failures
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from videomem.errors import VideomemError
-from videomem.utils.atomic import cannot_write, write_atomic
+from videomem.features.folder import LocalFolder, StoreFolder
+from videomem.utils.atomic import cannot_write
 from videomem.utils.csv_cells import csv_lines, plain_cell
 from videomem.video.catalog import Clip, clip_of_row, number_of
 
@@ -43,38 +45,70 @@ class Failure:
 
 @dataclass(frozen=True)
 class FailureTable:
-    """The failure table at `path`; the file need not exist."""
+    """The failure table of a folder: `failures.csv`, and the files in `failures/`, none of which need exist.
 
-    path: Path
+    A part of an extraction appends to a file of its own, because several machines cannot safely append to one file. An
+    object store has no appending: rows are added there as an object of their own.
+    """
 
-    def add(self, failure: Failure) -> None:
-        """Append a row to the file immediately, so that it is not lost in an interruption."""
+    files: StoreFolder
+    part: str = ""
+
+    @property
+    def path(self) -> Any:
+        """Path of the table, for messages."""
+        return self.files.named(f"failures/{self.part}.csv" if self.part else "failures.csv")
+
+    def add(self, *failures: Failure) -> None:
+        """Add rows immediately, so that they are not lost in an interruption."""
+        if not failures:
+            return
+        lines = b"".join(_csv_lines(asdict(failure).values()) for failure in failures)
+        if not isinstance(self.files, LocalFolder):
+            self.files.write(f"failures/{uuid4().hex}.csv", _csv_lines(COLUMNS) + lines)
+            return
+        if self.part:
+            self.files.make("failures")
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # A link would name a file to write to.
-            with os.fdopen(os.open(self.path, flags, 0o666), "ab+", buffering=0) as file:
-                num_bytes = file.tell()
-                file.seek(max(num_bytes - 1, 0))
-                # An interrupted write may have left an incomplete line.
-                start = _csv_lines(COLUMNS) if num_bytes == 0 else b"" if file.read(1) == b"\n" else b"\n"
-                line = start + _csv_lines(asdict(failure).values())
-                if file.write(line) != len(line):  # The disk is full.
-                    file.truncate(num_bytes)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _append(self.path, lines)
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
     def read(self) -> dict[tuple[str, float | None, float | None], Failure]:
         """The latest failure of each clip."""
-        if not self.path.is_file():
-            return {}
-        text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
-        rows = [_failure_of_line(line) for line in text.splitlines()[1:]]
+        return self._read(self._names())
+
+    def _names(self) -> list[str]:
+        names = ["failures.csv", *(f"failures/{name}" for name in self.files.states("failures"))]
+        return [name for name in names if name.endswith(".csv")]
+
+    def _read(self, names: Iterable[str]) -> dict[tuple[str, float | None, float | None], Failure]:
+        rows: list[Failure | None] = []
+        for name in filter(self.files.is_file, names):
+            text = self.files.read(name).decode("utf-8", "surrogateescape")
+            rows += [_failure_of_line(line) for line in text.splitlines()[1:]]
         return {failure.location: failure for failure in rows if failure is not None}
 
     def rewrite(self, failures: Iterable[Failure]) -> None:
         """Replace the table by these failures."""
+        parts = self._names()[1:]
         lines = [_csv_lines(COLUMNS), *(_csv_lines(asdict(failure).values()) for failure in failures)]
-        write_atomic(self.path, b"".join(lines))
+        self.files.write("failures.csv", b"".join(lines))
+        for name in parts:
+            self.files.remove(name)
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Append lines to a local file, all or none."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # A link would name a file to write to.
+    with os.fdopen(os.open(path, flags, 0o666), "ab+", buffering=0) as file:
+        num_bytes = file.tell()
+        file.seek(max(num_bytes - 1, 0))
+        # An interrupted write may have left an incomplete line.
+        start = _csv_lines(COLUMNS) if num_bytes == 0 else b"" if file.read(1) == b"\n" else b"\n"
+        if file.write(start + lines) != len(start + lines):  # The disk is full.
+            file.truncate(num_bytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _csv_lines(values: Iterable[Any]) -> bytes:

@@ -38,7 +38,7 @@ class ImportReport:
     failures: tuple[Failure, ...]
     feature_dim: int
     num_imprecise: int
-    folder: Path
+    folder: Path | str
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
     Args:
         catalog_path: The catalog.
         features: File or folder of arrays, see `open_source`.
-        root: Folder of feature stores.
+        root: Folder of feature stores, or its URL.
         importing: Name, sampling and data type of the features.
     Raises:
         VideomemError: If there are no arrays, no array is valid, or the store cannot be written.
@@ -106,7 +106,7 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
         settings = FeatureSettings(BackboneSettings(), importing.sampling, dtype=importing.dtype, imported=imported)
         store = FeatureStore(root, settings)
         store.create()
-        with locked_folder(store.folder):
+        with locked_folder(store.files.cache):
             done = store.read_index()
             _write(store, found, source, importing)
             store.update_index()

@@ -19,10 +19,9 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from videomem.errors import VideomemError, one_line
-from videomem.utils.atomic import atomic_path
 from videomem.utils.checked_json import dump_checked, parse_checked
 
 _DTYPES = {"high": np.uint64, "low": np.uint64, "places": np.int32, "shards": np.int64}
@@ -134,26 +133,30 @@ class ClipTable:
             row += 1
         return None
 
-    def write(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write the table atomically."""
+    def content(self, identity: dict[str, Any]) -> bytes:
+        """The content of its file."""
         parts = (self.high_N, self.low_N, self.places_N5, self.shards_S3)
         arrays: dict[str, NDArray[Any]] = {
             name: np.ascontiguousarray(values) for name, values in zip(_DTYPES, parts, strict=True)
         }
         text = dump_checked(identity, {name: crc32(values.data) for name, values in arrays.items()})
-        with atomic_path(path) as temporary:
-            save_file(arrays, temporary, metadata={"index": text})
+        return save(arrays, metadata={"index": text})
 
     @classmethod
-    def read(cls, path: Path, identity: dict[str, Any], remedy: str) -> ClipTable:
+    def read(cls, local: Path, path: Any, identity: dict[str, Any], remedy: str) -> ClipTable:
         """A table in memory-mapped arrays.
 
+        Args:
+            local: Its file on this machine.
+            path: Its path or URL, for messages.
+            identity: What it must be the table of.
+            remedy: What to do if it is damaged.
         Raises:
             VideomemError: If it is damaged, or is that of another store.
             FileNotFoundError: If it is absent.
         """
         try:
-            with safe_open(path, "pt") as file:  # For NumPy, safetensors copies arrays.
+            with safe_open(local, "pt") as file:  # For NumPy, safetensors copies arrays.
                 checksums = parse_checked(file.metadata()["index"], path, identity, remedy)
                 arrays = {name: file.get_tensor(name).numpy() for name in _DTYPES}
             num_rows = len(arrays["high"])
@@ -197,7 +200,7 @@ def key_bytes(key: str) -> bytes:
 class Segment:
     """A sorted table of a store's index, and those of its shards that count."""
 
-    path: Path
+    name: str
     table: ClipTable
     shards: frozenset[int]
 

@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure, FailureTable
-from videomem.utils.atomic import write_atomic
-from videomem.utils.checked_json import dump_checked, read_checked
+from videomem.features.folder import StoreFolder
+from videomem.utils.checked_json import dump_checked
 from videomem.video.catalog import Clip
 from videomem.video.files import images_in, is_image_folder, split_template
 
@@ -31,16 +31,23 @@ _SCHEMA = {("table", "hashes", _TABLE), ("index", "sqlite_autoindex_hashes_1", N
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 
 
-def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str], list[Failure]]:
+def clip_keys(clips: Sequence[Clip], root: Path | str, part: str = "") -> tuple[dict[Clip, str], list[Failure]]:
     """The key of each clip, and the failures of clips whose files cannot be read.
 
     Hashing reads every byte of a file, so hashes are cached in `root` by path, size and modification time. A video with
     a cached hash may be deleted; its features can still be used. If `root` is read-only, new hashes are not kept.
+
+    Args:
+        clips: The clips.
+        root: Folder of the cache, on this machine or shared.
+        part: The part of a catalog, such as `3-of-16`, that this process has. Each part writes a file of its own,
+            because SQLite cannot share one between machines; what others know is copied.
     """
     Path(root).mkdir(parents=True, exist_ok=True)
     keys, failures = {}, []
-    path = Path(root) / "hashes.sqlite"
+    path = Path(root) / (f"hashes.{part}.sqlite" if part else "hashes.sqlite")
     with _named(path), closing(_open_cache(path)) as hashes:
+        _copy_known(hashes, path, clips)
         for clip in clips:
             try:
                 content = _content_hash(clip.path, hashes)
@@ -50,6 +57,37 @@ def clip_keys(clips: Iterable[Clip], root: Path | str) -> tuple[dict[Clip, str],
                 continue
             keys[clip] = key_of(clip, content, clip.fps)
     return keys, failures
+
+
+def _copy_known(hashes: sqlite3.Connection, path: Path, clips: Sequence[Clip]) -> None:
+    """Copy the hashes of clips that the cache lacks from the caches of other parts."""
+    others = [other for other in sorted(path.parent.glob("hashes*.sqlite")) if other != path]
+    known = "SELECT 1 FROM hashes WHERE path = ?"
+    names = {os.fsencode(clip.path) for clip in clips} if others else set()
+    lacking = {name for name in names if not hashes.execute(known, (name,)).fetchone()}
+    if lacking:
+        _copy_rows(hashes, others, lacking)
+
+
+def _copy_rows(hashes: sqlite3.Connection, others: Sequence[Path], names: set[bytes] | None) -> None:
+    for other in others:
+        _check_files(other)
+        # Another machine may be writing to it: what cannot be read is computed again.
+        with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{quote(str(other))}?mode=ro", uri=True)) as theirs:
+            if set(theirs.execute("SELECT type, name, sql FROM sqlite_schema")) == _SCHEMA:
+                rows = theirs.execute("SELECT path, size, mtime_ns, sha256 FROM hashes")
+                kept = (row for row in rows if names is None or row[0] in names)
+                hashes.executemany("INSERT OR IGNORE INTO hashes VALUES (?, ?, ?, ?)", kept)
+
+
+def copy_hashes(root: Path, caches: Sequence[Path]) -> None:
+    """Add what the caches of other folders know to that of `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / "hashes.sqlite"
+    with _named(path), closing(_open_cache(path)) as hashes:
+        hashes.execute("BEGIN")
+        _copy_rows(hashes, [cache for cache in caches if cache != path], None)
+        hashes.execute("COMMIT")
 
 
 def key_of(clip: Clip, content: str, fps: float | None) -> str:
@@ -158,31 +196,37 @@ def _digest(listing: list[tuple[Any, ...]]) -> Any:
 
 @dataclass(frozen=True)
 class ImportedKeys:
-    """The table at `path` with the key of each clip, by path and interval. The file need not exist.
+    """The table `clips.json` with the key of each clip, by path and interval. The file need not exist.
 
     The key of a clip is the hash of its array, since the video need not exist and its content cannot be hashed.
     """
 
-    path: Path
+    files: StoreFolder
 
     def read(self) -> dict[str, str | None]:
         """Keys by clip; None for clips whose import failed."""
-        if not self.path.is_file():
+        if not self.files.is_file("clips.json"):
             return {}
         remedy = "delete it and run `videomem import-features`"
-        keys = read_checked(self.path, self._identity, remedy)
+        keys = self.files.read_checked("clips.json", self._identity, remedy)
         if not isinstance(keys, dict) or not all(isinstance(key, str | None) for key in keys.values()):
-            raise VideomemError(f"{self.path}: damaged (not a table of keys); {remedy}")
+            raise VideomemError(f"{self.files.named('clips.json')}: damaged (not a table of keys); {remedy}")
         return keys
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {"kind": "keys of imported features", "store": self.path.parent.name}
+        return {"kind": "keys of imported features", "store": Path(self.files.place).name}
 
     def add(self, keys: Mapping[Clip, str | None]) -> None:
         """Set the keys of these clips, and keep those of others."""
-        rows = self.read() | {json.dumps(clip.location): key for clip, key in keys.items()}
-        write_atomic(self.path, dump_checked(self._identity, rows).encode())
+        self.add_rows({json.dumps(clip.location): key for clip, key in keys.items()})
+
+    def add_rows(self, keys: Mapping[str, str | None]) -> None:
+        """The same for rows that `read` has returned."""
+        if not keys:
+            return
+        rows = self.read() | dict(keys)
+        self.files.write("clips.json", dump_checked(self._identity, rows).encode())
 
     def of(self, clips: Sequence[Clip], failure_table: FailureTable) -> tuple[dict[Clip, str], list[Failure]]:
         """Keys of clips, and the failures of clips whose import failed.

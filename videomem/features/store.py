@@ -12,13 +12,13 @@
 All files are written atomically, so an existing file is complete; only the failure table is appended to. Features with
 different settings have different keys and are never mixed. JSON has the identity of its file and a checksum, and the
 features of a clip are compared with their checksum when a process first reads them. A store is read without writing.
+`<root>` is a folder or the URL of one, see `videomem.features.folder`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ from torch import Tensor
 
 from videomem.errors import VideomemError, one_line
 from videomem.features.failures import Failure, FailureTable
+from videomem.features.folder import StoreFolder, store_folder
 from videomem.features.index import ClipTable, Entry, Index, Segment
 from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.features.settings import FeatureSettings
-from videomem.utils.atomic import make_folders, remove_orphans, write_atomic
-from videomem.utils.checked_json import dump_checked, parse_checked, read_checked
+from videomem.utils.checked_json import dump_checked, parse_checked
 from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Catalog, Clip
 
@@ -47,6 +47,8 @@ MIN_SEGMENT_SHARDS = 64  # The headers of fewer shards are read faster than an i
 MIN_RECORD_CLIPS = 10_000  # of a catalog whose clips are recorded
 _MAX_OPEN_SHARDS = 512  # A process may have 1,024 open files.
 _MAX_FRAMES = 2**31 - 1
+_PLAN = re.compile(r"[0-9].*\.json")
+_SHARD = re.compile(r"\d{6,9}\.safetensors")
 _DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
 # Types in the index of a shard.
 _ROW = {"clip": str, "start_row": int, "stop_row": int, "checksum": int, "num_available": int, "fps": float,
@@ -66,12 +68,13 @@ class DecodedFacts:
 class FeatureStore:
     """Reads a store through memory-mapped files, and adds shards to it."""
 
-    def __init__(self, root: Path | str, settings: FeatureSettings) -> None:
-        self.root = Path(root).absolute()
+    def __init__(self, root: Path | str, settings: FeatureSettings | Any, part: str = "") -> None:
+        self._stores = store_folder(root)
         self.settings = settings
-        self.folder = self.root / settings.key
-        self.failure_table = FailureTable(self.folder / "failures.csv")
-        self.imported_keys = ImportedKeys(self.folder / "clips.json")
+        self.files = self._stores.inside(settings.key)
+        self.failure_table = FailureTable(self.files, part)
+        self.imported_keys = ImportedKeys(self.files)
+        self._part = part
         self._open_shards: dict[int, Any] = {}
         self._checked: dict[int, int] = {}  # By shard, a bit for the first row of each clip whose checksum is right.
         self._facts: tuple[int, dict[int, DecodedFacts]] = (-1, {})  # of the clips of the shard read last
@@ -79,16 +82,31 @@ class FeatureStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open_shards": {}}
 
+    @property
+    def root(self) -> Path | str:
+        """Folder of stores, or its URL."""
+        return self._stores.place
+
+    @property
+    def folder(self) -> Path | str:
+        """Folder of this store, or its URL."""
+        return self.files.place
+
+    @property
+    def cache(self) -> Path:
+        """Folder on this machine for results that belong to the folder of stores: itself, or one for its URL."""
+        return self._stores.cache
+
     def exists(self) -> bool:
         """Whether the store has been created.
 
         Raises:
             VideomemError: If its settings are damaged.
         """
-        path = self.folder / "settings.json"
-        if not path.is_file():
+        if not self.files.is_file("settings.json"):
             return False
-        if path.read_bytes() != self.settings.content:
+        if self.files.read("settings.json") != self.settings.content:
+            path = self.files.named("settings.json")
             raise VideomemError(f"{path}: damaged (its hash is not {self.settings.key}); {self._remedy}")
         return True
 
@@ -102,17 +120,14 @@ class FeatureStore:
         Raises:
             VideomemError: If a folder of the store is a link, through which it is only read.
         """
-        make_folders(self.root, self.settings.key)
-        make_folders(self.folder, *(parts := ("plan", "shards")))
-        for part in parts:
-            remove_orphans(self.folder / part)
+        self.files.make("plan", "shards")
         if not self.exists():
-            write_atomic(self.folder / "settings.json", self.settings.content)
+            self.files.write("settings.json", self.settings.content)
 
     def clip_keys(self, clips: Sequence[Clip]) -> tuple[dict[Clip, str], list[Failure]]:
         """The key of each clip, and the failures of clips that have none: an unreadable file or a failed import."""
         if self.settings.imported is None:
-            return clip_keys(clips, self.root)
+            return clip_keys(clips, self.cache, self._part)
         return self.imported_keys.of(clips, self.failure_table)
 
     def read_index(self) -> Index:
@@ -129,34 +144,36 @@ class FeatureStore:
 
     def shard_states(self) -> dict[int, tuple[int, int]]:
         """Size and modification time of the complete shards, by number."""
-        states = {}
-        with os.scandir(self.folder / "shards") as files:
-            for file in files:
-                if (name := re.fullmatch(r"(\d{6,9})\.safetensors", file.name)) and file.is_file():
-                    states[int(name[1])] = (file.stat().st_size, file.stat().st_mtime_ns)
-        return dict(sorted(states.items()))
+        states = self.files.states("shards")
+        found = {int(name.split(".")[0]): state for name, state in states.items() if self.is_shard(name)}
+        return dict(sorted(found.items()))
+
+    @staticmethod
+    def is_shard(name: str) -> bool:
+        return _SHARD.fullmatch(name) is not None
 
     def _planned(self, numbers: Collection[int]) -> Iterator[tuple[int, list[str]]]:
         """Numbers and planned clips of these shards. A shard that was never planned is none of the store."""
-        plan = self.read_plan() if numbers or not any((self.folder / "index").glob("*")) else []
+        plan = self.read_plan() if numbers or not self.files.names("index") else []
         return ((number, plan[number]) for number in sorted(numbers) if number < len(plan))
 
     def _segments(self, states: Mapping[int, tuple[int, int]]) -> Iterator[Segment]:
         """The tables of the index, the newest first, with those of their shards that are unchanged."""
         free = dict(states)
-        paths = (self.folder / "index").glob("[0-9]*.safetensors")
-        for path in sorted(filter(Path.is_file, paths), reverse=True):  # A pipe would be read for ever.
+        for name in sorted(filter(self.is_shard, self.files.states("index")), reverse=True):
             try:
-                table = ClipTable.read(path, self._identity("index", path.stem), self._index_remedy(path))
+                table = self._read_table(f"index/{name}", self._identity("index", name.split(".")[0]))
             except FileNotFoundError:  # Another process has just merged it into a newer one.
                 continue
             shards = frozenset(number for number, state in table.states.items() if free.get(number) == state)
             for number in shards:
                 del free[number]
-            yield Segment(path, table, shards)
+            yield Segment(f"index/{name}", table, shards)
 
-    def _index_remedy(self, path: Path) -> str:
-        return f"delete {path.name}, and run {self.settings.made_by} to make it again"
+    def _read_table(self, name: str, identity: dict[str, Any]) -> ClipTable:
+        path = self.files.named(name)
+        remedy = f"delete {name.split('/')[1]}, and run {self.settings.made_by} to make it again"
+        return ClipTable.read(self.files.local(name), path, identity, remedy)
 
     def update_index(self) -> None:
         """Add the shards that are in no table of the index to it, if they are many.
@@ -168,8 +185,7 @@ class FeatureStore:
         loose = Index(segments, {}, {}, states).loose
         if len(loose) < MIN_SEGMENT_SHARDS:
             return
-        make_folders(self.folder, "index")
-        remove_orphans(self.folder / "index")
+        self.files.make("index")
         try:
             tables = [self._table_of(number, planned, loose[number]) for number, planned in self._planned(loose)]
         except ValueError:  # Keys that videomem does not make.
@@ -181,12 +197,11 @@ class FeatureStore:
                 break
             merged |= {number: states[number] for number in segment.shards}
             replaced.append(segment)
-        number = 1 + max((int(segment.path.stem) for segment in segments), default=-1)
-        path = self.folder / "index" / f"{number:06d}.safetensors"
+        number = 1 + max((int(segment.name.split("/")[1].split(".")[0]) for segment in segments), default=-1)
         table = ClipTable.merged([*tables, *(segment.table for segment in replaced)], merged)
-        table.write(path, self._identity("index", number))
+        self.files.write(f"index/{number:06d}.safetensors", table.content(self._identity("index", number)))
         for segment in replaced:
-            segment.path.unlink(missing_ok=True)
+            self.files.remove(segment.name)
 
     def _table_of(self, number: int, planned: Sequence[str], state: tuple[int, int]) -> ClipTable:
         entries = self._entries(number, planned)
@@ -202,22 +217,18 @@ class FeatureStore:
         """
         if len(keys) < MIN_RECORD_CLIPS or not digest or any(key and not index.is_settled(key) for key in keys):
             return
-        make_folders(self.folder, "catalogs")
-        remove_orphans(self.folder / "catalogs")
-        index.table_of(keys).write(self._record_path(digest), self._record_identity(digest))
+        self.files.make("catalogs")
+        self.files.write(_record_name(digest), index.table_of(keys).content(self._record_identity(digest)))
 
     def recorded_catalog(self, catalog: Catalog) -> ClipTable | None:
         """The clips of a catalog, as `record_catalog` has written them; None if a table or a shard is not the same."""
-        path = self._record_path(catalog.digest)
-        if not catalog.digest or not path.is_file():
+        name = _record_name(catalog.digest)
+        if not catalog.digest or len(catalog.clips) < MIN_RECORD_CLIPS or not self.files.is_file(name):
             return None
-        table = ClipTable.read(path, self._record_identity(catalog.digest), self._index_remedy(path))
+        table = self._read_table(name, self._record_identity(catalog.digest))
         states = self.shard_states()
         is_current = all(states.get(number) == state for number, state in table.states.items())
         return table if is_current and len(table.high_N) == len(catalog.clips) else None
-
-    def _record_path(self, digest: str) -> Path:
-        return self.folder / "catalogs" / f"{digest[:32]}.safetensors"
 
     def _record_identity(self, digest: str) -> dict[str, Any]:
         return {"kind": "clips of a catalog", "store": self.settings.key, "catalog": digest}
@@ -245,9 +256,9 @@ class FeatureStore:
 
     def _header(self, number: int) -> list[dict[str, Any]]:
         """The rows of the index of a complete shard."""
-        path = self._shard_path(number)
+        path = self.files.named(_shard_name(number))
         try:
-            with safe_open(path, "pt") as shard:
+            with self.files.header(_shard_name(number)) as local, safe_open(local, "pt") as shard:
                 text = shard.metadata()["index"]
                 index = parse_checked(text, path, self._identity("shard", number), self._shard_remedy)
                 features = shard.get_slice("features")
@@ -276,22 +287,25 @@ class FeatureStore:
         return f"delete it and run {self.settings.made_by}"
 
     def _damaged(self, number: int, reason: str) -> VideomemError:
-        return VideomemError(f"{self._shard_path(number)}: a damaged shard ({reason}); {self._shard_remedy}")
+        return VideomemError(
+            f"{self.files.named(_shard_name(number))}: a damaged shard ({reason}); {self._shard_remedy}"
+        )
 
     def read_plan(self) -> list[list[str]]:
         """Clip keys of each shard, in the order of shard numbers."""
-        return [shard for path in self._plans() for shard in self._read_plan(path)]
+        return [shard for name in self._plans() for shard in self._read_plan(name)]
 
-    def _plans(self) -> list[Path]:
+    def _plans(self) -> list[str]:
         """The plan files, which are numbered without gaps: a missing one would give its shards to others."""
-        plans = sorted((self.folder / "plan").glob("[0-9]*.json"))
-        for number, path in enumerate(plans):
-            if path.name != f"{number:06d}.json":
-                raise VideomemError(f"{path.with_name(f'{number:06d}.json')}: is missing; {self._remedy}")
+        plans = [name for name in self.files.names("plan") if _PLAN.fullmatch(name)]
+        for number, name in enumerate(plans):
+            if name != (expected := f"{number:06d}.json"):
+                raise VideomemError(f"{self.files.named(f'plan/{expected}')}: is missing; {self._remedy}")
         return plans
 
-    def _read_plan(self, path: Path) -> list[list[str]]:
-        shards = read_checked(path, self._identity("plan", path.stem), self._remedy)
+    def _read_plan(self, name: str) -> list[list[str]]:
+        path = self.files.named(f"plan/{name}")
+        shards = self.files.read_checked(f"plan/{name}", self._identity("plan", name.split(".")[0]), self._remedy)
         lists = [shards, *shards] if isinstance(shards, list) else [None]
         if not (all(isinstance(one, list) for one in lists) and all(isinstance(k, str) for one in shards for k in one)):
             raise VideomemError(f"{path}: damaged (not a list of shards); {self._remedy}")
@@ -316,7 +330,7 @@ class FeatureStore:
         while True:
             plan = self.read_plan()
             mine = [number for number, shard in enumerate(plan) if all(key in wanted for key in shard)]
-            complete = {number for number in range(len(plan)) if self.has_shard(number)}
+            complete = self.complete_shards()
             known = {k for n in {*mine, *complete} for k in plan[n] if not (n in complete and k in again)}
             new = [key for key in wanted if key not in known]
             if not new:
@@ -324,10 +338,37 @@ class FeatureStore:
             shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
             number = len(self._plans())
             content = dump_checked(self._identity("plan", number), shards).encode()
-            write_atomic(self.folder / "plan" / f"{number:06d}.json", content, exclusive=True)
+            self.files.write(f"plan/{number:06d}.json", content, exclusive=True)
 
-    def has_shard(self, number: int) -> bool:
-        return self._shard_path(number).is_file()
+    def settled_clips(self) -> list[str]:
+        """Keys of the clips in complete shards, in their order. Each is either in the index or failed."""
+        complete = self.complete_shards()
+        return [key for number, shard in enumerate(self.read_plan()) if number in complete for key in shard]
+
+    def complete_shards(self) -> set[int]:
+        return set(self.shard_states())
+
+    def stored_dim(self) -> int | None:
+        """D of the features in the store, or None without any shard."""
+        for number in sorted(self.complete_shards()):
+            with self.files.header(_shard_name(number)) as local, safe_open(local, "pt") as shard:
+                return int(shard.get_slice("features").get_shape()[1])
+        return None
+
+    def shard_problems(self, number: int, planned: Sequence[str]) -> Iterator[str]:
+        """Read a shard, and say what is wrong with it or with each of its clips."""
+        self._checked.clear()
+        try:
+            entries = self._entries(number, planned)
+        except VideomemError as error:
+            yield str(error)
+            return
+        for key, entry in entries.items():
+            try:
+                self.read(entry)
+            except VideomemError as error:
+                yield f"clip {key}: {error}"
+        self._open_shards.pop(number, None)
 
     def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
         """Write a shard: the key, entry fields and features (T, D) of each clip that did not fail.
@@ -351,7 +392,7 @@ class FeatureStore:
         # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
         # order of several entries varies.
         text = dump_checked(self._identity("shard", number), index)
-        write_atomic(self._shard_path(number), save({"features": stored}, metadata={"index": text}))
+        self.files.write(_shard_name(number), save({"features": stored}, metadata={"index": text}))
 
     def read(self, entry: Entry) -> Tensor:
         """Features (T, D) of a clip, in their stored data type.
@@ -359,12 +400,13 @@ class FeatureStore:
         Raises:
             VideomemError: If they cannot be read, or their checksum is not that of the index.
         """
-        path = self._shard_path(entry.shard)
+        path = self.files.named(name := _shard_name(entry.shard))
         try:
             if entry.shard not in self._open_shards:
                 if len(self._open_shards) == _MAX_OPEN_SHARDS:
                     del self._open_shards[next(iter(self._open_shards))]  # The one that was opened first.
-                self._open_shards[entry.shard] = safe_open(path, "pt").__enter__().get_slice("features")
+                local = self.files.local(name)
+                self._open_shards[entry.shard] = safe_open(local, "pt").__enter__().get_slice("features")
             rows_TD: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
         except (SafetensorError, OSError) as error:
             raise VideomemError(f"{path}: not readable ({one_line(error)}); run {self.settings.made_by}") from error
@@ -395,12 +437,17 @@ class FeatureStore:
 
     def nearest(self) -> str:
         """Differences of the store in the root with the fewest of them, for error messages; empty without stores."""
-        found = map(_identity_in, sorted(self.root.glob("*/settings.json")))
+        found = (identity_in(self._stores, name) for name in self._stores.folders())
         identities = [identity for identity in found if identity is not None]
         return self.differences(min(identities, key=lambda one: len(self._differing(one)))) if identities else ""
 
-    def _shard_path(self, number: int) -> Path:
-        return self.folder / "shards" / f"{number:06d}.safetensors"
+
+def _record_name(digest: str) -> str:
+    return f"catalogs/{digest[:32]}.safetensors"
+
+
+def _shard_name(number: int) -> str:
+    return f"shards/{number:06d}.safetensors"
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -410,14 +457,15 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _identity_in(settings: Path) -> dict[str, Any] | None:
-    """The settings in a file, if they are those that its folder is named for."""
-    content = settings.read_bytes() if settings.is_file() else b""
-    if sha256(content).hexdigest()[:16] != settings.parent.name:
+def identity_in(stores: StoreFolder, key: str) -> dict[str, Any] | None:
+    """The settings of a store, if they are those that its folder is named for."""
+    name = f"{key}/settings.json"
+    content = stores.read(name) if stores.is_file(name) else b""
+    if sha256(content).hexdigest()[:16] != key:
         return None
     try:
         identity = json.loads(content)
-        check_plain(identity, str(settings))
+        check_plain(identity, str(stores.named(name)))
     except (ValueError, RecursionError, VideomemError):
         return None
     return identity if isinstance(identity, dict) else None

@@ -51,7 +51,7 @@ class VideoDataModule(LightningDataModule):
     Args:
         catalog: Path of the catalog.
         features: How the features are computed; `videomem extract` stores features of these settings.
-        store: Folder of feature stores.
+        store: Folder of feature stores, or its URL, such as `s3://bucket/prefix`.
         source: `features` reads the feature store; `video` decodes videos and runs the backbone in every epoch.
         storage: Where stored features are kept: `mmap` (memory-mapped files), `ram`, or `device` (all on the GPU).
         batch_size: Videos per batch and process: several processes train on batches of as many times more videos.
@@ -264,7 +264,7 @@ class VideoDataModule(LightningDataModule):
         """The same for `source: video`, kept in the folder of feature stores for the next training on these videos."""
         keys, unreadable = self.feature_store.clip_keys([self.clips[row] for row in self.rows("train")])
         name = sha256(json.dumps([self.settings.key, sorted(keys.values())]).encode()).hexdigest()[:32]
-        path = self.feature_store.root / "video_statistics" / f"{name}.json"
+        path = self.feature_store.cache / "video_statistics" / f"{name}.json"
         identity = {"kind": "statistics of the features of videos", "name": name}
         content = None
         if self._rank == 0 and path.exists() and not unreadable:
@@ -279,7 +279,7 @@ class VideoDataModule(LightningDataModule):
         device, rows = self.trainer.strategy.root_device if self.trainer else "cpu", self._share_of_training_rows
         shown = tracked(rows, "first pass over the training videos", len(rows), self.console)
         mean_D, std_D = self._statistics(self.feature_source.features(row, device) for row in shown)
-        if self._rank == 0 and os.access(self.feature_store.root, os.W_OK) and not unreadable:
+        if self._rank == 0 and os.access(self.feature_store.cache, os.W_OK) and not unreadable:
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, dump_checked(identity, {"mean": mean_D.tolist(), "std": std_D.tolist()}).encode())
         return mean_D, std_D

@@ -181,9 +181,19 @@ def remove_orphans(folder: Path, name: str = "*") -> None:
         name: Pattern of their names.
     """
     for path in folder.glob(f".{name}.{_host()}.*.*.tmp"):
-        try:
-            os.kill(int(path.name.split(".")[-3]), 0)
-        except ProcessLookupError:
+        if is_orphan(path):
             _remove(path)
-        except (PermissionError, ValueError):  # The process of another user, or a file of another program.
-            pass
+
+
+def is_orphan(path: Path) -> bool:
+    """Whether a temporary file or folder is that of a process on this machine that has ended."""
+    *_, host, pid, _, _ = ["", "", "", "", *path.name.split(".")]
+    if host != _host():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, ValueError):  # The process of another user, or a file of another program.
+        pass
+    return False

@@ -23,7 +23,7 @@ def dump_checked(identity: dict[str, Any], content: Any) -> str:
     return json.dumps({**body, "checksum": _checksum(body)}, sort_keys=True, indent=1) + "\n"
 
 
-def parse_checked(text: str | bytes, path: Path, identity: dict[str, Any], remedy: str) -> Any:
+def parse_checked(text: str | bytes, path: Path | str, identity: dict[str, Any], remedy: str) -> Any:
     """The content of JSON text that `dump_checked` has made.
 
     Args:

@@ -1,0 +1,95 @@
+"""Extraction on a Ray cluster: the same bytes as on one machine, also after kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, data_arguments, failed
+from helpers.store_files import shard_files
+
+from videomem.cli.main import main
+from videomem.features import store
+
+
+def extract_command(workspace: Path, root: Path, *options: str) -> list[str]:
+    return ["extract", *data_arguments(workspace), "--data.store", str(root), "--engine", "ray", *options]
+
+
+def test_ray_writes_the_bytes_of_the_local_engine(
+    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(extract_command(workspace, tmp_path)) == 0
+    assert shard_files(tmp_path) == shard_files(workspace / "features")
+    said = capfd.readouterr()
+    assert len(said.out.splitlines()) == 1
+    assert all(line.startswith("videomem: ") for line in said.err.splitlines()), said.err
+    assert main(extract_command(workspace, tmp_path)) == 0
+    assert "nothing to do" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_address_without_a_cluster_is_refused(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = failed(capsys, *extract_command(workspace, tmp_path, "--address", "127.0.0.1:1"))
+    assert "no Ray cluster answers" in error
+
+
+SCRIPT = """
+import sys
+from videomem.features import store
+store.SHARD_CLIPS = 2
+from videomem.cli.main import main
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def _actors() -> list[int]:
+    """Process ids of the actors of the session that this test has started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"_ShardActor" in title + _title(folder) and _MARK in environment:
+            found.append(int(folder.name))
+    return found
+
+
+def _title(folder: Path) -> bytes:
+    return (folder / "comm").read_bytes()
+
+
+_MARK = f"VIDEOMEM_TEST={os.getpid()}".encode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["actor", "driver"])
+def test_a_killed_actor_or_driver_leaves_no_hole_and_no_duplicate(
+    workspace: Path, tmp_path: Path, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SHARD_CLIPS", 2)
+    assert main(["extract", *data_arguments(workspace), "--data.store", str(tmp_path / "local")]) == 0
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "VIDEOMEM_TEST": str(os.getpid())}
+    command = [sys.executable, str(script), *extract_command(workspace, tmp_path / "ray")]
+    process = subprocess.Popen(command, env=environment)
+    while not list((tmp_path / "ray").rglob("*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid if victim == "driver" else _actors()[0], signal.SIGKILL)
+    status = process.wait(200)
+    assert status == (-signal.SIGKILL if victim == "driver" else 0)
+    if victim == "driver":
+        assert shard_files(tmp_path / "ray") != shard_files(tmp_path / "local")
+        assert subprocess.run(command, env=environment, timeout=200).returncode == 0
+    assert shard_files(tmp_path / "ray") == shard_files(tmp_path / "local")
