@@ -173,7 +173,7 @@ def recall_folder(folder: Path, given: argparse.Namespace, report: Report) -> No
 
 
 def steps_texts(ours: dict[str, Any]) -> dict[str, str]:
-    texts = {"trained steps": ", ".join(map(str, ours["trained_steps"])),
+    texts = {"trained steps": " to ".join(map(str, sorted({min(ours["trained_steps"]), max(ours["trained_steps"])}))),
              "converged": f"{sum(ours['converged'])} of {len(ours['converged'])}"}  # fmt: skip
     for of in ours["steps_to_learn"]:
         if of["median"] is not None:

@@ -74,20 +74,24 @@ def build(num_clips: int, folder: Path) -> dict[str, float]:
     start_N = rows % SHARD_CLIPS * FRAMES
     places_N5 = np.stack([rows // SHARD_CLIPS, start_N, start_N + FRAMES, rows % 2**31, np.full(num_clips, 90)], 1)
     for number in range(-(-num_clips // SHARD_CLIPS)):
-        store.files.write(f"shards/{number:06d}.safetensors", b"a shard")
+        Path(store.folder, "shards", f"{number:06d}.safetensors").write_bytes(b"a shard")
     states = store.shard_states()
     table = ClipTable(keys_N[0], keys_N[1], places_N5.astype(np.int32), states_array(states))
     started = time.perf_counter()
-    (store.folder / "index").mkdir()
+    store.files.make("index")
     merged = ClipTable.merged([table], states)
     store.files.write("index/000000.safetensors", merged.content(store._identity("index", 0)))
     times["sort and write index, s"] = time.perf_counter() - started
     started = time.perf_counter()
     digest = read_catalog(catalog_path).digest
-    (store.folder / "catalogs").mkdir()
+    store.files.make("catalogs")
     store.files.write(f"catalogs/{digest[:32]}.safetensors", table.content(store._record_identity(digest)))
     times["read catalog, write record, s"] = time.perf_counter() - started
-    parts = {"catalog": catalog_path, "index": store.folder / "index", "record": store.folder / "catalogs"}
+    parts = {
+        "catalog": catalog_path,
+        "index": folder / "store" / store.settings.key / "index",
+        "record": folder / "store" / store.settings.key / "catalogs",
+    }
     for name, path in parts.items():
         files = [path] if path.is_file() else list(path.iterdir())
         times[f"{name}, MB"] = sum(file.stat().st_size for file in files) / 1e6

@@ -15,6 +15,7 @@ from helpers.store_files import shard_files
 
 from videomem.cli.main import main
 from videomem.features import store
+from videomem.features.ray_engine import needs_of_actor
 
 
 def extract_command(workspace: Path, root: Path, *options: str) -> list[str]:
@@ -33,6 +34,11 @@ def test_ray_writes_the_bytes_of_the_local_engine(
     assert "nothing to do" in capfd.readouterr().out
 
 
+def test_two_actors_share_a_gpu() -> None:
+    assert needs_of_actor("cuda", 4) == {"num_cpus": 4, "num_gpus": 0.5}
+    assert needs_of_actor("cpu", 0) == {"num_cpus": 1, "num_gpus": 0}
+
+
 @pytest.mark.slow
 def test_an_address_without_a_cluster_is_refused(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -44,6 +50,7 @@ def test_an_address_without_a_cluster_is_refused(
 SCRIPT = """
 import sys
 from videomem.features import store
+from videomem.features.ray_engine import needs_of_actor
 store.SHARD_CLIPS = 2
 from videomem.cli.main import main
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import data_arguments, failed
+from conftest import data_arguments, failed, read_data_module
 
 from videomem.cli.main import main
 from videomem.features import extraction, store
@@ -19,6 +20,15 @@ from videomem.features.store import FeatureStore
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SHARD_CLIPS", 4)
+
+
+@pytest.fixture
+def stored(workspace: Path, tmp_path: Path) -> Path:
+    """The store of the workspace's default settings alone: other tests add stores to the folder."""
+    store_of_workspace = read_data_module(data_arguments(workspace)).feature_store
+    shutil.copytree(store_of_workspace.folder, tmp_path / "stored" / store_of_workspace.settings.key)
+    shutil.copy(workspace / "features" / "hashes.sqlite", tmp_path / "stored")
+    return tmp_path / "stored"
 
 
 def by_key(root: Path | str) -> dict[str, torch.Tensor]:
@@ -35,14 +45,16 @@ def extracted(workspace: Path, root: Path | str, *options: str) -> int:
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_jobs_for_parts_of_a_catalog_make_one_store(workspace: Path, tmp_path: Path, is_shared: bool) -> None:
+def test_jobs_for_parts_of_a_catalog_make_one_store(
+    stored: Path, workspace: Path, tmp_path: Path, is_shared: bool
+) -> None:
     roots = [tmp_path / ("shared" if is_shared else f"part{number}") for number in range(3)]
     for number in (2, 0, 1):
         assert extracted(workspace, roots[number], "--shard", f"{number}/3") == 0
     assert sorted(path.name for path in roots[1].glob("hashes*")) == [
         f"hashes.{number}-of-3.sqlite" for number in (range(3) if is_shared else [1])
     ]
-    whole = by_key(workspace / "features")
+    whole = by_key(stored)
     if is_shared:
         assert same(by_key(roots[0]), whole)
         return
@@ -64,7 +76,7 @@ def test_a_job_uses_the_hashes_that_others_know(
 
 
 def test_a_merge_that_was_interrupted_is_repeated(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = FeatureStore.write_shard, iter(range(100))
 
@@ -74,10 +86,10 @@ def test_a_merge_that_was_interrupted_is_repeated(
         real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FeatureStore, "write_shard", write)
-    command = ["store", "merge", str(tmp_path / "out"), str(workspace / "features")]
+    command = ["store", "merge", str(tmp_path / "out"), str(stored)]
     assert main(command) == 130
     assert main(command) == 0
-    assert same(by_key(tmp_path / "out"), by_key(workspace / "features"))
+    assert same(by_key(tmp_path / "out"), by_key(stored))
 
 
 def test_a_part_that_does_not_exist_is_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,8 +99,8 @@ def test_a_part_that_does_not_exist_is_refused(workspace: Path, capsys: pytest.C
 
 
 @pytest.fixture
-def copied(workspace: Path, tmp_path: Path) -> Path:
-    assert main(["store", "merge", str(tmp_path / "copy"), str(workspace / "features")]) == 0
+def copied(stored: Path, workspace: Path, tmp_path: Path) -> Path:
+    assert main(["store", "merge", str(tmp_path / "copy"), str(stored)]) == 0
     return tmp_path / "copy"
 
 

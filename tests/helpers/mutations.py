@@ -99,7 +99,14 @@ def small_checkpoint() -> dict[str, Any]:
         "hyper_parameters": dict(model.hparams),
         "datamodule_hyper_parameters": {
             **{"catalog": "catalog.csv", "features": features, "store": "features", "source": "features"},
-            **{"storage": "mmap", "batch_size": 32, "num_workers": 0, "balanced_sampling": False, "seed": 0},
+            **{
+                "storage": "mmap",
+                "batch_size": 32,
+                "num_workers": 0,
+                "balanced_sampling": False,
+                "shuffle": "auto",
+                "seed": 0,
+            },
             **{"augmentation": augmentation, "reversed_pairs": False, "test_split": "test"},
         },
         VideoDataModule.__qualname__: {"features": {"schema": 1, "dtype": "float16"}, "class_names": names},

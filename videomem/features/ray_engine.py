@@ -48,7 +48,7 @@ class RayEngine:
         """Extract and write shards; yields what `extract_shards` does, in any order."""
         ray = _connected(self.address)
         try:
-            per_actor = {"num_cpus": max(num_workers, 1), "num_gpus": 1 / _ACTORS_PER_GPU if "cuda" in device else 0}
+            per_actor = needs_of_actor(device, num_workers)
             kinds = ray.cluster_resources()
             needs = [(kinds.get(kind[4:7].upper(), 0), need) for kind, need in per_actor.items() if need]
             num_actors = min(len(shards), *(int(there // need) for there, need in needs))
@@ -74,6 +74,11 @@ class RayEngine:
             raise VideomemError(f"Ray: {one_line(error)}; complete shards are kept: run it again") from error
         finally:
             ray.shutdown()
+
+
+def needs_of_actor(device: str, num_workers: int) -> dict[str, float]:
+    """The CPUs and GPUs that Ray reserves for an actor."""
+    return {"num_cpus": max(num_workers, 1), "num_gpus": 1 / _ACTORS_PER_GPU if "cuda" in device else 0}
 
 
 def _connected(address: str) -> Any:
