@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from videomem.features.store import FeatureStore
 from videomem.video.catalog import Clip
 
 _ACTORS_PER_GPU = 2  # While one reads the first clips of a shard, the other one computes.
+_CONNECT_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,12 @@ def _connected(address: str) -> Any:
     is_new = not (address or os.environ.get("RAY_ADDRESS"))
     options: dict[str, Any] = {"include_dashboard": False} if is_new else {"address": address or None}
     try:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host:  # Ray waits for minutes for a cluster that does not answer.
+            socket.create_connection((host, int(port)), _CONNECT_LIMIT_S).close()
         with _quiet_stderr():  # It tells its log level there, whatever it is.
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise VideomemError(f"--address {address}: no Ray cluster answers ({one_line(error)})") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
