@@ -1,10 +1,10 @@
 """Peak memory and time per clip with many clips, relative to few.
 
-    python benchmarks/growth.py                    # 400 and 4,000 clips, about 15 minutes on 2 cores
+    python benchmarks/growth.py                    # 400 and 4,000 clips
     python benchmarks/growth.py --few 50 --many 500 --only extract
 
-The clips are parts of 0.3 s of one video of noise. Each command runs as a user would call it, with its own processes;
-its memory is the largest sum of the proportional set sizes of all of them, which counts shared pages once.
+The clips are parts of 0.3 s of videos of noise, 20 of each. Each command runs as a user would call it, with its own
+processes; its memory is the largest sum of the proportional set sizes of all of them, which counts shared pages once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from videomem.utils.folders import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
-FRAMES, RATE, SIZE = 3, 10, 64
+FRAMES, RATE, SIZE, CLIPS_OF_VIDEO = 3, 10, 64, 20
 CONFIG = config_folder() / "base.yaml"
 
 
@@ -31,25 +31,21 @@ def make_clips(folder: Path, num_clips: int) -> Path:
     """A catalog of clips of `FRAMES` frames, in groups of two clips of different classes."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    with av.open(str(folder / "noise.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "g": str(FRAMES)})
-        stream.width = stream.height = SIZE
-        for _ in range(num_clips * FRAMES):
-            blocks = rng.integers(0, 256, (8, 8, 3), np.uint8).repeat(SIZE // 8, 0).repeat(SIZE // 8, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(blocks, "rgb24")))
-        container.mux(stream.encode())
+    for first in range(0, num_clips, CLIPS_OF_VIDEO):
+        with av.open(str(folder / f"{first}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "g": str(FRAMES)})
+            stream.width = stream.height = SIZE
+            for _ in range(CLIPS_OF_VIDEO * FRAMES):
+                blocks = rng.integers(0, 256, (8, 8, 3), np.uint8).repeat(SIZE // 8, 0).repeat(SIZE // 8, 1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(blocks, "rgb24")))
+            container.mux(stream.encode())
     splits = ["train"] * 7 + ["val"] + ["test"] * 2
-    clips = [
-        Clip(
-            str(folder / "noise.mp4"),
-            "ab"[number % 2],
-            splits[number // 2 % len(splits)],
-            f"group{number // 2}",
-            number * FRAMES / RATE,
-            (number + 1) * FRAMES / RATE,
-        )
-        for number in range(num_clips)
-    ]
+    clips = []
+    for number in range(num_clips):
+        place, group = number % CLIPS_OF_VIDEO * FRAMES, number // 2
+        path = str(folder / f"{number - number % CLIPS_OF_VIDEO}.mp4")
+        interval = place / RATE, (place + FRAMES) / RATE
+        clips.append(Clip(path, "ab"[number % 2], splits[group % len(splits)], f"group{group}", *interval))
     write_catalog(Catalog(tuple(clips)), folder / "catalog.csv")
     return folder / "catalog.csv"
 
