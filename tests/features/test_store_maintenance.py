@@ -122,6 +122,15 @@ def test_a_flipped_bit_is_found_and_named_with_file_and_clip(copied: Path, capsy
     assert f"{path}: " in capsys.readouterr().err
 
 
+def test_every_damaged_shard_is_named(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = sorted(copied.rglob("shards/*.safetensors"))[:2]
+    for path in damaged:
+        path.write_bytes(b"damaged")
+    assert main(["store", "verify", str(copied)]) == 1
+    error = capsys.readouterr().err
+    assert all(f"{path}: a damaged shard" in error for path in damaged) and len(error.splitlines()) == 2
+
+
 def test_gc_removes_only_what_no_store_needs(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (one,) = stores_in(copied)
     shards = copied / one.settings.key / "shards"

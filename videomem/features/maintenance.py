@@ -119,7 +119,10 @@ def problems(root: Path | str) -> Iterator[str]:
     """Read every file of the stores in a folder, and yield what is wrong with each damaged shard or clip."""
     for store in stores_in(root):
         try:
-            store.read_index()
+            store.check_index()
+        except VideomemError as error:
+            yield str(error)
+        try:
             plan = store.read_plan()
         except VideomemError as error:
             yield str(error)

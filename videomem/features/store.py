@@ -170,6 +170,10 @@ class FeatureStore:
                 del free[number]
             yield Segment(f"index/{name}", table, shards)
 
+    def check_index(self) -> None:
+        """Raise a VideomemError if a table of the index is damaged."""
+        list(self._segments(self.shard_states()))
+
     def _read_table(self, name: str, identity: dict[str, Any]) -> ClipTable:
         path = self.files.named(name)
         remedy = f"delete {name.split('/')[1]}, and run {self.settings.made_by} to make it again"
