@@ -40,6 +40,11 @@ def length_mask(lengths: Tensor, num_frames: int) -> Tensor:
     return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def without_padding(values_BTK: Tensor, lengths: Tensor) -> Tensor:
+    """Values (B, T, K) with zeros at padding, where they must be finite."""
+    return values_BTK * length_mask(lengths, values_BTK.shape[1]).unsqueeze(2)  # Six times faster than `masked_fill`.
+
+
 def pad_videos(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Pad videos (T_i, ...) with zeros to (B, max T_i, ...); returns them and their lengths (B,)."""
     lengths = torch.tensor([len(video) for video in videos])

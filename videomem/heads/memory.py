@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from videomem.batch import length_mask
+from videomem.batch import length_mask, without_padding
 from videomem.errors import VideomemError
 from videomem.heads.scan import at_least_float32, linear_scan
 
@@ -102,7 +102,6 @@ class Memory(nn.Module, ABC):
             States (B, T, H), zero at padding, and the state after the last real frame of each clip.
         """
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
-        real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
         steps = []
         # unbind: the gradient of an index terms_BTK[:, t] would be a tensor as large as terms_BTK itself. Padding comes
         # after the real frames, so that it cannot affect their states.
@@ -111,7 +110,7 @@ class Memory(nn.Module, ABC):
             steps.append(state)
         states = [torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)]
         last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
-        return states[0].to(terms_BTK.dtype).masked_fill(~real_BT1, 0), tuple(part_BTH[last] for part_BTH in states)
+        return without_padding(states[0].to(terms_BTK.dtype), lengths_B), tuple(part_BTH[last] for part_BTH in states)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States (B, T, H) of clips, zero at padding, and the state after the last real frame of each clip."""
@@ -144,7 +143,7 @@ class ParallelMemory(Memory):
         padding_BT1 = ~length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
         # Padding keeps everything and adds nothing, so the last state is that after the last real frame.
         h_BTH = linear_scan(keep.masked_fill(padding_BT1, 1), add_BTH.masked_fill(padding_BT1, 0), state[-1])
-        return h_BTH.to(terms_BTK.dtype).masked_fill(padding_BT1, 0), (h_BTH[:, -1],)
+        return without_padding(h_BTH.to(terms_BTK.dtype), lengths_B), (h_BTH[:, -1],)
 
 
 class NoMemory(Memory):
@@ -170,6 +169,10 @@ class NoMemory(Memory):
 
     def update(self, terms_BK: Tensor, state: State) -> Update:
         return Update(None, terms_BK)
+
+    def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
+        return without_padding(terms_BTK, lengths_B), (terms_BTK[last],)
 
 
 class Leaky(ParallelMemory):

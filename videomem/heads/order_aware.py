@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from videomem.batch import length_mask
+from videomem.batch import without_padding
 from videomem.errors import VideomemError
 from videomem.heads.memory import Memory, State, Update
 
@@ -57,9 +57,8 @@ class Position(Memory):
 
     def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         before_B1 = self.initial_state(terms_BTK[:, 0])[-1] if state is None else state[-1]
-        real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
         count_BT = before_B1 + torch.arange(1, terms_BTK.shape[1] + 1, device=terms_BTK.device)
-        h_BTH = (terms_BTK + self.encode(count_BT.unsqueeze(2))).masked_fill(~real_BT1, 0)
+        h_BTH = without_padding(terms_BTK + self.encode(count_BT.unsqueeze(2)), lengths_B)
         rows = torch.arange(len(lengths_B), device=lengths_B.device)
         return h_BTH, (h_BTH[rows, lengths_B - 1], before_B1 + lengths_B.unsqueeze(1))
 
@@ -109,15 +108,15 @@ class TemporalConv(Memory):
 
     def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.initial_state(terms_BTK[:, 0]) if state is None else state
-        real_BT1 = length_mask(lengths_B, terms_BTK.shape[1]).unsqueeze(2)
         later = self.kernel_size - 1
-        # Contributions to frames after the last: zero-padded in time, then each part shifted by its delay.
-        padded = nn.functional.pad(terms_BTK.masked_fill(~real_BT1, 0), (0, 0, 0, later))
-        sums_BSH, *parts = padded.chunk(self.kernel_size, dim=-1)
-        for delay, part in enumerate(parts, start=1):
-            sums_BSH = sums_BSH + part.roll(delay, 1)
+        # The part for a delay of k frames is shifted by k frames: each part is padded to one frame more than there are
+        # sums, so that regrouping the frames into rows of `num_sums` moves each part one frame further.
+        num_sums = terms_BTK.shape[1] + later
+        parts_BKTH = without_padding(terms_BTK, lengths_B).unflatten(-1, (self.kernel_size, -1)).transpose(1, 2)
+        shifted = nn.functional.pad(parts_BKTH, (0, 0, 0, self.kernel_size)).flatten(1, 2)[:, : -self.kernel_size]
+        sums_BSH = shifted.unflatten(1, (self.kernel_size, num_sums)).sum(1)
         pending_BSH = torch.stack(state[1:], dim=1)
         sums_BSH = sums_BSH + nn.functional.pad(pending_BSH, (0, 0, 0, sums_BSH.shape[1] - later))
         index_BS = lengths_B.unsqueeze(1) - 1 + torch.arange(self.kernel_size, device=lengths_B.device)
         ends_BSH = sums_BSH.gather(1, index_BS.unsqueeze(2).expand(-1, -1, self.hidden_dim))
-        return sums_BSH[:, : terms_BTK.shape[1]].masked_fill(~real_BT1, 0), ends_BSH.unbind(1)
+        return without_padding(sums_BSH[:, : terms_BTK.shape[1]], lengths_B), ends_BSH.unbind(1)

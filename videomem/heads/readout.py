@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from videomem.batch import length_mask
+from videomem.batch import length_mask, without_padding
 from videomem.errors import VideomemError
 
 
@@ -40,6 +40,12 @@ class Readout(nn.Module, ABC):
     @abstractmethod
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C) of clips; padding is ignored."""
+
+    def sum(self, values_BTK: Tensor, lengths_B: Tensor) -> Tensor:
+        """Sum over the real frames, (B, K), bit-identical for every frame order except in training."""
+        if self.training:  # Without the sort, which takes half of the time of a training step of `SetReadout`.
+            return without_padding(values_BTK, lengths_B).sum(dim=1)
+        return sum_in_any_order(values_BTK, lengths_B)
 
     @property
     @abstractmethod
@@ -75,7 +81,7 @@ class MeanReadout(Readout):
     """
 
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
-        return sum_in_any_order(outputs_BTK, lengths_B) / lengths_B.unsqueeze(1)
+        return self.sum(outputs_BTK, lengths_B) / lengths_B.unsqueeze(1)
 
     @property
     def state_dim(self) -> int:
@@ -141,8 +147,8 @@ class AttentionReadout(Readout):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         logits_BTC, score_BT1 = _logits_and_scores(outputs_BTK, lengths_B)
         weight_BT1 = (score_BT1 - score_BT1.amax(dim=1, keepdim=True)).exp()
-        total_B1 = sum_in_any_order(weight_BT1, lengths_B)
-        return sum_in_any_order(weight_BT1 * logits_BTC, lengths_B) / total_B1
+        total_B1 = self.sum(weight_BT1, lengths_B)
+        return self.sum(weight_BT1 * logits_BTC, lengths_B) / total_B1
 
     @property
     def state_dim(self) -> int:
@@ -177,7 +183,7 @@ class BestFrameReadout(Readout):
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
         logits_BTC, score_BT1 = _logits_and_scores(outputs_BTK, lengths_B)
         is_best_BT1 = score_BT1 == score_BT1.amax(dim=1, keepdim=True)
-        chosen_BC = sum_in_any_order(logits_BTC.where(is_best_BT1, 0), lengths_B) / is_best_BT1.sum(dim=1)
+        chosen_BC = self.sum(logits_BTC.where(is_best_BT1, 0), lengths_B) / is_best_BT1.sum(dim=1)
         if not self.training:
             return chosen_BC
         soft_BC = (score_BT1.softmax(dim=1) * logits_BTC.detach()).sum(dim=1)
@@ -230,7 +236,7 @@ class SetReadout(Readout):
         return logits_BC
 
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
-        return self._logits(sum_in_any_order(outputs_BTK.relu(), lengths_B) / lengths_B.unsqueeze(1))
+        return self._logits(self.sum(outputs_BTK.relu(), lengths_B) / lengths_B.unsqueeze(1))
 
     @property
     def state_dim(self) -> int:
