@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -73,6 +74,13 @@ def shared_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the real data of {name}, which is not at hand")
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def long_lived_objects() -> None:
+    """Leaves what earlier modules made and imported out of the garbage collections that several libraries call for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from videomem.training.reversed_pairs import check_same_bag, check_symmetric, wh
 from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
 from videomem.video.sampling import FixedRate, Uniform
 
+TWO_FRAMES = ("--data.features.sampling.num_frames", "2")
 RANDOM = FeatureSettings(BackboneSettings(weights="random", layer="pool5"), FixedRate(8.0, 20))
 
 
@@ -105,6 +106,7 @@ def test_statistics_of_videos_are_computed_once_for_the_same_training_videos(
             "video",
             "--data.store",
             str(tmp_path / "store"),
+            *TWO_FRAMES,
         )
         data = module(workspace, *of_videos, *options)
         decoded = []
@@ -160,11 +162,12 @@ def test_augmentation_draws_once_for_all_frames_of_a_clip() -> None:
 
 
 def test_augmented_epochs_differ_and_repeat_by_seed(workspace: Path) -> None:
-    options = ("--data.reversed_pairs", "false", "--data.source", "video", "--data.augmentation.crop", "true")
+    live = ("--data.reversed_pairs", "false", "--data.source", "video", *TWO_FRAMES)
+    options = (*live, "--data.augmentation.crop", "true")
     one, two = module(workspace, *options), module(workspace, *options, "--data.num_workers", "1")
     first, again = batches(one, "fit")[0].x, batches(two, "fit")[0].x
     assert torch.equal(first, again)
-    plain = batches(module(workspace, *options[:-2]), "fit")[0].x
+    plain = batches(module(workspace, *live), "fit")[0].x
     assert not torch.equal(first, plain)
 
 
@@ -229,7 +232,8 @@ def test_a_reversed_member_that_fails_takes_its_partner_along(
     lost = catalog.split("test")[0]
     clips = tuple(replace(clip, path=str(broken)) if clip == lost else clip for clip in catalog.clips)
     write_catalog(Catalog(clips), tmp_path / "catalog.csv")
-    data = module(workspace, "--data.catalog", str(tmp_path / "catalog.csv"), "--data.store", str(tmp_path / "s"))
+    places = ("--data.catalog", str(tmp_path / "catalog.csv"), "--data.store", str(tmp_path / "s"))
+    data = module(workspace, *places, *TWO_FRAMES)
     report = extract(data.catalog.clips, data.settings, tmp_path / "s")
     assert len(report.failures) == 1 and data.num_unusable == 2
     assert lost.group not in {clip.group for clip in data.clips}
