@@ -79,7 +79,8 @@ def test_an_error_is_one_line_on_stderr_and_a_status(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "videomem", "catalog", "check", str(tmp_path / "none.csv")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == f"videomem: error: {tmp_path / 'none.csv'}: no such table\n"
+    error = f"videomem: error: {tmp_path / 'none.csv'}: no such table; `videomem catalog build` makes catalogs\n"
+    assert done.stderr == error
 
 
 def test_running_out_of_gpu_memory_is_a_one_line_error(

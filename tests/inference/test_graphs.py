@@ -258,7 +258,8 @@ def test_nearly_closed_gates_give_the_same_in_onnxruntime(tmp_path: Path) -> Non
     memory: Any = model.head.layers[0]
     x_BTD, lengths_B = padded(3, 5, seed=0)
     of_each_unit = torch.tensor([(-200.0, -200.0), (-200.0, -198.0), (60.0, -60.0), (-1e4, 1e4), (-200.0, -200.0)])
-    memory.forget_gate.bias.data, memory.input_gate.bias.data = of_each_unit.T.contiguous()
+    memory.forget_gate.bias.data.copy_(of_each_unit[:, 0])
+    memory.input_gate.bias.data.copy_(of_each_unit[:, 1])
     _, path = written(model, tmp_path)
     (logits_BC,) = run_onnx(path)([x_BTD, lengths_B])
     assert torch.allclose(logits_BC, model.classify(x_BTD, lengths_B), rtol=0, atol=5e-6)
