@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -24,6 +25,13 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 SHARED = ROOT.parent / "shared"
 HEADS = sorted(path.stem for path in (CONFIGS / "head").glob("*.yaml"))
+# One head for each form of a state: none, kept at a fixed rate, h and c, frames of a window, the frame's number.
+VARIED_HEADS = ("none", "leaky", "lstm_last", "conv", "position_attention")
+every_head = pytest.mark.parametrize("head", HEADS)
+# For tests whose claim another test makes of every head at less expense.
+varied_heads = pytest.mark.parametrize(
+    "head", [head if head in VARIED_HEADS else pytest.param(head, marks=pytest.mark.slow) for head in HEADS]
+)
 
 os.environ["WANDB_MODE"] = "disabled"
 _outside = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # What W&B keeps of its own, elsewhere than at home.
@@ -66,6 +74,13 @@ def shared_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the real data of {name}, which is not at hand")
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def long_lived_objects() -> None:
+    """Leaves what earlier modules made and imported out of the garbage collections that several libraries call for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -139,17 +154,28 @@ def _inspected(folder: Path, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+class Checkpoints(dict[str, Path]):
+    """A checkpoint of every head in configs/head, trained for one epoch through the real command line.
+
+    Heads that tests name are trained at once, since tests may replace parts of the code; others when asked for.
+    """
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+        for head in ("gated", "gru", "leaky", "lstm", "none", "rnn"):
+            self.__missing__(head)
+
+    def __missing__(self, head: str) -> Path:
+        from videomem.cli.train import run  # Needs wandb, which a machine for GPU tests may lack.
+
+        run_dir = self.workspace / "runs" / head
+        assert run("fit", fit_arguments(self.workspace, run_dir, head)) is not None
+        return self.setdefault(head, run_dir / "checkpoints" / "last.ckpt")
+
+
 @pytest.fixture(scope="session")
 def checkpoints(workspace: Path) -> dict[str, Path]:
-    """A checkpoint of every head in configs/head, trained for one epoch through the real command line."""
-    from videomem.cli.train import run  # Needs wandb, which a machine for GPU tests may lack.
-
-    paths = {}
-    for head in HEADS:
-        run_dir = workspace / "runs" / head
-        assert run("fit", fit_arguments(workspace, run_dir, head)) is not None
-        paths[head] = run_dir / "checkpoints" / "last.ckpt"
-    return paths
+    return Checkpoints(workspace)
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 2) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIGS, HEADS, fit_arguments
+from conftest import CONFIGS, every_head, fit_arguments, varied_heads
 
 from videomem.cli.main import main
 from videomem.heads import SetReadout
@@ -68,7 +68,7 @@ def check_training(data: list[str], small: Path, tmp_path: Path) -> None:
     assert len(read_catalog(small / "catalog.csv").clips) >= 8
 
 
-@pytest.mark.parametrize("head", HEADS)
+@varied_heads
 def test_every_command_takes_every_head(
     workspace: Path, checkpoints: dict[str, Path], catalog: Catalog, tmp_path: Path, head: str,
     capsys: pytest.CaptureFixture[str],
@@ -92,7 +92,7 @@ def test_every_command_takes_every_head(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", HEADS)
+@every_head
 def test_every_head_exports_graphs(checkpoints: dict[str, Path], tmp_path: Path, head: str) -> None:
     graphs = ["--onnx", "--torch-export", "--without-backbone", "--no-evaluation"]
     assert main(["export", str(checkpoints[head]), "--out", str(tmp_path / "out"), *graphs]) == 0

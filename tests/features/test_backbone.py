@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import torch
 import torchvision
 from conftest import CONFIGS, ROOT, shared_data
+from helpers.resized import shaped_digest
 from PIL import Image
 
 from videomem.cli.main import main
@@ -149,16 +149,10 @@ def test_preprocessing_is_the_weights_own_on_pillow_images(name: str, size: tupl
     assert levels.max() < 2.1 and (levels > 0.1).float().mean() < 0.01
 
 
-def shaped_digest() -> str:
-    images = np.random.default_rng(0).integers(0, 256, (1, 120, 90, 3), dtype=np.uint8)
-    shaped = [Preprocessing.of(name).shape_frames(images) for name in ("alexnet", "efficientnet_b0")]
-    return sha256(torch.cat([frames.flatten() for frames in shaped]).numpy().tobytes()).hexdigest()
-
-
 def test_frames_are_resized_to_the_same_bits_on_a_processor_without_vector_instructions() -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from features import test_backbone; "
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from helpers import resized; "
     plain = subprocess.run(
-        [sys.executable, "-c", f"{code}print(test_backbone.shaped_digest())"], text=True, check=True,
+        [sys.executable, "-c", f"{code}print(resized.shaped_digest())"], text=True, check=True,
         env={**os.environ, "ATEN_CPU_CAPABILITY": "default"}, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert plain.stdout.strip() == shaped_digest()
@@ -282,7 +276,7 @@ def test_layers_with_the_channels_last_give_the_means_of_each_channel(name: str,
     ("name", "layer"),
     [
         ("swin_t", "features.1.0.attn._get_relative_position_bias"),
-        ("maxvit_t", "blocks.0.layers.0.layers.window_attention.mlp_layer"),
+        pytest.param("maxvit_t", "blocks.0.layers.0.layers.window_attention.mlp_layer", marks=pytest.mark.slow),
     ],
 )
 def test_a_layer_without_features_of_each_frame_is_refused(name: str, layer: str) -> None:
@@ -298,13 +292,18 @@ def test_the_listed_numbers_of_features_are_those_of_the_backbone(name: str, lay
     assert layer_dims(settings)[layer] == Backbone(settings).feature_dim
 
 
-def test_the_table_of_layers_in_the_documentation_is_right() -> None:
-    page = (ROOT / "docs" / "extraction.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| ([\d,]+) \|", page, re.MULTILINE)
-    assert len(rows) >= 8
-    for name, layer, dim in rows:
-        layer = ALEXNET_LAYERS.get(layer, layer)
-        assert f"{layer_dims(BackboneSettings(name))[layer]:,}" == dim, (name, layer)
+LAYERS = re.findall(
+    r"^\| `(\w+)` \| `([\w.]+)` \| ([\d,]+) \|", (ROOT / "docs" / "extraction.md").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "dim"),
+    [row if row[0] in ("alexnet", "resnet18") else pytest.param(*row, marks=pytest.mark.slow) for row in LAYERS],
+)
+def test_the_table_of_layers_in_the_documentation_is_right(name: str, layer: str, dim: str) -> None:
+    assert len(LAYERS) >= 8
+    assert f"{layer_dims(BackboneSettings(name))[ALEXNET_LAYERS.get(layer, layer)]:,}" == dim
 
 
 def test_extract_prints_the_layers_of_a_backbone_without_its_weights(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import data_arguments, failed, read_data_module
+from conftest import data_arguments, failed
 
 from videomem.cli.main import main
 from videomem.features import extraction, store
@@ -22,13 +22,16 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SHARD_CLIPS", 4)
 
 
+@pytest.fixture(scope="module")
+def extracted_once(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extracted")
+    assert extracted(workspace, folder) == 0
+    return folder
+
+
 @pytest.fixture
-def stored(workspace: Path, tmp_path: Path) -> Path:
-    """The store of the workspace's default settings alone: other tests add stores to the folder."""
-    store_of_workspace = read_data_module(data_arguments(workspace)).feature_store
-    shutil.copytree(store_of_workspace.folder, tmp_path / "stored" / store_of_workspace.settings.key)
-    shutil.copy(workspace / "features" / "hashes.sqlite", tmp_path / "stored")
-    return tmp_path / "stored"
+def stored(extracted_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(extracted_once, tmp_path / "stored"))
 
 
 def by_key(root: Path | str) -> dict[str, torch.Tensor]:
@@ -41,7 +44,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def extracted(workspace: Path, root: Path | str, *options: str) -> int:
-    return main(["extract", *data_arguments(workspace), "--data.store", str(root), "--workers", "0", *options])
+    """Extract two frames of each clip."""
+    settings = ["--data.store", str(root), "--data.features.sampling.num_frames", "2", "--workers", "0"]
+    return main(["extract", *data_arguments(workspace), *settings, *options])
 
 
 @pytest.mark.parametrize("is_shared", [True, False])

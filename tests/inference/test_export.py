@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import HEADS, logged_by
+from conftest import logged_by, varied_heads
 from helpers.order_results import order_result
 from helpers.signed_folder import sign
 from hypothesis import HealthCheck, given, settings
@@ -38,7 +38,7 @@ def exported(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path / "exported"
 
 
-@pytest.mark.parametrize("head", HEADS)
+@varied_heads
 def test_what_is_loaded_has_the_bits_of_the_checkpoint(checkpoints: dict[str, Path], tmp_path: Path, head: str) -> None:
     assert main(["export", str(checkpoints[head]), "--out", str(tmp_path / "out")]) == 0
     checkpoint, model = read_checkpoint(checkpoints[head]), videomem.load(tmp_path / "out")

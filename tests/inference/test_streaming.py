@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import HEADS
+from conftest import every_head
 from helpers.barcodes import Kind
 from helpers.small_heads import every_readout
 from helpers.tiny_model import TinyBackbone
@@ -53,7 +53,7 @@ def lines(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize("head", HEADS)
+@every_head
 def test_a_stream_gives_the_offline_answer_on_the_same_frames(
     checkpoints: dict[str, Path], catalog: Catalog, head: str
 ) -> None:

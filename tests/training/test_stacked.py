@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, varied_heads
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -66,12 +65,12 @@ def fit(module: Any, data: LightningDataModule) -> None:
         Trainer(max_epochs=1, accelerator="cpu", gradient_clip_val=0.5, barebones=True).fit(module, datamodule=data)
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_a_stacked_head_gets_the_weights_that_it_gets_alone(name: str) -> None:
+@varied_heads
+def test_a_stacked_head_gets_the_weights_that_it_gets_alone(head: str) -> None:
     seeds = (0, 1, 2)
     batches = [drawn_batches(seed) for seed in seeds]
     statistics = [(torch.full((D,), 0.1 * seed), torch.full((D,), 1.0 + seed)) for seed in seeds]
-    stacked = [classifier_of(HEADS[name], seed) for seed in seeds]
+    stacked = [classifier_of(HEADS[head], seed) for seed in seeds]
     for classifier, pair in zip(stacked, statistics, strict=True):
         classifier.head.norm.set_statistics(*pair)
     before = [weight.clone() for weight in stacked[0].parameters()]
@@ -80,7 +79,7 @@ def test_a_stacked_head_gets_the_weights_that_it_gets_alone(name: str) -> None:
     assert all(map(torch.equal, before, stacked[0].parameters()))
     assert torch.stack(stack.losses).shape == (STEPS, len(seeds))
     for seed, trained in zip(seeds, stack.unstack(), strict=True):
-        alone = classifier_of(HEADS[name], seed)
+        alone = classifier_of(HEADS[head], seed)
         fit(alone, Batches(batches[seed], statistics[seed]))
         moved = False
         for (weight_name, weight), single in zip(trained.named_parameters(), alone.parameters(), strict=True):

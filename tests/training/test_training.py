@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import HEADS, data_arguments, failed, fit_arguments
+from conftest import data_arguments, every_head, failed, fit_arguments
 from helpers.recomputed import check_recomputed
 
 from videomem.cli.main import main
@@ -31,7 +31,7 @@ from videomem.utils import atomic
 from videomem.utils.plain_data import as_plain, from_plain
 
 
-@pytest.mark.parametrize("head", HEADS)
+@every_head
 def test_every_config_trains_and_its_checkpoint_is_plain_data(checkpoints: dict[str, Path], head: str) -> None:
     content = torch.load(checkpoints[head], weights_only=True)
     assert not any("network" in name or "features." in name for name in content["state_dict"])

@@ -29,7 +29,7 @@ from videomem.training.resuming import restore_from
 from videomem.utils.torch_file import read_torch_file
 
 
-@pytest.mark.parametrize("num_values", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_values", [1, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_model_with_a_changed_value_is_refused_in_one_line_or_means_the_same_and_does_nothing_else(
     tmp_path: Path, num_values: int
 ) -> None:
@@ -200,9 +200,9 @@ ONE_AXIS = TENSOR % (THREE, b"K\x00K\x03\x85K\x01\x85")
         (TENSOR % (THREE, b"K\x03K\x01\x85K\x01\x85"), "a tensor is larger than its values"),
         (TENSOR % (THREE, b"J\xff\xff\xff\xffK\x01\x85K\x01\x85"), "a tensor is larger than its values"),
         (TENSOR % (STORAGE % b"J\x00\xca\x9a\x3b", b"K\x00K\x03\x85K\x01\x85"), "as many values as it declares"),
-        (b"N" + b"r\xff\xff\xff\x7f" + b"\x85" * 10**6, "levels deep"),  # A place in the memo, and a deep tuple.
+        (b"N" + b"r\xff\xff\xff\x7f" + b"\x85" * 10**5, "levels deep"),  # A place in the memo, and a deep tuple.
         (NESTED + b"}h\x32Ns", "it has a key of type tuple"),  # Its hash would take years.
-        (b"}" + b")" + b"\x85" * 10**6 + b"Ns", "it has a key of type tuple"),  # Its hash would overflow the stack.
+        (b"}" + b")" + b"\x85" * 10**5 + b"Ns", "it has a key of type tuple"),  # Its hash would overflow the stack.
         (NESTED + STORAGE.replace(b"X\x01\x00\x00\x000", b"h\x32") % b"K\x03", "is not the storage"),
         (NESTED + STORAGE.replace(b"X\x07\x00\x00\x00storage", b"h\x32") % b"K\x03", "is not the storage"),
         (b"}(\x8a\x09" + (2**61 - 1 << 4).to_bytes(9, "little") + b"Nu", "more than 64 bits"),  # Keys of equal hashes.

@@ -726,17 +726,16 @@ def real_clips() -> list[Path]:
     return paths + sorted(shared_data("data/egogestar").glob("*.mp4"))[::22]
 
 
-@pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_real_clips_decode_to_the_frames_of_a_plain_forward_pass(decoder: decoding.Decoder) -> None:
+def test_real_clips_decode_to_the_frames_of_a_plain_forward_pass() -> None:
     assert len(real_clips()) > 9
     for path in real_clips():
         with av.open(str(path), metadata_errors="ignore") as container:
             reference = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        for num_frames in (16, len(reference)):
-            clip = decode_clip(path, Uniform(num_frames), decoder=decoder)
+        for decoder, num_frames in (("auto", len(reference)), ("auto", 16), ("pyav", 16)):
+            clip = decode_clip(path, Uniform(num_frames), decoder=decoder)  # type: ignore[arg-type]
             assert clip.num_available == len(reference)
             for image, index in zip(clip.frames_THWC, clip.indices_T, strict=True):
-                assert np.abs(image.astype(int) - reference[index]).max() <= 2
+                assert np.abs(image.astype(np.int16) - reference[index]).max() <= 2
 
 
 def test_barcodes_are_decoded() -> None:

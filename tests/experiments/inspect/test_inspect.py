@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import HEADS, failed
+from conftest import failed, varied_heads
 from helpers.small_heads import MEMORIES, every_memory, every_readout
 from helpers.tiny_model import tiny_model
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -295,7 +295,7 @@ def test_numbers_are_json_though_a_time_constant_is_infinite() -> None:
 # The command.
 
 
-@pytest.mark.parametrize("head", HEADS)
+@varied_heads
 def test_the_command_writes_figure_page_and_numbers(
     checkpoints: dict[str, Path], tmp_path: Path, video: str, head: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

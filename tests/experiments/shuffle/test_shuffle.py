@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HEADS, fit_arguments
+from conftest import every_head, fit_arguments
 from helpers.recomputed import check_recomputed
 from torch import Tensor
 
@@ -78,7 +78,7 @@ def measured(path: Path, num_permutations: int = 5) -> list[Measurement]:
     return measure_order(checkpoint.classifier().head, data.test_dataloader(), 0, num_permutations, 2).rows
 
 
-@pytest.mark.parametrize("head", HEADS)
+@every_head
 def test_order_blind_heads_ignore_order_to_the_bit_and_all_others_do_not(
     checkpoints: dict[str, Path], head: str
 ) -> None:
