@@ -442,8 +442,8 @@ def test_heads_over_segments_train_predict_and_export(
     assert [one["frame"] for one in answer["over_time"]] == frames[3::4]
     assert main(["export", str(checkpoint), "--out", str(out), "--no-evaluation", "--wandb", "disabled"]) == 0
     assert predicted(capsys, video, out) == answer
-    card = (out / "README.md").read_text()
-    assert "each segment of 4 frames" in card and "videomem stream" not in card
+    model_card = (out / "README.md").read_text()
+    assert "each segment of 4 frames" in model_card and "videomem stream" not in model_card
     live = read_checkpoint(checkpoint).data_module(source="video")
     assert torch.allclose(live.features(0), stored.features(0).float(), atol=1e-2)
     onnx = ["export", checkpoint, "--out", tmp_path / "graphs", "--torch-export"]
