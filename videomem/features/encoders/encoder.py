@@ -20,21 +20,17 @@ _GRID, _REVISION, _MOST_SEGMENT_FRAMES = 3, "main", 1024
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """The network, the layer whose output is used, and the source of the weights.
+    """The network, the layer whose output is used, and the source of the weights; see docs/encoders.md.
 
     Args:
-        name: Of torchvision an image or video classifier, as for `torchvision.models.get_model`; of timm a model; of
-            transformers a folder of `save_pretrained`, a repository of the Hub or, with random weights, a model type.
-        layer: Of torchvision any node of the graph of a network (of AlexNet also `pool5`, `fc6`, `fc7`, `logits`); of
-            others `class_token`, `patch_mean`, `pooled` or `embedding`. `videomem extract --layers` lists them.
-        weights: `imagenet` or, for video networks, `kinetics400` (downloaded by torchvision), `pretrained` (of timm and
-            transformers), `random`, or the path of a saved state_dict.
-        library: `torchvision`, `timm` or `transformers`.
-        revision: Branch, tag or commit of a repository of the Hub.
+        name: Network, folder or repository of the Hub.
+        layer: One of `extract --layers`.
+        weights: `imagenet`, `kinetics400`, `pretrained`, `random` or a file.
+        library: Of the network.
+        revision: Revision on the Hub.
         seed: Seed of `random` weights.
-        grid: Feature maps are average-pooled to at most grid x grid cells, giving C features for each cell.
-        segment_frames: A video network computes one feature vector for each segment of so many frames; 1 for networks
-            of single images.
+        grid: Largest grid of pooled feature maps.
+        segment_frames: Frames of a video network's input.
         precision: Of convolutions and matrix products. `bfloat16` is faster on processors that have instructions for
             it, such as AVX512-BF16, and rounds to 8 significant bits.
     """
