@@ -155,7 +155,7 @@ def extract(workspace: Path, *options: object) -> list[str]:
         (["--data.features.sampling", "videomem.video.sampling.Unifrm"], "known class; choose one of FixedRate, Un"),
         (["--data.typo", "1"], "typo"),
         (["--data", "nowhere.yaml"], "--data nowhere.yaml: no such file"),
-        (["--config", "nowhere/x.yaml"], "nowhere/x.yaml: no such file; `videomem configs` copies base.yaml, data/div"),
+        (["--config", "nowhere/x.yaml"], "nowhere/x.yaml: no such file; `videomem configs` copies backbone/clip.yaml"),
         (
             ["--config", CONFIGS / "head" / "gur.yaml"],
             "gur.yaml: no such file; the folder has attention.yaml, best_frame.yaml, conv.yaml",

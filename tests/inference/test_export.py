@@ -202,7 +202,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a huge number of layers": (config(lambda c: c.update(num_layers=10**9)), "layers, but"),
     "a number of layers that is text": (config(lambda c: c.update(num_layers="2")), "must be an integer"),
     "another width": (config(lambda c: c.update(feature_dim=3)), "according to config.json"),
-    "an unknown network": (config(lambda c: c["backbone"].update(name="../../evil")), "Unknown model ../../evil"),
+    "an unknown network": (
+        config(lambda c: c["backbone"].update(name="../../evil")),
+        "backbone.name is '../../evil', but torchvision does not have it",
+    ),
     "weights of the network elsewhere": (
         config(lambda c: c["backbone"].update(weights="/etc/passwd")),
         "do not fit together",

@@ -13,7 +13,8 @@ from videomem.cli.config_options import build_data_module, config_parser, parse,
 from videomem.cli.options import add_shared, print_failures, refuse_time_limit, refuse_unused, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
-from videomem.features.backbone import ALEXNET_LAYERS, BackboneSettings, layer_dims
+from videomem.features.backbone import BackboneSettings, layer_dims
+from videomem.features.encoders.by_torchvision import ALEXNET_LAYERS
 from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
 
@@ -98,8 +99,8 @@ def part_of_catalog(text: str | tuple[int, int]) -> tuple[int, int]:
 
 
 def _print_layers(backbone: BackboneSettings) -> None:
-    table = Table("layer", title=f"{backbone.name}: features at each layer, feature maps pooled to a grid of "
-                  f"{backbone.grid}")  # fmt: skip
+    pooling = f", feature maps pooled to a grid of {backbone.grid}" if backbone.library == "torchvision" else ""
+    table = Table("layer", title=f"{backbone.name}: features at each layer{pooling}")
     table.add_column("features", justify="right")
     names = {node: name for name, node in ALEXNET_LAYERS.items()} if backbone.name == "alexnet" else {}
     for node, dim in layer_dims(backbone).items():

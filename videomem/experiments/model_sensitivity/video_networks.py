@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.features.backbone import nearest
 from videomem.features.weights import load_state, read_state
+from videomem.utils.text import nearest
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.sampling import Sampling
