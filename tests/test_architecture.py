@@ -47,6 +47,7 @@ ONLY_IN = {
     "safetensors": "features/ inference/",
     "h5py": "features/",
     "fsspec": "features/",
+    "huggingface_hub": "features/",
     "ray": "features/",
     "pyarrow": "video/",
     "onnx": "inference/",
