@@ -34,8 +34,9 @@ from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
 from videomem.utils.atomic import atomic_folder, write_atomic
+from videomem.utils.checked_json import read_object
 from videomem.utils.folders import is_empty_or_absent
-from videomem.utils.plain_data import check_plain, checked_arguments, class_path, from_plain
+from videomem.utils.plain_data import checked_arguments, class_path, from_plain
 from videomem.video.sampling import SAMPLINGS, Sampling
 
 FORMAT = 5
@@ -44,8 +45,7 @@ FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.
 # The classes that a config may name, by the part of the head that they build.
 _PARTS: dict[str, Mapping[str, Any]] = {"memory": MEMORIES, "readout": READOUTS}
-_MOST_JSON_BYTES = 16 * 2**20
-_MOST_BYTES = {CONFIG: _MOST_JSON_BYTES, PREPROCESSOR: _MOST_JSON_BYTES, WEIGHTS: 32 * 2**30}  # on the Hub
+_MOST_BYTES = {CONFIG: 16 * 2**20, PREPROCESSOR: 16 * 2**20, WEIGHTS: 32 * 2**30}  # of a file on the Hub
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
@@ -144,7 +144,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
 
 def write_model_card(folder: Path, graphs: str = "", name: str = ".", license: str | None = None) -> None:
     """Write the model card of a folder; see `model_card`."""
-    config, preprocessor = (_read_json(folder / file) for file in (CONFIG, PREPROCESSOR))
+    config, preprocessor = (read_object(folder / file) for file in (CONFIG, PREPROCESSOR))
     write_atomic(folder / MODEL_CARD, model_card(config, preprocessor, graphs, name, license).encode())
 
 
@@ -208,7 +208,7 @@ def read_folder(folder: Path) -> Parts:
     for name in FILES:
         if not (folder / name).is_file():
             raise VideomemError(f"{folder}: lacks {name}, so it is not a folder of `videomem export`")
-    config, preprocessor = (_read_json(folder / name) for name in (CONFIG, PREPROCESSOR))
+    config, preprocessor = (read_object(folder / name) for name in (CONFIG, PREPROCESSOR))
     if (made_for := config.get("model_type")) != "videomem":
         raise VideomemError(f"{folder / CONFIG}: not a model of videomem (model_type {made_for!r:.40})")
     if config.get("format") != FORMAT:
@@ -378,16 +378,3 @@ def _named(part: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(part: Mapping[str, Any]) -> str:
     return str(part["class_path"]).rsplit(".", 1)[-1]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if (num_bytes := path.stat().st_size) > _MOST_JSON_BYTES:
-        raise VideomemError(f"{path}: {num_bytes} bytes, above the limit of {_MOST_JSON_BYTES}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise VideomemError(f"{path}: not readable as JSON ({one_line(error)})") from error
-    if not isinstance(content, dict):
-        raise VideomemError(f"{path}: is not a JSON object")
-    check_plain(content, str(path))
-    return content

@@ -8,7 +8,9 @@ from typing import Any
 from zlib import crc32
 
 from videomem.errors import VideomemError, one_line
+from videomem.utils.plain_data import check_plain
 
+_MOST_BYTES = 16 * 2**20  # of a file without a checksum
 _KEYS = {"checksum", "identity", "content"}
 
 
@@ -62,3 +64,23 @@ def read_checked(path: Path, identity: dict[str, Any], remedy: str) -> Any:
 
 def _checksum(body: dict[str, Any]) -> int:
     return crc32(json.dumps(body, sort_keys=True).encode())
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of plain data of limited size, from an untrusted file.
+
+    Raises:
+        VideomemError: If the file is missing, too large, or anything else.
+    """
+    if not path.is_file():
+        raise VideomemError(f"{path.parent}: has no {path.name}")
+    if (num_bytes := path.stat().st_size) > _MOST_BYTES:
+        raise VideomemError(f"{path}: {num_bytes} bytes, above the limit of {_MOST_BYTES}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VideomemError(f"{path}: not readable as JSON ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise VideomemError(f"{path}: is not a JSON object")
+    check_plain(content, str(path))
+    return content

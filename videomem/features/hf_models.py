@@ -1,0 +1,259 @@
+"""Models of Hugging Face's `transformers`: their configs, their weights and the preprocessing of their frames.
+
+A model is read from a folder of `save_pretrained`, is downloaded from the Hub to such a folder, or has random weights.
+Weights are read from safetensors only. No code of a repository runs: its classes are those of the installed package, and
+of its config only the fields that these classes declare are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from videomem.errors import VideomemError, one_line
+from videomem.features.preprocessing import Preprocessing
+from videomem.utils.checked_json import read_object
+from videomem.utils.text import nearest
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+# The only files that are downloaded.
+_FILES = [CONFIG, PROCESSOR, "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+_KNOWN_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+_INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # numbers of Pillow
+
+
+@dataclass(frozen=True)
+class HFSource:
+    """Where a model comes from.
+
+    Args:
+        name: A folder of `save_pretrained`, a repository of the Hub such as `facebook/dinov2-small`, or, with random
+            weights, a model type such as `dinov2`.
+        random: Draw random weights instead of reading those of the model.
+        seed: Seed of random weights.
+        revision: Branch, tag or commit of the repository.
+        option: The setting that has the name, for error messages.
+    """
+
+    name: str
+    random: bool = False
+    seed: int = 0
+    revision: str = "main"
+    option: str = "backbone.name"
+
+    @property
+    def is_folder(self) -> bool:
+        return Path(self.name).is_dir()
+
+    @property
+    def is_hub(self) -> bool:
+        return not self.is_folder and self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
+
+    def problem(self, text: str) -> VideomemError:
+        return VideomemError(f"{self.option} is {self.name!r}, {text}")
+
+
+def transformers_library() -> ModuleType:
+    """The package, without progress bars and messages.
+
+    Raises:
+        VideomemError: If it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise VideomemError(
+            "models of transformers need the extra `videomem[transformers]`; run `pip install 'videomem[transformers]'`"
+        ) from error
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def hf_config(source: HFSource, model_types: Collection[str], part: str = "") -> Any:
+    """The config of a model, of a type that is supported.
+
+    Args:
+        source: The model.
+        model_types: The supported types.
+        part: A section that replaces the config where it exists, such as `vision_config` of CLIP.
+    Raises:
+        VideomemError: If there is no such model, or its config is not valid or of another type.
+    """
+    known = transformers_library().CONFIG_MAPPING
+    if not source.is_folder and not source.is_hub:
+        if source.name not in model_types:
+            raise source.problem(
+                "which is no folder, no repository of the Hub (owner/name) and no supported model type; near it are "
+                f"{nearest(source.name, sorted(model_types))}"
+            )
+        if not source.random:
+            raise source.problem(
+                "a model type without weights of its own; name a folder of `save_pretrained` or a repository of the "
+                "Hub, or set its weights to random"
+            )
+        plain = {"model_type": source.name}
+    else:
+        plain = read_object(hf_folder(source) / CONFIG)
+    kind = plain.get("model_type")
+    if kind not in model_types or kind not in known:
+        raise source.problem(
+            f"a model of type {one_line(repr(kind))[:80]}, but supported types are {', '.join(sorted(model_types))}"
+        )
+    config = config_from_plain(kind, plain)
+    return getattr(config, part) if part and hasattr(config, part) else config
+
+
+def config_from_plain(model_type: str, plain: Mapping[str, Any]) -> Any:
+    """A config from untrusted plain data, of which only the fields that its class declares are used.
+
+    Others may name code to run, such as `auto_map` and `attn_implementation`.
+
+    Raises:
+        VideomemError: If a value is not valid.
+    """
+    transformers = transformers_library()
+    cls = transformers.CONFIG_MAPPING[model_type]
+    nested = {name: sub.model_type for name, sub in getattr(cls, "sub_configs", {}).items()}
+    names = {field.name for field in fields(cls)} - {field.name for field in fields(transformers.PreTrainedConfig)}
+    given = {name: value for name, value in plain.items() if name in names | {"id2label", "label2id"}}
+    for name, kind in nested.items():
+        if name in given:
+            given[name] = config_from_plain(kind, given[name])
+    try:
+        return cls(**given)
+    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+        raise VideomemError(f"not a valid config of {model_type}: {one_line(error)[:300]}") from error
+
+
+def hf_model(source: HFSource, class_name: str, config: Any, **arguments: Any) -> nn.Module:
+    """A model in evaluation mode and float32, with the weights of the source.
+
+    Args:
+        source: The model.
+        class_name: Class of `transformers`.
+        config: Its config.
+        arguments: Further arguments of the class.
+    Raises:
+        VideomemError: If there are no weights in safetensors, or they are not those of the class.
+    """
+    cls = getattr(transformers_library(), class_name)
+    if source.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(source.seed)
+            return cls(config, **arguments).eval()
+    folder = hf_folder(source)
+    if not any(folder.glob("*.safetensors")):
+        other = next((file.name for file in sorted(folder.glob("*.bin"))), "no weights")
+        raise source.problem(
+            f"which has {other} but no model.safetensors; pickled weights are not read: save them with "
+            "`save_pretrained` of a recent transformers"
+        )
+    try:
+        network, found = cls.from_pretrained(
+            folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            dtype=torch.float32, output_loading_info=True, **arguments,
+        )  # fmt: skip
+    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+        raise source.problem(f"whose weights cannot be loaded into {class_name}: {one_line(error)[:300]}") from error
+    if lacking := sorted([*found["missing_keys"], *(row[0] for row in found["mismatched_keys"])]):
+        raise source.problem(f"whose weights are not those of {class_name}: {lacking[0]} is absent or of another shape")
+    if bad := [name for name, value in network.state_dict().items() if not torch.isfinite(value).all()]:
+        raise source.problem(f"whose weight {bad[0]} has values that are not finite")
+    return network.eval()
+
+
+def hf_preprocessing(source: HFSource, config: Any, processor_type: str = "") -> Preprocessing:
+    """The preprocessing of a model's own image processor.
+
+    Without a file of it, as for a model type or a folder with a config only, that of the type is used with random
+    weights, for images of the config's size.
+
+    Args:
+        source: The model.
+        config: Its config.
+        processor_type: The model type whose image processor is the default; by default that of the config.
+    Raises:
+        VideomemError: If there is none, or it does what `Preprocessing` does not.
+    """
+    has_file = (source.is_folder or source.is_hub) and (hf_folder(source) / PROCESSOR).is_file()
+    if not has_file and not source.random:
+        raise source.problem(f"which has no {PROCESSOR}; save it beside the model with the processor's save_pretrained")
+    processors = transformers_library().models.auto.image_processing_auto
+    try:
+        if has_file:
+            plain = processors.AutoImageProcessor.from_pretrained(
+                hf_folder(source), local_files_only=True, trust_remote_code=False
+            ).to_dict()
+        else:
+            names = processors.IMAGE_PROCESSOR_MAPPING_NAMES[processor_type or config.model_type]
+            cls = getattr(transformers_library(), names["torchvision"])
+            plain = _of_size(cls().to_dict(), config.image_size)
+        return preprocessing_of(plain)
+    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+        raise source.problem(f"whose {PROCESSOR} is not usable: {one_line(error)[:300]}") from error
+
+
+def preprocessing_of(plain: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing that the settings of an image processor describe.
+
+    Raises:
+        VideomemError: If they ask for another step, another scale than 0..1, or a crop that is not a square.
+    """
+    if strange := [name for name, value in plain.items() if name.startswith("do_") and value
+                   and name not in _KNOWN_STEPS]:  # fmt: skip
+        raise VideomemError(f"{strange[0]} is a step that videomem does not have")
+    steps = {name: bool(plain.get(name, True)) for name in _KNOWN_STEPS}
+    if not steps["do_resize"] or not steps["do_rescale"] or abs(plain.get("rescale_factor", 0) * 255 - 1) > 1e-6:
+        raise VideomemError("frames must be resized, and scaled by 1/255")
+    size = dict(plain["size"])
+    square = bool(plain.get("do_center_crop")) and plain["crop_size"]
+    resize = [size["shortest_edge"]] if "shortest_edge" in size else [size["height"], size["width"]]
+    height, width = (square["height"], square["width"]) if square else (resize * 2)[:2]
+    if height != width or (not square and len(resize) == 1) or size.get("longest_edge"):
+        raise VideomemError(f"its size is {size}, cropped to {square or 'nothing'}, which is not a square")
+    mean, std = (plain["image_mean"], plain["image_std"]) if steps["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
+    interpolation = _INTERPOLATION.get(int(plain["resample"]), f"method {int(plain['resample'])} of Pillow")
+    return Preprocessing(tuple(resize), height, interpolation, tuple(mean), tuple(std), crop_rounding="down")
+
+
+def _of_size(plain: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """The default settings of an image processor, for images of another size in the same proportions."""
+    square = plain["crop_size"]["height"] if plain.get("do_center_crop") else plain["size"]["height"]
+    scaled = {name: round(value * image_size / square) for name, value in plain["size"].items() if value}
+    return {**plain, "size": scaled, "crop_size": {"height": image_size, "width": image_size}}
+
+
+def hf_folder(source: HFSource) -> Path:
+    """The folder of a model. One of the Hub is downloaded to the cache of `huggingface_hub`, without pickles and code.
+
+    Raises:
+        VideomemError: If it cannot be downloaded.
+    """
+    if source.is_folder:
+        return Path(source.name)
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.utils.logging.set_verbosity_error()
+    try:
+        found = huggingface_hub.snapshot_download(source.name, revision=source.revision, allow_patterns=_FILES)
+    except GatedRepoError as error:
+        raise source.problem(
+            f"a gated repository; accept its licence at https://huggingface.co/{source.name} and run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise source.problem("which is neither a folder nor a repository of the Hub that you may read") from error
+    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+        raise source.problem(
+            f"which cannot be downloaded from the Hub at revision {source.revision!r} ({one_line(error)[:200]}); "
+            "connect to the network, or name a folder"
+        ) from error
+    return Path(found)
