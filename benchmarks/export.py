@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import videomem
-from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing, extract_features
+from videomem.features.backbone import Backbone, BackboneSettings, extract_features
+from videomem.features.encoders.by_torchvision import preset
 from videomem.features.settings import FeatureSettings
 from videomem.heads import Head
 from videomem.inference.graph_export import export_graphs, make_case, run_pt2
@@ -52,7 +53,7 @@ def print_rounding() -> None:
     print("interpolation | size | values that differ, of a million | by at most, of 255 levels\n---|---|---|---")
     for name in ("alexnet", "efficientnet_b0"):
         for height, width in SIZES:
-            preprocessing = Preprocessing.of(name)
+            preprocessing = preset(name)
             frames = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), dtype=np.uint8)
             shaped = shape_in_graph(torch.from_numpy(frames), preprocessing).int()
             differences = (shaped - preprocessing.shape_frames(frames).int()).abs()

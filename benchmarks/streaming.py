@@ -64,7 +64,7 @@ def main() -> None:
     normed = backbone.preprocessing.normalize(shaped)
     streams = {name: model.stream() for name, model in models.items()}
 
-    ways: dict[str, Way] = {ALONE: lambda n: backbone.network(normed[n % 32][None])}
+    ways: dict[str, Way] = {ALONE: lambda n: backbone.encoder(normed[n % 32][None])}
     whole: dict[str, Way] = {name: lambda n, s=stream: s.step(frames[n % 32]) for name, stream in streams.items()}
     cropped: dict[str, Way] = {
         name: lambda n, s=stream: s.step_shaped(shaped[n % 32][None]) for name, stream in streams.items()

@@ -23,10 +23,8 @@ from videomem.experiments.clips import clips_of_arrays, projected
 from videomem.experiments.memory_horizon.gradients import untrained
 from videomem.experiments.model_sensitivity.video_networks import load_video_network
 from videomem.features.backbone import (
-    ALEXNET_LAYERS,
     Backbone,
     BackboneSettings,
-    Preprocessing,
     backbone_identity,
     exact_float32,
     extract_features,
@@ -34,6 +32,7 @@ from videomem.features.backbone import (
     load_backbone,
     pooled,
 )
+from videomem.features.encoders.by_torchvision import ALEXNET_LAYERS, preset
 from videomem.heads import NoMemory
 from videomem.training.lit_classifier import LitClassifier
 
@@ -124,7 +123,7 @@ def test_features_are_computed_in_float32_whatever_the_precision_of_products_is(
         return torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic
 
     seen, backbone = [], load_backbone(settings(layer="pool5"))
-    hook = backbone.network.register_forward_hook(lambda *_: seen.append(precisions()))
+    hook = backbone.encoder.register_forward_hook(lambda *_: seen.append(precisions()))
     try:
         torch.set_float32_matmul_precision("high")
         relaxed = precisions()
@@ -142,16 +141,16 @@ def test_features_are_computed_in_float32_whatever_the_precision_of_products_is(
 @pytest.mark.parametrize("name", ["alexnet", "efficientnet_b0"])
 def test_preprocessing_is_the_weights_own_on_pillow_images(name: str, size: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-    ours = Preprocessing.of(name)
-    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    expected = torch.stack([preset(Image.fromarray(image)) for image in images])
+    ours = preset(name)
+    transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    expected = torch.stack([transform(Image.fromarray(image)) for image in images])
     levels = (ours.normalize(ours.shape_frames(images)) - expected).abs() * 255 * min(ours.std)
     assert levels.max() < 2.1 and (levels > 0.1).float().mean() < 0.01
 
 
 def shaped_digest() -> str:
     images = np.random.default_rng(0).integers(0, 256, (1, 120, 90, 3), dtype=np.uint8)
-    shaped = [Preprocessing.of(name).shape_frames(images) for name in ("alexnet", "efficientnet_b0")]
+    shaped = [preset(name).shape_frames(images) for name in ("alexnet", "efficientnet_b0")]
     return sha256(torch.cat([frames.flatten() for frames in shaped]).numpy().tobytes()).hexdigest()
 
 
@@ -273,7 +272,7 @@ def test_layers_with_the_channels_last_give_the_means_of_each_channel(name: str,
     backbone = Backbone(BackboneSettings(name, layer, weights="random", grid=1))
     frames = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
-        maps = backbone.network(backbone.preprocessing.normalize(frames))["features"]
+        maps = backbone.encoder(backbone.preprocessing.normalize(frames))
     assert maps.shape[1:3] == (56, 56) and backbone.feature_dim == num_channels
     assert torch.allclose(backbone(frames), maps.mean((1, 2)), atol=1e-5)
 

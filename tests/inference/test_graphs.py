@@ -25,7 +25,9 @@ from torchvision.transforms import functional as F
 import videomem
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
+from videomem.features.backbone import Backbone, BackboneSettings
+from videomem.features.encoders.by_torchvision import preset
+from videomem.features.preprocessing import Preprocessing
 from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.heads import (
     READOUTS,
@@ -198,7 +200,7 @@ def test_a_frame_of_the_resized_size_is_only_cropped() -> None:
 def test_normalizing_has_the_bits_of_torchvision() -> None:
     frames = torch.randint(0, 256, (3, 3, 9, 9), dtype=torch.uint8)
     for name in ("alexnet", "vit_b_16"):
-        preprocessing = Preprocessing.of(name)
+        preprocessing = preset(name)
         images = F.convert_image_dtype(frames, torch.float32)
         expected = F.normalize(images, list(preprocessing.mean), list(preprocessing.std))
         assert torch.equal(preprocessing.normalize(frames), expected)

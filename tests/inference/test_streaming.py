@@ -28,7 +28,7 @@ from PIL import Image
 
 from videomem.cli.main import main
 from videomem.errors import DecodingError, VideomemError
-from videomem.features.backbone import Preprocessing
+from videomem.features.preprocessing import Preprocessing
 from videomem.heads import GRU, LSTM, Leaky, MeanReadout, MinGRU, NoMemory, Position, Readout, TemporalConv
 from videomem.inference.model import Classifier, load
 from videomem.video.catalog import Catalog, Clip

@@ -13,7 +13,8 @@ from videomem.cli.config_options import build_data_module, config_parser, parse,
 from videomem.cli.options import add_shared, print_failures, refuse_time_limit, refuse_unused, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
-from videomem.features.backbone import ALEXNET_LAYERS, BackboneSettings, layer_dims
+from videomem.features.backbone import BackboneSettings, layer_dims
+from videomem.features.encoders.by_torchvision import ALEXNET_LAYERS
 from videomem.features.extraction import ExtractionReport, extract
 from videomem.training.data_module import VideoDataModule
 

@@ -19,6 +19,7 @@ from videomem.cli.config_options import ConfigFile, hide, parser_settings, unuse
 from videomem.cli.options import SHARED, add_shared
 from videomem.cli.processes import check_processes
 from videomem.errors import VideomemError
+from videomem.features.encoders.encoder import PUBLISHED
 from videomem.features.folder import store_folder
 from videomem.tracking import Mode
 from videomem.training.checkpoint import Checkpoint
@@ -180,8 +181,10 @@ class VideomemCLI(LightningCLI):
         config.data.catalog = str(Path(config.data.catalog).absolute())
         config.data.store = str(store_folder(config.data.store).place)
         backbone = config.data.features.backbone
-        if backbone.weights not in ("imagenet", "random"):
+        if backbone.weights not in PUBLISHED:
             backbone.weights = str(Path(backbone.weights).absolute())
+        if backbone.library == "transformers" and Path(backbone.name).is_dir():
+            backbone.name = str(Path(backbone.name).absolute())
         config.run_dir = str(Path(config.run_dir or self._default_run_dir()).absolute())
         if self._command == "fit":
             refuse_used(Path(config.run_dir))

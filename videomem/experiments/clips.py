@@ -126,7 +126,9 @@ def clips_of_data(data: VideoDataModule) -> Clips:
 def made_by(backbone: BackboneSettings) -> str:
     """Description of a backbone: network, layer and weights."""
     untrained = ": a network that was never trained" if backbone.weights == "random" else ""
-    return f"{backbone.name} {backbone.layer}, {shared_path(backbone.weights)} weights{untrained}"
+    segments = f", of segments of {backbone.segment_frames} frames" if backbone.segment_frames > 1 else ""
+    network = f"{shared_path(backbone.name)} {backbone.layer}{segments}"
+    return f"{network}, {shared_path(backbone.weights)} weights{untrained}"
 
 
 def clips_of_arrays(

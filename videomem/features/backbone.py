@@ -1,134 +1,54 @@
-"""The frozen image network that computes a feature vector for each frame, and its preprocessing."""
+"""The frozen network that computes a feature vector for each frame, or for each segment of frames."""
 
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from types import ModuleType
+from typing import Any, TypeGuard
 
-import numpy as np
 import torch
-import torchvision
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-from torchvision.transforms import functional as F
+from torch.func import functional_call
 
-from videomem.errors import VideomemError
-from videomem.features.weights import load_state, read_state
+from videomem.errors import VideomemError, one_line
+from videomem.features.encoders import by_timm, by_torchvision, by_transformers
+from videomem.features.encoders.encoder import BackboneSettings, Blueprint
+from videomem.features.preprocessing import Preprocessing
 
-# Names of the layers of torchvision's AlexNet in Krizhevsky 2014, "One weird trick"; fc6 and fc7 are after the ReLU.
-ALEXNET_LAYERS = {"pool5": "features.12", "fc6": "classifier.2", "fc7": "classifier.5", "logits": "classifier.6"}
+# Each library has a module with the functions `blueprint`, `encoder` and `outputs`.
+_LIBRARIES: dict[str, ModuleType] = {"torchvision": by_torchvision, "timm": by_timm, "transformers": by_transformers}
 # Frames of a batch: on a CPU, of a network with at least MANY_WEIGHTS, and of others.
 GPU_BATCH, LARGE_CPU_BATCH, SMALL_CPU_BATCH = 64, 32, 8
 MANY_WEIGHTS = 2**25
 
 
-@dataclass(frozen=True)
-class BackboneSettings:
-    """The network, the layer whose output is used, and the source of the weights.
-
-    Args:
-        name: Name of a torchvision image classifier, as for `torchvision.models.get_model`.
-        layer: `pool5`, `fc6`, `fc7` or `logits` of AlexNet, or any node of the graph of a network.
-        weights: `imagenet` (downloaded by torchvision), `random`, or the path of a saved state_dict.
-        seed: Seed of `random` weights.
-        grid: Feature maps are average-pooled to at most grid x grid cells, giving C features for each cell.
-        precision: Of convolutions and matrix products. `bfloat16` is faster on processors that have instructions for
-            it, such as AVX512-BF16, and rounds to 8 significant bits.
-    """
-
-    name: str = "alexnet"
-    layer: str = "fc6"
-    weights: str = "imagenet"
-    seed: int = 0
-    grid: int = 3
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.grid <= 32:
-            raise VideomemError(f"backbone.grid is {self.grid}, but must be within 1..32")
-        if not 0 <= self.seed < 2**32:
-            raise VideomemError(f"backbone.seed is {self.seed}, but must be within 0..{2**32 - 1}")
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """torchvision's preset for a network: resize the shorter side, crop the centre, scale to 0..1, normalize.
-
-    `shape_frames` resizes and crops uint8 images where frames are decoded. `normalize` does the rest, on the device.
-    """
-
-    resize_px: int
-    crop_px: int
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, name: str) -> Preprocessing:
-        """The preset of the default weights of a network. Downloads nothing."""
-        preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        sizes = preset.resize_size[0], preset.crop_size[0]
-        return cls(*sizes, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
-
-    def shape_frames(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
-        """Resize and crop frames (T, height, width, 3) uint8 of any size to (T, 3, crop, crop) uint8.
-
-        Integers are resized as integers, as Pillow does: several times faster than in floating point, and with the same
-        bits on every processor.
-        """
-        height, width = frames_THWC.shape[1:3]
-        size = [self.resize_px * side // min(height, width) for side in (height, width)]
-        # One frame at a time: a resize of all frames would hold a long clip twice in memory.
-        resized = (
-            interpolate(frame.permute(2, 0, 1)[None], size, mode=self.interpolation, antialias=True)[0]
-            for frame in torch.from_numpy(frames_THWC)
-        )
-        return torch.stack([F.center_crop(frame, [self.crop_px]) for frame in resized])
-
-    def normalize(self, frames: Tensor) -> Tensor:
-        """Scale and normalize frames (N, 3, crop, crop) uint8 to float32."""
-        # Bit-identical to torchvision's `normalize`, which cannot be exported because it checks std for zeros.
-        mean_311, std_311 = (
-            torch.tensor(row)[:, None, None].to(frames.device, non_blocking=True) for row in (self.mean, self.std)
-        )
-        images = frames.float() / 255
-        return images.sub_(mean_311).div_(std_311)
-
-
 class Backbone(nn.Module):
     """A network up to one of its layers. It is frozen: always in evaluation mode, without gradients.
 
-    In-place operations are turned off, since they would change the output of an earlier layer.
+    Args:
+        settings: The network, its layer and its weights.
+        blueprint: That of an exported folder, which has the weights too: they must be loaded from a state_dict
+            afterwards. None: those of the settings.
 
     Shape:
-        frames (N, 3, crop, crop) uint8 -> features (N, D) float32
+        frames (N, 3, crop, crop) uint8, or segments (N, F, 3, crop, crop) -> features (N, D) float32
     """
 
-    def __init__(self, settings: BackboneSettings, load_weights: bool = True) -> None:
-        """Build the network. With `load_weights=False`, its weights must be loaded from a state_dict afterwards."""
+    def __init__(self, settings: BackboneSettings, blueprint: Blueprint | None = None) -> None:
         super().__init__()
         self.settings = settings
-        check_name(settings.name)
-        self.preprocessing = Preprocessing.of(settings.name)
-        network = _build(settings) if load_weights else torchvision.models.get_model(settings.name, weights=None)
-        self.node = _node(network, settings)
-        for module in network.modules():
-            if hasattr(module, "inplace"):
-                module.inplace = False
-        self.network = create_feature_extractor(network.eval(), {self.node: "features"})
+        self.blueprint = blueprint or blueprint_of(settings)
+        self.preprocessing = self.blueprint.preprocessing
+        library = _LIBRARIES[settings.library]
+        self.encoder = library.encoder(settings, self.blueprint, load_weights=blueprint is None)
         self.requires_grad_(False)
         self.eval()
-        with torch.no_grad():
-            output = self.network(torch.zeros(_TRIED, 3, *[self.preprocessing.crop_px] * 2))["features"]
+        output = self._tried()
         if not _has_features(output):
             shape = f"outputs of shape {tuple(output.shape)}" if isinstance(output, Tensor) else "several outputs"
             raise VideomemError(
@@ -137,9 +57,22 @@ class Backbone(nn.Module):
             )
         self.feature_dim = pooled(output, settings.grid).shape[1]
         if settings.precision == "bfloat16":  # Once: autocast would round the weights for every batch.
-            for module in self.network.modules():
-                if isinstance(module, (nn.Conv2d, nn.Linear)):
+            for module in self.encoder.modules():
+                if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
                     module.to(torch.bfloat16)
+
+    @torch.no_grad()
+    def _tried(self) -> Any:
+        """The output for a few images on the meta device, which has shapes only."""
+        tensors = {**dict(self.encoder.named_parameters()), **dict(self.encoder.named_buffers())}
+        shapes = {name: torch.empty_like(value, device="meta") for name, value in tensors.items()}
+        images = torch.zeros(_TRIED, *input_shape(self.settings, self.preprocessing), device="meta")
+        try:
+            return functional_call(self.encoder, shapes, (images,))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise VideomemError(
+                f"{self.settings.name} cannot take images of shape {tuple(images.shape[1:])}: {one_line(error)[:200]}"
+            ) from error
 
     @property
     def device(self) -> torch.device:
@@ -147,15 +80,15 @@ class Backbone(nn.Module):
 
     @property
     def batch_size(self) -> int:
-        """Number of frames of a batch; see `extract_features`.
+        """Number of frames, or segments of frames, of a batch; see `extract_features`.
 
         On a CPU, the outputs of layers fit in its caches only if the batch is small, but many weights, as in the
         classifier of AlexNet, have to be read for each batch. `benchmarks/extraction.py` measures both.
         """
-        if self.device.type != "cpu":
-            return GPU_BATCH
         num_weights = sum(weights.numel() for weights in self.parameters())
-        return LARGE_CPU_BATCH if num_weights >= MANY_WEIGHTS else SMALL_CPU_BATCH
+        on_cpu = LARGE_CPU_BATCH if num_weights >= MANY_WEIGHTS else SMALL_CPU_BATCH
+        num_frames = on_cpu if self.device.type == "cpu" else GPU_BATCH
+        return max(num_frames // self.settings.segment_frames, 1)
 
     def train(self, mode: bool = True) -> Backbone:
         """Ignore `mode` and stay in evaluation mode, since the network is frozen."""
@@ -173,13 +106,13 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            maps = self.network(images)["features"]
+            maps = self.encoder(images)
         return pooled(maps, self.settings.grid)
 
     def weights_hash(self) -> str:
         """SHA-256 of the names, shapes and values of the weights up to the layer."""
         digest = sha256()
-        for name, value in sorted(self.network.state_dict().items()):
+        for name, value in sorted(self.encoder.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
             value = value.float() if value.dtype == torch.bfloat16 else value  # NumPy has no bfloat16.
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -187,18 +120,40 @@ class Backbone(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """Everything in the network that determines a feature; part of the store's key."""
-        settings = {"name": self.settings.name, "node": self.node, "grid": self.settings.grid,
-                    "precision": self.settings.precision}  # fmt: skip
-        return {**settings, "weights_sha256": self.weights_hash(), "preprocessing": asdict(self.preprocessing)}
+        settings = {name: getattr(self.settings, name) for name in ("library", "grid", "segment_frames", "precision")}
+        return {**settings, "node": self.encoder.node, "weights_sha256": self.weights_hash(), **asdict(self.blueprint)}
+
+
+def blueprint_of(settings: BackboneSettings) -> Blueprint:
+    """The blueprint of a network, cached, since it may be downloaded. Loads no weights.
+
+    Raises:
+        VideomemError: If there is no such network, or its library is not installed.
+    """
+    return _blueprint_of(settings)
+
+
+@lru_cache(maxsize=16)
+def _blueprint_of(settings: BackboneSettings) -> Blueprint:
+    blueprint: Blueprint = _LIBRARIES[settings.library].blueprint(settings)
+    return blueprint
 
 
 _TRIED = 2  # Frames by which a layer is tried: an output of one row may be the same for all frames.
+
+
+def input_shape(settings: BackboneSettings, preprocessing: Preprocessing) -> tuple[int, ...]:
+    """The shape of what a feature vector is computed of: a frame, or a segment of frames."""
+    image = 3, preprocessing.crop_px, preprocessing.crop_px
+    return image if settings.segment_frames == 1 else (settings.segment_frames, *image)
 
 
 def _has_features(output: object) -> TypeGuard[Tensor]:
     """Whether the output of a layer has a vector or maps for each of `_TRIED` frames, which are square, as maps are."""
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != _TRIED:
         return False
+    if output.ndim == 5:
+        return output.shape[3] == output.shape[4] or output.shape[2] == output.shape[3]
     return output.ndim != 4 or output.shape[2] == output.shape[3] or _is_channels_last(output)
 
 
@@ -209,9 +164,12 @@ def _is_channels_last(maps: Tensor) -> bool:
 def pooled(maps: Tensor, grid: int) -> Tensor:
     """Features (N, D) of the output of a layer: square maps are pooled to at most grid x grid cells.
 
-    Maps are (N, C, height, width) or, in some transformers, (N, height, width, C). The features are those of the cells
-    of the first channel, then of the next one.
+    Maps are (N, C, height, width) or, in some transformers, (N, height, width, C); those of a video network have an
+    axis of time before height and width, over which they are averaged. The features are those of the cells of the first
+    channel, then of the next one.
     """
+    if maps.ndim == 5:
+        maps = maps.mean(2) if maps.shape[3] == maps.shape[4] else maps.mean(1)
     if maps.ndim == 4:
         if _is_channels_last(maps):
             maps = maps.permute(0, 3, 1, 2)
@@ -223,22 +181,11 @@ def pooled(maps: Tensor, grid: int) -> Tensor:
 @torch.no_grad()
 def layer_dims(settings: BackboneSettings) -> dict[str, int]:
     """Number of features D at each layer of a network, in the order of computation. Needs no weights."""
-    check_name(settings.name)
-    network = torchvision.models.get_model(settings.name, weights=None).eval()
-    nodes = get_graph_node_names(network)[1][1:]
-    extractor = create_feature_extractor(network, nodes)
-    crop_px = Preprocessing.of(settings.name).crop_px
-    outputs = extractor(torch.zeros(_TRIED, 3, crop_px, crop_px))
-    return {node: pooled(output, settings.grid).shape[1] for node, output in outputs.items() if _has_features(output)}
-
-
-def check_name(name: str) -> None:
-    """Raise a VideomemError if torchvision has no image classifier of a name."""
-    if name not in (available := torchvision.models.list_models(module=torchvision.models)):
-        raise VideomemError(
-            f"backbone.name is {name!r}, but torchvision does not have it; it has, for example, "
-            f"{nearest(name, available)}"
-        )
+    blueprint = blueprint_of(settings)
+    with torch.device("meta"):
+        images = torch.zeros(_TRIED, *input_shape(settings, blueprint.preprocessing))
+        found = _LIBRARIES[settings.library].outputs(settings, blueprint, images)
+    return {layer: pooled(output, settings.grid).shape[1] for layer, output in found.items() if _has_features(output)}
 
 
 @contextmanager
@@ -282,7 +229,9 @@ def backbone_identity(settings: BackboneSettings) -> dict[str, Any]:
 
 
 def extract_features(backbone: Backbone, frames: Tensor) -> Tensor:
-    """Features (N, D) of frames (N, 3, crop, crop) uint8, computed in batches of exactly `backbone.batch_size` frames.
+    """Features (N, D) of frames (N, 3, crop, crop) uint8, or of segments of frames (N, F, 3, crop, crop).
+
+    They are computed in batches of exactly `backbone.batch_size` frames or segments.
 
     The last batch is padded with zeros: in a batch of another size, the features of a frame can differ in their last
     bits.
@@ -295,40 +244,3 @@ def extract_features(backbone: Backbone, frames: Tensor) -> Tensor:
         filled[: len(part)] = part
         rows.append(backbone(filled.to(device, non_blocking=True))[: len(part)])
     return torch.cat(rows)
-
-
-def _build(settings: BackboneSettings) -> nn.Module:
-    if settings.weights == "imagenet":
-        try:
-            return torchvision.models.get_model(settings.name, weights="DEFAULT")
-        except (OSError, RuntimeError) as error:
-            raise VideomemError(
-                f"backbone.weights is imagenet, but torchvision's {settings.name} cannot be downloaded ({error}); "
-                "connect to the network, or name a file or `random`"
-            ) from error
-    if settings.weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(settings.seed)
-            return torchvision.models.get_model(settings.name, weights=None)
-    network = torchvision.models.get_model(settings.name, weights=None)
-    option = "backbone.weights"
-    load_state(network, read_state(Path(settings.weights), option), settings.weights, settings.name, option)
-    return network
-
-
-def _node(network: nn.Module, settings: BackboneSettings) -> str:
-    layer = ALEXNET_LAYERS.get(settings.layer, settings.layer) if settings.name == "alexnet" else settings.layer
-    nodes = get_graph_node_names(network)[1][1:]
-    if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
-        names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else nearest(layer, nodes)
-        raise VideomemError(
-            f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}, or list all with "
-            "`videomem extract --layers`"
-        )
-    return layer
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """The choices most similar to a word, for error messages."""
-    near = difflib.get_close_matches(word, choices, n=5, cutoff=0.3)
-    return ", ".join([*near, *choices[-3:]][:6])

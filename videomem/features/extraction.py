@@ -23,8 +23,9 @@ from rich.text import Text
 from torch import Tensor
 
 from videomem.errors import DecodingError, VideomemError, one_line
-from videomem.features.backbone import Backbone, Preprocessing, exact_float32, extract_features, load_backbone
+from videomem.features.backbone import Backbone, exact_float32, extract_features, load_backbone
 from videomem.features.failures import Failure
+from videomem.features.preprocessing import Preprocessing
 from videomem.features.settings import FeatureSettings
 from videomem.features.store import FeatureStore
 from videomem.utils.parallel_jobs import one_thread
@@ -53,10 +54,32 @@ class ExtractionReport:
     failure_table: Path | str
 
 
-def decode_frames(clip: Clip, settings: FeatureSettings) -> tuple[Tensor, DecodedClip]:
-    """Decode a clip: frames (T, 3, crop, crop) uint8 for the backbone, and the decoded clip."""
+def decode_frames(
+    clip: Clip, settings: FeatureSettings, preprocessing: Preprocessing | None = None
+) -> tuple[Tensor, DecodedClip]:
+    """Decode a clip for the backbone.
+
+    Args:
+        clip: The clip.
+        settings: How features are computed.
+        preprocessing: That of the backbone, which workers need not look up; None: that of the settings.
+    Returns:
+        Frames (T, 3, crop, crop) uint8, or of a video network segments (S, F, 3, crop, crop) of the first S * F frames;
+        and the decoded clip.
+    Raises:
+        DecodingError: If it cannot be decoded exactly, or has fewer than two segments.
+    """
     decoded = decode_clip(clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage)
-    return Preprocessing.of(settings.backbone.name).shape_frames(decoded.frames_THWC), decoded
+    frames = (preprocessing or settings.preprocessing).shape_frames(decoded.frames_THWC)
+    length = settings.backbone.segment_frames
+    if length == 1:
+        return frames, decoded
+    if (num_segments := len(frames) // length) < 2:
+        raise DecodingError(
+            f"{clip.path}: {len(frames)} frames are sampled, but order needs at least 2 segments of {length} frames "
+            "(backbone.segment_frames)"
+        )
+    return frames[: num_segments * length].unflatten(0, (num_segments, length)), decoded
 
 
 # Number, failures and largest feature values (D,) of each shard.
@@ -116,7 +139,7 @@ def extract(
         progress = stack.enter_context(_progress(console))
 
         def decoded(wanted: Sequence[Clip]) -> Iterator[Decoded | Failure]:
-            decode = partial(decode_frames, settings=settings)
+            decode = partial(decode_frames, settings=settings, preprocessing=settings.preprocessing)
             stream = decode_each(wanted, decode, settings.decoder, num_workers, time_limit_s)
             return stack.enter_context(closing(stream))
 
@@ -181,7 +204,7 @@ def extract_shards(
     """
     clips = [clip for shard in shards.values() for clip in shard.values()]
     settings = store.settings
-    decode = partial(decode_frames, settings=settings)
+    decode = partial(decode_frames, settings=settings, preprocessing=settings.preprocessing)
     stream = decode_each(clips, decode, settings.decoder, num_workers, time_limit_s)
     backbone = load_backbone(settings.backbone, device)
     with closing(stream), _batch_threads(device) as batches, ThreadPoolExecutor(1) as writer:
@@ -240,7 +263,7 @@ def _read_shard(
             failures.append(item)
         else:
             clips.append((key, item.fields, packer.add(torch.from_numpy(item.frames))))
-        tell(0 if isinstance(item, Failure) else len(item.frames))
+        tell(0 if isinstance(item, Failure) else len(item.fields["indices"]))
     packer.flush()
     store.failure_table.add(*failures)  # Before the shard is complete, and its clips are settled.
     return clips, failures
@@ -268,7 +291,7 @@ class _FramePacker:
         self._queue = Semaphore(MAX_QUEUED)
 
     def add(self, frames: Tensor) -> list[int]:
-        """Add frames (T, 3, crop, crop); returns their row numbers in `features`."""
+        """Add frames (T, 3, crop, crop), or segments of frames; returns their row numbers in `features`."""
         rows = []
         for frame in frames:
             digest = blake2b(frame.contiguous().numpy(), digest_size=16).digest()
@@ -302,7 +325,7 @@ Decode = Callable[[Clip], tuple[Tensor, DecodedClip]]
 
 
 class Decoded(NamedTuple):
-    """A clip decoded by a worker: frames (T, 3, crop, crop), fields of its entry in the store, and frame times."""
+    """A clip decoded by a worker: frames or segments, fields of its entry in the store, and frame times."""
 
     frames: NDArray[np.uint8]
     fields: dict[str, Any]

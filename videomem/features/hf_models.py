@@ -1,12 +1,13 @@
 """Models of Hugging Face's `transformers`: their configs, their weights and the preprocessing of their frames.
 
 A model is read from a folder of `save_pretrained`, is downloaded from the Hub to such a folder, or has random weights.
-Weights are read from safetensors only. No code of a repository runs: its classes are those of the installed package, and
-of its config only the fields that these classes declare are used.
+Weights are read from safetensors only. No code of a repository runs: its classes are those of the installed package,
+and of its config only the fields that these classes declare are used.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -76,13 +77,12 @@ def transformers_library() -> ModuleType:
     return transformers
 
 
-def hf_config(source: HFSource, model_types: Collection[str], part: str = "") -> Any:
+def hf_config(source: HFSource, model_types: Collection[str]) -> Any:
     """The config of a model, of a type that is supported.
 
     Args:
         source: The model.
         model_types: The supported types.
-        part: A section that replaces the config where it exists, such as `vision_config` of CLIP.
     Raises:
         VideomemError: If there is no such model, or its config is not valid or of another type.
     """
@@ -102,12 +102,11 @@ def hf_config(source: HFSource, model_types: Collection[str], part: str = "") ->
     else:
         plain = read_object(hf_folder(source) / CONFIG)
     kind = plain.get("model_type")
-    if kind not in model_types or kind not in known:
+    if not isinstance(kind, str) or kind not in model_types or kind not in known:
         raise source.problem(
             f"a model of type {one_line(repr(kind))[:80]}, but supported types are {', '.join(sorted(model_types))}"
         )
-    config = config_from_plain(kind, plain)
-    return getattr(config, part) if part and hasattr(config, part) else config
+    return config_from_plain(kind, plain)
 
 
 def config_from_plain(model_type: str, plain: Mapping[str, Any]) -> Any:
@@ -118,18 +117,33 @@ def config_from_plain(model_type: str, plain: Mapping[str, Any]) -> Any:
     Raises:
         VideomemError: If a value is not valid.
     """
-    transformers = transformers_library()
-    cls = transformers.CONFIG_MAPPING[model_type]
+    cls = transformers_library().CONFIG_MAPPING[model_type]
     nested = {name: sub.model_type for name, sub in getattr(cls, "sub_configs", {}).items()}
-    names = {field.name for field in fields(cls)} - {field.name for field in fields(transformers.PreTrainedConfig)}
-    given = {name: value for name, value in plain.items() if name in names | {"id2label", "label2id"}}
+    names = {*_own_fields(cls), "id2label", "label2id"}
+    given = {name: value for name, value in plain.items() if name in names}
     for name, kind in nested.items():
         if name in given:
             given[name] = config_from_plain(kind, given[name])
     try:
         return cls(**given)
-    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+    except Exception as error:  # It raises errors of many types.
         raise VideomemError(f"not a valid config of {model_type}: {one_line(error)[:300]}") from error
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """The fields of a config that differ from the defaults of its class, as plain data for `config_from_plain`."""
+    usual = type(config)()
+    names = [name for name in _own_fields(type(config)) if not name.startswith("_")]
+    values = {name: getattr(config, name) for name in names}
+    return dict(
+        json.loads(json.dumps({name: value for name, value in values.items() if value != getattr(usual, name)}))
+    )
+
+
+def _own_fields(cls: type) -> list[str]:
+    """The fields that a class of configs declares itself."""
+    of_all = {field.name for field in fields(transformers_library().PreTrainedConfig)}
+    return [field.name for field in fields(cls) if field.name not in of_all]
 
 
 def hf_model(source: HFSource, class_name: str, config: Any, **arguments: Any) -> nn.Module:
@@ -160,7 +174,7 @@ def hf_model(source: HFSource, class_name: str, config: Any, **arguments: Any) -
             folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False,
             dtype=torch.float32, output_loading_info=True, **arguments,
         )  # fmt: skip
-    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+    except Exception as error:  # It raises errors of many types.
         raise source.problem(f"whose weights cannot be loaded into {class_name}: {one_line(error)[:300]}") from error
     if lacking := sorted([*found["missing_keys"], *(row[0] for row in found["mismatched_keys"])]):
         raise source.problem(f"whose weights are not those of {class_name}: {lacking[0]} is absent or of another shape")
@@ -196,7 +210,7 @@ def hf_preprocessing(source: HFSource, config: Any, processor_type: str = "") ->
             cls = getattr(transformers_library(), names["torchvision"])
             plain = _of_size(cls().to_dict(), config.image_size)
         return preprocessing_of(plain)
-    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+    except Exception as error:  # It raises errors of many types.
         raise source.problem(f"whose {PROCESSOR} is not usable: {one_line(error)[:300]}") from error
 
 
@@ -220,7 +234,8 @@ def preprocessing_of(plain: Mapping[str, Any]) -> Preprocessing:
         raise VideomemError(f"its size is {size}, cropped to {square or 'nothing'}, which is not a square")
     mean, std = (plain["image_mean"], plain["image_std"]) if steps["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
     interpolation = _INTERPOLATION.get(int(plain["resample"]), f"method {int(plain['resample'])} of Pillow")
-    return Preprocessing(tuple(resize), height, interpolation, tuple(mean), tuple(std), crop_rounding="down")
+    resize_px = resize[0] if len(resize) == 1 else (height, width) if not square else (resize[0], resize[1])
+    return Preprocessing(resize_px, height, interpolation, tuple(mean), tuple(std), crop_rounding="down")
 
 
 def _of_size(plain: dict[str, Any], image_size: int) -> dict[str, Any]:
@@ -251,7 +266,7 @@ def hf_folder(source: HFSource) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise source.problem("which is neither a folder nor a repository of the Hub that you may read") from error
-    except Exception as error:  # noqa: BLE001 - it raises errors of many types
+    except Exception as error:  # It raises errors of many types.
         raise source.problem(
             f"which cannot be downloaded from the Hub at revision {source.revision!r} ({one_line(error)[:200]}); "
             "connect to the network, or name a folder"

@@ -35,7 +35,7 @@ class Preprocessing:
             transformers.
     """
 
-    resize_px: tuple[int, ...]
+    resize_px: int | tuple[int, int]
     crop_px: int
     interpolation: str
     mean: tuple[float, ...]
@@ -44,8 +44,8 @@ class Preprocessing:
     crop_rounding: Literal["half_even", "down"] = "half_even"
 
     def __post_init__(self) -> None:
-        sizes = (*self.resize_px, self.crop_px)
-        if len(self.resize_px) not in (1, 2) or not all(type(size) is int and 1 <= size <= _MOST_PX for size in sizes):
+        sizes = (*([self.resize_px] if isinstance(self.resize_px, int) else self.resize_px), self.crop_px)
+        if len(sizes) not in (2, 3) or not all(type(size) is int and 1 <= size <= _MOST_PX for size in sizes):
             raise VideomemError(f"sizes of the preprocessing are {sizes}, but must be within 1..{_MOST_PX}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise VideomemError(f"frames are resized by {self.interpolation!r}, but must be by bilinear or bicubic")
@@ -66,9 +66,9 @@ class Preprocessing:
 
     def resized(self, height: int, width: int) -> list[int]:
         """Height and width after resizing."""
-        if len(self.resize_px) == 2:
+        if not isinstance(self.resize_px, int):
             return list(self.resize_px)
-        return [self.resize_px[0] * side // min(height, width) for side in (height, width)]
+        return [self.resize_px * side // min(height, width) for side in (height, width)]
 
     def _resize(self, image: Tensor, size: list[int]) -> Tensor:
         if self.antialias:

@@ -9,11 +9,12 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from videomem.errors import VideomemError
-from videomem.features.backbone import BackboneSettings, backbone_identity, load_backbone
+from videomem.features.backbone import BackboneSettings, backbone_identity, blueprint_of, load_backbone
+from videomem.features.preprocessing import Preprocessing
 from videomem.video.decoding import Decoder, OnDamage, decoder_versions
-from videomem.video.sampling import Sampling
+from videomem.video.sampling import FixedRate, Sampling, Uniform
 
-SCHEMA = 3
+SCHEMA = 4
 FeatureDtype = Literal["float16", "float32"]
 
 
@@ -59,6 +60,23 @@ class FeatureSettings:
     on_damage: OnDamage = "exclude"
     imported: ImportedFeatures | None = None
 
+    def __post_init__(self) -> None:
+        segment, sampling = self.backbone.segment_frames, self.sampling
+        most = getattr(sampling, "num_frames", getattr(sampling, "max_frames", None))
+        if segment == 1 or self.imported is not None or most is None:
+            return
+        if most < 2 * segment or (isinstance(sampling, Uniform) and most % segment):
+            name = "max_frames" if isinstance(sampling, FixedRate) else "num_frames"
+            raise VideomemError(
+                f"sampling.{name} is {most}, but a clip must have at least 2 whole segments of "
+                f"backbone.segment_frames {segment}; set it to a multiple such as {4 * segment}"
+            )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How frames become the input of the backbone."""
+        return blueprint_of(self.backbone).preprocessing
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The settings as plain data. The store's key is its hash."""
@@ -85,7 +103,7 @@ class FeatureSettings:
 
     @property
     def feature_dim(self) -> int:
-        """D, features per frame."""
+        """D, features per frame or segment of frames."""
         return load_backbone(self.backbone).feature_dim if self.imported is None else self.imported.feature_dim
 
     @property

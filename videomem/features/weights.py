@@ -1,18 +1,22 @@
-"""Weights of networks from files of `torch.save`."""
+"""Weights of networks from files of `torch.save` and of safetensors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from videomem.errors import VideomemError
+from videomem.errors import VideomemError, one_line
 from videomem.utils.torch_file import read_torch_file
 
 
 def read_state(path: Path, option: str) -> dict[str, Tensor]:
     """The tensors of a saved state_dict, or of the `state_dict` in a checkpoint. No code in the file is run.
+
+    A file called `*.safetensors` is read as such.
 
     Args:
         path: The file.
@@ -23,9 +27,9 @@ def read_state(path: Path, option: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise VideomemError(f"{option}: {path}: no such file; give a file, the name of weights, or `random`")
     try:
-        state = read_torch_file(path)
-    except VideomemError as error:
-        raise VideomemError(f"{option}: {path}: not a saved state_dict: {error}") from error
+        state = load_file(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    except (VideomemError, SafetensorError, OSError) as error:
+        raise VideomemError(f"{option}: {path}: not a saved state_dict: {one_line(error)}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 import videomem
 from videomem.errors import VideomemError, one_line
-from videomem.features.backbone import Backbone, BackboneSettings, Preprocessing
+from videomem.features.backbone import Backbone, BackboneSettings, Blueprint, blueprint_of
 from videomem.features.hub import HubModel, download
+from videomem.features.preprocessing import Preprocessing
 from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
 from videomem.inference.model_card import model_card
@@ -37,9 +38,10 @@ from videomem.utils.atomic import atomic_folder, write_atomic
 from videomem.utils.checked_json import read_object
 from videomem.utils.folders import is_empty_or_absent
 from videomem.utils.plain_data import checked_arguments, class_path, from_plain
+from videomem.utils.sharing import shared_path
 from videomem.video.sampling import SAMPLINGS, Sampling
 
-FORMAT = 5
+FORMAT = 6
 CONFIG, PREPROCESSOR, WEIGHTS, MODEL_CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.
@@ -59,6 +61,7 @@ class Parts(NamedTuple):
     arguments: dict[str, Any]
     training: dict[str, Any]
     evidence: dict[str, Any]
+    blueprint: Blueprint
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def write_folder(parts: Parts, folder: Path) -> None:
     """
     if not is_empty_or_absent(folder):
         raise VideomemError(f"{folder}: is not empty; choose a new folder")
-    config, preprocessor = _config(parts), _preprocessor(parts.settings)
+    config, preprocessor = _config(parts), _preprocessor(parts)
     tensors = _tensors_of(parts.head, parts.backbone)
     config["weights_checksum"] = checksum_of(tensors)
     config["checksum"] = checksum_of_json(config, preprocessor)
@@ -165,16 +168,18 @@ def _config(parts: Parts) -> dict[str, Any]:
         "feature_dim": arguments["feature_dim"],
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "backbone": {**asdict(settings.backbone), "weights": weights},
+        "backbone": {**asdict(settings.backbone), "weights": weights, "name": shared_path(settings.backbone.name)},
+        "architecture": {"name": parts.blueprint.name, "config": parts.blueprint.config},
         "imported": None if settings.imported is None else asdict(settings.imported),
         "training": parts.training,
         "evidence": parts.evidence,
     }
 
 
-def _preprocessor(settings: FeatureSettings) -> dict[str, Any]:
+def _preprocessor(parts: Parts) -> dict[str, Any]:
+    settings = parts.settings
     return {
-        **asdict(Preprocessing.of(settings.backbone.name)),
+        **asdict(parts.blueprint.preprocessing),
         "sampling": {"name": type(settings.sampling).__name__, **asdict(settings.sampling)},  # type: ignore[call-overload]
         "decoder": settings.decoder,
         "feature_dtype": settings.dtype,
@@ -230,12 +235,14 @@ def read_folder(folder: Path) -> Parts:
 def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Path) -> Parts:
     names, arguments = class_names(config["id2label"]), _arguments(config)
     settings = _settings(config, preprocessor)
+    blueprint = _blueprint(config["architecture"], preprocessor, settings)
     exported = {"exported": True, "left out": False}[config["backbone"]["weights"]]
     found = _tensors_in(weights)
     if arguments["num_layers"] > len(found):
         raise ValueError(f"{arguments['num_layers']} layers, but {weights.name} has {len(found)} tensors")
+    parts_of = arguments, settings, len(names), blueprint if exported else None
     with torch.device("meta"):  # Shapes without memory: an untrusted config may have any size.
-        expected = _tensors_of(*_build(arguments, settings, len(names), exported))
+        expected = _tensors_of(*_build(*parts_of))
     _check_fit({name: (tuple(value.shape), _DTYPES.get(value.dtype)) for name, value in expected.items()}, found)
     tensors = load_file(weights)
     for name, value in tensors.items():
@@ -243,15 +250,15 @@ def _assemble(config: dict[str, Any], preprocessor: dict[str, Any], weights: Pat
             raise ValueError(f"{name} has values that are not finite")
     if config["weights_checksum"] != checksum_of(tensors):
         raise ValueError(f"the checksum of the tensors in {WEIGHTS} is not that in {CONFIG}")
-    head, backbone = _build(arguments, settings, len(names), exported)
+    head, backbone = _build(*parts_of)
     for prefix, module in _modules(head, backbone).items():
         module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
     _check_facts(config["training"], config["evidence"])
-    parts = Parts(head, names, settings, backbone, arguments, config["training"], config["evidence"])
+    parts = Parts(head, names, settings, backbone, arguments, config["training"], config["evidence"], blueprint)
     compared = {"made_with": str(config["made_with"]),
                 **{name: config[name] for name in ("weights_checksum", "checksum")}}  # fmt: skip
     _check_same(config, {**_config(parts), **compared}, CONFIG)
-    _check_same(preprocessor, _preprocessor(settings), PREPROCESSOR)
+    _check_same(preprocessor, _preprocessor(parts), PREPROCESSOR)
     return parts
 
 
@@ -275,13 +282,13 @@ def _check_same(found: dict[str, Any], ours: dict[str, Any], file: str) -> None:
 
 
 def _build(
-    arguments: Mapping[str, Any], settings: FeatureSettings, num_classes: int, exported: bool
+    arguments: Mapping[str, Any], settings: FeatureSettings, num_classes: int, blueprint: Blueprint | None
 ) -> tuple[Head, Backbone | None]:
     memory, readout = (
         partial(known[_short(arguments[part])], **arguments[part]["init_args"]) for part, known in _PARTS.items()
     )
     head = Head(memory, num_classes=num_classes, readout=readout, **{name: arguments[name] for name in SIZES})
-    return head.eval(), Backbone(settings.backbone, load_weights=False) if exported else None
+    return head.eval(), None if blueprint is None else Backbone(settings.backbone, blueprint)
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
@@ -302,9 +309,6 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSettings:
     """The settings of the features. Their `weights` are a placeholder, since the folder has the weights."""
     backbone = from_plain(BackboneSettings, {**config["backbone"], "weights": "random"}, {})
-    ours = json.loads(json.dumps(asdict(Preprocessing.of(backbone.name))))
-    if differing := [name for name, value in ours.items() if preprocessor[name] != value]:
-        raise ValueError(f"the installed torchvision has another preprocessing: {differing[0]} differs")
     sampling = dict(preprocessor["sampling"])
     chosen: Sampling = from_plain(SAMPLINGS[sampling.pop("name")], sampling, {})
     imported = None if config["imported"] is None else from_plain(ImportedFeatures, config["imported"], {})
@@ -313,6 +317,20 @@ def _settings(config: dict[str, Any], preprocessor: dict[str, Any]) -> FeatureSe
     if imported is not None and imported.feature_dim != config["feature_dim"]:
         raise ValueError(f"imported features have {imported.feature_dim} values, not {config['feature_dim']}")
     return FeatureSettings(backbone, chosen, imported=imported, **checked)
+
+
+def _blueprint(architecture: dict[str, Any], preprocessor: dict[str, Any], settings: FeatureSettings) -> Blueprint:
+    """The architecture and the preprocessing, which of a network of torchvision and timm are the installed ones."""
+    given = {field.name: preprocessor[field.name] for field in fields(Preprocessing)}
+    checked = checked_arguments(Preprocessing, given, {})
+    lists = {name: tuple(value) for name, value in checked.items() if isinstance(value, list)}
+    found = Blueprint(architecture["name"], Preprocessing(**checked | lists), architecture["config"])
+    library = settings.backbone.library
+    if library != "transformers" and found != (ours := blueprint_of(settings.backbone)):
+        differing = [name for name in given if getattr(found.preprocessing, name) != getattr(ours.preprocessing, name)]
+        what = f"preprocessing: {differing[0]} differs" if differing else "architecture of its name"
+        raise ValueError(f"the installed {library} has another {what}")
+    return found
 
 
 def class_names(id2label: dict[str, str]) -> list[str]:
@@ -338,7 +356,7 @@ def _tensors_in(weights: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _modules(head: Head, backbone: Backbone | None) -> dict[str, nn.Module]:
     """The modules with weights, by the prefix of their tensors."""
-    return {"head": head} if backbone is None else {"head": head, "backbone": backbone.network}
+    return {"head": head} if backbone is None else {"head": head, "backbone": backbone.encoder}
 
 
 def _tensors_of(head: Head, backbone: Backbone | None) -> dict[str, Tensor]:

@@ -65,6 +65,8 @@ def refuse_impossible(onnx: bool, torch_export: bool, preprocess: bool, backbone
             f"backbone.precision is {backbone.settings.precision}, but graphs compute in float32; export without "
             "--onnx and --torch-export, or leave the backbone out with --without-backbone"
         )
+    if (onnx or torch_export) and backbone is not None:
+        backbone.settings.refuse_segments("a graph, which has frames as input,")
     if onnx:
         onnx_libraries()
 

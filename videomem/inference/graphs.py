@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 
 from videomem.errors import VideomemError, one_line
-from videomem.features.backbone import Preprocessing
+from videomem.features.preprocessing import Preprocessing
 from videomem.heads import HeadState, Memory, State
 from videomem.inference.model import Classifier
 
@@ -75,10 +75,11 @@ def shape_in_graph(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
     height, width = frames_NHWC.shape[1:3]
     # Sizes as tensors: a comparison of Python integers would be evaluated at export and become constant.
     sizes_2 = torch.stack([torch.full((), size, dtype=torch.int64) for size in (height, width)])
-    resized_2 = preprocessing.resize_px * sizes_2 // sizes_2.min()
+    resize_px = preprocessing.resize_px
+    resized_2 = resize_px * sizes_2 // sizes_2.min() if isinstance(resize_px, int) else torch.tensor(resize_px)
     kernel = KERNELS[preprocessing.interpolation]
     rows, columns = (
-        crop_matrix(size, sizes_2[axis], resized_2[axis], preprocessing.crop_px, kernel)
+        crop_matrix(size, sizes_2[axis], resized_2[axis], preprocessing.crop_px, kernel, preprocessing.crop_rounding)
         for axis, size in enumerate((height, width))
     )
     return _levels(rows @ _levels(frames_NHWC.movedim(3, 1).float() @ columns.T)).to(torch.uint8)
@@ -88,7 +89,9 @@ def _levels(values: Tensor) -> Tensor:
     return (values + 0.5).floor().clamp(0, 255)
 
 
-def crop_matrix(num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, kernel: Kernel) -> Tensor:
+def crop_matrix(
+    num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, kernel: Kernel, rounding: str = "half_even"
+) -> Tensor:
     """Weights (crop, pixels) that resize and centre-crop one axis.
 
     Args:
@@ -97,12 +100,13 @@ def crop_matrix(num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, ke
         resized: Length after resizing.
         crop_px: Length of the crop.
         kernel: Weight as a function of the distance in pixels of the coarser grid.
+        rounding: `Preprocessing.crop_rounding`.
     Reference:
         torch's `interpolate(antialias=True)` of uint8, whose weights are rounded to 16 bits; torchvision's
         `center_crop`, which rounds half to even.
     """
     scale = size.double() / resized.double()
-    first = torch.round((resized - crop_px).double() / 2)
+    first = (torch.round if rounding == "half_even" else torch.trunc)((resized - crop_px).double() / 2)
     wanted = torch.arange(crop_px, device=size.device) + first
     # The first row before the crop: it has the largest weights, since the kernel is cut off at the border.
     centres_P1 = (scale * (torch.cat([torch.zeros_like(wanted[:1]), wanted]) + 0.5)).unsqueeze(1)

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from videomem.batch import length_mask
 from videomem.errors import VideomemError
-from videomem.features.backbone import Backbone, backbone_identity, extract_features, load_backbone
+from videomem.features.backbone import (
+    Backbone,
+    Blueprint,
+    backbone_identity,
+    blueprint_of,
+    extract_features,
+    load_backbone,
+)
 from videomem.features.extraction import Decoded, decode_each, decode_frames
 from videomem.features.failures import Failure
 from videomem.features.hub import PREFIX, named_model
@@ -39,8 +46,8 @@ class Prediction(NamedTuple):
         class_names: Names of the C classes.
         probabilities_C: Probability of each class.
         probabilities_TC: Probabilities after each of the T frames; the last row is `probabilities_C`.
-        indices_T: Index of each frame in the video, from 0.
-        times_s_T: Seconds from the video's first frame; None for images without a frame rate.
+        indices_T: Index of each frame in the video, from 0; of a video network, that of the last frame of each segment.
+        times_s_T: Seconds of these frames from the video's first; None for images without a frame rate.
     """
 
     path: str
@@ -82,6 +89,8 @@ class Classifier(nn.Module):
         arguments: Arguments of the head, as in a checkpoint. Without them the model cannot be saved.
         training: Facts about the training, for the model card.
         evidence: Results for the model card: `evaluation` and `order_test`.
+        blueprint: Architecture and preprocessing of the network that computes the features; by default those of the
+            settings.
     """
 
     def __init__(
@@ -93,6 +102,7 @@ class Classifier(nn.Module):
         arguments: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
         evidence: dict[str, Any] | None = None,
+        blueprint: Blueprint | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -102,6 +112,7 @@ class Classifier(nn.Module):
         self.arguments = arguments
         self.training_facts = training or {}
         self.evidence = evidence or {}
+        self.blueprint = blueprint or blueprint_of(settings.backbone)
         self.eval()
 
     @classmethod
@@ -122,12 +133,12 @@ class Classifier(nn.Module):
         if self.arguments is None:
             raise VideomemError("this model was created without the arguments of its head; pass `arguments` to save it")
         backbone = self.backbone if with_backbone else None
-        about = self.arguments, self.training_facts, self.evidence
+        about = self.arguments, self.training_facts, self.evidence, self.blueprint
         write_folder(Parts(self.head, self.class_names, self.settings, backbone, *about), Path(folder))
 
     @torch.inference_mode()
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits (B, C) of frames (B, T, 3, crop, crop) uint8, preprocessed as `read` does."""
+        """Logits (B, C) of frames (B, T, 3, crop, crop) uint8, or segments of frames, as `read` returns."""
         lengths = torch.full((len(frames),), frames.shape[1], device=frames.device) if lengths is None else lengths
         real_BT = length_mask(lengths.to(frames.device), frames.shape[1])
         x_ND = self.features(frames[real_BT])
@@ -138,6 +149,8 @@ class Classifier(nn.Module):
     @torch.inference_mode()
     def features(self, frames: Tensor) -> Tensor:
         """Features (N, D) of frames (N, 3, crop, crop) uint8, rounded as in training, on the backbone's device.
+
+        A video network takes segments of frames (N, F, 3, crop, crop).
 
         Raises:
             VideomemError: If the model has no backbone.
@@ -173,9 +186,17 @@ class Classifier(nn.Module):
             VideomemError: If the video cannot be decoded exactly, or the model has no backbone.
         """
         clip = video if isinstance(video, Clip) else Clip(str(video), "", "", "")
-        frames_TCHW, decoded = self.decode(clip)
+        frames, decoded = self.decode(clip)
         times_s_T = None if decoded.times_s_T is None else decoded.times_s_T.tolist()
-        return self.predict_features(self.features(frames_TCHW), str(clip), decoded.indices_T.tolist(), times_s_T)
+        return self._predict_decoded(self.features(frames), str(clip), decoded.indices_T.tolist(), times_s_T)
+
+    def _predict_decoded(
+        self, x_TD: Tensor, path: str, indices: Sequence[int], times_s: Sequence[float] | None
+    ) -> Prediction:
+        """The prediction of features, given the index and time of each decoded frame."""
+        length = self.settings.backbone.segment_frames
+        ends = slice(length - 1, None, length)  # The last frames of the segments.
+        return self.predict_features(x_TD, path, indices[ends], None if times_s is None else times_s[ends])
 
     @torch.inference_mode()
     def predict_features(
@@ -209,20 +230,21 @@ class Classifier(nn.Module):
             scene_change: Reset the state at a frame whose mean difference from the previous frame is more than this
                 number of levels of 255. None: never.
         Raises:
-            VideomemError: If the model has no backbone.
+            VideomemError: If the model has no backbone, or its backbone takes segments of frames.
         """
+        self.settings.backbone.refuse_segments("a stream, which has one frame at a time,")
         dtype = getattr(torch, self.settings.dtype)
         return Stream(self.head, self.frame_network, dtype, self.class_names, scene_change)
 
     def read(self, path: Path | str) -> Tensor:
-        """Frames (T, 3, crop, crop) uint8 of a video, sampled and cropped as in training."""
+        """Frames (T, 3, crop, crop) uint8 of a video, or segments of frames, sampled and cropped as in training."""
         return self.decode(Clip(str(path), "", "", ""))[0]
 
     def decode(self, clip: Clip, sampling: Sampling | None = None) -> tuple[Tensor, DecodedClip]:
-        """Frames (T, 3, crop, crop) uint8 of a clip, and the decoded clip; `sampling` replaces that of training."""
+        """Frames of a clip as `read` returns, and the decoded clip; `sampling` replaces that of training."""
         self._refuse_imported()
         settings = self.settings if sampling is None else replace(self.settings, sampling=sampling)
-        return decode_frames(clip, settings)
+        return decode_frames(clip, settings, self.blueprint.preprocessing)
 
     def _refuse_imported(self) -> None:
         if (imported := self.settings.imported) is not None:
@@ -289,7 +311,7 @@ def predict_each(
         VideomemError: If the model has no backbone, workers cannot start, or logits are not finite.
     """
     model.frame_network  # noqa: B018 - raises before anything is decoded
-    decode = partial(decode_frames, settings=model.settings)
+    decode = partial(decode_frames, settings=model.settings, preprocessing=model.blueprint.preprocessing)
     waiting: list[tuple[Clip, Decoded | Failure]] = []
     with closing(decode_each(clips, decode, model.settings.decoder, num_workers, time_limit_s)) as answers:
         for clip, answer in zip(clips, answers, strict=True):
@@ -307,4 +329,4 @@ def _answer(model: Classifier, waiting: Sequence[tuple[Clip, Decoded | Failure]]
         if isinstance(one, Failure):
             yield one
         else:
-            yield model.predict_features(next(features), str(clip), one.fields["indices"], one.times_s)
+            yield model._predict_decoded(next(features), str(clip), one.fields["indices"], one.times_s)

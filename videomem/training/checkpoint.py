@@ -92,7 +92,8 @@ class Checkpoint:
         model, data = self.model_arguments, self.data_arguments
         features = data["features"]
         weights = features["backbone"]["weights"]
-        known = {"imagenet": "ImageNet", "random": f"random (seed {features['backbone']['seed']})"}
+        known = {"imagenet": "ImageNet", "kinetics400": "Kinetics-400", "pretrained": "pretrained",
+                 "random": f"random (seed {features['backbone']['seed']})"}  # fmt: skip
         of_model = ("class_counts", "dropout", "learning_rate", "weight_decay", *TRAINING_OPTIONS, "class_weighting",
                     "seed")  # fmt: skip
         of_data = ("batch_size", "balanced_sampling", "source", "reversed_pairs", "test_split")

@@ -110,6 +110,8 @@ class VideoDataModule(LightningDataModule):
                 f"data.num_workers is {num_workers}, but data.storage is device, which needs none; set it to 0"
             )
         if reversed_pairs:
+            if features.imported is None:
+                features.backbone.refuse_segments("data.reversed_pairs, where both clips must have the same features,")
             check_symmetric(features.sampling, num_available=1)  # Its class; the clips' frames are checked with them.
         self.catalog_path = catalog
         self.source = source

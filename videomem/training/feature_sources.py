@@ -128,12 +128,13 @@ class Augmentation:
         return self.crop or self.horizontal_flip > 0
 
     def apply(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment a clip (T, 3, size, size) uint8; the shape is unchanged."""
+        """Augment a clip (T, 3, size, size) or segments of it (S, F, 3, size, size), uint8; the shape is unchanged."""
         if self.crop:
-            size = frames.shape[-1]
+            shape, size = frames.shape, frames.shape[-1]
             side = round(size * (0.6 + 0.4 * float(torch.rand((), generator=generator))) ** 0.5)
             top, left = (int(torch.randint(size - side + 1, (), generator=generator)) for _ in range(2))
-            frames = F.resized_crop(frames, top, left, side, side, [size, size], antialias=True)
+            images = F.resized_crop(frames.flatten(0, -4), top, left, side, side, [size, size], antialias=True)
+            frames = images.view(shape)
         if float(torch.rand((), generator=generator)) < self.horizontal_flip:
             frames = frames.flip(-1)
         return frames

@@ -161,8 +161,10 @@ def read_video(
         num_frames: T, spread evenly over the video; None samples as in training.
         fps: Frames per second of images.
     Raises:
-        VideomemError: If the video cannot be decoded exactly, or if only one frame is sampled.
+        VideomemError: If the video cannot be decoded exactly, only one frame is sampled, or the model has features of
+            segments of frames.
     """
+    model.settings.backbone.refuse_segments("`videomem inspect`")
     sampling = None if num_frames is None else Uniform(num_frames)
     clip = video if isinstance(video, Clip) else Clip(str(video), "", "", "", fps=fps)
     path, (frames_TCHW, decoded) = clip.path, model.decode(clip, sampling)
