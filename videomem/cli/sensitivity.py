@@ -41,7 +41,7 @@ from videomem.experiments.model_sensitivity.sensitivity_result import (
 )
 from videomem.experiments.model_sensitivity.user_models import is_function, load_function
 from videomem.experiments.model_sensitivity.video_model import VideoModel, match_labels
-from videomem.experiments.model_sensitivity.video_networks import load_video_network
+from videomem.experiments.model_sensitivity.video_networks import load_video_network, video_networks
 from videomem.experiments.model_sensitivity.video_transformers import load_video_transformer
 from videomem.experiments.model_sensitivity.views import ViewReader, Views
 from videomem.experiments.permutations import Perturbation
@@ -93,10 +93,10 @@ def _measure(given: Any, device: str) -> tuple[SensitivityResult, list[Failure]]
     FailureTable(store_folder(given.out)).rewrite(failures)
     if not predictions:
         raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
-    read = [clips[place] for place in predictions]
+    read, found = [clips[place] for place in predictions], list(predictions.values())
     labels, groups = [places[clip.label] for clip in read], [clip.group for clip in read]
     result = SensitivityResult(
-        **vars(summarize(list(predictions.values()), labels, groups, perturbations, settings, class_names)),
+        **vars(summarize(found, labels, groups, perturbations, settings, class_names)),
         schema_version=SCHEMA_VERSION,
         model=model.name,
         weights=model.weights,
@@ -109,9 +109,7 @@ def _measure(given: Any, device: str) -> tuple[SensitivityResult, list[Failure]]
         average=average,
         failures=tuple(FailedClip(failure.path, shared_text(failure.message, [failure.path])) for failure in failures),
     )
-    _write(result, given.out)
-    clips_text = csv_text(clips_table(read, list(predictions.values()), perturbations))
-    write_atomic(given.out / "sensitivity_clips.csv", clips_text.encode("utf-8", "surrogateescape"))
+    _write(result, clips_table(read, found, perturbations), given.out)
     return result, failures
 
 
@@ -124,7 +122,7 @@ def _load_model(given: Any, classes: Sequence[str]) -> VideoModel:
         if given.weights is not None:
             raise VideomemError(f"--weights has no effect with --model {name}, which loads its own; leave it out")
         return load_function(name, given.frames or 16)
-    if name.startswith(PREFIX) or Path(name).is_dir():
+    if name.startswith(PREFIX) or (Path(name).is_dir() and name not in video_networks()):
         return load_video_transformer(name, given.weights, given.frames, given.seed)
     return load_video_network(name, given.weights or "kinetics400", classes, given.frames, given.seed)
 
@@ -247,14 +245,15 @@ def clips_table(
     return ResultTable("sensitivity_clips", tuple(map(Column, names)), tuple(rows))
 
 
-def _write(result: OrderSensitivity, out: Path) -> None:
+def _write(result: OrderSensitivity, of_clips: ResultTable, out: Path) -> None:
     rows = result.table()
     table = ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
     write_atomic(out / "sensitivity.csv", csv_text(table).encode())
     write_atomic(out / "sensitivity.json", result.to_json().encode())
+    write_atomic(out / "sensitivity_clips.csv", csv_text(of_clips).encode("utf-8", "surrogateescape"))
 
 
-def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
+def _print(result: SensitivityResult, failures: Sequence[Failure], out: Path) -> None:
     table = Table(title="accuracy under each perturbation; lost accuracy with 95 % interval")
     table.add_column("frames", no_wrap=True)
     for name in ("accuracy", "lost", "interval", "flips", "tau", "adj."):
@@ -267,6 +266,9 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
             row.label, f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"
         )
     console().print(table)
+    if result.average is not None:
+        clips, crops = result.temporal_views, result.spatial_views
+        say(f"{result.average} are averaged over {clips * crops} views of each video ({clips} clips x {crops} crops)")
     say(result.sentence())
     say(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")
     print_failures(failures, out / "failures.csv")

@@ -183,27 +183,20 @@ def test_code_that_cannot_be_measured_is_a_one_line_error(
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 SIZES = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
-MODELS: dict[str, tuple[Any, Any]] = {
-    "videomae": (
-        transformers.VideoMAEForVideoClassification,
-        transformers.VideoMAEConfig(image_size=32, num_frames=FRAMES, **SMALL),
-    ),
-    "timesformer": (
-        transformers.TimesformerForVideoClassification,
-        transformers.TimesformerConfig(image_size=32, num_frames=FRAMES, **SMALL),
-    ),
-    "vivit": (
-        transformers.VivitForVideoClassification,
-        transformers.VivitConfig(image_size=32, num_frames=FRAMES, **SMALL),
-    ),
-    "vjepa2": (
-        transformers.VJEPA2ForVideoClassification,
-        transformers.VJEPA2Config(
-            crop_size=32, frames_per_clip=FRAMES, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            num_pooler_layers=1, pred_hidden_size=16, pred_num_attention_heads=2, pred_num_hidden_layers=1,
-        ),
-    ),
-}  # fmt: skip
+VJEPA2 = {
+    **{"crop_size": 32, "frames_per_clip": FRAMES, "hidden_size": 16, "num_hidden_layers": 1, "num_pooler_layers": 1},
+    **{"num_attention_heads": 2, "pred_hidden_size": 16, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1},
+}
+MODELS = {"videomae": "VideoMAE", "timesformer": "Timesformer", "vivit": "Vivit", "vjepa2": "VJEPA2"}
+
+
+def class_of(kind: str) -> Any:
+    return getattr(transformers, f"{MODELS[kind]}ForVideoClassification")
+
+
+def config_of(kind: str) -> Any:
+    sizes = VJEPA2 if kind == "vjepa2" else {"image_size": 32, "num_frames": FRAMES, **SMALL}
+    return getattr(transformers, f"{MODELS[kind]}Config")(**sizes)
 
 
 def processor(kind: str) -> Any:
@@ -216,11 +209,11 @@ def processor(kind: str) -> Any:
 def saved(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of each model type, with the classes of the videos."""
     folder, paths = tmp_path_factory.mktemp("transformers"), {}
-    for kind, (cls, config) in MODELS.items():
-        paths[kind] = folder / kind
+    for kind in MODELS:
+        paths[kind], config = folder / kind, config_of(kind)
         torch.manual_seed(0)
         config.id2label = dict(enumerate(read_catalog(videos).classes))
-        cls(config).save_pretrained(paths[kind])
+        class_of(kind)(config).save_pretrained(paths[kind])
         processor(kind).save_pretrained(paths[kind])
     return paths
 
@@ -234,7 +227,7 @@ def test_a_video_classifier_of_transformers_gives_the_logits_of_its_own_processo
     assert (found["num_frames"], found["weights"]) == (FRAMES, "its own") and not Path(found["model"]).is_absolute()
     clip = read_catalog(videos).split("test")[0]
     frames, _ = ViewReader(model.prepare, Views(FRAMES)).read(clip)
-    theirs = MODELS[kind][0].from_pretrained(saved[kind]).eval()
+    theirs = class_of(kind).from_pretrained(saved[kind]).eval()
     shown = list(raw(clip)) if kind != "vjepa2" else torch.from_numpy(raw(clip)).permute(0, 3, 1, 2)
     inputs = processor(kind)(shown, return_tensors="pt")
     with torch.inference_mode():
@@ -307,6 +300,22 @@ def test_a_class_that_the_model_lacks_and_another_number_of_frames_are_a_one_lin
     )
 
 
+def test_the_weights_of_a_network_of_torchvision_are_those_of_kinetics_400_unless_others_are_named(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def get_model(name: str, weights: Any) -> Any:
+        asked.append(weights)
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models.get_model", get_model)
+    for more in ([], ["--weights", "kinetics400"], ["--weights", "KINETICS400_V1"]):
+        error = failed(capsys, *arguments(videos, tmp_path / "out", "r3d_18", *more))
+        assert "--weights KINETICS400_V1: torchvision's r3d_18 cannot be downloaded (no network)" in error
+    assert [str(weights) for weights in asked] == ["R3D_18_Weights.KINETICS400_V1"] * 3
+
+
 # Several views.
 
 
@@ -376,13 +385,14 @@ def test_the_centre_of_three_crops_is_the_single_crop_and_all_have_its_scale(
 
 
 def test_views_of_a_video_are_read_at_once_and_named_in_the_result(
-    saved: dict[str, Path], videos: Path, tmp_path: Path
+    saved: dict[str, Path], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(videos, tmp_path, str(saved["vivit"]), "--clips", "2", "--crops", "3", "--fps", "5")) == 0
     found = result(tmp_path)
     assert [found[name] for name in ("temporal_views", "spatial_views", "fps", "average")] == [2, 3, 5.0, "logits"]
     model = load_video_transformer(str(saved["vivit"]), None)
     clip = read_catalog(videos).split("test")[0]
+    assert "logits are averaged over 6 views of each video (2 clips x 3 crops)" in capsys.readouterr().out
     views, decoded = ViewReader(model.prepare, Views(FRAMES, 2, 3)).read(clip)
     assert views.shape == (6, FRAMES, 3, 32, 32) and len(decoded.indices_T) <= 2 * FRAMES
     first, _ = ViewReader(model.prepare, Views(FRAMES, 2, 1)).read(clip)

@@ -59,6 +59,11 @@ class TorchvisionFrame:
         return three_crops(whole(image)[:, 0], centre)
 
 
+def video_networks() -> list[str]:
+    """Names of the video networks of torchvision."""
+    return list(torchvision.models.list_models(module=torchvision.models.video))
+
+
 def load_video_network(
     name: str, weights: str, class_names: Sequence[str], num_frames: int | None = None, seed: int = 0
 ) -> VideoModel:
@@ -74,7 +79,7 @@ def load_video_network(
     Raises:
         VideomemError: If the network or its weights do not exist, or do not fit the number of frames or classes.
     """
-    available = torchvision.models.list_models(module=torchvision.models.video)
+    available = video_networks()
     if name not in available:
         raise VideomemError(
             f"--model {name}: no video network of torchvision; it has {', '.join(available)}; other models are "
