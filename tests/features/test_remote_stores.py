@@ -156,7 +156,7 @@ def test_a_server_that_stops_ends_extraction_with_one_line_and_it_resumes(
     monkeypatch.setattr(store, "SHARD_CLIPS", 4)
     real, calls = extraction.decode_frames, iter(range(1000))
 
-    def decode(clip: Clip, settings: FeatureSettings) -> object:
+    def decode(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> object:
         if next(calls) == 9:
             server.stop()
         return real(clip, settings)

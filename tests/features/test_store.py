@@ -109,7 +109,7 @@ def test_an_interrupted_extraction_ends_with_the_same_bytes(
     extract(clips, SETTINGS, tmp_path / "reference")
     real, calls = extraction.decode_frames, iter(range(1000))
 
-    def interrupted(clip: Clip, settings: FeatureSettings) -> object:
+    def interrupted(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> object:
         if next(calls) == stop_after:
             raise KeyboardInterrupt
         return real(clip, settings)
@@ -211,7 +211,7 @@ def test_any_exception_of_a_decoder_fails_only_its_clip(
 ) -> None:
     real = extraction.decode_frames
 
-    def odd(clip: Clip, settings: FeatureSettings) -> object:
+    def odd(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> object:
         if clip == clips[1]:
             raise AttributeError("odd file")
         return real(clip, settings)
@@ -286,7 +286,7 @@ def test_incomplete_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
 def test_every_kind_of_decoding_error_fails_only_its_clip(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(clip: Clip, settings: FeatureSettings) -> None:
+    def fail(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> None:
         raise DecodingError(f"{clip.path}: broken\nin two lines")
 
     monkeypatch.setattr(extraction, "decode_frames", fail)
@@ -294,7 +294,9 @@ def test_every_kind_of_decoding_error_fails_only_its_clip(
     assert len(report.failures) == len(clips) and "\n" not in report.failures[0].message
 
 
-def decode_oddly(clip: Clip, settings: FeatureSettings) -> tuple[torch.Tensor, DecodedClip]:
+def decode_oddly(
+    clip: Clip, settings: FeatureSettings, preprocessing: object = None
+) -> tuple[torch.Tensor, DecodedClip]:
     """A decoder that hangs, dies or fails, depending on the name of a file."""
     name = Path(clip.path).name
     if name.startswith("hangs"):
@@ -346,7 +348,7 @@ def test_failed_clips_alone_are_tried_again_when_asked(
     never_seen = replace(with_odd[0], start_s=0.1)
     tried = []
 
-    def note(clip: Clip, settings: FeatureSettings) -> object:
+    def note(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> object:
         tried.append(Path(clip.path).name)
         if clip.path.endswith(("hangs.mp4", "aborts.mp4")):
             raise DecodingError(f"{clip.path}: still odd")

@@ -162,7 +162,7 @@ def test_a_folder_without_stores_is_refused(tmp_path: Path, capsys: pytest.Captu
 def test_a_part_has_a_failure_table_of_its_own(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(clip: object, settings: object) -> object:
+    def fail(clip: object, settings: object, preprocessing: object = None) -> object:
         raise ValueError("odd")
 
     monkeypatch.setattr(extraction, "decode_frames", fail)

@@ -17,6 +17,7 @@ class TinyBackbone(nn.Module):
     """A replacement for a network: a few pixels of each frame."""
 
     feature_dim = D
+    settings = BackboneSettings(weights="random")
     device, batch_size = Backbone.device, Backbone.batch_size
 
     def __init__(self) -> None:

@@ -99,8 +99,8 @@ def part_of_catalog(text: str | tuple[int, int]) -> tuple[int, int]:
 
 
 def _print_layers(backbone: BackboneSettings) -> None:
-    table = Table("layer", title=f"{backbone.name}: features at each layer, feature maps pooled to a grid of "
-                  f"{backbone.grid}")  # fmt: skip
+    pooling = f", feature maps pooled to a grid of {backbone.grid}" if backbone.library == "torchvision" else ""
+    table = Table("layer", title=f"{backbone.name}: features at each layer{pooling}")
     table.add_column("features", justify="right")
     names = {node: name for name, node in ALEXNET_LAYERS.items()} if backbone.name == "alexnet" else {}
     for node, dim in layer_dims(backbone).items():

@@ -59,6 +59,7 @@ class Clips:
         feature_dim: D.
         source: Path or name of the data, for the report.
         made_of: Network, layer and weights of the features, for the report.
+        segment_frames: Frames that each feature vector was computed from, more than 1 with a video network.
     """
 
     features: Callable[[int], Tensor]
@@ -71,6 +72,7 @@ class Clips:
     feature_dim: int
     source: str
     made_of: str
+    segment_frames: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -120,6 +122,7 @@ def clips_of_data(data: VideoDataModule) -> Clips:
         feature_dim=data.feature_dim,
         source=data.catalog_path,
         made_of=made_by(settings.backbone) if imported is None else f"imported: {imported.name}",
+        segment_frames=settings.backbone.segment_frames if imported is None else 1,
     )
 
 

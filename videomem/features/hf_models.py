@@ -121,6 +121,10 @@ def config_from_plain(model_type: str, plain: Mapping[str, Any]) -> Any:
     nested = {name: sub.model_type for name, sub in getattr(cls, "sub_configs", {}).items()}
     names = {*_own_fields(cls), "id2label", "label2id"}
     given = {name: value for name, value in plain.items() if name in names}
+    for name, value in given.items():
+        most = 1024 if "layers" in name else 2**20  # Some classes make lists of so many values.
+        if any(type(one) is int and one > most for one in (value if isinstance(value, list) else [value])):
+            raise VideomemError(f"a config of {model_type} whose {name} is {value!r:.80}, but must be within 0..{most}")
     for name, kind in nested.items():
         if name in given:
             given[name] = config_from_plain(kind, given[name])
@@ -252,6 +256,10 @@ def hf_folder(source: HFSource) -> Path:
         VideomemError: If it cannot be downloaded.
     """
     if source.is_folder:
+        if source.revision != "main":
+            raise source.problem(
+                f"a folder, but a revision is {source.revision!r}, but only the Hub has one; leave it out"
+            )
         return Path(source.name)
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

@@ -73,8 +73,10 @@ def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
     shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
     sampling = preprocessor["sampling"]
     how = ", ".join(f"{name} {value}" for name, value in sampling.items() if name != "name")
+    segment_frames = config["backbone"]["segment_frames"]
+    unit = "frame" if segment_frames == 1 else f"segment of {segment_frames} frames"
     return (
-        f"A video classifier of {len(names)} classes ({shown}): a frozen network turns each frame into a feature "
+        f"A video classifier of {len(names)} classes ({shown}): a frozen network turns each {unit} into a feature "
         f"vector, and a head, {_code(config['label'])}, "
         f"{'combines them whatever their order' if config['order_blind'] else 'processes them in order'}. "
         f"Frames are sampled by {sampling['name']} ({how}). Made with {config['made_with']}."
@@ -97,11 +99,19 @@ features = torch.zeros(1, 16, {dim})  # your features (B, T, D)
 logits = model.classify(features, torch.tensor([16]))
 print(model.class_names[logits.argmax()])
 ```"""
-    return f"""```python
+    predict = f"""```python
 import videomem
 
 model = {call}
-print(model.predict("video.mp4").top(3))
+print(model.predict("video.mp4").top(3))"""
+    if config["backbone"]["segment_frames"] > 1:
+        return f"""{predict}
+```
+
+```sh
+videomem predict videos/*.mp4 --model {name}
+```"""
+    return f"""{predict}
 
 stream = model.stream()  # one frame at a time, with a state of constant size
 for live in videomem.frames_of_file("video.mp4"):  # or any other frames (height, width, 3) uint8 RGB

@@ -32,7 +32,7 @@ class DataCheck:
         examples: Names of a few clips or classes concerned.
     """
 
-    name: Literal["same content", "length", "static clips", "rare classes"]
+    name: Literal["same content", "length", "static clips", "rare classes", "segments"]
     sentence: SharedText
     num_clips: int
     examples: tuple[SharedPath, ...] = ()
@@ -96,8 +96,25 @@ def data_checks(
         overlap: n_test / n_train if training sets of runs overlap, else 0.
         names: Name of each clip (default: its row).
     """
-    checks = (length_check(clips, splits, overlap), static_check(clips, splits, names), rare_classes_check(clips))
+    checks = (
+        segments_check(clips),
+        length_check(clips, splits, overlap),
+        static_check(clips, splits, names),
+        rare_classes_check(clips),
+    )
     return tuple(check for check in checks if check is not None)
+
+
+def segments_check(clips: Clips) -> DataCheck | None:
+    """Whether the features are those of segments of frames, so that order-blind heads see order within each."""
+    if (length := clips.segment_frames) == 1:
+        return None
+    sentence = (
+        f"each feature vector is of a segment of {length} frames, computed by a video network: the order of frames "
+        "within a segment is in the features of all heads, order-blind ones too, and the test shuffles whole segments, "
+        "so it measures only what the order of segments adds"
+    )
+    return DataCheck("segments", sentence, len(clips))
 
 
 def length_accuracy(clips: Clips, splits: Sequence[RunSplit], overlap: float) -> Estimate:

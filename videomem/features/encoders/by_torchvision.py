@@ -25,7 +25,7 @@ class TorchvisionEncoder(Encoder):
 
     takes_clips: bool
 
-    def __init__(self, network: nn.Module, node: str, takes_clips: bool) -> None:
+    def __init__(self, network: Any, node: str, takes_clips: bool) -> None:
         super().__init__()
         self.node = node
         self.takes_clips = takes_clips
