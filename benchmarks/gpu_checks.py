@@ -404,7 +404,7 @@ def network(part: Part) -> None:
     )
     from videomem.experiments.model_sensitivity.video_networks import load_video_network
 
-    r3d, _, _ = load_video_network("r3d_18", "random", [str(c) for c in range(C)], 8)
+    r3d = load_video_network("r3d_18", "random", [str(c) for c in range(C)], 8).network
     clip = noise(8, 3, 64, 64)
     predictions = []
     for model in (r3d, part.moved(r3d)):

@@ -12,8 +12,9 @@ from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.shuffle.measurements import chance, measure_checkpoint
+from videomem.features.hub import HubModel, check_upload, upload
 from videomem.inference.exported_folder import write_model_card
-from videomem.inference.graph_export import export_graphs, refuse_impossible, summary
+from videomem.inference.graph_export import GRAPH_FILES, export_graphs, refuse_impossible, summary
 from videomem.inference.model import Classifier, load, model_of
 from videomem.inference.model_card import snippets
 from videomem.tracking import track_export
@@ -28,6 +29,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     if given.no_evaluation:
         refuse_unused(options, given, ("permutations", "catalog", "store"), "with --no-evaluation; leave it out")
+    if given.push_to_hub is None:
+        refuse_unused(options, given, ("private", "revision"), "without --push-to-hub; leave it out")
+    repository = None if given.push_to_hub is None else check_upload(given.push_to_hub, given.revision)
     if not is_empty_or_absent(given.out):
         raise VideomemError(f"{given.out}: not empty; choose a new folder for --out")
     checkpoint = read_checkpoint(given.checkpoint, given.trust)
@@ -40,7 +44,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         model.evidence["evaluation"] = evaluate(checkpoint, given.permutations, moved_data(given))
     with atomic_folder(given.out) as unfinished:
         model.save_pretrained(unfinished, not given.without_backbone)
-        lines, failure = _export_graphs(unfinished, *graphs)
+        examples, lines, failure = _export_graphs(unfinished, *graphs)
+        write_model_card(unfinished, examples, "." if repository is None else str(repository), given.license)
     say(_evaluated(model.evidence.get("evaluation")))
     say(f'exported to {given.out}; load it with videomem.load("{given.out}")', *lines)
     if failure is not None:
@@ -49,22 +54,31 @@ def main(command: str, arguments: Sequence[str]) -> int:
         found = model.evidence.get("evaluation", {})
         metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
         track_export(given.out, checkpoint, given.wandb, metrics)
+    if repository is not None:
+        _push(given.out, repository, given.private)
     return 0
 
 
-def _export_graphs(folder: Path, onnx: bool, torch_export: bool, preprocess: bool) -> tuple[list[str], str | None]:
-    """Writes the graphs that are asked for; returns lines about them, and the reason why one could not be written.
+def _push(folder: Path, repository: HubModel, private: bool) -> None:
+    try:
+        pushed = upload(folder, repository, private, GRAPH_FILES)
+    except VideomemError as error:
+        raise VideomemError(f"{folder} is complete, but was not uploaded: {error}") from error
+    say(f'uploaded to {repository}; pin this version with videomem.load("{pushed}")')
+
+
+def _export_graphs(folder: Path, onnx: bool, torch_export: bool, preprocess: bool) -> tuple[str, list[str], str | None]:
+    """Writes the graphs that are asked for; returns code examples, lines about them, and the reason of a failure.
 
     Without its graphs the folder is complete, so it is kept.
     """
     if not onnx and not torch_export:
-        return [], None
+        return "", [], None
     try:
         report = export_graphs(load(folder), folder, onnx, torch_export, preprocess)
-        write_model_card(folder, snippets(report))
     except VideomemError as error:
-        return [], str(error)
-    return summary(report), None
+        return "", [], str(error)
+    return snippets(report), summary(report), None
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -80,6 +94,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
     options.add_argument("--order", type=Path, default=None, help="`order.json` of an order test, for the model card")
     options.add_argument("--no-evaluation", action="store_true", help="write a model card without accuracies")
     options.add_argument("--permutations", type=at_least(1), default=20, help="shuffles of each test clip")
+    options.add_argument("--license", default=None, help="license for the model card, such as apache-2.0")
+    options.add_argument("--push-to-hub", metavar="OWNER/NAME", default=None, help="also upload the folder to this "
+                         "repository on the Hugging Face Hub, which is made if it does not exist")  # fmt: skip
+    options.add_argument("--private", action="store_true", help="make the repository private")
+    options.add_argument("--revision", metavar="BRANCH", default=None, help="branch to upload to (default: main)")
     add_shared(options, "--catalog", "--store", "--wandb", "--trust")
     return options
 

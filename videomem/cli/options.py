@@ -86,8 +86,14 @@ def above_zero(text: str) -> float:
     return value
 
 
+def _model(text: str) -> Path | str:
+    """Converts the name of a model. Only a repository with its prefix is one: a mistyped path is not downloaded."""
+    return text if text.startswith("hf://") else Path(text)
+
+
 SHARED: dict[str, dict[str, Any]] = {
-    "--model": {"type": Path, "required": True, "help": "folder of `videomem export`, or checkpoint of `videomem fit`"},
+    "--model": {"type": _model, "required": True, "help": "folder of `videomem export`, checkpoint of `videomem fit`, "
+                "or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub"},
     "--device": {"default": "auto", "help": "device that computes: auto (a GPU if there is one), cpu, cuda or cuda:N"},
     "--devices": {"default": "auto", "help": "devices that compute: auto (all GPUs, or the CPU), cpu, or a list such "
                   "as cuda:0,cuda:1"},

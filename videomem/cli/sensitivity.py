@@ -10,13 +10,23 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from videomem.cli.options import add_out, add_shared, at_least, parser, print_failures, refuse_time_limit, usable_device
+from videomem.cli.options import (
+    above_zero,
+    add_out,
+    add_shared,
+    at_least,
+    parser,
+    print_failures,
+    refuse_time_limit,
+    usable_device,
+)
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
 from videomem.experiments.frame_order_predictions import OrderMeasures
 from videomem.experiments.model_sensitivity.clip_predictions import (
     ClipPredictions,
+    Model,
     PredictionSettings,
     evaluation_mode,
     predict_clip,
@@ -29,18 +39,22 @@ from videomem.experiments.model_sensitivity.sensitivity_result import (
     OrderSensitivity,
     SensitivityResult,
 )
-from videomem.experiments.model_sensitivity.video_networks import VideoPreset, load_video_network, match_labels
+from videomem.experiments.model_sensitivity.user_models import is_function, load_function
+from videomem.experiments.model_sensitivity.video_model import VideoModel, match_labels
+from videomem.experiments.model_sensitivity.video_networks import load_video_network, video_networks
+from videomem.experiments.model_sensitivity.video_transformers import load_video_transformer
+from videomem.experiments.model_sensitivity.views import ViewReader, Views
 from videomem.experiments.permutations import Perturbation
 from videomem.experiments.tables import Column, csv_text
 from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import store_folder
+from videomem.features.hub import PREFIX
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.progress import tracked
 from videomem.utils.sharing import shared_text
-from videomem.video.catalog import Clip, read_catalog
-from videomem.video.sampling import Uniform
+from videomem.video.catalog import Catalog, Clip, read_catalog
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -56,55 +70,116 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 
 def _measure(given: Any, device: str) -> tuple[SensitivityResult, list[Failure]]:
-    """Evaluates the network, writes the results, and returns them and the failures."""
-    classes, clips = _classes_and_clips(given.catalog, given.split)
-    network, transform, categories = load_video_network(given.model, given.weights, classes, given.frames, given.seed)
-    places = match_labels([clip.label for clip in clips], categories)
-    if given.weights == "random":
+    """Evaluates the model, writes the results, and returns them and the failures."""
+    catalog, clips = _catalog_and_clips(given.catalog, given.split)
+    model = _load_model(given, catalog.classes)
+    class_names = _class_names(given, model)
+    places = match_labels(catalog.classes, class_names)
+    views = _views(given, model)
+    average = None if views.num_views == 1 else given.average or model.average
+    if model.weights == "random":
         warning = f"videomem: {given.model} has random weights (seed {given.seed}) and was never trained"
         say(warning, to_stderr=True)
-    perturbations = with_shuffle(permutations.suite(given.frames) if given.suite else ())
-    settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(categories))
-    preset = VideoPreset(transform, Uniform(given.frames))
+    perturbations = with_shuffle(permutations.suite(model.num_frames) if given.suite else ())
+    settings = PredictionSettings(given.permutations, given.batch_size, given.seed, device, len(class_names), average)
+    network = model.network.to(device) if isinstance(model.network, nn.Module) else model.network
+    reader = ViewReader(model.prepare, views)
     with (
-        evaluation_mode(network.to(device)),
-        closing(decode_each(clips, preset.read, "auto", given.workers, given.time_limit)) as answers,
+        evaluation_mode(network),
+        closing(decode_each(clips, reader.read, "auto", given.workers, given.time_limit)) as answers,
     ):
         labels = [places[clip.label] for clip in clips]
-        predictions, failures = _predict_all(network, clips, labels, perturbations, settings, answers)
+        predictions, failures = _predict_all(network, given.model, clips, labels, perturbations, settings, answers)
     FailureTable(store_folder(given.out)).rewrite(failures)
     if not predictions:
         raise VideomemError(f"{given.catalog}: no clip of {given.split} decodes ({failures[0].message})")
-    read = [clips[place] for place in predictions]
+    read, found = [clips[place] for place in predictions], list(predictions.values())
     labels, groups = [places[clip.label] for clip in read], [clip.group for clip in read]
     result = SensitivityResult(
-        **vars(summarize(list(predictions.values()), labels, groups, perturbations, settings, categories)),
+        **vars(summarize(found, labels, groups, perturbations, settings, class_names)),
         schema_version=SCHEMA_VERSION,
-        model=given.model,
-        weights=given.weights,
+        model=model.name,
+        weights=model.weights,
         catalog=given.catalog,
         split=given.split,
-        num_frames=given.frames,
+        num_frames=model.num_frames,
+        temporal_views=views.num_clips,
+        spatial_views=views.num_crops,
+        fps=views.fps,
+        average=average,
         failures=tuple(FailedClip(failure.path, shared_text(failure.message, [failure.path])) for failure in failures),
     )
-    _write(result, given.out)
-    clips_text = csv_text(clips_table(read, list(predictions.values()), perturbations))
-    write_atomic(given.out / "sensitivity_clips.csv", clips_text.encode("utf-8", "surrogateescape"))
+    _write(result, clips_table(read, found, perturbations), given.out)
     return result, failures
+
+
+def _load_model(given: Any, classes: Sequence[str]) -> VideoModel:
+    """Loads a function of the user, a model of transformers, or a network of torchvision, by the form of its name."""
+    name = given.model
+    if is_function(name):
+        if not given.trust:
+            raise VideomemError(f"--model {name}: runs the code of that module; pass --trust to allow it")
+        if given.weights is not None:
+            raise VideomemError(f"--weights has no effect with --model {name}, which loads its own; leave it out")
+        return load_function(name, given.frames or 16)
+    if name.startswith(PREFIX) or (Path(name).is_dir() and name not in video_networks()):
+        return load_video_transformer(name, given.weights, given.frames, given.seed)
+    return load_video_network(name, given.weights or "kinetics400", classes, given.frames, given.seed)
+
+
+def _class_names(given: Any, model: VideoModel) -> list[str]:
+    """Returns the names of the outputs, of `--class-names` or of the model."""
+    if given.class_names is None:
+        if model.class_names is None:
+            raise VideomemError(f"--model {model.name}: has no class_names; name its outputs with --class-names FILE")
+        return list(model.class_names)
+    try:
+        names = [line.strip() for line in given.class_names.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", "not text")
+        raise VideomemError(
+            f"--class-names {given.class_names}: {reason}; name a file with a class per line"
+        ) from error
+    return names
+
+
+def _views(given: Any, model: VideoModel) -> Views:
+    if given.crops > model.most_crops:
+        raise VideomemError(f"--crops {given.crops}: the preprocessing of {model.name} does not crop; leave it out")
+    if given.average is not None and given.clips * given.crops == 1:
+        raise VideomemError("--average has no effect on a single view; leave it out, or add --clips or --crops")
+    return Views(model.num_frames, given.clips, given.crops, given.fps)
 
 
 def _parser(command: str) -> Any:
     options = parser(command, __doc__)
-    options.add_argument("--model", required=True, help="video network of torchvision, such as r3d_18 or mvit_v2_s")
+    options.add_argument(
+        "--model",
+        required=True,
+        help="video network of torchvision, such as r3d_18 or mvit_v2_s; folder of a video classifier of transformers, "
+        "or hf://OWNER/NAME[@REVISION]; or package.module:function of your own, which returns the model",
+    )
     options.add_argument(
         "--weights",
-        required=True,
-        help="weights of torchvision, such as KINETICS400_V1; random; or the file of a state_dict whose classes "
-        "are those of the catalog in sorted order",
+        default=None,
+        help="random; for torchvision also kinetics400 (default there), a name such as KINETICS400_V1, or the file of "
+        "a state_dict whose classes are those of the catalog in sorted order",
     )
+    options.add_argument("--class-names", type=Path, default=None, help="file with the names of the model's outputs, "
+                         "one per line (default: those of the model)")  # fmt: skip
+    options.add_argument("--trust", action="store_true", help="allow --model to run your own code")
     options.add_argument("--catalog", required=True, help="catalog of the clips")
     options.add_argument("--split", default="test", help="split to evaluate")
-    options.add_argument("--frames", type=at_least(2), default=16, help="number of frames of each clip, spread evenly")
+    options.add_argument("--frames", type=at_least(2), default=None, help="number of frames that the model takes at a "
+                         "time (default: 16, or what a model of transformers takes)")  # fmt: skip
+    options.add_argument("--clips", type=at_least(1), default=1, help="clips at different times of each video, whose "
+                         "predictions are averaged")  # fmt: skip
+    options.add_argument("--crops", type=int, choices=(1, 3), default=1, help="crops of each clip: the centre, or "
+                         "three along the longer side")  # fmt: skip
+    options.add_argument("--fps", type=above_zero, default=None, help="frames per second of each clip (default: frames "
+                         "spread evenly over the video)")  # fmt: skip
+    options.add_argument("--average", choices=("probabilities", "logits"), default=None, help="what is averaged over "
+                         "clips and crops (default: as in the publication of the model)")  # fmt: skip
     options.add_argument(
         "--permutations", type=at_least(1), default=20, help="frame permutations of each random perturbation"
     )
@@ -117,17 +192,18 @@ def _parser(command: str) -> Any:
     return options
 
 
-def _classes_and_clips(path: str, split: str) -> tuple[Sequence[str], Sequence[Clip]]:
-    """Returns the classes of a catalog and the clips of a split, of which there must be enough groups."""
+def _catalog_and_clips(path: str, split: str) -> tuple[Catalog, Sequence[Clip]]:
+    """Returns a catalog and the clips of a split, of which there must be enough groups."""
     catalog = read_catalog(path)
     if not (clips := catalog.split(split)):
         raise VideomemError(f"--split {split}: {path} has no such split; it has {', '.join(catalog.splits)}")
     check_groups([clip.group for clip in clips])
-    return catalog.classes, clips
+    return catalog, clips
 
 
 def _predict_all(
-    network: nn.Module,
+    network: Model,
+    name: str,
     clips: Sequence[Clip],
     labels: Sequence[int],
     perturbations: Sequence[Perturbation],
@@ -142,10 +218,14 @@ def _predict_all(
             continue
         try:
             predictions[place] = predict_clip(network, answer.frames, labels[place], place, perturbations, settings)
-        # What networks raise for shapes that they do not support.
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except VideomemError:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise VideomemError(
-                f"the network fails on {clips[place]} ({one_line(error)}); try --frames 16, a smaller --batch-size"
+                f"--model {name}: fails on {clips[place]} ({reason}); try another --frames or a smaller --batch-size"
             ) from error
     return predictions, failures
 
@@ -165,14 +245,15 @@ def clips_table(
     return ResultTable("sensitivity_clips", tuple(map(Column, names)), tuple(rows))
 
 
-def _write(result: OrderSensitivity, out: Path) -> None:
+def _write(result: OrderSensitivity, of_clips: ResultTable, out: Path) -> None:
     rows = result.table()
     table = ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
     write_atomic(out / "sensitivity.csv", csv_text(table).encode())
     write_atomic(out / "sensitivity.json", result.to_json().encode())
+    write_atomic(out / "sensitivity_clips.csv", csv_text(of_clips).encode("utf-8", "surrogateescape"))
 
 
-def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> None:
+def _print(result: SensitivityResult, failures: Sequence[Failure], out: Path) -> None:
     table = Table(title="accuracy under each perturbation; lost accuracy with 95 % interval")
     table.add_column("frames", no_wrap=True)
     for name in ("accuracy", "lost", "interval", "flips", "tau", "adj."):
@@ -185,6 +266,9 @@ def _print(result: OrderSensitivity, failures: Sequence[Failure], out: Path) -> 
             row.label, f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"
         )
     console().print(table)
+    if result.average is not None:
+        clips, crops = result.temporal_views, result.spatial_views
+        say(f"{result.average} are averaged over {clips * crops} views of each video ({clips} clips x {crops} crops)")
     say(result.sentence())
     say(f"{out / 'sensitivity.json'}, {out / 'sensitivity.csv'}")
     print_failures(failures, out / "failures.csv")

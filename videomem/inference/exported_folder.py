@@ -29,6 +29,7 @@ from torch import Tensor, nn
 import videomem
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone, BackboneSettings, Blueprint, blueprint_of
+from videomem.features.hub import HubModel, download
 from videomem.features.preprocessing import Preprocessing
 from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
@@ -46,6 +47,7 @@ FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.
 # The classes that a config may name, by the part of the head that they build.
 _PARTS: dict[str, Mapping[str, Any]] = {"memory": MEMORIES, "readout": READOUTS}
+_MOST_BYTES = {CONFIG: 16 * 2**20, PREPROCESSOR: 16 * 2**20, WEIGHTS: 32 * 2**30}  # of a file on the Hub
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
@@ -143,10 +145,10 @@ def write_folder(parts: Parts, folder: Path) -> None:
         write_model_card(unfinished)
 
 
-def write_model_card(folder: Path, graphs: str = "") -> None:
-    """Write the model card of a folder; `graphs` describes how to run its exported graphs, if any."""
-    config, preprocessor = (read_object(folder / name) for name in (CONFIG, PREPROCESSOR))
-    write_atomic(folder / MODEL_CARD, model_card(config, preprocessor, graphs).encode())
+def write_model_card(folder: Path, graphs: str = "", name: str = ".", license: str | None = None) -> None:
+    """Write the model card of a folder; see `model_card`."""
+    config, preprocessor = (read_object(folder / file) for file in (CONFIG, PREPROCESSOR))
+    write_atomic(folder / MODEL_CARD, model_card(config, preprocessor, graphs, name, license).encode())
 
 
 def _config(parts: Parts) -> dict[str, Any]:
@@ -187,6 +189,19 @@ def _preprocessor(parts: Parts) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_repository(model: HubModel) -> Parts:
+    """Download the files of the format from the Hugging Face Hub, and read them as `read_folder` does.
+
+    Raises:
+        VideomemError: If a file cannot be downloaded, or for the reasons of `read_folder`.
+    """
+    folder = download(model, _MOST_BYTES)
+    try:
+        return read_folder(folder)
+    except VideomemError as error:
+        raise VideomemError(str(error).replace(str(folder), str(model))) from error
 
 
 def read_folder(folder: Path) -> Parts:

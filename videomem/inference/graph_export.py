@@ -29,6 +29,7 @@ from videomem.inference.onnx_graphs import onnx_libraries, onnx_versions, run_on
 from videomem.utils.atomic import atomic_folder, write_atomic
 
 CHECKS = "checks.json"
+GRAPH_FILES = ("onnx", "torch_export", CHECKS)  # files and folders of graphs in an exported folder
 # Lengths of the clips of each case. T, the longest, differs from the T that graphs are traced at.
 CASES = ((1,), (6,), (5, 1), (2, 8, 7))
 # Height and width of the frames of each case, for graphs with preprocessing.

@@ -26,9 +26,10 @@ from videomem.features.backbone import (
 )
 from videomem.features.extraction import Decoded, decode_each, decode_frames
 from videomem.features.failures import Failure
+from videomem.features.hub import PREFIX, named_model
 from videomem.features.settings import FeatureSettings
 from videomem.heads import Head
-from videomem.inference.exported_folder import Parts, read_folder, write_folder
+from videomem.inference.exported_folder import Parts, read_folder, read_repository, write_folder
 from videomem.inference.streaming import Stream, probabilities
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.workers import TIME_LIMIT_S
@@ -115,9 +116,10 @@ class Classifier(nn.Module):
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Classifier:
-        """Load a model from an exported folder; see `videomem.load`."""
-        return cls(*read_folder(Path(folder)))
+    def from_pretrained(cls, folder: Path | str, revision: str | None = None) -> Classifier:
+        """Load a model from an exported folder or a repository on the Hugging Face Hub; see `videomem.load`."""
+        repository = named_model(folder, revision)
+        return cls(*(read_folder(Path(folder)) if repository is None else read_repository(repository)))
 
     def save_pretrained(self, folder: Path | str, with_backbone: bool = True) -> None:
         """Write the model to a folder in the layout of model hubs, for `videomem.load` and `from_pretrained`.
@@ -252,25 +254,31 @@ class Classifier(nn.Module):
             )
 
 
-def load(path: Path | str, trust: bool = False) -> Classifier:
-    """Load a trained model from an exported folder or a checkpoint.
+def load(path: Path | str, trust: bool = False, revision: str | None = None) -> Classifier:
+    """Load a trained model from an exported folder, a repository on the Hugging Face Hub, or a checkpoint.
 
-    Loading a folder unpickles and downloads nothing, and imports no class that a file names. An untrusted checkpoint
-    may name classes of videomem only; the weights of its backbone are loaded from the same source as in training.
+    Loading a folder unpickles nothing and imports no class that a file names; nothing is downloaded unless `path` names
+    a repository, whose files are checked as those of a folder. An untrusted checkpoint may name classes of videomem
+    only; the weights of its backbone are loaded from the same source as in training.
 
     Args:
-        path: A folder of `videomem export`, or a checkpoint of `videomem fit`.
+        path: A folder of `videomem export`; a checkpoint of `videomem fit`; or, as text, a repository with the files of
+            such a folder: `hf://owner/name`, or `owner/name` if there is no folder `owner`.
+            `@revision` at the end is the same as `revision`.
         trust: Allow a checkpoint to name classes of other packages. Loading it then runs their code.
+        revision: A branch, a tag or a commit of the repository; the branch `main` by default.
     Raises:
-        VideomemError: If the path is neither, is damaged, names a class that is not trusted, or was trained with other
-            weights of the backbone.
+        VideomemError: If the path is none of these, cannot be downloaded, is damaged, names a class that is not
+            trusted, or was trained with other weights of the backbone.
     """
-    path = Path(path)
-    if not path.exists():
+    if named_model(path, revision) is not None or Path(path).is_dir():
+        return Classifier.from_pretrained(path, revision)
+    if not Path(path).exists():
         raise VideomemError(
-            f"{path}: no such model; give a folder of `videomem export` or a checkpoint of `videomem fit`"
+            f"{path}: no such model; give a folder of `videomem export`, a checkpoint of `videomem fit`, or a "
+            f"repository on the Hugging Face Hub as {PREFIX}owner/name"
         )
-    return Classifier.from_pretrained(path) if path.is_dir() else model_of(read_checkpoint(path, trust))
+    return model_of(read_checkpoint(Path(path), trust))
 
 
 def model_of(checkpoint: Checkpoint) -> Classifier:

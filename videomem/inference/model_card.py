@@ -13,18 +13,26 @@ from videomem.utils.text import printable
 _FEW_CLIPS = 20  # The model card lists classes with fewer training clips.
 
 
-def model_card(config: Mapping[str, Any], preprocessor: Mapping[str, Any], graphs: str = "") -> str:
+def model_card(
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any],
+    graphs: str = "",
+    name: str = ".",
+    license: str | None = None,
+) -> str:
     """The README of an exported folder as Markdown, with the front matter read by model hubs.
 
     Args:
         config: The content of `config.json`.
         preprocessor: The content of `preprocessor_config.json`.
         graphs: Code examples for exported graphs, if any.
+        name: What `videomem.load` is called with in the code examples: the folder itself, or a repository.
+        license: Identifier of the license, as on the Hugging Face Hub; None: the model card states none.
     """
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(config), sort_keys=False, allow_unicode=True)}---",
+        f"---\n{yaml.safe_dump(_front_matter(config, license), sort_keys=False, allow_unicode=True)}---",
         f"# {_text(config['label'])} on {_text(_below(config))}\n\n{_summary(config, preprocessor)}",
-        f"## Use\n\n{_use(config)}",
+        f"## Use\n\n{_use(config, name)}",
         *([f"## Use without videomem\n\n{graphs.strip()}"] if graphs else []),
         f"## Accuracy and use of frame order\n\n{_evaluation(config)}",
         f"## Training\n\n{_table(_training(config))}",
@@ -33,9 +41,10 @@ def model_card(config: Mapping[str, Any], preprocessor: Mapping[str, Any], graph
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(config: Mapping[str, Any]) -> dict[str, Any]:
+def _front_matter(config: Mapping[str, Any], license: str | None) -> dict[str, Any]:
     found = config["evidence"].get("evaluation") or {}
     matter: dict[str, Any] = {
+        **({} if license is None else {"license": license}),
         "library_name": "videomem",
         "pipeline_tag": "video-classification",
         "tags": ["videomem", "video-classification", "frame-order", config["memory"]["name"].lower()],
@@ -44,6 +53,7 @@ def _front_matter(config: Mapping[str, Any]) -> dict[str, Any]:
         metrics = [{"type": "accuracy", "value": round(found[name], 4), "name": f"accuracy, frames {words}"}
                    for name, words in (("accuracy", "in order"), ("shuffled", "shuffled"))]  # fmt: skip
         data = {"name": _data_name(config), "type": _data_name(config), "split": found["split"]}
+        matter["metrics"] = ["accuracy"]
         results = [{"task": {"type": "video-classification"}, "dataset": data, "metrics": metrics}]
         matter["model-index"] = [{"name": config["label"], "results": results}]
     return matter
@@ -73,14 +83,9 @@ def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
     )
 
 
-_LOAD = """```python
-import videomem
-
-model = videomem.load(".")  # this folder; downloads nothing and runs no code from it
-print(model.predict("video.mp4").top(3))"""
-
-
-def _use(config: Mapping[str, Any]) -> str:
+def _use(config: Mapping[str, Any], name: str) -> str:
+    about = "this folder; downloads nothing and runs no code from it" if name == "." else "runs no code from it"
+    call = f'videomem.load("{name}")  # {about}'
     if config["imported"] is not None or config["backbone"]["weights"] != "exported":
         dim = config["feature_dim"]
         return f"""The backbone is not in this folder: the model takes features ({dim} per frame).
@@ -89,19 +94,24 @@ def _use(config: Mapping[str, Any]) -> str:
 import torch
 import videomem
 
-model = videomem.load(".")  # this folder
+model = {call}
 features = torch.zeros(1, 16, {dim})  # your features (B, T, D)
 logits = model.classify(features, torch.tensor([16]))
 print(model.class_names[logits.argmax()])
 ```"""
+    predict = f"""```python
+import videomem
+
+model = {call}
+print(model.predict("video.mp4").top(3))"""
     if config["backbone"]["segment_frames"] > 1:
-        return f"""{_LOAD}
+        return f"""{predict}
 ```
 
 ```sh
-videomem predict videos/*.mp4 --model .
+videomem predict videos/*.mp4 --model {name}
 ```"""
-    return f"""{_LOAD}
+    return f"""{predict}
 
 stream = model.stream()  # one frame at a time, with a state of constant size
 for live in videomem.frames_of_file("video.mp4"):  # or any other frames (height, width, 3) uint8 RGB
@@ -110,8 +120,8 @@ print(model.class_names[answer.probabilities_C.argmax()])
 ```
 
 ```sh
-videomem predict videos/*.mp4 --model .
-ffmpeg -i video.mp4 -f rawvideo -pix_fmt rgb24 - | videomem stream - --size 640x480 --model .
+videomem predict videos/*.mp4 --model {name}
+ffmpeg -i video.mp4 -f rawvideo -pix_fmt rgb24 - | videomem stream - --size 640x480 --model {name}
 ```"""
 
 

@@ -24,7 +24,9 @@ from videomem.experiments.model_sensitivity.sensitivity_result import (
     OrderSensitivity,
     SensitivityResult,
 )
-from videomem.experiments.model_sensitivity.video_networks import load_video_network, match_labels
+from videomem.experiments.model_sensitivity.video_model import match_labels
+from videomem.experiments.model_sensitivity.video_networks import load_video_network
+from videomem.experiments.model_sensitivity.views import ViewReader, Views
 from videomem.experiments.permutations import suite
 from videomem.utils.result_models import schema_json
 from videomem.utils.sharing import shared_path
@@ -293,7 +295,7 @@ def test_weights_of_a_file_must_be_for_the_classes_of_the_catalog(
     ("changes", "message"),
     [
         (["--model", "resnet18"], "no video network of torchvision; it has mc3_18"),
-        (["--weights", "nowhere"], "neither `random`, nor KINETICS400_V1 or DEFAULT, nor a file"),
+        (["--weights", "nowhere"], "neither kinetics400, nor random, nor KINETICS400_V1 or DEFAULT, nor a file"),
         (["--split", "holdout"], "--split holdout: "),
         (["--model", "mvit_v2_s"], "--frames 6: mvit_v2_s needs at least 16"),
         (["--frames", "1"], "--frames is 1, but must be at least 2"),
@@ -319,6 +321,8 @@ def test_labels_match_categories_whatever_their_case_and_underscores() -> None:
     assert match_labels(["playing_guitar", "YOGA", "Yoga"], categories) == {"playing_guitar": 0, "YOGA": 2, "Yoga": 2}
     with pytest.raises(VideomemError, match=r"'yogi' is none of the 3 classes .* near it are: yoga"):
         match_labels(["yogi"], categories)
+    with pytest.raises(VideomemError, match=r"'yoga' is the name of several of the 4 classes"):
+        match_labels(["yoga"], [*categories, "Yoga"])
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "s3d", "mvit_v2_s", "swin3d_t"])
@@ -330,13 +334,14 @@ def test_the_last_layer_of_a_network_is_found_by_its_outputs(name: str) -> None:
 
 def test_a_real_network_sees_frames_as_torchvision_prepares_them(workspace: Path) -> None:
     clip = read_catalog(workspace / "videos" / "catalog.csv").clips[0]
-    network, transform, names = load_video_network("r3d_18", "random", ["a", "b"], 4)
-    preset = video_networks.VideoPreset(transform, Uniform(4))
-    frames, decoded = pickle.loads(pickle.dumps(preset)).read(clip)  # noqa: S301 - as it reaches workers
-    whole = transform(torch.from_numpy(decoded.frames_THWC).permute(0, 3, 1, 2))
-    assert torch.equal(frames.transpose(0, 1), whole) and names == ["a", "b"]
+    model = load_video_network("r3d_18", "random", ["a", "b"], 4)
+    reader, network = ViewReader(model.prepare, Views(4)), model.network
+    frames, decoded = pickle.loads(pickle.dumps(reader)).read(clip)  # noqa: S301 - as it reaches workers
+    whole = model.prepare.preset(torch.from_numpy(decoded.frames_THWC).permute(0, 3, 1, 2))
+    assert torch.equal(frames.transpose(0, 1), whole) and model.class_names == ["a", "b"]
+    assert decoded.indices_T.tolist() == Uniform(4).indices(np.arange(decoded.num_available)).tolist()
     with torch.inference_mode():
         logits = network(frames[None])
         assert torch.equal(logits, network.network(whole[None])) and logits.shape == (1, 2)
-    again, _, _ = load_video_network("r3d_18", "random", ["a", "b"], 4)
+    again = load_video_network("r3d_18", "random", ["a", "b"], 4).network
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), again.parameters(), strict=True))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from videomem.errors import VideomemError
 from videomem.experiments.frame_order_predictions import OrderMeasures, compare, order_measures, predict_orders
+from videomem.experiments.model_sensitivity.views import Average, average_views
 from videomem.experiments.permutations import IN_ORDER, SHUFFLE, FrameOrders, Perturbation
 
 Model = Callable[[Tensor], Tensor]
@@ -28,6 +29,7 @@ class PredictionSettings:
     seed: int = 0
     device: str | torch.device | None = None
     num_classes: int | None = None
+    average: Average | None = None  # over the views of a clip; None: a clip is a single view
 
     def __post_init__(self) -> None:
         for name in ("num_permutations", "batch_size"):
@@ -85,7 +87,7 @@ def predict_clip(
 
     Args:
         model: Gives logits (B, C) for clips (B, T, ...).
-        clip: Frames (T, ...).
+        clip: Frames (T, ...); with `settings.average`, views (V, T, ...). A frame order applies to all views.
         label: Class of the clip.
         place: Number of the clip, part of the seed of its frame orders.
         perturbations: Perturbations, the first of which must be `IN_ORDER`.
@@ -93,14 +95,17 @@ def predict_clip(
     Raises:
         VideomemError: If the clip, the label or the logits do not have the required form.
     """
-    x_T = as_tensor(clip, place)
-    length, seed = len(x_T), (settings.seed, place)
+    x_VT = as_tensor(clip, place)
+    x_VT = x_VT[None] if settings.average is None else x_VT
+    length, seed = x_VT.shape[1], (settings.seed, place)
     shown = [one.frame_orders(length, length, settings.num_permutations, seed) for one in perturbations]
     # The model predicts equal frame orders once.
     distinct, which = np.unique(np.concatenate(shown), axis=0, return_inverse=True)
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     device = settings.device or (torch.device("cpu") if parameter is None else parameter.device)
-    logits_AC = _logits(model, x_T.to(device), distinct, settings, place)[which.reshape(-1)]
+    logits_VAC = torch.stack([_logits(model, x_T.to(device), distinct, settings, place) for x_T in x_VT])
+    averaged_AC = logits_VAC[0] if settings.average is None else average_views(logits_VAC, settings.average)
+    logits_AC = averaged_AC[which.reshape(-1)]
     if not label < logits_AC.shape[1]:
         raise VideomemError(f"clip {place} is of class {label}, but the model has {logits_AC.shape[1]} (from 0)")
     parts = logits_AC.split([len(frame_orders) for frame_orders in shown])

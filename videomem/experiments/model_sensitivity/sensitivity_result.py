@@ -6,7 +6,7 @@ from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.statistics.results import Estimate, Randomization
 from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, result_model
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @result_model
@@ -15,7 +15,8 @@ class PerturbationSensitivity(PerturbationEffect):
 
     Attributes:
         flip_rate: Share of predictions that differ from the prediction in order.
-        max_logit_change: Largest absolute change of any logit against the clip in order.
+        max_logit_change: Largest absolute change of any logit against the clip in order; of the logarithm of any
+            probability, where probabilities are averaged over views.
     """
 
     flip_rate: Number
@@ -135,18 +136,26 @@ class SensitivityResult(OrderSensitivity):
 
     Attributes:
         schema_version: Version of this schema; other versions are refused.
-        model: Name of the network.
-        weights: Its weights.
+        model: Name of the model; a repository on the Hub with its commit.
+        weights: Its weights; empty for a model in code of the user.
         catalog: Path of the catalog.
         split: The evaluated split.
-        num_frames: Number of frames of each clip.
+        num_frames: Number of frames of each view.
+        temporal_views: Number of clips at different times of each video.
+        spatial_views: Number of crops of each of them.
+        fps: Frames per second of a view; None: its frames are spread over the video.
+        average: What is averaged over views: `probabilities` or `logits`; None for a single view.
         failures: Clips that could not be decoded.
     """
 
     schema_version: int
-    model: Text
+    model: SharedPath
     weights: SharedPath
     catalog: SharedPath
     split: Text
     num_frames: int
+    temporal_views: int
+    spatial_views: int
+    fps: Number | None
+    average: Text | None
     failures: tuple[FailedClip, ...]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
+from videomem.experiments.model_sensitivity.video_model import VideoModel
+from videomem.experiments.model_sensitivity.views import three_crops
 from videomem.features.weights import load_state, read_state
-from videomem.utils.text import nearest
-from videomem.video.catalog import Clip
-from videomem.video.decoding import DecodedClip, decode_clip
-from videomem.video.sampling import Sampling
+
+_NUM_FRAMES = 16
 
 
 class VideoNetwork(nn.Module):
@@ -35,57 +38,71 @@ class VideoNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class VideoPreset:
-    """torchvision's preprocessing for a network, which transforms each frame alone.
+class TorchvisionFrame:
+    """torchvision's preprocessing for a network.
 
     Attributes:
-        transform: The preset of the weights; (1, 3, height, width) uint8 -> (3, 1, crop, crop) float32.
-        sampling: Which frames of a clip are decoded.
+        preset: The preset of the weights; (1, 3, height, width) uint8 -> (3, 1, crop, crop) float32.
     """
 
-    transform: nn.Module
-    sampling: Sampling
+    preset: Any
 
-    def read(self, clip: Clip) -> tuple[Tensor, DecodedClip]:
-        """Returns the frames (T, 3, crop, crop) float32 of a clip, and how they were decoded."""
-        decoded = decode_clip(clip.path, self.sampling, clip.interval, "auto", clip.fps)
-        frames = torch.from_numpy(decoded.frames_THWC).permute(0, 3, 1, 2)
-        # A frame at a time: resized at once, a long clip would be held as floating point numbers of full size.
-        return torch.stack([self.transform(frame[None])[:, 0] for frame in frames]), decoded
+    def __call__(self, frame_HWC: NDArray[np.uint8], num_crops: int) -> Tensor:
+        """The crops (K, 3, crop, crop) float32 of a frame."""
+        image = torch.from_numpy(frame_HWC).permute(2, 0, 1)[None]
+        centre = self.preset(image)[:, 0]
+        if num_crops == 1:
+            return centre[None]
+        whole, resize = copy.copy(self.preset), list(self.preset.resize_size)
+        short, sides = min(image.shape[2:]), image.shape[2:]
+        whole.crop_size = resize if len(resize) == 2 else [resize[0] * side // short for side in sides]
+        return three_crops(whole(image)[:, 0], centre)
+
+
+def video_networks() -> list[str]:
+    """Names of the video networks of torchvision."""
+    return list(torchvision.models.list_models(module=torchvision.models.video))
 
 
 def load_video_network(
-    name: str, weights: str, class_names: Sequence[str], num_frames: int, seed: int = 0
-) -> tuple[VideoNetwork, nn.Module, list[str]]:
-    """Returns a network in evaluation mode, the preset that transforms its frames, and the names of its outputs.
+    name: str, weights: str, class_names: Sequence[str], num_frames: int | None = None, seed: int = 0
+) -> VideoModel:
+    """Load a network of torchvision with its preprocessing. torchvision averages probabilities over views.
 
     Args:
         name: Name of a video network for `torchvision.models.get_model`.
-        weights: A name of torchvision's weights such as `KINETICS400_V1`, which are downloaded; `random`; or the path
-            of a saved state_dict.
+        weights: `kinetics400` or a name of torchvision's weights such as `KINETICS400_V1`, which are downloaded;
+            `random`; or the path of a saved state_dict.
         class_names: Names of the outputs for random weights and those of a file.
-        num_frames: T, which must not be below the minimum of the network.
+        num_frames: T, which must not be below the minimum of the network; by default 16.
         seed: Seed of random weights.
     Raises:
         VideomemError: If the network or its weights do not exist, or do not fit the number of frames or classes.
     """
-    available = torchvision.models.list_models(module=torchvision.models.video)
+    available = video_networks()
     if name not in available:
-        raise VideomemError(f"--model {name}: no video network of torchvision; it has {', '.join(available)}")
+        raise VideomemError(
+            f"--model {name}: no video network of torchvision; it has {', '.join(available)}; other models are "
+            "package.module:function, a folder of transformers, and hf://owner/name"
+        )
     known = torchvision.models.get_model_weights(name)
-    fewest = known.DEFAULT.meta.get("min_temporal_size", 1)
+    num_frames, fewest = num_frames or _NUM_FRAMES, known.DEFAULT.meta.get("min_temporal_size", 1)
     if num_frames < fewest:
         raise VideomemError(f"--frames {num_frames}: {name} needs at least {fewest}; pass --frames {fewest}")
-    if weights in known.__members__:
-        chosen = known[weights]
-        return VideoNetwork(_downloaded(name, chosen)).eval(), chosen.transforms(), list(chosen.meta["categories"])
-    if weights == "random":
+    chosen = known.DEFAULT
+    if weights == "kinetics400" or weights in known.__members__:
+        chosen = chosen if weights == "kinetics400" else known[weights]
+        network, class_names, weights = _downloaded(name, chosen), chosen.meta["categories"], chosen.name
+    elif weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             network = torchvision.models.get_model(name, weights=None, num_classes=len(class_names))
     else:
         network = _from_file(name, weights, class_names, list(known.__members__))
-    return VideoNetwork(network).eval(), known.DEFAULT.transforms(), list(class_names)
+    prepare = TorchvisionFrame(chosen.transforms())
+    return VideoModel(
+        name, weights, VideoNetwork(network).eval(), prepare, num_frames, "probabilities", list(class_names)
+    )
 
 
 def _downloaded(name: str, weights: Any) -> nn.Module:
@@ -101,7 +118,9 @@ def _downloaded(name: str, weights: Any) -> nn.Module:
 def _from_file(name: str, weights: str, class_names: Sequence[str], known: Sequence[str]) -> nn.Module:
     path = Path(weights)
     if not path.is_file():
-        raise VideomemError(f"--weights {weights}: neither `random`, nor {' or '.join(known)}, nor a file")
+        raise VideomemError(
+            f"--weights {weights}: neither kinetics400, nor random, nor {' or '.join(known)}, nor a file"
+        )
     state = read_state(path, "--weights")
     bias = state.get(f"{_last_layer(name)}.bias")
     if bias is not None and len(bias) != len(class_names):
@@ -119,23 +138,3 @@ def _last_layer(name: str) -> str:
     with torch.device("meta"):
         network = torchvision.models.get_model(name, weights=None)
     return [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv3d)][-1]
-
-
-def match_labels(labels: Sequence[str], categories: Sequence[str]) -> dict[str, int]:
-    """Returns the index of the output of each label; case and underscores do not matter.
-
-    Raises:
-        VideomemError: If a label is not among them.
-    """
-    places = {_plain(category): place for place, category in enumerate(categories)}
-    for label in labels:
-        if _plain(label) not in places:
-            raise VideomemError(
-                f"label {label!r} is none of the {len(categories)} classes that these weights tell apart; near it are: "
-                f"{nearest(_plain(label), list(categories))}; rename it in the catalog, or leave its clips out"
-            )
-    return {label: places[_plain(label)] for label in labels}
-
-
-def _plain(label: str) -> str:
-    return " ".join(label.replace("_", " ").casefold().split())
