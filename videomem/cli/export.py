@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused
+from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused, tracking_of
 from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
@@ -30,7 +30,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         refuse_unused(options, given, ("permutations", "catalog", "store"), "with --no-evaluation; leave it out")
     if not is_empty_or_absent(given.out):
         raise VideomemError(f"{given.out}: not empty; choose a new folder for --out")
-    checkpoint = read_checkpoint(given.checkpoint, given.trust)
+    tracking, checkpoint = tracking_of(given), read_checkpoint(given.checkpoint, given.trust)
     model = model_of(checkpoint)
     graphs = (given.onnx, given.torch_export, given.preprocess)
     refuse_impossible(*graphs, backbone=None if given.without_backbone else model.backbone)
@@ -45,10 +45,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     say(f'exported to {given.out}; load it with videomem.load("{given.out}")', *lines)
     if failure is not None:
         raise VideomemError(failure.replace(str(unfinished), str(given.out)))
-    if given.wandb != "disabled":
-        found = model.evidence.get("evaluation", {})
-        metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
-        track_export(given.out, checkpoint, given.wandb, metrics)
+    found = model.evidence.get("evaluation", {})
+    metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
+    track_export(given.out, checkpoint, tracking, metrics)
     return 0
 
 
@@ -80,7 +79,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     options.add_argument("--order", type=Path, default=None, help="`order.json` of an order test, for the model card")
     options.add_argument("--no-evaluation", action="store_true", help="write a model card without accuracies")
     options.add_argument("--permutations", type=at_least(1), default=20, help="shuffles of each test clip")
-    add_shared(options, "--catalog", "--store", "--wandb", "--trust")
+    add_shared(options, "--catalog", "--store", "--wandb", "--wandb-project", "--trust")
     return options
 
 
@@ -88,7 +87,7 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
     """Returns the accuracies on ordered, shuffled and reversed test clips, or the reason why there are none."""
     try:
         data = checkpoint.data_module(**moved)
-        _, found, _ = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
+        found = measure_checkpoint(checkpoint, data, num_permutations, 0, 0).summary
     except VideomemError as error:
         say(f"videomem: not evaluated: {error}", to_stderr=True)  # It may have paths, which a model card must not.
         return {"reason": "its test clips were not available at the time of export"}

@@ -28,7 +28,7 @@ from videomem.experiments.order_test.report import pictures, render, write_repor
 from videomem.experiments.order_test.result import OrderTestResult, from_json, to_json
 from videomem.experiments.order_test.schema import MODELS, schema_document
 from videomem.statistics.results import Estimate
-from videomem.tracking import log_result, log_strips, start_run
+from videomem.tracking import Tracking, log_result, log_strips, start_run
 from videomem.utils.result_models import meanings, schema_json
 
 RESULTS = {
@@ -275,7 +275,7 @@ def test_a_report_is_written_and_logged_to_wandb(tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).is_file()
     assert set(figures) == {picture.name for picture in pictures(result)} and all(map(Path.exists, figures.values()))
     assert from_json((tmp_path / "out" / "order.json").read_text()) == result
-    run = start_run("test", tmp_path / "wandb", name="order")
+    run = start_run(Tracking("offline"), tmp_path / "wandb", name="order")
     log_result(run, "order", tables.result_tables(result), figures, tables.result_summary(result))
     shown = examples(result.data.class_names, ["gru"])
     strips = write_strips(shown, tmp_path / "out" / "figures")

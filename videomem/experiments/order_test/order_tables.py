@@ -18,6 +18,7 @@ from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, 
 from videomem.statistics.results import Estimate
 from videomem.statistics.verdict import interval as in_words
 from videomem.statistics.verdict import points as in_points
+from videomem.statistics.verdict import reliance_sentence
 from videomem.video.catalog import Clip
 
 # Columns that are not text, by the kind of their values.
@@ -196,11 +197,8 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
         return [data]
     lead = max(learners, key=lambda one: one.value_of_order.value)
     assert lead.verdict is not None and lead.reliance is not None
-    loss = in_points(lead.reliance.value)
-    loses = f"loses {loss}" if lead.reliance.value >= 0 else f"does not lose accuracy (difference {loss})"
-    relies = f"{lead.label} {loses} if its test clips are shuffled"
     return [
-        ("Does this trained model rely on frame order?", f"{relies} ({in_words(lead.reliance)})"),
+        ("Does this trained model rely on frame order?", reliance_sentence(lead.label, lead.reliance)),
         ("Is frame order worth anything to this learner?", f"{lead.verdict.sentence}{_rotated(lead)}"),
         data,
     ]
