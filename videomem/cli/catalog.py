@@ -174,17 +174,20 @@ def _check(given: argparse.Namespace) -> int:
     problem_of = _file_problems(catalog.clips)
     problems = [*catalog_problems(catalog), *(problem for problem in problem_of.values() if problem)]
     _print_contents(catalog)
+    warnings = list(catalog_warnings(catalog))
     if not given.no_decode:
         clips = [clip for clip in catalog.clips if problem_of[clip.path] is None]
-        problems += _survey(clips, given.workers, given.time_limit)
-    _warn(catalog_warnings(catalog))
+        of_clips, leaks = _survey(clips, given.workers, given.time_limit)
+        problems, warnings = [*problems, *of_clips], [*leaks, *warnings]
+    _warn(warnings)
     _raise_all(problems, f"{given.catalog}: ")
-    say(f"{given.catalog}: no problems")
+    found = f"no errors, but {len(warnings)} warning(s), see above" if warnings else "no problems"
+    say(f"{given.catalog}: {found}")
     return 0
 
 
-def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
-    """Decodes every clip and prints a summary; returns the problems of those that cannot be decoded."""
+def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> tuple[list[str], list[str]]:
+    """Decodes every clip and prints a summary; returns the problems of those that cannot be decoded, and warnings."""
     answers = survey(clips, num_workers, time_limit_s)
     shown = tracked(answers, "decoding clips", len(clips), console(to_stderr=True))
     answer_of = dict(zip(clips, shown, strict=True))
@@ -192,11 +195,10 @@ def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> lis
     for name, text in summary(list(facts.values())).items():
         say(f"{name:<12} {text}")
     num_pairs, pairs = near_duplicates(facts)
-    if pairs:
-        leak = f"the first {pairs[0]}: training clips leak into the test"
-        _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, {leak}"])
-        _list(pairs[1:], num_pairs - 1)
-    return [answer for answer in answer_of.values() if isinstance(answer, str)]
+    _list(pairs[1:], num_pairs - 1)
+    of_pairs = f"{num_pairs} pair(s) of near-duplicates are in different splits, the first {pairs[0]}" if pairs else ""
+    warnings = [f"{of_pairs}: clips of one split leak into the other"] if pairs else []
+    return [answer for answer in answer_of.values() if isinstance(answer, str)], warnings
 
 
 def _file_problems(clips: Iterable[Clip]) -> dict[str, str | None]:

@@ -36,7 +36,7 @@ from videomem.experiments.shuffle.measurements import check_same_test
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
-from videomem.tracking import log_report, log_result, log_trainings, run_of_checkpoints, start_run
+from videomem.tracking import finishing, log_report, log_result, log_trainings, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.atomic import locked_folder
 from videomem.utils.sharing import shared_command
@@ -120,7 +120,7 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
     processes = given.processes or os.cpu_count() or 1
     details = {"name": given.out.name, "job_type": "memory-horizon", "config": asdict(plan)}
     with (
-        start_run(tracking_of(given), given.out, **details) as run,
+        finishing(start_run(tracking_of(given), given.out, **details)) as run,
         training_progress(console(to_stderr=True, soft_wrap=True)) as tell,
     ):
         log = log_trainings(run)
@@ -145,7 +145,9 @@ def _measure_checkpoints(options: Any, given: Any, command_line: str) -> list[An
     result = measure_checkpoints(checkpoints, changes, command=command_line)
     figures = write_heads_report(result, given.out, _videos(checkpoints, changes, given.videos))
     written = [(one.name, *flat(one)) for one in tables.heads_tables(result)]
-    with run_of_checkpoints(given.out.name, given.out, tracking_of(given), checkpoints, "memory-horizon") as run:
+    with finishing(
+        run_of_checkpoints(given.out.name, given.out, tracking_of(given), checkpoints, "memory-horizon")
+    ) as run:
         log_result(run, "memory", written, figures, tables.heads_summary(result))
         log_report(run, "memory", given.out, FILES)
     return [tables.heads_terminal_table(result)]

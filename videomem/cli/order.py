@@ -28,6 +28,8 @@ from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import TrainingJob, in_cache, num_cached
 from videomem.experiments.order_test.order_tables import (
     answers,
+    group_names,
+    headline,
     result_summary,
     result_tables,
     summary_table,
@@ -45,6 +47,7 @@ from videomem.tracking import (
     Run,
     Tracking,
     data_artifact,
+    finishing,
     log_report,
     log_result,
     log_strips,
@@ -128,7 +131,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     with locked_folder(out):
         before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
         details = {"name": out.name, "job_type": "order", "config": plan.as_plain()}
-        with start_run(tracking, out, Tracking(group=group_of(plan)), **details) as run:
+        with finishing(start_run(tracking, out, Tracking(group=group_of(plan)), **details)) as run:
             log = log_trainings(run)
             with training_progress(console(to_stderr=True)) as tell:
                 tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
@@ -209,7 +212,7 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, run: Run)
     examples, top_clips = examples_of(data, tested.scores, result), []
     if result.information:
         scores = clip_scores_of(tested.scores)
-        write_clip_scores(out, data.clips, scores)
+        write_clip_scores(out, data.clips, scores, group_names(tested.scores, data.clips))
         top_clips = top_clips_of(data, scores)
     figures = write_report(result, out, examples, top_clips)
     text = csv_text(tested_clips(result, tested.scores, data.clips))
@@ -218,7 +221,7 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, run: Run)
     track_results(tested, data, out, run, figures, strips)
     console(soft_wrap=True).print(summary_table(result))
     found = [check.sentence for check in result.checks]
-    for text in (*(answer for _, answer in answers(result)), result.verdict.remedy, *found):
+    for text in (headline(result), *(answer for _, answer in answers(result)), result.verdict.remedy, *found):
         if text:
             say(text)
     say(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")

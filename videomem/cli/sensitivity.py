@@ -45,7 +45,7 @@ from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import store_folder
-from videomem.tracking import Run, Tracking, log_report, log_result, start_run
+from videomem.tracking import Run, Tracking, finishing, log_report, log_result, start_run
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.progress import tracked
 from videomem.utils.sharing import shared_text
@@ -65,7 +65,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
             name: getattr(given, name) for name in ("model", "weights", "split", "frames", "permutations", "seed")
         }
         group = Tracking(group=data_name(given.catalog))
-        with start_run(tracking, given.out, group, name=given.out.name, job_type="sensitivity", config=config) as run:
+        with finishing(
+            start_run(tracking, given.out, group, name=given.out.name, job_type="sensitivity", config=config)
+        ) as run:
             result, failures = _measure(given, device)
             _track(run, result, given.out)
     _print(result, failures, given.out)

@@ -33,7 +33,7 @@ from videomem.experiments.shuffle.measurements import (
 )
 from videomem.experiments.tables import csv_text, flat, percent
 from videomem.statistics.results import Estimate
-from videomem.tracking import Run, log_order_results, log_report, log_videos, run_of_checkpoints
+from videomem.tracking import Run, finishing, log_order_results, log_report, log_videos, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.plotting import as_png
@@ -92,7 +92,7 @@ def _measure(given: Any, checkpoints: Sequence[Checkpoint], command_line: str) -
     result = ShuffleResult(SCHEMA_VERSION, command_line, given.permutations, given.seed, chance(data),
                            tuple(summaries), sentences)  # fmt: skip
     write_atomic(given.out / "shuffle.json", dump(result).encode())
-    with run_of_checkpoints("shuffle", given.out, tracking, checkpoints) as run:
+    with finishing(run_of_checkpoints("shuffle", given.out, tracking, checkpoints)) as run:
         track_results(run, rows, result, given.out)
         for name, one in zip(shown, measured, strict=True) if not run.disabled else ():
             log_videos(

@@ -21,7 +21,7 @@ from videomem.cli.processes import first_error_only, has_to_launch, launch
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line, one_line_reason
 from videomem.experiments.tables import NOTHING
-from videomem.tracking import RunRecord, WandbLogger, log_confusion, run_of_checkpoints
+from videomem.tracking import RunRecord, WandbLogger, finishing, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.training.resuming import restore_from
@@ -251,7 +251,7 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
     say(f"metrics.json and confusion.csv in {folder}")
     assert cli.checkpoint is not None
     name = f"{command}-{cli.checkpoint.run_dir.name}"
-    with run_of_checkpoints(name, folder, cli.tracking, [cli.checkpoint], job_type=command) as run:
+    with finishing(run_of_checkpoints(name, folder, cli.tracking, [cli.checkpoint], job_type=command)) as run:
         if not run.disabled:
             log_confusion(run, split, counts.tolist(), names, confusion_figure(counts.numpy(), names, split))
             run.summary.update(logged)

@@ -18,11 +18,11 @@ from videomem.tracking.logged_results import (
     log_videos,
     track_memories,
 )
-from videomem.tracking.runs import Mode, Run, Tracking, start_run, without_paths
+from videomem.tracking.runs import Mode, Run, Tracking, finishing, start_run, without_paths
 
 __all__ = [
     "AtomicCSVLogger", "LogConfusionMatrix", "MemoryRun", "Mode", "Run", "RunRecord", "TensorBoardLogger",
-    "Tracking", "WandbLogger", "data_artifact", "log_confusion", "log_order_results", "log_report", "log_result",
-    "log_strips", "log_trainings", "log_videos", "run_of_checkpoints", "start_run", "track_export", "track_memories",
-    "use_artifact", "without_paths",
+    "Tracking", "WandbLogger", "data_artifact", "finishing", "log_confusion", "log_order_results", "log_report",
+    "log_result", "log_strips", "log_trainings", "log_videos", "run_of_checkpoints", "start_run", "track_export",
+    "track_memories", "use_artifact", "without_paths",
 ]  # fmt: skip

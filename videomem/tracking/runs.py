@@ -75,7 +75,7 @@ def run_settings(machine_details: bool = False) -> wandb.Settings:
 
 
 def start_run(tracking: Tracking, folder: Path, defaults: Tracking = Tracking(), **details: Any) -> Run:
-    """Start a W&B run; as a context manager, the run is finished at its end, or marked as failed by an exception.
+    """Start a W&B run.
 
     Args:
         tracking: What options and configs say. For what they do not set, the environment counts, then `defaults`.
@@ -101,6 +101,17 @@ def start_run(tracking: Tracking, folder: Path, defaults: Tracking = Tracking(),
         raise VideomemError(
             f"W&B mode is {mode}, but no run could be started ({reason}); run `wandb login`, or set the mode to offline"
         ) from error
+
+
+@contextmanager
+def finishing(run: Run) -> Iterator[Run]:
+    """Finish a run at the end, or mark it as failed by an exception, of which W&B itself would print the traceback."""
+    try:
+        yield run
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
 
 
 @contextmanager

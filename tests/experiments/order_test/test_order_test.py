@@ -406,7 +406,7 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
 
 
 def test_an_interrupted_test_keeps_its_run_with_each_finished_training_and_a_disabled_logger_makes_none(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -428,6 +428,7 @@ def test_an_interrupted_test_keeps_its_run_with_each_finished_training_and_a_dis
         with monkeypatch.context() as patch:
             patch.setattr("videomem.cli.order.write_results", interrupted)
             assert main(arguments) == 130
+        assert "Traceback" not in capsys.readouterr().err
         records = logged_by(out)  # Of the first call: there is one run only.
         (run,) = [record["run"] for record in records if record["type"] == "run"]
         assert (run["project"], run["entity"], run["tags"]) == ("ours", "team", ["night"])

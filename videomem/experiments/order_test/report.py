@@ -13,6 +13,7 @@ from videomem.experiments import permutations
 from videomem.experiments.clips import shown_frames
 from videomem.experiments.drawing import png, shorten
 from videomem.experiments.html import Example, Picture, ScoredExample, Strip, environment, strip_image
+from videomem.experiments.memories import head_sentence
 from videomem.experiments.order_test.data import test_orders
 from videomem.experiments.order_test.figures import (
     accuracies_figure,
@@ -28,7 +29,7 @@ from videomem.experiments.order_test.figures import (
 )
 from videomem.experiments.order_test.information import learner_label
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
-from videomem.experiments.order_test.order_tables import all_tables, answers, table, table_of
+from videomem.experiments.order_test.order_tables import all_tables, answers, headline, table, table_of
 from videomem.experiments.order_test.plan import letters
 from videomem.experiments.order_test.result import OrderTestResult, to_json
 from videomem.experiments.order_test.scores import Scores
@@ -56,6 +57,8 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
     page = template.render(
         result=result,
         table=partial(table, result),
+        headline=headline(result),
+        head_sentences=head_sentences(result),
         answers=answers(result),
         learner_label=partial(learner_label, result.heads),
         known_pairs=known_reversed_pairs(result.data.class_names),
@@ -71,6 +74,13 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
         references=used_references(methods),
     )
     return page.encode("utf-8", "replace").decode()
+
+
+def head_sentences(result: OrderTestResult) -> dict[str, str]:
+    """A sentence on each head that the plan describes, by its label."""
+    described = result.plan.get("heads")
+    heads = described if isinstance(described, dict) else {}
+    return {one.label: head_sentence(heads[one.name]) for one in result.heads if one.name in heads}
 
 
 def pictures(result: OrderTestResult) -> Iterator[Picture]:

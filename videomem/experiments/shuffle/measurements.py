@@ -361,4 +361,4 @@ def clips_table(summaries: Sequence[Summary], of_clips: Sequence[list[tuple[Plai
 
 def change_text(change: float | None) -> str:
     """Formats a change of logits: `0` only for exactly zero, empty if not measured."""
-    return "" if change is None else f"{change:.2g}"
+    return "" if change is None else f"{change:.3g}"
