@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from videomem.cli.config_options import ConfigFile, hide, parser_settings, unused_name
-from videomem.cli.options import SHARED, add_shared, tracking_of, wandb_loggers
+from videomem.cli.options import add_shared, tracking_of, wandb_loggers
 from videomem.cli.processes import check_processes
 from videomem.errors import VideomemError
 from videomem.features.folder import store_folder
@@ -146,7 +146,7 @@ class VideomemCLI(LightningCLI):
                             f"one {default_dir})")  # fmt: skip
         parser.add_argument("--ckpt-path", type=str | None, default=None, help="checkpoint to resume or to evaluate")
         parser.add_argument("--wandb", type=Mode | None, default=None, metavar="{offline,online,disabled}",
-                            help=f"{SHARED['--wandb']['help']} (default: {default_mode})")  # fmt: skip
+                            help=f"mode of the W&B run (default: {default_mode})")  # fmt: skip
         add_shared(parser, "--wandb-project")
         parser.add_argument("--new-wandb-run", action="store_true", help="start a new W&B run instead of resuming "
                             "the one of the checkpoint")  # fmt: skip

@@ -102,7 +102,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--store": {"default": None, "help": "folder of feature stores, if it has moved since training"},
     "--wandb": {"choices": ("offline", "online", "disabled"), "default": None, "help": "mode of the W&B run (default: "
                 "offline)"},
-    "--wandb-project": {"default": None, "metavar": "[ENTITY/]PROJECT", "help": "W&B project of the run"},
+    "--wandb-project": {"default": None, "metavar": "PROJECT", "help": "W&B project of the run, or ENTITY/PROJECT"},
     "--workers": {"type": at_least(0), "default": 1, "help": "processes that decode videos; 0 decodes in the main "
                   "process, without isolation and time limit"},
     "--time-limit": {"type": above_zero, "default": TIME_LIMIT_S, "help": "seconds that a worker may spend on one "
