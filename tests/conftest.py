@@ -33,7 +33,7 @@ varied_heads = pytest.mark.parametrize(
     "head", [head if head in VARIED_HEADS else pytest.param(head, marks=pytest.mark.slow) for head in HEADS]
 )
 
-os.environ["WANDB_MODE"] = "disabled"
+os.environ["WANDB_MODE"] = "disabled"  # Tests of tracking ask for offline runs.
 _outside = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # What W&B keeps of its own, elsewhere than at home.
 os.environ |= {f"WANDB_{name}_DIR": f"{_outside.name}/{name}" for name in ("CACHE", "CONFIG")}
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -134,7 +134,7 @@ def tracked_arguments(workspace: Path, run_dir: Path, epochs: int = 1) -> list[s
         *data_arguments(workspace),
         *("--config", str(CONFIGS / "head" / "gru.yaml"), "--run-dir", str(run_dir)),
         *("--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu"),
-        *("--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"),
+        *("--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false", "--wandb", "offline"),
     ]
 
 

@@ -29,6 +29,7 @@ RETIRED = {
     "whole file": "atomic write",
     "arm": "training condition",
     "outcome": "training result",
+    "mirror image": "time reversal",
     "card": "result; a model card stays",
 }
 TEXT = {".py", ".md", ".yaml", ".toml", ".jinja", ".css", ".cff", ".ipynb"}

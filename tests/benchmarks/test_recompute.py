@@ -21,7 +21,7 @@ from helpers.small_heads import D
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import in_cache
-from videomem.experiments.order_test.order_tables import all_tables, training_jobs
+from videomem.experiments.order_test.order_tables import all_tables, group_names, training_jobs
 from videomem.experiments.order_test.order_tables import tested_clips as table_of_clips
 from videomem.experiments.order_test.plan import PRIMARY
 from videomem.experiments.order_test.result import to_json
@@ -59,7 +59,7 @@ def made(folder: Path, drawn_clips: Clips, **protocol: Any) -> list[str]:
     further = [table_of_clips(tested.result, tested.scores, clips), training_jobs(tested.result, jobs)]
     for table in [*all_tables(tested.result), *further]:
         (out / "tables" / f"{table.name}.csv").write_text(csv_text(table))
-    write_clip_scores(out, clips, clip_scores_of(tested.scores))
+    write_clip_scores(out, clips, clip_scores_of(tested.scores), group_names(tested.scores, clips))
     return [str(out), "--training-results", str(folder / "results"), "--catalog", str(folder / "catalog.csv")]
 
 

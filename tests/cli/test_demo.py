@@ -12,7 +12,8 @@ from videomem.cli.main import main
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 
 SMALL = ["--heads", "none", "gated", "--runs", "2", "--epochs", "2", "--permutations", "4", "--train-pairs", "2",
-         "--val-pairs", "1", "--test-pairs", "1", "--frame-size", "64", "--processes", "1"]  # fmt: skip
+         "--val-pairs", "1", "--test-pairs", "1", "--frame-size", "64", "--processes", "1",
+         "--wandb", "offline"]  # fmt: skip
 
 
 def test_the_demo_writes_the_promised_files_and_is_reproducible(
@@ -65,7 +66,12 @@ def check_tracking(out: Path, result: OrderTestResult) -> None:
             assert all(summary[f"order/{table}._type"] == "table-file" for table in tables)
             assert "order/failures._type" not in summary  # It has paths.
             assert summary["order/figures/suite._type"] == "image-file" and summary["order/verdict"]
-            assert any(record["artifact"].get("name") == "data-videos" for record in records if "artifact" in record)
+            names = [record["artifact"].get("name") for record in records if "artifact" in record]
+            assert "data-videos" in names and f"order-{out.name}" in names
+            assert summary["order/report._type"] == "html-file"
+            assert (
+                summary["trainings/finished"] == result.num_trainings and "trainings/gated/ordered/shuffled" in summary
+            )
 
 
 def test_the_demo_deletes_nothing_before_its_checks_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

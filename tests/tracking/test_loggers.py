@@ -19,6 +19,7 @@ import torch
 import wandb
 import yaml
 from conftest import CONFIGS, data_arguments, fit_arguments, logged_by, summary_of, tracked_arguments
+from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
@@ -26,10 +27,11 @@ from wandb.sdk.lib.config_util import save_config_file_from_dict
 
 from videomem.cli import lightning_cli
 from videomem.cli.main import main
+from videomem.cli.options import tracking_of
 from videomem.cli.train import run
 from videomem.errors import VideomemError
-from videomem.tracking import WandbLogger, group_of, start_run, without_paths
-from videomem.tracking.runs import FLUSH_INTERVAL_S, run_settings
+from videomem.tracking import Tracking, WandbLogger, start_run, without_paths
+from videomem.tracking.runs import FLUSH_INTERVAL_S, environment, run_settings
 from videomem.video.catalog import data_name
 
 
@@ -161,7 +163,7 @@ def test_the_best_checkpoint_by_a_monitor_is_called_so(workspace: Path, tmp_path
             "init_args": {"monitor": "val/loss", "mode": "max", "save_last": True, "save_top_k": 1},
         }
     ]
-    logger = [{"class_path": "videomem.tracking.WandbLogger", "init_args": {"code": str(CONFIGS)}}]
+    logger = [{"class_path": "videomem.tracking.WandbLogger", "init_args": {"code": str(CONFIGS), "mode": "offline"}}]
     options = ["--trainer.logger", json.dumps(logger), "--trainer.callbacks", json.dumps(callbacks)]
     cli = run("fit", [*fit_arguments(workspace, tmp_path / "run", epochs=3), *options])
     assert cli is not None and isinstance(cli.trainer.logger, WandbLogger)
@@ -176,7 +178,7 @@ def test_the_best_checkpoint_by_a_monitor_is_called_so(workspace: Path, tmp_path
 
 
 def test_a_logged_checkpoint_is_kept_when_the_next_overwrites_it(workspace: Path, tmp_path: Path) -> None:
-    logger = [{"class_path": "videomem.tracking.WandbLogger", "init_args": {"log_model": "all"}}]
+    logger = [{"class_path": "videomem.tracking.WandbLogger", "init_args": {"log_model": "all", "mode": "offline"}}]
     options = ["--trainer.logger", json.dumps(logger)]
     assert main(["fit", *fit_arguments(workspace, tmp_path / "run", epochs=2), *options]) == 0
     logged = [record["artifact"] for record in logged_by(tmp_path / "run") if record["type"] == "artifact"]
@@ -187,7 +189,7 @@ def test_a_logged_checkpoint_is_kept_when_the_next_overwrites_it(workspace: Path
 
 
 def test_machine_details_are_there_when_asked_for(tmp_path: Path) -> None:
-    run = start_run("videomem", tmp_path, settings=run_settings(machine_details=True))
+    run = start_run(Tracking("offline"), tmp_path, settings=run_settings(machine_details=True))
     run.finish()
     (started,) = [record["run"] for record in logged_by(tmp_path) if record["type"] == "run"]
     assert started["host"] == socket.gethostname()
@@ -195,7 +197,7 @@ def test_machine_details_are_there_when_asked_for(tmp_path: Path) -> None:
 
 def test_an_id_that_wandb_refuses_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(VideomemError, match="no run could be started"):
-        start_run("videomem", tmp_path, id="a/b")
+        start_run(Tracking("offline"), tmp_path, id="a/b")
 
 
 def test_paths_of_this_machine_become_names(tmp_path: Path) -> None:
@@ -205,18 +207,71 @@ def test_paths_of_this_machine_become_names(tmp_path: Path) -> None:
 
 def test_a_group_is_the_data_or_the_sweep_or_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data_name("data/ucf101.csv") == data_name("data/ucf101/catalog.parquet") == "ucf101"
-    assert group_of("data") == "data"
+    assert environment().group is None
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
-    assert group_of("data") == "sweep-s1"
+    assert environment().group == "sweep-s1"
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    assert group_of("data") == "mine"
+    assert environment().group == "mine"
+
+
+TEAM = {"PROJECT": "ours", "ENTITY": "team", "RUN_GROUP": "night", "TAGS": "a,b"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(None, None), ("online", None), ("offline", None), ("disabled", "disabled")]
+)
+def test_the_environment_can_disable_runs_and_name_their_place_but_not_upload_them(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None, expected: str | None
+) -> None:
+    for name, value in TEAM.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.delenv("WANDB_MODE") if mode is None else monkeypatch.setenv("WANDB_MODE", mode)
+    assert environment() == Tracking(expected, "ours", "team", "night", ["a", "b"])  # type: ignore[arg-type]
+
+
+def test_an_option_counts_before_the_config_the_config_before_the_environment_and_that_before_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    for name, value in TEAM.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    logger = Namespace(class_path="videomem.tracking.WandbLogger", init_args=Namespace(project="config", tags=["c"]))
+    given, nothing = (Namespace(wandb=None, wandb_project=project) for project in ("mine/option", None))
+    defaults = Tracking(project="default", group="default")
+    found = []
+    for number, (options, config) in enumerate([(given, logger), (nothing, logger), (nothing, None)]):
+        with start_run(tracking_of(options, config), tmp_path / str(number), defaults):
+            pass
+        (run,) = [record["run"] for record in logged_by(tmp_path / str(number)) if record["type"] == "run"]
+        found.append((run["entity"], run["project"], run["run_group"], run["tags"]))
+    assert found == [
+        ("mine", "option", "night", ["c"]),
+        ("team", "config", "night", ["c"]),
+        ("team", "ours", "night", ["a", "b"]),
+    ]
+    for number in range(3):  # WANDB_MODE=online uploads nothing.
+        assert list((tmp_path / str(number)).glob("wandb/offline-run-*"))
+
+
+@pytest.mark.parametrize("wrong", ["", "/", "a/", "/b", "a/b/c"])
+def test_a_project_that_is_none_is_a_one_line_error(wrong: str) -> None:
+    with pytest.raises(VideomemError, match="must be PROJECT or ENTITY/PROJECT"):
+        tracking_of(Namespace(wandb=None, wandb_project=wrong))
+
+
+def test_loggers_without_that_of_wandb_disable_runs_unless_an_option_asks_for_one() -> None:
+    nothing = Namespace(wandb=None, wandb_project=None)
+    assert tracking_of(nothing).mode is None
+    assert tracking_of(nothing, [Namespace(class_path="videomem.tracking.AtomicCSVLogger")]).mode == "disabled"
+    assert tracking_of(nothing, False).mode == "disabled"
+    assert tracking_of(Namespace(wandb="offline", wandb_project=None), False).mode == "offline"
 
 
 LOG_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from videomem.tracking import start_run
-run = start_run("videomem", Path(sys.argv[1]))
+from videomem.tracking import Tracking, start_run
+run = start_run(Tracking("offline"), Path(sys.argv[1]))
 for step in range(5):
     run.log({"loss": 1 / (1 + step)})
 print("logged", flush=True)

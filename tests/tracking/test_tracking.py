@@ -12,14 +12,17 @@ import pytest
 from conftest import fit_arguments, logged_by, summary_of
 
 from videomem.cli.train import run
-from videomem.tracking import start_run
+from videomem.tracking import Tracking, start_run
 
 LOGGERS = [
     {
         "class_path": "pytorch_lightning.loggers.CSVLogger",
         "init_args": {"save_dir": "{run_dir}", "name": "", "version": ""},
     },
-    {"class_path": "videomem.tracking.WandbLogger", "init_args": {"group": "a group", "tags": ["a tag"]}},
+    {
+        "class_path": "videomem.tracking.WandbLogger",
+        "init_args": {"group": "a group", "tags": ["a tag"], "mode": "offline"},
+    },
 ]
 CALLBACKS = [
     {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": {"filename": "last"}},
@@ -73,14 +76,14 @@ def test_a_run_records_nothing_about_the_machine(tracked: Path, records: list[di
 def test_a_stored_api_key_does_not_enable_uploading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    started = start_run("videomem", tmp_path)
+    started = start_run(Tracking(), tmp_path)
     assert started.offline
     started.finish()
     assert list(tmp_path.rglob("offline-run-*"))
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
-    started = start_run("videomem", tmp_path, mode="disabled")
+    started = start_run(Tracking("disabled"), tmp_path)
     started.log({"a": 1})
     started.finish()
     assert not list(tmp_path.rglob("run-*.wandb"))

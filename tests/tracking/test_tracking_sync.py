@@ -18,7 +18,7 @@ from conftest import CONFIGS, ROOT, tracked_arguments
 from helpers.wandb_server import OPTIONAL, FakeServer, serving
 
 from videomem.cli.main import main
-from videomem.tracking import track_export
+from videomem.tracking import Tracking, track_export
 from videomem.training.checkpoint import read_checkpoint
 
 
@@ -61,12 +61,15 @@ def story(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
         first, last = (folder / name / "checkpoints" / "last.ckpt" for name in ("first", "second"))
         assert main(["fit", *tracked_arguments(workspace, folder / "second", 2), "--ckpt-path", str(first)]) == 0
         assert main(["test", "--ckpt-path", str(last), "--run-dir", str(folder / "test"), "--wandb", "offline"]) == 0
-        assert main(["shuffle", str(last), "--permutations", "2", "--out", str(folder / "shuffle")]) == 0
+        assert (
+            main(["shuffle", str(last), "--permutations", "2", "--out", str(folder / "shuffle"), "--wandb", "offline"])
+            == 0
+        )
         exported = folder / "exported"
         exported.mkdir()
         for name in ("config.json", "model.safetensors"):
             (exported / name).write_text(name)
-        track_export(exported, read_checkpoint(last), where=folder / "export")
+        track_export(exported, read_checkpoint(last), Tracking("offline"), where=folder / "export")
         for name in ("first", "second", "test", "shuffle", "export"):
             sync(server, folder, *offline_runs(folder / name))
         return Story(folder, server, home)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import fit_arguments
+from conftest import fit_arguments, logged_by, summary_of, tracked_arguments
 from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning import Trainer
@@ -141,6 +141,22 @@ def test_a_run_of_two_processes_is_resumed_with_two_or_with_one_of_the_same_batc
     whole, resumed = weights(runs[2]), weights(tmp_path / "rest")
     tolerance = 1e-4 if devices == 1 else 0
     assert all(torch.allclose(whole[name], resumed[name], rtol=tolerance, atol=tolerance) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_wandb_run_with_the_metrics_and_artifacts_of_the_first(
+    workspace: Path, tmp_path: Path
+) -> None:
+    options = ["--trainer.devices", "2", "--trainer.log_every_n_steps", "1"]
+    assert main(["fit", *tracked_arguments(workspace, tmp_path / "run", epochs=2), *options]) == 0
+    (file,) = tmp_path.rglob("*.wandb")
+    records, summary = logged_by(tmp_path), summary_of(tmp_path)
+    assert summary["state"] == "finished" and "val/accuracy" in summary["summary"]
+    epochs = [json.dumps(record) for record in records if record["type"] == "history"]
+    assert sum("val/loss" in one for one in epochs) == 2
+    kinds = [record["artifact"]["type"] for record in records if record["type"] == "artifact"]
+    assert sorted(kinds) == ["dataset", "model", "run_table", "run_table"]
+    assert list(file.parent.parent.glob("offline-run-*")) == [file.parent]
 
 
 def failure(arguments: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import data_arguments, every_head, failed, fit_arguments
+from conftest import data_arguments, every_head, failed, fit_arguments, summary_of
 from helpers.recomputed import check_recomputed
 
 from videomem.cli.main import main
@@ -98,7 +98,8 @@ def test_a_checkpoint_alone_finds_its_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for command, split in (("test", "test"), ("validate", "val")):
-        assert main([command, "--ckpt-path", str(checkpoints["gru"]), "--run-dir", command]) == 0
+        options = ["--run-dir", command, "--wandb", "offline", "--wandb-project", "team/ours"]
+        assert main([command, "--ckpt-path", str(checkpoints["gru"]), *options]) == 0
         figures = json.loads(Path(command, "metrics.json").read_text())
         assert (figures["checkpoint"], figures["epoch"], figures["catalog"]) == ("gru/last.ckpt", 1, "videos")
         assert figures["split"] == split and figures["num_clips"] == {"test": 20, "val": 10}[split]
@@ -107,7 +108,9 @@ def test_a_checkpoint_alone_finds_its_data(
         check_recomputed(command)
         rows = Path(command, "confusion.csv").read_text().splitlines()
         assert sum(int(cell) for row in rows[1:] for cell in row.split(",")[1:]) == figures["num_clips"]
-        assert len(list(Path(command, "wandb").glob("offline-run-*"))) == 1
+        summary = summary_of(Path(command))
+        assert summary["project"] == "ours"
+        assert summary["summary"][f"{split}/confusion_plot_table"]["nrows"] == 10 * 10
 
 
 def test_accuracy_is_that_of_a_plain_loop(checkpoints: dict[str, Path], tmp_path: Path) -> None:

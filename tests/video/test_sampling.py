@@ -10,10 +10,10 @@ counts = st.integers(1, 2000)
 
 
 @given(num_available=counts, num_frames=st.integers(1, 200))
-def test_uniform_is_its_own_mirror_image(num_available: int, num_frames: int) -> None:
+def test_uniform_is_its_own_time_reversal(num_available: int, num_frames: int) -> None:
     indices = uniform_indices(num_available, num_frames)
-    mirrored = num_available - 1 - indices[::-1]
-    differing = np.flatnonzero(indices != mirrored)
+    time_reversed = num_available - 1 - indices[::-1]
+    differing = np.flatnonzero(indices != time_reversed)
     if num_frames % 2 and num_available % 2 == 0:  # There is no middle frame.
         assert differing.tolist() in ([], [num_frames // 2])
     else:

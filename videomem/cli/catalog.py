@@ -174,17 +174,25 @@ def _check(given: argparse.Namespace) -> int:
     problem_of = _file_problems(catalog.clips)
     problems = [*catalog_problems(catalog), *(problem for problem in problem_of.values() if problem)]
     _print_contents(catalog)
+    warnings, num_leak_warnings = catalog_warnings(catalog), 0
     if not given.no_decode:
         clips = [clip for clip in catalog.clips if problem_of[clip.path] is None]
-        problems += _survey(clips, given.workers, given.time_limit)
-    _warn(catalog_warnings(catalog))
+        of_clips, num_leak_warnings = _survey(clips, given.workers, given.time_limit)
+        problems += of_clips
+    _warn(warnings)
     _raise_all(problems, f"{given.catalog}: ")
-    say(f"{given.catalog}: no problems")
+    num_warnings = len(warnings) + num_leak_warnings
+    found = f"no errors, but {num_warnings} warning(s), see above" if num_warnings else "no problems"
+    say(f"{given.catalog}: {found}")
     return 0
 
 
-def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> list[str]:
-    """Decodes every clip and prints a summary; returns the problems of those that cannot be decoded."""
+def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> tuple[list[str], int]:
+    """Decodes every clip and prints a summary and a warning of near-duplicates in different splits.
+
+    Returns:
+        The problems of the clips that cannot be decoded, and the number of warnings.
+    """
     answers = survey(clips, num_workers, time_limit_s)
     shown = tracked(answers, "decoding clips", len(clips), console(to_stderr=True))
     answer_of = dict(zip(clips, shown, strict=True))
@@ -196,7 +204,7 @@ def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> lis
         leak = f"the first {pairs[0]}: training clips leak into the test"
         _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, {leak}"])
         _list(pairs[1:], num_pairs - 1)
-    return [answer for answer in answer_of.values() if isinstance(answer, str)]
+    return [answer for answer in answer_of.values() if isinstance(answer, str)], int(num_pairs > 0)
 
 
 def _file_problems(clips: Iterable[Clip]) -> dict[str, str | None]:

@@ -36,8 +36,8 @@ from videomem.video.sampling import Sampling
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 # What a config file may have at its top level besides the settings of the command that reads it.
-OTHER_SETTINGS = {"data", "model", "trainer", "order", "seed", "run_dir", "ckpt_path", "wandb", "new_wandb_run",
-                  "trust"}  # fmt: skip
+OTHER_SETTINGS = {"data", "model", "trainer", "order", "seed", "run_dir", "ckpt_path", "wandb", "wandb_project",
+                  "new_wandb_run", "trust"}  # fmt: skip
 
 # Settings whose values are classes, which may be written by name alone.
 CLASSES: dict[str, type] = {"model.memory": Memory, "model.readout": Readout, "data.features.sampling": Sampling,

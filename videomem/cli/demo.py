@@ -30,7 +30,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     ):
         text = f"{what} (default: as in configs/{config}.yaml)"
         options.add_argument(flag, type=at_least(1), default=None, help=text)
-    add_shared(options, "--processes", "--wandb")
+    add_shared(options, "--processes", "--wandb", "--wandb-project")
     add_synthetic_settings(options)
     given = vars(options.parse_args(arguments))
     started, out = time.perf_counter(), given["out"].absolute()
@@ -74,6 +74,7 @@ def _order_arguments(given: dict[str, object]) -> list[str]:
         "trainer.max_epochs": given["epochs"],
         "processes": given["processes"],
         "wandb": given["wandb"],
+        "wandb-project": given["wandb_project"],
     }
     chosen = [part for name, value in wanted.items() if value is not None for part in (f"--{name}", str(value))]
     return [*_configs("order.yaml", "demo.yaml"), *chosen]

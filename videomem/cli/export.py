@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused
+from videomem.cli.options import add_shared, at_least, moved_data, parser, refuse_unused, tracking_of
 from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
@@ -34,7 +34,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     repository = None if given.push_to_hub is None else check_upload(given.push_to_hub, given.revision)
     if not is_empty_or_absent(given.out):
         raise VideomemError(f"{given.out}: not empty; choose a new folder for --out")
-    checkpoint = read_checkpoint(given.checkpoint, given.trust)
+    tracking, checkpoint = tracking_of(given), read_checkpoint(given.checkpoint, given.trust)
     model = model_of(checkpoint)
     graphs = (given.onnx, given.torch_export, given.preprocess)
     refuse_impossible(*graphs, backbone=None if given.without_backbone else model.backbone)
@@ -50,10 +50,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     say(f'exported to {given.out}; load it with videomem.load("{given.out}")', *lines)
     if failure is not None:
         raise VideomemError(failure.replace(str(unfinished), str(given.out)))
-    if given.wandb != "disabled":
-        found = model.evidence.get("evaluation", {})
-        metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
-        track_export(given.out, checkpoint, given.wandb, metrics)
+    found = model.evidence.get("evaluation", {})
+    metrics = {name: value for name, value in found.items() if isinstance(value, float)} or None
+    track_export(given.out, checkpoint, tracking, metrics)
     if repository is not None:
         _push(given.out, repository, given.private)
     return 0
@@ -99,7 +98,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
                          "repository on the Hugging Face Hub, which is made if it does not exist")  # fmt: skip
     options.add_argument("--private", action="store_true", help="make the repository private")
     options.add_argument("--revision", metavar="BRANCH", default=None, help="branch to upload to (default: main)")
-    add_shared(options, "--catalog", "--store", "--wandb", "--trust")
+    add_shared(options, "--catalog", "--store", "--wandb", "--wandb-project", "--trust")
     return options
 
 
@@ -107,7 +106,7 @@ def evaluate(checkpoint: Checkpoint, num_permutations: int, moved: dict[str, str
     """Returns the accuracies on ordered, shuffled and reversed test clips, or the reason why there are none."""
     try:
         data = checkpoint.data_module(**moved)
-        _, found, _ = measure_checkpoint(checkpoint, data, num_permutations, 0, 0)
+        found = measure_checkpoint(checkpoint, data, num_permutations, 0, 0).summary
     except VideomemError as error:
         say(f"videomem: not evaluated: {error}", to_stderr=True)  # It may have paths, which a model card must not.
         return {"reason": "its test clips were not available at the time of export"}

@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from videomem.cli.config_options import ConfigFile, hide, parser_settings, unused_name
-from videomem.cli.options import SHARED, add_shared
+from videomem.cli.options import add_shared, tracking_of, wandb_loggers
 from videomem.cli.processes import check_processes
 from videomem.errors import VideomemError
 from videomem.features.encoders.encoder import PUBLISHED
@@ -147,7 +147,8 @@ class VideomemCLI(LightningCLI):
                             f"one {default_dir})")  # fmt: skip
         parser.add_argument("--ckpt-path", type=str | None, default=None, help="checkpoint to resume or to evaluate")
         parser.add_argument("--wandb", type=Mode | None, default=None, metavar="{offline,online,disabled}",
-                            help=f"{SHARED['--wandb']['help']} (default: {default_mode})")  # fmt: skip
+                            help=f"mode of the W&B run (default: {default_mode})")  # fmt: skip
+        add_shared(parser, "--wandb-project")
         parser.add_argument("--new-wandb-run", action="store_true", help="start a new W&B run instead of resuming "
                             "the one of the checkpoint")  # fmt: skip
         add_shared(parser, "--trust")
@@ -189,6 +190,7 @@ class VideomemCLI(LightningCLI):
         if self._command == "fit":
             refuse_used(Path(config.run_dir))
         config.trainer.default_root_dir = config.run_dir
+        self.tracking = tracking_of(config, config.trainer.logger)
         if self._command != "fit":
             config.trainer.logger = False
             config.trainer.callbacks = None
@@ -197,23 +199,27 @@ class VideomemCLI(LightningCLI):
         self._prepare_loggers([logger for logger in loggers if isinstance(logger, Namespace)])
 
     def _prepare_loggers(self, loggers: Sequence[Namespace]) -> None:
-        """Sets the directory of the loggers, and the mode of the W&B logger."""
-        config, wandb_loggers = self.config, []
+        """Sets the directory of the loggers, and the mode and the project of the W&B logger."""
+        config = self.config
         for logger in loggers:
             if logger.init_args.get("save_dir") in (None, "{run_dir}"):
                 logger.init_args.save_dir = config.run_dir
-            if logger.class_path.startswith("videomem.tracking") and logger.class_path.endswith(".WandbLogger"):
-                wandb_loggers.append(logger)
-                logger.init_args.mode = config.wandb or logger.init_args.mode
             if logger.class_path.endswith(".TensorBoardLogger") and find_spec("tensorboard") is None:
                 raise VideomemError(
                     f"trainer.logger has {logger.class_path}, but the package tensorboard is not installed; "
                     'run `pip install "videomem[tensorboard]"`, or remove the logger'
                 )
-        if self._command == "fit" and config.wandb in ("offline", "online") and not wandb_loggers:
+        found = wandb_loggers(loggers)
+        for logger in found:
+            for name in ("mode", "project", "entity"):
+                logger.init_args[name] = getattr(self.tracking, name)
+        given = {"--wandb": config.wandb, "--wandb-project": config.wandb_project}
+        without_effect = [option for option, value in given.items() if value not in (None, "disabled")]
+        if self._command == "fit" and not found and without_effect:
+            option = without_effect[0]
             raise VideomemError(
-                f"--wandb is {config.wandb}, but trainer.logger has no videomem.tracking.WandbLogger; "
-                "add one, as configs/base.yaml does, or remove --wandb"
+                f"{option} is {given[option]}, but trainer.logger has no videomem.tracking.WandbLogger; "
+                f"add one, as configs/base.yaml does, or remove {option}"
             )
 
     def _default_run_dir(self) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from videomem.cli.options import (
@@ -17,6 +18,7 @@ from videomem.cli.options import (
     moved_data,
     parser,
     refuse_unused,
+    tracking_of,
     training_progress,
 )
 from videomem.cli.terminal import console, say
@@ -34,13 +36,14 @@ from videomem.experiments.shuffle.measurements import check_same_test
 from videomem.experiments.tables import flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
-from videomem.tracking import log_result, run_of_checkpoints, start_run
+from videomem.tracking import finishing, log_report, log_result, log_trainings, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.atomic import locked_folder
 from videomem.utils.sharing import shared_command
 
 OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that apply only to checkpoints
-OF_BOTH = ("checkpoints", "out", "wandb")
+OF_BOTH = ("checkpoints", "out", "wandb", "wandb_project")
+FILES = ("memory.json", "report.html")
 SUITE = ["none", "leaky", "leaky_sum", "leaky_learned", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"]
 
 
@@ -90,7 +93,7 @@ def _parser(command: str) -> Any:
     add_shared(options, "--processes", "--catalog", "--store", "--split")
     options.add_argument("--videos", type=at_least(0), default=1,
                          help="clips of the split for which the report shows the states of each memory")  # fmt: skip
-    add_shared(options, "--trust", "--wandb")
+    add_shared(options, "--trust", "--wandb", "--wandb-project")
     add_out(options, command, "training results, figures and the report")
     return options
 
@@ -115,17 +118,20 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
     )
     backbone = BackboneSettings(given.backbone, given.layer, given.weights)
     processes = given.processes or os.cpu_count() or 1
-    with training_progress(console(to_stderr=True, soft_wrap=True)) as tell:
+    details = {"name": given.out.name, "job_type": "memory-horizon", "config": asdict(plan)}
+    with (
+        finishing(start_run(tracking_of(given), given.out, **details)) as run,
+        training_progress(console(to_stderr=True, soft_wrap=True)) as tell,
+    ):
+        log = log_trainings(run)
         result, frames = measure_recall(
-            plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line
-        )
-    figures = write_recall_report(result, frames, given.out)
-    run = start_run(
-        "videomem", given.out, given.wandb, name=given.out.name, job_type="memory-horizon", config=asdict(plan)
-    )
-    written = [(one.name, *flat(one)) for one in tables.recall_tables(result)]
-    log_result(run, "memory", written, figures, tables.recall_summary(result))
-    run.finish()
+            plan, backbone, given.out / "trainings", given.drawings, processes, tell, command_line,
+            finished=lambda one: log({f"{one.memory}/{one.task}/recall": fmean(one.accuracy)}),
+        )  # fmt: skip
+        figures = write_recall_report(result, frames, given.out)
+        written = [(one.name, *flat(one)) for one in tables.recall_tables(result)]
+        log_result(run, "memory", written, figures, tables.recall_summary(result))
+        log_report(run, "memory", given.out, FILES)
     return tables.recall_terminal_tables(result)
 
 
@@ -139,9 +145,11 @@ def _measure_checkpoints(options: Any, given: Any, command_line: str) -> list[An
     result = measure_checkpoints(checkpoints, changes, command=command_line)
     figures = write_heads_report(result, given.out, _videos(checkpoints, changes, given.videos))
     written = [(one.name, *flat(one)) for one in tables.heads_tables(result)]
-    run = run_of_checkpoints(given.out.name, given.out, given.wandb, checkpoints, job_type="memory-horizon")
-    log_result(run, "memory", written, figures, tables.heads_summary(result))
-    run.finish()
+    with finishing(
+        run_of_checkpoints(given.out.name, given.out, tracking_of(given), checkpoints, "memory-horizon")
+    ) as run:
+        log_result(run, "memory", written, figures, tables.heads_summary(result))
+        log_report(run, "memory", given.out, FILES)
     return [tables.heads_terminal_table(result)]
 
 

@@ -9,8 +9,9 @@ import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,6 +22,9 @@ from videomem.features.failures import Failure
 from videomem.utils.progress import LineProgress
 from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.synthetic import SyntheticSettings
+
+if TYPE_CHECKING:
+    from videomem.tracking import Tracking
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,7 +106,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "--split": {"default": None, "help": "split to evaluate (default: data.test_split of the checkpoint)"},
     "--catalog": {"default": None, "help": "path of the catalog, if it has moved since training"},
     "--store": {"default": None, "help": "folder of feature stores, if it has moved since training"},
-    "--wandb": {"choices": ("offline", "online", "disabled"), "default": "offline", "help": "mode of the W&B run"},
+    "--wandb": {"choices": ("offline", "online", "disabled"), "default": None, "help": "mode of the W&B run (default: "
+                "offline)"},
+    "--wandb-project": {"default": None, "metavar": "PROJECT", "help": "W&B project of the run, or ENTITY/PROJECT"},
     "--workers": {"type": at_least(0), "default": 1, "help": "processes that decode videos; 0 decodes in the main "
                   "process, without isolation and time limit"},
     "--time-limit": {"type": above_zero, "default": TIME_LIMIT_S, "help": "seconds that a worker may spend on one "
@@ -129,6 +135,36 @@ def moved_data(given: argparse.Namespace) -> dict[str, str]:
     """Returns the settings of a checkpoint's data module that `--catalog`, `--store` and `--split` replace."""
     named = {"test_split": "split", "catalog": "catalog", "store": "store"}
     return {setting: value for setting, name in named.items() if (value := getattr(given, name, None))}
+
+
+def tracking_of(given: Any, logger: Any = None) -> Tracking:
+    """Returns where the W&B run of a command belongs.
+
+    Args:
+        given: The options, of which `--wandb` and `--wandb-project` count first.
+        logger: Setting `trainer.logger` of a config, whose `WandbLogger` counts next. Loggers without one disable runs.
+    Raises:
+        VideomemError: If `--wandb-project` is not a name.
+    """
+    from videomem.tracking import Tracking  # Imported here because commands must show their help quickly.
+
+    entity, slash, project = str(given.wandb_project or "").rpartition("/")
+    if given.wandb_project is not None and (not project or (slash and not entity) or "/" in entity):
+        raise VideomemError(f"--wandb-project is {given.wandb_project!r}, but must be PROJECT or ENTITY/PROJECT")
+    chosen = Tracking(given.wandb, project or None, entity or None)
+    if logger is None:
+        return chosen
+    found = wandb_loggers(logger)
+    arguments: dict[str, Any] = found[0].init_args.as_dict() if found else {"mode": "disabled"}
+    configured: dict[str, Any] = {field.name: arguments.get(field.name) for field in fields(Tracking)}
+    return chosen.over(Tracking(**configured))
+
+
+def wandb_loggers(logger: Any) -> list[Any]:
+    """Returns the settings of each `WandbLogger` in the setting `trainer.logger` of a config."""
+    loggers = logger if isinstance(logger, list) else [logger]
+    of_class = [(one, str(getattr(one, "class_path", ""))) for one in loggers]
+    return [one for one, name in of_class if name.startswith("videomem.tracking") and name.endswith(".WandbLogger")]
 
 
 def refuse_unused(options: Any, given: Any, names: Iterable[str], why: str) -> None:

@@ -12,20 +12,24 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_out, add_shared, training_progress, usable_device
+from videomem.cli.options import add_out, add_shared, tracking_of, training_progress, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
+from videomem.experiments import permutations
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
 from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.information import clip_scores_of
-from videomem.experiments.order_test.jobs import in_cache, num_cached
+from videomem.experiments.order_test.jobs import TrainingJob, in_cache, num_cached
 from videomem.experiments.order_test.order_tables import (
     answers,
+    group_names,
+    headline,
     result_summary,
     result_tables,
     summary_table,
@@ -40,11 +44,14 @@ from videomem.experiments.tables import csv_text
 from videomem.statistics.planning import MIN_GROUPS, MIN_RUNS, Assumptions, lacking_for_verdict
 from videomem.tracking import (
     MemoryRun,
-    Mode,
+    Run,
+    Tracking,
     data_artifact,
-    group_of,
+    finishing,
+    log_report,
     log_result,
     log_strips,
+    log_trainings,
     start_run,
     track_memories,
     use_artifact,
@@ -66,10 +73,12 @@ class TrainerSettings:
     Args:
         max_epochs: Passes over the training clips.
         gradient_clip_val: Largest norm of the gradient; null for no limit.
+        logger: Loggers, as for `fit`; the order test uses the settings of a WandbLogger for its own W&B runs.
     """
 
     max_epochs: int = Recipe.epochs
     gradient_clip_val: float | None = Recipe.gradient_clip_val
+    logger: Logger | list[Logger] | bool | None = None
 
 
 # Settings of the `model` section that the order test sets itself.
@@ -93,7 +102,9 @@ UNUSED = {
     "new-wandb-run": "an order test always starts new W&B runs",
     "trust": "no checkpoint is read",
 }  # fmt: skip
-UNUSED_WITH_PLAN = dict.fromkeys(("out", "training-results", "wandb"), "a forecast trains and writes nothing")
+UNUSED_WITH_PLAN = dict.fromkeys(
+    ("out", "training-results", "wandb", "wandb-project"), "a forecast trains and writes nothing"
+)
 UNUSED_WITHOUT_PLAN = {"assume": "only the forecast of --plan is made from assumptions"}
 
 
@@ -116,13 +127,18 @@ def main(command: str, arguments: Sequence[str]) -> int:
         say(*forecast_text(plan, expected, processes).split("\n"))
         return 0
     out, cache = Path(config.out), Path(config.training_results or data.feature_store.cache / "order_training_results")
-    command_line = shared_command([command, *arguments])
+    command_line, tracking = shared_command([command, *arguments]), tracking_of(config, config.trainer.logger)
     with locked_folder(out):
         before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
-        with training_progress(console(to_stderr=True)) as tell:
-            tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
-                                    before, [joined] if joined else [])  # fmt: skip
-        write_results(tested, data, out, config.wandb)
+        details = {"name": out.name, "job_type": "order", "config": plan.as_plain()}
+        with finishing(start_run(tracking, out, Tracking(group=group_of(plan)), **details)) as run:
+            log = log_trainings(run)
+            with training_progress(console(to_stderr=True)) as tell:
+                tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
+                                        before, [joined] if joined else [],
+                                        lambda job, accuracies: log(numbers_of(job, accuracies)))  # fmt: skip
+            write_results(tested, data, out, run)
+        track_heads(tested, out, tracking)
         jobs = training_jobs(tested.result, in_cache(plan, clips, cache, devices[0]))
         write_atomic(out / "tables" / "training_jobs.csv", csv_text(jobs).encode())
     return 0
@@ -141,7 +157,7 @@ def _parser(command: str) -> ArgumentParser:
     add_out(options, command, "the plan, the result and the report")
     options.add_argument("--training-results", default=None, help="folder of training results, shared by all plans "
                          "(default: in the store)")  # fmt: skip
-    add_shared(options, "--processes", "--devices", "--wandb")
+    add_shared(options, "--processes", "--devices", "--wandb", "--wandb-project")
     return options
 
 
@@ -190,22 +206,22 @@ def failures_of(data: VideoDataModule) -> list[tuple[str, str]]:
     return list(zip(map(str, lost), reasons, strict=True))
 
 
-def write_results(tested: OrderTest, data: VideoDataModule, out: Path, mode: Mode) -> None:
+def write_results(tested: OrderTest, data: VideoDataModule, out: Path, run: Run) -> None:
     """Writes the report and its figures to a folder and to W&B, and prints the verdict."""
     result = tested.result
     examples, top_clips = examples_of(data, tested.scores, result), []
     if result.information:
         scores = clip_scores_of(tested.scores)
-        write_clip_scores(out, data.clips, scores)
+        write_clip_scores(out, data.clips, scores, group_names(tested.scores, data.clips))
         top_clips = top_clips_of(data, scores)
     figures = write_report(result, out, examples, top_clips)
     text = csv_text(tested_clips(result, tested.scores, data.clips))
     write_atomic(out / "tables" / "tested_clips.csv", text.encode("utf-8", "surrogateescape"))
     strips = write_strips(examples, out / "figures")
-    track_results(tested, data, out, mode, figures, strips)
+    track_results(tested, data, out, run, figures, strips)
     console(soft_wrap=True).print(summary_table(result))
     found = [check.sentence for check in result.checks]
-    for text in (*(answer for _, answer in answers(result)), result.verdict.remedy, *found):
+    for text in (headline(result), *(answer for _, answer in answers(result)), result.verdict.remedy, *found):
         if text:
             say(text)
     say(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
@@ -215,21 +231,35 @@ def track_results(
     tested: OrderTest,
     data: VideoDataModule,
     out: Path,
-    mode: Mode,
+    run: Run,
     figures: Mapping[str, Path],
     strips: Sequence[tuple[Path, str]],
 ) -> None:
-    """Logs a group of W&B runs: one for the whole test, and one for each head, so that they can be compared."""
-    # Paths of failed clips and of head configs are not sent to W&B.
-    result, plan = replace(tested.result, plan=without_paths(tested.result.plan), failures=()), tested.scores.plan
-    group = group_of(f"order-{result.plan_sha256[:8]}")
-    run = start_run("videomem", out, mode, name=out.name, group=group, job_type="order", config=result.plan)
+    """Logs the result of the whole test to its W&B run."""
+    # Paths of failed clips and of head configs are not in the tables of W&B.
+    result = replace(tested.result, plan=without_paths(tested.result.plan), failures=())
     if not run.disabled:
         use_artifact(run, data_artifact(run, data))
     log_result(run, "order", result_tables(result), figures, result_summary(result))
     log_strips(run, "order", strips)
-    run.finish()
-    memories = []
+    log_report(run, "order", out, ("order.json", "report.html", "methods.txt"))
+
+
+def group_of(plan: OrderPlan) -> str:
+    """Returns the W&B group of the runs of an order test."""
+    return f"order-{plan.sha256[:8]}"
+
+
+def numbers_of(job: TrainingJob, accuracies: Mapping[str, float]) -> dict[str, float]:
+    """Returns the accuracies of a finished training that are logged at once, by head, training and test condition."""
+    head = job.name if job.analysis == "primary" else f"{job.name} {job.analysis}"
+    tested = {"ordered": "ordered", "shuffled": permutations.SHUFFLE.label}
+    return {f"{head}/{job.condition}/{name}": accuracies[one] for name, one in tested.items() if one in accuracies}
+
+
+def track_heads(tested: OrderTest, out: Path, tracking: Tracking) -> None:
+    """Logs a W&B run for each head, so that heads can be compared."""
+    result, plan, memories = tested.result, tested.scores.plan, []
     for one in result.heads:
         config = {
             "head": plan.heads[one.name],
@@ -242,7 +272,7 @@ def track_results(
         own = {pair: accuracy.value for pair, accuracy in one.accuracies.items()}
         own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value if one.reliance else 0.0}
         memories.append(MemoryRun(one.name, config, own, accuracies_by_run(one.name, tested.scores)))
-    track_memories("videomem", out, mode, group, memories)
+    track_memories(tracking, out, group_of(plan), memories)
 
 
 def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:

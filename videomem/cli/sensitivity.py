@@ -18,6 +18,7 @@ from videomem.cli.options import (
     parser,
     print_failures,
     refuse_time_limit,
+    tracking_of,
     usable_device,
 )
 from videomem.cli.terminal import console, say
@@ -45,16 +46,17 @@ from videomem.experiments.model_sensitivity.video_networks import load_video_net
 from videomem.experiments.model_sensitivity.video_transformers import load_video_transformer
 from videomem.experiments.model_sensitivity.views import ViewReader, Views
 from videomem.experiments.permutations import Perturbation
-from videomem.experiments.tables import Column, csv_text
+from videomem.experiments.tables import Column, csv_text, flat
 from videomem.experiments.tables import Table as ResultTable
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import store_folder
 from videomem.features.hub import PREFIX
+from videomem.tracking import Run, Tracking, finishing, log_report, log_result, start_run
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.progress import tracked
 from videomem.utils.sharing import shared_text
-from videomem.video.catalog import Catalog, Clip, read_catalog
+from videomem.video.catalog import Catalog, Clip, data_name, read_catalog
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -63,8 +65,17 @@ def main(command: str, arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     refuse_time_limit(options, given)
     device = usable_device(given.device)
+    tracking = tracking_of(given)
     with locked_folder(given.out):
-        result, failures = _measure(given, device)
+        config = {
+            name: getattr(given, name) for name in ("model", "weights", "split", "frames", "permutations", "seed")
+        }
+        group = Tracking(group=data_name(given.catalog))
+        with finishing(
+            start_run(tracking, given.out, group, name=given.out.name, job_type="sensitivity", config=config)
+        ) as run:
+            result, failures = _measure(given, device)
+            _track(run, result, given.out)
     _print(result, failures, given.out)
     return 1 if failures else 0
 
@@ -187,7 +198,7 @@ def _parser(command: str) -> Any:
         "--no-suite", dest="suite", action="store_false", help="measure shuffling only, in about a tenth of the time"
     )
     options.add_argument("--batch-size", type=at_least(1), default=8, help="clips per batch")
-    add_shared(options, "--seed", "--workers", "--time-limit", "--device")
+    add_shared(options, "--seed", "--workers", "--time-limit", "--device", "--wandb", "--wandb-project")
     add_out(options, command)
     return options
 
@@ -245,10 +256,23 @@ def clips_table(
     return ResultTable("sensitivity_clips", tuple(map(Column, names)), tuple(rows))
 
 
-def _write(result: OrderSensitivity, of_clips: ResultTable, out: Path) -> None:
+def _track(run: Run, result: OrderSensitivity, out: Path) -> None:
+    """Logs the table and the main numbers, and the files without paths of clips as an artifact."""
+    numbers = {"accuracy": result.accuracy.value, "shuffled": result.shuffled.accuracy.value,
+               "reliance": result.reliance.value, "flip_rate": result.shuffled.flip_rate}  # fmt: skip
+    log_result(
+        run, "sensitivity", [("conditions", *flat(_table(result)))], {}, numbers | {"sentence": result.sentence()}
+    )
+    log_report(run, "sensitivity", out, ("sensitivity.json", "sensitivity.csv"))
+
+
+def _table(result: OrderSensitivity) -> ResultTable:
     rows = result.table()
-    table = ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
-    write_atomic(out / "sensitivity.csv", csv_text(table).encode())
+    return ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
+
+
+def _write(result: OrderSensitivity, of_clips: ResultTable, out: Path) -> None:
+    write_atomic(out / "sensitivity.csv", csv_text(_table(result)).encode())
     write_atomic(out / "sensitivity.json", result.to_json().encode())
     write_atomic(out / "sensitivity_clips.csv", csv_text(of_clips).encode("utf-8", "surrogateescape"))
 

@@ -10,15 +10,17 @@ from typing import Any
 
 from rich.table import Table
 
-from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, usable_device
+from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, tracking_of, usable_device
 from videomem.cli.terminal import console, say
 from videomem.experiments.memories import distinct_labels
 from videomem.experiments.shuffle.figure import accuracy_figure
+from videomem.experiments.shuffle.flipped_clips import animations
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
     CONDITIONS,
-    Interval,
+    SCHEMA_VERSION,
     Measurement,
+    ShuffleResult,
     Summary,
     as_csv,
     chance,
@@ -26,42 +28,46 @@ from videomem.experiments.shuffle.measurements import (
     check_same_test,
     clips_table,
     measure_checkpoint,
+    sentence,
     summary_table,
 )
 from videomem.experiments.tables import csv_text, flat, percent
-from videomem.tracking import Mode, log_order_results, run_of_checkpoints
+from videomem.statistics.results import Estimate
+from videomem.tracking import Run, finishing, log_order_results, log_report, log_videos, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.plotting import as_png
-from videomem.utils.sharing import shared_path
+from videomem.utils.result_models import dump
+from videomem.utils.sharing import shared_command, shared_path
+
+FILES = ("shuffle.json", "shuffle.csv", "shuffle_summary.csv", "shuffle_clips.csv", "shuffle.png")
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Evaluate checkpoints and write `shuffle.csv`, `shuffle_summary.csv`, `shuffle_clips.csv` and `shuffle.png`."""
+    """Evaluate checkpoints and write `shuffle.json`, tables and a figure."""
     options = parser(command, __doc__)
     options.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints of `videomem fit`")
     options.add_argument("--permutations", type=at_least(1), default=100, help="permutations of each clip")
     options.add_argument(
         "--forward", type=at_least(0), default=3, help="permutations that are checked with the plain forward pass"
     )
-    add_shared(options, "--seed", "--split", "--catalog", "--store", "--device", "--wandb", "--trust")
+    add_shared(
+        options, "--seed", "--split", "--catalog", "--store", "--device", "--wandb", "--wandb-project", "--trust"
+    )
     add_out(options, command)
     given = options.parse_args(arguments)
     paths = {Path(path).resolve(): path for path in given.checkpoints}
     checkpoints = [read_checkpoint(path, given.trust) for path in paths.values()]
     with locked_folder(given.out):
-        summaries = _measure(given, checkpoints)
-    console().print(results_table(summaries))
-    say(
-        ", ".join(
-            str(given.out / name) for name in ("shuffle.csv", "shuffle_summary.csv", "shuffle_clips.csv", "shuffle.png")
-        )
-    )
+        result = _measure(given, checkpoints, shared_command([command, *arguments]))
+    console().print(results_table(result.checkpoints))
+    say(*result.sentences, ", ".join(str(given.out / name) for name in FILES))
     return 0
 
 
-def _measure(given: Any, checkpoints: Sequence[Checkpoint]) -> list[Summary]:
+def _measure(given: Any, checkpoints: Sequence[Checkpoint], command_line: str) -> ShuffleResult:
     """Evaluates checkpoints, and writes and tracks the results."""
+    tracking = tracking_of(given)
     device, num_forward = usable_device(given.device), min(given.forward, given.permutations)
     check_same_test(checkpoints)
     names = distinct_labels(
@@ -72,19 +78,27 @@ def _measure(given: Any, checkpoints: Sequence[Checkpoint]) -> list[Summary]:
     for checkpoint, name in zip(checkpoints, names, strict=True):
         data = checkpoint.data_module(**moved_data(given))
         measured.append(measure_checkpoint(checkpoint, data, given.permutations, num_forward, given.seed, device, name))
-    of_heads, measured_summaries, of_clips = zip(*measured, strict=True)
-    heads = _distinct_heads([summary.head for summary in measured_summaries], checkpoints)
-    rows = [replace(row, head=head) for of_one, head in zip(of_heads, heads, strict=True) for row in of_one]
-    summaries = [replace(summary, head=head) for summary, head in zip(measured_summaries, heads, strict=True)]
+    heads = _distinct_heads([one.summary.head for one in measured], checkpoints)
+    rows = [replace(row, head=head) for one, head in zip(measured, heads, strict=True) for row in one.evaluation.rows]
+    summaries = [replace(one.summary, head=head) for one, head in zip(measured, heads, strict=True)]
     write_atomic(given.out / "shuffle.csv", as_csv(rows).encode())
     write_atomic(given.out / "shuffle_summary.csv", csv_text(summary_table(summaries)).encode())
-    clips_text = csv_text(clips_table(summaries, of_clips))
+    clips_text = csv_text(clips_table(summaries, [one.of_clips for one in measured]))
     write_atomic(given.out / "shuffle_clips.csv", clips_text.encode("utf-8", "surrogateescape"))
-    ceiling = 0.5 if data.reversed_pairs else None
-    figure = accuracy_figure(summaries, bar_names(summaries), chance(data), ceiling)
+    ceiling, shown = 0.5 if data.reversed_pairs else None, bar_names(summaries)
+    figure = accuracy_figure(summaries, shown, chance(data), ceiling)
     write_atomic(given.out / "shuffle.png", as_png(figure))
-    track_results(rows, summaries, given.out, given.wandb, checkpoints)
-    return summaries
+    sentences = tuple(sentence(one, name) for one, name in zip(summaries, shown, strict=True))
+    result = ShuffleResult(SCHEMA_VERSION, command_line, given.permutations, given.seed, chance(data),
+                           tuple(summaries), sentences)  # fmt: skip
+    write_atomic(given.out / "shuffle.json", dump(result).encode())
+    with finishing(run_of_checkpoints("shuffle", given.out, tracking, checkpoints)) as run:
+        track_results(run, rows, result, given.out)
+        for name, one in zip(shown, measured, strict=True) if not run.disabled else ():
+            log_videos(
+                run, f"flipped by shuffling/{name}", animations(data, one.evaluation, given.permutations, given.seed)
+            )
+    return result
 
 
 def _distinct_heads(labels: Sequence[str], checkpoints: Sequence[Checkpoint]) -> list[str]:
@@ -99,15 +113,9 @@ def bar_names(summaries: Sequence[Summary]) -> list[str]:
     return distinct_labels(heads, checkpoints, [f"{h} {c}" for h, c in zip(heads, checkpoints, strict=True)])
 
 
-def track_results(
-    rows: Sequence[Measurement],
-    summaries: Sequence[Summary],
-    out: Path,
-    mode: Mode,
-    checkpoints: Sequence[Checkpoint],
-) -> None:
-    """Logs the evaluation to a W&B run in the group of the runs that trained the heads."""
-    run = run_of_checkpoints("shuffle", out, mode, checkpoints)
+def track_results(run: Run, rows: Sequence[Measurement], result: ShuffleResult, out: Path) -> None:
+    """Logs the tables, the figure and the numbers of an evaluation, and its files as an artifact."""
+    summaries = result.checkpoints
     in_short = flat(summary_table(summaries))
     tables = {"shuffle": (COLUMNS, [list(vars(row).values()) for row in rows]), "shuffle_summary": in_short}
     numbers = {
@@ -116,7 +124,7 @@ def track_results(
         for condition, value in one.accuracy.items()
     }
     log_order_results(run, tables, numbers, {"accuracy": out / "shuffle.png"})
-    run.finish()
+    log_report(run, "shuffle", out, ("shuffle.json", "shuffle.csv", "shuffle_summary.csv", "shuffle.png"))
 
 
 def results_table(summaries: Sequence[Summary]) -> Table:
@@ -126,15 +134,16 @@ def results_table(summaries: Sequence[Summary]) -> Table:
     for name in ("order", "shuf", "rev", "reliance", "flips", "logits"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in summaries:
-        accuracies = [_with_interval(one.accuracy[name], one.interval[name]) for name in CONDITIONS]
+        accuracies = [_with_interval(one.accuracy[name], one.estimate[name]) for name in CONDITIONS]
         table.add_row(f"{one.head}\n{one.checkpoint}\nepoch {one.epoch}", *accuracies,
-                      _with_interval(one.reliance, one.reliance_interval), f"{one.flip_rate:.3f}",
+                      _with_interval(one.reliance, one.reliance_estimate), f"{one.flip_rate:.3f}",
                       change_text(one.max_logit_change))  # fmt: skip
     return table
 
 
-def _with_interval(value: float, interval: Interval | None) -> str:
-    if interval is None:
-        return percent(value)
-    low, high = (f"{100 * end:.0f}" for end in interval)
-    return f"{percent(value)}\n{low} to {high}"
+def _with_interval(value: float, estimate: Estimate | None) -> str:
+    return (
+        percent(value)
+        if estimate is None
+        else f"{percent(value)}\n{100 * estimate.low:.0f} to {100 * estimate.high:.0f}"
+    )

@@ -21,7 +21,7 @@ from videomem.cli.processes import first_error_only, has_to_launch, launch
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError, one_line, one_line_reason
 from videomem.experiments.tables import NOTHING
-from videomem.tracking import Mode, RunRecord, WandbLogger, group_of, log_confusion, run_of_checkpoints
+from videomem.tracking import RunRecord, WandbLogger, finishing, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.training.resuming import restore_from
@@ -210,7 +210,7 @@ def _prepare_tracking(cli: VideomemCLI, checkpoint: Checkpoint | None) -> None:
     run_dir = Path(cli.config.run_dir)
     for logger in cli.trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.fill(run_dir.name, group_of(data_name(cli.config.data.catalog)), "train")
+            logger.fill(run_dir.name, data_name(cli.config.data.catalog), "train")
             if checkpoint is not None and not cli.config.new_wandb_run:
                 logger.resume(checkpoint.run_record)
 
@@ -249,15 +249,12 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
         table.add_row(name, NOTHING if value is None else f"{value:.4f}")
     console().print(table)
     say(f"metrics.json and confusion.csv in {folder}")
-    mode: Mode = cli.config.wandb or "offline"
-    if mode != "disabled":
-        assert cli.checkpoint is not None
-        run = run_of_checkpoints(
-            f"{command}-{cli.checkpoint.run_dir.name}", folder, mode, [cli.checkpoint], job_type=command
-        )
-        log_confusion(run, split, counts.tolist(), names, confusion_figure(counts.numpy(), names, split))
-        run.summary.update(logged)
-        run.finish()
+    assert cli.checkpoint is not None
+    name = f"{command}-{cli.checkpoint.run_dir.name}"
+    with finishing(run_of_checkpoints(name, folder, cli.tracking, [cli.checkpoint], job_type=command)) as run:
+        if not run.disabled:
+            log_confusion(run, split, counts.tolist(), names, confusion_figure(counts.numpy(), names, split))
+            run.summary.update(logged)
 
 
 def per_class_accuracy(counts_CC: torch.Tensor) -> list[float | None]:

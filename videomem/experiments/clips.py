@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,13 +15,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from videomem.batch import VideoBatch
-from videomem.errors import VideomemError
+from videomem.errors import DecodingError, VideomemError
 from videomem.features.backbone import BackboneSettings
 from videomem.heads import FeatureNorm
 from videomem.training.data_module import VideoDataModule
 from videomem.training.feature_sources import StoredFeatures, frame_statistics
 from videomem.utils.sharing import shared_path
+from videomem.utils.text import printable
+from videomem.video.decoding import decode_clip
+from videomem.video.files import file_problem
 
+HEIGHT_PX = 96  # of frames that are shown
+_log = logging.getLogger("videomem")
 MAX_FRAMES = 20_000  # for fitting a projection; more frames change the components little
 
 
@@ -237,3 +243,22 @@ def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Cli
         components_DP = torch.pca_lowrank(x_ND, q=min(dim + 8, *x_ND.shape), center=False, niter=3)[2][:, :dim]
     features = [standardized(row) @ components_DP for row in range(len(clips))]
     return replace(clips, feature_dim=dim, features=PaddedFeatures.of(features))
+
+
+def shown_frames(data: VideoDataModule, row: int) -> NDArray[np.uint8] | None:
+    """The sampled frames of a clip at about `HEIGHT_PX` pixels, (T, height, width, 3); None if there is no video."""
+    clip, settings = data.clips[row], data.settings
+    if settings.imported is not None:
+        return None
+    if problem := file_problem(clip.path):
+        _log.info("no video strip: %s", printable(problem))
+        return None
+    try:
+        decoded = decode_clip(
+            clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage
+        )
+    except (DecodingError, VideomemError) as error:
+        _log.warning("no video strip: %s", printable(error))
+        return None
+    step = max(1, decoded.frames_THWC.shape[1] // HEIGHT_PX)
+    return decoded.frames_THWC[:, ::step, ::step]

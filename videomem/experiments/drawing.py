@@ -25,6 +25,8 @@ INK, PAPER = "#010203", "#fefefd"
 # The palette of Okabe and Ito, which is distinguishable with color blindness.
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+# Variables of page.css, which has other values for a dark page.
+VARIABLES = dict(zip(PALETTE, ("blue", "vermillion", "green", "purple", "orange", "sky"), strict=True))
 WIDTH = 4.6  # inches, 331 SVG units: on a phone, a point is about a pixel
 SMALL = 10
 
@@ -58,7 +60,9 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)").replace(BLUE, f"var(--blue, {BLUE})")
+    text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)")
+    for color, name in VARIABLES.items():
+        text = text.replace(color, f"var(--{name}, {color})")
     text = re.sub(r"font-family: [^;\"]*; ?", "", re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text))
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,18 @@ def _named(path: Path, what: str, plain: dict[str, Any], known: Mapping[str, typ
     if short not in known or kind not in (f"videomem.heads.{short}", class_path(known[short])):
         raise VideomemError(f"{path}: names {kind}, which is not a {what} of videomem; choose from {', '.join(known)}")
     return {"class_path": class_path(known[short]), "init_args": arguments}
+
+
+def head_sentence(head: Mapping[str, Any]) -> str:
+    """What a head computes: the first sentences of the documentation of its memory and of its readout.
+
+    Args:
+        head: Class paths of `memory` and `readout`, as `OrderPlan.heads` has them.
+    """
+    known = {**MEMORIES, **READOUTS}
+    paths = [head[part]["class_path"] for part in ("memory", "readout") if part in head]
+    classes = [known[name] for path in paths if (name := path.rsplit(".", 1)[-1]) in known]
+    return " Readout: ".join(re.split(r"(?<=\.)\s", getdoc(cls) or "")[0] for cls in classes)
 
 
 def distinct_labels(labels: Sequence[str], kinds: Sequence[Hashable], names: Sequence[str] | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -80,6 +81,11 @@ def _trace_layer(memory: Memory, terms_BTK: Tensor, direct: bool) -> LayerTrace:
             keeps.append(update.keep.expand_as(state[-1]))
         shown.append(state[0])
     return LayerTrace(torch.stack(shown, 1), torch.stack(kept, 1), torch.stack(keeps, 1), terms_BTK)
+
+
+def in_double(head: Head) -> Head:
+    """Returns a copy in float64 and evaluation mode, whose weights require no gradients."""
+    return copy.deepcopy(head).double().eval().requires_grad_(False)
 
 
 def time_constants(mean_log_keep_H: NDArray[np.float64]) -> NDArray[np.float64]:

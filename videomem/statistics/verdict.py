@@ -170,6 +170,13 @@ def _accuracy(accuracy: Estimate, chance: float) -> str:
     return f"balanced accuracy {value} % (95 % interval {low} to {high}), and chance is {_tenths(chance)} %"
 
 
+def reliance_sentence(name: str, reliance: Estimate) -> str:
+    """The accuracy that a trained model loses if its test clips are shuffled, with the interval and p."""
+    loss = points(reliance.value)
+    loses = f"loses {loss}" if reliance.value >= 0 else f"does not lose accuracy (difference {loss})"
+    return f"{name} {loses} if its test clips are shuffled ({interval(reliance)})"
+
+
 def interval(estimate: Estimate, equivalence: bool = False) -> str:
     """The 95 % interval, the 90 % interval if asked for, and p, in words."""
     low, high, low90, high90 = (_tenths(getattr(estimate, end)) for end in ("low", "high", "low90", "high90"))

@@ -1,6 +1,6 @@
 """Tracking with Weights & Biases (offline by default), and figures for TensorBoard."""
 
-from videomem.tracking.artifacts import data_artifact, run_of_checkpoints, track_export, use_artifact
+from videomem.tracking.artifacts import data_artifact, log_report, run_of_checkpoints, track_export, use_artifact
 from videomem.tracking.lightning import (
     AtomicCSVLogger,
     LogConfusionMatrix,
@@ -14,13 +14,15 @@ from videomem.tracking.logged_results import (
     log_order_results,
     log_result,
     log_strips,
+    log_trainings,
+    log_videos,
     track_memories,
 )
-from videomem.tracking.runs import Mode, group_of, start_run, without_paths
+from videomem.tracking.runs import Mode, Run, Tracking, finishing, start_run, without_paths
 
 __all__ = [
-    "AtomicCSVLogger", "LogConfusionMatrix", "MemoryRun", "Mode", "RunRecord", "TensorBoardLogger", "WandbLogger",
-    "data_artifact", "group_of", "log_confusion", "log_order_results", "log_result", "log_strips",
-    "run_of_checkpoints", "start_run",
-    "track_export", "track_memories", "use_artifact", "without_paths",
+    "AtomicCSVLogger", "LogConfusionMatrix", "MemoryRun", "Mode", "Run", "RunRecord", "TensorBoardLogger",
+    "Tracking", "WandbLogger", "data_artifact", "finishing", "log_confusion", "log_order_results", "log_report",
+    "log_result", "log_strips", "log_trainings", "log_videos", "run_of_checkpoints", "start_run", "track_export",
+    "track_memories", "use_artifact", "without_paths",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import wandb
 
-from videomem.tracking.runs import Mode, files_beside, folder_of, group_of, start_run, without_paths
+from videomem.tracking.runs import Tracking, files_beside, folder_of, start_run, without_paths
 from videomem.training.checkpoint import RUN_RECORD, Checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.torch_file import read_torch_file
@@ -91,14 +91,36 @@ def checkpoint_artifact(path: Path, policy: Policy = "immutable") -> wandb.Artif
     return _artifact(f"model-{run_id}", "model", {"model.ckpt": path}, metadata, policy)
 
 
+def log_report(run: wandb.Run, name: str, folder: Path, files: Sequence[str]) -> None:
+    """Log files of a result as one artifact, and an HTML page among them also as a panel.
+
+    Args:
+        run: The W&B run.
+        name: What the result is of, such as `order`; the artifact is `<name>-<name of the run>`.
+        folder: Folder of the files.
+        files: Their names, without local paths in their content.
+    """
+    if run.disabled:
+        return
+    with files_beside(run):  # Copied there, because the command may be repeated before the run is uploaded.
+        paths = {file: folder / file for file in files}
+        log_artifact(run, _artifact(f"{name}-{run.name}", "result", paths, {}, policy="mutable"))
+        for page in (path for path in paths.values() if path.suffix == ".html"):
+            run.log({f"{name}/{page.stem}": wandb.Html(str(page), inject=False)})
+
+
 def run_of_checkpoints(
-    name: str, folder: Path, mode: Mode, checkpoints: Sequence[Checkpoint], job_type: str | None = None
+    name: str, folder: Path, tracking: Tracking, checkpoints: Sequence[Checkpoint], job_type: str | None = None
 ) -> wandb.Run:
-    """Start a run that evaluates trained heads, in the group of their training and with their checkpoints as inputs."""
+    """Start a run that evaluates trained heads, with their checkpoints as inputs.
+
+    By default it is in the project and the group of their training, if that is the same for all.
+    """
     projects, groups = set(map(_project, checkpoints)), set(map(_group, checkpoints))
-    project = projects.pop() if len(projects) == 1 else "videomem"
-    group = groups.pop() if len(groups) == 1 else None
-    run = start_run(project, folder, mode, name=name, job_type=job_type or name, group=group)
+    defaults = Tracking(
+        project=projects.pop() if len(projects) == 1 else None, group=groups.pop() if len(groups) == 1 else None
+    )
+    run = start_run(tracking, folder, defaults, name=name, job_type=job_type or name)
     for checkpoint in checkpoints if not run.disabled else ():
         use_checkpoint(run, checkpoint.path)
     return run
@@ -107,7 +129,7 @@ def run_of_checkpoints(
 def track_export(
     folder: Path,
     checkpoint: Checkpoint,
-    mode: Mode = "offline",
+    tracking: Tracking = Tracking(),
     metrics: Mapping[str, float] | None = None,
     where: Path | None = None,
 ) -> None:
@@ -116,14 +138,15 @@ def track_export(
     Args:
         folder: The exported folder.
         checkpoint: The exported checkpoint.
-        mode: Mode of the W&B run.
+        tracking: Settings of the W&B run; by default it is in the project and the group of the training.
         metrics: Metrics of the model; default: those in the checkpoint.
         where: Folder for the files of the run; default: the directory of the training run.
     """
     config = {"memory": checkpoint.model_arguments["memory"], **checkpoint.training_facts()}
     name = f"export-{checkpoint.run_dir.name}"
-    details = {"name": name, "job_type": "export", "group": _group(checkpoint), "config": config}
-    run = start_run(_project(checkpoint), where or checkpoint.run_dir, mode, **details)
+    defaults = Tracking(project=_project(checkpoint), group=_group(checkpoint))
+    details = {"name": name, "job_type": "export", "config": config}
+    run = start_run(tracking, where or checkpoint.run_dir, defaults, **details)
     if not run.disabled:
         use_checkpoint(run, checkpoint.path)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -140,7 +163,7 @@ def _project(checkpoint: Checkpoint) -> str:
 
 def _group(checkpoint: Checkpoint) -> str:
     """The W&B group of the run that wrote a checkpoint; default: the name of the data set."""
-    return str(checkpoint.run_record.get("group") or group_of(data_name(checkpoint.data_arguments["catalog"])))
+    return str(checkpoint.run_record.get("group") or data_name(checkpoint.data_arguments["catalog"]))
 
 
 def _artifact(

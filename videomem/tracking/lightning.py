@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -16,10 +17,12 @@ from pytorch_lightning.loggers import TensorBoardLogger as _LightningTensorBoard
 from pytorch_lightning.loggers import WandbLogger as _LightningWandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_only
 
+from videomem.errors import VideomemError
 from videomem.tracking.artifacts import Policy, checkpoint_artifact, data_artifact, log_artifact, use_artifact
 from videomem.tracking.logged_results import log_confusion
-from videomem.tracking.runs import Mode, files_beside, run_settings, start_run, without_paths
+from videomem.tracking.runs import Mode, Tracking, environment, files_beside, run_settings, start_run, without_paths
 from videomem.training.checkpoint import RUN_RECORD
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import atomic_path, write_atomic
@@ -31,24 +34,25 @@ class WandbLogger(_LightningWandbLogger):
     """Lightning's W&B logger with videomem's defaults.
 
     Args:
-        project: W&B project.
-        mode: `offline` (default; upload later with `wandb sync`), `online`, or `disabled`.
+        project: W&B project; default: WANDB_PROJECT, or `videomem`.
+        mode: `offline` (upload later with `wandb sync`), `online`, or `disabled`; default: `offline`, unless WANDB_MODE
+            is `disabled`.
         save_dir: Folder for the files of the run; default: the run directory.
         name: Name of the run; default for `fit`: the name of the run directory.
-        group: Group of the run; default for `fit`: the name of the data set, or the sweep.
+        group: Group of the run; default: WANDB_RUN_GROUP, or for `fit` the sweep or the name of the data set.
         job_type: Kind of run within the group; default for `fit`: `train`.
-        tags: Tags of the run.
+        tags: Tags of the run; default: WANDB_TAGS.
         log_model: Log the last and the best checkpoint as artifacts after training; `all` logs each one when saved.
         machine_details: Also record host, program, git state, packages and system metrics.
-        entity: User or team that owns the run; default: the user who is logged in.
+        entity: User or team that owns the run; default: WANDB_ENTITY, or the user who is logged in.
         id: Id of a run to continue or create; default: a new id, or that of a resumed checkpoint.
         code: Folder whose Python files and YAML configs are logged as an artifact; default: none.
     """
 
     def __init__(
         self,
-        project: str = "videomem",
-        mode: Mode = "offline",
+        project: str | None = None,
+        mode: Mode | None = None,
         save_dir: str | None = None,
         name: str | None = None,
         group: str | None = None,
@@ -60,9 +64,11 @@ class WandbLogger(_LightningWandbLogger):
         id: str | None = None,
         code: str | None = None,
     ) -> None:
-        super().__init__(name=name, save_dir=save_dir or ".", project=project, log_model=log_model, id=id)
-        self._details = {"name": name, "group": group, "job_type": job_type, "tags": tags, "entity": entity}
-        self._mode: Mode = mode
+        known = project or environment().project or "videomem"
+        super().__init__(name=name, save_dir=save_dir or ".", project=known, log_model=log_model, id=id)
+        self._tracking = Tracking(mode, project, entity, group, tags)
+        self._default_group: str | None = None
+        self._details = {"name": name, "job_type": job_type}
         self._machine_details = machine_details
         self._code = code
 
@@ -70,11 +76,11 @@ class WandbLogger(_LightningWandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
-            assert self._project is not None
             resume = "allow" if self._id else None  # Also lets `wandb sync` append to an existing run.
             details = {**self._details, "id": self._id, "resume": resume}
             settings = run_settings(self._machine_details)
-            run = start_run(self._project, Path(self._save_dir or "."), self._mode, **details, settings=settings)
+            defaults = Tracking(group=self._default_group)
+            run = start_run(self._tracking, Path(self._save_dir or "."), defaults, **details, settings=settings)
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
             self._experiment = run
@@ -85,24 +91,36 @@ class WandbLogger(_LightningWandbLogger):
 
     def fill(self, name: str, group: str, job_type: str) -> None:
         """Set defaults for options that the config does not set. Call it before the run starts."""
-        for key, value in {"name": name, "group": group, "job_type": job_type}.items():
+        self._default_group = group
+        for key, value in {"name": name, "job_type": job_type}.items():
             self._details[key] = self._details[key] or value
 
     def resume(self, record: Mapping[str, Any]) -> None:
-        """Continue the run of a checkpoint, unless the config sets an id. Call it before the run starts."""
+        """Continue the run of a checkpoint, unless the config sets an id. Call it before the run starts.
+
+        Raises:
+            VideomemError: If the config sets another project.
+        """
         if "id" in record and self._id is None:
+            project = record.get("project", self._tracking.project)
+            if self._tracking.project not in (None, project):
+                raise VideomemError(
+                    f"the W&B project is {self._tracking.project}, but the run of the checkpoint is in {project}; "
+                    "leave the project out, or add --new-wandb-run"
+                )
             self._id = record["id"]
-            self._project = record.get("project", self._project)
+            self._tracking = replace(self._tracking, project=project)
 
     def record(self) -> dict[str, Any]:
         """Facts to store in a checkpoint so that the run can be continued; empty if tracking is disabled."""
-        if self._mode == "disabled" or not isinstance(self.experiment.id, str):
+        if self.experiment.disabled or not isinstance(self.experiment.id, str):
             return {}
         return {name: getattr(self.experiment, name) for name in ("id", "project", "group", "name")}
 
     def log_hyperparams(self, params: Any) -> None:
         super().log_hyperparams(without_paths(params if isinstance(params, dict) else vars(params)))
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         with files_beside(self.experiment):  # Media and tables are logged here, too.
             super().log_metrics(metrics, step)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import wandb
+from wandb.plot import CustomChart
 
-from videomem.tracking.runs import Mode, files_beside, start_run
+from videomem.tracking.runs import Tracking, files_beside, start_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Sequence[Any]
+MAX_PLOTTED_CLASSES = 100  # W&B plots at most 10,000 rows of a table, one for each pair of classes
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,25 @@ class MemoryRun:
 def log_confusion(
     run: wandb.Run, split: str, counts: list[list[int]], class_names: Sequence[str], figure: Figure
 ) -> None:
-    """Log the confusion matrix of a split as a figure and as a table; rows are true classes, columns predicted ones."""
+    """Log the confusion matrix of a split as a figure, as a table, and as W&B's plot, which is limited in its size.
+
+    Rows are true classes, columns predicted ones.
+    """
     rows = [[name, *row] for name, row in zip(class_names, counts, strict=True)]
     table = wandb.Table(columns=["true class", *class_names], data=rows)
+    logged: dict[str, Any] = {f"{split}/confusion_matrix": table, f"{split}/confusion_figure": wandb.Image(figure)}
     with files_beside(run):
-        run.log({f"{split}/confusion_matrix": table, f"{split}/confusion_figure": wandb.Image(figure)})
+        if len(class_names) <= MAX_PLOTTED_CLASSES:
+            logged[f"{split}/confusion_plot"] = _confusion_plot(counts, class_names, split)
+        run.log(logged)
+
+
+def _confusion_plot(counts: list[list[int]], class_names: Sequence[str], split: str) -> CustomChart:
+    """W&B's own interactive confusion matrix; it takes a true and a predicted class for each clip."""
+    cells = [(true, answer, num) for true, row in enumerate(counts) for answer, num in enumerate(row)]
+    y_true = [true for true, _, num in cells for _ in range(num)]
+    predicted = [answer for _, answer, num in cells for _ in range(num)]
+    return wandb.plot.confusion_matrix(y_true=y_true, preds=predicted, class_names=list(class_names), title=split)
 
 
 def log_order_results(
@@ -84,17 +102,40 @@ def log_result(
     )
 
 
+def log_trainings(run: wandb.Run) -> Callable[[Mapping[str, float]], None]:
+    """Returns a function that logs the numbers of one finished training, over the number of finished trainings."""
+    run.define_metric("trainings/*", step_metric="trainings/finished")
+    numbers = count(1)
+
+    def log(measured: Mapping[str, float]) -> None:
+        run.log({"trainings/finished": next(numbers), **{f"trainings/{key}": one for key, one in measured.items()}})
+
+    return log
+
+
 def log_strips(run: wandb.Run, name: str, strips: Sequence[tuple[Path, str]]) -> None:
     """Log video strips, image files with captions, as one panel."""
     if strips:
         run.log({f"{name}/video_strips": [wandb.Image(str(path), caption=caption) for path, caption in strips]})
 
 
-def track_memories(project: str, folder: Path, mode: Mode, group: str, memories: Sequence[MemoryRun]) -> None:
+def log_videos(run: wandb.Run, name: str, videos: Iterable[tuple[bytes, str]]) -> None:
+    """Log GIFs with their captions as one panel; nothing if there are none."""
+    with TemporaryDirectory() as folder:
+        shown = []
+        for number, (content, caption) in enumerate(videos):
+            path = Path(folder) / f"{number}.gif"
+            path.write_bytes(content)
+            shown.append(wandb.Video(str(path), caption=caption, format="gif"))
+        if shown:
+            run.log({name: shown})
+
+
+def track_memories(tracking: Tracking, folder: Path, group: str, memories: Sequence[MemoryRun]) -> None:
     """Log one W&B run per memory, with the runs of the test as history and the totals as summary."""
     for memory in memories:
-        details = {"name": memory.name, "group": group, "job_type": "memory", "config": dict(memory.config)}
-        run = start_run(project, folder, mode, **details)
+        details = {"name": memory.name, "job_type": "memory", "config": dict(memory.config)}
+        run = start_run(tracking, folder, Tracking(group=group), **details)
         run.define_metric("*", step_metric="run")
         for number, numbers in enumerate(memory.runs):
             run.log({"run": number, **numbers})

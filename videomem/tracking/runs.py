@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import wandb
+from wandb import Run
 
 from videomem.errors import VideomemError
 
 Mode = Literal["offline", "online", "disabled"]
 FLUSH_INTERVAL_S = 1.0  # Maximum delay until logged values are in the file of the run, where a killed run keeps them.
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs of W&B belong, and whether they are uploaded. None: not set.
+
+    Attributes:
+        mode: `offline`, `online` or `disabled`.
+        project: Project of the runs.
+        entity: User or team that owns the runs.
+        group: Group of the runs within the project.
+        tags: Tags of the runs.
+    """
+
+    mode: Mode | None = None
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] | None = None
+
+    def over(self, other: Tracking) -> Tracking:
+        """These settings, and those of `other` for what is not set here."""
+        return Tracking(**(asdict(other) | {name: value for name, value in vars(self).items() if value is not None}))
+
+
+def environment() -> Tracking:
+    """What the environment variables of W&B say: WANDB_MODE, _PROJECT, _ENTITY, _RUN_GROUP, _TAGS, and the sweep.
+
+    WANDB_MODE can disable runs. It cannot upload them: that takes a setting of videomem.
+    """
+    given = {name: os.environ.get(f"WANDB_{name}") or None for name in ("PROJECT", "ENTITY", "RUN_GROUP", "SWEEP_ID")}
+    tags = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    return Tracking(
+        mode="disabled" if os.environ.get("WANDB_MODE") == "disabled" else None,
+        project=given["PROJECT"],
+        entity=given["ENTITY"],
+        group=given["RUN_GROUP"] or (f"sweep-{given['SWEEP_ID']}" if given["SWEEP_ID"] else None),
+        tags=tags or None,
+    )
 
 
 def run_settings(machine_details: bool = False) -> wandb.Settings:
@@ -33,24 +74,28 @@ def run_settings(machine_details: bool = False) -> wandb.Settings:
     )
 
 
-def start_run(project: str, folder: Path, mode: Mode = "offline", **details: Any) -> wandb.Run:
+def start_run(tracking: Tracking, folder: Path, defaults: Tracking = Tracking(), **details: Any) -> Run:
     """Start a W&B run.
 
     Args:
-        project: W&B project.
+        tracking: What options and configs say. For what they do not set, the environment counts, then `defaults`.
         folder: Folder for the files of the run.
-        mode: `offline` needs no account and sends nothing. `online` is never chosen automatically.
-        details: Further arguments of `wandb.init`, such as `name`, `group` and `config`. Paths in `config` are reduced
-            to file names.
+        defaults: What counts last, before the project `videomem` and the mode `offline`, which sends nothing.
+        details: Further arguments of `wandb.init`, such as `name` and `config`. Paths in `config` are reduced to file
+            names.
     Raises:
         VideomemError: If the run cannot be started, for example without an API key or network in mode `online`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    details |= asdict(tracking.over(environment()).over(defaults))
+    mode = details["mode"] = details["mode"] or "offline"
+    details["project"] = details["project"] or "videomem"
+    if mode != "disabled":
+        folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # Turns off crash reports to W&B.
     details = {"settings": run_settings(), "reinit": "create_new", **details}
     details["config"] = without_paths(details.get("config") or {})
     try:
-        return wandb.init(project=project, dir=str(folder), mode=mode, **details)
+        return wandb.init(dir=str(folder), **details)
     except wandb.Error as error:
         reason = " ".join(str(error).split())
         raise VideomemError(
@@ -59,7 +104,18 @@ def start_run(project: str, folder: Path, mode: Mode = "offline", **details: Any
 
 
 @contextmanager
-def files_beside(run: wandb.Run) -> Iterator[None]:
+def finishing(run: Run) -> Iterator[Run]:
+    """Finish a run at the end, or mark it as failed by an exception, of which W&B itself would print the traceback."""
+    try:
+        yield run
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+@contextmanager
+def files_beside(run: Run) -> Iterator[None]:
     """Let W&B copy files into the folder of an offline run, where `wandb sync` finds them later.
 
     By default W&B copies them to a data folder of the user. If WANDB_DATA_DIR is set, it takes precedence.
@@ -74,7 +130,7 @@ def files_beside(run: wandb.Run) -> Iterator[None]:
         del os.environ["WANDB_DATA_DIR"]
 
 
-def folder_of(run: wandb.Run) -> Path:
+def folder_of(run: Run) -> Path:
     """The local folder with all files of a run."""
     return Path(run.dir).parent
 
@@ -88,11 +144,3 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, str) and (path := Path(value)).is_absolute():
         return path.name if path.is_relative_to(Path.home()) or os.path.lexists(path) else value
     return value
-
-
-def group_of(default: str) -> str:
-    """The default group of runs: WANDB_RUN_GROUP, or the sweep if an agent started the run, or `default`."""
-    if group := os.environ.get("WANDB_RUN_GROUP"):
-        return group
-    sweep = os.environ.get("WANDB_SWEEP_ID")
-    return f"sweep-{sweep}" if sweep else default

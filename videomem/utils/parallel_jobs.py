@@ -32,6 +32,7 @@ def run_cached(
     progress: Callable[[int, int], None] = lambda done, total: None,
     in_turn: Sequence[Any] = (),
     num_done: int = 0,
+    finished: Callable[[tuple[Path, ...]], None] = lambda paths: None,
 ) -> None:
     """Call `job(*call, paths, shared)` for all paths of which one does not exist yet.
 
@@ -44,6 +45,7 @@ def run_cached(
         progress: Called with the number of finished results and the number of all results.
         in_turn: Values of a further argument after those of `calls`, such as devices. The jobs take them in turn.
         num_done: Number of results that `progress` counts in addition to those of `calls`, because they were finished.
+        finished: Called with the files of each job when it has finished.
     Raises:
         VideomemError: If a process is killed, or the GPU runs out of memory.
     """
@@ -57,6 +59,7 @@ def run_cached(
     progress(done, total)
     for call in run_parallel(job, arguments, shared, min(num_processes, len(missing))):
         done += len(call[-1])
+        finished(call[-1])
         progress(done, total)
 
 

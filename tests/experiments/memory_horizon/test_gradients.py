@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.experiments.memory_horizon.gradients import _circle, in_double, sensitivity, untrained
-from videomem.experiments.trace import trace
+from videomem.experiments.memory_horizon.gradients import _circle, sensitivity, untrained
+from videomem.experiments.trace import in_double, trace
 from videomem.heads import Gated, Head, LastReadout, Leaky, Memory, Readout
 from videomem.training.lit_classifier import LitClassifier
 

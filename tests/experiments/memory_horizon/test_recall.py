@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import logged_by, summary_of
 from helpers.recomputed import check_recomputed
 from helpers.result_files import check_file
 from hypothesis import given, settings
@@ -305,10 +306,15 @@ def test_the_command_writes_page_result_tables_and_figures(tmp_path: Path, capsy
     out = tmp_path / "memory"
     arguments = ["memory", "--memories", "none", "leaky_sum", "gru", "--max-delay", "6", "--steps", "3", "--seeds", "2"]
     arguments += ["--drawings", "10", "--test", "8", "--hidden-dim", "8", "--processes", "1", "--out", str(out)]
-    assert main(arguments) == 0
+    assert main([*arguments, "--wandb", "offline", "--wandb-project", "ours"]) == 0
     check_file(out / "memory.json", RecallResult, SCHEMA_VERSION)
     check_recomputed(out)
     result = json.loads((out / "memory.json").read_text())
+    records, logged = logged_by(out), summary_of(out)
+    assert logged["project"] == "ours" and logged["summary"]["trainings/finished"] == 3 * 2 * 2
+    assert sum("trainings/finished" in json.dumps(one) for one in records if one["type"] == "history") == 3 * 2 * 2
+    assert logged["summary"]["memory/report"]["_type"] == "html-file"
+    assert "memory-memory" in [one["artifact"]["name"] for one in records if one["type"] == "artifact"]
     assert [one["name"] for one in result["memories"]] == ["none", "leaky_sum", "gru"]
     assert result["plan"]["delays"] == [1, 2, 4, 6, 12] and result["memories"][0]["lyapunov"] == "-Infinity"
     page = (out / "report.html").read_text()

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from videomem.errors import VideomemError
-from videomem.experiments.memory_horizon.gradients import in_double
 from videomem.experiments.memory_horizon.time_constants import lyapunov, lyapunov_time, retention
-from videomem.experiments.trace import trace
+from videomem.experiments.trace import in_double, trace
 from videomem.heads import LSTM, RNN, Gated, Head, Leaky, Memory
 
 T = 200

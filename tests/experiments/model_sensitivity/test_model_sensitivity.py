@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, summary_of
 from helpers.recomputed import check_recomputed
 from helpers.result_files import check_file
 from torch import Tensor, nn
@@ -245,7 +245,7 @@ def arguments(workspace: Path, out: Path, *more: str) -> list[str]:
 def test_the_command_writes_numbers_a_table_and_one_sentence(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments(workspace, tmp_path)) == 0
+    assert main(arguments(workspace, tmp_path, "--wandb", "offline")) == 0
     said = capsys.readouterr()
     assert "Shuffling the frames" in said.out and "windows of 2" in said.out and "never trained" in said.err
     content = json.loads((tmp_path / "sensitivity.json").read_text())
@@ -254,6 +254,9 @@ def test_the_command_writes_numbers_a_table_and_one_sentence(
     assert rows[0]["reliance"] == "0.0" and content["num_frames"] == 6 and content["failures"] == []
     assert float(rows[1]["max_logit_change"]) > 0
     check_file(tmp_path / "sensitivity.json", SensitivityResult, SCHEMA_VERSION)
+    logged = summary_of(tmp_path)
+    assert logged["config"]["model"] == "r3d_18" and str(workspace) not in json.dumps(logged)
+    assert logged["summary"]["sensitivity/accuracy"] == content["conditions"][0]["accuracy"]["value"]
     check_recomputed(tmp_path)
     shuffle_only = tmp_path / "other"
     assert main(arguments(workspace, shuffle_only, "--no-suite")) == 0

@@ -9,26 +9,28 @@ from dataclasses import fields, replace
 from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, logged_by
 from helpers.order_results import MEMORIES, NASTY, estimate, examples, nasty_result, no_verdict_result, order_result
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
 from videomem.errors import VideomemError
 from videomem.experiments import tables as formatting
-from videomem.experiments.drawing import png, shorten
+from videomem.experiments.drawing import PALETTE, VARIABLES, png, shorten
 from videomem.experiments.html import Picture, write_strips
 from videomem.experiments.order_test import order_tables as tables
 from videomem.experiments.order_test.methods import REFERENCES, methods_paragraph
 from videomem.experiments.order_test.report import pictures, render, write_report
 from videomem.experiments.order_test.result import OrderTestResult, from_json, to_json
 from videomem.experiments.order_test.schema import MODELS, schema_document
-from videomem.statistics.results import Estimate
-from videomem.tracking import log_result, log_strips, start_run
+from videomem.statistics.results import Estimate, Verdict
+from videomem.tracking import Tracking, log_result, log_strips, start_run
 from videomem.utils.result_models import meanings, schema_json
 
 RESULTS = {
@@ -104,7 +106,9 @@ def test_the_verdict_comes_first_and_headings_are_in_order(result: OrderTestResu
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     first = re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)
-    assert first and unescape(first[1]) == result.verdict.sentence
+    assert first and unescape(first[1]) == tables.headline(result) and len(first[1]) < 100
+    said = unescape(page).index(result.verdict.sentence.encode("utf-8", "replace").decode())
+    assert page.index("<h1>") < said < unescape(page).index("<table")
     assert page.index("<h1>") < page.index("<svg") and page.index("<h1>") < page.index("<table")
 
 
@@ -275,7 +279,7 @@ def test_a_report_is_written_and_logged_to_wandb(tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).is_file()
     assert set(figures) == {picture.name for picture in pictures(result)} and all(map(Path.exists, figures.values()))
     assert from_json((tmp_path / "out" / "order.json").read_text()) == result
-    run = start_run("test", tmp_path / "wandb", name="order")
+    run = start_run(Tracking("offline"), tmp_path / "wandb", name="order")
     log_result(run, "order", tables.result_tables(result), figures, tables.result_summary(result))
     shown = examples(result.data.class_names, ["gru"])
     strips = write_strips(shown, tmp_path / "out" / "figures")
@@ -295,10 +299,73 @@ def test_text_has_enough_contrast_in_light_and_dark() -> None:
     css = (ROOT / "videomem" / "experiments" / "page.css").read_text()
     light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css))
     for colors in (light, light | dark):
-        for name in ("ink", "quiet", "accent", "vermillion"):
+        for name in ("ink", "quiet", "accent", "hurts"):
             assert _contrast(colors[name], colors["paper"]) >= 4.5, name
         assert _contrast(colors["ink"], colors["wash"]) >= 4.5
         assert _contrast(colors["blue"], colors["paper"]) >= 3
+
+
+def _lab(color: str) -> NDArray[np.float64]:
+    """CIE L*a*b* of a color, illuminant D65."""
+    shares = np.array([int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.array(to_xyz) @ linear / (0.9505, 1.0, 1.089))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_colors_of_classes_differ_in_light_and_dark() -> None:
+    css = (ROOT / "videomem" / "experiments" / "page.css").read_text()
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css))
+    assert [light[name] for name in VARIABLES.values()] == list(PALETTE)  # As in the PNG files.
+    for colors in (light, dark):
+        shown = [colors[name] for name in VARIABLES.values()]
+        nearest = min(float(np.linalg.norm(_lab(a) - _lab(b))) for a, b in combinations(shown, 2))
+        assert nearest >= 25, nearest
+    assert all(_contrast(dark[name], dark["paper"]) >= 3 for name in VARIABLES.values())
+
+
+def test_the_colors_of_a_figure_are_variables_of_the_page(page: str) -> None:
+    figures = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    bare = re.sub(r"var\(--\w+, #\w+\)", "", figures)
+    assert not [color for color in PALETTE if color in bare]
+
+
+def test_the_headline_is_a_count_and_a_range() -> None:
+    gains = [estimate(0.21, 0.02), estimate(0.39, 0.02), estimate(0.25, 0.3)]
+    (one, *_) = [one for one in RESULTS["matters"].heads if not one.is_order_blind]
+    heads = tuple(replace(one, practical_gain=gain) for gain in gains)
+    for kind, words in (("matters", "Order carries information"), ("does not matter", "Order carries no information")):
+        result = replace(RESULTS["matters"], heads=heads, verdict=Verdict(kind, "s"))  # type: ignore[arg-type]
+        assert tables.headline(result) == f"{words}: 2 of 3 learners, +21.0 to +39.0 points"
+    assert tables.headline(replace(result, heads=heads[:1])).endswith(": 1 of 1 learner, +21.0 points")
+    assert tables.headline(RESULTS["no verdict"]) == "No verdict on order"
+
+
+def test_long_tables_and_the_plan_are_collapsed(page: str) -> None:
+    parts = re.split(r"(<details|</details>|<tbody>.*?</tbody>)", page, flags=re.DOTALL)
+    depth = 0
+    for part in parts:
+        depth += {"<details": 1, "</details>": -1}.get(part, 0)
+        if part.startswith("<tbody>") and part.count("<tr>") > 20:
+            assert depth > 0
+    assert re.search(r"<details><summary>All \d+ settings</summary>", page)
+
+
+def test_a_control_has_one_label_in_the_table_and_in_the_figure() -> None:
+    page = render(RESULTS["matters"])
+    figure = re.search(r'<svg[^>]*aria-label="Accuracy of the controls.*?</svg>', page, re.DOTALL)
+    assert figure is not None
+    listed = [row[0] for row in tables.table(RESULTS["matters"], "controls").rows]
+    assert set(tables.CONTROLS.values()) <= set(listed) and all(
+        f">{name}<" in figure[0] for name in tables.CONTROLS.values()
+    )
+
+
+def test_each_head_has_one_sentence() -> None:
+    heads = {"none": {"memory": {"class_path": "videomem.heads.NoMemory"}, "readout": {"class_path": "x.MeanReadout"}}}
+    result = replace(RESULTS["matters"], plan={"heads": heads})
+    assert "Memoryless: h_t = W x_t. Readout: Mean of the logits over the real frames." in render(result)
 
 
 def _contrast(first: str, second: str) -> float:

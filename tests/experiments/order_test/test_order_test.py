@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CONFIGS, data_arguments, read_data_module
+from conftest import CONFIGS, data_arguments, logged_by, read_data_module
 from helpers.order_clips import SHORT, SMALL, drawn, planned, run_with_gru, with_fixed_split
 from helpers.recomputed import check_recomputed
 
@@ -407,6 +407,37 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
     assert "principal components" in (tmp_path / "order" / "methods.txt").read_text()
     catalog = workspace / "videos" / "catalog.csv"
     check_recomputed(tmp_path / "order", "--training-results", tmp_path / "results", "--catalog", catalog)
+
+
+def test_an_interrupted_test_keeps_its_run_with_each_finished_training_and_a_disabled_logger_makes_none(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "order"
+    arguments = [
+        "order",
+        *order_arguments(workspace),
+        "--out",
+        str(out),
+        "--training-results",
+        str(tmp_path / "results"),
+    ]
+    arguments += ["--order.heads", '["none", "gru"]', "--config", str(tmp_path / "tracking.yaml")]
+    settings = {"project": "ours", "entity": "team", "tags": ["night"], "mode": "offline"}
+    for changes in ({}, {"mode": "disabled"}):
+        logger = {"class_path": "videomem.tracking.WandbLogger", "init_args": settings | changes}
+        (tmp_path / "tracking.yaml").write_text(json.dumps({"trainer": {"logger": [logger]}}))
+        with monkeypatch.context() as patch:
+            patch.setattr("videomem.cli.order.write_results", interrupted)
+            assert main(arguments) == 130
+        assert "Traceback" not in capsys.readouterr().err
+        records = logged_by(out)  # Of the first call: there is one run only.
+        (run,) = [record["run"] for record in records if record["type"] == "run"]
+        assert (run["project"], run["entity"], run["tags"]) == ("ours", "team", ["night"])
+        assert sum(record["type"] == "history" for record in records) == 2 + 4
+        assert [record["exit"]["exit_code"] for record in records if record["type"] == "exit"] == [1]
 
 
 def test_video_strips_show_the_tested_frame_orders(workspace: Path, tmp_path: Path) -> None:

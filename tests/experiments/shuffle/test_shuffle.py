@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import shutil
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import every_head, fit_arguments
+from conftest import every_head, fit_arguments, logged_by
 from helpers.recomputed import check_recomputed
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from videomem.cli.main import main
 from videomem.cli.train import run
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
+from videomem.experiments.clips import shown_frames
 from videomem.experiments.frame_order_predictions import permute_frames
+from videomem.experiments.shuffle.flipped_clips import FlippedClip, animations, flipped_clips, gif
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
     CONDITIONS,
@@ -28,13 +31,16 @@ from videomem.experiments.shuffle.measurements import (
     as_csv,
     change_text,
     js_divergence,
+    measure_checkpoint,
     measure_order,
+    sentence,
     summarize,
 )
 from videomem.features.backbone import load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.heads import GRU, LSTM, Head
 from videomem.statistics.contrasts import estimate_mean
+from videomem.statistics.verdict import interval
 from videomem.training.checkpoint import read_checkpoint
 
 
@@ -164,7 +170,8 @@ def row(condition: str, accuracy: float, forward: float | None = None) -> Measur
 def evaluation(**correct: list[float]) -> Evaluation:
     rows = [row(condition, 0.5, 0.3) for condition in CONDITIONS]
     correct_N = {condition: np.array(values) for condition, values in correct.items()}
-    return Evaluation(rows, list(range(len(correct_N["ordered"]))), correct_N)
+    clips = list(range(len(correct_N["ordered"])))
+    return Evaluation(rows, clips, correct_N, np.zeros((len(rows), len(clips)), int))
 
 
 def test_intervals_are_those_of_the_groups_of_clips_within_what_an_accuracy_can_be() -> None:
@@ -174,24 +181,28 @@ def test_intervals_are_those_of_the_groups_of_clips_within_what_an_accuracy_can_
     numbers = np.arange(16) // 2
     for name, values, limits in (("ordered", ordered, (0, 1)), ("shuffled", shuffled, (0, 1))):
         expected = estimate_mean(values, numbers, np.zeros(16, int), limits=limits)
-        assert summary.interval[name] == (expected.low, expected.high)
+        assert summary.estimate[name] == expected
         assert summary.accuracy[name] == pytest.approx(expected.value)
-    assert summary.interval["ordered"] is not None and summary.interval["ordered"][1] == 1.0
-    assert summary.interval["reversed"] is not None and summary.interval["reversed"][0] == 0.0
-    assert summary.reliance == pytest.approx(np.mean(ordered) - np.mean(shuffled))
+    assert summary.estimate["ordered"] is not None and summary.estimate["ordered"].high == 1.0
+    assert summary.estimate["reversed"] is not None and summary.estimate["reversed"].low == 0.0
+    lost = estimate_mean(np.subtract(ordered, shuffled), numbers, np.zeros(16, int), limits=(-1, 1))
+    assert summary.reliance == pytest.approx(lost.value) and summary.reliance_estimate == lost
+    assert sentence(summary, "gru") == f"gru loses {100 * lost.value:.1f} points if its test clips are shuffled " \
+        f"({interval(lost)})."  # fmt: skip
 
 
 def test_a_reliance_that_is_zero_by_construction_has_no_interval() -> None:
     same = [1.0, 0.0] * 4
     found = evaluation(ordered=same, shuffled=same, reversed=same)
-    assert summarize(found, list("aabbccdd"), order_blind=True).reliance_interval is None
-    assert summarize(found, list("aabbccdd"), order_blind=False).reliance_interval is not None
+    assert summarize(found, list("aabbccdd"), order_blind=True).reliance_estimate is None
+    assert summarize(found, list("aabbccdd"), order_blind=False).reliance_estimate is not None
 
 
 def test_clips_of_one_group_have_an_accuracy_without_an_interval() -> None:
     found = evaluation(ordered=[1.0, 0.0], shuffled=[0.0, 0.0], reversed=[0.0, 0.0])
     summary = summarize(found, ["a", "a"], order_blind=False)
-    assert summary.accuracy["ordered"] == 0.5 and set(summary.interval.values()) == {None}
+    assert summary.accuracy["ordered"] == 0.5 and set(summary.estimate.values()) == {None}
+    assert "50.0 points" in sentence(summary, "gru") and "no interval" in sentence(summary, "gru")
 
 
 def test_the_table_has_the_promised_columns_and_leaves_unmeasured_fields_empty() -> None:
@@ -245,6 +256,37 @@ def test_shuffle_writes_table_and_figure_of_several_checkpoints(
     assert main(["shuffle", *paths, "--permutations", "4", "--out", "out", "--wandb", "disabled"]) == 0
     rows = list(csv.DictReader(Path("out/shuffle.csv").read_text().splitlines()))
     assert len(rows) == 2 * 6 and {r["head"] for r in rows} == {"none", "gru"}
+    result = json.loads(Path("out/shuffle.json").read_text())
+    assert [one["head"] for one in result["checkpoints"]] == ["none", "gru"]
+    blind, gru = result["sentences"]
+    assert "order-blind by construction" in blind and "95 % interval" in gru
+    out = " ".join(capsys.readouterr().out.split())
+    assert " ".join(gru.split()) in out
     check_recomputed("out")
     assert Path("out/shuffle.png").read_bytes().startswith(b"\x89PNG")
-    assert "gru" in capsys.readouterr().out
+
+
+def test_clips_that_flip_are_those_right_in_order_and_most_often_changed() -> None:
+    predicted_KN = np.array([[0, 1, 2, 3], [0, 0, 1, 2], [0, 1, 1, 2], [9, 9, 9, 9]])
+    correct = {"ordered": [1.0, 1.0, 1.0, 0.0], "shuffled": [1.0, 0.5, 0.0, 0.0], "reversed": [0.0] * 4}
+    found = evaluation(**correct)._replace(predicted_KN=predicted_KN, clips_N=[10, 11, 12, 13])
+    assert flipped_clips(found) == [FlippedClip(12, 2, 0), FlippedClip(11, 1, 0)]
+    assert flipped_clips(found, most=1) == [FlippedClip(12, 2, 0)]
+
+
+def test_a_flipped_clip_is_shown_in_order_and_as_it_was_shuffled(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    command = ["shuffle", str(checkpoints["gru"]), "--permutations", "4", "--out", str(tmp_path), "--wandb", "offline"]
+    assert main(command) == 0
+    checkpoint = read_checkpoint(checkpoints["gru"])
+    data = checkpoint.data_module()
+    found = measure_checkpoint(checkpoint, data, 4, 0, 0).evaluation
+    (first, *_) = flipped_clips(found)
+    shown = list(animations(data, found, 4, 0))
+    assert len(shown) == len(flipped_clips(found)) == len(list(tmp_path.rglob("media/videos/**/*.gif")))
+    frames = shown_frames(data, first.row)
+    assert frames is not None
+    order = permutations.shuffled(len(frames), len(frames), 4, (0, first.row))[first.permutation]
+    assert shown[0][0] == gif(frames, frames[order])
+    logits = checkpoint.classifier().eval()(data.features(first.row)[order][None], torch.tensor([len(frames)]))
+    assert shown[0][1].endswith(f"predicted {data.class_names[int(logits.argmax())]}")
+    assert any("captions" in json.dumps(record) for record in logged_by(tmp_path))

@@ -17,7 +17,7 @@ from torch import Tensor
 from videomem.errors import DecodingError, VideomemError
 from videomem.experiments.frame_order_predictions import permute_frames
 from videomem.experiments.permutations import SHUFFLE_SUITE
-from videomem.experiments.trace import time_constants, trace
+from videomem.experiments.trace import in_double, time_constants, trace
 from videomem.heads import Head, ParallelMemory
 from videomem.inference.model import Classifier
 from videomem.video.catalog import Clip
@@ -223,8 +223,10 @@ def _order_traces(head: Head, x_1TD: Tensor, frames_BT: NDArray[np.int64], layer
     if not answers_BTC.isfinite().all():
         raise VideomemError(f"{head.label}: logits are not finite; its training diverged")
     shown, memory = traced.layers[layer - 1], head.memories[layer - 1]
+    # Of a retention near 1, float32 leaves few digits of the time constant.
+    exact = trace(in_double(head), _in_orders(x_1TD.double(), frames_BT)[0]).layers[layer - 1]
     parts = (
-        shown.keep_BTH,
+        exact.keep_BTH,
         memory.activation(shown.h_BTH),
         answers_BTC.double().softmax(dim=2),
         shown.kept_BTH,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.experiments.trace import trace_projected
+from videomem.experiments.trace import in_double, trace_projected
 from videomem.heads import Head
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import from_plain
@@ -98,11 +97,6 @@ def untrained(classifier: LitClassifier, seed: int = 0) -> Head:
         fresh: Head = from_plain(LitClassifier, dict(classifier.hparams)).head
     fresh.norm.load_state_dict(classifier.head.norm.state_dict())
     return fresh.to(classifier.head.norm.mean.device).eval()
-
-
-def in_double(head: Head) -> Head:
-    """Returns a copy in float64 and evaluation mode, whose weights require no gradients."""
-    return copy.deepcopy(head).double().eval().requires_grad_(False)
 
 
 def check_features(head: Head, x_BTD: Tensor) -> None:

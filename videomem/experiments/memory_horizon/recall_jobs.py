@@ -117,6 +117,7 @@ def run_recall(
     cache: Path,
     num_processes: int = 1,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    finished: Callable[[RecallTrainingResult], None] = lambda result: None,
 ) -> list[RecallTrainingResult]:
     """Runs the training jobs that are not cached, and returns the results of all.
 
@@ -126,6 +127,7 @@ def run_recall(
         cache: Folder of training results. Each file is named by a hash of everything that determines the result.
         num_processes: Number of trainings in parallel.
         tell: Called with the number of finished jobs and the number of all jobs.
+        finished: Called with the result of each job that is trained now.
     Raises:
         VideomemError: If a training diverges, or the file of a result is damaged.
     """
@@ -136,7 +138,9 @@ def run_recall(
         for name in plan.memories
     }
     cache.mkdir(parents=True, exist_ok=True)
-    run_cached(_train_and_write, calls, (plan, frames), num_processes, tell)
+    run_cached(
+        _train_and_write, calls, (plan, frames), num_processes, tell, finished=lambda paths: finished(_read(paths[0]))
+    )
     return [_read(path) for (path,) in calls]
 
 

@@ -154,6 +154,7 @@ def measure_recall(
     num_processes: int = 1,
     tell: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
+    finished: Callable[[RecallTrainingResult], None] = lambda result: None,
 ) -> tuple[RecallResult, FrameTable]:
     """Renders the frames, extracts their features, runs the training jobs that are not cached, and returns the result.
 
@@ -165,10 +166,11 @@ def measure_recall(
         num_processes: Number of trainings in parallel.
         tell: Called with the number of finished jobs and the number of all jobs.
         command: Command line, for the result.
+        finished: Called with the result of each job that is trained now.
     """
     started, (table, features_ND) = time.perf_counter(), _frames(num_drawings, backbone)
     frames = recall_frames(table, features_ND, NUM_TEST_DRAWINGS, plan.recipe.projection_dim)
-    found = reaches(run_recall(plan, frames, cache, num_processes, tell), plan)
+    found = reaches(run_recall(plan, frames, cache, num_processes, tell, finished), plan)
     result = RecallResult(
         schema_version=SCHEMA_VERSION,
         plan=plan,

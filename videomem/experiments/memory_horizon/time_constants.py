@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomem.errors import VideomemError
-from videomem.experiments.memory_horizon.gradients import ELEMENTS, check_features, in_double
-from videomem.experiments.trace import Trace, time_constants, trace
+from videomem.experiments.memory_horizon.gradients import ELEMENTS, check_features
+from videomem.experiments.trace import Trace, in_double, time_constants, trace
 from videomem.heads import Head, Memory, State
 
 Floats = NDArray[np.float64]

@@ -29,6 +29,7 @@ from videomem.experiments.drawing import (
     shorten,
     whisker,
 )
+from videomem.experiments.order_test.order_tables import CONTROLS
 from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, RESHUFFLED, REVERSED, SHUFFLED, letters
 from videomem.experiments.order_test.result import HeadResult, OrderTestResult, PerturbationResult
 from videomem.experiments.tables import percent, points
@@ -204,11 +205,8 @@ def controls_figure(result: OrderTestResult) -> Figure:
     own, lead = result.controls, lead_head(result)
     assert own is not None
     rows = [
-        ("majority class", own.majority, INK),
-        ("random single frame", own.random_frame, INK),
-        ("best single frame", own.best_frame, INK),
-        ("mean over frames", own.average, INK),
-        ("any frame correct (uses the label)", own.oracle_frame, PAPER),
+        (label, getattr(own, name), PAPER if name == "oracle_frame" else INK)  # It uses the label of the clip.
+        for name, label in CONTROLS.items()
     ]
     figure, axes = row_axes(2 * (len(rows) + (lead is not None)), 0.19)
     for number, (label, accuracy, face) in enumerate(rows):

@@ -15,9 +15,10 @@ from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, descr
 from videomem.experiments.order_test.result import HeadResult, OrderTestResult
 from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, percent, points
-from videomem.statistics.results import Estimate
+from videomem.statistics.results import Estimate, VerdictKind
 from videomem.statistics.verdict import interval as in_words
 from videomem.statistics.verdict import points as in_points
+from videomem.statistics.verdict import reliance_sentence
 from videomem.video.catalog import Clip
 
 # Columns that are not text, by the kind of their values.
@@ -34,6 +35,10 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
 }  # fmt: skip
 KINDS = {name: kind for kind, names in _NAMES.items() for name in names}
 
+
+# The label of each control, by the field of its accuracy.
+CONTROLS = {"majority": "majority class", "random_frame": "random single frame", "best_frame": "best single frame",
+            "average": "mean over frames", "oracle_frame": "any single frame"}  # fmt: skip
 
 Rows = list[dict[str, Cell]]  # the value of each column by its name
 
@@ -124,11 +129,25 @@ def all_tables(result: OrderTestResult) -> list[Table]:
     return [found for name in NAMES if (found := table(result, name)).rows]
 
 
+def group_names(scores: Scores, clips: Sequence[Clip]) -> dict[int, str]:
+    """The name of each group by its index. Joined groups have the name of the first of them in the catalog.
+
+    Args:
+        scores: Predictions of all training jobs.
+        clips: The clips of the test, as `VideoDataModule.clips`.
+    """
+    names: dict[int, str] = {}
+    for clip, group in zip(clips, scores.clips.groups.tolist(), strict=True):
+        names.setdefault(group, clip.group)
+    return names
+
+
 def tested_clips(result: OrderTestResult, scores: Scores, clips: Sequence[Clip]) -> Table:
     """The data behind all estimates: for each head, run and test clip the share of correct predictions.
 
     It has a column for each training condition and test condition, named by their letters, and is empty for conditions
-    without training. The shares are means over the frame orders of a clip. Joined groups have the name of the first.
+    without training. The shares are means over the frame orders of a clip. Groups have the names of
+    `group_names`.
 
     Args:
         result: The result, for the labels of the heads.
@@ -136,9 +155,7 @@ def tested_clips(result: OrderTestResult, scores: Scores, clips: Sequence[Clip])
         clips: The clips of the test, as `VideoDataModule.clips`.
     """
     rows = [row for split in scores.splits for row in split.test.tolist()]
-    groups: dict[int, str] = {}
-    for clip, group in zip(clips, scores.clips.groups.tolist(), strict=True):
-        groups.setdefault(group, clip.group)
+    groups = group_names(scores, clips)
     by_head = {one.label: scores.all_right(one.name) for one in result.heads}
     pairs = [pair for pair in PAIRS if any(pair in right for right in by_head.values())]
     names = ("head", "run", "path", "start_s", "end_s", "label", "group", *map(letters, pairs))
@@ -175,7 +192,11 @@ def result_tables(result: OrderTestResult) -> list[tuple[str, list[str], list[li
 
 def result_summary(result: OrderTestResult) -> dict[str, float | str]:
     """The verdict, and the main numbers of each head by name, for the summary of a W&B run."""
-    numbers: dict[str, float | str] = {"verdict": result.verdict.kind, "sentence": result.verdict.sentence}
+    numbers: dict[str, float | str] = {
+        "verdict": result.verdict.kind,
+        "headline": headline(result),
+        "sentence": result.verdict.sentence,
+    }
     for one in result.heads:
         numbers |= {f"{one.name}/{pair}": accuracy.value for pair, accuracy in one.accuracies.items()}
         numbers[f"{one.name}/value_of_order"] = one.value_of_order.value
@@ -183,6 +204,34 @@ def result_summary(result: OrderTestResult) -> dict[str, float | str]:
         if one.practical_gain is not None:
             numbers[f"{one.name}/practical_gain"] = one.practical_gain.value
     return numbers
+
+
+# What the headline says of each verdict on the data, before the count of learners.
+_HEADLINES: dict[VerdictKind, str] = {
+    "matters": "Order carries information",
+    "order or position": "Order or position carries information",
+    "negligible": "Order carries negligible information",
+    "does not matter": "Order carries no information",
+    "hurts": "Order carries no information",
+    "undetermined": "Undetermined whether order carries information",
+    "not learned": "Not learned, so nothing is known of order",
+    "nothing to order": "Nothing to order",
+    "no verdict": "No verdict on order",
+}
+
+
+def headline(result: OrderTestResult) -> str:
+    """The verdict on the data in few words, the number of learners whose information has an interval above 0, and the
+    range of the information over all learners.
+    """
+    gains = [one.practical_gain for one in result.heads if one.practical_gain is not None]
+    words = _HEADLINES[result.verdict.kind]
+    if not gains:
+        return words
+    least, most = (f(gain.value for gain in gains) for f in (min, max))
+    range_ = points(least) if len(gains) == 1 else f"{points(least)} to {points(most)}"
+    above = sum(gain.low > 0 for gain in gains)
+    return f"{words}: {above} of {len(gains)} learner{'s' if len(gains) != 1 else ''}, {range_} points"
 
 
 def answers(result: OrderTestResult) -> list[tuple[str, str]]:
@@ -196,11 +245,8 @@ def answers(result: OrderTestResult) -> list[tuple[str, str]]:
         return [data]
     lead = max(learners, key=lambda one: one.value_of_order.value)
     assert lead.verdict is not None and lead.reliance is not None
-    loss = in_points(lead.reliance.value)
-    loses = f"loses {loss}" if lead.reliance.value >= 0 else f"does not lose accuracy (difference {loss})"
-    relies = f"{lead.label} {loses} if its test clips are shuffled"
     return [
-        ("Does this trained model rely on frame order?", f"{relies} ({in_words(lead.reliance)})"),
+        ("Does this trained model rely on frame order?", reliance_sentence(lead.label, lead.reliance)),
         ("Is frame order worth anything to this learner?", f"{lead.verdict.sentence}{_rotated(lead)}"),
         data,
     ]
@@ -222,13 +268,13 @@ def _controls(result: OrderTestResult) -> Rows:
         return []
     best = f"the frame position that is best on the training clips (frame {own.best_frame_position})"
     rows = (
-        ("majority class", own.majority, "always predict the most frequent class of the training clips"),
+        (CONTROLS["majority"], own.majority, "always predict the most frequent class of the training clips"),
         ("chance", own.chance, "balanced accuracy of any constant prediction"),
-        ("random frame", own.random_frame, "a single frame, mean over its position"),
-        ("best frame", own.best_frame, best),
-        ("mean over frames", own.average, "the mean over all frames, trained in order"),
-        ("oracle frame", own.oracle_frame, "at least one frame is classified correctly; an upper bound that uses the "
-         "label"),
+        (CONTROLS["random_frame"], own.random_frame, "mean over the position of the frame"),
+        (CONTROLS["best_frame"], own.best_frame, best),
+        (CONTROLS["average"], own.average, "the mean over all frames, trained in order"),
+        (CONTROLS["oracle_frame"], own.oracle_frame, "at least one is classified correctly; an upper bound "
+         "that uses the label"),
     )  # fmt: skip
     return [{"control": control, "accuracy": accuracy, "meaning": meaning} for control, accuracy, meaning in rows]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.errors import DecodingError, VideomemError
 from videomem.experiments import permutations
+from videomem.experiments.clips import shown_frames
 from videomem.experiments.drawing import png, shorten
 from videomem.experiments.html import Example, Picture, ScoredExample, Strip, environment, strip_image
+from videomem.experiments.memories import head_sentence
 from videomem.experiments.order_test.data import test_orders
 from videomem.experiments.order_test.figures import (
     accuracies_figure,
@@ -29,7 +29,7 @@ from videomem.experiments.order_test.figures import (
 )
 from videomem.experiments.order_test.information import learner_label
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
-from videomem.experiments.order_test.order_tables import all_tables, answers, table, table_of
+from videomem.experiments.order_test.order_tables import all_tables, answers, headline, table, table_of
 from videomem.experiments.order_test.plan import letters
 from videomem.experiments.order_test.result import OrderTestResult, to_json
 from videomem.experiments.order_test.scores import Scores
@@ -38,15 +38,10 @@ from videomem.statistics.clip_scores import ClipScores
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.atomic import make_folders, write_atomic
 from videomem.utils.sharing import shared_text
-from videomem.utils.text import printable
 from videomem.video.datasets.reversed_classes import known_reversed_pairs
-from videomem.video.decoding import decode_clip
-from videomem.video.files import file_problem
 
-HEIGHT_PX = 96
 MAX_EXAMPLES = 4
 NUM_TOP_CLIPS = 6
-_log = logging.getLogger("videomem")
 
 
 def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips: Sequence[ScoredExample] = ()) -> str:
@@ -62,6 +57,8 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
     page = template.render(
         result=result,
         table=partial(table, result),
+        headline=headline(result),
+        head_sentences=head_sentences(result),
         answers=answers(result),
         learner_label=partial(learner_label, result.heads),
         known_pairs=known_reversed_pairs(result.data.class_names),
@@ -77,6 +74,13 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
         references=used_references(methods),
     )
     return page.encode("utf-8", "replace").decode()
+
+
+def head_sentences(result: OrderTestResult) -> dict[str, str]:
+    """A sentence on each head that the plan describes, by its label."""
+    described = result.plan.get("heads")
+    heads = described if isinstance(described, dict) else {}
+    return {one.label: head_sentence(heads[one.name]) for one in result.heads if one.name in heads}
 
 
 def pictures(result: OrderTestResult) -> Iterator[Picture]:
@@ -144,7 +148,7 @@ def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) 
     examples = []
     for one, other in _pairs(result)[:MAX_EXAMPLES]:
         place = _clearest(scores, result, clips.class_names.index(one), clips.class_names.index(other))
-        frames_THWC = None if place is None else _frames(data, int(test[place]))
+        frames_THWC = None if place is None else shown_frames(data, int(test[place]))
         if place is not None and frames_THWC is not None and len(frames_THWC) == clips.lengths[test[place]]:
             examples.append(Example(one, other, _strips(frames_THWC, place, scores, result)))
     return examples
@@ -162,7 +166,7 @@ def top_clips_of(data: VideoDataModule, scores: ClipScores) -> list[ScoredExampl
     top = []
     for place in np.argsort(-scores.scores, kind="stable")[:NUM_TOP_CLIPS].tolist():
         row = int(scores.clips[place])
-        clip, frames_THWC = data.clips[row], _frames(data, row)
+        clip, frames_THWC = data.clips[row], shown_frames(data, row)
         strip = None if frames_THWC is None else Strip("ordered", frames_THWC, {})
         numbers = float(scores.scores[place]), float(scores.standard_errors[place])
         top.append(ScoredExample(shared_text(str(clip), [clip.path]), clip.label, *numbers, strip))
@@ -184,24 +188,6 @@ def _clearest(scores: Scores, result: OrderTestResult, label: int, partner: int)
         for frame_order, answer in (("ordered", label), ("reverse", partner)):
             votes += scores.predicted(one.name, "ordered", frame_order)[0][: len(labels)] == answer
     return int(votes.argmax()) if label in labels else None
-
-
-def _frames(data: VideoDataModule, row: int) -> NDArray[np.uint8] | None:
-    clip, settings = data.clips[row], data.settings
-    if settings.imported is not None:
-        return None
-    if problem := file_problem(clip.path):
-        _log.info("no video strip: %s", printable(problem))
-        return None
-    try:
-        decoded = decode_clip(
-            clip.path, settings.sampling, clip.interval, settings.decoder, clip.fps, settings.on_damage
-        )
-    except (DecodingError, VideomemError) as error:
-        _log.warning("no video strip: %s", printable(error))
-        return None
-    step = max(1, decoded.frames_THWC.shape[1] // HEIGHT_PX)
-    return decoded.frames_THWC[:, ::step, ::step]
 
 
 def _strips(frames_THWC: NDArray[np.uint8], place: int, scores: Scores, result: OrderTestResult) -> list[Strip]:

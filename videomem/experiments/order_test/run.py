@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from videomem.experiments.order_test.analysis import analyse, controls_of
 from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
 from videomem.experiments.order_test.data_checks import DataCheck, data_checks, with_joined_groups
 from videomem.experiments.order_test.information import information_of, verdict_of
-from videomem.experiments.order_test.jobs import num_cached
+from videomem.experiments.order_test.jobs import TrainingJob, num_cached
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderTestResult
 from videomem.experiments.order_test.scores import Scores
@@ -147,6 +147,7 @@ def run_order_test(
     failures: Sequence[tuple[str, str]] = (),
     num_trained_before: int | None = None,
     checks: Sequence[DataCheck] = (),
+    finished: Callable[[TrainingJob, Mapping[str, float]], None] = lambda job, accuracies: None,
 ) -> OrderTest:
     """Train the jobs without a result in the cache, and analyse all results as the plan says.
 
@@ -161,11 +162,12 @@ def run_order_test(
         failures: Clips that could not be used, (path, reason), to record in the result.
         num_trained_before: Return value of `freeze`; by default the number of results now in the cache.
         checks: What was found in the data before the plan was made.
+        finished: As in `run_jobs`.
     """
     started = time.perf_counter()
     if num_trained_before is None:
         num_trained_before = num_cached(plan, clips, cache, devices[0])
-    training_results = run_jobs(plan, clips, cache, num_processes, devices, progress)
+    training_results = run_jobs(plan, clips, cache, num_processes, devices, progress, finished)
     scores, settings = Scores(plan, clips, training_results), plan.settings
     results, information = analyse(scores), information_of(scores)
     checks = [*checks, *data_checks(clips, scores.splits, scores.overlap)]

@@ -46,17 +46,20 @@ class ScoredClip:
     standard_error: float
 
 
-def write_clip_scores(folder: Path, clips: Sequence[Clip], scores: ClipScores) -> Path:
+def write_clip_scores(
+    folder: Path, clips: Sequence[Clip], scores: ClipScores, group_names: Mapping[int, str] = {}
+) -> Path:
     """Write `tables/clip_scores.csv` to the folder of a result, with the highest score first, and return its path.
 
-    Groups that were joined have the name of the first one in the table.
+    Groups that are not in `group_names` have the name of the first clip in the table.
 
     Args:
         folder: Folder of the result.
         clips: The clips that the ids of `scores` are indices of, as `VideoDataModule.clips`.
         scores: The scores.
+        group_names: Name of each group by its id, as `order_tables.group_names` returns it.
     """
-    names: dict[int, str] = {}
+    names = dict(group_names)
     rows = []
     for place in np.argsort(-scores.scores, kind="stable").tolist():
         clip = clips[int(scores.clips[place])]

@@ -32,6 +32,7 @@ from videomem.experiments.order_test.jobs import TrainingJob, in_cache, job_seed
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.training_results import (
     TrainingResult,
+    read_training_result,
     read_training_results,
     write_training_result,
 )
@@ -53,6 +54,7 @@ def run_jobs(
     num_processes: int = 1,
     devices: Sequence[str] = ("cpu",),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    finished: Callable[[TrainingJob, Mapping[str, float]], None] = lambda job, accuracies: None,
 ) -> dict[TrainingJob, TrainingResult]:
     """Train all jobs without a result in the cache, and return the results of all jobs.
 
@@ -63,6 +65,8 @@ def run_jobs(
         num_processes: Stacks of training jobs in parallel; 1 trains in this process.
         devices: Devices that the stacks are assigned to in turn.
         progress: Called with the number of finished jobs and the number of all jobs.
+        finished: Called with each job that is trained now, and its accuracy on the test clips of its run in each frame
+            order.
     Raises:
         VideomemError: If a training diverges, or a process is killed.
     """
@@ -74,7 +78,16 @@ def run_jobs(
         for stack in stacks_of(missing, clips, plan, largest)
     }
     train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
-    run_cached(train, calls, clips, num_processes, progress, in_turn=devices, num_done=len(jobs) - len(missing))
+    of_file = {path: (job, clips.labels[split.test]) for job, (split, path) in jobs.items()}
+
+    def tell(paths: Sequence[Path]) -> None:
+        for path in paths:
+            job, labels = of_file[path]
+            predicted = read_training_result(path).predicted
+            finished(job, {name: float((answers == labels).mean()) for name, answers in predicted.items()})
+
+    num_done = len(jobs) - len(missing)
+    run_cached(train, calls, clips, num_processes, progress, devices, num_done, tell)
     return read_training_results(plan, clips, jobs)
 
 

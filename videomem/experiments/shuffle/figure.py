@@ -29,7 +29,8 @@ def accuracy_figure(
     places = np.arange(len(summaries))
     for number, condition in enumerate(CONDITIONS):
         heights = [summary.accuracy[condition] for summary in summaries]
-        intervals = [summary.interval[condition] or (np.nan, np.nan) for summary in summaries]
+        estimates = [summary.estimate[condition] for summary in summaries]
+        intervals = [(one.low, one.high) if one else (np.nan, np.nan) for one in estimates]
         lengths = np.abs(np.transpose(intervals) - heights)  # NaN draws no error bar.
         axes.bar(places + 0.27 * (number - 1), heights, 0.25, yerr=lengths, capsize=2, label=condition,
                  color=COLORS[condition], error_kw={"elinewidth": 1})  # fmt: skip

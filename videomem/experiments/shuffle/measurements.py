@@ -25,10 +25,14 @@ from videomem.experiments.permutations import SHUFFLE_SUITE
 from videomem.experiments.tables import Column, Plain, Table, csv_text
 from videomem.heads import Head
 from videomem.statistics.contrasts import estimate_mean
+from videomem.statistics.results import Estimate
+from videomem.statistics.verdict import points, reliance_sentence
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
+from videomem.utils.result_models import Number, SharedText, Text, result_model
 
 CONDITIONS = ("ordered", "shuffled", "reversed")
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,36 @@ class Measurement:
 
 
 COLUMNS = tuple(field.name for field in fields(Measurement))
-Interval = tuple[float, float]
 
 
 class Evaluation(NamedTuple):
-    """Measurements of one head, and the share of correct predictions of each clip (N,) by condition."""
+    """Measurements of one head on N clips.
+
+    Attributes:
+        rows: The measurements.
+        clips_N: Row of each clip in the data.
+        correct_N: Share of correct predictions of each clip, by condition.
+        predicted_KN: Predicted class of each clip: in order, in each of its permutations, and reversed.
+    """
 
     rows: list[Measurement]
     clips_N: list[int]
     correct_N: dict[str, NDArray[np.float64]]
+    predicted_KN: NDArray[np.int64]
+
+
+class Measured(NamedTuple):
+    """What `measure_checkpoint` finds.
+
+    Attributes:
+        evaluation: The measurements.
+        summary: Their summary.
+        of_clips: Path, interval, label and group of each clip, and its share of correct predictions by condition.
+    """
+
+    evaluation: Evaluation
+    summary: Summary
+    of_clips: list[tuple[Plain, ...]]
 
 
 @torch.inference_mode()
@@ -112,6 +137,7 @@ def measure_order(
     change_forward_K.fill_(-1)  # not measured
     clips: list[int] = []
     correct: list[Tensor] = []
+    predicted: list[Tensor] = []
     for batch in batches:
         terms_BTK, forward_BC = head.project(batch.x), head(batch.x, batch.lengths)
         if not torch.isfinite(forward_BC).all():
@@ -119,10 +145,11 @@ def measure_order(
         ordered_BC = head.forward_projected(terms_BTK, batch.lengths)
         clips += batch.clip.tolist()
         correct.append(torch.zeros(len(names), len(batch.labels), device=totals.device))
+        predicted.append(torch.zeros_like(correct[-1], dtype=torch.int64))
         for k, indices_BT in enumerate(_orders(batch, num_permutations, permutation_seed)):
             logits_BC = head.forward_projected(permute_frames(terms_BTK, indices_BT), batch.lengths)
             compared = compare(logits_BC, ordered_BC, batch.labels)
-            correct[-1][k] = compared.correct_B
+            correct[-1][k], predicted[-1][k] = compared.correct_B, logits_BC.argmax(1)
             flipped_K[k] += compared.flipped_B.sum()
             divergence_K[k] += js_divergence(ordered_BC, logits_BC).sum()
             change_K[k] = torch.maximum(change_K[k], compared.max_logit_change)
@@ -139,7 +166,8 @@ def measure_order(
         )
     ]  # fmt: skip
     rows_of = {condition: [k for k, (name, _) in enumerate(names) if name == condition] for condition in CONDITIONS}
-    return Evaluation(rows, clips, {name: correct_KN[these].mean(0) for name, these in rows_of.items()})
+    correct_N = {name: correct_KN[these].mean(0) for name, these in rows_of.items()}
+    return Evaluation(rows, clips, correct_N, torch.cat(predicted, dim=1).cpu().numpy())
 
 
 def _orders(batch: VideoBatch, num_permutations: int, seed: int) -> Tensor:
@@ -160,11 +188,8 @@ def measure_checkpoint(
     permutation_seed: int,
     device: str = "cpu",
     name: str = "",
-) -> tuple[list[Measurement], Summary, list[tuple[Plain, ...]]]:
-    """Returns the measurements of one checkpoint on the test split of its data, their summary, and rows of clips.
-
-    A row has the path, interval, label and group of a clip, and its share of correct predictions in each condition.
-    """
+) -> Measured:
+    """Measures one checkpoint on the test split of its data."""
     data.setup("test")
     classifier = checkpoint.classifier().to(device)
     batches = (
@@ -177,7 +202,7 @@ def measure_checkpoint(
     correct_NA = np.stack([evaluation.correct_N[name] for name in CONDITIONS], axis=1).tolist()
     of_clips = [(*clip.location, clip.label, clip.group, *right) for clip, right in zip(clips, correct_NA, strict=True)]
     summary = summarize(evaluation, [clip.group for clip in clips], classifier.head.order_blind)
-    return evaluation.rows, summary, of_clips
+    return Measured(evaluation, summary, of_clips)
 
 
 def js_divergence(logits_BC: Tensor, other_BC: Tensor) -> Tensor:
@@ -217,30 +242,69 @@ def as_csv(measurements: Sequence[Measurement]) -> str:
     return csv_text(Table("shuffle", tuple(map(Column, COLUMNS)), rows))
 
 
-@dataclass(frozen=True)
+@result_model
 class Summary:
     """Results of one checkpoint: means over clips and permutations.
 
     Attributes:
-        head, checkpoint, epoch, seed: As in `Measurement`.
+        head: Label of the head.
+        checkpoint: Name of the checkpoint: its run and its file, without suffix.
+        epoch: Number of epochs that the checkpoint was trained for.
+        seed: Training seed of the head.
         accuracy: Accuracy by condition.
-        interval: 95 % interval of the accuracy over groups of clips, by condition; None with one group only.
+        estimate: The accuracy with its interval over groups of clips, by condition; None with one group only.
         reliance: Accuracy in order minus accuracy shuffled.
-        reliance_interval: 95 % interval of `reliance`; None also if it is 0 by construction (order-blind).
+        reliance_estimate: The reliance with its interval; None also if it is 0 by construction (order-blind).
+        flip_rate: Share of shuffled clips whose predicted class differs from the prediction in order.
+        js_divergence: Mean Jensen-Shannon divergence by shuffling, in nats.
+        max_logit_change: Largest absolute change of any logit by shuffling.
+        max_logit_change_forward: The same with a plain `forward`; None where it was not run.
     """
 
-    head: str
-    checkpoint: str
+    head: Text
+    checkpoint: SharedText
     epoch: int
     seed: int
-    accuracy: dict[str, float]
-    interval: dict[str, Interval | None]
-    reliance: float
-    reliance_interval: Interval | None
-    flip_rate: float
-    js_divergence: float
-    max_logit_change: float
-    max_logit_change_forward: float | None
+    accuracy: dict[Text, Number]
+    estimate: dict[Text, Estimate | None]
+    reliance: Number
+    reliance_estimate: Estimate | None
+    flip_rate: Number
+    js_divergence: Number
+    max_logit_change: Number
+    max_logit_change_forward: Number | None
+
+
+@result_model
+class ShuffleResult:
+    """The result of `videomem shuffle`, written to `shuffle.json`.
+
+    Attributes:
+        schema_version: Version of this schema; other versions are refused.
+        command: Command line.
+        num_permutations: Permutations of each clip.
+        permutation_seed: Seed of the permutations.
+        chance: Accuracy of always predicting the most frequent class.
+        checkpoints: Results of each checkpoint.
+        sentences: What each checkpoint relies on, with its interval, in words.
+    """
+
+    schema_version: int
+    command: SharedText
+    num_permutations: int
+    permutation_seed: int
+    chance: Number
+    checkpoints: tuple[Summary, ...]
+    sentences: tuple[Text, ...]
+
+
+def sentence(one: Summary, name: str) -> str:
+    """A sentence on the reliance of a checkpoint, which is shown by this name."""
+    if one.reliance_estimate is not None:
+        return f"{reliance_sentence(name, one.reliance_estimate)}."
+    if one.max_logit_change == 0:
+        return f"{name} loses nothing if its test clips are shuffled: it is order-blind by construction."
+    return f"{name} loses {points(one.reliance)} if its test clips are shuffled (one group: no interval)."
 
 
 def summarize(evaluation: Evaluation, groups_N: Sequence[str], order_blind: bool) -> Summary:
@@ -255,9 +319,9 @@ def summarize(evaluation: Evaluation, groups_N: Sequence[str], order_blind: bool
         epoch=first.epoch,
         seed=first.seed,
         accuracy={name: float(values_N.mean()) for name, values_N in correct_N.items()},
-        interval={name: _interval(values_N, groups_N, (0.0, 1.0)) for name, values_N in correct_N.items()},
+        estimate={name: _estimate(values_N, groups_N, (0.0, 1.0)) for name, values_N in correct_N.items()},
         reliance=float(difference_N.mean()),
-        reliance_interval=None if order_blind else _interval(difference_N, groups_N, (-1.0, 1.0)),
+        reliance_estimate=None if order_blind else _estimate(difference_N, groups_N, (-1.0, 1.0)),
         flip_rate=fmean(row.flip_rate for row in shuffled),
         js_divergence=fmean(row.js_divergence for row in shuffled),
         max_logit_change=max(row.max_logit_change for row in shuffled),
@@ -265,12 +329,11 @@ def summarize(evaluation: Evaluation, groups_N: Sequence[str], order_blind: bool
     )
 
 
-def _interval(values_N: NDArray[np.float64], groups_N: Sequence[str], limits: Interval) -> Interval | None:
+def _estimate(values_N: NDArray[np.float64], groups_N: Sequence[str], limits: tuple[float, float]) -> Estimate | None:
     groups, codes_N = np.unique(groups_N, return_inverse=True)
     if len(groups) < 2:
         return None
-    estimate = estimate_mean(values_N, codes_N, np.zeros_like(codes_N), limits=limits)
-    return estimate.low, estimate.high
+    return estimate_mean(values_N, codes_N, np.zeros_like(codes_N), limits=limits)
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
@@ -282,8 +345,9 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     rows = []
     for one in summaries:
         values = {**one.accuracy, "reliance": one.reliance}
-        intervals = {**one.interval, "reliance": one.reliance_interval}
-        with_ends = [value for name in measured for value in (values[name], *(intervals[name] or (None, None)))]
+        estimates = {**one.estimate, "reliance": one.reliance_estimate}
+        ends = {name: (found.low, found.high) if found else (None, None) for name, found in estimates.items()}
+        with_ends = [value for name in measured for value in (values[name], *ends[name])]
         rows.append((*(getattr(one, name) for name in own), *with_ends, *(getattr(one, name) for name in changes)))
     return Table("shuffle_summary", tuple(map(Column, names)), tuple(rows))
 
@@ -297,4 +361,4 @@ def clips_table(summaries: Sequence[Summary], of_clips: Sequence[list[tuple[Plai
 
 def change_text(change: float | None) -> str:
     """Formats a change of logits: `0` only for exactly zero, empty if not measured."""
-    return "" if change is None else f"{change:.2g}"
+    return "" if change is None else f"{change:.3g}"

@@ -1,0 +1,76 @@
+"""Clips whose predicted class changes when their frames are shuffled, as animations of both frame orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from videomem.experiments.clips import shown_frames
+from videomem.experiments.permutations import SHUFFLE
+from videomem.experiments.shuffle.measurements import Evaluation
+from videomem.training.data_module import VideoDataModule
+
+MAX_CLIPS = 4
+FRAME_MS = 150
+GAP_PX = 6
+
+
+class FlippedClip(NamedTuple):
+    """A clip and one of its permutations.
+
+    Attributes:
+        row: Row of the clip in the data.
+        clip: Index of the clip among those that were measured.
+        permutation: Number of the permutation.
+    """
+
+    row: int
+    clip: int
+    permutation: int
+
+
+def flipped_clips(evaluation: Evaluation, most: int = MAX_CLIPS) -> list[FlippedClip]:
+    """The clips that are classified correctly in order and change most often when shuffled, with the first such
+    permutation.
+    """
+    shuffled_KN = evaluation.predicted_KN[1:-1]
+    flips_KN = shuffled_KN != evaluation.predicted_KN[0]
+    share_N = flips_KN.mean(0) * (evaluation.correct_N["ordered"] == 1)
+    chosen = [n for n in np.argsort(-share_N, kind="stable")[:most].tolist() if share_N[n] > 0]
+    return [FlippedClip(evaluation.clips_N[n], n, int(flips_KN[:, n].argmax())) for n in chosen]
+
+
+def animations(
+    data: VideoDataModule, evaluation: Evaluation, num_permutations: int, permutation_seed: int
+) -> Iterator[tuple[bytes, str]]:
+    """Yields a GIF and its caption for each of `flipped_clips` whose video is available.
+
+    Args:
+        data: The data that were measured.
+        evaluation: The measurements, made with the next two arguments.
+        num_permutations: K, number of permutations of each clip.
+        permutation_seed: Seed of the permutations.
+    """
+    for one in flipped_clips(evaluation):
+        frames_THWC = shown_frames(data, one.row)
+        if frames_THWC is None:
+            continue
+        num_frames = len(frames_THWC)
+        orders_KT = SHUFFLE.frame_orders(num_frames, num_frames, num_permutations, (permutation_seed, one.row))
+        in_order, shuffled = (data.class_names[evaluation.predicted_KN[k, one.clip]] for k in (0, 1 + one.permutation))
+        caption = f"{data.clips[one.row].label}: left, in order, predicted {in_order}; right, shuffled, predicted "
+        yield gif(frames_THWC, frames_THWC[orders_KT[one.permutation]]), caption + shuffled
+
+
+def gif(left_THWC: NDArray[np.uint8], right_THWC: NDArray[np.uint8]) -> bytes:
+    """Two clips of equal shape beside each other, as a GIF that repeats."""
+    gap = np.full((*left_THWC.shape[:2], GAP_PX, 3), 255, np.uint8)
+    first, *rest = map(Image.fromarray, np.concatenate([left_THWC, gap, right_THWC], axis=2))
+    buffer = BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=FRAME_MS, loop=0)
+    return buffer.getvalue()
