@@ -15,8 +15,8 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib
+import matplotlib.figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from videomem.statistics.results import Estimate
 from videomem.utils.plotting import as_png
@@ -37,6 +37,13 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
+class Figure(matplotlib.figure.Figure):
+    """A figure that notebooks show without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 @contextmanager
 def drawn() -> Iterator[None]:
     """Context manager that applies `STYLE` to creating and saving figures."""
@@ -49,7 +56,7 @@ def drawn() -> Iterator[None]:
 figure_function = drawn()  # A decorator for functions that create a figure.
 
 
-def svg(figure: Figure, name: str, alt: str) -> str:
+def svg(figure: matplotlib.figure.Figure, name: str, alt: str) -> str:
     """The figure as inline SVG, in the text color of the page, with `name` as prefix of ids and `alt` as label."""
     buffer = BytesIO()
     with drawn():
@@ -63,7 +70,7 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: matplotlib.figure.Figure) -> bytes:
     """The figure as PNG on a white background."""
     figure.patch.set_facecolor("white")
     with drawn(), matplotlib.rc_context({"savefig.facecolor": "white"}):
