@@ -26,7 +26,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!videomem\.).*")]  # names of other libra
 nb_execution_mode = "force"  # Notebooks are committed without outputs.
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = []  # Formulas are code, which needs no scripts from elsewhere.
 myst_heading_anchors = 4
 
 autodoc_typehints = "signature"

@@ -21,9 +21,14 @@ def navigation(index: str) -> str:
     trees = [_toctree("", [INDEX])]
     for section in re.split(r"^(?=\*\*)", index, flags=re.MULTILINE)[1:]:
         title, links = section.split("\n", 1)
-        pages = re.findall(r"\]\(([^):#]+)\.(?:md|ipynb)\)", links)
-        trees.append(_toctree(title.strip("*"), [os.path.normpath(f"docs/{page}") for page in pages]))
+        pages = re.findall(r"\[([^]]+)\]\(([^):#]+)\.(?:md|ipynb)\)", links)
+        entries = [f"{_sentence(name)} <{os.path.normpath(f'docs/{page}')}>" for name, page in pages]
+        trees.append(_toctree(title.strip("*"), entries))
     return "\n".join(trees)
+
+
+def _sentence(name: str) -> str:
+    return name[0].upper() + name[1:].replace("`", "")
 
 
 def _toctree(caption: str, pages: list[str]) -> str:
@@ -53,6 +58,11 @@ def add_generated_parts(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += commands_reference()
 
 
+def quote_letters(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """A description that is one letter, such as `D.`, would become a list."""
+    lines[:] = [re.sub(r"^(\s+\w+: )([A-Z])\.$", r"\1`\2`.", line) for line in lines]
+
+
 def add_index(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         shutil.copy(app.outdir / f"{app.config.root_doc}.html", app.outdir / "index.html")
@@ -60,5 +70,6 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", add_generated_parts)
+    app.connect("autodoc-process-docstring", quote_letters, priority=400)  # before napoleon
     app.connect("build-finished", add_index)
     return {"parallel_read_safe": True}

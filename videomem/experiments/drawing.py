@@ -31,7 +31,7 @@ SMALL = 10
 STYLE: dict[Any, Any] = {
     "font.size": 11, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "videomem",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "none",  # no background in pages
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
     "axes.labelsize": SMALL, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
 }  # fmt: skip
@@ -72,7 +72,6 @@ def svg(figure: matplotlib.figure.Figure, name: str, alt: str) -> str:
 
 def png(figure: matplotlib.figure.Figure) -> bytes:
     """The figure as PNG on a white background."""
-    figure.patch.set_facecolor("white")
     with drawn(), matplotlib.rc_context({"savefig.facecolor": "white"}):
         return as_png(figure)
 

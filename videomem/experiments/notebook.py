@@ -40,7 +40,6 @@ class NotebookResult:
             A matplotlib figure, which a notebook shows and `savefig` saves.
         """
         figure: Figure = self._of_view("figure")
-        figure.patch.set_facecolor("white")  # Readable in a dark notebook, too.
         return figure
 
     def _repr_html_(self) -> str:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from videomem.experiments.drawing import BLUE, Figure, beside, figure_function, limits, row_axes, shorten, whisker
+from videomem.experiments.drawing import (
+    BLUE,
+    INK,
+    SMALL,
+    Figure,
+    beside,
+    figure_function,
+    limits,
+    row_axes,
+    shorten,
+    whisker,
+)
 from videomem.experiments.model_sensitivity.sensitivity_result import OrderSensitivity
 from videomem.experiments.notebook import Overview
 from videomem.experiments.tables import Column, Table, percent
@@ -29,8 +40,10 @@ def figure(result: OrderSensitivity) -> Figure:
         axes.text(0, 2 * number, shorten(one.label, 40), transform=axes.get_yaxis_transform(), va="center")
         whisker(axes, 2 * number + 1, one.accuracy, BLUE)
         beside(axes, 2 * number + 1, percent(one.accuracy.value))
-    axes.axvline(100 * result.majority, linestyle=":", linewidth=1.1)
+    chance = 100 * result.majority
+    axes.axvline(chance, color=INK, linestyle=":", linewidth=1.1)
+    axes.text(chance, 1.01, " chance", transform=axes.get_xaxis_transform(), fontsize=SMALL)
     ends = [100 * end for one in result.conditions for end in (one.accuracy.low, one.accuracy.high, one.accuracy.value)]
-    axes.set_xlim(*limits([*ends, 100 * result.majority]))
+    axes.set_xlim(*limits([*ends, chance]))
     axes.set_xlabel("accuracy, %")
     return drawn
