@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all test-gpu lint format clean
+.PHONY: demo test test-all test-gpu docs lint format clean
 
 demo: $(READY)
 	$(BIN)/videomem demo --out runs/demo
@@ -18,6 +18,10 @@ test-all: lint
 # On a machine with a GPU: compares every CUDA path with the CPU and measures its speed, in under 5 minutes.
 test-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py
+
+# The documentation site in build/site/; runs the notebooks, and fails on warnings, such as broken links.
+docs: $(READY)
+	WANDB_MODE=disabled $(BIN)/sphinx-build -q -W --keep-going -c docs . build/site
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

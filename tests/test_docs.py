@@ -20,6 +20,10 @@ def test_the_examples_of_the_python_interface_run(
 ) -> None:
     load(checkpoints["gru"]).save_pretrained(tmp_path / "exported")
     shutil.copy(catalog.clips[0].path, tmp_path / "video.mp4")
+    for place, label in enumerate(("appear", "vanish")):
+        clip = next(clip for clip in catalog.clips if clip.label == label)
+        (tmp_path / "my_videos" / label).mkdir(parents=True)
+        shutil.copy(clip.path, tmp_path / "my_videos" / label / f"take{place}.mp4")
     monkeypatch.chdir(tmp_path)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed, tried = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False, optionflags=flags)

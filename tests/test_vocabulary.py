@@ -33,7 +33,7 @@ RETIRED = {
     "card": "result; a model card stays",
 }
 TEXT = {".py", ".md", ".yaml", ".toml", ".jinja", ".css", ".cff", ".ipynb"}
-PLACES = ("videomem", "configs", "scripts", "benchmarks", "docs", "data", "tests")
+PLACES = ("videomem", "configs", "scripts", "benchmarks", "docs", "data", "examples", "tests")
 FILES = [
     path
     for place in (*(ROOT / name for name in PLACES), *ROOT.glob("*.md"), ROOT / "pyproject.toml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import StringIO
 
 import pytest
+from IPython.display import HTML
 from rich.console import Console
 from rich.progress import TextColumn
 
@@ -43,3 +44,21 @@ def test_short_work_and_work_without_a_console_write_nothing(capsys: pytest.Capt
         assert list(tracked(range(5), "decoding clips", 5, console)) == [0, 1, 2, 3, 4]
     assert not written.getvalue().strip()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_shows_a_bar_that_is_updated_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, html: HTML) -> None:
+            shown[-1] = html.data
+
+    def display(html: HTML, display_id: bool) -> Handle:
+        shown.append(html.data)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(progress, "NOTEBOOK_INTERVAL_S", 0.0)
+    assert list(tracked(range(5), "decoding <clips>", 5, Console(force_jupyter=True))) == [0, 1, 2, 3, 4]
+    (bar,) = shown
+    assert '<progress value="5" max="5"></progress> decoding &lt;clips&gt;: 5 of 5' in bar

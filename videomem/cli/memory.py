@@ -19,7 +19,6 @@ from videomem.cli.options import (
     parser,
     refuse_unused,
     tracking_of,
-    training_progress,
 )
 from videomem.cli.terminal import console, say
 from videomem.experiments.inspect.inspection import inspect_frames, read_video
@@ -27,7 +26,7 @@ from videomem.experiments.inspect.inspection_report import InspectionView, view_
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon import horizon_tables as tables
 from videomem.experiments.memory_horizon.horizon_report import write_heads_report, write_recall_report
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, delays_to_test
 from videomem.experiments.memory_horizon.recall_measurement import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall
 from videomem.experiments.memory_horizon.recall_tasks import TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
@@ -39,6 +38,7 @@ from videomem.inference.model import model_of
 from videomem.tracking import finishing, log_report, log_result, log_trainings, run_of_checkpoints, start_run
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
 from videomem.utils.atomic import locked_folder
+from videomem.utils.progress import training_progress
 from videomem.utils.sharing import shared_command
 
 OF_CHECKPOINTS = ("videos", "catalog", "store", "split", "trust")  # options that apply only to checkpoints
@@ -107,13 +107,12 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
         learning_rate=given.learning_rate,
         hidden_dim=given.hidden_dim,
     )
-    delays = [2**power for power in range(given.max_delay.bit_length()) if 2**power < given.max_delay]
     plan = RecallPlan(
         memories=read_memories(given.memories, given.hidden_dim),
         tasks=tuple(task for task in TASKS if task in given.tasks),
         num_seeds=given.seeds,
         recipe=recipe,
-        delays=(*delays, given.max_delay, 2 * given.max_delay),
+        delays=delays_to_test(given.max_delay),
         num_test=given.test,
     )
     backbone = BackboneSettings(given.backbone, given.layer, given.weights)

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
-from videomem.utils.progress import LineProgress
 from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.synthetic import SyntheticSettings
 
@@ -211,23 +206,6 @@ def add_synthetic_settings(to: argparse.ArgumentParser) -> None:
         flag = "video-fps" if name == "fps" else name.replace("_", "-")
         kind = whole_number if type(value) is int else type(value)
         to.add_argument(f"--{flag}", dest=name, type=kind, default=value, help=SYNTHETIC[name])
-
-
-@contextmanager
-def training_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function of the finished and total training jobs, which shows progress after a line at the start."""
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with LineProgress(*columns, console=console) as progress:
-        task = progress.add_task("training jobs", total=None)
-        first: list[int] = []
-
-        def tell(done: int, total: int) -> None:
-            if not first:
-                console.print(f"videomem: {total} training jobs, {done} of them already cached")
-                first.append(done)
-            progress.update(task, completed=done, total=total)
-
-        yield tell
 
 
 def print_failures(failures: Sequence[Failure], table: Path | str) -> None:

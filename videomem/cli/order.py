@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_out, add_shared, tracking_of, training_progress, usable_device
+from videomem.cli.options import add_out, add_shared, tracking_of, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
@@ -61,6 +61,7 @@ from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import TRAINING_OPTIONS, LitClassifier
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.plain_data import from_plain
+from videomem.utils.progress import training_progress
 from videomem.utils.sharing import shared_command, shared_text
 
 FEW_STEPS = 200  # below this, heads of these sizes have usually not converged

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from videomem.cli.options import add_out, add_shared, parser, refuse_unused, training_progress
+from videomem.cli.options import add_out, add_shared, parser, refuse_unused
 from videomem.cli.terminal import console, say
 from videomem.experiments.drawing import png
 from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_tables, terminal_table
@@ -21,6 +21,7 @@ from videomem.experiments.memory_horizon.tour import (
 )
 from videomem.features.backbone import BackboneSettings
 from videomem.utils.atomic import locked_folder, write_atomic
+from videomem.utils.progress import training_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib
+import matplotlib.figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from videomem.statistics.results import Estimate
 from videomem.utils.plotting import as_png
@@ -33,10 +33,17 @@ SMALL = 10
 STYLE: dict[Any, Any] = {
     "font.size": 11, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "videomem",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "none",  # no background in pages
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
     "axes.labelsize": SMALL, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
 }  # fmt: skip
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that notebooks show without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
 
 
 @contextmanager
@@ -51,7 +58,7 @@ def drawn() -> Iterator[None]:
 figure_function = drawn()  # A decorator for functions that create a figure.
 
 
-def svg(figure: Figure, name: str, alt: str) -> str:
+def svg(figure: matplotlib.figure.Figure, name: str, alt: str) -> str:
     """The figure as inline SVG, in the text color of the page, with `name` as prefix of ids and `alt` as label."""
     buffer = BytesIO()
     with drawn():
@@ -67,9 +74,8 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: matplotlib.figure.Figure) -> bytes:
     """The figure as PNG on a white background."""
-    figure.patch.set_facecolor("white")
     with drawn(), matplotlib.rc_context({"savefig.facecolor": "white"}):
         return as_png(figure)
 

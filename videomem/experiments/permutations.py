@@ -123,7 +123,7 @@ def _check_frames(what: str, num_frames: int) -> None:
 
 
 def displacement(frame_order_T: NDArray[np.int64], length: int) -> float:
-    """Returns the mean |i - pi(i)| over the real frames, as a share of their number."""
+    """Returns the mean `|i - pi(i)|` over the real frames, as a share of their number."""
     shown = frame_order_T[:length]
     return float(np.abs(shown - np.arange(length)).mean() / length)
 

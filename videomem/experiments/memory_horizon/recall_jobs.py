@@ -65,6 +65,12 @@ class RecallPlan:
         return [delay for delay in self.delays if delay <= self.recipe.max_delay]
 
 
+def delays_to_test(max_delay: int) -> tuple[int, ...]:
+    """Returns the powers of two below the longest training delay, this delay, and twice this delay."""
+    below = (2**power for power in range(max_delay.bit_length()) if 2**power < max_delay)
+    return (*below, max_delay, 2 * max_delay)
+
+
 @dataclass(frozen=True)
 class RecallMeasures:
     """Gradients, time constants and retention of a head, as in `recall_measurement.MemoryReach`, at each of `lags`.

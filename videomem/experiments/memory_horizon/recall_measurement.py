@@ -16,20 +16,25 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from videomem.errors import VideomemError
 from videomem.experiments.clips import made_by
-from videomem.experiments.memories import distinct_labels
+from videomem.experiments.memories import distinct_labels, read_memories
 from videomem.experiments.memory_horizon.learning_curves import steps_to_learn
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult, run_recall
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult, delays_to_test, run_recall
 from videomem.experiments.memory_horizon.recall_tasks import (
     CHANCE,
     LEAD,
+    TASKS,
     FrameTable,
     features_of,
     recall_frames,
     render_frames,
 )
+from videomem.experiments.memory_horizon.recall_training import RecallRecipe
+from videomem.experiments.notebook import NotebookResult
 from videomem.features.backbone import BackboneSettings
 from videomem.statistics.horizons import Curve, Horizon, curve_over_seeds, horizon
+from videomem.utils.progress import interactive_console, training_progress
 from videomem.utils.result_models import Number, SharedText, Text, result_model
 
 SCHEMA_VERSION = 1
@@ -122,7 +127,7 @@ class MemoryReach:
 
 
 @result_model
-class RecallResult:
+class RecallResult(NotebookResult, view="videomem.experiments.memory_horizon.horizon_view"):
     """The complete result of a recall measurement.
 
     Attributes:
@@ -182,6 +187,48 @@ def measure_recall(
         seconds=time.perf_counter() - started,
     )
     return result, table
+
+
+def memory_horizon(
+    memories: Sequence[str] = ("none", "leaky", "rnn", "gated", "gru", "lstm"),
+    tasks: Sequence[str] = tuple(TASKS),
+    num_seeds: int = 3,
+    recipe: RecallRecipe = RecallRecipe(),
+    backbone: BackboneSettings = BackboneSettings(weights="random"),
+    num_drawings: int = NUM_DRAWINGS,
+    num_test: int = 256,
+    cache: Path | str = "recall_training_results",
+    num_processes: int = 1,
+    progress: bool = True,
+) -> RecallResult:
+    """Measure how many frames back memories reach, and how many training steps that takes, as `videomem memory` does.
+
+    Args:
+        memories: Names of heads in `configs/head/`, or paths of such YAML files.
+        tasks: `latch` (recall the only cue) and `update` (recall the latest of three cues), or one of them.
+        num_seeds: Training jobs of each memory on each task.
+        recipe: How heads are trained, with the longest training delay; tests go up to twice this delay.
+        backbone: Backbone that computes the features of the pictures.
+        num_drawings: Drawings of each picture, including those that are for testing only.
+        num_test: Test sequences of each delay.
+        cache: Folder of training results; jobs with a result in it are not trained again.
+        num_processes: Training jobs in parallel.
+        progress: Whether to show progress in a notebook or on a terminal.
+    Raises:
+        VideomemError: If a memory or a task is unknown, or names a readout.
+    """
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise VideomemError(f"{unknown[0]!r} is not a recall task; choose from {', '.join(TASKS)}")
+    plan = RecallPlan(
+        memories=read_memories(memories, recipe.hidden_dim),
+        tasks=tuple(task for task in TASKS if task in tasks),
+        num_seeds=num_seeds,
+        recipe=recipe,
+        delays=delays_to_test(recipe.max_delay),
+        num_test=num_test,
+    )
+    with training_progress(interactive_console() if progress else None) as tell:
+        return measure_recall(plan, backbone, Path(cache), num_drawings, num_processes, tell)[0]
 
 
 @lru_cache(maxsize=1)

@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from videomem.batch import VideoBatch
 from videomem.experiments import permutations
-from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, figure_function
+from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, Figure, figure_function
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, delays_to_test
 from videomem.experiments.memory_horizon.recall_measurement import RecallResult
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe, train_on_batches
 from videomem.experiments.trace import time_constants, trace
@@ -65,8 +64,8 @@ SECTIONS: dict[str, Section] = {
 def recall_plan(names: Sequence[str]) -> RecallPlan:
     """Returns the plan of a short recall measurement: up to 64 frames, two seeds."""
     recipe = RecallRecipe(max_steps=1500, min_steps=400, max_delay=64)
-    delays = (1, 2, 4, 8, 16, 32, 64, 128)
-    return RecallPlan(read_memories(names, recipe.hidden_dim), num_seeds=2, recipe=recipe, delays=delays)
+    memories, delays = read_memories(names, recipe.hidden_dim), delays_to_test(recipe.max_delay)
+    return RecallPlan(memories, num_seeds=2, recipe=recipe, delays=delays)
 
 
 class Reversals(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videomem.experiments.frame_order_predictions import PerturbationEffect
+from videomem.experiments.notebook import NotebookResult
 from videomem.statistics.results import Estimate, Randomization
 from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, result_model
 
@@ -41,7 +42,7 @@ class ClassSensitivity:
 
 
 @result_model
-class OrderSensitivity:
+class OrderSensitivity(NotebookResult, view="videomem.experiments.model_sensitivity.sensitivity_view"):
     """The result of `order_sensitivity`.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as PlainFigure
 from matplotlib.ticker import MaxNLocator
 
 from videomem.experiments.drawing import (
@@ -21,6 +21,7 @@ from videomem.experiments.drawing import (
     SMALL,
     VERMILLION,
     WIDTH,
+    Figure,
     beside,
     figure_function,
     is_drawable,
@@ -267,7 +268,7 @@ def _as_estimate(gain: ClassGain) -> Estimate:
 
 
 @figure_function
-def confusions_figure(counts: Sequence[Sequence[float]], class_names: Sequence[str]) -> Figure:
+def confusions_figure(counts: Sequence[Sequence[float]], class_names: Sequence[str]) -> PlainFigure:
     """Share of each true class (row) that was predicted as each class (column)."""
     names = [shorten(name, 22) for name in class_names]
     return confusion_figure(np.round(np.array(counts, float), 1), names, "", _FROM_NOTHING, INK)

@@ -12,6 +12,7 @@ from typing import Any
 
 from videomem.errors import VideomemError, one_line
 from videomem.experiments.frame_order_predictions import PerturbationEffect
+from videomem.experiments.notebook import NotebookResult
 from videomem.experiments.order_test.data_checks import DataCheck
 from videomem.statistics.results import ChiralPairs, ClassGain, Estimate, Randomization, Verdict
 from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, parse, result_model
@@ -207,7 +208,7 @@ class DataFacts:
 
 
 @result_model
-class OrderTestResult:
+class OrderTestResult(NotebookResult, view="videomem.experiments.order_test.order_view"):
     """The result of an order test.
 
     Attributes:

@@ -31,6 +31,7 @@ from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.order_test.training import run_jobs
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked, read_checked
+from videomem.utils.progress import interactive_console, training_progress
 
 LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
 
@@ -43,35 +44,55 @@ class OrderTest(NamedTuple):
 
 
 def order_test(
-    features: Sequence[NDArray[np.floating] | Tensor],
-    labels: Sequence[str],
-    groups: Sequence[str],
+    clips: Clips | Sequence[NDArray[np.floating] | Tensor],
+    labels: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
     settings: OrderSettings = OrderSettings(),
     recipe: Recipe = Recipe(),
     cache: Path | str = "order_training_results",
     num_processes: int = 1,
     name: str = "arrays",
+    progress: bool = True,
 ) -> OrderTestResult:
-    """Measure the value of frame order to learners trained on arrays of features, as `videomem order` does on videos.
+    """Measure the value of frame order to learners trained on features, as `videomem order` does.
 
     Args:
-        features: One array (T, D) per clip; T may differ.
-        labels: Class of each clip.
-        groups: Source of each clip. Clips of a group stay on one side of a split, and statistics count groups, not
+        clips: The clips of `videomem.load_clips`, or one array of features (T, D) per clip; T may differ.
+        labels: Class of each array.
+        groups: Source of each array. Clips of a group stay on one side of a split, and statistics count groups, not
             clips.
-        splits: `train` or `test` for each clip; required if `settings.split` is `fixed`.
+        splits: `train` or `test` for each array; required if `settings.split` is `fixed`.
         settings: The protocol.
         recipe: How heads are trained.
         cache: Folder of training results; jobs with a result in it are not trained again.
         num_processes: Training jobs in parallel.
-        name: Name of the data in the report.
+        name: Name of the arrays in the result.
+        progress: Whether to show progress in a notebook or on a terminal.
     Raises:
         VideomemError: If the data do not satisfy the requirements of `make_plan`.
     """
-    clips, joined = with_joined_groups(clips_of_arrays(features, labels, groups, splits, name))
+    clips, joined = with_joined_groups(_as_clips(clips, labels, groups, splits, name))
     plan = make_plan(clips, settings, recipe)
-    return run_order_test(clips, plan, Path(cache), num_processes, checks=[joined] if joined else []).result
+    with training_progress(interactive_console() if progress else None) as tell:
+        test = run_order_test(clips, plan, Path(cache), num_processes, progress=tell, checks=[joined] if joined else [])
+    return test.result
+
+
+def _as_clips(
+    clips: Clips | Sequence[NDArray[np.floating] | Tensor],
+    labels: Sequence[str] | None,
+    groups: Sequence[str] | None,
+    splits: Sequence[str] | None,
+    name: str,
+) -> Clips:
+    if isinstance(clips, Clips):
+        if labels is not None or groups is not None or splits is not None:
+            raise VideomemError("labels, groups and splits belong to arrays, but clips have their own; leave them out")
+        return clips
+    if labels is None or groups is None:
+        raise VideomemError(f"{'labels' if labels is None else 'groups'} are missing; give one per array of features")
+    return clips_of_arrays(clips, labels, groups, splits, name)
 
 
 def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPlan:

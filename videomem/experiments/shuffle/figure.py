@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from videomem.experiments.drawing import BLUE, ORANGE, PURPLE
+from videomem.experiments.drawing import BLUE, ORANGE, PURPLE, Figure
 from videomem.experiments.shuffle.measurements import CONDITIONS, Summary
 
 COLORS = {"ordered": BLUE, "shuffled": ORANGE, "reversed": PURPLE}
