@@ -205,7 +205,7 @@ class VideomemCLI(LightningCLI):
             if logger.class_path.endswith(".TensorBoardLogger") and find_spec("tensorboard") is None:
                 raise VideomemError(
                     f"trainer.logger has {logger.class_path}, but the package tensorboard is not installed; "
-                    'run `pip install "videomem[tensorboard]"`, or remove the logger'
+                    "run `pip install 'videomem[tensorboard]'`, or remove the logger"
                 )
         if self._command == "fit" and config.wandb in ("offline", "online") and not wandb_loggers:
             raise VideomemError(
