@@ -11,8 +11,8 @@ several seeds, each on other folds of the groups, and evaluated after every epoc
   comes first. An order-blind head is right on half of the clips.
 
 `constant` is trained once, for four times the default number of epochs. `cosine` (with a warm-up over a tenth of the
-epochs) is trained anew for the default number of epochs and for twice as many. The table has the best epoch, and for
-each number of epochs the accuracy after the last one, in %, as the mean over seeds with its standard error, and the
+epochs) is trained separately for the default number of epochs and for twice as many. The table has the best epoch, and
+for each number of epochs the accuracy after the last one, in %, as the mean over seeds with its standard error, and the
 loss on the training clips. `--seed` draws other folds and initial weights.
 """
 
