@@ -1,11 +1,32 @@
 """Errors that a user can fix."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class VideomemError(Exception):
     """An error that a user can fix. Its one-line message gives the problem, the value, the limit and the remedy.
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+@contextmanager
+def requires_extra(name: str, what: str) -> Iterator[None]:
+    """Around imports of libraries that an extra of the package installs.
+
+    Args:
+        name: The extra.
+        what: What needs it, for the message.
+    Raises:
+        VideomemError: If a library cannot be imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise VideomemError(
+            f"{what} needs {error.name or one_line(error)}; run `pip install 'videomem[{name}]'`"
+        ) from error
 
 
 def one_line_reason(error: BaseException) -> str:

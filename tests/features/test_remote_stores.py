@@ -147,7 +147,7 @@ def test_failures_on_an_object_store_are_joined_and_replaced(url: str) -> None:
 
 @pytest.mark.parametrize("address", ["gs://bucket/features", "nonsense://a"])
 def test_a_url_whose_package_is_missing_is_refused_in_one_line(address: str) -> None:
-    with pytest.raises(VideomemError, match=r"needs gcsfs, which is not installed|not a folder of stores; use"):
+    with pytest.raises(VideomemError, match=r"needs gcsfs; run `pip install gcsfs`|not a folder of stores; use"):
         store_folder(address)
 
 

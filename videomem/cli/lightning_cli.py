@@ -207,7 +207,7 @@ class VideomemCLI(LightningCLI):
             if logger.class_path.endswith(".TensorBoardLogger") and find_spec("tensorboard") is None:
                 raise VideomemError(
                     f"trainer.logger has {logger.class_path}, but the package tensorboard is not installed; "
-                    'run `pip install "videomem[tensorboard]"`, or remove the logger'
+                    "run `pip install 'videomem[tensorboard]'`, or remove the logger"
                 )
         found = wandb_loggers(loggers)
         for logger in found:

@@ -17,20 +17,17 @@ from typing import Any
 from unicodedata import normalize
 from zlib import decompressobj
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError, one_line, requires_extra
 from videomem.utils.proportion import is_out_of_proportion
 from videomem.video.files import files_below, split_template
 
 SUFFIXES = (".npy", ".h5", ".hdf5", ".safetensors")
 _MOST_BYTES = 4 * 2**30
-# Filters of HDF5 that are known to inflate in proportion, or are checked: gzip, shuffle, fletcher32 and lzf.
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 FloatArray = NDArray[np.floating[Any]]
 Readers = dict[str, Callable[[], FloatArray]]
 
@@ -161,6 +158,8 @@ def _in_safetensors(file: Path, stack: ExitStack) -> Readers:
 
 
 def _in_hdf5(file: Path, stack: ExitStack) -> Readers:
+    with requires_extra("hdf5", file.name):
+        import h5py
     try:
         opened = stack.enter_context(h5py.File(file, "r"))
         found: list[Any] = []
@@ -185,17 +184,21 @@ def _read_dataset(dataset: Any) -> FloatArray:
 
 def _check_chunks(dataset: Any) -> None:
     """Raise if a chunk is larger than all values should be, or inflates to more, which HDF5 does not limit."""
+    from h5py import h5z
+
+    # Filters that are known to inflate in proportion, or are checked.
+    known = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF}
     chunk_bytes, stored = math.prod(dataset.chunks) * dataset.dtype.itemsize, dataset.id.get_storage_size()
     if is_out_of_proportion(chunk_bytes, stored):
         raise ArrayProblem(f"its chunks take {chunk_bytes} bytes each, but {stored} are stored; use smaller chunks")
     pipeline = dataset.id.get_create_plist()
     filters = [pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())]
-    if others := set(filters) - _FILTERS or {one for one in filters if filters.count(one) > 1}:
+    if others := set(filters) - known or {one for one in filters if filters.count(one) > 1}:
         raise ArrayProblem(f"its values are compressed with filter {min(others)}; use gzip or lzf once, or none")
-    if h5py.h5z.FILTER_DEFLATE in filters:
+    if h5z.FILTER_DEFLATE in filters:
         for number in range(dataset.id.get_num_chunks()):
             skipped, content = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(number).chunk_offset)
-            if skipped >> filters.index(h5py.h5z.FILTER_DEFLATE) & 1:  # What gzip makes larger is stored as it is.
+            if skipped >> filters.index(h5z.FILTER_DEFLATE) & 1:  # What gzip makes larger is stored as it is.
                 continue
             inflating = decompressobj()
             inflating.decompress(content, chunk_bytes + 4)  # A checksum of 4 bytes may follow the values.

@@ -25,7 +25,7 @@ from videomem.video.files import is_url
 
 _HEADER_BYTES = 2**18  # in most cases the whole header of a shard
 # A checkpoint or a config may name any URL: only these reach a file system of fsspec.
-_EXTRAS = {"s3": "s3fs, of the extra `videomem[s3]`", "gs": "gcsfs", "memory": ""}
+_PACKAGES = {"s3": "s3fs; run `pip install 'videomem[s3]'`", "gs": "gcsfs; run `pip install gcsfs`", "memory": ""}
 # What object stores answer to a conditional request that failed.
 _EXISTS = ("PreconditionFailed", "At least one of the pre-conditions", "ConditionalRequestConflict")
 
@@ -175,13 +175,13 @@ class RemoteFolder(StoreFolder):
     def _files(self) -> tuple[Any, str]:
         """The file system and the prefix. Not kept, because connections do not survive a fork."""
         scheme = self.place.split("://")[0]
-        if scheme not in _EXTRAS or "::" in self.place:
+        if scheme not in _PACKAGES or "::" in self.place:
             raise VideomemError(f"{self.place}: not a folder of stores; use a folder, s3://, gs:// or file://")
         try:
             # Other processes write too, so that listings are not kept.
             return fsspec.core.url_to_fs(self.place, use_listings_cache=False)
         except ImportError as error:
-            raise VideomemError(f"{self.place}: needs {_EXTRAS[scheme]}, which is not installed") from error
+            raise VideomemError(f"{self.place}: needs {_PACKAGES[scheme]}") from error
 
     @property
     def cache(self) -> Path:  # type: ignore[override]

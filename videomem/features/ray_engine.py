@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError, one_line, requires_extra
 from videomem.features.extraction import Extracted, extract_shards
 from videomem.features.failures import Failure
 from videomem.features.settings import FeatureSettings
@@ -86,11 +86,9 @@ def needs_of_actor(device: str, num_workers: int) -> dict[str, float]:
 def _connected(address: str) -> Any:
     """Ray, connected to a cluster, without messages, dashboard and usage statistics."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    try:
+    with requires_extra("ray", "--engine ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise VideomemError("--engine ray needs ray, of the extra `videomem[ray]`, which is not installed") from error
     is_new = not (address or os.environ.get("RAY_ADDRESS"))
     options: dict[str, Any] = {"include_dashboard": False} if is_new else {"address": address or None}
     try:

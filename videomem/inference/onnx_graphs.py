@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError, one_line, requires_extra
 from videomem.inference.graphs import Graph, Programs, Run, export_errors
 
 if TYPE_CHECKING:
@@ -45,12 +45,10 @@ def onnx_libraries() -> Onnx:
     Raises:
         VideomemError: If one is missing.
     """
-    try:
+    with requires_extra("onnx", "ONNX"):
         import onnx
         import onnxruntime
         import onnxscript
-    except ImportError as error:
-        raise VideomemError(f'ONNX needs {error.name}; run `pip install "videomem[onnx]"`') from error
     return Onnx(onnx, onnxruntime, onnxscript)
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError, one_line, requires_extra
 from videomem.video.clip import Clip, MappedClips
 from videomem.video.files import is_url
+
+with requires_extra("parquet", "a catalog as an Arrow table"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError, one_line, requires_extra
 from videomem.utils.atomic import atomic_path
 from videomem.utils.csv_cells import csv_lines, plain_cell
 from videomem.utils.proportion import RATIO, is_out_of_proportion
@@ -160,7 +160,7 @@ def absolute_clips(path: Path | str) -> Catalog:
     path = Path(path).absolute()
     clips: Sequence[Clip]
     if path.suffix == ".arrow" and path.is_file():
-        from videomem.video.arrow_catalog import read_arrow  # Only for Arrow, since its import is slow.
+        from videomem.video.arrow_catalog import read_arrow  # It needs an extra.
 
         clips = read_arrow(path)
     else:
@@ -227,8 +227,9 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _read_parquet(path: Path) -> list[dict[str, str]]:
-    import pyarrow as pa  # Imported only for Parquet, since the import is slow.
-    import pyarrow.parquet as pq
+    with requires_extra("parquet", path.name):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     if foreign := sorted(codecs_of(path) - _CODECS):
         raise VideomemError(
@@ -298,8 +299,9 @@ def write_catalog(catalog: Catalog, path: Path | str) -> None:
             write_arrow(rows, temporary)
             return
         if path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
+            with requires_extra("parquet", path.name):
+                import pyarrow as pa
+                import pyarrow.parquet as pq
 
             schema = pa.schema([(name, pa.string() if name in COLUMNS[:4] else pa.float64()) for name in names])
             columns = {name: [getattr(row, name) for row in rows] for name in names}

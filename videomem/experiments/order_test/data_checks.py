@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from sklearn.tree import DecisionTreeClassifier
 
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.data import Rows, RunSplit
@@ -128,6 +127,8 @@ def length_accuracy(clips: Clips, splits: Sequence[RunSplit], overlap: float) ->
         splits: The split of each run.
         overlap: n_test / n_train if training sets of runs overlap, else 0.
     """
+    from sklearn.tree import DecisionTreeClassifier  # Only here: most data have clips of one length.
+
     right, groups, labels = [], [], []
     for split in splits:
         tree = DecisionTreeClassifier(max_depth=TREE_DEPTH, class_weight="balanced", random_state=0)
