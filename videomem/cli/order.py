@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Trainer
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_out, add_shared, training_progress, usable_device
+from videomem.cli.options import add_out, add_shared, refuse_unused, training_progress, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
@@ -93,7 +93,9 @@ UNUSED = {
     "new-wandb-run": "an order test always starts new W&B runs",
     "trust": "no checkpoint is read",
 }  # fmt: skip
-UNUSED_WITH_PLAN = dict.fromkeys(("out", "training-results", "wandb"), "a forecast trains and writes nothing")
+UNUSED_WITH_PLAN = dict.fromkeys(
+    ("out", "training-results", "engine", "address", "wandb"), "a forecast trains and writes nothing"
+)
 UNUSED_WITHOUT_PLAN = {"assume": "only the forecast of --plan is made from assumptions"}
 
 
@@ -101,7 +103,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     """Train every head on ordered and on shuffled clips, and write the verdict and the report."""
     # A config file with a memory is refused too, because its head would seem to be trained.
     refuse_without_effect(command, arguments, {**UNUSED, "model.memory": "set order.heads"})
-    config = parse(_parser(command), arguments)
+    options = _parser(command)
+    config = parse(options, arguments)
     if config.plan:
         refuse_without_effect(f"{command} --plan", arguments, UNUSED_WITH_PLAN)
     else:
@@ -109,7 +112,14 @@ def main(command: str, arguments: Sequence[str]) -> int:
     data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
     clips, joined = with_joined_groups(clips_of_data(data), [str(clip) for clip in data.clips])
     plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
-    devices = _devices(config.devices)
+    devices, runner = _devices(config.devices), None
+    if config.engine == "ray":
+        from videomem.utils.ray_cluster import RayJobs  # Ray is an extra.
+
+        on_gpu = devices[0].startswith("cuda")
+        devices, runner = ["cuda:0" if on_gpu else "cpu"], RayJobs(config.address, on_gpu)  # Ray shows a job its GPU.
+    else:
+        refuse_unused(options, config, ["address"], "with --engine local; set --engine ray")
     processes = _processes(config.processes, devices)
     if config.plan:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
@@ -121,7 +131,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         before = freeze(plan, out, num_cached(plan, clips, cache, devices[0]))
         with training_progress(console(to_stderr=True)) as tell:
             tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
-                                    before, [joined] if joined else [])  # fmt: skip
+                                    before, [joined] if joined else [], runner)  # fmt: skip
         write_results(tested, data, out, config.wandb)
         jobs = training_jobs(tested.result, in_cache(plan, clips, cache, devices[0]))
         write_atomic(out / "tables" / "training_jobs.csv", csv_text(jobs).encode())
@@ -141,7 +151,7 @@ def _parser(command: str) -> ArgumentParser:
     add_out(options, command, "the plan, the result and the report")
     options.add_argument("--training-results", default=None, help="folder of training results, shared by all plans "
                          "(default: in the store)")  # fmt: skip
-    add_shared(options, "--processes", "--devices", "--wandb")
+    add_shared(options, "--processes", "--devices", "--engine", "--address", "--wandb")
     return options
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from videomem.errors import VideomemError, one_line
-from videomem.features.plan import halves
+from videomem.features.shard_plan import halves
 from videomem.utils.checked_json import dump_checked, parse_checked
 
 _DTYPES = {"high": np.uint64, "low": np.uint64, "places": np.int32, "shards": np.int64}

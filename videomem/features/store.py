@@ -38,8 +38,8 @@ from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import StoreFolder, store_folder
 from videomem.features.index import ClipTable, Entry, Index, Segment
 from videomem.features.keys import ImportedKeys, clip_keys
-from videomem.features.plan import Plan, PlannedShards, halves
 from videomem.features.settings import FeatureSettings
+from videomem.features.shard_plan import Plan, PlannedShards, halves
 from videomem.utils.checked_json import dump_checked, parse_checked
 from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Catalog, Clip

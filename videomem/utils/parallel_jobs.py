@@ -23,6 +23,8 @@ from videomem.errors import VideomemError
 from videomem.utils.atomic import remove_orphans
 from videomem.utils.workers import check_shared_memory, die_with_parent
 
+Runner = Callable[[Callable[..., None], Sequence[tuple[Any, ...]], Any, int], Iterator[tuple[Any, ...]]]
+
 
 def run_cached(
     job: Callable[..., None],
@@ -32,6 +34,7 @@ def run_cached(
     progress: Callable[[int, int], None] = lambda done, total: None,
     in_turn: Sequence[Any] = (),
     num_done: int = 0,
+    runner: Runner | None = None,
 ) -> None:
     """Call `job(*call, paths, shared)` for all paths of which one does not exist yet.
 
@@ -44,6 +47,7 @@ def run_cached(
         progress: Called with the number of finished results and the number of all results.
         in_turn: Values of a further argument after those of `calls`, such as devices. The jobs take them in turn.
         num_done: Number of results that `progress` counts in addition to those of `calls`, because they were finished.
+        runner: Runs the jobs elsewhere, see `videomem.utils.ray_cluster`; None: in processes on this machine.
     Raises:
         VideomemError: If a process is killed, or the GPU runs out of memory.
     """
@@ -55,7 +59,7 @@ def run_cached(
     total = num_done + sum(map(len, calls))
     done = total - sum(map(len, missing))
     progress(done, total)
-    for call in run_parallel(job, arguments, shared, min(num_processes, len(missing))):
+    for call in (runner or run_parallel)(job, arguments, shared, min(num_processes, len(missing))):
         done += len(call[-1])
         progress(done, total)
 

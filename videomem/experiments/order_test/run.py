@@ -31,6 +31,7 @@ from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.order_test.training import run_jobs
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked, read_checked
+from videomem.utils.parallel_jobs import Runner
 
 LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
 
@@ -147,6 +148,7 @@ def run_order_test(
     failures: Sequence[tuple[str, str]] = (),
     num_trained_before: int | None = None,
     checks: Sequence[DataCheck] = (),
+    runner: Runner | None = None,
 ) -> OrderTest:
     """Train the jobs without a result in the cache, and analyse all results as the plan says.
 
@@ -161,11 +163,12 @@ def run_order_test(
         failures: Clips that could not be used, (path, reason), to record in the result.
         num_trained_before: Return value of `freeze`; by default the number of results now in the cache.
         checks: What was found in the data before the plan was made.
+        runner: Trains elsewhere, see `run_jobs`.
     """
     started = time.perf_counter()
     if num_trained_before is None:
         num_trained_before = num_cached(plan, clips, cache, devices[0])
-    training_results = run_jobs(plan, clips, cache, num_processes, devices, progress)
+    training_results = run_jobs(plan, clips, cache, num_processes, devices, progress, runner)
     scores, settings = Scores(plan, clips, training_results), plan.settings
     results, information = analyse(scores), information_of(scores)
     checks = [*checks, *data_checks(clips, scores.splits, scores.overlap)]

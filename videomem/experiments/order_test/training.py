@@ -38,7 +38,7 @@ from videomem.experiments.order_test.training_results import (
 from videomem.heads import MeanReadout
 from videomem.training.lit_classifier import LitClassifier
 from videomem.training.stacked import StackedClassifiers
-from videomem.utils.parallel_jobs import run_cached
+from videomem.utils.parallel_jobs import Runner, run_cached
 from videomem.utils.plain_data import from_plain
 
 NUM_FORWARD = 2  # permutations that a plain forward pass is measured on as well
@@ -53,6 +53,7 @@ def run_jobs(
     num_processes: int = 1,
     devices: Sequence[str] = ("cpu",),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    runner: Runner | None = None,
 ) -> dict[TrainingJob, TrainingResult]:
     """Train all jobs without a result in the cache, and return the results of all jobs.
 
@@ -63,6 +64,7 @@ def run_jobs(
         num_processes: Stacks of training jobs in parallel; 1 trains in this process.
         devices: Devices that the stacks are assigned to in turn.
         progress: Called with the number of finished jobs and the number of all jobs.
+        runner: Trains the stacks elsewhere, such as on a Ray cluster; None: on this machine.
     Raises:
         VideomemError: If a training diverges, or a process is killed.
     """
@@ -74,7 +76,8 @@ def run_jobs(
         for stack in stacks_of(missing, clips, plan, largest)
     }
     train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
-    run_cached(train, calls, clips, num_processes, progress, in_turn=devices, num_done=len(jobs) - len(missing))
+    num_done = len(jobs) - len(missing)
+    run_cached(train, calls, clips, num_processes, progress, in_turn=devices, num_done=num_done, runner=runner)
     return read_training_results(plan, clips, jobs)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videomem.features.plan import Plan, halves, key_numbers
+from videomem.features.shard_plan import Plan, halves, key_numbers
 
 KEYS = st.integers(0, 11).map(lambda n: f"{n // 3:016x}{n % 3:016x}")  # Some have equal halves.
 LISTS = st.lists(KEYS, max_size=8)
