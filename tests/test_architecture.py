@@ -47,7 +47,7 @@ ONLY_IN = {
     "safetensors": "features/ inference/",
     "h5py": "features/",
     "fsspec": "features/",
-    "ray": "features/",
+    "ray": "features/ utils/",
     "timm": "features/",
     "transformers": "features/",
     "huggingface_hub": "features/",

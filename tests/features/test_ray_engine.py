@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROOT, data_arguments, failed
 from helpers.store_files import shard_files
 
 from videomem.cli.main import main
-from videomem.features import store
+from videomem.features import ray_engine, store
 from videomem.features.ray_engine import needs_of_actor
 
 
@@ -22,6 +27,49 @@ def extract_command(workspace: Path, root: Path, *options: str) -> list[str]:
     return ["extract", *data_arguments(workspace), "--data.store", str(root), "--engine", "ray", *options]
 
 
+class InProcessRay:
+    """What `RayEngine` uses of Ray, without processes: one actor, which gets its tasks last first."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+    is_shut_down = False
+
+    @property
+    def data(self) -> Any:
+        return self
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def from_items(self, items: list[Any], override_num_blocks: int) -> Any:
+        assert override_num_blocks == len(items)
+        self._items = pickle.dumps(items)
+        return self
+
+    def map_batches(self, actor: Any, fn_constructor_args: Any, batch_size: int, **needs: float) -> Any:
+        assert batch_size == 1 and needs == {"concurrency": 1, "num_cpus": 1, "num_gpus": 0}
+        self._actor = actor(*pickle.loads(pickle.dumps(fn_constructor_args)))  # noqa: S301
+        return self
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        for item in reversed(pickle.loads(self._items)):  # noqa: S301
+            answer = self._actor({name: np.array([value]) for name, value in item.items()})
+            yield {name: values[0] for name, values in answer.items()}
+
+    def shutdown(self) -> None:
+        self.is_shut_down = True
+
+
+def test_an_actor_writes_the_bytes_of_the_local_engine(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "connected", lambda address: ray)
+    ray = InProcessRay()
+    assert main(extract_command(workspace, tmp_path)) == 0 and ray.is_shut_down
+    assert shard_files(tmp_path) == shard_files(workspace / "features")
+    assert "50 clips extracted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_ray_writes_the_bytes_of_the_local_engine(
     workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,36 @@ def test_a_row_that_no_catalog_can_have_is_refused(tmp_path: Path, change: dict[
     assert "\n" not in str(error.value)
 
 
+def test_a_url_and_a_wrong_row_are_found_in_every_batch(tmp_path: Path) -> None:
+    for row in (0, 6, 7, 29):
+        for path, message in (
+            ("https://a/b.mp4", "https://a/b.mp4.*: a URL"),
+            ("a\0b", f"row {row + 1}: the path has"),
+        ):
+            clips = (*CLIPS[:row], replace(CLIPS[row], path=path), *CLIPS[row + 1 :])
+            with pytest.raises(VideomemError, match=message):
+                read_catalog(written(tmp_path, clips))
+
+
+def test_a_colon_makes_no_url(tmp_path: Path) -> None:
+    clips = tuple(replace(clip, path=f"at_12:30/{number}.mp4") for number, clip in enumerate(CLIPS))
+    assert read_catalog(written(tmp_path, clips)).clips[29].path == str(tmp_path / "at_12:30/29.mp4")
+
+
+def test_batches_with_dictionaries_of_their_own_have_the_same_classes(tmp_path: Path) -> None:
+    clips = tuple(replace(clip, group="g") for clip in (*CLIPS[:2], *CLIPS[12:]))
+    halves = [pa.table({name: [getattr(clip, name) for clip in part] for name in SCHEMA.names}).cast(SCHEMA)
+              for part in (clips[:2], clips[2:])]  # fmt: skip
+    assert [half["label"].chunk(0).dictionary.to_pylist() for half in halves] == [["z", "a"], ["z", "a", "b"]]
+    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+    with pa.ipc.new_file(str(tmp_path / "deltas.arrow"), SCHEMA, options=options) as writer:
+        for half in halves:
+            writer.write_table(half)
+    deltas, plain = read_catalog(tmp_path / "deltas.arrow"), read_catalog(written(tmp_path, clips))
+    assert tuple(deltas.clips) == tuple(plain.clips) and deltas.classes == plain.classes
+    assert np.array_equal(deltas.labels_N, plain.labels_N)
+
+
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
 def test_a_compressed_table_is_refused_before_it_is_inflated(tmp_path: Path, codec: str) -> None:
     with pytest.raises(VideomemError, match="a compressed Arrow table; write it without compression"):

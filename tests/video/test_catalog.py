@@ -520,6 +520,42 @@ def test_a_parquet_table_that_repeats_one_long_text_takes_memory_in_proportion(t
     assert "take more than 100 times the bytes of the file" in message and int(grown) < 200
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_dictionary": False}, {"use_dictionary": False, "column_encoding": {"path": "DELTA_BYTE_ARRAY"}}],
+)
+def test_parquet_tables_of_every_encoding_have_the_same_rows(tmp_path: Path, options: dict[str, object]) -> None:
+    rows = [{"path": "a" * (n % 10), "number": str(n), "none": "", "half": "0.5"} for n in range(1000)]
+    columns = {"path": [row["path"] or None for row in rows], "number": range(1000), "none": pa.nulls(1000)}
+    pq.write_table(pa.table(columns | {"half": [0.5] * 1000}), tmp_path / "a.parquet", row_group_size=300, **options)
+    assert read_table(tmp_path / "a.parquet") == rows
+
+
+def test_a_parquet_table_is_read_in_large_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    plain = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda file, size: [sizes.append(size), plain(file, size)][1])
+    columns = {name: ["a"] * 10 for name in COLUMNS}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert len(read_table(tmp_path / "a.parquet")) == 10 and sizes == [2**16]
+    wide = pa.array([b"a" * 100] * 10, pa.binary(100))  # A value of any length, repeated in a few bytes.
+    pq.write_table(pa.table({**columns, "wide": wide}), tmp_path / "b.parquet")
+    assert len(read_table(tmp_path / "b.parquet")) == 10 and sizes[1] == 4
+    pq.write_table(pa.table({f"c{n}": [0] * 10 for n in range(5000)}), tmp_path / "c.parquet")
+    assert len(read_table(tmp_path / "c.parquet")) == 10 and sizes[2] == 2**26 // (64 * 5000)
+
+
+def test_a_parquet_table_whose_texts_share_long_prefixes_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"path": ["a" * 2**19] * 200})
+    encoding = {"path": "DELTA_BYTE_ARRAY"}
+    pq.write_table(
+        table, tmp_path / "a.parquet", use_dictionary=False, column_encoding=encoding, write_statistics=False
+    )
+    assert (tmp_path / "a.parquet").stat().st_size < 110_000
+    with pytest.raises(VideomemError, match="take more than 100 times the bytes"):
+        read_table(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_large_catalog_is_in_proportion(tmp_path: Path, suffix: str) -> None:
     clips = (Clip(str(tmp_path / f"{n:07}.mp4"), "x", "train", str(n)) for n in range(50_000))

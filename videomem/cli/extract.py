@@ -42,10 +42,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     options.add_argument("--retry-failed", action="store_true", help="process only the clips that failed before")
     options.add_argument("--shard", type=part_of_catalog, default=None, metavar="I/N",
                          help="extract only the I-th of N parts of the catalog, I from 0 to N - 1")  # fmt: skip
-    options.add_argument("--engine", choices=("local", "ray"), default="local", help="where shards are computed: on "
-                         "this machine, or on a Ray cluster")  # fmt: skip
-    options.add_argument("--address", default="", help="address of the Ray cluster (default: RAY_ADDRESS, or a new "
-                         "one on this machine)")  # fmt: skip
+    add_shared(options, "--engine", "--address")
     config = parse(options, arguments)
     refuse_time_limit(options, config)
     if config.layers:  # Before the weights are read, or downloaded.

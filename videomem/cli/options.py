@@ -112,6 +112,10 @@ SHARED: dict[str, dict[str, Any]] = {
                     "one per CPU core, or two per GPU)"},
     "--source-fps": {"type": above_zero, "default": None, "help": "frame rate of a folder of images, in frames per "
                      "second"},
+    "--engine": {"choices": ("local", "ray"), "default": "local", "help": "where the work is done: on this machine, or "
+                 "on a Ray cluster"},
+    "--address": {"default": "", "help": "address of the Ray cluster (default: RAY_ADDRESS, or a new one on this "
+                  "machine)"},
     "--allow-failures": {"action": "store_true", "help": "exit with status 0 even if clips failed"},
 }  # fmt: skip
 

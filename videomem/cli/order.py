@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
-from videomem.cli.options import add_out, add_shared, tracking_of, usable_device
+from videomem.cli.options import add_out, add_shared, refuse_unused, tracking_of, usable_device
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
@@ -104,7 +104,7 @@ UNUSED = {
     "trust": "no checkpoint is read",
 }  # fmt: skip
 UNUSED_WITH_PLAN = dict.fromkeys(
-    ("out", "training-results", "wandb", "wandb-project"), "a forecast trains and writes nothing"
+    ("out", "training-results", "engine", "address", "wandb", "wandb-project"), "a forecast trains and writes nothing"
 )
 UNUSED_WITHOUT_PLAN = {"assume": "only the forecast of --plan is made from assumptions"}
 
@@ -113,7 +113,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     """Train every head on ordered and on shuffled clips, and write the verdict and the report."""
     # A config file with a memory is refused too, because its head would seem to be trained.
     refuse_without_effect(command, arguments, {**UNUSED, "model.memory": "set order.heads"})
-    config = parse(_parser(command), arguments)
+    options = _parser(command)
+    config = parse(options, arguments)
     if config.plan:
         refuse_without_effect(f"{command} --plan", arguments, UNUSED_WITH_PLAN)
     else:
@@ -121,7 +122,14 @@ def main(command: str, arguments: Sequence[str]) -> int:
     data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
     clips, joined = with_joined_groups(clips_of_data(data), [str(clip) for clip in data.clips])
     plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
-    devices = _devices(config.devices)
+    devices, runner = _devices(config.devices), None
+    if config.engine == "ray":
+        from videomem.utils.ray_cluster import RayJobs  # Ray is an extra.
+
+        on_gpu = devices[0].startswith("cuda")
+        devices, runner = ["cuda:0" if on_gpu else "cpu"], RayJobs(config.address, on_gpu)  # Ray shows a job its GPU.
+    else:
+        refuse_unused(options, config, ["address"], "with --engine local; set --engine ray")
     processes = _processes(config.processes, devices)
     if config.plan:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
@@ -137,7 +145,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
             with training_progress(console(to_stderr=True)) as tell:
                 tested = run_order_test(clips, plan, cache, processes, devices, tell, command_line, failures_of(data),
                                         before, [joined] if joined else [],
-                                        lambda job, accuracies: log(numbers_of(job, accuracies)))  # fmt: skip
+                                        lambda job, accuracies: log(numbers_of(job, accuracies)), runner)  # fmt: skip
             write_results(tested, data, out, run)
         track_heads(tested, out, tracking)
         jobs = training_jobs(tested.result, in_cache(plan, clips, cache, devices[0]))
@@ -158,7 +166,7 @@ def _parser(command: str) -> ArgumentParser:
     add_out(options, command, "the plan, the result and the report")
     options.add_argument("--training-results", default=None, help="folder of training results, shared by all plans "
                          "(default: in the store)")  # fmt: skip
-    add_shared(options, "--processes", "--devices", "--wandb", "--wandb-project")
+    add_shared(options, "--processes", "--devices", "--engine", "--address", "--wandb", "--wandb-project")
     return options
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from videomem.errors import VideomemError, one_line
+from videomem.features.shard_plan import halves
 from videomem.utils.checked_json import dump_checked, parse_checked
 
 _DTYPES = {"high": np.uint64, "low": np.uint64, "places": np.int32, "shards": np.int64}
@@ -177,12 +178,6 @@ class ClipTable:
 def states_array(states: ShardStates) -> NDArray[np.int64]:
     rows = [(number, *state) for number, state in sorted(states.items())]
     return np.array(rows, np.int64).reshape(-1, 3)
-
-
-def halves(keys: Iterable[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The first and last 64 bits of keys of 32 hexadecimal digits."""
-    pairs = np.frombuffer(b"".join(map(key_bytes, keys)), ">u8").reshape(-1, 2)
-    return pairs[:, 0].astype(np.uint64), pairs[:, 1].astype(np.uint64)
 
 
 def key_bytes(key: str) -> bytes:

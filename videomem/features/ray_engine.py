@@ -7,26 +7,22 @@ because its actor or its machine was lost, writes the same file again.
 from __future__ import annotations
 
 import json
-import logging
-import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from videomem.errors import VideomemError, one_line, requires_extra
+from videomem.errors import VideomemError, one_line
 from videomem.features.extraction import Extracted, extract_shards
 from videomem.features.failures import Failure
 from videomem.features.settings import FeatureSettings
 from videomem.features.store import FeatureStore
+from videomem.utils.ray_cluster import connected
 from videomem.video.catalog import Clip
 
 _ACTORS_PER_GPU = 2  # While one reads the first clips of a shard, the other one computes.
-_CONNECT_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class RayEngine:
         time_limit_s: float,
     ) -> Extracted:
         """Extract and write shards; yields what `extract_shards` does, in any order."""
-        ray = _connected(self.address)
+        ray = connected(self.address)
         try:
             per_actor = needs_of_actor(device, num_workers)
             kinds = ray.cluster_resources()
@@ -81,40 +77,6 @@ class RayEngine:
 def needs_of_actor(device: str, num_workers: int) -> dict[str, float]:
     """The CPUs and GPUs that Ray reserves for an actor."""
     return {"num_cpus": max(num_workers, 1), "num_gpus": 1 / _ACTORS_PER_GPU if "cuda" in device else 0}
-
-
-def _connected(address: str) -> Any:
-    """Ray, connected to a cluster, without messages, dashboard and usage statistics."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    with requires_extra("ray", "--engine ray"):
-        import ray
-        import ray.data
-    is_new = not (address or os.environ.get("RAY_ADDRESS"))
-    options: dict[str, Any] = {"include_dashboard": False} if is_new else {"address": address or None}
-    try:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if host:  # Ray waits for minutes for a cluster that does not answer.
-            socket.create_connection((host, int(port)), _CONNECT_LIMIT_S).close()
-        with _quiet_stderr():  # It tells its log level there, whatever it is.
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise VideomemError(f"--address {address}: no Ray cluster answers ({one_line(error)})") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    return ray
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nowhere)
 
 
 def _text(clips: Mapping[str, Clip]) -> str:

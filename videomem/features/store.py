@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -38,6 +39,7 @@ from videomem.features.folder import StoreFolder, store_folder
 from videomem.features.index import ClipTable, Entry, Index, Segment
 from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.features.settings import FeatureSettings
+from videomem.features.shard_plan import Plan, PlannedShards, halves
 from videomem.utils.checked_json import dump_checked, parse_checked
 from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Catalog, Clip
@@ -295,9 +297,9 @@ class FeatureStore:
             f"{self.files.named(_shard_name(number))}: a damaged shard ({reason}); {self._shard_remedy}"
         )
 
-    def read_plan(self) -> list[list[str]]:
+    def read_plan(self) -> Plan:
         """Clip keys of each shard, in the order of shard numbers."""
-        return [shard for name in self._plans() for shard in self._read_plan(name)]
+        return Plan.merged([self._read_plan(name) for name in self._plans()])
 
     def _plans(self) -> list[str]:
         """The plan files, which are numbered without gaps: a missing one would give its shards to others."""
@@ -307,18 +309,18 @@ class FeatureStore:
                 raise VideomemError(f"{self.files.named(f'plan/{expected}')}: is missing; {self._remedy}")
         return plans
 
-    def _read_plan(self, name: str) -> list[list[str]]:
+    def _read_plan(self, name: str) -> Plan:
         path = self.files.named(f"plan/{name}")
         shards = self.files.read_checked(f"plan/{name}", self._identity("plan", name.split(".")[0]), self._remedy)
-        lists = [shards, *shards] if isinstance(shards, list) else [None]
-        if not (all(isinstance(one, list) for one in lists) and all(isinstance(k, str) for one in shards for k in one)):
-            raise VideomemError(f"{path}: damaged (not a list of shards); {self._remedy}")
-        return list(shards)
+        try:
+            return Plan.of_texts(shards)
+        except (TypeError, ValueError) as error:
+            raise VideomemError(f"{path}: damaged (not a list of shards); {self._remedy}") from error
 
     def _identity(self, kind: str, number: int | str) -> dict[str, Any]:
         return {"kind": kind, "store": self.settings.key, "number": int(number)}
 
-    def extend_plan(self, clip_keys: Iterable[str], again: Collection[str] = ()) -> dict[int, list[str]]:
+    def extend_plan(self, clip_keys: Iterable[str], again: Collection[str] = ()) -> PlannedShards:
         """Plan new shards for clips that are in no planned shard. Returns the shards to write, by their numbers.
 
         A planned shard counts if it is complete or consists of these clips only. It does not count if the extraction of
@@ -330,19 +332,17 @@ class FeatureStore:
             clip_keys: Keys of the clips.
             again: Keys of clips to plan again although they failed in a complete shard.
         """
-        wanted = dict.fromkeys(clip_keys)
+        wanted, repeated = halves(clip_keys), halves(again)
         while True:
             plan = self.read_plan()
-            mine = [number for number, shard in enumerate(plan) if all(key in wanted for key in shard)]
-            complete = self.complete_shards()
-            known = {k for n in {*mine, *complete} for k in plan[n] if not (n in complete and k in again)}
-            new = [key for key in wanted if key not in known]
-            if not new:
-                return {number: plan[number] for number in mine if number not in complete}
-            shards = [new[start : start + SHARD_CLIPS] for start in range(0, len(new), SHARD_CLIPS)]
+            is_complete_S = np.isin(np.arange(len(plan)), list(self.complete_shards()))
+            new, incomplete = plan.missing_from(wanted, repeated, is_complete_S)
+            if not len(new):
+                return PlannedShards(plan, incomplete.tolist())
+            starts_S = np.append(np.arange(0, len(new), SHARD_CLIPS), len(new))
             number = len(self._plans())
-            content = dump_checked(self._identity("plan", number), shards).encode()
-            self.files.write(f"plan/{number:06d}.json", content, exclusive=True)
+            content = dump_checked(self._identity("plan", number), Plan(wanted[0][new], wanted[1][new], starts_S).texts)
+            self.files.write(f"plan/{number:06d}.json", content.encode(), exclusive=True)
 
     def settled_clips(self) -> list[str]:
         """Keys of the clips in complete shards, in their order. Each is either in the index or failed."""

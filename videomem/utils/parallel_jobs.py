@@ -23,6 +23,8 @@ from videomem.errors import VideomemError
 from videomem.utils.atomic import remove_orphans
 from videomem.utils.workers import check_shared_memory, die_with_parent
 
+Runner = Callable[[Callable[..., None], Sequence[tuple[Any, ...]], Any, int], Iterator[tuple[Any, ...]]]
+
 
 def run_cached(
     job: Callable[..., None],
@@ -33,6 +35,7 @@ def run_cached(
     in_turn: Sequence[Any] = (),
     num_done: int = 0,
     finished: Callable[[tuple[Path, ...]], None] = lambda paths: None,
+    runner: Runner | None = None,
 ) -> None:
     """Call `job(*call, paths, shared)` for all paths of which one does not exist yet.
 
@@ -46,6 +49,7 @@ def run_cached(
         in_turn: Values of a further argument after those of `calls`, such as devices. The jobs take them in turn.
         num_done: Number of results that `progress` counts in addition to those of `calls`, because they were finished.
         finished: Called with the files of each job when it has finished.
+        runner: Runs the jobs elsewhere, see `videomem.utils.ray_cluster`; None: in processes on this machine.
     Raises:
         VideomemError: If a process is killed, or the GPU runs out of memory.
     """
@@ -57,7 +61,7 @@ def run_cached(
     total = num_done + sum(map(len, calls))
     done = total - sum(map(len, missing))
     progress(done, total)
-    for call in run_parallel(job, arguments, shared, min(num_processes, len(missing))):
+    for call in (runner or run_parallel)(job, arguments, shared, min(num_processes, len(missing))):
         done += len(call[-1])
         finished(call[-1])
         progress(done, total)

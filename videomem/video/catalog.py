@@ -18,6 +18,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import file_digest, sha256
@@ -27,24 +28,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.errors import VideomemError, one_line, requires_extra
+from videomem.errors import VideomemError, requires_extra
 from videomem.utils.atomic import atomic_path
 from videomem.utils.csv_cells import csv_lines, plain_cell
-from videomem.utils.proportion import RATIO, is_out_of_proportion
 from videomem.utils.text import printable
 from videomem.video.clip import Clip as Clip
 from videomem.video.clip import MappedClips
 from videomem.video.files import is_url
-from videomem.video.parquet_footer import codecs_of
 
 COLUMNS = ("path", "label", "split", "group", "start_s", "end_s")
 SPLITS = ("train", "val", "test")
 IMBALANCE = 10.0  # Ratio of the largest to the smallest training class from which a warning is given.
 _FEW_CELLS = 100_000
-_BYTES_PER_CELL = 64  # of a table in memory, besides its text
-# Other codecs of Parquet can inflate a page by more than a thousand, and a page is inflated before it can be measured.
-_CODECS = {"SNAPPY", "UNCOMPRESSED"}
-_BATCH_ROWS = 4  # All may repeat one text, which snappy stores in a twentieth of its bytes.
 _SURROGATE = re.compile("[\ud800-\udfff]")  # Stands for a byte that is not UTF-8.
 _log = logging.getLogger("videomem")
 
@@ -114,7 +109,8 @@ class Catalog:
     def _sorted(self, field: str, order: Callable[[str], Any]) -> tuple[tuple[str, ...], NDArray[np.int32]]:
         """The values of a column in order, and for each clip the index of its value."""
         numbers_N, values = self.numbered(field)
-        used = [str(values[number]) for number in np.unique(numbers_N).tolist()]
+        counts = np.bincount(numbers_N, minlength=len(values))
+        used = [str(values[number]) for number in np.flatnonzero(counts).tolist()]
         names = tuple(sorted(set(used), key=order))
         place = {name: index for index, name in enumerate(names)}
         return names, np.array([place.get(str(value), 0) for value in values], np.int32)[numbers_N]
@@ -158,23 +154,23 @@ def read_catalog(path: Path | str) -> Catalog:
 def absolute_clips(path: Path | str) -> Catalog:
     """Read a catalog without checking it, and make its paths absolute."""
     path = Path(path).absolute()
-    clips: Sequence[Clip]
     if path.suffix == ".arrow" and path.is_file():
         from videomem.video.arrow_catalog import read_arrow  # It needs an extra.
 
-        clips = read_arrow(path)
-    else:
-        clips = tuple(
-            clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
-            for clip in read_rows(path)
-        )
+        with ThreadPoolExecutor(1) as thread:  # For a large table, hashing takes as long as reading.
+            digest = thread.submit(_digest, path)
+            return Catalog(read_arrow(path), digest.result())
+    clips = tuple(
+        clip if is_url(clip.path) else replace(clip, path=os.path.normpath(path.parent / clip.path))
+        for clip in read_rows(path)
+    )
     return Catalog(clips, _digest(path))
 
 
 def _digest(path: Path) -> str:
     """Hash of a table and of the folder that its paths are relative to."""
     with path.open("rb") as file:
-        content = file_digest(file, "blake2b").hexdigest()
+        content = file_digest(file, "sha256").hexdigest()
     return sha256(f"{path.parent} {content}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -196,7 +192,12 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
     if not path.is_file():
         kind = "a folder, not a table" if path.is_dir() else "no such table"
         raise VideomemError(f"{path}: {kind}; `videomem catalog build` makes catalogs")
-    rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    if path.suffix == ".parquet":
+        from videomem.video.parquet_table import read_parquet  # Only for Parquet, since its import is slow.
+
+        rows = read_parquet(path)
+    else:
+        rows = _read_csv(path)
     if rows and (missing := [name for name in required if name not in rows[0]]):
         raise VideomemError(f"{path.name}: lacks the column {', '.join(missing)}; it has {', '.join(rows[0])}")
     return rows
@@ -224,28 +225,6 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
                 "values that contain a comma in double quotes"
             )
     return [{plain_cell(name): plain_cell(value or "") for name, value in row.items()} for row in rows]
-
-
-def _read_parquet(path: Path) -> list[dict[str, str]]:
-    with requires_extra("parquet", path.name):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-    if foreign := sorted(codecs_of(path) - _CODECS):
-        raise VideomemError(
-            f"{path}: compressed with {foreign[0]}; save it with snappy, without compression, or as CSV"
-        )
-    try:
-        rows, num_bytes = [], 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS):
-                num_bytes += batch.nbytes + _BYTES_PER_CELL * batch.num_columns * batch.num_rows
-                if is_out_of_proportion(num_bytes, path.stat().st_size):
-                    raise VideomemError(f"{path}: its rows take more than {RATIO} times the bytes of the file")
-                rows += batch.to_pylist()
-    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-        raise VideomemError(f"{path}: not readable as Parquet: {one_line(error)}") from error
-    return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
 
 
 def clip_of_row(row: Mapping[str, str], where: str) -> Clip:

@@ -31,6 +31,7 @@ from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.order_test.training import run_jobs
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked, read_checked
+from videomem.utils.parallel_jobs import Runner
 from videomem.utils.progress import interactive_console, training_progress
 
 LIBRARIES = ("videomem", "torch", "pytorch-lightning", "numpy", "scipy", "statsmodels")
@@ -169,6 +170,7 @@ def run_order_test(
     num_trained_before: int | None = None,
     checks: Sequence[DataCheck] = (),
     finished: Callable[[TrainingJob, Mapping[str, float]], None] = lambda job, accuracies: None,
+    runner: Runner | None = None,
 ) -> OrderTest:
     """Train the jobs without a result in the cache, and analyse all results as the plan says.
 
@@ -184,11 +186,12 @@ def run_order_test(
         num_trained_before: Return value of `freeze`; by default the number of results now in the cache.
         checks: What was found in the data before the plan was made.
         finished: As in `run_jobs`.
+        runner: Trains elsewhere, see `run_jobs`.
     """
     started = time.perf_counter()
     if num_trained_before is None:
         num_trained_before = num_cached(plan, clips, cache, devices[0])
-    training_results = run_jobs(plan, clips, cache, num_processes, devices, progress, finished)
+    training_results = run_jobs(plan, clips, cache, num_processes, devices, progress, finished, runner)
     scores, settings = Scores(plan, clips, training_results), plan.settings
     results, information = analyse(scores), information_of(scores)
     checks = [*checks, *data_checks(clips, scores.splits, scores.overlap)]

@@ -39,7 +39,7 @@ from videomem.experiments.order_test.training_results import (
 from videomem.heads import MeanReadout
 from videomem.training.lit_classifier import LitClassifier
 from videomem.training.stacked import StackedClassifiers
-from videomem.utils.parallel_jobs import run_cached
+from videomem.utils.parallel_jobs import Runner, run_cached
 from videomem.utils.plain_data import from_plain
 
 NUM_FORWARD = 2  # permutations that a plain forward pass is measured on as well
@@ -55,6 +55,7 @@ def run_jobs(
     devices: Sequence[str] = ("cpu",),
     progress: Callable[[int, int], None] = lambda done, total: None,
     finished: Callable[[TrainingJob, Mapping[str, float]], None] = lambda job, accuracies: None,
+    runner: Runner | None = None,
 ) -> dict[TrainingJob, TrainingResult]:
     """Train all jobs without a result in the cache, and return the results of all jobs.
 
@@ -67,6 +68,7 @@ def run_jobs(
         progress: Called with the number of finished jobs and the number of all jobs.
         finished: Called with each job that is trained now, and its accuracy on the test clips of its run in each frame
             order.
+        runner: Trains the stacks elsewhere, such as on a Ray cluster; None: on this machine.
     Raises:
         VideomemError: If a training diverges, or a process is killed.
     """
@@ -87,7 +89,7 @@ def run_jobs(
             finished(job, {name: float((answers == labels).mean()) for name, answers in predicted.items()})
 
     num_done = len(jobs) - len(missing)
-    run_cached(train, calls, clips, num_processes, progress, devices, num_done, tell)
+    run_cached(train, calls, clips, num_processes, progress, devices, num_done, tell, runner)
     return read_training_results(plan, clips, jobs)
 
 
