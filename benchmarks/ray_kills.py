@@ -1,4 +1,4 @@
-"""Extraction of real videos on Ray, while a worker, an actor and the driver are killed.
+"""Extraction of real videos on Ray, while an actor and the driver are killed.
 
     python benchmarks/ray_kills.py --root FOLDER --squeezenet WEIGHTS.pth --clips 60
 
@@ -33,7 +33,7 @@ if __name__ == "__main__":
 
 
 def processes(word: bytes, mark: str) -> Iterator[int]:
-    """Processes with a word in their title or environment that were started by this one."""
+    """Processes with a word in their title that were started by this one."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             title, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
@@ -60,8 +60,7 @@ def extract(arguments: list[str], store: Path, log: Path, mark: str, kills: dict
         while driver.poll() is None:
             if left and len(shards(store)) >= left[0][0]:
                 number, what = left.pop(0)
-                words = {"actor": b"_ShardActor", "decoding worker": b"forkserver"}
-                victims = [driver.pid] if what == "driver" else list(processes(words[what], mark))
+                victims = [driver.pid] if what == "driver" else list(processes(b"_ShardActor", mark))
                 for victim in victims[:1]:
                     os.kill(victim, signal.SIGKILL)
                 done = f"{what} killed (process {victims[0]})" if victims else f"no {what} found"
@@ -95,7 +94,7 @@ if __name__ == "__main__":
         assert extract(arguments, folder / "local", log, place, {}) == 0, log.read_text()
         on_ray = [*arguments, "--engine", "ray"]
         print("Ray", flush=True)
-        status = extract(on_ray, folder / "ray", log, place, {2: "actor", 5: "decoding worker", 8: "driver"})
+        status = extract(on_ray, folder / "ray", log, place, {2: "actor", 8: "driver"})
         assert status == -signal.SIGKILL, log.read_text()
         print("Ray, the same command again", flush=True)
         assert extract(on_ray, folder / "ray", log, place, {}) == 0, log.read_text()
