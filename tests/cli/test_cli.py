@@ -42,7 +42,7 @@ def test_help_names_every_command_there_is_and_imports_nothing_heavy() -> None:
 
 
 SUBCOMMANDS = ["catalog build", "catalog check", *(f"catalog build {layout}" for layout in LAYOUTS)]
-MOST_LINES = {"fit": 230, "order": 260, "validate": 150, "test": 150}  # on a terminal of 80 columns
+MOST_LINES = {"fit": 235, "order": 265, "validate": 155, "test": 155}  # on a terminal of 80 columns
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])

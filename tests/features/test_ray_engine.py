@@ -65,7 +65,7 @@ def test_an_actor_writes_the_bytes_of_the_local_engine(
     monkeypatch.setattr(ray_engine, "connected", lambda address: ray)
     ray = InProcessRay()
     assert main(extract_command(workspace, tmp_path)) == 0 and ray.is_shut_down
-    assert shard_files(tmp_path) == shard_files(workspace / "features")
+    assert shard_files(tmp_path).items() <= shard_files(workspace / "features").items()  # Which has other stores, too.
     assert "50 clips extracted" in capsys.readouterr().out
 
 
@@ -74,7 +74,7 @@ def test_ray_writes_the_bytes_of_the_local_engine(
     workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(extract_command(workspace, tmp_path)) == 0
-    assert shard_files(tmp_path) == shard_files(workspace / "features")
+    assert shard_files(tmp_path).items() <= shard_files(workspace / "features").items()  # Which has other stores, too.
     said = capfd.readouterr()
     assert len(said.out.splitlines()) == 1
     assert all(line.startswith("videomem: ") for line in said.err.splitlines()), said.err

@@ -7,10 +7,10 @@ from hashlib import sha256
 import numpy as np
 import torch
 
-from videomem.features.backbone import Preprocessing
+from videomem.features.encoders.by_torchvision import preset
 
 
 def shaped_digest() -> str:
     images = np.random.default_rng(0).integers(0, 256, (1, 120, 90, 3), dtype=np.uint8)
-    shaped = [Preprocessing.of(name).shape_frames(images) for name in ("alexnet", "efficientnet_b0")]
+    shaped = [preset(name).shape_frames(images) for name in ("alexnet", "efficientnet_b0")]
     return sha256(torch.cat([frames.flatten() for frames in shaped]).numpy().tobytes()).hexdigest()

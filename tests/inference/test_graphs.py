@@ -410,7 +410,7 @@ def test_what_onnxruntime_cannot_run_is_a_one_line_error(tmp_path: Path) -> None
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(VideomemError, match=r'onnxruntime; run `pip install "videomem\[onnx\]"`'):
+    with pytest.raises(VideomemError, match=r"onnxruntime; run `pip install 'videomem\[onnx\]'`"):
         export_graphs(tiny_model(), tmp_path)
     assert export_graphs(tiny_model(), tmp_path, onnx=False)["graphs"]
 

@@ -164,7 +164,7 @@ def test_a_hub_that_does_not_answer_and_a_missing_library_are_a_one_line_error(
     assert "hf://user/model: the transfer failed (" in failed(capsys, "predict", "x.mp4", "--model", "hf://user/model")
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     error = failed(capsys, "stream", "x.mp4", "--model", "hf://user/model")
-    assert 'pip install "videomem[hub]"' in error
+    assert "pip install 'videomem[hub]'" in error
 
 
 def export(checkpoints: dict[str, Path], out: Path, *more: str) -> list[str]:

@@ -63,7 +63,7 @@ def test_a_missing_tensorboard_is_a_one_line_error(
 ) -> None:
     monkeypatch.setattr(lightning_cli, "find_spec", lambda name: None)
     arguments = [*fit_arguments(workspace, tmp_path / "run"), "--config", str(CONFIGS / "tensorboard.yaml")]
-    with pytest.raises(VideomemError, match=r'pip install "videomem\[tensorboard\]"'):
+    with pytest.raises(VideomemError, match=r"pip install 'videomem\[tensorboard\]'"):
         run("fit", arguments)
     assert not (tmp_path / "run").exists()
 

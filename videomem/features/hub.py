@@ -177,7 +177,7 @@ def _library() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise VideomemError('the Hugging Face Hub needs huggingface_hub; run `pip install "videomem[hub]"`') from error
+        raise VideomemError("the Hugging Face Hub needs huggingface_hub; run `pip install 'videomem[hub]'`") from error
     return huggingface_hub
 
 
