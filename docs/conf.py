@@ -24,6 +24,7 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!videomem\.).*")]  # names of other libraries, and of type variables
 
 nb_execution_mode = "force"  # Notebooks are committed without outputs.
+nb_execution_in_temp = True  # What a notebook writes does not stay beside it.
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 myst_enable_extensions = []  # Formulas are code, which needs no scripts from elsewhere.
