@@ -49,6 +49,13 @@ class PaddedFeatures:
     def __call__(self, row: int) -> Tensor:
         return self.padded_NTD[row, : self.lengths[row]]
 
+    def batch(self, rows_B: Tensor, orders_BT: Tensor) -> Tensor:
+        """The clips at some rows (B, T, D), each in its frame order."""
+        frames_FD = self.padded_NTD.flatten(0, 1)
+        places_BT = rows_B.unsqueeze(1) * self.padded_NTD.shape[1] + orders_BT
+        # Several times faster than indexing with two tensors.
+        return frames_FD.index_select(0, places_BT.flatten()).view(*orders_BT.shape, -1)
+
 
 @dataclass(frozen=True, eq=False)
 class Clips:
@@ -94,7 +101,7 @@ class Clips:
             orders_BT = np.broadcast_to(np.arange(lengths.max()), (len(rows), lengths.max()))
         orders = torch.from_numpy(np.ascontiguousarray(orders_BT[:, : lengths.max()]))
         if isinstance(self.features, PaddedFeatures):
-            x_BTD = self.features.padded_NTD[torch.from_numpy(rows)[:, None], orders]
+            x_BTD = self.features.batch(torch.from_numpy(rows), orders)
         else:
             videos = [
                 self.features(row)[order_T[:length]]

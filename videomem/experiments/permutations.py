@@ -9,9 +9,9 @@ Every frame order is a permutation of the real frames, except those of `frozen` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,7 +168,8 @@ class Perturbation:
         return self.name not in ("frozen", "subsample")
 
 
-def suite(num_frames: int, more_sizes: Collection[int] = ()) -> tuple[Perturbation, ...]:
+@cache
+def suite(num_frames: int, more_sizes: tuple[int, ...] = ()) -> tuple[Perturbation, ...]:
     """Returns the perturbations for clips of up to `num_frames` frames.
 
     Windows and blocks have 2, 4 and half of all frames, from 32 frames on also a quarter, and `more_sizes`. Sizes that

@@ -47,7 +47,8 @@ class FeatureNorm(nn.Module):
         self.scale.copy_(torch.where(varies, 1 / std_D, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x.to(self.mean.dtype) - self.mean) * self.scale).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        centered = x.to(self.mean.dtype) - self.mean
+        return centered.mul_(self.scale).clamp_(-MAX_DEVIATIONS, MAX_DEVIATIONS)
 
 
 class HeadState(NamedTuple):
@@ -163,7 +164,8 @@ class Head(nn.Module):
             Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks".
         """
         sizes = [self.feature_dim, *(memory.hidden_dim for memory in self.memories)]
-        return [nn.functional.dropout(self.norm.mean.new_ones(num_clips, 1, size), self.dropout) for size in sizes]
+        kept = 1 - self.dropout
+        return [self.norm.mean.new_empty(num_clips, 1, size).bernoulli_(kept).div_(kept) for size in sizes]
 
     def step(self, x_BD: Tensor, state: HeadState | None = None) -> tuple[Tensor, HeadState]:
         """Process one frame of a stream.

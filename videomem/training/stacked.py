@@ -144,4 +144,6 @@ def stack_batches(batches: Sequence[VideoBatch]) -> tuple[Tensor, Tensor, Tensor
 
 def _padded(parts: Sequence[Tensor], size: int) -> Tensor:
     """Tensors (B_m, ...) stacked and padded with zeros, (M, size, ...)."""
+    if all(len(part) == size for part in parts):
+        return torch.stack(list(parts))
     return torch.stack([nn.functional.pad(part, [0, 0] * (part.ndim - 1) + [0, size - len(part)]) for part in parts])

@@ -228,7 +228,14 @@ def check_sizes(clips: Clips, settings: OrderSettings) -> None:
 def test_orders(clips: Clips, row: int, perturbation: Perturbation, num_permutations: int) -> FrameOrders:
     """Frame orders (K, T_max) of a test clip under one perturbation, identical in all runs and for all heads."""
     number = num_permutations if perturbation.name == "shuffle" else min(PERTURBATION_FRAME_ORDERS, num_permutations)
-    return perturbation.frame_orders(int(clips.lengths[row]), clips.max_frames, number, (_TEST, _clip_seed(clips, row)))
+    return _drawn(perturbation, int(clips.lengths[row]), clips.max_frames, number, _clip_seed(clips, row))
+
+
+@lru_cache(maxsize=2**14)  # Drawn once for all heads and training conditions; a few KiB each.
+def _drawn(perturbation: Perturbation, length: int, num_frames: int, number: int, clip_seed: int) -> FrameOrders:
+    orders_KT = perturbation.frame_orders(length, num_frames, number, (_TEST, clip_seed))
+    orders_KT.setflags(write=False)
+    return orders_KT
 
 
 class ConditionData(LightningDataModule):
