@@ -2,7 +2,7 @@
 
     python benchmarks/learning_curves.py --root FOLDER --squeezenet WEIGHTS.pth --out runs/learning_curves
 
-The recipe is that of `videomem order` (`configs/base.yaml` with `configs/order.yaml`). Each head is trained with
+The recipe is that of `videomem order` (`configs/base.yaml`), with its least number of epochs. Each head is trained with
 several seeds, each on other folds of the groups, and evaluated after every epoch on the clips held out. The data sets:
 
 - synthetic: videos of `videomem synthesize` with the features of `configs/data/synthetic.yaml`, as in `videomem demo`.
@@ -10,8 +10,8 @@ several seeds, each on other folds of the groups, and evaluated after every epoc
 - two cues: 200 clips of 16 frames of noise; two of them, anywhere in the clip, have a cue, and the class is which cue
   comes first. An order-blind head is right on half of the clips.
 
-`constant` is trained once, for four times the default number of epochs. `cosine` (with a warm-up over a tenth of the
-epochs) is trained separately for the default number of epochs and for twice as many. The table has the best epoch, and
+`constant` is trained once, for four times this number of epochs. `cosine` (with a warm-up over a tenth of the
+epochs) is trained separately for this number of epochs and for twice as many. The table has the best epoch, and
 for each number of epochs the accuracy after the last one, in %, as the mean over seeds with its standard error, and the
 loss on the training clips. `--seed` draws other folds and initial weights.
 """
@@ -41,7 +41,7 @@ from videomem.experiments.drawing import PALETTE
 from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test.data import plain_batches, run_splits
 from videomem.experiments.order_test.jobs import TrainingJob
-from videomem.experiments.order_test.plan import OrderSettings, Recipe
+from videomem.experiments.order_test.plan import MIN_EPOCHS, OrderSettings, Recipe
 from videomem.experiments.order_test.training import StackedData, untrained
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
@@ -56,10 +56,10 @@ Curves = tuple[NDArray[np.float64], NDArray[np.float64]]  # accuracies and losse
 
 def recipe() -> Recipe:
     """The recipe of an order test."""
-    base, order = (yaml.safe_load((config_folder() / name).read_text()) for name in ("base.yaml", "order.yaml"))
+    base = yaml.safe_load((config_folder() / "base.yaml").read_text())
     model = {name: base["model"][name] for name in ("num_layers", "dropout", "learning_rate", "weight_decay")}
-    epochs, clip = order["trainer"]["max_epochs"], base["trainer"]["gradient_clip_val"]
-    return Recipe(epochs=epochs, batch_size=base["data"]["batch_size"], gradient_clip_val=clip, **model)
+    clip = base["trainer"]["gradient_clip_val"]
+    return Recipe(epochs=MIN_EPOCHS, batch_size=base["data"]["batch_size"], gradient_clip_val=clip, **model)
 
 
 def extracted(arguments: Sequence[str]) -> Clips:

@@ -36,7 +36,14 @@ from videomem.experiments.order_test.order_tables import (
     tested_clips,
     training_jobs,
 )
-from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe, spelled_out
+from videomem.experiments.order_test.plan import (
+    MIN_STEPS,
+    MODEL_SETTINGS,
+    OrderPlan,
+    OrderSettings,
+    Recipe,
+    spelled_out,
+)
 from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
 from videomem.experiments.order_test.subset import write_clip_scores
@@ -64,20 +71,18 @@ from videomem.utils.plain_data import from_plain
 from videomem.utils.progress import training_progress
 from videomem.utils.sharing import shared_command, shared_text
 
-FEW_STEPS = 500  # below this, accuracies still rise (benchmarks/learning_curves.py)
-
 
 @dataclass(frozen=True)
 class TrainerSettings:
     """Training of the heads.
 
     Args:
-        max_epochs: Passes over the training clips.
+        max_epochs: Passes over the training clips; null: 20, or as many as give 500 steps.
         gradient_clip_val: Largest norm of the gradient; null for no limit.
         logger: Loggers, as for `fit`; the order test uses the settings of a WandbLogger for its own W&B runs.
     """
 
-    max_epochs: int = Recipe.epochs
+    max_epochs: int | None = None
     gradient_clip_val: float | None = Recipe.gradient_clip_val
     logger: Logger | list[Logger] | bool | None = None
 
@@ -182,8 +187,10 @@ def recipe_of(config: Namespace) -> Recipe:
         if model[name] != (default := signature(LitClassifier).parameters[name].default):
             raise VideomemError(f"model.{name} is {model[name]}, but an order test trains its heads with {default}; "
                                 "leave it out")  # fmt: skip
+    if (epochs := config.trainer.max_epochs) is not None and epochs < 1:
+        raise VideomemError(f"trainer.max_epochs is {epochs}, but must be at least 1, or null for enough steps")
     return Recipe(
-        epochs=config.trainer.max_epochs,
+        epochs=epochs or 0,
         batch_size=config.data.batch_size,
         balanced_sampling=config.data.balanced_sampling,
         gradient_clip_val=config.trainer.gradient_clip_val,
@@ -288,7 +295,7 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     """Returns the text that `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
-    is_few = expected.num_steps < FEW_STEPS
+    is_few = expected.num_steps < MIN_STEPS
     few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
     needed = []
     if expected.groups_needed and settings.runs >= MIN_RUNS:

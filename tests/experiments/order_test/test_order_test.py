@@ -21,10 +21,11 @@ from videomem.cli.order import forecast_text
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.order_test import training
+from videomem.experiments.order_test.data import run_splits
 from videomem.experiments.order_test.forecast import forecast
 from videomem.experiments.order_test.jobs import TrainingJob, is_order_blind
 from videomem.experiments.order_test.methods import methods_paragraph
-from videomem.experiments.order_test.plan import MIN_ATTAINABLE, PAIRS, PRIMARY, letters
+from videomem.experiments.order_test.plan import MIN_ATTAINABLE, PAIRS, PRIMARY, Recipe, letters
 from videomem.experiments.order_test.report import examples_of, render, top_clips_of
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
@@ -309,6 +310,15 @@ def test_a_forecast_is_more_precise_for_more_groups() -> None:
     assert large.se < small.se and large.detectable < small.detectable
     assert large.num_groups == 24 or large.num_groups == 48
     assert small.num_jobs == 2 * (2 + 7) and small.seconds_training > 0
+
+
+def test_training_has_enough_steps_unless_the_epochs_are_given() -> None:
+    assert Recipe().for_clips(1600).epochs == 20  # 1000 steps
+    assert Recipe().for_clips(176).epochs == 84  # 6 steps in each, 504
+    assert Recipe(epochs=3).for_clips(176).epochs == 3
+    clips = drawn(12)
+    plan, (split, *_) = planned(clips, Recipe()), run_splits(clips, SMALL)
+    assert plan.recipe == Recipe().for_clips(len(split.train)) and plan.recipe.epochs >= 500 / len(split.train)
 
 
 def test_a_forecast_says_that_too_few_groups_or_runs_allow_no_verdict() -> None:

@@ -7,7 +7,8 @@ letters instead: OS.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -75,6 +76,8 @@ DEFAULT_HEADS = (
     *("conv", "position_attention"),
 )
 IMBALANCE = 1.5
+MIN_EPOCHS = 20
+MIN_STEPS = 500  # with fewer, accuracies still rise (benchmarks/learning_curves.py)
 MIN_ATTAINABLE = 0.01  # least gain over a constant answer that a margin of `margin_of: attainable` is a share of
 SENSITIVITY = ("equal_parameters",)
 _MINIMUM = {
@@ -180,7 +183,7 @@ class Recipe:
     """How every head is trained, from the `model` and `trainer` sections of the configs, which `fit` uses as well.
 
     Args:
-        epochs: Passes over the training clips.
+        epochs: Passes over the training clips. 0: `MIN_EPOCHS`, or as many as give `MIN_STEPS` steps.
         batch_size: Clips per batch.
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW, applied to matrices only.
@@ -192,7 +195,7 @@ class Recipe:
         readout: Class path of the readout of heads whose file names none.
     """
 
-    epochs: int = 20
+    epochs: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -204,9 +207,14 @@ class Recipe:
     readout: str = "videomem.heads.readout.MeanReadout"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "num_layers"):
-            if getattr(self, name) < 1:
-                raise VideomemError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        for name, limit in (("epochs", 0), ("batch_size", 1), ("num_layers", 1)):
+            if getattr(self, name) < limit:
+                raise VideomemError(f"{name} is {getattr(self, name)}, but must be at least {limit}")
+
+    def for_clips(self, num_clips: int) -> Recipe:
+        """The recipe with the number of epochs for a number of training clips."""
+        enough = math.ceil(MIN_STEPS / math.ceil(num_clips / self.batch_size))
+        return replace(self, epochs=self.epochs or max(MIN_EPOCHS, enough))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
         )
     check_sizes(clips, settings)
     settings = replace(settings, folds=possible_folds(clips, settings))
-    if (num_groups := min(len(np.unique(clips.groups[split.test])) for split in run_splits(clips, settings))) < 2:
+    splits = run_splits(clips, settings)
+    if (num_groups := min(len(np.unique(clips.groups[split.test])) for split in splits)) < 2:
         raise VideomemError(
             f"{clips.source}: a run tests {num_groups} group, but a standard error needs at least 2 and a verdict 20; "
             "lower order.folds, add videos, or use a finer `group`"
@@ -120,7 +121,7 @@ def make_plan(clips: Clips, settings: OrderSettings, recipe: Recipe) -> OrderPla
         contrast="accuracy trained and tested in order, minus accuracy trained on one fixed permutation per clip and "
         "tested on shuffled clips",
         settings=settings,
-        recipe=recipe,
+        recipe=recipe.for_clips(len(splits[0].train)),
         heads={name: {"readout": {"class_path": recipe.readout}, **head} for name, head in heads.items()},
         num_clips=len(clips),
         data_sha256=sha256(json.dumps([clips.class_names, *rows]).encode()).hexdigest(),
