@@ -200,7 +200,6 @@ def test_an_invalid_data_setting_is_a_one_line_error(
         ),
         (["--model.num_layers", "0"], "model.num_layers is 0"),
         (["--model.learning_rate", "-1"], "model.learning_rate is -1.0"),
-        (["--trainer.max_epochs", "many"], "max_epochs"),
     ],
 )
 def test_an_invalid_model_setting_is_a_one_line_error(
@@ -208,6 +207,20 @@ def test_an_invalid_model_setting_is_a_one_line_error(
 ) -> None:
     assert message in failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run", "leaky"), *options)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_value_of_the_wrong_type_is_answered_with_the_right_types(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fit_arguments(workspace, tmp_path / "run", "leaky")
+    for option, value, kinds in (
+        ("trainer.max_epochs", "many", "an integer or null"),
+        ("trainer.gradient_clip_val", "x", "a number or null"),
+        ("data.storage", "disk", "mmap, ram, device"),
+        ("model.memory.alpha", "x", "a number"),
+    ):
+        answer = failed(capsys, "fit", *arguments, f"--{option}", value)
+        assert answer == f"videomem: error: {option} is {value}, but must be {kinds}"
 
 
 def test_unavailable_devices_and_workers_are_a_one_line_error(

@@ -49,6 +49,19 @@ _GIVEN = re.compile(r"import path string: (\S+)|class_path[='\": ]+([\w.]+)|Expe
 # Where it names an argument that the class lacks.
 _EXTRA = re.compile(r"Option ('\w+') is not accepted.*?class_path='([\w.]+)'")
 
+# Where it names a value of the wrong type, and what it expects; the setting may be an argument of a class.
+_WRONG = re.compile(
+    r'[Pp]arser key "([\w.]+)": (Expected|Does not validate)(.+?)(?:Got|Given) value: (.+?)(?:\. Got value|$)'
+)
+_EXPECTED = re.compile(r"(?:<class '(\w+)'>|Literal\[(.+?)\])")
+_KINDS_OF_VALUES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "NoneType": "null",
+}
+
 EPILOG = "Options whose value is CLASS take a name and further options: --{0} NAME --{0}.ARGUMENT VALUE. " \
          "--{0}.help NAME shows the arguments of a class."  # fmt: skip
 
@@ -220,6 +233,9 @@ def parser_error(error: BaseException) -> str:
     if key is not None and (extra := _EXTRA.search(text)):
         cls_name = extra[2].rsplit(".", 1)[-1]
         return f"{key[1]}: {extra[1]} is not accepted by {cls_name}; --{key[1]}.help {cls_name} shows its arguments"
+    if key is not None and (wrong := _WRONG.search(text)) and (kinds := _kinds_of_values(wrong[3])):
+        name = key[1] if wrong[1].startswith(key[1]) else f"{key[1]}.{wrong[1]}"
+        return f"{name} is {wrong[4]}, but must be {kinds}"
     if key is not None and key[1] in CLASSES and (found := _GIVEN.search(text)):
         base, given = CLASSES[key[1]], found[found.lastindex or 0]
         with suppress(pydoc.ErrorDuringImport):
@@ -233,6 +249,15 @@ def parser_error(error: BaseException) -> str:
     if key is not None and (file := re.search(r"Unable to load config ['\"]([^'\"]+)", text)):
         return f"--{key[1]} {file[1]}: {_no_config(Path(file[1]))}"
     return tidy(one_line_reason(error))
+
+
+def _kinds_of_values(expected: str) -> str:
+    """Returns the values that a parser expects in words; empty if one of their types has no name here."""
+    found = dict.fromkeys(_EXPECTED.findall(expected.partition("Given value type")[0]))
+    kinds = [choices.replace("'", "") or _KINDS_OF_VALUES.get(kind, "") for kind, choices in found]
+    if "a number" in kinds:
+        kinds = [kind for kind in kinds if kind != "an integer"]
+    return " or ".join(kinds) if all(kinds) else ""
 
 
 def class_names(base: type) -> list[str]:
