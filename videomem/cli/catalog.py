@@ -11,8 +11,6 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from videomem.cli.options import (
     SHARED,
     HelpFormatter,
@@ -24,7 +22,7 @@ from videomem.cli.options import (
     refuse_time_limit,
     refuse_unused,
 )
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
 from videomem.utils.progress import tracked
@@ -233,10 +231,6 @@ def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 
 def _print_contents(catalog: Catalog) -> None:
     num_groups = len({clip.group for clip in catalog.clips})
     say(f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
-    table = Table("label")
-    for split in catalog.splits:
-        table.add_column(split or "(none)", justify="right")
     counts = Counter((clip.label, clip.split) for clip in catalog.clips)
-    for label in catalog.classes:
-        table.add_row(label, *(str(counts[label, split]) for split in catalog.splits))
-    console().print(table)
+    rows = [(label, *(counts[label, split] for split in catalog.splits)) for label in catalog.classes]
+    console().print(table(None, ["label", *(split or "(none)" for split in catalog.splits)], rows))

@@ -16,21 +16,19 @@ from pytorch_lightning.loggers import Logger
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_out, add_shared, refuse_unused, tracking_of, usable_device
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
+from videomem.experiments.order_test.answers import answers, headline, result_summary
 from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import TrainingJob, in_cache, num_cached
 from videomem.experiments.order_test.order_tables import (
-    answers,
     group_names,
-    headline,
-    result_summary,
     result_tables,
     summary_table,
     tested_clips,
@@ -228,7 +226,8 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, run: Run)
     write_atomic(out / "tables" / "tested_clips.csv", text.encode("utf-8", "surrogateescape"))
     strips = write_strips(examples, out / "figures")
     track_results(tested, data, out, run, figures, strips)
-    console(soft_wrap=True).print(summary_table(result))
+    console(soft_wrap=True).print(table(*summary_table(result), left=["verdict"], box=None, padding=(0, 1, 0, 0),
+                                        pad_edge=False, header_style="bold underline"))  # fmt: skip
     found = [check.sentence for check in result.checks]
     for text in (headline(result), *(answer for _, answer in answers(result)), result.verdict.remedy, *found):
         if text:

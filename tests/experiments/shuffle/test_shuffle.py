@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from videomem.batch import VideoBatch, pad_videos
 from videomem.cli.main import main
+from videomem.cli.shuffle import results_table
 from videomem.cli.train import run
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
@@ -29,13 +31,10 @@ from videomem.experiments.shuffle.measurements import (
     Evaluation,
     Measurement,
     as_csv,
-    change_text,
     js_divergence,
-    measure_checkpoint,
     measure_order,
-    sentence,
-    summarize,
 )
+from videomem.experiments.shuffle.shuffle_result import measure_checkpoint, sentence, summarize
 from videomem.features.backbone import load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.heads import GRU, LSTM, Head
@@ -212,7 +211,9 @@ def test_the_table_has_the_promised_columns_and_leaves_unmeasured_fields_empty()
         "max_logit_change", "max_logit_change_forward", "js_divergence",
     )  # fmt: skip
     assert found["max_logit_change_forward"] == ""
-    assert [change_text(value) for value in (None, 0.0, 1e-9)] == ["", "0", "1e-09"]
+    summary = summarize(evaluation(ordered=[1.0], shuffled=[0.0], reversed=[0.0]), ["a"], order_blind=False)
+    shown = results_table([replace(summary, max_logit_change=change) for change in (0.0, 1e-9)]).rows
+    assert [line[-1] for line in shown] == ["0", "1e-09"]
 
 
 def test_a_head_that_diverged_is_not_called_order_invariant() -> None:

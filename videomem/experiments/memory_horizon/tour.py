@@ -15,7 +15,7 @@ from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WI
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, delays_to_test
-from videomem.experiments.memory_horizon.recall_measurement import RecallResult
+from videomem.experiments.memory_horizon.recall_result import RecallResult
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe, train_on_batches
 from videomem.experiments.trace import time_constants, trace
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from videomem.experiments.drawing import BLUE, ORANGE, PURPLE, Figure
-from videomem.experiments.shuffle.measurements import CONDITIONS, Summary
+from videomem.experiments.shuffle.measurements import CONDITIONS
+from videomem.experiments.shuffle.shuffle_result import Summary
 
 COLORS = {"ordered": BLUE, "shuffled": ORANGE, "reversed": PURPLE}
 
