@@ -221,10 +221,10 @@ def _warn(warnings: Sequence[str]) -> None:
         say(f"warning: {warning}", to_stderr=True)
 
 
-def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 20) -> None:
-    for problem in problems[:most]:
+def _list(problems: Sequence[str], num_problems: int | None = None) -> None:
+    for problem in problems[:20]:
         say(problem, to_stderr=True)
-    if (more := (num_problems or len(problems)) - len(problems[:most])) > 0:
+    if (more := (num_problems or len(problems)) - len(problems[:20])) > 0:
         say(f"... and {more} more", to_stderr=True)
 
 

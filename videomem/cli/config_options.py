@@ -161,7 +161,7 @@ class ConfigFile(ActionConfigFile):
 class UsedSettings(ActionConfigFile):
     """Reads the settings of a config file that its parser uses."""
 
-    def __init__(self, unused: Mapping[str, str] = {}, **rest: Any) -> None:
+    def __init__(self, unused: Mapping[str, str], **rest: Any) -> None:
         self.unused = unused
         super().__init__(**rest)
 

@@ -23,10 +23,9 @@ from videomem.cli.options import (
 from videomem.cli.terminal import console, narrow_table, say
 from videomem.experiments.inspect.inspection import inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import InspectionView, view_inspection
-from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon import horizon_tables as tables
 from videomem.experiments.memory_horizon.horizon_report import write_heads_report, write_recall_report
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, delays_to_test
+from videomem.experiments.memory_horizon.recall_jobs import plan_of
 from videomem.experiments.memory_horizon.recall_measurement import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall
 from videomem.experiments.memory_horizon.recall_tasks import TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
@@ -107,14 +106,7 @@ def _measure_recall(given: Any, command_line: str) -> list[TerminalTable]:
         learning_rate=given.learning_rate,
         hidden_dim=given.hidden_dim,
     )
-    plan = RecallPlan(
-        memories=read_memories(given.memories, given.hidden_dim),
-        tasks=tuple(task for task in TASKS if task in given.tasks),
-        num_seeds=given.seeds,
-        recipe=recipe,
-        delays=delays_to_test(given.max_delay),
-        num_test=given.test,
-    )
+    plan = plan_of(given.memories, recipe, given.tasks, given.seeds, given.test)
     backbone = BackboneSettings(given.backbone, given.layer, given.weights)
     processes = given.processes or os.cpu_count() or 1
     details = {"name": given.out.name, "job_type": "memory-horizon", "config": asdict(plan)}

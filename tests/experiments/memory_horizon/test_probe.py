@@ -218,7 +218,6 @@ CLIPS = ar_clips(0.0, 4, 6)
         (lambda: probe([x[1:] for x in CLIPS], CLIPS, ["a", "b"] * 2, [1]), "clip 0: .* have 5, 5, 6 frames"),
         (lambda: measure_head(make("gru"), CLIPS, ["a"] * 3, [1]), "4 clips, but 3 groups"),
         (lambda: measure_head(make("gru"), CLIPS[:1], ["a"], [1]), r"1 clip\(s\), but at least 2"),
-        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, [1], max_clips=1), "max_clips is 1"),
         (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, [-1]), "lag is -1"),
     ],
 )

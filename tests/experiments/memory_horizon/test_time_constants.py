@@ -162,7 +162,6 @@ def test_chunks_of_clips_change_no_time_and_no_exponent(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("measure", "message"),
     [
-        (lambda: lyapunov(make("gru"), frames(num_frames=4), 4), "num_discarded is 4, but clips of 4 frames"),
         (lambda: retention(make("gru"), frames()[..., 1:]), r"takes \(B, T, 7\)"),
     ],
 )

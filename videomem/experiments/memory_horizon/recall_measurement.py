@@ -13,8 +13,7 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments.clips import made_by
-from videomem.experiments.memories import read_memories
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult, delays_to_test, run_recall
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult, plan_of, run_recall
 from videomem.experiments.memory_horizon.recall_result import SCHEMA_VERSION, RecallResult, reaches
 from videomem.experiments.memory_horizon.recall_tasks import (
     LEAD,
@@ -100,14 +99,7 @@ def memory_horizon(
     """
     if unknown := [task for task in tasks if task not in TASKS]:
         raise VideomemError(f"{unknown[0]!r} is not a recall task; choose from {', '.join(TASKS)}")
-    plan = RecallPlan(
-        memories=read_memories(memories, recipe.hidden_dim),
-        tasks=tuple(task for task in TASKS if task in tasks),
-        num_seeds=num_seeds,
-        recipe=recipe,
-        delays=delays_to_test(recipe.max_delay),
-        num_test=num_test,
-    )
+    plan = plan_of(memories, recipe, tasks, num_seeds, num_test)
     with training_progress(interactive_console() if progress else None) as tell:
         return measure_recall(plan, backbone, Path(cache), num_drawings, num_processes, tell)[0]
 

@@ -184,15 +184,15 @@ def static_check(clips: Clips, splits: Sequence[RunSplit], names: Sequence[str] 
     return DataCheck("static clips", sentence, len(static), _examples(static, names))
 
 
-def rare_classes_check(clips: Clips, min_clips: int = MIN_CLIPS) -> DataCheck | None:
-    """Classes with fewer than `min_clips` clips, or less than a third of the mean share, 1 / (3 C)."""
+def rare_classes_check(clips: Clips) -> DataCheck | None:
+    """Classes with fewer than `MIN_CLIPS` clips, or less than a third of the mean share, 1 / (3 C)."""
     counts_C = np.bincount(clips.labels, minlength=len(clips.class_names))
-    rare = np.flatnonzero((counts_C < min_clips) | (3 * len(counts_C) * counts_C < counts_C.sum()))
+    rare = np.flatnonzero((counts_C < MIN_CLIPS) | (3 * len(counts_C) * counts_C < counts_C.sum()))
     if not len(rare):
         return None
     rare = rare[np.argsort(counts_C[rare], kind="stable")]
     sentence = (
-        f"{len(rare)} of {len(counts_C)} classes {'has' if len(rare) == 1 else 'have'} fewer than {min_clips} clips or "
+        f"{len(rare)} of {len(counts_C)} classes {'has' if len(rare) == 1 else 'have'} fewer than {MIN_CLIPS} clips or "
         f"less than a third of the mean share ({clips.class_names[rare[0]]!r} has "
         f"{_count(counts_C[rare[0]], 'clip', 'clips')}): use balanced accuracy, in which all classes count equally"
     )

@@ -34,14 +34,14 @@ class FlippedClip(NamedTuple):
     permutation: int
 
 
-def flipped_clips(evaluation: Evaluation, most: int = MAX_CLIPS) -> list[FlippedClip]:
+def flipped_clips(evaluation: Evaluation) -> list[FlippedClip]:
     """The clips that are classified correctly in order and change most often when shuffled, with the first such
     permutation.
     """
     shuffled_KN = evaluation.predicted_KN[1:-1]
     flips_KN = shuffled_KN != evaluation.predicted_KN[0]
     share_N = flips_KN.mean(0) * (evaluation.correct_N["ordered"] == 1)
-    chosen = [n for n in np.argsort(-share_N, kind="stable")[:most].tolist() if share_N[n] > 0]
+    chosen = [n for n in np.argsort(-share_N, kind="stable")[:MAX_CLIPS].tolist() if share_N[n] > 0]
     return [FlippedClip(evaluation.clips_N[n], n, int(flips_KN[:, n].argmax())) for n in chosen]
 
 
