@@ -131,10 +131,7 @@ def stacks(folder: Path) -> Rows:
              "fit": (3, 0.5, 32, 16, 4096, 256)}  # fmt: skip
     for case, (num, dropout, *sizes) in cases.items():
         for name in ("none", "rnn", "gated", "gru", "lstm", "mingru"):
-            yield (
-                f"{case}, {name}: {num} heads at once / alone",
-                _stack_ratio(name, num, dropout, *sizes),
-            )
+            yield (f"{case}, {name}: {num} heads at once / alone", _stack_ratio(name, num, dropout, *sizes))
 
 
 def _stack_ratio(name: str, num: int, dropout: float, batch_size: int, num_frames: int, dim: int, hidden: int) -> float:

@@ -107,8 +107,6 @@ def config_parser(command: str = "", description: str | None = None, unused: Map
     """Returns a parser of options and of the part of a config file that a command uses.
 
     Args:
-        command: Name of the command.
-        description: First lines of its help.
         unused: Settings (`data.seed`) and sections (`trainer`) that have no effect on the command, each with the
             reason. A config file, which may serve other commands too, may have them; they are ignored.
     """

@@ -25,12 +25,7 @@ from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import forecast, forecast_text
 from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import in_cache, num_cached
-from videomem.experiments.order_test.order_tables import (
-    group_names,
-    summary_table,
-    tested_clips,
-    training_jobs,
-)
+from videomem.experiments.order_test.order_tables import group_names, summary_table, tested_clips, training_jobs
 from videomem.experiments.order_test.order_tracking import group_of, numbers_of, track_heads, track_results
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderSettings, Recipe
 from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report

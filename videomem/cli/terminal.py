@@ -69,9 +69,6 @@ def table(
     """Returns a table for `console`.
 
     Args:
-        title: Title, or None.
-        columns: Names of the columns. All but the first one and those in `left` are aligned to the right.
-        rows: Values of each row.
         left: Further columns that are aligned to the left.
         style: Further arguments of rich's `Table`.
     """

@@ -30,8 +30,6 @@ def predict_each(
     A batch of the backbone has frames of several videos, so several predictions are available at once.
 
     Args:
-        model: A model with its backbone.
-        clips: The videos; label, split and group are ignored.
         num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
         time_limit_s: A video fails if decoding it in a worker takes longer.
     Raises:

@@ -71,10 +71,6 @@ def _task_figure(result: RecallResult, frames: FrameTable) -> Any:
 def write_heads_report(result: HeadsResult, folder: Path, videos: Sequence[InspectionView] = ()) -> Mapping[str, Path]:
     """Writes `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
-    Args:
-        result: The measurements.
-        folder: Output folder.
-        videos: Inspections of single clips, as by `videomem inspect`.
     Returns:
         Path of the PNG of each figure, by its name.
     """

@@ -122,8 +122,6 @@ def states_of(head: Head, clips: Sequence[Tensor], alone: bool = False) -> list[
     """Returns the activations (T, H) of the last layer, the input of the readout, for each clip (T, D).
 
     Args:
-        head: A head, trained or not; dropout is not applied.
-        clips: Features of each clip; T may differ.
         alone: Whether each frame is processed as a separate clip, so that its state has no past.
     """
     device, states = head.norm.mean.device, []

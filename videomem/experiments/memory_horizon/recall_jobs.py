@@ -141,12 +141,7 @@ def run_recall(
     """Runs the training jobs that are not cached, and returns the results of all.
 
     Args:
-        plan: What to train and test.
-        frames: The frames.
         cache: Folder of training results. Each file is named by a hash of everything that determines the result.
-        num_processes: Number of trainings in parallel.
-        tell: Called with the number of finished jobs and the number of all jobs.
-        finished: Called with the result of each job that is trained now.
     Raises:
         VideomemError: If a training diverges, or the file of a result is damaged.
     """

@@ -44,14 +44,7 @@ def measure_recall(
     """Renders the frames, extracts their features, runs the training jobs that are not cached, and returns the result.
 
     Args:
-        plan: What is trained and tested.
-        backbone: Backbone that extracts the features.
         cache: Folder of training results, which different plans can share.
-        num_drawings: Number of drawings of each frame, including `NUM_TEST_DRAWINGS` for testing.
-        num_processes: Number of trainings in parallel.
-        tell: Called with the number of finished jobs and the number of all jobs.
-        command: Command line, for the result.
-        finished: Called with the result of each job that is trained now.
     """
     started, (table, features_ND) = time.perf_counter(), _frames(num_drawings, backbone)
     frames = recall_frames(table, features_ND, NUM_TEST_DRAWINGS, plan.recipe.projection_dim)

@@ -36,7 +36,6 @@ def retention(head: Head, x_BTD: Tensor) -> list[Floats]:
     | `minlstm` | f / (f + i) |
 
     Args:
-        head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
     Returns:
         Time constants (H,) of each layer in frames, from input to output: at most T, because clips cannot distinguish
@@ -69,9 +68,7 @@ def lyapunov(head: Head, x_BTD: Tensor, seed: int = 0) -> list[float]:
     input.
 
     Args:
-        head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
-        seed: Seed of the tangent vectors.
     Returns:
         One exponent per layer, from input to output; -inf where every difference vanishes after one step.
     Raises:

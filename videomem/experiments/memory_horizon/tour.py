@@ -87,11 +87,6 @@ def memoryless(
 ) -> dict[str, Reversals]:
     """Trains and tests heads on videos of an object that moves right, and on their reversals.
 
-    Args:
-        backbone: Backbone that extracts the features.
-        heads: Names of heads in `configs/head/`.
-        num_train: Number of training videos.
-        num_test: Number of test videos.
     Returns:
         The result of each head by its name.
     """

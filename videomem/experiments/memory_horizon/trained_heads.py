@@ -99,9 +99,7 @@ def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, An
     """Measures trained heads, and heads of the same kind with fresh weights, on the test split of their data.
 
     Args:
-        checkpoints: Checkpoints of `videomem fit` on the same catalog.
         changes: Arguments of the data module that replace those of training, such as `catalog`.
-        command: Command line, for the result.
     Raises:
         VideomemError: If a checkpoint was trained without stored features, the split has fewer than 2 clips, most clips
             have one frame, or the checkpoints use clips of different lengths or frame rates.
@@ -216,11 +214,7 @@ def measure_head(
     left out. The probe uses all clips at full length and leaves out lag 0.
 
     Args:
-        head: A head, trained or not; it is not changed.
         clips: Features (T, D) of each clip, preferably of clips that the head was not trained on.
-        groups: Source of each clip.
-        lags: Lags in frames.
-        seed: Seed of the choice of clips, and of each measurement.
     Raises:
         VideomemError: If there are fewer than 2 clips, a lag is negative, or the features do not fit the head.
     """

@@ -41,10 +41,6 @@ def join_groups(ids: Sequence[str], groups_N: Rows) -> Rows:
     """Groups (N,), joined where clips of different groups have the same content, directly or through other groups.
 
     A joined group has the smallest index of its parts. Other groups keep theirs.
-
-    Args:
-        ids: Hash of the content of each clip.
-        groups_N: Index of each clip's group.
     """
     parent = {group: group for group in groups_N.tolist()}
 
@@ -67,7 +63,6 @@ def with_joined_groups(clips: Clips, names: Sequence[str] | None = None) -> tupl
     Clips with the same content are then counted once, and are never in both training and test of a random split.
 
     Args:
-        clips: The clips.
         names: Name of each clip (default: its row).
     """
     groups_of: dict[str, set[int]] = {}
@@ -90,8 +85,6 @@ def data_checks(
     """All checks that found something, in addition to that of `with_joined_groups`.
 
     Args:
-        clips: The clips, with joined groups.
-        splits: The split of each run.
         overlap: n_test / n_train if training sets of runs overlap, else 0.
         names: Name of each clip (default: its row).
     """
@@ -120,12 +113,7 @@ def length_accuracy(clips: Clips, splits: Sequence[RunSplit], overlap: float) ->
     """Balanced accuracy of a classifier that sees only the number of frames.
 
     In each run, a decision tree of depth `TREE_DEPTH` is trained on the training clips, with classes weighted equally,
-    and tested on the test clips.
-
-    Args:
-        clips: The clips.
-        splits: The split of each run.
-        overlap: n_test / n_train if training sets of runs overlap, else 0.
+    and tested on the test clips. `overlap` is that of `data_checks`.
     """
     from sklearn.tree import DecisionTreeClassifier  # Only here: most data have clips of one length.
 

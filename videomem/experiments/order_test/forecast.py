@@ -73,10 +73,7 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
     """Estimate the precision and the cost of a plan.
 
     Args:
-        plan: The plan.
-        clips: The clips of the plan.
         assumed: Assumptions; clips per group, runs and overlap are replaced by those of the plan.
-        device: Device on which training steps are timed.
     """
     splits = run_splits(clips, plan.settings)
     tested = np.unique(np.concatenate([split.test for split in splits]))

@@ -124,12 +124,7 @@ def all_tables(result: OrderTestResult) -> list[Table]:
 
 
 def group_names(scores: Scores, clips: Sequence[Clip]) -> dict[int, str]:
-    """The name of each group by its index. Joined groups have the name of the first of them in the catalog.
-
-    Args:
-        scores: Predictions of all training jobs.
-        clips: The clips of the test, as `VideoDataModule.clips`.
-    """
+    """The name of each group by its index. Joined groups have the name of the first of them in the catalog."""
     names: dict[int, str] = {}
     for clip, group in zip(clips, scores.clips.groups.tolist(), strict=True):
         names.setdefault(group, clip.group)
@@ -142,11 +137,6 @@ def tested_clips(result: OrderTestResult, scores: Scores, clips: Sequence[Clip])
     It has a column for each training condition and test condition, named by their letters, and is empty for conditions
     without training. The shares are means over the frame orders of a clip. Groups have the names of
     `group_names`.
-
-    Args:
-        result: The result, for the labels of the heads.
-        scores: Predictions of all training jobs.
-        clips: The clips of the test, as `VideoDataModule.clips`.
     """
     rows = [row for split in scores.splits for row in split.test.tolist()]
     groups = group_names(scores, clips)
@@ -167,7 +157,6 @@ def training_jobs(result: OrderTestResult, jobs: Mapping[TrainingJob, tuple[RunS
     The predictions of a run are in the order of its rows in `tested_clips`.
 
     Args:
-        result: The result, for the labels of the heads.
         jobs: The split and the file of each job, as `in_cache` returns them.
     """
     labels = {one.name: one.label for one in result.heads}

@@ -47,8 +47,6 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
     """The report as HTML. All values are escaped.
 
     Args:
-        result: The result.
-        examples: Clips of chiral pairs as video strips, with the prediction of each head.
         top_clips: The clips that need order most.
     """
     methods = methods_text(result)
@@ -106,10 +104,7 @@ def pictures(result: OrderTestResult) -> Iterator[Picture]:
 
 
 def write_report(
-    result: OrderTestResult,
-    folder: Path,
-    examples: Sequence[Example] = (),
-    top_clips: Sequence[ScoredExample] = (),
+    result: OrderTestResult, folder: Path, examples: Sequence[Example] = (), top_clips: Sequence[ScoredExample] = ()
 ) -> Mapping[str, Path]:
     """Write `order.json`, `report.html`, `methods.txt`, tables and figures to a folder; see `html.write_report`."""
     texts = {
@@ -125,8 +120,6 @@ def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) 
 
     Args:
         data: The data module that the videos are decoded with. If a video is missing, its example is left out.
-        scores: Predictions of all training jobs, on the clips of `data`.
-        result: The result, for its chiral pairs.
     """
     clips, test = scores.clips, scores.splits[0].test
     examples = []
@@ -139,12 +132,7 @@ def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) 
 
 
 def top_clips_of(data: VideoDataModule, scores: ClipScores) -> list[ScoredExample]:
-    """The clips with the highest order scores, if clips differ in it.
-
-    Args:
-        data: The data module that the videos are decoded with.
-        scores: Order scores of the clips of `data`.
-    """
+    """The clips with the highest order scores, if clips differ in it."""
     if not scores.between > 0:
         return []
     top = []

@@ -19,8 +19,6 @@ def accuracy_figure(
     """Draws the accuracy of each checkpoint in each condition, with 95 % intervals over groups of clips.
 
     Args:
-        summaries: One per checkpoint, in the order of the bars.
-        names: Name of each checkpoint.
         chance: Accuracy of always predicting the most frequent class.
         ceiling: Highest accuracy that an order-blind classifier can reach, if known.
     """

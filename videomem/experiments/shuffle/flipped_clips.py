@@ -48,14 +48,7 @@ def flipped_clips(evaluation: Evaluation) -> list[FlippedClip]:
 def animations(
     data: VideoDataModule, evaluation: Evaluation, num_permutations: int, permutation_seed: int
 ) -> Iterator[tuple[bytes, str]]:
-    """Yields a GIF and its caption for each of `flipped_clips` whose video is available.
-
-    Args:
-        data: The data that were measured.
-        evaluation: The measurements, made with the next two arguments.
-        num_permutations: K, number of permutations of each clip.
-        permutation_seed: Seed of the permutations.
-    """
+    """Yields a GIF and its caption for each of `flipped_clips` whose video is available, with the same permutations."""
     for one in flipped_clips(evaluation):
         frames_THWC = shown_frames(data, one.row)
         if frames_THWC is None:

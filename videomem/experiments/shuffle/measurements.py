@@ -90,15 +90,10 @@ def measure_order(
     """Evaluates a head on ordered, shuffled and reversed frames.
 
     Args:
-        head: A trained head; it is put into evaluation mode.
-        batches: Batches of features.
-        seed: Training seed of the head, for the rows of the result.
         num_permutations: K, number of permutations of each clip.
         num_forward: Number of permutations for which the plain `forward` is run as well.
         permutation_seed: Seed of the permutations. Clip c is permuted with the seed (permutation_seed, c), whatever its
             batch.
-        checkpoint: Name of the checkpoint, for the rows of the result.
-        epoch: Number of epochs of the checkpoint, likewise.
     Returns:
         1 + K + 1 measurements: ordered, shuffled (one per permutation), reversed; and the results of the clips.
     Raises:
