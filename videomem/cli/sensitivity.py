@@ -39,8 +39,7 @@ from videomem.experiments.model_sensitivity.sensitivity_result import (
     OrderSensitivity,
     SensitivityResult,
 )
-from videomem.experiments.model_sensitivity.user_models import is_function, load_function
-from videomem.experiments.model_sensitivity.video_model import VideoModel, match_labels
+from videomem.experiments.model_sensitivity.video_model import VideoModel, is_function, load_function, match_labels
 from videomem.experiments.model_sensitivity.video_networks import load_video_network, video_networks
 from videomem.experiments.model_sensitivity.video_transformers import load_video_transformer
 from videomem.experiments.model_sensitivity.views import ViewReader, Views

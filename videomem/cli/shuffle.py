@@ -11,9 +11,8 @@ from typing import Any
 from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, tracking_of, usable_device
 from videomem.cli.terminal import console, say, table
 from videomem.experiments.memories import distinct_labels
-from videomem.experiments.shuffle.figure import accuracy_figure
-from videomem.experiments.shuffle.flipped_clips import animations
 from videomem.experiments.shuffle.measurements import COLUMNS, CONDITIONS, Measurement, as_csv
+from videomem.experiments.shuffle.shuffle_figures import accuracy_figure, animations
 from videomem.experiments.shuffle.shuffle_result import (
     SCHEMA_VERSION,
     ShuffleResult,

@@ -24,7 +24,6 @@ from videomem.errors import VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.clips import shown_frames
 from videomem.experiments.frame_order_predictions import permute_frames
-from videomem.experiments.shuffle.flipped_clips import FlippedClip, animations, flipped_clips, gif
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
     CONDITIONS,
@@ -34,6 +33,7 @@ from videomem.experiments.shuffle.measurements import (
     js_divergence,
     measure_order,
 )
+from videomem.experiments.shuffle.shuffle_figures import FlippedClip, animations, flipped_clips, gif
 from videomem.experiments.shuffle.shuffle_result import measure_checkpoint, sentence, summarize
 from videomem.features.backbone import load_backbone
 from videomem.features.extraction import decode_frames
@@ -272,7 +272,7 @@ def test_clips_that_flip_are_those_right_in_order_and_most_often_changed(monkeyp
     correct = {"ordered": [1.0, 1.0, 1.0, 0.0], "shuffled": [1.0, 0.5, 0.0, 0.0], "reversed": [0.0] * 4}
     found = evaluation(**correct)._replace(predicted_KN=predicted_KN, clips_N=[10, 11, 12, 13])
     assert flipped_clips(found) == [FlippedClip(12, 2, 0), FlippedClip(11, 1, 0)]
-    monkeypatch.setattr("videomem.experiments.shuffle.flipped_clips.MAX_CLIPS", 1)
+    monkeypatch.setattr("videomem.experiments.shuffle.shuffle_figures.MAX_CLIPS", 1)
     assert flipped_clips(found) == [FlippedClip(12, 2, 0)]
 
 
