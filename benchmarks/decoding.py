@@ -19,6 +19,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from extraction import moving_texture
 from numpy.typing import NDArray
 
 from videomem.video.decoders import by_decord, by_torchcodec
@@ -78,13 +79,8 @@ def by_videomem_without_torchcodec(path: str, wanted: NDArray[np.int64]) -> Fram
 
 
 def write(path: Path, kind: str, height: int, width: int) -> None:
-    """Frames from a window that moves over a static texture."""
     _, codec, options = KINDS[kind]
-    rng = np.random.default_rng(0)
-    texture = rng.integers(0, 256, ((height + 160) // 8, (width + 640) // 8, 3), dtype=np.uint8)
-    texture = texture.repeat(8, axis=0).repeat(8, axis=1)
-    frames = (texture[n // 2 : n // 2 + height, 2 * n : 2 * n + width] for n in range(NUM_FRAMES))
-    write_video(path, frames, 25, codec, "yuv420p", options)
+    write_video(path, moving_texture(NUM_FRAMES, height, width, 0), 25, codec, "yuv420p", options)
 
 
 def measure(path: str, wanted: NDArray[np.int64], repeats: int) -> tuple[dict[str, float], set[str]]:

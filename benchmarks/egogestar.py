@@ -15,13 +15,11 @@ import json
 import re
 from pathlib import Path
 
+from commands import configs, forecast, order_test, run, squeezenet
 from rich.console import Console
 
-from videomem.cli.main import main
 from videomem.experiments.order_test.order_tables import table
-from videomem.experiments.order_test.result import from_json
 from videomem.experiments.tables import show
-from videomem.utils.folders import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 
@@ -45,21 +43,15 @@ if __name__ == "__main__":
     out = given.out.absolute()
     net: dict[str, object] = {"name": "alexnet", "layer": "fc6", "weights": "random"}
     if given.squeezenet:
-        weights = str(given.squeezenet.absolute())
-        net = {"name": "squeezenet1_0", "layer": "features.12", "weights": weights, "grid": 3}
+        net = squeezenet(given.squeezenet)
     net["precision"] = given.precision
     write_groups(given.root, out / "catalog.csv")
-    configs = ["--config", str(config_folder() / "base.yaml")]
     data = ["--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
     data += ["--data.features.backbone", json.dumps(net)]
-    if main(["extract", *configs, *data]):
-        raise SystemExit(1)
-    order = ["order", *configs, "--config", str(config_folder() / "order.yaml"), *data, *further]
-    folder = out / f"order-{net['name']}"
-    for arguments in ([*order, "--plan"], [*order, "--out", str(folder)]):
-        if main(arguments):
-            raise SystemExit(1)
-    result = from_json((folder / "order.json").read_text())
+    run("extract", *configs("base"), *data)
+    arguments = [*configs("base", "order"), *data]
+    forecast(arguments, further)
+    result = order_test(arguments, further, out / f"order-{net['name']}")
     console = Console(width=160)
     for shown in (table(result, name) for name in ("accuracies", "contrasts", "suite")):
         console.print(shown.name, style="bold")

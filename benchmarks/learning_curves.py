@@ -29,13 +29,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from commands import configs, run, squeezenet
 from egogestar import write_groups
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 
 from videomem.cli.config_options import build_data_module, config_parser, parse
-from videomem.cli.main import main
 from videomem.experiments.clips import Clips, clips_of_arrays, clips_of_data
 from videomem.experiments.drawing import PALETTE
 from videomem.experiments.memories import read_heads
@@ -64,9 +64,8 @@ def recipe() -> Recipe:
 
 def extracted(arguments: Sequence[str]) -> Clips:
     """The clips of a catalog, with features extracted if they are not yet stored."""
-    arguments = ["--config", str(config_folder() / "base.yaml"), *arguments]
-    if main(["extract", *arguments, "--workers", "0"]):
-        raise SystemExit(1)
+    arguments = [*configs("base"), *arguments]
+    run("extract", *arguments, "--workers", "0")
     options = config_parser()
     options.add_class_arguments(VideoDataModule, "data")
     data = build_data_module(options, parse(options, arguments))
@@ -75,17 +74,15 @@ def extracted(arguments: Sequence[str]) -> Clips:
 
 def synthetic(out: Path, pairs: int) -> Clips:
     videos = out / "synthetic"
-    main(["synthesize", "--out", str(videos), "--train-pairs", str(pairs), "--val-pairs", "1", "--test-pairs", "1"])
-    config = str(config_folder() / "data" / "synthetic.yaml")
-    return extracted(["--config", config, "--data.catalog", str(videos / "catalog.csv"),
+    run("synthesize", "--out", str(videos), "--train-pairs", str(pairs), "--val-pairs", "1", "--test-pairs", "1")
+    return extracted([*configs("data/synthetic"), "--data.catalog", str(videos / "catalog.csv"),
                       "--data.store", str(out / "features")])  # fmt: skip
 
 
 def egogestar(out: Path, root: Path, weights: Path) -> Clips:
     write_groups(root, out / "egogestar.csv")
-    net = {"name": "squeezenet1_0", "layer": "features.12", "weights": str(weights.absolute()), "grid": 3}
     return extracted(["--data.catalog", str(out / "egogestar.csv"), "--data.store", str(out / "features"),
-                      "--data.features.backbone", json.dumps(net)])  # fmt: skip
+                      "--data.features.backbone", json.dumps(squeezenet(weights))])  # fmt: skip
 
 
 def two_cues(num_clips: int = 200, num_frames: int = 16, dim: int = 64, strength: float = 6.0) -> Clips:

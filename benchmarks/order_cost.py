@@ -15,11 +15,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from commands import configs, forecast, order_test, run
 
-from videomem.cli.main import main
-from videomem.experiments.order_test.result import from_json
 from videomem.experiments.order_test.training_results import read_training_result
-from videomem.utils.folders import config_folder
 from videomem.video.catalog import Catalog, Clip, write_catalog
 
 CLASSES, FRAMES, DIM, PER_GROUP = 10, 16, 4096, 5
@@ -45,20 +43,17 @@ if __name__ == "__main__":
     if not (out / "catalog.csv").exists():
         write_features(given.clips, out)
     place = ["--catalog", str(out / "catalog.csv"), "--store", str(out / "features")]
-    if main(["import-features", *place, "--features", str(out / "arrays"), "--name", "noise"]):
-        raise SystemExit(1)
-    configs = [part for name in ("base", "order") for part in ("--config", str(config_folder() / f"{name}.yaml"))]
+    run("import-features", *place, "--features", str(out / "arrays"), "--name", "noise")
     imported = json.dumps({"name": "noise", "feature_dim": DIM})
-    order = ["order", *configs, "--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
-    order += ["--data.features.imported", imported, *further]
-    for arguments in ([*order, "--plan"], [*order, "--out", str(out / "order")]):
-        started = time.perf_counter()
-        if main(arguments):
-            raise SystemExit(1)
-        wall = time.perf_counter() - started
+    data = ["--data.catalog", str(out / "catalog.csv"), "--data.store", str(out / "features")]
+    data += ["--data.features.imported", imported]
+    arguments = [*configs("base", "order"), *data]
+    forecast(arguments, further)
+    started = time.perf_counter()
+    result = order_test(arguments, further, out / "order")
+    wall = time.perf_counter() - started
     results = [read_training_result(path) for path in (out / "features" / "order_training_results").glob("*.npz")]
     whole, testing = sum(one.seconds for one in results), sum(one.seconds_testing for one in results)
-    result = from_json((out / "order" / "order.json").read_text())
     print(f"{len(results)} training jobs: {wall:.0f} s wall time with the report; {result.seconds:.0f} s to the result")
     print(f"sum over training jobs {whole:.0f} s: training {whole - testing:.0f} s, testing {testing:.0f} s")
     for label in dict.fromkeys(one.label for one in results):

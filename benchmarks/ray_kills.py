@@ -77,7 +77,8 @@ if __name__ == "__main__":
     options.add_argument("--squeezenet", type=Path, help="weights; default: random")
     options.add_argument("--clips", type=int, default=60)
     given = options.parse_args()
-    from videomem.utils.folders import config_folder
+    from commands import configs, squeezenet
+
     from videomem.video.catalog import Catalog, Clip, write_catalog
 
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as place:
@@ -85,10 +86,9 @@ if __name__ == "__main__":
         files = sorted(given.root.glob("*.mp4"))[:: max(1, len(list(given.root.glob("*.mp4"))) // given.clips)]
         clips = (Clip(str(file.absolute()), "ab"[row % 2], "train", file.stem) for row, file in enumerate(files))
         write_catalog(Catalog(tuple(clips)[: given.clips]), folder / "catalog.csv")
-        weights = str(given.squeezenet.absolute()) if given.squeezenet else "random"
-        net = {"name": "squeezenet1_0", "layer": "features.12", "weights": weights, "grid": 3}
-        arguments = ["--config", str(config_folder() / "base.yaml"), "--data.catalog", str(folder / "catalog.csv"),
-                     "--data.features.backbone", json.dumps(net), "--workers", "1", "--device", "cpu"]  # fmt: skip
+        net = json.dumps(squeezenet(given.squeezenet))
+        arguments = [*configs("base"), "--data.catalog", str(folder / "catalog.csv"), "--data.features.backbone", net,
+                     "--workers", "1", "--device", "cpu"]  # fmt: skip
         log = folder / "log.txt"
         print("local engine", flush=True)
         assert extract(arguments, folder / "local", log, place, {}) == 0, log.read_text()

@@ -15,7 +15,8 @@ __all__ = [
 if TYPE_CHECKING:
     from videomem.errors import VideomemError
     from videomem.experiments.clips import Clips
-    from videomem.experiments.memory_horizon.recall_measurement import RecallResult, memory_horizon
+    from videomem.experiments.memory_horizon.recall_measurement import memory_horizon
+    from videomem.experiments.memory_horizon.recall_result import RecallResult
     from videomem.experiments.memory_horizon.recall_training import RecallRecipe
     from videomem.experiments.model_sensitivity.order_sensitivity import order_sensitivity
     from videomem.experiments.model_sensitivity.sensitivity_result import OrderSensitivity
@@ -38,7 +39,7 @@ _MODULES = {
     "OrderTestResult": "experiments.order_test.result",
     "Prediction": "inference.model",
     "RecallRecipe": "experiments.memory_horizon.recall_training",
-    "RecallResult": "experiments.memory_horizon.recall_measurement",
+    "RecallResult": "experiments.memory_horizon.recall_result",
     "Recipe": "experiments.order_test.plan",
     "Stream": "inference.streaming",
     "VideomemError": "errors",

@@ -185,10 +185,7 @@ def test_an_invalid_data_setting_is_a_one_line_error(
             ["--model.memory", "videomem.heads.MeanReadout"],
             "MeanReadout', which is not a subclass of Memory; choose one",
         ),
-        (
-            ["--model.memory.typo", "1"],
-            "model.memory: 'typo' is not accepted by Leaky; --model.memory.help Leaky",
-        ),
+        (["--model.memory.typo", "1"], "model.memory: 'typo' is not accepted by Leaky; --model.memory.help Leaky"),
         (["--model.readout.hidden_dim", "8"], "model.readout: 'hidden_dim' is not accepted by MeanReadout"),
         (["--model.readout", "SetReadout", "--model.readout.hidden_dim", "0"], "readout.hidden_dim is 0, but must be"),
         (["--model.readout", "videomem.heads.Mean"], "is not a known class; choose one of AttentionReadout, Be"),

@@ -156,10 +156,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: change_weights(folder, lambda t: spoil(t, float("nan"))),
         "head.classify.bias has values that are not finite",
     ),
-    "weights are infinite": (
-        lambda folder: change_weights(folder, lambda t: spoil(t, float("inf"))),
-        "not finite",
-    ),
+    "weights are infinite": (lambda folder: change_weights(folder, lambda t: spoil(t, float("inf"))), "not finite"),
     "an extra tensor": (
         lambda folder: change_weights(folder, lambda t: t.update({"head.../../x": torch.zeros(1)})),
         "tensor 'head.../../x' is F32 (1,) in model.safetensors, but absent according to config.json",

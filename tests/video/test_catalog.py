@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.inference.exported_folder import class_names
+from videomem.inference.folder_config import class_names
 from videomem.video.catalog import (
     COLUMNS,
     Catalog,

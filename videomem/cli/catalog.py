@@ -11,8 +11,6 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from videomem.cli.options import (
     SHARED,
     HelpFormatter,
@@ -24,18 +22,11 @@ from videomem.cli.options import (
     refuse_time_limit,
     refuse_unused,
 )
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
 from videomem.utils.progress import tracked
-from videomem.video.catalog import (
-    Catalog,
-    Clip,
-    absolute_clips,
-    catalog_problems,
-    catalog_warnings,
-    write_catalog,
-)
+from videomem.video.catalog import Catalog, Clip, absolute_clips, catalog_problems, catalog_warnings, write_catalog
 from videomem.video.datasets import LAYOUTS, Found, Layout
 from videomem.video.files import file_problem, is_url, split_template
 from videomem.video.splits import assign_splits, hold_out
@@ -223,20 +214,16 @@ def _warn(warnings: Sequence[str]) -> None:
         say(f"warning: {warning}", to_stderr=True)
 
 
-def _list(problems: Sequence[str], num_problems: int | None = None, most: int = 20) -> None:
-    for problem in problems[:most]:
+def _list(problems: Sequence[str], num_problems: int | None = None) -> None:
+    for problem in problems[:20]:
         say(problem, to_stderr=True)
-    if (more := (num_problems or len(problems)) - len(problems[:most])) > 0:
+    if (more := (num_problems or len(problems)) - len(problems[:20])) > 0:
         say(f"... and {more} more", to_stderr=True)
 
 
 def _print_contents(catalog: Catalog) -> None:
     num_groups = len({clip.group for clip in catalog.clips})
     say(f"{len(catalog.classes)} classes, {len(catalog.clips)} clips, {num_groups} groups")
-    table = Table("label")
-    for split in catalog.splits:
-        table.add_column(split or "(none)", justify="right")
     counts = Counter((clip.label, clip.split) for clip in catalog.clips)
-    for label in catalog.classes:
-        table.add_row(label, *(str(counts[label, split]) for split in catalog.splits))
-    console().print(table)
+    rows = [(label, *(counts[label, split] for split in catalog.splits)) for label in catalog.classes]
+    console().print(table(None, ["label", *(split or "(none)" for split in catalog.splits)], rows))

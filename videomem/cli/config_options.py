@@ -120,8 +120,6 @@ def config_parser(command: str = "", description: str | None = None, unused: Map
     """Returns a parser of options and of the part of a config file that a command uses.
 
     Args:
-        command: Name of the command.
-        description: First lines of its help.
         unused: Settings (`data.seed`) and sections (`trainer`) that have no effect on the command, each with the
             reason. A config file, which may serve other commands too, may have them; they are ignored.
     """
@@ -174,7 +172,7 @@ class ConfigFile(ActionConfigFile):
 class UsedSettings(ActionConfigFile):
     """Reads the settings of a config file that its parser uses."""
 
-    def __init__(self, unused: Mapping[str, str] = {}, **rest: Any) -> None:
+    def __init__(self, unused: Mapping[str, str], **rest: Any) -> None:
         self.unused = unused
         super().__init__(**rest)
 

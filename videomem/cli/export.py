@@ -11,7 +11,7 @@ from videomem.cli.options import add_shared, at_least, moved_data, parser, refus
 from videomem.cli.terminal import say
 from videomem.errors import VideomemError
 from videomem.experiments.order_test.result import from_json
-from videomem.experiments.shuffle.measurements import chance, measure_checkpoint
+from videomem.experiments.shuffle.shuffle_result import chance, measure_checkpoint
 from videomem.features.hub import HubModel, check_upload, upload
 from videomem.inference.exported_folder import write_model_card
 from videomem.inference.graph_export import GRAPH_FILES, export_graphs, refuse_impossible, summary

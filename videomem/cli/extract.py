@@ -7,11 +7,9 @@ import re
 import time
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from videomem.cli.config_options import build_data_module, config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_shared, print_failures, refuse_time_limit, refuse_unused, usable_device
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError
 from videomem.features.backbone import BackboneSettings, layer_dims
 from videomem.features.encoders.by_torchvision import ALEXNET_LAYERS
@@ -97,12 +95,10 @@ def part_of_catalog(text: str | tuple[int, int]) -> tuple[int, int]:
 
 def _print_layers(backbone: BackboneSettings) -> None:
     pooling = f", feature maps pooled to a grid of {backbone.grid}" if backbone.library == "torchvision" else ""
-    table = Table("layer", title=f"{backbone.name}: features at each layer{pooling}")
-    table.add_column("features", justify="right")
     names = {node: name for name, node in ALEXNET_LAYERS.items()} if backbone.name == "alexnet" else {}
-    for node, dim in layer_dims(backbone).items():
-        table.add_row(f"{names[node]} = {node}" if node in names else node, f"{dim:,}")
-    console().print(table)
+    rows = [(f"{names[node]} = {node}" if node in names else node, f"{dim:,}")
+            for node, dim in layer_dims(backbone).items()]  # fmt: skip
+    console().print(table(f"{backbone.name}: features at each layer{pooling}", ["layer", "features"], rows))
 
 
 def _print(report: ExtractionReport, num_clips: int, seconds: float) -> None:

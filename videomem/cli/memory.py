@@ -20,19 +20,18 @@ from videomem.cli.options import (
     refuse_unused,
     tracking_of,
 )
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, narrow_table, say
 from videomem.experiments.inspect.inspection import inspect_frames, read_video
 from videomem.experiments.inspect.inspection_report import InspectionView, view_inspection
-from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon import horizon_tables as tables
 from videomem.experiments.memory_horizon.horizon_report import write_heads_report, write_recall_report
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, delays_to_test
+from videomem.experiments.memory_horizon.recall_jobs import plan_of
 from videomem.experiments.memory_horizon.recall_measurement import NUM_DRAWINGS, NUM_TEST_DRAWINGS, measure_recall
 from videomem.experiments.memory_horizon.recall_tasks import TASKS
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.experiments.memory_horizon.trained_heads import labels_of, measure_checkpoints
-from videomem.experiments.shuffle.measurements import check_same_test
-from videomem.experiments.tables import flat
+from videomem.experiments.shuffle.shuffle_result import check_same_test
+from videomem.experiments.tables import TerminalTable, flat
 from videomem.features.backbone import BackboneSettings
 from videomem.inference.model import model_of
 from videomem.tracking import finishing, log_report, log_result, log_trainings, run_of_checkpoints, start_run
@@ -59,8 +58,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
     with locked_folder(given.out):
         measure = partial(_measure_checkpoints, options) if given.checkpoints else _measure_recall
         shown = measure(given, command_line)
-    for table in shown:
-        console(soft_wrap=True).print(table)
+    for one in shown:
+        console(soft_wrap=True).print(narrow_table(*one))
     say(f"{given.out / 'report.html'}, {given.out / 'memory.json'}")
     return 0
 
@@ -98,7 +97,7 @@ def _parser(command: str) -> Any:
     return options
 
 
-def _measure_recall(given: Any, command_line: str) -> list[Any]:
+def _measure_recall(given: Any, command_line: str) -> list[TerminalTable]:
     """Trains memories on recall tasks, and returns tables for the terminal."""
     recipe = RecallRecipe(
         max_steps=given.steps,
@@ -107,14 +106,7 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
         learning_rate=given.learning_rate,
         hidden_dim=given.hidden_dim,
     )
-    plan = RecallPlan(
-        memories=read_memories(given.memories, given.hidden_dim),
-        tasks=tuple(task for task in TASKS if task in given.tasks),
-        num_seeds=given.seeds,
-        recipe=recipe,
-        delays=delays_to_test(given.max_delay),
-        num_test=given.test,
-    )
+    plan = plan_of(given.memories, recipe, given.tasks, given.seeds, given.test)
     backbone = BackboneSettings(given.backbone, given.layer, given.weights)
     processes = given.processes or os.cpu_count() or 1
     details = {"name": given.out.name, "job_type": "memory-horizon", "config": asdict(plan)}
@@ -134,7 +126,7 @@ def _measure_recall(given: Any, command_line: str) -> list[Any]:
     return tables.recall_terminal_tables(result)
 
 
-def _measure_checkpoints(options: Any, given: Any, command_line: str) -> list[Any]:
+def _measure_checkpoints(options: Any, given: Any, command_line: str) -> list[TerminalTable]:
     """Measures trained heads on the test clips of their own data, and returns a table for the terminal."""
     checkpoints = [read_checkpoint(path, given.trust) for path in given.checkpoints]
     check_same_test(checkpoints)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,54 +16,24 @@ from pytorch_lightning.loggers import Logger
 
 from videomem.cli.config_options import config_parser, parse, refuse_without_effect
 from videomem.cli.options import add_out, add_shared, refuse_unused, tracking_of, usable_device
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError
-from videomem.experiments import permutations
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
-from videomem.experiments.order_test.analysis import accuracies_by_run
+from videomem.experiments.order_test.answers import answers, headline
 from videomem.experiments.order_test.data_checks import with_joined_groups
-from videomem.experiments.order_test.forecast import Forecast, forecast
+from videomem.experiments.order_test.forecast import forecast, forecast_text
 from videomem.experiments.order_test.information import clip_scores_of
-from videomem.experiments.order_test.jobs import TrainingJob, in_cache, num_cached
-from videomem.experiments.order_test.order_tables import (
-    answers,
-    group_names,
-    headline,
-    result_summary,
-    result_tables,
-    summary_table,
-    tested_clips,
-    training_jobs,
-)
-from videomem.experiments.order_test.plan import (
-    MIN_STEPS,
-    MODEL_SETTINGS,
-    OrderPlan,
-    OrderSettings,
-    Recipe,
-    spelled_out,
-)
+from videomem.experiments.order_test.jobs import in_cache, num_cached
+from videomem.experiments.order_test.order_tables import group_names, summary_table, tested_clips, training_jobs
+from videomem.experiments.order_test.order_tracking import group_of, numbers_of, track_heads, track_results
+from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderSettings, Recipe
 from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
 from videomem.experiments.order_test.subset import write_clip_scores
 from videomem.experiments.tables import csv_text
-from videomem.statistics.planning import MIN_GROUPS, MIN_RUNS, Assumptions, lacking_for_verdict
-from videomem.tracking import (
-    MemoryRun,
-    Run,
-    Tracking,
-    data_artifact,
-    finishing,
-    log_report,
-    log_result,
-    log_strips,
-    log_trainings,
-    start_run,
-    track_memories,
-    use_artifact,
-    without_paths,
-)
+from videomem.statistics.planning import Assumptions
+from videomem.tracking import Run, Tracking, finishing, log_trainings, start_run
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import TRAINING_OPTIONS, LitClassifier
 from videomem.utils.atomic import locked_folder, write_atomic
@@ -235,98 +205,10 @@ def write_results(tested: OrderTest, data: VideoDataModule, out: Path, run: Run)
     write_atomic(out / "tables" / "tested_clips.csv", text.encode("utf-8", "surrogateescape"))
     strips = write_strips(examples, out / "figures")
     track_results(tested, data, out, run, figures, strips)
-    console(soft_wrap=True).print(summary_table(result))
+    console(soft_wrap=True).print(table(*summary_table(result), left=["verdict"], box=None, padding=(0, 1, 0, 0),
+                                        pad_edge=False, header_style="bold underline"))  # fmt: skip
     found = [check.sentence for check in result.checks]
     for text in (headline(result), *(answer for _, answer in answers(result)), result.verdict.remedy, *found):
         if text:
             say(text)
     say(f"{out / 'report.html'}, {out / 'order.json'}, {out / 'methods.txt'}")
-
-
-def track_results(
-    tested: OrderTest,
-    data: VideoDataModule,
-    out: Path,
-    run: Run,
-    figures: Mapping[str, Path],
-    strips: Sequence[tuple[Path, str]],
-) -> None:
-    """Logs the result of the whole test to its W&B run."""
-    # Paths of failed clips and of head configs are not in the tables of W&B.
-    result = replace(tested.result, plan=without_paths(tested.result.plan), failures=())
-    if not run.disabled:
-        use_artifact(run, data_artifact(run, data))
-    log_result(run, "order", result_tables(result), figures, result_summary(result))
-    log_strips(run, "order", strips)
-    log_report(run, "order", out, ("order.json", "report.html", "methods.txt"))
-
-
-def group_of(plan: OrderPlan) -> str:
-    """Returns the W&B group of the runs of an order test."""
-    return f"order-{plan.sha256[:8]}"
-
-
-def numbers_of(job: TrainingJob, accuracies: Mapping[str, float]) -> dict[str, float]:
-    """Returns the accuracies of a finished training that are logged at once, by head, training and test condition."""
-    head = job.name if job.analysis == "primary" else f"{job.name} {job.analysis}"
-    tested = {"ordered": "ordered", "shuffled": permutations.SHUFFLE.label}
-    return {f"{head}/{job.condition}/{name}": accuracies[one] for name, one in tested.items() if one in accuracies}
-
-
-def track_heads(tested: OrderTest, out: Path, tracking: Tracking) -> None:
-    """Logs a W&B run for each head, so that heads can be compared."""
-    result, plan, memories = tested.result, tested.scores.plan, []
-    for one in result.heads:
-        config = {
-            "head": plan.heads[one.name],
-            "training_conditions": plan.settings.training_conditions,
-            "recipe": asdict(plan.recipe),
-            "label": one.label,
-            "num_parameters": one.num_parameters,
-            "plan": result.plan_sha256,
-        }
-        own = {pair: accuracy.value for pair, accuracy in one.accuracies.items()}
-        own |= {"value_of_order": one.value_of_order.value, "reliance": one.reliance.value if one.reliance else 0.0}
-        memories.append(MemoryRun(one.name, config, own, accuracies_by_run(one.name, tested.scores)))
-    track_memories(tracking, out, group_of(plan), memories)
-
-
-def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
-    """Returns the text that `--plan` prints."""
-    assumed, settings = expected.assumed, plan.settings
-    splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
-    is_few = expected.num_steps < MIN_STEPS
-    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
-    needed = []
-    if expected.groups_needed and settings.runs >= MIN_RUNS:
-        needed.append(f"{expected.groups_needed} groups with these runs")
-    if expected.runs_needed and expected.num_groups >= MIN_GROUPS:
-        needed.append(f"{expected.runs_needed} runs with these groups")
-    needed = needed or ["both more groups and more runs"]
-    lacks = lacking_for_verdict(expected.num_groups, settings.runs)
-    verdict = {"verdict": f"none is possible with this plan: a verdict needs at least {lacks}"} if lacks else {}
-    alone = assumed.clips_per_group == 1
-    ungrouped = "; each clip is a group of its own: if several show one source, this promises too much" if alone else ""
-    lines = {
-        "plan": f"{plan.sha256[:16]}: {plan.contrast}",
-        "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips"
-        f"{ungrouped}",
-        "heads": f"{', '.join(plan.heads)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
-        "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
-        **verdict,
-        "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
-        "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
-        f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
-        "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
-        "detected with power 0.8",
-        "margin": f"{100 * expected.margin:.3g} points; showing that order does not matter needs {' or '.join(needed)}",
-        "cost": f"{expected.num_jobs} training jobs, {minutes(expected.seconds_training)} on one process, "
-        f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
-    }
-    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
-
-
-def minutes(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

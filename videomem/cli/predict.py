@@ -13,7 +13,8 @@ from videomem.cli.options import Parser, add_shared, at_least, parser, refuse_ti
 from videomem.cli.terminal import console, say
 from videomem.errors import VideomemError
 from videomem.features.failures import Failure
-from videomem.inference.model import Prediction, load, predict_each, top_classes, top_record
+from videomem.inference.model import Prediction, load, top_classes
+from videomem.inference.prediction import predict_each, top_record
 from videomem.utils.text import printable
 from videomem.video.catalog import Clip
 from videomem.video.files import videos_named
@@ -82,13 +83,14 @@ def _record(clip: Clip, answer: Prediction | Failure, num_top: int, over_time: b
     """Returns the JSON record of a video."""
     if isinstance(answer, Failure):
         return {"path": clip.path, "error": answer.message}
-    record = {"path": clip.path, "label": answer.label, "top": top_record(answer.top(num_top)),
+    names = answer.class_names
+    record = {"path": clip.path, "label": answer.label, "top": top_record(names, answer.probabilities_C, num_top),
               "num_frames": len(answer.indices_T)}  # fmt: skip
     if not over_time:
         return record
     times: Sequence[float | None] = answer.times_s_T or [None] * len(answer.indices_T)
     frames = [
-        {"frame": place, "time_s": time_s, "top": top_record(top_classes(answer.class_names, probabilities_C, num_top))}
+        {"frame": place, "time_s": time_s, "top": top_record(names, probabilities_C, num_top)}
         for place, time_s, probabilities_C in zip(answer.indices_T, times, answer.probabilities_TC, strict=True)
     ]
     return {**record, "over_time": frames}

@@ -24,8 +24,6 @@ def check_processes(trainer: Trainer, strategy: object, run_dir_is_new: bool) ->
     """Checks that a trainer with several processes can be used.
 
     Args:
-        trainer: The trainer.
-        strategy: The setting `trainer.strategy`.
         run_dir_is_new: Whether this process has chosen the directory of the run.
     Raises:
         VideomemError: If it cannot.

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from torch import nn
 
 from videomem.cli.options import (
@@ -21,7 +20,7 @@ from videomem.cli.options import (
     tracking_of,
     usable_device,
 )
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError, one_line
 from videomem.experiments import permutations
 from videomem.experiments.frame_order_predictions import OrderMeasures
@@ -40,14 +39,12 @@ from videomem.experiments.model_sensitivity.sensitivity_result import (
     OrderSensitivity,
     SensitivityResult,
 )
-from videomem.experiments.model_sensitivity.user_models import is_function, load_function
-from videomem.experiments.model_sensitivity.video_model import VideoModel, match_labels
+from videomem.experiments.model_sensitivity.video_model import VideoModel, is_function, load_function, match_labels
 from videomem.experiments.model_sensitivity.video_networks import load_video_network, video_networks
 from videomem.experiments.model_sensitivity.video_transformers import load_video_transformer
 from videomem.experiments.model_sensitivity.views import ViewReader, Views
 from videomem.experiments.permutations import Perturbation
-from videomem.experiments.tables import Column, csv_text, flat
-from videomem.experiments.tables import Table as ResultTable
+from videomem.experiments.tables import Column, Table, csv_text, flat
 from videomem.features.extraction import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import store_folder
@@ -243,7 +240,7 @@ def _predict_all(
 
 def clips_table(
     clips: Sequence[Clip], predictions: Sequence[Sequence[ClipPredictions]], perturbations: Sequence[Perturbation]
-) -> ResultTable:
+) -> Table:
     """Returns the data of all estimates: a row per clip and perturbation, with 1 or 0 for each frame order."""
     names = ("path", "start_s", "end_s", "label", "group", "perturbation", "correct", "flip_rate", "max_logit_change",
              *OrderMeasures._fields)  # fmt: skip
@@ -253,7 +250,7 @@ def clips_table(
         for clip, of_clip in zip(clips, predictions, strict=True)
         for perturbation, one in zip(perturbations, of_clip, strict=True)
     ]  # fmt: skip
-    return ResultTable("sensitivity_clips", tuple(map(Column, names)), tuple(rows))
+    return Table("sensitivity_clips", tuple(map(Column, names)), tuple(rows))
 
 
 def _track(run: Run, result: OrderSensitivity, out: Path) -> None:
@@ -266,30 +263,27 @@ def _track(run: Run, result: OrderSensitivity, out: Path) -> None:
     log_report(run, "sensitivity", out, ("sensitivity.json", "sensitivity.csv"))
 
 
-def _table(result: OrderSensitivity) -> ResultTable:
+def _table(result: OrderSensitivity) -> Table:
     rows = result.table()
-    return ResultTable("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
+    return Table("sensitivity", tuple(map(Column, rows[0])), tuple(tuple(row.values()) for row in rows))
 
 
-def _write(result: OrderSensitivity, of_clips: ResultTable, out: Path) -> None:
+def _write(result: OrderSensitivity, of_clips: Table, out: Path) -> None:
     write_atomic(out / "sensitivity.csv", csv_text(_table(result)).encode())
     write_atomic(out / "sensitivity.json", result.to_json().encode())
     write_atomic(out / "sensitivity_clips.csv", csv_text(of_clips).encode("utf-8", "surrogateescape"))
 
 
 def _print(result: SensitivityResult, failures: Sequence[Failure], out: Path) -> None:
-    table = Table(title="accuracy under each perturbation; lost accuracy with 95 % interval")
-    table.add_column("frames", no_wrap=True)
-    for name in ("accuracy", "lost", "interval", "flips", "tau", "adj."):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("frames", "accuracy", "lost", "interval", "flips", "tau", "adj.")
+    rows = []
     for row in result.conditions:
         lost = row.reliance
         change = ("", "") if lost is None else (f"{lost.value:.3f}", f"{lost.low:.2f} to {lost.high:.2f}")
         tau = "" if row.kendall_tau is None else f"{row.kendall_tau:.2f}"
-        table.add_row(
-            row.label, f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"
-        )
-    console().print(table)
+        numbers = f"{row.accuracy.value:.3f}", *change, f"{row.flip_rate:.2f}", tau, f"{row.adjacency:.2f}"
+        rows.append((row.label, *numbers))
+    console().print(table("accuracy under each perturbation; lost accuracy with 95 % interval", columns, rows))
     if result.average is not None:
         clips, crops = result.temporal_views, result.spatial_views
         say(f"{result.average} are averaged over {clips * crops} views of each video ({clips} clips x {crops} crops)")

@@ -8,30 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from videomem.cli.options import add_out, add_shared, at_least, moved_data, parser, tracking_of, usable_device
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.experiments.memories import distinct_labels
-from videomem.experiments.shuffle.figure import accuracy_figure
-from videomem.experiments.shuffle.flipped_clips import animations
-from videomem.experiments.shuffle.measurements import (
-    COLUMNS,
-    CONDITIONS,
+from videomem.experiments.shuffle.measurements import COLUMNS, CONDITIONS, Measurement, as_csv
+from videomem.experiments.shuffle.shuffle_figures import accuracy_figure, animations
+from videomem.experiments.shuffle.shuffle_result import (
     SCHEMA_VERSION,
-    Measurement,
     ShuffleResult,
     Summary,
-    as_csv,
     chance,
-    change_text,
     check_same_test,
     clips_table,
     measure_checkpoint,
     sentence,
     summary_table,
 )
-from videomem.experiments.tables import csv_text, flat, percent
+from videomem.experiments.tables import TerminalTable, csv_text, flat, percent
 from videomem.statistics.results import Estimate
 from videomem.tracking import Run, finishing, log_order_results, log_report, log_videos, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
@@ -60,7 +53,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     checkpoints = [read_checkpoint(path, given.trust) for path in paths.values()]
     with locked_folder(given.out):
         result = _measure(given, checkpoints, shared_command([command, *arguments]))
-    console().print(results_table(result.checkpoints))
+    console().print(table(*results_table(result.checkpoints)))
     say(*result.sentences, ", ".join(str(given.out / name) for name in FILES))
     return 0
 
@@ -127,18 +120,20 @@ def track_results(run: Run, rows: Sequence[Measurement], result: ShuffleResult, 
     log_report(run, "shuffle", out, ("shuffle.json", "shuffle.csv", "shuffle_summary.csv", "shuffle.png"))
 
 
-def results_table(summaries: Sequence[Summary]) -> Table:
-    """Returns a table with one row per checkpoint: accuracies and reliance in %, and changes of the predictions."""
-    table = Table(title="accuracy in %, with 95 % intervals over groups; changes by shuffling")
-    table.add_column("head", overflow="fold")
-    for name in ("order", "shuf", "rev", "reliance", "flips", "logits"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in summaries:
-        accuracies = [_with_interval(one.accuracy[name], one.estimate[name]) for name in CONDITIONS]
-        table.add_row(f"{one.head}\n{one.checkpoint}\nepoch {one.epoch}", *accuracies,
-                      _with_interval(one.reliance, one.reliance_estimate), f"{one.flip_rate:.3f}",
-                      change_text(one.max_logit_change))  # fmt: skip
-    return table
+def results_table(summaries: Sequence[Summary]) -> TerminalTable:
+    """Returns a row per checkpoint: accuracies and reliance in %, and changes of the predictions."""
+    columns = ("head", "order", "shuf", "rev", "reliance", "flips", "logits")
+    rows = [
+        (
+            f"{one.head}\n{one.checkpoint}\nepoch {one.epoch}",
+            *(_with_interval(one.accuracy[name], one.estimate[name]) for name in CONDITIONS),
+            _with_interval(one.reliance, one.reliance_estimate),
+            f"{one.flip_rate:.3f}",
+            f"{one.max_logit_change:.3g}",
+        )
+        for one in summaries
+    ]
+    return TerminalTable("accuracy in %, with 95 % intervals over groups; changes by shuffling", columns, rows)
 
 
 def _with_interval(value: float, estimate: Estimate | None) -> str:

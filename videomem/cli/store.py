@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from videomem.cli.options import parser
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.features.maintenance import garbage, merge, problems, statistics_of, stores_in
 
 
@@ -60,11 +58,10 @@ def _gc(root: str, dry_run: bool) -> int:
 
 
 def _stats(root: str) -> int:
-    table = Table("store", "settings")
-    for name in ("clips", "frames", "bytes", "failures", "incomplete shards"):
-        table.add_column(name, justify="right")
+    columns = ["store", "settings", "clips", "frames", "bytes", "failures", "incomplete shards"]
+    rows = []
     for one in map(statistics_of, stores_in(root)):
         numbers = one.num_clips, one.num_frames, one.num_bytes, one.num_failures, one.num_incomplete
-        table.add_row(one.key, one.words, *(f"{number:,}" for number in numbers))
-    console().print(table)
+        rows.append((one.key, one.words, *(f"{number:,}" for number in numbers)))
+    console().print(table(None, columns, rows, left=["settings"]))
     return 0

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 from videomem.cli.options import above_zero, add_shared, at_least, parser, usable_device
 from videomem.cli.terminal import say
 from videomem.errors import DecodingError, VideomemError
-from videomem.inference.model import Classifier, load, top_classes, top_record
+from videomem.inference.model import Classifier, load
+from videomem.inference.prediction import top_record
 from videomem.inference.streaming import SCENE_CHANGE, Stream
 from videomem.video.live import LiveFrame, at_rate, frames_of_file, frames_of_pipe, telling_of_gaps
 from videomem.video.sampling import FixedRate
@@ -103,7 +104,7 @@ def _run(stream: Stream, frames: Iterator[LiveFrame], num_top: int, takes_all: b
             record = {
                 "frame": live.place,
                 "time_s": live.time_s,
-                "top": top_record(top_classes(class_names, answer.probabilities_C, num_top)),
+                "top": top_record(class_names, answer.probabilities_C, num_top),
                 "frames_in_memory": answer.num_frames,
                 "is_new_scene": answer.is_new_scene,
                 "latency_ms": round(1000 * (time.perf_counter() - started), 3),

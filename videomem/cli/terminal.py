@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import sys
+from collections.abc import Iterable, Sequence
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from videomem.utils.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 # How the typographic characters of reports are written where only ASCII or another small set can be encoded.
 _REPLACED = {
@@ -59,3 +61,33 @@ def console(to_stderr: bool = False, soft_wrap: bool = False) -> Console:
             return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
     return PlainConsole(stderr=to_stderr, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
+
+
+def table(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], left: Sequence[str] = (), **style: Any
+) -> Table:
+    """Returns a table for `console`.
+
+    Args:
+        left: Further columns that are aligned to the left.
+        style: Further arguments of rich's `Table`.
+    """
+    from rich.table import Table
+
+    shown = Table(title=title, **style)
+    for name in columns:
+        is_left = name in (columns[0], *left)
+        shown.add_column(name, justify="left" if is_left else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*map(str, row))
+    return shown
+
+
+def narrow_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Returns a table of many columns, in as little space as possible."""
+    from rich.box import SIMPLE_HEAD
+
+    shown = table(title, columns, rows, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in shown.columns[1:]:
+        column.no_wrap = True
+    return shown

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from videomem.cli.options import add_out, add_shared, parser, refuse_unused
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, narrow_table, say
 from videomem.experiments.drawing import png
-from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_tables, terminal_table
+from videomem.experiments.memory_horizon.horizon_tables import recall_terminal_tables
 from videomem.experiments.memory_horizon.recall_measurement import measure_recall
 from videomem.experiments.memory_horizon.tour import (
     SECTIONS,
@@ -19,13 +19,13 @@ from videomem.experiments.memory_horizon.tour import (
     pulses,
     recall_plan,
 )
+from videomem.experiments.tables import TerminalTable
 from videomem.features.backbone import BackboneSettings
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.progress import training_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.table import Table
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -50,25 +50,25 @@ def main(command: str, arguments: Sequence[str]) -> int:
         for name in sections:
             tables, figure = _measure(name, given)
             write_atomic(given.out / f"{name}.png", png(figure))
-            for table in tables:
-                console().print(table)
+            for one in tables:
+                console().print(narrow_table(*one))
             say(f"{SECTIONS[name].title}: {given.out / f'{name}.png'}", "")
     return 0
 
 
-def _measure(name: str, given: Any) -> tuple[list[Table], Figure]:
+def _measure(name: str, given: Any) -> tuple[list[TerminalTable], Figure]:
     """Runs the measurement of a section, and returns its results as tables and as a figure."""
     backbone, section = BackboneSettings(weights=given.weights), SECTIONS[name]
     if name == "memoryless":
         found = memoryless(backbone)
         rows = [(head, f"{100 * one.accuracy:.1f}", f"{one.logit_change:.3g}") for head, one in found.items()]
         columns = ["head", "accuracy in %", "largest change of a logit by shuffling"]
-        return [terminal_table("test videos and their reversals", columns, rows)], memoryless_figure(found)
+        return [TerminalTable("test videos and their reversals", columns, rows)], memoryless_figure(found)
     if name == "leaky":
         left = pulses()
         columns = ["alpha", "tau in frames", "-1 / log alpha", "tau in s at 25 fps"]
         times = [(f"{one.alpha:g}", f"{one.tau:.4g}", f"{one.expected:.4g}", f"{one.tau / 25:.3g}") for one in left]
-        return [terminal_table("response to one pulse", columns, times)], pulse_figure(left)
+        return [TerminalTable("response to one pulse", columns, times)], pulse_figure(left)
     with training_progress(console(to_stderr=True, soft_wrap=True)) as tell:
         result, _ = measure_recall(
             recall_plan(section.memories),

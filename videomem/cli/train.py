@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.table import Table
 
 from videomem.cli.config_options import errors_in_one_line, refuse_without_effect
 from videomem.cli.lightning_cli import UNUSED_BY, VideomemCLI, refuse_used
 from videomem.cli.processes import first_error_only, has_to_launch, launch
-from videomem.cli.terminal import console, say
+from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError, one_line, one_line_reason
 from videomem.experiments.tables import NOTHING
 from videomem.tracking import RunRecord, WandbLogger, finishing, log_confusion, run_of_checkpoints
@@ -242,12 +241,11 @@ def _report_evaluation(cli: VideomemCLI, command: str) -> None:
     write_atomic(folder / "metrics.json", (json.dumps(summary, indent=1) + "\n").encode())
     rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
     write_atomic(folder / "confusion.csv", csv_lines([["true class", *names], *rows]).encode())
-    table = Table("metric", title=f"{cli.model.head.label}, {evaluated['checkpoint']}, epoch "
-                  f"{evaluated['epoch']}: {num_clips} clips of split {split}")  # fmt: skip
-    table.add_column("value", justify="right")
-    for name, value in {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}.items():
-        table.add_row(name, NOTHING if value is None else f"{value:.4f}")
-    console().print(table)
+    title = (f"{cli.model.head.label}, {evaluated['checkpoint']}, epoch {evaluated['epoch']}: {num_clips} "
+             f"clips of split {split}")  # fmt: skip
+    shown = {**metrics, **{f"accuracy of {name}": value for name, value in per_class.items()}}
+    lines = [(name, NOTHING if value is None else f"{value:.4f}") for name, value in shown.items()]
+    console().print(table(title, ["metric", "value"], lines))
     say(f"metrics.json and confusion.csv in {folder}")
     assert cli.checkpoint is not None
     name = f"{command}-{cli.checkpoint.run_dir.name}"

@@ -220,8 +220,6 @@ def projected(clips: Clips, train: NDArray[np.int64], projection_dim: int) -> Cl
     training conditions of a run share theirs.
 
     Args:
-        clips: Clips with features (T, D).
-        train: Rows of the training clips.
         projection_dim: P, at most min(D, number of training frames).
     Reference:
         Halko et al. 2011, "Finding structure with randomness", algorithm 5.1 (as `torch.pca_lowrank`).

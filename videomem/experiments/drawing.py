@@ -104,8 +104,9 @@ def is_drawable(estimate: Estimate) -> bool:
     return abs(estimate.low) < 1e4 and abs(estimate.high) < 1e4
 
 
-def row_axes(num_rows: float, row_height: float = 0.3, below: float = 0.55, above: float = 0.12) -> tuple[Figure, Axes]:
+def row_axes(num_rows: float, row_height: float = 0.3, above: float = 0.12) -> tuple[Figure, Axes]:
     """A figure for rows of markers: rows 0, 1, ... from the top, values on the x axis, with margins in inches."""
+    below = 0.55
     height = row_height * num_rows + below + above
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.01, below / height, 0.84, 1 - (below + above) / height))
@@ -117,9 +118,9 @@ def row_axes(num_rows: float, row_height: float = 0.3, below: float = 0.55, abov
     return figure, axes
 
 
-def beside(axes: Axes, place: float, text: str, color: str = INK) -> None:
+def beside(axes: Axes, place: float, text: str) -> None:
     """Write text to the right of a row."""
-    axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=color)
+    axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=INK)
 
 
 def limits(values: Sequence[float], margin: float = 0.04) -> tuple[float, float]:

@@ -47,7 +47,10 @@ class OrderMeasures(NamedTuple):
 
 def order_measures(frame_orders: Iterable[tuple[FrameOrders, int]]) -> OrderMeasures:
     """Averages the measures over pairs of a frame order (T,) and the number of its real frames."""
-    measured = [(displacement(*one), kendall_tau(*one), adjacency(*one)) for one in frame_orders]
+    return mean_measures(OrderMeasures(displacement(*one), kendall_tau(*one), adjacency(*one)) for one in frame_orders)
+
+
+def mean_measures(measured: Iterable[OrderMeasures]) -> OrderMeasures:
     displacements, taus, adjacencies = zip(*measured, strict=True)
     defined = [tau for tau in taus if tau is not None]
     tau = float(np.mean(defined)) if defined else None

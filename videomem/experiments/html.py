@@ -1,9 +1,9 @@
-"""What HTML reports share: the template environment, and pictures: figures, and strips of the frames of a clip."""
+"""What HTML reports share: their template environment and files, and pictures: figures, and strips of frames."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from videomem.experiments import tables
-from videomem.experiments.drawing import svg
-from videomem.utils.atomic import write_atomic
+from videomem.experiments.drawing import png, svg
+from videomem.utils.atomic import make_folders, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def environment() -> Environment:
-    """The template environment of this package; all values are escaped."""
+def page(template: str, **values: object) -> str:
+    """A template of this package as HTML. All values are escaped, and what UTF-8 cannot encode is replaced."""
     templates = Environment(
         loader=PackageLoader("videomem.experiments", "."),
         autoescape=select_autoescape(["html", "jinja"]),
@@ -35,7 +35,27 @@ def environment() -> Environment:
     templates.globals.update(
         show=tables.show, interval=tables.interval, points=tables.points, percent=tables.percent, p_value=tables.p_value
     )
-    return templates
+    return templates.get_template(template).render(values).encode("utf-8", "replace").decode()
+
+
+def write_report(
+    folder: Path, texts: Mapping[str, str], data: Sequence[tables.Table], pictures: Iterable[Picture]
+) -> dict[str, Path]:
+    """Write texts by the names of their files, `tables/*.csv` and `figures/*.png` to a folder.
+
+    Returns:
+        Path of the PNG of each figure by name, for `log_result`.
+    Raises:
+        VideomemError: If a file cannot be written.
+    """
+    make_folders(folder, "tables", "figures")
+    for name, text in {**texts, **{f"tables/{one.name}.csv": tables.csv_text(one) for one in data}}.items():
+        write_atomic(folder / name, text.encode("utf-8", "replace"))
+    written = {}
+    for picture in pictures:
+        written[picture.name] = folder / "figures" / f"{picture.name}.png"
+        write_atomic(written[picture.name], png(picture.figure))
+    return written
 
 
 @dataclass(frozen=True)

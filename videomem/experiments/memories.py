@@ -69,11 +69,7 @@ def _named(path: Path, what: str, plain: dict[str, Any], known: Mapping[str, typ
 
 
 def head_sentence(head: Mapping[str, Any]) -> str:
-    """What a head computes: the first sentences of the documentation of its memory and of its readout.
-
-    Args:
-        head: Class paths of `memory` and `readout`, as `OrderPlan.heads` has them.
-    """
+    """What a head computes: the first sentences of the documentation of its memory and of its readout."""
     known = {**MEMORIES, **READOUTS}
     paths = [head[part]["class_path"] for part in ("memory", "readout") if part in head]
     classes = [known[name] for path in paths if (name := path.rsplit(".", 1)[-1]) in known]

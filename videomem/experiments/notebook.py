@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from videomem.experiments.tables import Table
@@ -24,14 +24,16 @@ class Overview(NamedTuple):
 
 
 class NotebookResult:
-    """A result that notebooks show; `view` names a module with its functions `overview` and `figure`."""
+    """A result that notebooks show, by functions of it that are named as `module:function`."""
 
-    _view: ClassVar[str]
+    # By name, because they draw with matplotlib, which a result is created without, and import the result.
+    _overview: ClassVar[str]
+    _figure: ClassVar[str]
 
-    def __init_subclass__(cls, view: str = "", **options: Any) -> None:
+    def __init_subclass__(cls, overview: str = "", figure: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
-        if view:
-            cls._view = view
+        if overview:
+            cls._overview, cls._figure = overview, figure
 
     def plot(self) -> Figure:
         """Draws the main figure of the result.
@@ -39,15 +41,10 @@ class NotebookResult:
         Returns:
             A matplotlib figure, which a notebook shows and `savefig` saves.
         """
-        figure: Figure = self._of_view("figure")
+        figure: Figure = resolve_name(self._figure)(self)
         return figure
 
     def _repr_html_(self) -> str:
-        from videomem.experiments.html import environment
+        from videomem.experiments.html import page
 
-        template = environment().get_template("notebook.html.jinja")
-        return template.render(overview=self._of_view("overview"))
-
-    def _of_view(self, name: str) -> Any:
-        # By name, because views draw with matplotlib, which a result is created without, and import the result.
-        return getattr(import_module(self._view), name)(self)
+        return page("notebook.html.jinja", overview=resolve_name(self._overview)(self))

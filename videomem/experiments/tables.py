@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from videomem.statistics.results import Estimate
 from videomem.utils.csv_cells import csv_lines
@@ -32,6 +33,14 @@ class Table:
     name: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+
+class TerminalTable(NamedTuple):
+    """A table with its title, for the terminal."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
 
 
 def percent(share: float | None) -> str:

@@ -48,8 +48,6 @@ def trace(head: Head, x_BTD: Tensor, direct: bool = False) -> Trace:
     """Runs a head on clips without padding, and returns the states of every step.
 
     Args:
-        head: The head; dropout is not applied.
-        x_BTD: Features.
         direct: Whether gradients flow back in time along the retention alone, as along a residual connection. Gates and
             recurrent terms then treat the previous state as a constant. The values do not change.
     """

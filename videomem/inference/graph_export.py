@@ -78,9 +78,6 @@ def export_graphs(
 
     Args:
         model: The model, on the CPU.
-        folder: The folder written by `save_pretrained`.
-        onnx: Export to ONNX, for onnxruntime.
-        torch_export: Export to `.pt2` files, for torch without videomem.
         preprocess: Include preprocessing: the graph takes uint8 frames of any size instead of resized, cropped ones.
     Returns:
         The report, the content of `checks.json`; empty if no format is selected.
@@ -172,10 +169,8 @@ def check(graph: Graph, run: Run, cases: Sequence[Case], file: str) -> dict[str,
     """Check the logits of an exported graph, and return a report.
 
     Args:
-        graph: The exported graph.
         run: Runs the graph from its file.
         cases: Clips with the logits of the model.
-        file: Name of the file, for the report.
     Raises:
         VideomemError: If the logits differ by more than the tolerance.
     """

@@ -95,12 +95,9 @@ def crop_matrix(
     """Weights (crop, pixels) that resize and centre-crop one axis.
 
     Args:
-        num_pixels: Length of the axis.
         size: Length of the axis, as a tensor.
         resized: Length after resizing.
-        crop_px: Length of the crop.
         kernel: Weight as a function of the distance in pixels of the coarser grid.
-        rounding: `Preprocessing.crop_rounding`.
     Reference:
         torch's `interpolate(antialias=True)` of uint8, whose weights are rounded to 16 bits; torchvision's
         `center_crop`, which rounds half to even.

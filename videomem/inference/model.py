@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,15 +22,13 @@ from videomem.features.backbone import (
     extract_features,
     load_backbone,
 )
-from videomem.features.extraction import Decoded, decode_each, decode_frames
-from videomem.features.failures import Failure
+from videomem.features.extraction import decode_frames
 from videomem.features.hub import PREFIX, named_model
 from videomem.features.settings import FeatureSettings
 from videomem.heads import Head
 from videomem.inference.exported_folder import Parts, read_folder, read_repository, write_folder
 from videomem.inference.streaming import Stream, probabilities
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
-from videomem.utils.workers import TIME_LIMIT_S
 from videomem.video.catalog import Clip
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import Sampling
@@ -71,11 +67,6 @@ def top_classes(class_names: Sequence[str], probabilities_C: Tensor, k: int) -> 
     """The k most probable classes with their probabilities, the most probable first."""
     best = probabilities_C.topk(min(k, len(class_names)))
     return [(class_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-
-
-def top_record(best: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
-    """Returns classes and probabilities in the form of the JSON output."""
-    return [{"label": name, "probability": probability} for name, probability in best]
 
 
 class Classifier(nn.Module):
@@ -188,9 +179,9 @@ class Classifier(nn.Module):
         clip = video if isinstance(video, Clip) else Clip(str(video), "", "", "")
         frames, decoded = self.decode(clip)
         times_s_T = None if decoded.times_s_T is None else decoded.times_s_T.tolist()
-        return self._predict_decoded(self.features(frames), str(clip), decoded.indices_T.tolist(), times_s_T)
+        return self.predict_decoded(self.features(frames), str(clip), decoded.indices_T.tolist(), times_s_T)
 
-    def _predict_decoded(
+    def predict_decoded(
         self, x_TD: Tensor, path: str, indices: Sequence[int], times_s: Sequence[float] | None
     ) -> Prediction:
         """The prediction of features, given the index and time of each decoded frame."""
@@ -293,40 +284,3 @@ def model_of(checkpoint: Checkpoint) -> Classifier:
         backbone = copy.deepcopy(load_backbone(settings.backbone))  # A copy, which the user may move or change.
     about = checkpoint.model_arguments, checkpoint.training_facts()
     return Classifier(classifier.head, classifier.class_names, settings, backbone, *about)
-
-
-def predict_each(
-    model: Classifier, clips: Sequence[Clip], num_workers: int = 1, time_limit_s: float = TIME_LIMIT_S
-) -> Iterator[Prediction | Failure]:
-    """Yield the prediction of each video in order, or a `Failure` if it cannot be decoded.
-
-    A batch of the backbone has frames of several videos, so several predictions are available at once.
-
-    Args:
-        model: A model with its backbone.
-        clips: The videos; label, split and group are ignored.
-        num_workers: Number of decoding processes. 0 decodes in this process, without a time limit or crash isolation.
-        time_limit_s: A video fails if decoding it in a worker takes longer.
-    Raises:
-        VideomemError: If the model has no backbone, workers cannot start, or logits are not finite.
-    """
-    model.frame_network  # noqa: B018 - raises before anything is decoded
-    decode = partial(decode_frames, settings=model.settings, preprocessing=model.blueprint.preprocessing)
-    waiting: list[tuple[Clip, Decoded | Failure]] = []
-    with closing(decode_each(clips, decode, model.settings.decoder, num_workers, time_limit_s)) as answers:
-        for clip, answer in zip(clips, answers, strict=True):
-            waiting.append((clip, answer))
-            if sum(len(one.frames) for _, one in waiting if isinstance(one, Decoded)) >= model.frame_network.batch_size:
-                yield from _answer(model, waiting)
-                waiting = []
-    yield from _answer(model, waiting)
-
-
-def _answer(model: Classifier, waiting: Sequence[tuple[Clip, Decoded | Failure]]) -> Iterator[Prediction | Failure]:
-    frames = [torch.from_numpy(one.frames) for _, one in waiting if isinstance(one, Decoded)]
-    features = iter(model.features(torch.cat(frames)).split(list(map(len, frames))) if frames else ())
-    for clip, one in waiting:
-        if isinstance(one, Failure):
-            yield one
-        else:
-            yield model._predict_decoded(next(features), str(clip), one.fields["indices"], one.times_s)

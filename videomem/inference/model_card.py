@@ -23,9 +23,6 @@ def model_card(
     """The README of an exported folder as Markdown, with the front matter read by model hubs.
 
     Args:
-        config: The content of `config.json`.
-        preprocessor: The content of `preprocessor_config.json`.
-        graphs: Code examples for exported graphs, if any.
         name: What `videomem.load` is called with in the code examples: the folder itself, or a repository.
         license: Identifier of the license, as on the Hugging Face Hub; None: the model card states none.
     """
@@ -270,11 +267,7 @@ _TEXTS = {
 
 
 def snippets(report: dict[str, Any]) -> str:
-    """Code examples that run the graphs of a report without videomem, in the exported folder.
-
-    Args:
-        report: Report of `export_graphs`, or the content of `checks.json`.
-    """
+    """Code examples that run the graphs of a report without videomem, in the exported folder."""
     texts = []
     for graph in report.get("graphs", []):
         title, code = _TEXTS[graph["file"]]

@@ -1,13 +1,7 @@
 """Tracking with Weights & Biases (offline by default), and figures for TensorBoard."""
 
 from videomem.tracking.artifacts import data_artifact, log_report, run_of_checkpoints, track_export, use_artifact
-from videomem.tracking.lightning import (
-    AtomicCSVLogger,
-    LogConfusionMatrix,
-    RunRecord,
-    TensorBoardLogger,
-    WandbLogger,
-)
+from videomem.tracking.lightning import AtomicCSVLogger, LogConfusionMatrix, RunRecord, TensorBoardLogger, WandbLogger
 from videomem.tracking.logged_results import (
     MemoryRun,
     log_confusion,

@@ -95,9 +95,7 @@ def log_report(run: wandb.Run, name: str, folder: Path, files: Sequence[str]) ->
     """Log files of a result as one artifact, and an HTML page among them also as a panel.
 
     Args:
-        run: The W&B run.
         name: What the result is of, such as `order`; the artifact is `<name>-<name of the run>`.
-        folder: Folder of the files.
         files: Their names, without local paths in their content.
     """
     if run.disabled:
@@ -136,9 +134,6 @@ def track_export(
     """Record an export: a run with the checkpoint as input and the exported folder as output.
 
     Args:
-        folder: The exported folder.
-        checkpoint: The exported checkpoint.
-        tracking: Settings of the W&B run; by default it is in the project and the group of the training.
         metrics: Metrics of the model; default: those in the checkpoint.
         where: Folder for the files of the run; default: the directory of the training run.
     """

@@ -88,11 +88,7 @@ def log_result(
     """Log a result under a name: its tables, its figures as images, and its numbers as summary.
 
     Args:
-        run: The W&B run.
         name: Prefix of all keys: `order` or `memory`.
-        tables: Name, columns and rows of each table, such as from `order_test.order_tables.result_tables`.
-        figures: Path of the PNG of each figure by name, such as from `order_test.report.write_report`.
-        summary: Numbers and words by name, such as from `order_test.order_tables.result_summary`.
     """
     log_order_results(
         run,

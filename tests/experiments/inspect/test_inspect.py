@@ -366,10 +366,7 @@ def bad(checkpoints: dict[str, Path], tmp_path: Path) -> SimpleNamespace:
         ({"video": "broken.mp4"}, "broken.mp4: not decodable"),
         ({"video": "one.mp4"}, "one.mp4: the video has 1 frame, but at least 2 are needed"),
         ({"video": "folder"}, "nor a folder with images"),
-        (
-            {"--model": "nowhere"},
-            "nowhere: no such model; give a folder of `videomem export`, a checkpoint",
-        ),
+        ({"--model": "nowhere"}, "nowhere: no such model; give a folder of `videomem export`, a checkpoint"),
         ({"--model": "folder"}, "lacks config.json, so it is not a folder of `videomem export`"),
         ({"--model": "broken.mp4"}, "not a checkpoint of plain data"),
         ({"--model": "headless"}, "exported without its backbone; export it again with it"),

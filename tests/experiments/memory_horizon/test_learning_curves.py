@@ -16,7 +16,7 @@ from videomem.experiments.memory_horizon.learning_curves import (
     steps_to_learn,
 )
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, RecallTrainingResult
-from videomem.experiments.memory_horizon.recall_measurement import TaskResult, task_result
+from videomem.experiments.memory_horizon.recall_result import TaskResult, task_result
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe
 from videomem.statistics.horizons import Horizon

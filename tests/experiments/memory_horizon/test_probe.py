@@ -118,7 +118,7 @@ def test_no_group_is_on_both_sides_of_a_fold_and_every_frame_is_tested_once(grou
     clips = ar_clips(0.0, len(groups), 3)
     frames = _frames(clips, clips, groups)
     tested = np.zeros(len(groups) * 3)
-    for is_test, _ in _folds(frames, clips, 4, min(5, len(set(groups)))):
+    for is_test, _ in _folds(frames, clips, min(5, len(set(groups)))):
         names = np.array(groups)[frames.clip_N]
         assert not set(names[is_test]) & set(names[~is_test])
         tested += is_test
@@ -130,7 +130,7 @@ def test_components_of_a_fold_do_not_see_its_tested_clips() -> None:
     changed = [x * 100 if clip < 2 else x for clip, x in enumerate(clips)]
     groups = [f"g{clip // 2}" for clip in range(8)]
     for (is_test, before), (_, after) in zip(
-        *(_folds(_frames(x, x, groups), x, 4, 4) for x in (clips, changed)), strict=True
+        *(_folds(_frames(x, x, groups), x, 4) for x in (clips, changed)), strict=True
     ):
         if is_test[:40].all():
             assert np.array_equal(before[40:], after[40:])
@@ -173,7 +173,7 @@ def test_a_head_is_measured_on_clips_of_any_length(name: str) -> None:
     clips = [x[:length] for x, length in zip(ar_clips(0.5, 8), [3, 9, 12, 12, 12, 30, 12, 12], strict=True)]
     head = make(name, num_layers=2)
     found, again = (measure_head(head, clips, GROUPS[:8], [0, 1, 4, 11, 12]) for _ in range(2))
-    x_BTD = clips_of_one_length(clips, 64, 0)
+    x_BTD = clips_of_one_length(clips)
     assert x_BTD.shape == (6, 12, D)
     assert found.sensitivity.lags == (0, 1, 4, 11) and found.probe is not None
     assert found.probe.lags == (1, 4, 11, 12) and np.isnan(found.probe.partial_r2[3])
@@ -181,12 +181,13 @@ def test_a_head_is_measured_on_clips_of_any_length(name: str) -> None:
     assert np.array_equal(found.taus, retention(head, x_BTD)) and repr(again) == repr(found)
 
 
-def test_clips_are_cut_to_their_last_frames_and_drawn_by_the_seed() -> None:
+def test_clips_are_cut_to_their_last_frames_and_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = [torch.arange(length).float()[:, None] + 100 * length for length in (2, 5, 5, 7, 9)]
-    x = clips_of_one_length(clips, 64, 0)
+    x = clips_of_one_length(clips)
     assert x[..., 0].tolist() == [[base - 5 + t for t in range(5)] for base in (505, 505, 707, 909)]
-    assert clips_of_one_length(clips, 2, 0).shape == (2, 5, 1)
-    drawn = {tuple(clips_of_one_length(clips, 2, seed)[:, 0, 0].tolist()) for seed in range(20)}
+    monkeypatch.setattr("videomem.experiments.memory_horizon.trained_heads.MAX_CLIPS", 2)
+    assert clips_of_one_length(clips).shape == (2, 5, 1)
+    drawn = {tuple(clips_of_one_length(clips, seed)[:, 0, 0].tolist()) for seed in range(20)}
     assert len(drawn) > 2
 
 
@@ -218,7 +219,6 @@ CLIPS = ar_clips(0.0, 4, 6)
         (lambda: probe([x[1:] for x in CLIPS], CLIPS, ["a", "b"] * 2, [1]), "clip 0: .* have 5, 5, 6 frames"),
         (lambda: measure_head(make("gru"), CLIPS, ["a"] * 3, [1]), "4 clips, but 3 groups"),
         (lambda: measure_head(make("gru"), CLIPS[:1], ["a"], [1]), r"1 clip\(s\), but at least 2"),
-        (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, [1], max_clips=1), "max_clips is 1"),
         (lambda: measure_head(make("gru"), CLIPS, ["a", "b"] * 2, [-1]), "lag is -1"),
     ],
 )

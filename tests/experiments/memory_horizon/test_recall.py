@@ -23,12 +23,7 @@ from videomem.experiments.memory_horizon import recall_jobs as recall_run
 from videomem.experiments.memory_horizon.horizon_figures import time_constant_figure
 from videomem.experiments.memory_horizon.horizon_tables import lyapunov_text, time_text
 from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, run_recall
-from videomem.experiments.memory_horizon.recall_measurement import (
-    SCHEMA_VERSION,
-    MemoryReach,
-    RecallResult,
-    reaches,
-)
+from videomem.experiments.memory_horizon.recall_result import SCHEMA_VERSION, MemoryReach, RecallResult, reaches
 from videomem.experiments.memory_horizon.recall_tasks import (
     CHANCE,
     LEAD,

@@ -21,7 +21,7 @@ from videomem.features.backbone import BackboneSettings
 def test_without_memory_videos_and_their_reversals_are_told_apart_by_chance_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tour, "_directions", partial(tour._directions, num_batches=20))
+    monkeypatch.setattr(tour, "NUM_BATCHES", 20)
     found = memoryless(BackboneSettings(weights="random"), ("none", "gru"), num_train=8, num_test=3)
     assert found["none"].accuracy == 0.5 and found["none"].logit_change == 0
     assert found["gru"].logit_change > 0.01

@@ -17,7 +17,7 @@ from helpers.result_files import check_file
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon import trained_heads as own
-from videomem.experiments.memory_horizon.recall_measurement import RecallResult
+from videomem.experiments.memory_horizon.recall_result import RecallResult
 from videomem.experiments.memory_horizon.trained_heads import (
     SCHEMA_VERSION,
     HeadsResult,

@@ -18,13 +18,13 @@ from conftest import ROOT, logged_by
 from helpers.order_results import MEMORIES, NASTY, estimate, examples, nasty_result, no_verdict_result, order_result
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 
 from videomem.errors import VideomemError
 from videomem.experiments import tables as formatting
 from videomem.experiments.drawing import PALETTE, VARIABLES, png, shorten
 from videomem.experiments.html import Picture, write_strips
 from videomem.experiments.order_test import order_tables as tables
+from videomem.experiments.order_test.answers import headline, result_summary
 from videomem.experiments.order_test.methods import REFERENCES, methods_paragraph
 from videomem.experiments.order_test.report import pictures, render, write_report
 from videomem.experiments.order_test.result import OrderTestResult, from_json, to_json
@@ -106,7 +106,7 @@ def test_the_verdict_comes_first_and_headings_are_in_order(result: OrderTestResu
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     first = re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)
-    assert first and unescape(first[1]) == tables.headline(result) and len(first[1]) < 100
+    assert first and unescape(first[1]) == headline(result) and len(first[1]) < 100
     said = unescape(page).index(result.verdict.sentence.encode("utf-8", "replace").decode())
     assert page.index("<h1>") < said < unescape(page).index("<table")
     assert page.index("<h1>") < page.index("<svg") and page.index("<h1>") < page.index("<table")
@@ -265,11 +265,10 @@ def test_long_names_are_abbreviated_in_the_middle() -> None:
 
 
 def test_the_terminal_table_has_every_head() -> None:
-    console = Console(width=200, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
-    console.print(tables.summary_table(RESULTS["eight heads"]))
-    text = console.export_text()
-    assert all(f"{name}(hidden_dim=128)" in text for name in MEMORIES) and "+19.5 to +26.7" in text
-    console.print(tables.summary_table(RESULTS["nasty"]))
+    shown = tables.summary_table(RESULTS["eight heads"]).rows
+    assert [row[0] for row in shown] == [f"{name}(hidden_dim=128)" for name in MEMORIES]
+    assert "+19.5 to +26.7" in shown[1]
+    assert len(tables.summary_table(RESULTS["nasty"]).rows) == len(RESULTS["nasty"].heads)
 
 
 def test_a_report_is_written_and_logged_to_wandb(tmp_path: Path) -> None:
@@ -280,7 +279,7 @@ def test_a_report_is_written_and_logged_to_wandb(tmp_path: Path) -> None:
     assert set(figures) == {picture.name for picture in pictures(result)} and all(map(Path.exists, figures.values()))
     assert from_json((tmp_path / "out" / "order.json").read_text()) == result
     run = start_run(Tracking("offline"), tmp_path / "wandb", name="order")
-    log_result(run, "order", tables.result_tables(result), figures, tables.result_summary(result))
+    log_result(run, "order", tables.result_tables(result), figures, result_summary(result))
     shown = examples(result.data.class_names, ["gru"])
     strips = write_strips(shown, tmp_path / "out" / "figures")
     log_strips(run, "order", strips)
@@ -337,9 +336,9 @@ def test_the_headline_is_a_count_and_a_range() -> None:
     heads = tuple(replace(one, practical_gain=gain) for gain in gains)
     for kind, words in (("matters", "Order carries information"), ("does not matter", "Order carries no information")):
         result = replace(RESULTS["matters"], heads=heads, verdict=Verdict(kind, "s"))  # type: ignore[arg-type]
-        assert tables.headline(result) == f"{words}: 2 of 3 learners, +21.0 to +39.0 points"
-    assert tables.headline(replace(result, heads=heads[:1])).endswith(": 1 of 1 learner, +21.0 points")
-    assert tables.headline(RESULTS["no verdict"]) == "No verdict on order"
+        assert headline(result) == f"{words}: 2 of 3 learners, +21.0 to +39.0 points"
+    assert headline(replace(result, heads=heads[:1])).endswith(": 1 of 1 learner, +21.0 points")
+    assert headline(RESULTS["no verdict"]) == "No verdict on order"
 
 
 def test_long_tables_and_the_plan_are_collapsed(page: str) -> None:

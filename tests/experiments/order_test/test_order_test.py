@@ -17,12 +17,11 @@ from helpers.recomputed import check_recomputed
 
 from videomem import order_test
 from videomem.cli.main import main
-from videomem.cli.order import forecast_text
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.order_test import training
 from videomem.experiments.order_test.data import run_splits
-from videomem.experiments.order_test.forecast import forecast
+from videomem.experiments.order_test.forecast import forecast, forecast_text
 from videomem.experiments.order_test.jobs import TrainingJob, is_order_blind
 from videomem.experiments.order_test.methods import methods_paragraph
 from videomem.experiments.order_test.plan import MIN_ATTAINABLE, PAIRS, PRIMARY, Recipe, letters

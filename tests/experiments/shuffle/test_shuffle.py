@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -17,25 +18,23 @@ from torch import Tensor
 
 from videomem.batch import VideoBatch, pad_videos
 from videomem.cli.main import main
+from videomem.cli.shuffle import results_table
 from videomem.cli.train import run
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
 from videomem.experiments.clips import shown_frames
 from videomem.experiments.frame_order_predictions import permute_frames
-from videomem.experiments.shuffle.flipped_clips import FlippedClip, animations, flipped_clips, gif
 from videomem.experiments.shuffle.measurements import (
     COLUMNS,
     CONDITIONS,
     Evaluation,
     Measurement,
     as_csv,
-    change_text,
     js_divergence,
-    measure_checkpoint,
     measure_order,
-    sentence,
-    summarize,
 )
+from videomem.experiments.shuffle.shuffle_figures import FlippedClip, animations, flipped_clips, gif
+from videomem.experiments.shuffle.shuffle_result import measure_checkpoint, sentence, summarize
 from videomem.features.backbone import load_backbone
 from videomem.features.extraction import decode_frames
 from videomem.heads import GRU, LSTM, Head
@@ -212,7 +211,9 @@ def test_the_table_has_the_promised_columns_and_leaves_unmeasured_fields_empty()
         "max_logit_change", "max_logit_change_forward", "js_divergence",
     )  # fmt: skip
     assert found["max_logit_change_forward"] == ""
-    assert [change_text(value) for value in (None, 0.0, 1e-9)] == ["", "0", "1e-09"]
+    summary = summarize(evaluation(ordered=[1.0], shuffled=[0.0], reversed=[0.0]), ["a"], order_blind=False)
+    shown = results_table([replace(summary, max_logit_change=change) for change in (0.0, 1e-9)]).rows
+    assert [line[-1] for line in shown] == ["0", "1e-09"]
 
 
 def test_a_head_that_diverged_is_not_called_order_invariant() -> None:
@@ -266,12 +267,13 @@ def test_shuffle_writes_table_and_figure_of_several_checkpoints(
     assert Path("out/shuffle.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_clips_that_flip_are_those_right_in_order_and_most_often_changed() -> None:
+def test_clips_that_flip_are_those_right_in_order_and_most_often_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     predicted_KN = np.array([[0, 1, 2, 3], [0, 0, 1, 2], [0, 1, 1, 2], [9, 9, 9, 9]])
     correct = {"ordered": [1.0, 1.0, 1.0, 0.0], "shuffled": [1.0, 0.5, 0.0, 0.0], "reversed": [0.0] * 4}
     found = evaluation(**correct)._replace(predicted_KN=predicted_KN, clips_N=[10, 11, 12, 13])
     assert flipped_clips(found) == [FlippedClip(12, 2, 0), FlippedClip(11, 1, 0)]
-    assert flipped_clips(found, most=1) == [FlippedClip(12, 2, 0)]
+    monkeypatch.setattr("videomem.experiments.shuffle.shuffle_figures.MAX_CLIPS", 1)
+    assert flipped_clips(found) == [FlippedClip(12, 2, 0)]
 
 
 def test_a_flipped_clip_is_shown_in_order_and_as_it_was_shuffled(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -156,10 +156,8 @@ def read_video(
     """Reads the frames of a video that a model sees.
 
     Args:
-        model: Model that defines how frames are sampled and cropped.
         video: A video, a folder of numbered images, a template of their names, or a clip of a catalog.
         num_frames: T, spread evenly over the video; None samples as in training.
-        fps: Frames per second of images.
     Raises:
         VideomemError: If the video cannot be decoded exactly, only one frame is sampled, or the model has features of
             segments of frames.
@@ -182,10 +180,7 @@ def inspect_frames(model: Classifier, frames_TCHW: Tensor, seed: int = 0, layer:
     """Runs a head on the same frames in order, shuffled and reversed, and returns its states and predictions.
 
     Args:
-        model: The head with its backbone, on any device.
         frames_TCHW: Frames (T, 3, crop, crop) uint8, T >= 2, as returned by `model.read`.
-        seed: Seed of the shuffle.
-        layer: Number of the layer of memory to inspect, from 1.
     Raises:
         VideomemError: If the model has no backbone or no such layer, or if its logits are not finite.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from videomem.experiments.drawing import png
-from videomem.experiments.html import Picture, environment
+from videomem.experiments.html import Picture, page
 from videomem.experiments.inspect.inspection import Inspection, Matrix, OrderTrace, Prediction, Video
 from videomem.experiments.inspect.inspection_figure import draw_inspection
 from videomem.experiments.inspect.inspection_tables import InspectionText, inspection_text, title
@@ -138,7 +138,7 @@ def write_inspection(video: Video, inspection: Inspection, folder: Path) -> Mapp
     """
     view = view_inspection(video, inspection)
     contents = {
-        "inspect.html": render(video, inspection, view).encode("utf-8", "replace"),
+        "inspect.html": render(video, inspection, view).encode(),
         "inspect.png": png(view.picture.figure),
         "inspect.json": f"{dump(inspection_result(video, inspection))}\n".encode(),
     }
@@ -150,9 +150,13 @@ def write_inspection(video: Video, inspection: Inspection, folder: Path) -> Mapp
 
 def render(video: Video, inspection: Inspection, view: InspectionView) -> str:
     """Returns the page as HTML. All text from the data is escaped."""
-    page = environment().get_template("inspect/inspection.html.jinja")
-    num_frames = len(video.frames_TCHW)
-    return page.render(inspection=inspection, view=view, title=title(video, inspection), num_frames=num_frames)
+    return page(
+        "inspect/inspection.html.jinja",
+        inspection=inspection,
+        view=view,
+        title=title(video, inspection),
+        num_frames=len(video.frames_TCHW),
+    )
 
 
 def inspection_result(video: Video, inspection: Inspection) -> InspectionResult:

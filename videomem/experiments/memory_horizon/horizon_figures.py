@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, Figure, figure_function, shorten
-from videomem.experiments.memory_horizon.recall_measurement import MemoryReach, RecallResult
+from videomem.experiments.memory_horizon.recall_result import MemoryReach, RecallResult
 from videomem.experiments.memory_horizon.recall_tasks import CHANCE
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
 from videomem.experiments.memory_horizon.trained_heads import HeadsReach

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from videomem.experiments.drawing import png
-from videomem.experiments.html import Picture, environment
+from videomem.experiments.html import Picture, page, write_report
 from videomem.experiments.inspect.inspection_report import InspectionView
 from videomem.experiments.memory_horizon.horizon_figures import (
     frames_figure,
@@ -21,11 +20,10 @@ from videomem.experiments.memory_horizon.horizon_figures import (
     time_constant_figure,
 )
 from videomem.experiments.memory_horizon.horizon_tables import heads_tables, mean_horizon_text, recall_tables
-from videomem.experiments.memory_horizon.recall_measurement import RecallResult
+from videomem.experiments.memory_horizon.recall_result import RecallResult
 from videomem.experiments.memory_horizon.recall_tasks import FrameTable
 from videomem.experiments.memory_horizon.trained_heads import MAX_CLIPS, HeadsResult
-from videomem.experiments.tables import Table, csv_text
-from videomem.utils.atomic import make_folders, write_atomic
+from videomem.experiments.tables import Table
 from videomem.utils.result_models import dump
 
 
@@ -73,10 +71,6 @@ def _task_figure(result: RecallResult, frames: FrameTable) -> Any:
 def write_heads_report(result: HeadsResult, folder: Path, videos: Sequence[InspectionView] = ()) -> Mapping[str, Path]:
     """Writes `memory.json`, `report.html`, `tables/*.csv` and `figures/*.png` into a folder.
 
-    Args:
-        result: The measurements.
-        folder: Output folder.
-        videos: Inspections of single clips, as by `videomem inspect`.
     Returns:
         Path of the PNG of each figure, by its name.
     """
@@ -100,19 +94,11 @@ def _time_constants(result: RecallResult | HeadsResult, alt: str) -> list[Pictur
 def _write(
     folder: Path, template: str, result: object, tables: Sequence[Table], shown: Sequence[Picture], **values: object
 ) -> Mapping[str, Path]:
-    """Writes the files of a report, and returns the path of each figure by its name."""
-    make_folders(folder, "tables", "figures")
-    page = environment().get_template(f"memory_horizon/{template}.html.jinja").render(
+    html = page(
+        f"memory_horizon/{template}.html.jinja",
         result=result,
         tables={table.name: table for table in tables},
         pictures={picture.name: picture for picture in shown},
         **values,
-    )  # fmt: skip
-    write_atomic(folder / "report.html", page.encode("utf-8", "replace"))
-    write_atomic(folder / "memory.json", dump(result).encode())
-    for table in tables:
-        write_atomic(folder / f"tables/{table.name}.csv", csv_text(table).encode())
-    written = {picture.name: folder / f"figures/{picture.name}.png" for picture in shown}
-    for picture in shown:
-        write_atomic(written[picture.name], png(picture.figure))
-    return written
+    )
+    return write_report(folder, {"report.html": html, "memory.json": dump(result)}, tables, shown)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
 
-from videomem.experiments.memory_horizon.recall_measurement import RecallResult, StepsToLearn, TaskResult
+from videomem.experiments.memory_horizon.recall_result import RecallResult, StepsToLearn, TaskResult
+from videomem.experiments.memory_horizon.recall_tasks import CHANCE
 from videomem.experiments.memory_horizon.time_constants import lyapunov_time
 from videomem.experiments.memory_horizon.trained_heads import HeadsReach, HeadsResult
-from videomem.experiments.tables import NOTHING, Cell, Column, Table
+from videomem.experiments.notebook import Overview
+from videomem.experiments.tables import NOTHING, Cell, Column, Table, TerminalTable
 from videomem.statistics.horizons import Curve, Horizon, whole_or_three_digits
 
 GRADIENTS = ("gradient", "direct", "gradient_untrained")
@@ -50,17 +50,6 @@ def _curves_table(place: str, curves: Mapping[tuple[str, str], Curve]) -> Table:
         for point in zip(curve.places, curve.value, curve.low, curve.high, strict=True)
     ]
     return Table("curves", columns, tuple(rows))
-
-
-def terminal_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> RichTable:
-    """Returns a table whose first column is aligned to the left and the others to the right."""
-    shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=title)
-    for name in columns:
-        first = name == columns[0]
-        shown.add_column(name, justify="left" if first else "right", no_wrap=not first)
-    for row in rows:
-        shown.add_row(*map(str, row))
-    return shown
 
 
 # Recall tasks.
@@ -167,7 +156,7 @@ def recall_summary(result: RecallResult) -> dict[str, float | str]:
             for task, of_task in one.tasks.items()}  # fmt: skip
 
 
-def recall_terminal_tables(result: RecallResult) -> list[RichTable]:
+def recall_terminal_tables(result: RecallResult) -> list[TerminalTable]:
     """Returns horizons, steps to learn some delays, and measurements of trained heads. The page has all delays."""
     tasks, delays, equal = result.plan.tasks, result.plan.trained_delays, result.plan.recipe.equal_steps
     horizons: list[tuple[Cell, ...]] = [
@@ -186,20 +175,43 @@ def recall_terminal_tables(result: RecallResult) -> list[RichTable]:
     ]
     gradients = ["untrained", "trained", "direct"]
     return [
-        terminal_table(
+        TerminalTable(
             f"memory horizon in frames, at convergence and at {equal} steps", ["memory", *tasks, *early], horizons
         ),
-        terminal_table(
+        TerminalTable(
             "training steps to learn a delay in frames",
             ["memory", "task", *(str(delays[place]) for place in shown)],
             [(*row[:2], *(row[2 + place] for place in shown)) for row in steps_table(result).rows],
         ),
-        terminal_table(
+        TerminalTable(
             f"gradient at lag {delays[-1]}, and time constants in frames, on {tasks[-1]}",
             ["memory", *gradients, "tau", "top tenth", "-1/Lyap."],
             heads,
         ),
     ]
+
+
+def overview(result: RecallResult) -> Overview:
+    """What a notebook shows: the horizon of each memory, and the training steps to learn the longest delay."""
+    tasks, longest = result.plan.tasks, result.plan.trained_delays[-1]
+    columns = (
+        Column("memory"),
+        *(Column(f"{task}: horizon in frames") for task in tasks),
+        *(Column(f"{task}: steps to learn {longest} frames") for task in tasks),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            one.label,
+            *(mean_horizon_text(one.tasks[task]) for task in tasks),
+            *(steps_text(one.tasks[task].steps_to_learn[-1], one.tasks[task]) for task in tasks),
+        )
+        for one in result.memories
+    ]
+    sentence = (
+        "Horizon: the delay, in frames, up to which the chance-corrected accuracy is at least one half. Trained on "
+        f"delays of up to {longest} frames; chance is {100 * CHANCE:g} %."
+    )
+    return Overview([sentence], Table("horizons", columns, tuple(rows)))
 
 
 # Trained heads.
@@ -265,7 +277,7 @@ def heads_summary(result: HeadsResult) -> dict[str, float | str]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def heads_terminal_table(result: HeadsResult) -> RichTable:
+def heads_terminal_table(result: HeadsResult) -> TerminalTable:
     """Returns the table of the page with short column names; times are in frames."""
     middle, rate = _middle(result), result.seconds_per_frame
     on = f"{result.num_clips} clips of {result.num_groups} groups; lag {middle} of {result.num_frames}"
@@ -277,7 +289,7 @@ def heads_terminal_table(result: HeadsResult) -> RichTable:
         )
         for one in result.memories
     ]
-    return terminal_table(
+    return TerminalTable(
         f"memory horizon on {on}{'' if rate is None else f', a frame is {rate:.3g} s'}",
         ["memory", "gradient", "untrained", "swap", "R²", "tau", "top tenth", "-1/Lyap."],
         rows,

@@ -21,6 +21,8 @@ from videomem.statistics.variance import two_way
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 PENALTIES = np.logspace(-1, 5, 7)  # for regressors with a mean variance of 1 and thousands of frames
+NUM_COMPONENTS = 32  # of the targets
+NUM_FOLDS = 5  # at most
 SEEN = 4  # number of components of x_t among the regressors, per target component
 MAX_FITTED = 5000  # frames that components are fitted on; more change them little
 
@@ -73,8 +75,6 @@ def probe(
     groups: Sequence[str],
     lags: Sequence[int],
     alone_by_clip: Sequence[Tensor] | None = None,
-    num_components: int = 32,
-    num_folds: int = 5,
     max_pairs: int = 6000,
     seed: int = 0,
 ) -> ProbeCurve:
@@ -96,8 +96,6 @@ def probe(
         groups: Source of each clip; groups are never split.
         lags: Lags in frames, from 1. Clips that are not longer than a lag are left out at this lag.
         alone_by_clip: Activations (T, H) of each frame without a past: `states_of(head, clips, alone=True)`.
-        num_components: Number of target components, at most D.
-        num_folds: Number of folds; at most the number of groups.
         max_pairs: Largest number of pairs (t, t - lag) per lag; more are subsampled at random.
         seed: Seed of the subsampling.
     Raises:
@@ -112,8 +110,8 @@ def probe(
     rng, num_groups = np.random.default_rng(seed), len(set(groups))
     pairs = [_pairs(frames.time_N, lag, max_pairs, rng) for lag in lags]
     errors_LGE = np.zeros((len(lags), num_groups, 4))
-    for is_test_N, seen_NP in _folds(frames, features_by_clip, num_components, min(num_folds, num_groups)):
-        target_NP = seen_NP[:, :num_components]
+    for is_test_N, seen_NP in _folds(frames, features_by_clip, min(NUM_FOLDS, num_groups)):
+        target_NP = seen_NP[:, :NUM_COMPONENTS]
         for number, (lag, now_M) in enumerate(zip(lags, pairs, strict=True)):
             _add_errors(errors_LGE[number], frames, seen_NP, target_NP[now_M - lag], now_M, is_test_N[now_M])
     return _curve(tuple(lags), errors_LGE)
@@ -124,8 +122,6 @@ def states_of(head: Head, clips: Sequence[Tensor], alone: bool = False) -> list[
     """Returns the activations (T, H) of the last layer, the input of the readout, for each clip (T, D).
 
     Args:
-        head: A head, trained or not; dropout is not applied.
-        clips: Features of each clip; T may differ.
         alone: Whether each frame is processed as a separate clip, so that its state has no past.
     """
     device, states = head.norm.mean.device, []
@@ -180,12 +176,10 @@ def _pairs(time_N: Ints, lag: int, max_pairs: int, rng: np.random.Generator) -> 
     return np.sort(rng.choice(now_M, max_pairs, replace=False)) if len(now_M) > max_pairs else now_M
 
 
-def _folds(
-    frames: _Frames, features: Sequence[Tensor], num_components: int, num_folds: int
-) -> Iterator[tuple[NDArray[np.bool_], Floats]]:
+def _folds(frames: _Frames, features: Sequence[Tensor], num_folds: int) -> Iterator[tuple[NDArray[np.bool_], Floats]]:
     """Yields for each fold the mask (N,) of test frames, and components (N, P) fitted on the training frames."""
     for train, test in GroupKFold(num_folds).split(frames.group_B, groups=frames.group_B):
-        components = _components([features[clip] for clip in train], SEEN * num_components)
+        components = _components([features[clip] for clip in train], SEEN * NUM_COMPONENTS)
         yield np.isin(frames.clip_N, test), np.concatenate([components(x_TD) for x_TD in features])
 
 

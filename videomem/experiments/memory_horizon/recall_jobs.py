@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.gradients import sensitivity, untrained
 from videomem.experiments.memory_horizon.learning_curves import LearningCurve
-from videomem.experiments.memory_horizon.recall_tasks import RecallFrames
+from videomem.experiments.memory_horizon.recall_tasks import TASKS, RecallFrames
 from videomem.experiments.memory_horizon.recall_training import (
     RecallRecipe,
     as_batch,
@@ -69,6 +70,18 @@ def delays_to_test(max_delay: int) -> tuple[int, ...]:
     """Returns the powers of two below the longest training delay, this delay, and twice this delay."""
     below = (2**power for power in range(max_delay.bit_length()) if 2**power < max_delay)
     return (*below, max_delay, 2 * max_delay)
+
+
+def plan_of(
+    names: Sequence[str],
+    recipe: RecallRecipe,
+    tasks: Sequence[str] = tuple(TASKS),
+    num_seeds: int = 3,
+    num_test: int = 256,
+) -> RecallPlan:
+    """Returns the plan for heads of `configs/head/`, with delays up to twice the longest one in training."""
+    memories, in_order = read_memories(names, recipe.hidden_dim), tuple(task for task in TASKS if task in tasks)
+    return RecallPlan(memories, in_order, num_seeds, recipe, delays_to_test(recipe.max_delay), num_test)
 
 
 @dataclass(frozen=True)
@@ -128,12 +141,7 @@ def run_recall(
     """Runs the training jobs that are not cached, and returns the results of all.
 
     Args:
-        plan: What to train and test.
-        frames: The frames.
         cache: Folder of training results. Each file is named by a hash of everything that determines the result.
-        num_processes: Number of trainings in parallel.
-        tell: Called with the number of finished jobs and the number of all jobs.
-        finished: Called with the result of each job that is trained now.
     Raises:
         VideomemError: If a training diverges, or the file of a result is damaged.
     """

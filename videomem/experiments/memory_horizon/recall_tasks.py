@@ -34,6 +34,7 @@ from videomem.video.synthetic import BRIGHT, DARK, SHAPES, Image, Pose, draw, gr
 Ints = NDArray[np.int64]
 NUM_SYMBOLS = 8  # positions of an object around the centre; the position is the content of a cue
 CHANCE = 1 / NUM_SYMBOLS
+SIZE_PX = 112  # height and width of frames
 LEAD = 16  # number of frames up to and including the cue to report
 NUM_CUES = 3  # in the update task
 
@@ -101,13 +102,9 @@ def features_of(table: FrameTable, backbone: BackboneSettings) -> Tensor:
     return extract_features(network, network.preprocessing.shape_frames(table.frames_NHWC))
 
 
-def render_frames(num_variants: int, frame_size: int = 112, seed: int = 0) -> FrameTable:
-    """Draws all frames.
+def render_frames(num_variants: int) -> FrameTable:
+    """Draws `num_variants` drawings of each frame.
 
-    Args:
-        num_variants: Number of drawings of each frame.
-        frame_size: Height and width in pixels.
-        seed: Seed of the drawings.
     Raises:
         VideomemError: If `num_variants` is below 2.
     """
@@ -116,10 +113,10 @@ def render_frames(num_variants: int, frame_size: int = 112, seed: int = 0) -> Fr
             f"num_variants is {num_variants}, but must be at least 2, because some drawings are for testing"
         )
     frames = [
-        _symbol(np.random.default_rng([seed, variant, symbol, marked]), frame_size, symbol, bool(marked))
+        _symbol(np.random.default_rng([0, variant, symbol, marked]), SIZE_PX, symbol, bool(marked))
         for marked, symbol, variant in np.ndindex(2, NUM_SYMBOLS, num_variants)
     ]
-    frames += [_query(np.random.default_rng([seed, variant]), frame_size) for variant in range(num_variants)]
+    frames += [_query(np.random.default_rng([0, variant]), SIZE_PX) for variant in range(num_variants)]
     return FrameTable(np.stack(frames), num_variants)
 
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon.gradients import ELEMENTS, check_features
 from videomem.experiments.trace import Trace, in_double, time_constants, trace
 from videomem.heads import Head, Memory, State
@@ -37,7 +36,6 @@ def retention(head: Head, x_BTD: Tensor) -> list[Floats]:
     | `minlstm` | f / (f + i) |
 
     Args:
-        head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
     Returns:
         Time constants (H,) of each layer in frames, from input to output: at most T, because clips cannot distinguish
@@ -58,40 +56,32 @@ def retention(head: Head, x_BTD: Tensor) -> list[Floats]:
 
 
 @torch.no_grad()
-def lyapunov(head: Head, x_BTD: Tensor, num_discarded: int | None = None, seed: int = 0) -> list[float]:
+def lyapunov(head: Head, x_BTD: Tensor, seed: int = 0) -> list[float]:
     """Returns the largest Lyapunov exponent of each layer's update, per frame, with the clips as input.
 
     A small difference in the state of a layer grows as exp(lambda k) over k frames of the same input. Unlike retention,
     the exponent includes every path from a state to the next one, through recurrent terms and gates as well. A random
     tangent vector of the whole state, (h, c) for an LSTM, is multiplied by the Jacobian of `Memory.cell` and normalised
-    before every step; lambda is the mean logarithm of its growth over frames and clips. This is a finite-time exponent:
-    it converges at the rate by which the second exponent is below the first. A layer does not affect the layers before
-    it, so the exponents of a head are those of its layers, each with the layer before it as input.
+    before every step; lambda is the mean logarithm of its growth over the second halves of the clips. This is a
+    finite-time exponent: it converges at the rate by which the second exponent is below the first. A layer does not
+    affect the layers before it, so the exponents of a head are those of its layers, each with the layer before it as
+    input.
 
     Args:
-        head: A head, trained or not; it is not changed.
         x_BTD: Features of clips of one length.
-        num_discarded: Number of first frames of each clip that are discarded as burn-in; None discards half of them.
-        seed: Seed of the tangent vectors.
     Returns:
         One exponent per layer, from input to output; -inf where every difference vanishes after one step.
     Raises:
-        VideomemError: If no frame is left, or the shape of the features does not fit the head.
+        VideomemError: If the shape of the features does not fit the head.
     Reference:
         Vogt et al. 2022, "On Lyapunov exponents for RNNs", algorithm 1; Engelken et al. 2023, "Lyapunov spectra of
         chaotic recurrent neural networks".
     """
-    num_frames = x_BTD.shape[1]
-    num_discarded = num_frames // 2 if num_discarded is None else num_discarded
-    if not 0 <= num_discarded < num_frames:
-        raise VideomemError(
-            f"num_discarded is {num_discarded}, but clips of {num_frames} frames allow at most {num_frames - 1}"
-        )
     exact, generator = in_double(head), torch.Generator().manual_seed(seed)
     sums = [0.0] * len(head.memories)
     for traced in _traces(exact, x_BTD):
         for number, (memory, layer) in enumerate(zip(exact.memories, traced.layers, strict=True)):
-            sums[number] += float(_growth(memory, layer.terms_BTK, num_discarded, generator).sum())
+            sums[number] += float(_growth(memory, layer.terms_BTK, generator).sum())
     return [total / len(x_BTD) for total in sums]
 
 
@@ -100,8 +90,8 @@ def lyapunov_time(exponent: float) -> float:
     return -1 / exponent if exponent < 0 else math.inf
 
 
-def _growth(memory: Memory, terms_BTK: Tensor, num_discarded: int, generator: torch.Generator) -> Tensor:
-    """Returns the mean logarithm (B,) of the growth of a tangent vector per frame."""
+def _growth(memory: Memory, terms_BTK: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns the mean logarithm (B,) of the growth of a tangent vector per frame of the second half."""
     state = memory.initial_state(terms_BTK[:, 0])
     tangent = tuple(torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part) for part in state)
     logs = []
@@ -110,7 +100,7 @@ def _growth(memory: Memory, terms_BTK: Tensor, num_discarded: int, generator: to
         tangent = tuple(part / torch.where(size_B1 > 0, size_B1, 1) for part in tangent)
         state, tangent = _push(memory, terms_BK, state, tangent)
         logs.append(torch.cat(tangent, dim=1).norm(dim=1).log())
-    return torch.stack(logs[num_discarded:]).mean(0)
+    return torch.stack(logs[len(logs) // 2 :]).mean(0)
 
 
 def _push(memory: Memory, terms_BK: Tensor, state: State, tangent: State) -> tuple[State, State]:

@@ -14,8 +14,8 @@ from videomem.experiments import permutations
 from videomem.experiments.drawing import BLUE, GREEN, INK, SMALL, VERMILLION, WIDTH, Figure, figure_function
 from videomem.experiments.memories import read_memories
 from videomem.experiments.memory_horizon.horizon_figures import gates_figure, gradient_figure, recall_figure
-from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, delays_to_test
-from videomem.experiments.memory_horizon.recall_measurement import RecallResult
+from videomem.experiments.memory_horizon.recall_jobs import RecallPlan, plan_of
+from videomem.experiments.memory_horizon.recall_result import RecallResult
 from videomem.experiments.memory_horizon.recall_training import RecallRecipe, train_on_batches
 from videomem.experiments.trace import time_constants, trace
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
@@ -23,6 +23,7 @@ from videomem.heads import Head, Leaky
 from videomem.utils.parallel_jobs import one_thread, quiet
 from videomem.video.synthetic import ACTIONS, SyntheticSettings, render_clip
 
+NUM_BATCHES = 150  # of the training of `memoryless`
 ALPHAS = (0.5, 0.9, 0.98)
 ORDERS = {"in order": BLUE, "reversed": VERMILLION, "shuffled": GREEN}  # each frame order with its color
 
@@ -64,8 +65,7 @@ SECTIONS: dict[str, Section] = {
 def recall_plan(names: Sequence[str]) -> RecallPlan:
     """Returns the plan of a short recall measurement: up to 64 frames, two seeds."""
     recipe = RecallRecipe(max_steps=1500, min_steps=400, max_delay=64)
-    memories, delays = read_memories(names, recipe.hidden_dim), delays_to_test(recipe.max_delay)
-    return RecallPlan(memories, num_seeds=2, recipe=recipe, delays=delays)
+    return plan_of(names, recipe, num_seeds=2)
 
 
 class Reversals(NamedTuple):
@@ -87,11 +87,6 @@ def memoryless(
 ) -> dict[str, Reversals]:
     """Trains and tests heads on videos of an object that moves right, and on their reversals.
 
-    Args:
-        backbone: Backbone that extracts the features.
-        heads: Names of heads in `configs/head/`.
-        num_train: Number of training videos.
-        num_test: Number of test videos.
     Returns:
         The result of each head by its name.
     """
@@ -129,12 +124,11 @@ def _tell_direction(name: str, x_BTD: Tensor) -> Head:
         return train_on_batches(arguments, _directions(x_BTD), (frames_ND.mean(0), frames_ND.std(0))).head
 
 
-def _directions(x_BTD: Tensor, num_batches: int = 150, batch_size: int = 16) -> Iterator[VideoBatch]:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([1, 0]).repeat_interleave(batch_size)
-    for _ in range(num_batches):
-        x = x_BTD[torch.randint(len(x_BTD), (batch_size,), generator=generator)]
-        yield VideoBatch(torch.cat([x, x.flip(1)]), torch.full((2 * batch_size,), x.shape[1]), labels, labels)
+def _directions(x_BTD: Tensor) -> Iterator[VideoBatch]:
+    generator, labels = torch.Generator().manual_seed(0), torch.tensor([1, 0]).repeat_interleave(16)
+    for _ in range(NUM_BATCHES):
+        x = x_BTD[torch.randint(len(x_BTD), (len(labels) // 2,), generator=generator)]
+        yield VideoBatch(torch.cat([x, x.flip(1)]), torch.full_like(labels, x.shape[1]), labels, labels)
 
 
 class Pulse(NamedTuple):
@@ -153,11 +147,11 @@ class Pulse(NamedTuple):
     expected: float
 
 
-def pulses(num_frames: int = 64) -> list[Pulse]:
-    """Measures the response to a pulse at the first frame, for each alpha of `ALPHAS`."""
+def pulses() -> list[Pulse]:
+    """Measures the response to a pulse at the first of 64 frames, for each alpha of `ALPHAS`."""
+    num_frames, found = 64, []
     x_BTD = torch.zeros(1, num_frames, 1)
     x_BTD[0, 0] = 1
-    found = []
     for alpha in ALPHAS:
         memory = Leaky(1, 1, alpha=alpha)
         with torch.no_grad():

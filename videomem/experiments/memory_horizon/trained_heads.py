@@ -95,16 +95,11 @@ class HeadsResult:
     versions: dict[Text, Text]
 
 
-def measure_checkpoints(
-    checkpoints: Sequence[Checkpoint], changes: dict[str, Any], seed: int = 0, command: str = ""
-) -> HeadsResult:
+def measure_checkpoints(checkpoints: Sequence[Checkpoint], changes: dict[str, Any], command: str = "") -> HeadsResult:
     """Measures trained heads, and heads of the same kind with fresh weights, on the test split of their data.
 
     Args:
-        checkpoints: Checkpoints of `videomem fit` on the same catalog.
         changes: Arguments of the data module that replace those of training, such as `catalog`.
-        seed: Seed of the fresh weights and of all random draws.
-        command: Command line, for the result.
     Raises:
         VideomemError: If a checkpoint was trained without stored features, the split has fewer than 2 clips, most clips
             have one frame, or the checkpoints use clips of different lengths or frame rates.
@@ -120,10 +115,10 @@ def measure_checkpoints(
                 "clip, or at another rate; run the command for each"
             )
         of_label, classifier, lags = by_label.setdefault(label, []), checkpoint.classifier(), lags_of(test.num_frames)
-        trained = measure_head(classifier.head, test.clips, test.groups, lags, seed)
+        trained = measure_head(classifier.head, test.clips, test.groups, lags)
         # One fresh head per trained head, so that their interval over seeds is valid.
-        fresh, x_BTD = untrained(classifier, seed + len(of_label)), clips_of_one_length(test.clips, MAX_CLIPS, seed)
-        of_label.append((trained, sensitivity(fresh, x_BTD.to(fresh.norm.mean.device), lags, seed)))
+        fresh, x_BTD = untrained(classifier, seed=len(of_label)), clips_of_one_length(test.clips)
+        of_label.append((trained, sensitivity(fresh, x_BTD.to(fresh.norm.mean.device), lags)))
     assert first is not None
     return HeadsResult(
         schema_version=SCHEMA_VERSION,
@@ -210,26 +205,16 @@ class HeadMeasures(NamedTuple):
 
 
 def measure_head(
-    head: Head,
-    clips: Sequence[Tensor],
-    groups: Sequence[str],
-    lags: Sequence[int],
-    seed: int = 0,
-    max_clips: int = MAX_CLIPS,
+    head: Head, clips: Sequence[Tensor], groups: Sequence[str], lags: Sequence[int], seed: int = 0
 ) -> HeadMeasures:
     """Measures sensitivity, time constants, Lyapunov exponents and probes of one head.
 
     The first three measurements need clips of one length, the median length. Shorter clips are left out, longer clips
-    are cut to their last frames, and at most `max_clips` clips are drawn at random. Lags beyond the median length are
+    are cut to their last frames, and at most `MAX_CLIPS` clips are drawn at random. Lags beyond the median length are
     left out. The probe uses all clips at full length and leaves out lag 0.
 
     Args:
-        head: A head, trained or not; it is not changed.
         clips: Features (T, D) of each clip, preferably of clips that the head was not trained on.
-        groups: Source of each clip.
-        lags: Lags in frames.
-        seed: Seed of the choice of clips, and of each measurement.
-        max_clips: Largest number of clips for the first three measurements.
     Raises:
         VideomemError: If there are fewer than 2 clips, a lag is negative, or the features do not fit the head.
     """
@@ -237,10 +222,8 @@ def measure_head(
         raise VideomemError(f"{len(clips)} clips, but {len(groups)} groups; give one for each clip")
     if len(clips) < 2:
         raise VideomemError(f"{len(clips)} clip(s), but at least 2 are needed to replace frames; give more clips")
-    if max_clips < 2:
-        raise VideomemError(f"max_clips is {max_clips}, but must be at least 2")
     device, found = head.norm.mean.device, None
-    x_BTD = clips_of_one_length(clips, max_clips, seed).to(device)
+    x_BTD = clips_of_one_length(clips, seed).to(device)
     if len(set(groups)) > 1:
         with torch.no_grad():
             normed = [head.norm(x_TD.to(device)).cpu() for x_TD in clips]
@@ -254,11 +237,11 @@ def measure_head(
     )
 
 
-def clips_of_one_length(clips: Sequence[Tensor], max_clips: int, seed: int) -> Tensor:
-    """Returns the last T frames (B, T, D) of at most `max_clips` clips, with T the lower median of the lengths."""
+def clips_of_one_length(clips: Sequence[Tensor], seed: int = 0) -> Tensor:
+    """Returns the last T frames (B, T, D) of at most `MAX_CLIPS` clips, with T the lower median of the lengths."""
     num_frames = median_length(clips)
     long_enough = [clip for clip, x_TD in enumerate(clips) if len(x_TD) >= num_frames]
-    chosen = np.random.default_rng(seed).permutation(long_enough)[:max_clips]
+    chosen = np.random.default_rng(seed).permutation(long_enough)[:MAX_CLIPS]
     return torch.stack([clips[clip][-num_frames:].float() for clip in np.sort(chosen).tolist()])
 
 

@@ -88,10 +88,8 @@ def predict_clip(
     Args:
         model: Gives logits (B, C) for clips (B, T, ...).
         clip: Frames (T, ...); with `settings.average`, views (V, T, ...). A frame order applies to all views.
-        label: Class of the clip.
         place: Number of the clip, part of the seed of its frame orders.
         perturbations: Perturbations, the first of which must be `IN_ORDER`.
-        settings: How clips are permuted and passed to the model.
     Raises:
         VideomemError: If the clip, the label or the logits do not have the required form.
     """

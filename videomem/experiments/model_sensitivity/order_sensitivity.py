@@ -16,6 +16,7 @@ from torch import Tensor
 
 from videomem.errors import VideomemError
 from videomem.experiments import permutations
+from videomem.experiments.frame_order_predictions import mean_measures
 from videomem.experiments.model_sensitivity.clip_predictions import (
     ClipPredictions,
     Model,
@@ -158,14 +159,10 @@ def _condition(
     groups_N: NDArray[np.int64],
 ) -> PerturbationSensitivity:
     runs_N = np.zeros_like(groups_N)
-    displacements, found_taus, adjacencies = zip(*(one.measures for one in found), strict=True)
-    taus = [tau for tau in found_taus if tau is not None]
     return PerturbationSensitivity(
-        name=perturbation.name,
-        label=perturbation.label,
-        displacement=float(np.mean(displacements)),
-        kendall_tau=float(np.mean(taus)) if taus else None,
-        adjacency=float(np.mean(adjacencies)),
+        perturbation.name,
+        perturbation.label,
+        *mean_measures(one.measures for one in found),
         accuracy=estimate_mean(right_N, groups_N, runs_N, limits=(0.0, 1.0)),
         reliance=None if perturbation.name == "order" else estimate_mean(lost_N, groups_N, runs_N),
         flip_rate=float(np.mean([one.flip_rate for one in found])),

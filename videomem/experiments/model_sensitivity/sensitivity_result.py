@@ -42,7 +42,11 @@ class ClassSensitivity:
 
 
 @result_model
-class OrderSensitivity(NotebookResult, view="videomem.experiments.model_sensitivity.sensitivity_view"):
+class OrderSensitivity(
+    NotebookResult,
+    overview="videomem.experiments.model_sensitivity.sensitivity_view:overview",
+    figure="videomem.experiments.model_sensitivity.sensitivity_view:figure",
+):
     """The result of `order_sensitivity`.
 
     Attributes:

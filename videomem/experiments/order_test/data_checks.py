@@ -41,10 +41,6 @@ def join_groups(ids: Sequence[str], groups_N: Rows) -> Rows:
     """Groups (N,), joined where clips of different groups have the same content, directly or through other groups.
 
     A joined group has the smallest index of its parts. Other groups keep theirs.
-
-    Args:
-        ids: Hash of the content of each clip.
-        groups_N: Index of each clip's group.
     """
     parent = {group: group for group in groups_N.tolist()}
 
@@ -67,7 +63,6 @@ def with_joined_groups(clips: Clips, names: Sequence[str] | None = None) -> tupl
     Clips with the same content are then counted once, and are never in both training and test of a random split.
 
     Args:
-        clips: The clips.
         names: Name of each clip (default: its row).
     """
     groups_of: dict[str, set[int]] = {}
@@ -90,8 +85,6 @@ def data_checks(
     """All checks that found something, in addition to that of `with_joined_groups`.
 
     Args:
-        clips: The clips, with joined groups.
-        splits: The split of each run.
         overlap: n_test / n_train if training sets of runs overlap, else 0.
         names: Name of each clip (default: its row).
     """
@@ -120,12 +113,7 @@ def length_accuracy(clips: Clips, splits: Sequence[RunSplit], overlap: float) ->
     """Balanced accuracy of a classifier that sees only the number of frames.
 
     In each run, a decision tree of depth `TREE_DEPTH` is trained on the training clips, with classes weighted equally,
-    and tested on the test clips.
-
-    Args:
-        clips: The clips.
-        splits: The split of each run.
-        overlap: n_test / n_train if training sets of runs overlap, else 0.
+    and tested on the test clips. `overlap` is that of `data_checks`.
     """
     from sklearn.tree import DecisionTreeClassifier  # Only here: most data have clips of one length.
 
@@ -184,15 +172,15 @@ def static_check(clips: Clips, splits: Sequence[RunSplit], names: Sequence[str] 
     return DataCheck("static clips", sentence, len(static), _examples(static, names))
 
 
-def rare_classes_check(clips: Clips, min_clips: int = MIN_CLIPS) -> DataCheck | None:
-    """Classes with fewer than `min_clips` clips, or less than a third of the mean share, 1 / (3 C)."""
+def rare_classes_check(clips: Clips) -> DataCheck | None:
+    """Classes with fewer than `MIN_CLIPS` clips, or less than a third of the mean share, 1 / (3 C)."""
     counts_C = np.bincount(clips.labels, minlength=len(clips.class_names))
-    rare = np.flatnonzero((counts_C < min_clips) | (3 * len(counts_C) * counts_C < counts_C.sum()))
+    rare = np.flatnonzero((counts_C < MIN_CLIPS) | (3 * len(counts_C) * counts_C < counts_C.sum()))
     if not len(rare):
         return None
     rare = rare[np.argsort(counts_C[rare], kind="stable")]
     sentence = (
-        f"{len(rare)} of {len(counts_C)} classes {'has' if len(rare) == 1 else 'have'} fewer than {min_clips} clips or "
+        f"{len(rare)} of {len(counts_C)} classes {'has' if len(rare) == 1 else 'have'} fewer than {MIN_CLIPS} clips or "
         f"less than a third of the mean share ({clips.class_names[rare[0]]!r} has "
         f"{_count(counts_C[rare[0]], 'clip', 'clips')}): use balanced accuracy, in which all classes count equally"
     )

@@ -30,6 +30,7 @@ from videomem.experiments.drawing import (
     shorten,
     whisker,
 )
+from videomem.experiments.order_test.answers import lead_head
 from videomem.experiments.order_test.order_tables import CONTROLS
 from videomem.experiments.order_test.plan import FIXED, ORDERED, PAIRS, RESHUFFLED, REVERSED, SHUFFLED, letters
 from videomem.experiments.order_test.result import HeadResult, OrderTestResult, PerturbationResult
@@ -225,12 +226,6 @@ def controls_figure(result: OrderTestResult) -> Figure:
 def _control_row(axes: Axes, place: int, label: str, accuracy: float) -> None:
     axes.text(0, place - 0.95, label, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
     beside(axes, place, percent(accuracy))
-
-
-def lead_head(result: OrderTestResult) -> HeadResult | None:
-    """The head with the largest value of order, controls excluded."""
-    learners = [one for one in result.heads if not one.is_order_blind]
-    return max(learners, key=lambda one: one.value_of_order.value, default=None)
 
 
 @figure_function

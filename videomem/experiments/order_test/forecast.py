@@ -21,9 +21,17 @@ from videomem.experiments.order_test.data import (
     run_splits,
 )
 from videomem.experiments.order_test.jobs import TrainingJob, jobs_of, split_of
-from videomem.experiments.order_test.plan import OrderPlan
+from videomem.experiments.order_test.plan import MIN_STEPS, OrderPlan, spelled_out
 from videomem.experiments.order_test.training import stacks_of, untrained
-from videomem.statistics.planning import Assumptions, detectable_effect, groups_to_decide, runs_to_decide
+from videomem.statistics.planning import (
+    MIN_GROUPS,
+    MIN_RUNS,
+    Assumptions,
+    detectable_effect,
+    groups_to_decide,
+    lacking_for_verdict,
+    runs_to_decide,
+)
 from videomem.training.stacked import StackedClassifiers
 from videomem.utils.parallel_jobs import one_thread
 
@@ -64,10 +72,7 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
     """Estimate the precision and the cost of a plan.
 
     Args:
-        plan: The plan.
-        clips: The clips of the plan.
         assumed: Assumptions; clips per group, runs and overlap are replaced by those of the plan.
-        device: Device on which training steps are timed.
     """
     splits = run_splits(clips, plan.settings)
     tested = np.unique(np.concatenate([split.test for split in splits]))
@@ -141,3 +146,44 @@ def _time_of(
             started = time.perf_counter()
             head.forward_projected(terms, test.lengths.to(device)).sum().item()
             return float(np.median(times)), (time.perf_counter() - started) / len(test.labels)
+
+
+def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> str:
+    """Returns the text that `--plan` prints."""
+    assumed, settings = expected.assumed, plan.settings
+    splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
+    is_few = expected.num_steps < MIN_STEPS
+    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
+    needed = []
+    if expected.groups_needed and settings.runs >= MIN_RUNS:
+        needed.append(f"{expected.groups_needed} groups with these runs")
+    if expected.runs_needed and expected.num_groups >= MIN_GROUPS:
+        needed.append(f"{expected.runs_needed} runs with these groups")
+    needed = needed or ["both more groups and more runs"]
+    lacks = lacking_for_verdict(expected.num_groups, settings.runs)
+    verdict = {"verdict": f"none is possible with this plan: a verdict needs at least {lacks}"} if lacks else {}
+    alone = assumed.clips_per_group == 1
+    ungrouped = "; each clip is a group of its own: if several show one source, this promises too much" if alone else ""
+    lines = {
+        "plan": f"{plan.sha256[:16]}: {plan.contrast}",
+        "data": f"{plan.num_clips} clips; {expected.num_groups} test groups of {assumed.clips_per_group:.1f} clips"
+        f"{ungrouped}",
+        "heads": f"{', '.join(plan.heads)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
+        "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
+        **verdict,
+        "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
+        "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
+        f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
+        "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
+        "detected with power 0.8",
+        "margin": f"{100 * expected.margin:.3g} points; showing that order does not matter needs {' or '.join(needed)}",
+        "cost": f"{expected.num_jobs} training jobs, {minutes(expected.seconds_training)} on one process, "
+        f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def minutes(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -6,19 +6,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from videomem.experiments.order_test.data import RunSplit
 from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import HeadResult, OrderTestResult
 from videomem.experiments.order_test.scores import Scores
-from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, flat, interval, percent, points
-from videomem.statistics.results import Estimate, VerdictKind
-from videomem.statistics.verdict import interval as in_words
-from videomem.statistics.verdict import points as in_points
-from videomem.statistics.verdict import reliance_sentence
+from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, TerminalTable, flat, interval, percent, points
+from videomem.statistics.results import Estimate
 from videomem.video.catalog import Clip
 
 # Columns that are not text, by the kind of their values.
@@ -130,12 +124,7 @@ def all_tables(result: OrderTestResult) -> list[Table]:
 
 
 def group_names(scores: Scores, clips: Sequence[Clip]) -> dict[int, str]:
-    """The name of each group by its index. Joined groups have the name of the first of them in the catalog.
-
-    Args:
-        scores: Predictions of all training jobs.
-        clips: The clips of the test, as `VideoDataModule.clips`.
-    """
+    """The name of each group by its index. Joined groups have the name of the first of them in the catalog."""
     names: dict[int, str] = {}
     for clip, group in zip(clips, scores.clips.groups.tolist(), strict=True):
         names.setdefault(group, clip.group)
@@ -148,11 +137,6 @@ def tested_clips(result: OrderTestResult, scores: Scores, clips: Sequence[Clip])
     It has a column for each training condition and test condition, named by their letters, and is empty for conditions
     without training. The shares are means over the frame orders of a clip. Groups have the names of
     `group_names`.
-
-    Args:
-        result: The result, for the labels of the heads.
-        scores: Predictions of all training jobs.
-        clips: The clips of the test, as `VideoDataModule.clips`.
     """
     rows = [row for split in scores.splits for row in split.test.tolist()]
     groups = group_names(scores, clips)
@@ -173,7 +157,6 @@ def training_jobs(result: OrderTestResult, jobs: Mapping[TrainingJob, tuple[RunS
     The predictions of a run are in the order of its rows in `tested_clips`.
 
     Args:
-        result: The result, for the labels of the heads.
         jobs: The split and the file of each job, as `in_cache` returns them.
     """
     labels = {one.name: one.label for one in result.heads}
@@ -188,75 +171,6 @@ def training_jobs(result: OrderTestResult, jobs: Mapping[TrainingJob, tuple[RunS
 def result_tables(result: OrderTestResult) -> list[tuple[str, list[str], list[list[Plain]]]]:
     """All tables that have rows, as (name, columns, rows)."""
     return [(one.name, *flat(one)) for one in all_tables(result)]
-
-
-def result_summary(result: OrderTestResult) -> dict[str, float | str]:
-    """The verdict, and the main numbers of each head by name, for the summary of a W&B run."""
-    numbers: dict[str, float | str] = {
-        "verdict": result.verdict.kind,
-        "headline": headline(result),
-        "sentence": result.verdict.sentence,
-    }
-    for one in result.heads:
-        numbers |= {f"{one.name}/{pair}": accuracy.value for pair, accuracy in one.accuracies.items()}
-        numbers[f"{one.name}/value_of_order"] = one.value_of_order.value
-        numbers[f"{one.name}/reliance"] = one.reliance.value if one.reliance else 0.0
-        if one.practical_gain is not None:
-            numbers[f"{one.name}/practical_gain"] = one.practical_gain.value
-    return numbers
-
-
-# What the headline says of each verdict on the data, before the count of learners.
-_HEADLINES: dict[VerdictKind, str] = {
-    "matters": "Order carries information",
-    "order or position": "Order or position carries information",
-    "negligible": "Order carries negligible information",
-    "does not matter": "Order carries no information",
-    "hurts": "Order carries no information",
-    "undetermined": "Undetermined whether order carries information",
-    "not learned": "Not learned, so nothing is known of order",
-    "nothing to order": "Nothing to order",
-    "no verdict": "No verdict on order",
-}
-
-
-def headline(result: OrderTestResult) -> str:
-    """The verdict on the data in few words, the number of learners whose information has an interval above 0, and the
-    range of the information over all learners.
-    """
-    gains = [one.practical_gain for one in result.heads if one.practical_gain is not None]
-    words = _HEADLINES[result.verdict.kind]
-    if not gains:
-        return words
-    least, most = (f(gain.value for gain in gains) for f in (min, max))
-    range_ = points(least) if len(gains) == 1 else f"{points(least)} to {points(most)}"
-    above = sum(gain.low > 0 for gain in gains)
-    return f"{words}: {above} of {len(gains)} learner{'s' if len(gains) != 1 else ''}, {range_} points"
-
-
-def answers(result: OrderTestResult) -> list[tuple[str, str]]:
-    """The three questions, each with one sentence: on one trained head, on one learner, and on the data.
-
-    The first two are answered for the learner with the largest value of order.
-    """
-    learners = [one for one in result.heads if not one.is_order_blind]
-    data = ("Does frame order carry information that the set of frames does not?", result.verdict.sentence)
-    if not learners:
-        return [data]
-    lead = max(learners, key=lambda one: one.value_of_order.value)
-    assert lead.verdict is not None and lead.reliance is not None
-    return [
-        ("Does this trained model rely on frame order?", reliance_sentence(lead.label, lead.reliance)),
-        ("Is frame order worth anything to this learner?", f"{lead.verdict.sentence}{_rotated(lead)}"),
-        data,
-    ]
-
-
-def _rotated(lead: HeadResult) -> str:
-    if lead.rotated is None:
-        return ""
-    remains = f"{in_points(lead.rotated.value)} ({in_words(lead.rotated)})"
-    return f"; {remains} remain with clips rotated by random offsets, which keeps neighbours but not positions"
 
 
 def verdict_word(one: HeadResult) -> str:
@@ -298,21 +212,21 @@ def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
         yield name, value
 
 
-def summary_table(result: OrderTestResult) -> RichTable:
+def summary_table(result: OrderTestResult) -> TerminalTable:
     """The main results of each head, for a terminal of 80 columns."""
-    rich = RichTable(
-        title="accuracy in order, in %; reliance and value of order, in points\n"
-        f"margin {percent(result.margin)} points, {result.num_runs} runs",
-        box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold underline",
-    )  # fmt: skip
-    for name in ("head", "accuracy", "relies", "worth", "95 % interval", "verdict"):
-        rich.add_column(name, justify="left" if name in ("head", "verdict") else "right", no_wrap=True)
-    for one in result.heads:
-        value = one.value_of_order
-        numbers = [
+    title = (
+        "accuracy in order, in %; reliance and value of order, in points\n"
+        f"margin {percent(result.margin)} points, {result.num_runs} runs"
+    )
+    rows = [
+        (
+            one.label,
             percent(one.accuracies[ORDERED].value),
             points(one.reliance.value if one.reliance else 0.0),
-            points(value.value),
-        ]
-        rich.add_row(*(Text(text) for text in (one.label, *numbers, interval(value), verdict_word(one))))
-    return rich
+            points(one.value_of_order.value),
+            interval(one.value_of_order),
+            verdict_word(one),
+        )
+        for one in result.heads
+    ]
+    return TerminalTable(title, ("head", "accuracy", "relies", "worth", "95 % interval", "verdict"), rows)

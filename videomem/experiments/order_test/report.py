@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from videomem.experiments import permutations
+from videomem.experiments import html, permutations
 from videomem.experiments.clips import shown_frames
-from videomem.experiments.drawing import png, shorten
-from videomem.experiments.html import Example, Picture, ScoredExample, Strip, environment, strip_image
+from videomem.experiments.drawing import shorten
+from videomem.experiments.html import Example, Picture, ScoredExample, Strip
 from videomem.experiments.memories import head_sentence
+from videomem.experiments.order_test.answers import answers, headline, lead_head
 from videomem.experiments.order_test.data import test_orders
 from videomem.experiments.order_test.figures import (
     accuracies_figure,
     classes_figure,
     confusions_figure,
     controls_figure,
-    lead_head,
     perturbations_towards_shuffle,
     pictured_pairs,
     sizes_figure,
@@ -29,14 +29,13 @@ from videomem.experiments.order_test.figures import (
 )
 from videomem.experiments.order_test.information import learner_label
 from videomem.experiments.order_test.methods import methods_paragraph, methods_text, used_references
-from videomem.experiments.order_test.order_tables import all_tables, answers, headline, table, table_of
+from videomem.experiments.order_test.order_tables import all_tables, table, table_of
 from videomem.experiments.order_test.plan import letters
 from videomem.experiments.order_test.result import OrderTestResult, to_json
 from videomem.experiments.order_test.scores import Scores
-from videomem.experiments.tables import csv_text, points
+from videomem.experiments.tables import points
 from videomem.statistics.clip_scores import ClipScores
 from videomem.training.data_module import VideoDataModule
-from videomem.utils.atomic import make_folders, write_atomic
 from videomem.utils.sharing import shared_text
 from videomem.video.datasets.reversed_classes import known_reversed_pairs
 
@@ -48,13 +47,11 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
     """The report as HTML. All values are escaped.
 
     Args:
-        result: The result.
-        examples: Clips of chiral pairs as video strips, with the prediction of each head.
         top_clips: The clips that need order most.
     """
     methods = methods_text(result)
-    template = environment().get_template("order_test/report.html.jinja")
-    page = template.render(
+    return html.page(
+        "order_test/report.html.jinja",
         result=result,
         table=partial(table, result),
         headline=headline(result),
@@ -67,13 +64,12 @@ def render(result: OrderTestResult, examples: Sequence[Example] = (), top_clips:
         pictures={picture.name: picture for picture in pictures(result)},
         examples=examples,
         top_clips=top_clips,
-        strip_image=strip_image,
+        strip_image=html.strip_image,
         shorten=shorten,
         table_of=partial(table_of, result),
         methods=methods,
         references=used_references(methods),
     )
-    return page.encode("utf-8", "replace").decode()
 
 
 def head_sentences(result: OrderTestResult) -> dict[str, str]:
@@ -108,32 +104,15 @@ def pictures(result: OrderTestResult) -> Iterator[Picture]:
 
 
 def write_report(
-    result: OrderTestResult,
-    folder: Path,
-    examples: Sequence[Example] = (),
-    top_clips: Sequence[ScoredExample] = (),
+    result: OrderTestResult, folder: Path, examples: Sequence[Example] = (), top_clips: Sequence[ScoredExample] = ()
 ) -> Mapping[str, Path]:
-    """Write `order.json`, `report.html`, `methods.txt`, `tables/*.csv` and `figures/*.png` to a folder.
-
-    Returns:
-        Path of the PNG of each figure by name, for `log_result`.
-    Raises:
-        VideomemError: If a file cannot be written.
-    """
-    make_folders(folder, "tables", "figures")
+    """Write `order.json`, `report.html`, `methods.txt`, tables and figures to a folder; see `html.write_report`."""
     texts = {
         "order.json": to_json(result),
         "report.html": render(result, examples, top_clips),
         "methods.txt": methods_paragraph(result),
     }
-    texts |= {f"tables/{one.name}.csv": csv_text(one) for one in all_tables(result)}
-    for name, text in texts.items():
-        write_atomic(folder / name, text.encode("utf-8", "replace"))
-    written = {}
-    for picture in pictures(result):
-        written[picture.name] = folder / "figures" / f"{picture.name}.png"
-        write_atomic(written[picture.name], png(picture.figure))
-    return written
+    return html.write_report(folder, texts, all_tables(result), pictures(result))
 
 
 def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) -> list[Example]:
@@ -141,8 +120,6 @@ def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) 
 
     Args:
         data: The data module that the videos are decoded with. If a video is missing, its example is left out.
-        scores: Predictions of all training jobs, on the clips of `data`.
-        result: The result, for its chiral pairs.
     """
     clips, test = scores.clips, scores.splits[0].test
     examples = []
@@ -155,12 +132,7 @@ def examples_of(data: VideoDataModule, scores: Scores, result: OrderTestResult) 
 
 
 def top_clips_of(data: VideoDataModule, scores: ClipScores) -> list[ScoredExample]:
-    """The clips with the highest order scores, if clips differ in it.
-
-    Args:
-        data: The data module that the videos are decoded with.
-        scores: Order scores of the clips of `data`.
-    """
+    """The clips with the highest order scores, if clips differ in it."""
     if not scores.between > 0:
         return []
     top = []

@@ -208,7 +208,11 @@ class DataFacts:
 
 
 @result_model
-class OrderTestResult(NotebookResult, view="videomem.experiments.order_test.order_view"):
+class OrderTestResult(
+    NotebookResult,
+    overview="videomem.experiments.order_test.answers:overview",
+    figure="videomem.experiments.order_test.figures:value_figure",
+):
     """The result of an order test.
 
     Attributes:

@@ -87,15 +87,8 @@ def _section(model: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    text = (
-        str(annotation)
-        .replace(" | ", " or ")
-        .replace("Number", "float")
-        .replace("SharedPath", "str")
-        .replace("SharedText", "str")
-        .replace("Text", "str")
-    )
-    return f"`{text}`"
+    text = str(annotation).replace(" | ", " or ").replace("Number", "float")
+    return f"`{re.sub('SharedPath|SharedText|Text', 'str', text)}`"
 
 
 if __name__ == "__main__":

@@ -91,11 +91,8 @@ class Scores:
         """Mean over groups and runs with its uncertainty.
 
         Args:
-            values_N: One value per row.
             overlap: Replaces that of the plan, for smaller training sets.
             metric: Replaces that of the plan.
-            comparisons: See `estimate_mean`.
-            limits: See `estimate_mean`.
         """
         weights = self.class_weights if (metric or self.metric) == "balanced" else None
         overlap = self.overlap if overlap is None else overlap

@@ -54,10 +54,7 @@ def write_clip_scores(
     Groups that are not in `group_names` have the name of the first clip in the table.
 
     Args:
-        folder: Folder of the result.
         clips: The clips that the ids of `scores` are indices of, as `VideoDataModule.clips`.
-        scores: The scores.
-        group_names: Name of each group by its id, as `order_tables.group_names` returns it.
     """
     names = dict(group_names)
     rows = []
@@ -132,10 +129,8 @@ def clips_above(
     """The scored clips with the highest scores, highest first.
 
     Args:
-        scored: The scored clips.
         top_share: Share of the scored clips that is kept, in (0, 1], at least one clip. Clips with the same score as
             the last of them are kept too, because nothing tells them apart.
-        min_score: Lowest score that is kept.
     Raises:
         VideomemError: If no clip was tested twice, all scores are equal, or none is high enough.
     """
@@ -196,13 +191,7 @@ def unscored_splits(catalog: Catalog, scored: Sequence[ScoredClip]) -> list[str]
 
 
 def restricted_to_clips(catalog: Catalog, scored: Sequence[ScoredClip], kept: Sequence[ScoredClip]) -> Catalog:
-    """The kept clips of a catalog. In splits without any scored clip, all clips of their classes are kept.
-
-    Args:
-        catalog: The catalog.
-        scored: The clips that have a score.
-        kept: Those of them that are kept.
-    """
+    """The kept clips of a catalog. In splits without any scored clip, all clips of their classes are kept."""
     unscored = unscored_splits(catalog, scored)
     locations, labels = {one.clip.location for one in kept}, {one.clip.label for one in kept}
     return _trainable(catalog, Catalog(tuple(
