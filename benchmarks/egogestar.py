@@ -22,7 +22,8 @@ from videomem.experiments.order_test.order_tables import table
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.tables import show
 from videomem.utils.folders import config_folder
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
 
 
 def write_groups(root: Path, path: Path) -> None:

@@ -20,7 +20,8 @@ from videomem.cli.main import main
 from videomem.experiments.order_test.result import from_json
 from videomem.experiments.order_test.training_results import read_training_result
 from videomem.utils.folders import config_folder
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
 
 CLASSES, FRAMES, DIM, PER_GROUP = 10, 16, 4096, 5
 

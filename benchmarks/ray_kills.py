@@ -78,7 +78,8 @@ if __name__ == "__main__":
     options.add_argument("--clips", type=int, default=60)
     given = options.parse_args()
     from videomem.utils.folders import config_folder
-    from videomem.video.catalog import Catalog, Clip, write_catalog
+    from videomem.video.catalog import Catalog, Clip
+    from videomem.video.catalog_files import write_catalog
 
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as place:
         folder = Path(place)

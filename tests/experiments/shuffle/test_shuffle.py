@@ -37,7 +37,7 @@ from videomem.experiments.shuffle.measurements import (
     summarize,
 )
 from videomem.features.backbone import load_backbone
-from videomem.features.extraction import decode_frames
+from videomem.features.clip_decoding import decode_frames
 from videomem.heads import GRU, LSTM, Head
 from videomem.statistics.contrasts import estimate_mean
 from videomem.statistics.verdict import interval
