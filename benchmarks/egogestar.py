@@ -20,7 +20,8 @@ from rich.console import Console
 
 from videomem.experiments.order_test.order_tables import table
 from videomem.experiments.tables import show
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
 
 
 def write_groups(root: Path, path: Path) -> None:

@@ -124,7 +124,7 @@ def main() -> None:
     print("| size | network | precision | workers | seconds | of the limit | usual loop / extract |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        list(run_isolated(str, [""], 1, 60.0, preload="videomem.features.extraction"))  # Starts the server.
+        list(run_isolated(str, [""], 1, 60.0, preload="videomem.features.clip_decoding"))  # Starts the server.
         for size in given.sizes:
             width, height = map(int, size.split("x"))
             clips = []

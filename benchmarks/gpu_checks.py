@@ -195,7 +195,8 @@ def stored(folder: Path, num_clips: int, num_frames: int = 16, feature_dim: int 
     """Arguments of the data module of imported features: noise with a trend that depends on the class."""
     from videomem.features.importing import Importing, import_features
     from videomem.features.settings import ImportedFeatures
-    from videomem.video.catalog import Catalog, Clip, write_catalog
+    from videomem.video.catalog import Catalog, Clip
+    from videomem.video.catalog_files import write_catalog
     from videomem.video.sampling import Uniform
 
     rng, arrays = np.random.default_rng(0), folder / "arrays"

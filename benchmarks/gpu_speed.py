@@ -47,7 +47,8 @@ def backbone(part: Part) -> None:
 
 def extraction(part: Part) -> None:
     """Speed of feature extraction, and the fraction of time spent waiting for decoded frames."""
-    import videomem.features.extraction as extracting
+    from videomem.features import shard_extraction
+    from videomem.features.extraction import extract
     from videomem.features.settings import FeatureSettings
     from videomem.video.sampling import Uniform
     from videomem.video.synthetic import SyntheticSettings, synthesize
@@ -56,10 +57,10 @@ def extraction(part: Part) -> None:
     drawn = SyntheticSettings(train_pairs=pairs, val_pairs=0, test_pairs=1, frame_size=224)
     catalog = synthesize(drawn, part.folder / "videos")
     settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(16))
-    waited, decode_each = [0.0], extracting.decode_each
+    waited, decode_clips = [0.0], shard_extraction.decode_clips
 
     def timed(*arguments: Any) -> Any:
-        answers = decode_each(*arguments)
+        answers = decode_clips(*arguments)
         try:
             while True:
                 started = time.perf_counter()
@@ -72,10 +73,10 @@ def extraction(part: Part) -> None:
         finally:
             answers.close()
 
-    extracting.decode_each = timed
+    shard_extraction.decode_clips = timed
     load_backbone(settings.backbone, part.device)
     workers, started = os.cpu_count() or 1, time.perf_counter()
-    report = extracting.extract(catalog.clips, settings, part.folder / "store", part.device, workers)
+    report = extract(catalog.clips, settings, part.folder / "store", part.device, workers)
     took = time.perf_counter() - started
     part.figure(f"{workers} workers", report.num_extracted * 16 / took, "frames/s")
     part.figure(f"{workers} workers, share of waiting", waited[0] / took, "")

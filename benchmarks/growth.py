@@ -21,7 +21,8 @@ import av
 import numpy as np
 
 from videomem.utils.folders import config_folder
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
 
 FRAMES, RATE, SIZE, CLIPS_OF_VIDEO = 3, 10, 64, 20
 CONFIG = config_folder() / "base.yaml"

@@ -18,7 +18,8 @@ import numpy as np
 from commands import configs, forecast, order_test, run
 
 from videomem.experiments.order_test.training_results import read_training_result
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
 
 CLASSES, FRAMES, DIM, PER_GROUP = 10, 16, 4096, 5
 

@@ -79,7 +79,8 @@ if __name__ == "__main__":
     given = options.parse_args()
     from commands import configs, squeezenet
 
-    from videomem.video.catalog import Catalog, Clip, write_catalog
+    from videomem.video.catalog import Catalog, Clip
+    from videomem.video.catalog_files import write_catalog
 
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as place:
         folder = Path(place)

@@ -63,7 +63,7 @@ def build(num_clips: int, folder: Path) -> dict[str, float]:
     """Write the catalog, shards, index and record; returns seconds and megabytes."""
     from videomem.features.index import ClipTable, states_array
     from videomem.features.store import FeatureStore
-    from videomem.video.catalog import read_catalog
+    from videomem.video.catalog_files import read_catalog
 
     times, started = {}, time.perf_counter()
     catalog_path = folder / "catalog.arrow"
@@ -77,7 +77,7 @@ def build(num_clips: int, folder: Path) -> dict[str, float]:
     places_N5 = np.stack([rows // SHARD_CLIPS, start_N, start_N + FRAMES, rows % 2**31, np.full(num_clips, 90)], 1)
     for number in range(-(-num_clips // SHARD_CLIPS)):
         Path(store.folder, "shards", f"{number:06d}.safetensors").write_bytes(b"a shard")
-    states = store.shard_states()
+    states = store.shards.states()
     table = ClipTable(keys_N[0], keys_N[1], places_N5.astype(np.int32), states_array(states))
     started = time.perf_counter()
     store.files.make("index")
@@ -117,7 +117,7 @@ def build(num_clips: int, folder: Path) -> dict[str, float]:
 def measure(folder: Path) -> dict[str, float]:
     """What training does with the store, in this process; returns seconds and megabytes."""
     from videomem.training.data_module import VideoDataModule
-    from videomem.training.feature_sources import EpochSampler
+    from videomem.training.samplers import EpochSampler
 
     private, mapped = memory_mb("RssAnon"), memory_mb("RssFile")
     times, whole, whole_cpu = {}, time.perf_counter(), time.process_time()

@@ -18,7 +18,8 @@ import torch
 from videomem.cli.config_options import build_data_module, config_parser, parse
 from videomem.cli.main import main
 from videomem.training.data_module import VideoDataModule
-from videomem.video.catalog import Catalog, read_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_files import read_catalog
 from videomem.video.synthetic import SyntheticSettings, synthesize
 
 ROOT = Path(__file__).parent.parent

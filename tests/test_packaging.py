@@ -25,7 +25,8 @@ from twine.commands.check import check
 from videomem.errors import VideomemError
 from videomem.features.arrays import open_source
 from videomem.inference.onnx_graphs import onnx_libraries
-from videomem.video.catalog import Catalog, read_catalog, write_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_files import read_catalog, write_catalog
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SDIST = SETTINGS["project"], SETTINGS["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]

@@ -45,6 +45,11 @@ def without_padding(values_BTK: Tensor, lengths: Tensor) -> Tensor:
     return values_BTK * length_mask(lengths, values_BTK.shape[1]).unsqueeze(2)  # Six times faster than `masked_fill`.
 
 
+def last_frames(values_BTK: Tensor, lengths: Tensor) -> Tensor:
+    """Values (B, K) of the last real frame of each video."""
+    return values_BTK[torch.arange(lengths.shape[0], device=lengths.device), lengths - 1]  # `len` fixes B in a graph.
+
+
 def pad_videos(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Pad videos (T_i, ...) with zeros to (B, max T_i, ...); returns them and their lengths (B,)."""
     lengths = torch.tensor([len(video) for video in videos])

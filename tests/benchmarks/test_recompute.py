@@ -33,7 +33,8 @@ from videomem.features.store import FeatureSettings
 from videomem.inference.model import Classifier
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import from_plain
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
 from videomem.video.sampling import Uniform
 
 sys.path.append(str(ROOT / "benchmarks"))

@@ -23,7 +23,8 @@ from test_vocabulary import ALLOWED, RETIRED
 import videomem
 from videomem.cli.lightning_cli import UNUSED_BY
 from videomem.cli.main import COMMANDS, main
-from videomem.video.catalog import Catalog, write_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_files import write_catalog
 from videomem.video.datasets import LAYOUTS
 
 

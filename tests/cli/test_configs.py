@@ -13,7 +13,8 @@ from conftest import CONFIGS, every_head, fit_arguments, varied_heads
 from videomem.cli.main import main
 from videomem.heads import SetReadout
 from videomem.training.checkpoint import read_checkpoint
-from videomem.video.catalog import Catalog, read_catalog, write_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_files import read_catalog, write_catalog
 
 DATA_SETS = sorted(
     path.stem for path in (CONFIGS / "data").glob("*.yaml") if path.stem not in ("synthetic", "imported")

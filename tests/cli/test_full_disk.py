@@ -20,7 +20,7 @@ from safetensors import safe_open
 from videomem.cli.main import main
 from videomem.experiments.order_test.subset import write_clip_scores
 from videomem.statistics.clip_scores import clip_scores
-from videomem.video.catalog import read_catalog
+from videomem.video.catalog_files import read_catalog
 from videomem.video.decoding import decode_clip
 from videomem.video.sampling import Uniform
 

@@ -34,7 +34,8 @@ from videomem.inference.exported_folder import CONFIG
 from videomem.inference.model import load
 from videomem.training.checkpoint import read_checkpoint
 from videomem.training.data_module import VideoDataModule
-from videomem.video.catalog import Catalog, write_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_files import write_catalog
 from videomem.video.sampling import FixedRate, Uniform
 
 PX = 28

@@ -42,12 +42,12 @@ def add(mine: FeatureStore, numbers: range, failing: int = 7) -> None:
     """Write shards of these clips; every multiple of `failing` fails."""
     for number, keys in mine.extend_plan(map(key, numbers)).items():
         good = [one for one in keys if int(one[16:], 16) % failing]
-        mine.write_shard(number, [(one, FIELDS, torch.full((2, 3), float(int(one[16:], 16)))) for one in good])
+        mine.shards.write(number, [(one, FIELDS, torch.full((2, 3), float(int(one[16:], 16)))) for one in good])
 
 
 def by_header(mine: FeatureStore) -> dict[str, Entry]:
     plan = mine.read_plan()
-    return {k: e for number in mine.shard_states() for k, e in mine._entries(number, plan[number]).items()}
+    return {k: e for number in mine.shards.states() for k, e in mine.shards.entries(number, plan[number]).items()}
 
 
 def test_an_index_has_the_clips_of_all_headers_and_reads_none(
@@ -61,13 +61,13 @@ def test_an_index_has_the_clips_of_all_headers_and_reads_none(
     assert len(list((mine.folder / "index").iterdir())) <= 3
     add(mine, range(90, 100))
     mine.update_index()
-    for name in ("_header", "read_plan"):
-        monkeypatch.setattr(mine, name, None)
+    for part, name in ((mine.shards, "_rows"), (mine, "read_plan")):
+        monkeypatch.setattr(part, name, None)
     index = mine.read_index()
     assert all(index[k] == entry for k, entry in expected.items()) and not index.loose
     assert index.is_settled(key(7)) and key(7) not in index
     assert not index.is_settled(key(1000)) and not index.is_settled("odd") and key(1000) not in index
-    assert torch.equal(mine.read(index[key(9)]), torch.full((2, 3), 9.0, dtype=torch.float16))
+    assert torch.equal(mine.shards.read(index[key(9)]), torch.full((2, 3), 9.0, dtype=torch.float16))
 
 
 def test_an_index_counts_for_no_shard_that_is_absent_or_replaced(mine: FeatureStore) -> None:
@@ -78,7 +78,7 @@ def test_an_index_counts_for_no_shard_that_is_absent_or_replaced(mine: FeatureSt
     others = mine.read_index()
     assert key(1) not in others and not others.is_settled(key(1)) and key(5) in others
     assert list(others.loose) == []
-    mine.write_shard(1, [(key(5), FIELDS, torch.zeros(2, 3))])
+    mine.shards.write(1, [(key(5), FIELDS, torch.zeros(2, 3))])
     assert list(mine.read_index().loose) == [1]
     assert key(6) not in mine.read_index() and mine.read_index().is_settled(key(6))
     add(mine, range(1, 41))
@@ -92,7 +92,7 @@ def test_a_clip_that_failed_in_one_shard_and_not_in_another_has_features(mine: F
     add(mine, range(1, 17))
     mine.update_index()
     for number, keys in mine.extend_plan([key(7)], [key(7)]).items():
-        mine.write_shard(number, [(one, FIELDS, torch.zeros(2, 3)) for one in keys])
+        mine.shards.write(number, [(one, FIELDS, torch.zeros(2, 3)) for one in keys])
     assert key(7) in mine.read_index()
     add(mine, range(17, 40))
     mine.update_index()

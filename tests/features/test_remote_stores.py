@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from videomem.cli.main import main
 from videomem.errors import VideomemError
-from videomem.features import extraction, store
+from videomem.features import clip_decoding, store
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
 from videomem.features.failures import Failure, FailureTable
@@ -98,7 +98,7 @@ def test_a_remote_store_has_the_bytes_of_a_local_one(tmp_path: Path, clips: list
     assert failures[0] == failures[1] and len(failures[1]) == 1
     here, there = (FeatureStore(root, SETTINGS) for root in (tmp_path / "local", url))
     for (key, entry), (other, same) in zip(here.read_index().items(), there.read_index().items(), strict=True):
-        assert key == other and entry == same and torch.equal(here.read(entry), there.read(same))
+        assert key == other and entry == same and torch.equal(here.shards.read(entry), there.shards.read(same))
     again = extract([*clips, broken], SETTINGS, url)
     assert (again.num_done_before, again.num_extracted, len(again.failures)) == (10, 0, 1)
 
@@ -156,7 +156,7 @@ def test_a_server_that_stops_ends_extraction_with_one_line_and_it_resumes(
     workspace: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(store, "SHARD_CLIPS", 4)
-    real, calls = extraction.decode_frames, iter(range(1000))
+    real, calls = clip_decoding.decode_frames, iter(range(1000))
 
     def decode(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> object:
         if next(calls) == 9:
@@ -165,7 +165,7 @@ def test_a_server_that_stops_ends_extraction_with_one_line_and_it_resumes(
 
     two_frames = ("--data.features.sampling.num_frames", "2")
     arguments = [*data_arguments(workspace), "--data.store", "s3://videos/features", *two_frames]
-    monkeypatch.setattr(extraction, "decode_frames", decode)
+    monkeypatch.setattr(clip_decoding, "decode_frames", decode)
     error = failed(capsys, "extract", *arguments, "--workers", "0")
     assert error.startswith("videomem: error: s3://videos/features/") and "cannot be reached" in error
     server.start()

@@ -31,9 +31,10 @@ from safetensors.torch import save
 
 from videomem.cli.main import main
 from videomem.errors import DecodingError, VideomemError
-from videomem.features import extraction, store
+from videomem.features import clip_decoding, shard_extraction, shard_files, store
 from videomem.features.backbone import BackboneSettings
-from videomem.features.extraction import decode_frames, extract
+from videomem.features.clip_decoding import decode_frames
+from videomem.features.extraction import extract
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import store_folder
 from videomem.features.keys import clip_keys
@@ -42,7 +43,8 @@ from videomem.features.store import FeatureStore
 from videomem.utils import atomic
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked
-from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import read_catalog, write_catalog
 from videomem.video.decoding import DecodedClip
 from videomem.video.sampling import FixedRate, Uniform
 
@@ -68,7 +70,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def features(root: Path, clips: list[Clip], settings: FeatureSettings = SETTINGS) -> list[torch.Tensor]:
     opened, keys = FeatureStore(root, settings), clip_keys(clips, root)[0]
     index = opened.read_index()
-    return [opened.read(index[keys[clip]]) for clip in clips]
+    return [opened.shards.read(index[keys[clip]]) for clip in clips]
 
 
 def failures_in(root: Path) -> dict[str, Failure]:
@@ -89,7 +91,7 @@ def key_of(clip: Clip, root: Path) -> str:
 def test_a_second_run_does_nothing(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
     assert extract(clips, SETTINGS, tmp_path).num_extracted == 14
     before = contents(tmp_path)
-    monkeypatch.setattr(extraction, "decode_frames", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(clip_decoding, "decode_frames", lambda *_, **__: pytest.fail("decoded again"))
     report = extract(clips, SETTINGS, tmp_path)
     assert (report.num_done_before, report.num_extracted, report.failures) == (14, 0, ())
     assert contents(tmp_path) == before
@@ -107,17 +109,17 @@ def test_an_interrupted_extraction_ends_with_the_same_bytes(
     tmp_path: Path, clips: list[Clip], stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extract(clips, SETTINGS, tmp_path / "reference")
-    real, calls = extraction.decode_frames, iter(range(1000))
+    real, calls = clip_decoding.decode_frames, iter(range(1000))
 
     def interrupted(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> object:
         if next(calls) == stop_after:
             raise KeyboardInterrupt
         return real(clip, settings)
 
-    monkeypatch.setattr(extraction, "decode_frames", interrupted)
+    monkeypatch.setattr(clip_decoding, "decode_frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(clips, SETTINGS, tmp_path / "other")
-    monkeypatch.setattr(extraction, "decode_frames", real)
+    monkeypatch.setattr(clip_decoding, "decode_frames", real)
     report = extract(clips, SETTINGS, tmp_path / "other")
     assert report.num_done_before == stop_after // 4 * 4
     assert contents(tmp_path / "reference") == contents(tmp_path / "other")
@@ -209,14 +211,14 @@ def test_a_file_that_is_temporarily_missing_is_not_recorded_as_failed(tmp_path: 
 def test_any_exception_of_a_decoder_fails_only_its_clip(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = extraction.decode_frames
+    real = clip_decoding.decode_frames
 
     def odd(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> object:
         if clip == clips[1]:
             raise AttributeError("odd file")
         return real(clip, settings)
 
-    monkeypatch.setattr(extraction, "decode_frames", odd)
+    monkeypatch.setattr(clip_decoding, "decode_frames", odd)
     report = extract(clips, SETTINGS, tmp_path)
     assert [f.error for f in report.failures] == ["AttributeError"] and report.num_extracted == len(clips) - 1
 
@@ -249,7 +251,7 @@ def test_failures_do_not_change_stored_features(tmp_path: Path, with_broken: lis
 def test_features_beyond_half_precision_are_refused(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "extract_features", lambda b, frames: torch.full((len(frames), 1024), 1e6))
+    monkeypatch.setattr(shard_extraction, "extract_features", lambda b, frames: torch.full((len(frames), 1024), 1e6))
     with pytest.raises(VideomemError, match=r"set data\.features\.dtype to float32"):
         extract(clips[:2], SETTINGS, tmp_path)
 
@@ -289,7 +291,7 @@ def test_every_kind_of_decoding_error_fails_only_its_clip(
     def fail(clip: Clip, settings: FeatureSettings, preprocessing: object = None) -> None:
         raise DecodingError(f"{clip.path}: broken\nin two lines")
 
-    monkeypatch.setattr(extraction, "decode_frames", fail)
+    monkeypatch.setattr(clip_decoding, "decode_frames", fail)
     report = extract(clips, SETTINGS, tmp_path)
     assert len(report.failures) == len(clips) and "\n" not in report.failures[0].message
 
@@ -311,7 +313,7 @@ def decode_oddly(
 @pytest.fixture
 def with_odd(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
     """Clips, some of which make their decoder hang, abort or fail."""
-    monkeypatch.setattr(extraction, "decode_frames", decode_oddly)
+    monkeypatch.setattr(clip_decoding, "decode_frames", decode_oddly)
     odd = [
         copy_of(clip, tmp_path / f"{name}.mp4")
         for clip, name in zip(clips[10:13], ("hangs", "aborts", "fails"), strict=True)
@@ -354,7 +356,7 @@ def test_failed_clips_alone_are_tried_again_when_asked(
             raise DecodingError(f"{clip.path}: still odd")
         return decode_frames(clip, settings)
 
-    monkeypatch.setattr(extraction, "decode_frames", note)
+    monkeypatch.setattr(clip_decoding, "decode_frames", note)
     report = extract([*with_odd, never_seen], SETTINGS, tmp_path / "store", retry_failed=True)
     assert set(tried) == {"hangs.mp4", "aborts.mp4", "fails.mp4", "later.mp4"}
     assert (report.num_done_before, report.num_extracted) == (8, 2)
@@ -398,7 +400,7 @@ def test_the_good_part_of_a_damaged_video_can_be_used(tmp_path: Path, clips: lis
     assert extract([clip], lenient, tmp_path / "store").failures == ()
     mine = FeatureStore(tmp_path / "store", lenient)
     (entry,) = mine.read_index().values()
-    assert 20 < entry.num_available < 60 and mine.facts(entry).damage == "marked as corrupt"
+    assert 20 < entry.num_available < 60 and mine.shards.fields(entry)["damage"] == "marked as corrupt"
 
 
 def test_folders_of_frames_are_clips_like_others(tmp_path: Path, clips: list[Clip]) -> None:
@@ -414,8 +416,8 @@ def test_folders_of_frames_are_clips_like_others(tmp_path: Path, clips: list[Cli
     entries = mine.read_index()
     keys = clip_keys([clip, other_rate, part], tmp_path / "store")[0]
     assert [entries[keys[c]].num_available for c in (clip, other_rate, part)] == [12, 12, 6]
-    facts = mine.facts(entries[keys[clip]])
-    assert facts.decoder == "pillow" and facts.indices == (0, 3, 8, 11)
+    fields = mine.shards.fields(entries[keys[clip]])
+    assert fields["decoder"] == "pillow" and fields["indices"] == [0, 3, 8, 11]
     os.utime(folder / "00003.png", ns=(1, 1))
     assert key_of(clip, tmp_path / "store") == keys[clip]
     Image.fromarray(barcode(99)).save(folder / "00003.png")
@@ -428,7 +430,7 @@ from videomem.features import store
 store.SHARD_CLIPS = 4
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
-from videomem.video.catalog import read_catalog
+from videomem.video.catalog_files import read_catalog
 from videomem.video.sampling import Uniform
 if __name__ == "__main__":
     settings = store.FeatureSettings(BackboneSettings(weights="random", layer="pool5", grid=2), Uniform(4))
@@ -615,10 +617,10 @@ def test_features_that_were_checked_once_are_not_checked_again(
     extract(clips[:4], SETTINGS, tmp_path)
     opened = FeatureStore(tmp_path, SETTINGS)
     (first, *_) = opened.read_index().values()
-    opened.read(first)
-    monkeypatch.setattr(store, "_checksum", lambda rows: pytest.fail("checked again"))
-    opened.read(first)
-    pickle.loads(pickle.dumps(opened)).read(first)  # noqa: S301 - as a worker gets it
+    opened.shards.read(first)
+    monkeypatch.setattr(shard_files, "_checksum", lambda rows: pytest.fail("checked again"))
+    opened.shards.read(first)
+    pickle.loads(pickle.dumps(opened)).shards.read(first)  # noqa: S301 - as a worker gets it
 
 
 def test_a_store_is_read_without_writing_to_it(tmp_path: Path, clips: list[Clip]) -> None:
@@ -767,7 +769,7 @@ def test_a_store_is_read_through_links_but_nothing_is_written_or_deleted_through
     orphan.write_text("of a process that has ended")
     before = contents(moved)
     index = mine.read_index()
-    assert len(index) == 4 and all(torch.isfinite(mine.read(entry)).all() for entry in index.values())
+    assert len(index) == 4 and all(torch.isfinite(mine.shards.read(entry)).all() for entry in index.values())
     with pytest.raises(VideomemError, match=r": a link, through which nothing is written; put the folder itself there"):
         extract(clips, SETTINGS, tmp_path / "root")
     assert contents(moved) == before and orphan.exists()
@@ -832,8 +834,8 @@ def test_text_of_a_store_does_not_act_on_the_terminal(
 def test_features_that_the_stored_type_keeps_imprecisely_are_a_warning_of_extract(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = extraction.extract_features
-    monkeypatch.setattr(extraction, "extract_features", lambda *given: whole(*given) * 1e-9)
+    whole = shard_extraction.extract_features
+    monkeypatch.setattr(shard_extraction, "extract_features", lambda *given: whole(*given) * 1e-9)
     command = ["extract", *data_arguments(workspace), "--workers", "0", "--data.store", str(tmp_path)]
     command += ["--data.features.sampling.num_frames", "2"]
     warning = "of the features are in all clips too small for the full precision of float16; set data.features.dtype to"
@@ -849,9 +851,9 @@ def test_a_shard_of_many_clips_is_read_in_proportion(tmp_path: Path) -> None:
     keys = [f"{number:032x}" for number in range(60_000)]
     fields = {"num_available": 1, "fps": 25.0, "decoder": "pyav", "damage": "", "indices": [0]}
     mine.create()
-    mine.write_shard(0, [(key, fields, torch.zeros(1, 1)) for key in keys])
+    mine.shards.write(0, [(key, fields, torch.zeros(1, 1)) for key in keys])
     started = time.perf_counter()
-    assert len(mine._entries(0, keys)) == len(keys)
+    assert len(mine.shards.entries(0, keys)) == len(keys)
     assert time.perf_counter() - started < 15
 
 
@@ -884,7 +886,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path, clips: list[Cl
     change_shard(mine, change)
     entries = mine.read_index()
     with pytest.raises(VideomemError, match="has values that are not finite; delete it and run"):
-        [mine.read(entry) for entry in entries.values()]
+        [mine.shards.read(entry) for entry in entries.values()]
 
 
 def change_shard(mine: FeatureStore, change: Callable[[dict[str, Any], torch.Tensor], object]) -> None:

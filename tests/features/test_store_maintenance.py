@@ -11,10 +11,10 @@ import torch
 from conftest import data_arguments, failed
 
 from videomem.cli.main import main
-from videomem.features import extraction, store
+from videomem.features import clip_decoding, store
 from videomem.features.folder import store_folder
 from videomem.features.maintenance import stores_in
-from videomem.features.store import FeatureStore
+from videomem.features.shard_files import Shards
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def stored(extracted_once: Path, tmp_path: Path) -> Path:
 
 def by_key(root: Path | str) -> dict[str, torch.Tensor]:
     (one,) = stores_in(root)
-    return {key: one.read(entry) for key, entry in one.read_index().items()}
+    return {key: one.shards.read(entry) for key, entry in one.read_index().items()}
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -83,14 +83,14 @@ def test_a_job_uses_the_hashes_that_others_know(
 def test_a_merge_that_was_interrupted_is_repeated(
     stored: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = FeatureStore.write_shard, iter(range(100))
+    real, calls = Shards.write, iter(range(100))
 
     def write(*given: object) -> None:
         if next(calls) == 1:
             raise KeyboardInterrupt
         real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FeatureStore, "write_shard", write)
+    monkeypatch.setattr(Shards, "write", write)
     command = ["store", "merge", str(tmp_path / "out"), str(stored)]
     assert main(command) == 130
     assert main(command) == 0
@@ -170,7 +170,7 @@ def test_a_part_has_a_failure_table_of_its_own(
     def fail(clip: object, settings: object, preprocessing: object = None) -> object:
         raise ValueError("odd")
 
-    monkeypatch.setattr(extraction, "decode_frames", fail)
+    monkeypatch.setattr(clip_decoding, "decode_frames", fail)
     for number in range(2):
         assert extracted(workspace, tmp_path, "--shard", f"{number}/2") == 1
     (one,) = stores_in(tmp_path)

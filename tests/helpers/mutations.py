@@ -34,9 +34,9 @@ from videomem.heads import GRU, AttentionReadout
 from videomem.inference.exported_folder import CONFIG, PREPROCESSOR, WEIGHTS
 from videomem.inference.model import Classifier, load, model_of
 from videomem.training.checkpoint import RUN_RECORD, Checkpoint, read_checkpoint
+from videomem.training.checkpoint_io import restore_from
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
-from videomem.training.resuming import restore_from
 
 Place = tuple[Any, ...]
 TRAP = "trap_module"  # A module that exists and must not be imported.

@@ -18,9 +18,11 @@ from videomem.features.extraction import extract
 from videomem.features.settings import FeatureSettings
 from videomem.features.store import FeatureStore
 from videomem.training.data_module import VideoDataModule
-from videomem.training.feature_sources import WINDOW_SHARDS, Augmentation, EpochSampler, LiveVideo, order_by_shards
+from videomem.training.feature_sources import Augmentation, LiveVideo
 from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
-from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
+from videomem.training.samplers import WINDOW_SHARDS, EpochSampler, order_by_shards
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import read_catalog, write_catalog
 from videomem.video.sampling import FixedRate, Uniform
 
 RANDOM = FeatureSettings(BackboneSettings(weights="random", layer="pool5"), FixedRate(8.0, 20))
@@ -234,7 +236,9 @@ def test_every_evaluated_pair_is_proved(
     workspace: Path, data: VideoDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proved = []
-    monkeypatch.setattr("videomem.training.data_module.check_same_bag", lambda group, one, other: proved.append(group))
+    monkeypatch.setattr(
+        "videomem.training.reversed_pairs.check_same_bag", lambda group, one, other: proved.append(group)
+    )
     data.setup("test")
     assert sorted(proved) == sorted({data.clips[row].group for row in data.rows("test")})
 

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, SequentialSampler
 from videomem.batch import IGNORED, VideoBatch
 from videomem.cli.main import main
 from videomem.heads import GRU
-from videomem.training.feature_sources import PADDING, EpochSampler, ShareSampler
 from videomem.training.lit_classifier import LitClassifier
+from videomem.training.samplers import PADDING, EpochSampler, ShareSampler
 
 UNEVEN = ("--data.reversed_pairs", "false", "--model.class_weighting", "balanced")
 

@@ -22,7 +22,7 @@ from helpers.recomputed import check_recomputed
 from videomem.cli.main import main
 from videomem.cli.train import per_class_accuracy, run
 from videomem.errors import VideomemError
-from videomem.features.store import FeatureStore
+from videomem.features.shard_files import Shards
 from videomem.heads import GRU, LastReadout, Memory, NoMemory
 from videomem.tracking import AtomicCSVLogger
 from videomem.training.checkpoint import read_checkpoint
@@ -138,8 +138,8 @@ def test_a_training_that_diverges_ends_with_one_line_and_keeps_the_last_good_che
 def test_features_that_are_not_finite_end_a_training_with_one_line(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = FeatureStore.read
-    monkeypatch.setattr(FeatureStore, "read", lambda self, entry: read(self, entry) * float("nan"))
+    read = Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, entry: read(self, entry) * float("nan"))
     error = failed(capsys, "fit", *fit_arguments(workspace, tmp_path / "run"))
     assert error.endswith("catalog.csv: training clips have features that are not finite; extract again")
 
@@ -147,8 +147,8 @@ def test_features_that_are_not_finite_end_a_training_with_one_line(
 def test_an_evaluation_on_features_that_are_not_finite_is_one_line(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = FeatureStore.read
-    monkeypatch.setattr(FeatureStore, "read", lambda self, entry: read(self, entry) * float("nan"))
+    read = Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, entry: read(self, entry) * float("nan"))
     error = failed(capsys, "test", "--ckpt-path", checkpoints["gru"], "--run-dir", tmp_path / "test")
     assert error.startswith("videomem: error: test/loss is nan: weights or features are not finite; train again")
 

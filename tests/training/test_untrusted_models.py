@@ -25,7 +25,7 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.features.weights import read_state
 from videomem.training.checkpoint import read_checkpoint
-from videomem.training.resuming import restore_from
+from videomem.training.checkpoint_io import restore_from
 from videomem.utils.torch_file import read_torch_file
 
 

@@ -20,16 +20,9 @@ from hypothesis import strategies as st
 from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.inference.folder_config import class_names
-from videomem.video.catalog import (
-    COLUMNS,
-    Catalog,
-    Clip,
-    absolute_clips,
-    catalog_warnings,
-    read_catalog,
-    read_table,
-    write_catalog,
-)
+from videomem.video.catalog import COLUMNS, Catalog, Clip
+from videomem.video.catalog_checks import catalog_warnings
+from videomem.video.catalog_files import absolute_clips, read_catalog, read_table, write_catalog
 from videomem.video.datasets.own import UNGROUPED, from_csv, from_folder
 from videomem.video.files import file_problem, videos_named
 from videomem.video.splits import assign_splits
@@ -473,7 +466,7 @@ def test_damaged_parquet_tables_are_one_line_or_are_read(tmp_path: Path) -> None
     write_catalog(Catalog(tuple(Clip(f"{n}.mp4", "ab"[n % 2], "train", str(n)) for n in range(30))), path)
     code = (
         "import sys; from pathlib import Path; import numpy as np\n"
-        "from videomem.errors import VideomemError; from videomem.video.catalog import read_table\n"
+        "from videomem.errors import VideomemError; from videomem.video.catalog_files import read_table\n"
         "path, rng = Path(sys.argv[1]), np.random.default_rng(0); whole = path.read_bytes()\n"
         "for number in range(2000):\n"
         "    changed, place = bytearray(whole), int(rng.integers(len(whole)))\n"
@@ -510,7 +503,7 @@ def test_a_parquet_table_that_repeats_one_long_text_takes_memory_in_proportion(t
     assert path.stat().st_size < 110_000
     code = (
         "import resource, sys; from pathlib import Path; import pyarrow.parquet\n"
-        "from videomem.video.catalog import read_table\n"
+        "from videomem.video.catalog_files import read_table\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024; before = peak()\n"
         "try: read_table(Path(sys.argv[1]))\n"
         "except Exception as error: print(error, peak() - before, sep='\\n')"

@@ -20,7 +20,8 @@ from conftest import CONFIGS, shared_data
 from PIL import Image
 
 from videomem.cli.main import main
-from videomem.video.catalog import Catalog, Clip, read_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import read_catalog
 from videomem.video.datasets import LAYOUTS
 from videomem.video.datasets.hmdb51 import movie
 from videomem.video.decoding import decode_clip

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from videomem.cli.main import main
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
 from videomem.video.decoding import decode_clip
-from videomem.video.fingerprint import BITS, MAX_DISTANCE, SAMPLING, distance, fingerprint, is_reversal, near_pairs
+from videomem.video.fingerprint import MAX_DISTANCE, SAMPLING, distance, fingerprint, is_reversal, near_pairs
 from videomem.video.survey import ClipFacts, near_duplicates, summary
 from videomem.video.synthetic import write_video
 
 Frames = NDArray[np.uint8]
+BITS = 64 * SAMPLING.num_frames  # of a fingerprint
 LOSSY: dict[str, Any] = {"codec": "libx264", "pixel_format": "yuv420p", "options": {"crf": "35", "preset": "ultrafast"}}
 
 MPEG4: dict[str, Any] = {"codec": "mpeg4", "pixel_format": "yuv420p", "options": {"q:v": "5"}}

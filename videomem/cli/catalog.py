@@ -26,7 +26,9 @@ from videomem.cli.terminal import console, say, table
 from videomem.errors import VideomemError
 from videomem.utils.atomic import write_atomic
 from videomem.utils.progress import tracked
-from videomem.video.catalog import Catalog, Clip, absolute_clips, catalog_problems, catalog_warnings, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_checks import catalog_problems, catalog_warnings
+from videomem.video.catalog_files import absolute_clips, write_catalog
 from videomem.video.datasets import LAYOUTS, Found, Layout
 from videomem.video.files import file_problem, is_url, split_template
 from videomem.video.splits import assign_splits, hold_out

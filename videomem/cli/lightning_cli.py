@@ -23,7 +23,7 @@ from videomem.features.encoders.encoder import PUBLISHED
 from videomem.features.folder import store_folder
 from videomem.tracking import Mode
 from videomem.training.checkpoint import Checkpoint
-from videomem.training.checkpoint_writer import AtomicCheckpointIO
+from videomem.training.checkpoint_io import AtomicCheckpointIO
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import TRAINING_OPTIONS, LitClassifier
 from videomem.utils.atomic import remove_orphans, write_atomic

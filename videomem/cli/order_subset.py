@@ -20,7 +20,9 @@ from videomem.experiments.order_test.subset import (
     unscored_splits,
 )
 from videomem.experiments.tables import points
-from videomem.video.catalog import Catalog, catalog_problems, read_catalog, write_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_checks import catalog_problems
+from videomem.video.catalog_files import read_catalog, write_catalog
 
 WARNING = (
     "warning: these scores were estimated on the same clips, so the results of that order test are too high for the "

@@ -45,7 +45,7 @@ from videomem.experiments.model_sensitivity.video_transformers import load_video
 from videomem.experiments.model_sensitivity.views import ViewReader, Views
 from videomem.experiments.permutations import Perturbation
 from videomem.experiments.tables import Column, Table, csv_text, flat
-from videomem.features.extraction import decode_each
+from videomem.features.clip_decoding import decode_each
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import store_folder
 from videomem.features.hub import PREFIX
@@ -53,7 +53,8 @@ from videomem.tracking import Run, Tracking, finishing, log_report, log_result, 
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.progress import tracked
 from videomem.utils.sharing import shared_text
-from videomem.video.catalog import Catalog, Clip, data_name, read_catalog
+from videomem.video.catalog import Catalog, Clip, data_name
+from videomem.video.catalog_files import read_catalog
 
 
 def main(command: str, arguments: Sequence[str]) -> int:

@@ -22,8 +22,8 @@ from videomem.errors import VideomemError, one_line, one_line_reason
 from videomem.experiments.tables import NOTHING
 from videomem.tracking import RunRecord, WandbLogger, finishing, log_confusion, run_of_checkpoints
 from videomem.training.checkpoint import Checkpoint, read_checkpoint
+from videomem.training.checkpoint_io import restore_from
 from videomem.training.data_module import VideoDataModule
-from videomem.training.resuming import restore_from
 from videomem.utils.atomic import locked_folder, write_atomic
 from videomem.utils.csv_cells import csv_lines
 from videomem.utils.parallel_jobs import one_thread

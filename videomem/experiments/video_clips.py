@@ -18,7 +18,9 @@ from videomem.features.settings import FeatureSettings
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.progress import interactive_console
 from videomem.utils.text import printable
-from videomem.video.catalog import Catalog, catalog_problems, read_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_checks import catalog_problems
+from videomem.video.catalog_files import read_catalog
 from videomem.video.datasets import LAYOUTS
 from videomem.video.sampling import Uniform
 

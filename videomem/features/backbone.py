@@ -124,17 +124,13 @@ class Backbone(nn.Module):
         return {**settings, "node": self.encoder.node, "weights_sha256": self.weights_hash(), **asdict(self.blueprint)}
 
 
+@lru_cache(maxsize=16)
 def blueprint_of(settings: BackboneSettings) -> Blueprint:
     """The blueprint of a network, cached, since it may be downloaded. Loads no weights.
 
     Raises:
         VideomemError: If there is no such network, or its library is not installed.
     """
-    return _blueprint_of(settings)
-
-
-@lru_cache(maxsize=16)
-def _blueprint_of(settings: BackboneSettings) -> Blueprint:
     blueprint: Blueprint = _LIBRARIES[settings.library].blueprint(settings)
     return blueprint
 

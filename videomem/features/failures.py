@@ -15,7 +15,8 @@ from videomem.errors import VideomemError
 from videomem.features.folder import LocalFolder, StoreFolder
 from videomem.utils.atomic import cannot_write
 from videomem.utils.csv_cells import csv_lines, plain_cell
-from videomem.video.catalog import Clip, clip_of_row, number_of
+from videomem.video.catalog import Clip
+from videomem.video.catalog_files import clip_of_row, number_of
 
 COLUMNS = ("path", "stage", "decoder", "error", "message", "seconds", "start_s", "end_s")
 
@@ -76,18 +77,15 @@ class FailureTable:
 
     def read(self) -> dict[tuple[str, float | None, float | None], Failure]:
         """The latest failure of each clip."""
-        return self._read(self._names())
+        rows: list[Failure | None] = []
+        for name in filter(self.files.is_file, self._names()):
+            text = self.files.read(name).decode("utf-8", "surrogateescape")
+            rows += [_failure_of_line(line) for line in text.splitlines()[1:]]
+        return {failure.location: failure for failure in rows if failure is not None}
 
     def _names(self) -> list[str]:
         names = ["failures.csv", *(f"failures/{name}" for name in self.files.states("failures"))]
         return [name for name in names if name.endswith(".csv")]
-
-    def _read(self, names: Iterable[str]) -> dict[tuple[str, float | None, float | None], Failure]:
-        rows: list[Failure | None] = []
-        for name in filter(self.files.is_file, names):
-            text = self.files.read(name).decode("utf-8", "surrogateescape")
-            rows += [_failure_of_line(line) for line in text.splitlines()[1:]]
-        return {failure.location: failure for failure in rows if failure is not None}
 
     def rewrite(self, failures: Iterable[Failure]) -> None:
         """Replace the table by these failures."""

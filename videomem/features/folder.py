@@ -10,7 +10,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -86,13 +86,13 @@ class StoreFolder(ABC):
     def local(self, name: str) -> Path:
         """A file on this machine with the content of `name`, to be memory-mapped."""
 
-    @abstractmethod
-    def header(self, name: str) -> Any:
+    def header(self, name: str) -> AbstractContextManager[Path]:
         """Context with a path, valid within it, of a safetensors file whose header alone is read."""
+        return nullcontext(self.local(name))
 
-    @abstractmethod
     def is_orphan(self, name: str) -> bool:
         """Whether a temporary file is of a process that has ended on this machine."""
+        return False
 
     def named(self, name: str) -> Any:
         """The path of a file, for messages."""
@@ -157,10 +157,6 @@ class LocalFolder(StoreFolder):
     def local(self, name: str) -> Path:
         return self.place / name
 
-    @contextmanager
-    def header(self, name: str) -> Iterator[Path]:
-        yield self.place / name
-
 
 @dataclass(frozen=True)
 class RemoteFolder(StoreFolder):
@@ -215,22 +211,22 @@ class RemoteFolder(StoreFolder):
     def names(self, folder: str) -> list[str]:
         return list(self.states(folder))
 
-    def states(self, folder: str) -> dict[str, tuple[int, int]]:
+    def _listed(self, folder: str, kind: str) -> dict[str, dict[str, Any]]:
+        """What the object store tells of each `file` or `directory` in a folder, by their names in order."""
         with self._reached(folder) as (files, path):
             try:
                 infos = files.ls(path, detail=True)
             except FileNotFoundError:
                 return {}
-        found = {info["name"].rsplit("/", 1)[-1]: info for info in infos if info["type"] == "file"}
-        return {name: (found[name]["size"], int(_version(found[name])[:15], 16)) for name in sorted(found)}
+        named = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in infos if info["type"] == kind}
+        return dict(sorted(named.items()))
+
+    def states(self, folder: str) -> dict[str, tuple[int, int]]:
+        files = self._listed(folder, "file")
+        return {name: (info["size"], int(_version(info)[:15], 16)) for name, info in files.items()}
 
     def folders(self) -> list[str]:
-        with self._reached() as (files, path):
-            try:
-                infos = files.ls(path, detail=True)
-            except FileNotFoundError:
-                return []
-        return sorted(info["name"].rstrip("/").rsplit("/", 1)[-1] for info in infos if info["type"] == "directory")
+        return list(self._listed("", "directory"))
 
     def is_file(self, name: str) -> bool:
         with self._reached(name) as (files, path):
@@ -254,9 +250,6 @@ class RemoteFolder(StoreFolder):
     def remove(self, name: str) -> None:
         with self._reached(name) as (files, path), suppress(FileNotFoundError):
             files.rm_file(path)
-
-    def is_orphan(self, name: str) -> bool:
-        return False
 
     def local(self, name: str) -> Path:
         with self._reached(name) as (files, path):

@@ -21,7 +21,8 @@ from videomem.features.keys import key_of
 from videomem.features.settings import FeatureDtype, FeatureSettings, ImportedFeatures
 from videomem.features.store import FeatureStore
 from videomem.utils.atomic import locked_folder
-from videomem.video.catalog import Catalog, Clip, read_catalog, read_rows
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import read_catalog, read_rows
 from videomem.video.sampling import Sampling, frames_within
 
 
@@ -109,10 +110,10 @@ def import_features(catalog_path: Path | str, features: Path, root: Path | str, 
         with locked_folder(store.files.cache):
             done = store.read_index()
             _write(store, found, source, importing)
-            store.update_index()
+            index = store.update_index()
             keys = [found[clip].key if clip in found else None for clip in catalog.clips]
-            store.record_catalog(catalog.digest, keys, store.read_index())
-            store.imported_keys.add({clip: found[clip].key if clip in found else None for clip in catalog.clips})
+            store.record_catalog(catalog.digest, keys, index)
+            store.imported_keys.add(dict(zip(catalog.clips, keys, strict=True)))
             failure_table = store.failure_table.read() | {failure.location: failure for failure in failures.values()}
             good = {clip.location for clip in found}
             store.failure_table.rewrite(failure for failure in failure_table.values() if failure.location not in good)
@@ -199,4 +200,4 @@ def _write(store: FeatureStore, found: dict[Clip, _Found], source: ArraySource, 
         for key in keys:
             features_TD, fields = _features(by_key[key], source.read(found[by_key[key]].name), importing)
             rows.append((key, fields, features_TD))
-        store.write_shard(number, rows)
+        store.shards.write(number, rows)

@@ -10,6 +10,7 @@ unchanged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,11 @@ from videomem.errors import VideomemError, one_line
 from videomem.features.shard_plan import halves
 from videomem.utils.checked_json import dump_checked, parse_checked
 
-_DTYPES = {"high": np.uint64, "low": np.uint64, "places": np.int32, "shards": np.int64}
-_WIDTHS = {"high": None, "low": None, "places": 5, "shards": 3}  # numbers of columns
+_KEY = re.compile("[0-9a-fA-F]{32}")
+# Type and shape of a row of each part of a table.
+_PARTS: dict[str, tuple[type, tuple[int, ...]]] = {
+    "high": (np.uint64, ()), "low": (np.uint64, ()), "places": (np.int32, (5,)), "shards": (np.int64, (3,))
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,10 @@ class ClipTable:
         """
         numbers = np.fromiter(states, np.int64, len(states))
         kept = [np.isin(table.places_N5[:, 0], numbers) for table in tables]
-        high_N = np.concatenate([table.high_N[keep] for table, keep in zip(tables, kept, strict=True)])
-        low_N = np.concatenate([table.low_N[keep] for table, keep in zip(tables, kept, strict=True)])
-        places_N5 = np.concatenate([table.places_N5[keep] for table, keep in zip(tables, kept, strict=True)])
+        high_N, low_N, places_N5 = (
+            np.concatenate([getattr(table, name)[keep] for table, keep in zip(tables, kept, strict=True)])
+            for name in ("high_N", "low_N", "places_N5")
+        )
         order_N = np.lexsort((places_N5[:, 0], places_N5[:, 2] > 0, low_N, high_N))
         high_N, low_N, places_N5 = high_N[order_N], low_N[order_N], places_N5[order_N]
         is_last_N = np.ones(len(high_N), bool)
@@ -138,7 +143,7 @@ class ClipTable:
         """The content of its file."""
         parts = (self.high_N, self.low_N, self.places_N5, self.shards_S3)
         arrays: dict[str, NDArray[Any]] = {
-            name: np.ascontiguousarray(values) for name, values in zip(_DTYPES, parts, strict=True)
+            name: np.ascontiguousarray(values) for name, values in zip(_PARTS, parts, strict=True)
         }
         text = dump_checked(identity, {name: crc32(values.data) for name, values in arrays.items()})
         return save(arrays, metadata={"index": text})
@@ -159,12 +164,11 @@ class ClipTable:
         try:
             with safe_open(local, "pt") as file:  # For NumPy, safetensors copies arrays.
                 checksums = parse_checked(file.metadata()["index"], path, identity, remedy)
-                arrays = {name: file.get_tensor(name).numpy() for name in _DTYPES}
+                arrays = {name: file.get_tensor(name).numpy() for name in _PARTS}
             num_rows = len(arrays["high"])
             for name, values in arrays.items():
-                width = _WIDTHS[name]
-                length = len(values) if name == "shards" else num_rows
-                if values.dtype != _DTYPES[name] or values.shape != ((length,) if width is None else (length, width)):
+                dtype, row = _PARTS[name]
+                if values.dtype != dtype or values.shape != (len(values) if name == "shards" else num_rows, *row):
                     raise ValueError(f"its {name} are {values.dtype} of shape {values.shape}")
                 if crc32(values.data) != checksums[name]:
                     raise ValueError(f"the checksum of its {name} differs")
@@ -180,17 +184,6 @@ def states_array(states: ShardStates) -> NDArray[np.int64]:
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def key_bytes(key: str) -> bytes:
-    """The 16 bytes of a key.
-
-    Raises:
-        ValueError: If it is no key.
-    """
-    if len(content := bytes.fromhex(key)) != 16:
-        raise ValueError(f"{one_line(key)} is not a key of 32 digits")
-    return content
-
-
 @dataclass(frozen=True)
 class Segment:
     """A sorted table of a store's index, and those of its shards that count."""
@@ -200,24 +193,21 @@ class Segment:
     shards: frozenset[int]
 
 
+@dataclass(frozen=True, eq=False)
 class Index(Mapping[str, Entry]):
     """Entries of the clips in complete shards, by key.
 
-    Args:
+    Attributes:
         segments: Tables on disk, the newest first.
         entries: Entries of the shards in no segment.
         failed: Shard of each clip that failed in one of those.
         states: All complete shards.
     """
 
-    def __init__(
-        self,
-        segments: Sequence[Segment],
-        entries: Mapping[str, Entry],
-        failed: Mapping[str, int],
-        states: ShardStates,
-    ) -> None:
-        self.segments, self.entries, self.failed, self.states = segments, entries, failed, states
+    segments: Sequence[Segment]
+    entries: Mapping[str, Entry]
+    failed: Mapping[str, int]
+    states: ShardStates
 
     @property
     def loose(self) -> dict[int, tuple[int, int]]:
@@ -249,13 +239,9 @@ class Index(Mapping[str, Entry]):
         return key in self.entries or key in self.failed or any(True for _ in self._found(key))
 
     def _found(self, key: str) -> Iterator[Entry]:
-        if not self.segments:
+        if not self.segments or not _KEY.fullmatch(key):
             return
-        try:
-            content = key_bytes(key)
-        except ValueError:
-            return
-        high, low = int.from_bytes(content[:8], "big"), int.from_bytes(content[8:], "big")
+        high, low = int(key[:16], 16), int(key[16:], 16)
         for segment in self.segments:
             row = segment.table.find(high, low)
             if row is not None and (entry := Entries(segment.table.places_N5)[row]).shard in segment.shards:

@@ -73,7 +73,7 @@ def _copy_rows(hashes: sqlite3.Connection, others: Sequence[Path], names: set[by
     for other in others:
         _check_files(other)
         # Another machine may be writing to it: what cannot be read is computed again.
-        with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{quote(str(other))}?mode=ro", uri=True)) as theirs:
+        with suppress(sqlite3.Error), closing(_read_only(other)) as theirs:
             if set(theirs.execute("SELECT type, name, sql FROM sqlite_schema")) == _SCHEMA:
                 rows = theirs.execute("SELECT path, size, mtime_ns, sha256 FROM hashes")
                 kept = (row for row in rows if names is None or row[0] in names)
@@ -106,7 +106,7 @@ def _open_cache(path: Path) -> sqlite3.Connection:
     writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
     hashes = sqlite3.connect(path if writable else ":memory:", timeout=60, isolation_level=None)
     if not writable and path.exists():
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as known:
+        with closing(_read_only(path)) as known:
             known.backup(hashes)
     hashes.execute("PRAGMA synchronous = OFF")  # If a hash is lost, its file is read once more.
     hashes.execute("PRAGMA trusted_schema = OFF")
@@ -115,6 +115,10 @@ def _open_cache(path: Path) -> sqlite3.Connection:
         hashes.close()
         raise VideomemError(f"{path}: has other content than a cache of file hashes; delete it")
     return hashes
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
 
 
 def _check_files(path: Path) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from videomem.errors import VideomemError
 from videomem.features.folder import LocalFolder, StoreFolder, store_folder
 from videomem.features.keys import copy_hashes
-from videomem.features.settings import ImportedFeatures
-from videomem.features.store import Entry, FeatureStore, identity_in
+from videomem.features.settings import FeatureSettings, ImportedFeatures
+from videomem.features.shard_files import is_shard
+from videomem.features.store import FeatureStore, identity_in
 
 _ABANDONED_S = 24 * 3600.0  # A write takes seconds.
 
@@ -36,9 +36,7 @@ class StoredSettings:
         imported = self.identity.get("imported")
         return None if imported is None else ImportedFeatures(**imported)
 
-    @property
-    def made_by(self) -> str:
-        return "`videomem extract` with the same --config" if self.imported is None else "`videomem import-features`"
+    made_by = FeatureSettings.made_by
 
     @property
     def words(self) -> str:
@@ -92,7 +90,7 @@ def merge(out: Path | str, roots: Sequence[Path | str]) -> Merged:
 def _merge_key(out: Path | str, sources: Sequence[FeatureStore]) -> Merged:
     settled = dict.fromkeys(key for source in sources for key in source.settled_clips())
     places = {key: (source, entry) for source in reversed(sources) for key, entry in source.read_index().items()}
-    dims = [dim for source in sources if (dim := source.stored_dim()) is not None]
+    dims = [dim for source in sources if (dim := source.shards.feature_dim()) is not None]
     target = FeatureStore(out, replace(sources[0].settings, feature_dim=dims[0] if dims else 0))
     target.create()
     before = target.read_index()
@@ -102,9 +100,8 @@ def _merge_key(out: Path | str, sources: Sequence[FeatureStore]) -> Merged:
         for key in keys:
             if key in places:
                 source, entry = places[key]
-                facts = asdict(source.facts(entry)) | {"num_available": entry.num_available}
-                rows.append((key, facts, source.read(entry)))
-        target.write_shard(number, rows)
+                rows.append((key, source.shards.fields(entry), source.shards.read(entry)))
+        target.shards.write(number, rows)
     target.update_index()
     known = target.failure_table.read()
     failures = {where: one for source in sources for where, one in source.failure_table.read().items()}
@@ -127,9 +124,9 @@ def problems(root: Path | str) -> Iterator[str]:
         except VideomemError as error:
             yield str(error)
             continue
-        for number in sorted(store.complete_shards()):
+        for number in store.shards.states():
             if number < len(plan):
-                yield from store.shard_problems(number, plan[number])
+                yield from store.shards.problems(number, plan[number])
             else:
                 yield f"{store.files.named(f'shards/{number:06d}.safetensors')}: not planned; run `videomem store gc`"
 
@@ -145,7 +142,7 @@ def garbage(root: Path | str) -> Iterator[tuple[StoreFolder, str, int]]:
             for name, (num_bytes, mtime_ns) in store.files.states(part).items():
                 is_temporary = name.startswith(".") and name.endswith(".tmp") and isinstance(store.files, LocalFolder)
                 is_old = is_temporary and time.time() - mtime_ns / 1e9 > _ABANDONED_S
-                is_unplanned = part == "shards" and store.is_shard(name) and int(name.split(".")[0]) >= planned
+                is_unplanned = part == "shards" and is_shard(name) and int(name.split(".")[0]) >= planned
                 if is_old or is_unplanned or (is_temporary and store.files.is_orphan(f"{part}/{name}")):
                     yield store.files, f"{part}/{name}", num_bytes
 
@@ -162,10 +159,12 @@ class StoreStatistics:
 
 
 def statistics_of(store: FeatureStore) -> StoreStatistics:
-    entries: list[Entry] = list(store.read_index().values())
+    entries = list(store.read_index().values())
     num_bytes = sum(size for part in ("plan", "shards") for size, _ in store.files.states(part).values())
-    num_incomplete = len(set(range(len(store.read_plan()))) - store.complete_shards())
+    num_incomplete = len(set(range(len(store.read_plan()))) - store.shards.states().keys())
     num_frames = sum(entry.stop_row - entry.start_row for entry in entries)
     num_failures = len(store.failure_table.read())
-    words = StoredSettings(store.settings.key, b"", json.loads(store.settings.content)).words
-    return StoreStatistics(store.settings.key, words, len(entries), num_frames, num_bytes, num_failures, num_incomplete)
+    settings: Any = store.settings
+    return StoreStatistics(
+        settings.key, settings.words, len(entries), num_frames, num_bytes, num_failures, num_incomplete
+    )

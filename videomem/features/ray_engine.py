@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from videomem.errors import VideomemError, one_line
-from videomem.features.extraction import Extracted, extract_shards
 from videomem.features.failures import Failure
 from videomem.features.settings import FeatureSettings
+from videomem.features.shard_extraction import Extracted, extract_shards
 from videomem.features.store import FeatureStore
 from videomem.utils.ray_cluster import connected
 from videomem.video.catalog import Clip

@@ -3,8 +3,7 @@
     <root>/hashes.sqlite              content hashes of video files, by path, size and modification time
     <root>/<key>/settings.json        everything that determines the features except the videos; <key> is its hash
     <root>/<key>/plan/000000.json     the clips of each shard; new clips add a plan, and no plan is ever changed
-    <root>/<key>/shards/000000.safetensors    features (R, D) of the clips of a shard, concatenated; the header has the
-                                      rows, checksum, frames and decoder of each clip
+    <root>/<key>/shards/000000.safetensors    the features of the clips of a shard, see `videomem.features.shard_files`
     <root>/<key>/failures.csv         clips that failed, with the reason
     <root>/<key>/clips.json           imported features only: the key of each clip
     <root>/<key>/index, catalogs      large stores only: tables of their clips, see `videomem.features.index`
@@ -18,57 +17,34 @@ features of a clip are compared with their checksum when a process first reads t
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError
 from videomem.features.failures import Failure, FailureTable
 from videomem.features.folder import StoreFolder, store_folder
 from videomem.features.index import ClipTable, Entry, Index, Segment
 from videomem.features.keys import ImportedKeys, clip_keys
 from videomem.features.settings import FeatureSettings
+from videomem.features.shard_files import Shards, is_shard
 from videomem.features.shard_plan import Plan, PlannedShards, halves
-from videomem.utils.checked_json import dump_checked, parse_checked
+from videomem.utils.checked_json import dump_checked
 from videomem.utils.plain_data import check_plain
 from videomem.video.catalog import Catalog, Clip
 
 SHARD_CLIPS = 256
 MIN_SEGMENT_SHARDS = 64  # The headers of fewer shards are read faster than an index is worth.
 MIN_RECORD_CLIPS = 10_000  # of a catalog whose clips are recorded
-_MAX_OPEN_SHARDS = 512  # A process may have 1,024 open files.
-_MAX_FRAMES = 2**31 - 1
 _PLAN = re.compile(r"[0-9].*\.json")
-_SHARD = re.compile(r"\d{6,9}\.safetensors")
-_DTYPES = {"float16": "F16", "float32": "F32"}  # names in safetensors
-# Types in the index of a shard.
-_ROW = {"clip": str, "start_row": int, "stop_row": int, "checksum": int, "num_available": int, "fps": float,
-        "decoder": str, "damage": str, "indices": list}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DecodedFacts:
-    """Facts about a decoded clip."""
-
-    fps: float
-    decoder: str
-    damage: str
-    indices: tuple[int, ...]
 
 
 class FeatureStore:
-    """Reads a store through memory-mapped files, and adds shards to it."""
+    """The plan, the shards and the index of a store."""
 
     def __init__(self, root: Path | str, settings: FeatureSettings | Any, part: str = "") -> None:
         self._stores = store_folder(root)
@@ -76,13 +52,8 @@ class FeatureStore:
         self.files = self._stores.inside(settings.key)
         self.failure_table = FailureTable(self.files, part)
         self.imported_keys = ImportedKeys(self.files)
+        self.shards = Shards(self.files, settings)
         self._part = part
-        self._open_shards: dict[int, Any] = {}
-        self._checked: dict[int, int] = {}  # By shard, a bit for the first row of each clip whose checksum is right.
-        self._facts: tuple[int, dict[int, DecodedFacts]] = (-1, {})  # of the clips of the shard read last
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open_shards": {}}
 
     @property
     def root(self) -> Path | str:
@@ -134,25 +105,15 @@ class FeatureStore:
 
     def read_index(self) -> Index:
         """Entries of the clips in all complete shards, by clip key."""
-        states = self.shard_states()
+        states = self.shards.states()
         segments = list(self._segments(states))
         loose = Index(segments, {}, {}, states).loose
         entries: dict[str, Entry] = {}
         failed: dict[str, int] = {}
         for number, planned in self._planned(loose):
-            entries |= (found := self._entries(number, planned))
+            entries |= (found := self.shards.entries(number, planned))
             failed |= {key: number for key in planned if key not in found}
         return Index(segments, entries, {key: shard for key, shard in failed.items() if key not in entries}, states)
-
-    def shard_states(self) -> dict[int, tuple[int, int]]:
-        """Size and modification time of the complete shards, by number."""
-        states = self.files.states("shards")
-        found = {int(name.split(".")[0]): state for name, state in states.items() if self.is_shard(name)}
-        return dict(sorted(found.items()))
-
-    @staticmethod
-    def is_shard(name: str) -> bool:
-        return _SHARD.fullmatch(name) is not None
 
     def _planned(self, numbers: Collection[int]) -> Iterator[tuple[int, list[str]]]:
         """Numbers and planned clips of these shards. A shard that was never planned is none of the store."""
@@ -162,7 +123,7 @@ class FeatureStore:
     def _segments(self, states: Mapping[int, tuple[int, int]]) -> Iterator[Segment]:
         """The tables of the index, the newest first, with those of their shards that are unchanged."""
         free = dict(states)
-        for name in sorted(filter(self.is_shard, self.files.states("index")), reverse=True):
+        for name in sorted(filter(is_shard, self.files.states("index")), reverse=True):
             try:
                 table = self._read_table(f"index/{name}", self._identity("index", name.split(".")[0]))
             except FileNotFoundError:  # Another process has just merged it into a newer one.
@@ -174,28 +135,29 @@ class FeatureStore:
 
     def check_index(self) -> None:
         """Raise a VideomemError if a table of the index is damaged."""
-        list(self._segments(self.shard_states()))
+        list(self._segments(self.shards.states()))
 
     def _read_table(self, name: str, identity: dict[str, Any]) -> ClipTable:
         path = self.files.named(name)
         remedy = f"delete {name.split('/')[1]}, and run {self.settings.made_by} to make it again"
         return ClipTable.read(self.files.local(name), path, identity, remedy)
 
-    def update_index(self) -> None:
-        """Add the shards that are in no table of the index to it, if they are many.
+    def update_index(self) -> Index:
+        """Add the shards that are in no table of the index to it, if they are many; returns the entries of all clips.
 
         Tables are merged so that each has more than twice the shards of the next one: their number stays small.
         """
-        states = self.shard_states()
+        self._merge_tables()
+        return self.read_index()
+
+    def _merge_tables(self) -> None:
+        states = self.shards.states()
         segments = list(self._segments(states))
         loose = Index(segments, {}, {}, states).loose
         if len(loose) < MIN_SEGMENT_SHARDS:
             return
         self.files.make("index")
-        try:
-            tables = [self._table_of(number, planned, loose[number]) for number, planned in self._planned(loose)]
-        except ValueError:  # Keys that videomem does not make.
-            return
+        tables = [self._table_of(number, planned, loose[number]) for number, planned in self._planned(loose)]
         merged = dict(loose)
         replaced: list[Segment] = []
         for segment in segments:
@@ -210,7 +172,7 @@ class FeatureStore:
             self.files.remove(segment.name)
 
     def _table_of(self, number: int, planned: Sequence[str], state: tuple[int, int]) -> ClipTable:
-        entries = self._entries(number, planned)
+        entries = self.shards.entries(number, planned)
         return ClipTable.of(entries, {key: number for key in planned if key not in entries}, {number: state})
 
     def record_catalog(self, digest: str, keys: Sequence[str | None], index: Index) -> None:
@@ -232,70 +194,12 @@ class FeatureStore:
         if not catalog.digest or len(catalog.clips) < MIN_RECORD_CLIPS or not self.files.is_file(name):
             return None
         table = self._read_table(name, self._record_identity(catalog.digest))
-        states = self.shard_states()
+        states = self.shards.states()
         is_current = all(states.get(number) == state for number, state in table.states.items())
         return table if is_current and len(table.high_N) == len(catalog.clips) else None
 
     def _record_identity(self, digest: str) -> dict[str, Any]:
         return {"kind": "clips of a catalog", "store": self.settings.key, "catalog": digest}
-
-    def facts(self, entry: Entry) -> DecodedFacts:
-        """Facts about the decoded clip, from the header of its shard."""
-        if self._facts[0] != entry.shard:
-            self._facts = (
-                entry.shard,
-                {
-                    row["start_row"]: DecodedFacts(row["fps"], row["decoder"], row["damage"], tuple(row["indices"]))
-                    for row in self._header(entry.shard)
-                },
-            )
-        return self._facts[1][entry.start_row]
-
-    def _entries(self, number: int, planned: Sequence[str]) -> dict[str, Entry]:
-        """Entries of the clips of a complete shard, by clip key."""
-        known = frozenset(planned)
-        names = ("start_row", "stop_row", "checksum", "num_available")
-        entries = {row["clip"]: Entry(number, *(row[name] for name in names)) for row in self._header(number)}
-        if foreign := [key for key in entries if key not in known]:
-            raise self._damaged(number, f"its index has clip {one_line(foreign[0])}, which was not planned in it")
-        return entries
-
-    def _header(self, number: int) -> list[dict[str, Any]]:
-        """The rows of the index of a complete shard."""
-        path = self.files.named(_shard_name(number))
-        try:
-            with self.files.header(_shard_name(number)) as local, safe_open(local, "pt") as shard:
-                text = shard.metadata()["index"]
-                index = parse_checked(text, path, self._identity("shard", number), self._shard_remedy)
-                features = shard.get_slice("features")
-                found = {"shape": features.get_shape(), "dtype": features.get_dtype()}
-            if (stated := {name: index[name] for name in found}) != found:
-                raise ValueError(f"its features are {found}, not {stated}")
-            imported = self.settings.imported
-            if len(found["shape"]) != 2 or (imported is not None and found["shape"][1] != imported.feature_dim):
-                raise ValueError(f"its features have shape {found['shape']}")
-            for row in index["clips"]:
-                wrong = [name for name in _ROW.keys() | row.keys() if type(row.get(name)) is not _ROW.get(name)]
-                if wrong or not all(type(index) is int for index in row["indices"]) or not math.isfinite(row["fps"]):
-                    raise TypeError(f"its index has a clip with another {wrong[0] if wrong else 'fps or indices'}")
-                if not 0 <= row["start_row"] < row["stop_row"] <= min(found["shape"][0], _MAX_FRAMES):
-                    raise ValueError(f"its index has clip {one_line(row['clip'])}, which has no rows in it")
-                if not re.fullmatch("[0-9a-f]{32}", row["clip"]):
-                    raise ValueError(f"its index has clip {one_line(row['clip'])}, which is no key")
-                if not (0 <= row["num_available"] <= _MAX_FRAMES and 0 <= row["checksum"] < 2**32):
-                    raise ValueError(f"its index has clip {one_line(row['clip'])} of a number beyond its range")
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
-            raise self._damaged(number, one_line(error)) from error
-        return list(index["clips"])
-
-    @property
-    def _shard_remedy(self) -> str:
-        return f"delete it and run {self.settings.made_by}"
-
-    def _damaged(self, number: int, reason: str) -> VideomemError:
-        return VideomemError(
-            f"{self.files.named(_shard_name(number))}: a damaged shard ({reason}); {self._shard_remedy}"
-        )
 
     def read_plan(self) -> Plan:
         """Clip keys of each shard, in the order of shard numbers."""
@@ -335,7 +239,7 @@ class FeatureStore:
         wanted, repeated = halves(clip_keys), halves(again)
         while True:
             plan = self.read_plan()
-            is_complete_S = np.isin(np.arange(len(plan)), list(self.complete_shards()))
+            is_complete_S = np.isin(np.arange(len(plan)), list(self.shards.states()))
             new, incomplete = plan.missing_from(wanted, repeated, is_complete_S)
             if not len(new):
                 return PlannedShards(plan, incomplete.tolist())
@@ -346,87 +250,8 @@ class FeatureStore:
 
     def settled_clips(self) -> list[str]:
         """Keys of the clips in complete shards, in their order. Each is either in the index or failed."""
-        complete = self.complete_shards()
+        complete = self.shards.states()
         return [key for number, shard in enumerate(self.read_plan()) if number in complete for key in shard]
-
-    def complete_shards(self) -> set[int]:
-        return set(self.shard_states())
-
-    def stored_dim(self) -> int | None:
-        """D of the features in the store, or None without any shard."""
-        for number in sorted(self.complete_shards()):
-            with self.files.header(_shard_name(number)) as local, safe_open(local, "pt") as shard:
-                return int(shard.get_slice("features").get_shape()[1])
-        return None
-
-    def shard_problems(self, number: int, planned: Sequence[str]) -> Iterator[str]:
-        """Read a shard, and say what is wrong with it or with each of its clips."""
-        self._checked.clear()
-        try:
-            entries = self._entries(number, planned)
-        except VideomemError as error:
-            yield str(error)
-            return
-        for key, entry in entries.items():
-            try:
-                self.read(entry)
-            except VideomemError as error:
-                yield f"clip {key}: {error}"
-        self._open_shards.pop(number, None)
-
-    def write_shard(self, number: int, clips: Sequence[tuple[str, dict[str, Any], Tensor]]) -> None:
-        """Write a shard: the key, entry fields and features (T, D) of each clip that did not fail.
-
-        Raises:
-            VideomemError: If a feature is beyond the range of the data type.
-        """
-        dtype = getattr(torch, self.settings.dtype)
-        rows, features, start = [], [torch.empty(0, self.settings.feature_dim, dtype=dtype)], 0
-        for key, fields, values_TD in clips:
-            stored_TD = values_TD.to(dtype)
-            if not torch.isfinite(stored_TD).all():
-                problem = f"shard {number} has features beyond the range of {self.settings.dtype}"
-                raise VideomemError(f"{problem}; set data.features.dtype to float32")
-            place = {"start_row": start, "stop_row": start + len(stored_TD), "checksum": _checksum(stored_TD)}
-            rows.append({"clip": key, **place, **fields})
-            start += len(stored_TD)
-            features.append(stored_TD)
-        stored = torch.cat(features)
-        index = {"shape": list(stored.shape), "dtype": _DTYPES[self.settings.dtype], "clips": rows}
-        # The index is in the same file, so that it always belongs to its rows. It is a single metadata entry, since the
-        # order of several entries varies.
-        text = dump_checked(self._identity("shard", number), index)
-        self.files.write(_shard_name(number), save({"features": stored}, metadata={"index": text}))
-
-    def read(self, entry: Entry) -> Tensor:
-        """Features (T, D) of a clip, in their stored data type.
-
-        Raises:
-            VideomemError: If they cannot be read, or their checksum is not that of the index.
-        """
-        path = self.files.named(name := _shard_name(entry.shard))
-        try:
-            if entry.shard not in self._open_shards:
-                if len(self._open_shards) == _MAX_OPEN_SHARDS:
-                    del self._open_shards[next(iter(self._open_shards))]  # The one that was opened first.
-                local = self.files.local(name)
-                self._open_shards[entry.shard] = safe_open(local, "pt").__enter__().get_slice("features")
-            rows_TD: Tensor = self._open_shards[entry.shard][entry.start_row : entry.stop_row]
-        except (SafetensorError, OSError) as error:
-            raise VideomemError(f"{path}: not readable ({one_line(error)}); run {self.settings.made_by}") from error
-        checked = self._checked.get(entry.shard, 0)
-        if not checked >> entry.start_row & 1:
-            if _checksum(rows_TD) != entry.checksum:
-                raise VideomemError(
-                    f"{path}: damaged (the checksum of rows {entry.start_row} to {entry.stop_row - 1} differs); delete "
-                    f"it and run {self.settings.made_by}"
-                )
-            if not torch.isfinite(rows_TD).all():
-                raise VideomemError(
-                    f"{path}: has values that are not finite; delete it and run {self.settings.made_by}"
-                )
-            self._checked[entry.shard] = checked | 1 << entry.start_row
-        return rows_TD
 
     def differences(self, identity: dict[str, Any]) -> str:
         """Differences from other settings, such as `backbone.node classifier.5 not classifier.2`."""
@@ -450,10 +275,6 @@ def _record_name(digest: str) -> str:
     return f"catalogs/{digest[:32]}.safetensors"
 
 
-def _shard_name(number: int) -> str:
-    return f"shards/{number:06d}.safetensors"
-
-
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
@@ -473,8 +294,3 @@ def identity_in(stores: StoreFolder, key: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError, VideomemError):
         return None
     return identity if isinstance(identity, dict) else None
-
-
-def _checksum(rows_TD: Tensor) -> int:
-    # CRC-32 finds what storage does to a file; it is twice as fast as the hashes of hashlib.
-    return crc32(rows_TD.contiguous().numpy().data)

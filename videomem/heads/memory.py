@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from videomem.batch import length_mask, without_padding
+from videomem.batch import last_frames, length_mask, without_padding
 from videomem.errors import VideomemError
 from videomem.heads.scan import at_least_float32, linear_scan
 
@@ -109,8 +109,8 @@ class Memory(nn.Module, ABC):
             state = self.cell(terms_BK, state)
             steps.append(state)
         states = [torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)]
-        last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
-        return without_padding(states[0].to(terms_BTK.dtype), lengths_B), tuple(part_BTH[last] for part_BTH in states)
+        last = tuple(last_frames(part_BTH, lengths_B) for part_BTH in states)
+        return without_padding(states[0].to(terms_BTK.dtype), lengths_B), last
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """States (B, T, H) of clips, zero at padding, and the state after the last real frame of each clip."""
@@ -171,8 +171,7 @@ class NoMemory(Memory):
         return Update(None, terms_BK)
 
     def unroll(self, terms_BTK: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
-        return without_padding(terms_BTK, lengths_B), (terms_BTK[last],)
+        return without_padding(terms_BTK, lengths_B), (last_frames(terms_BTK, lengths_B),)
 
 
 class Leaky(ParallelMemory):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from videomem.batch import without_padding
+from videomem.batch import last_frames, without_padding
 from videomem.errors import VideomemError
 from videomem.heads.memory import Memory, State, Update
 
@@ -59,8 +59,7 @@ class Position(Memory):
         before_B1 = self.initial_state(terms_BTK[:, 0])[-1] if state is None else state[-1]
         count_BT = before_B1 + torch.arange(1, terms_BTK.shape[1] + 1, device=terms_BTK.device)
         h_BTH = without_padding(terms_BTK + self.encode(count_BT.unsqueeze(2)), lengths_B)
-        rows = torch.arange(len(lengths_B), device=lengths_B.device)
-        return h_BTH, (h_BTH[rows, lengths_B - 1], before_B1 + lengths_B.unsqueeze(1))
+        return h_BTH, (last_frames(h_BTH, lengths_B), before_B1 + lengths_B.unsqueeze(1))
 
 
 class TemporalConv(Memory):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from videomem.batch import length_mask, without_padding
+from videomem.batch import last_frames, length_mask, without_padding
 from videomem.errors import VideomemError
 
 
@@ -99,7 +99,7 @@ class LastReadout(Readout):
     order_blind = False
 
     def forward(self, outputs_BTK: Tensor, lengths_B: Tensor) -> Tensor:
-        return outputs_BTK[torch.arange(lengths_B.shape[0], device=lengths_B.device), lengths_B - 1]
+        return last_frames(outputs_BTK, lengths_B)
 
     @property
     def state_dim(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from videomem.batch import without_padding
+from videomem.batch import last_frames, without_padding
 from videomem.heads.memory import ForgetBias, Memory, State, Update, set_forget_bias
 
 # On a CPU, torch's fused kernel is faster for inputs up to this size; above it, the loop in `Memory` trains faster.
@@ -83,8 +83,7 @@ class GRU(_TorchRecurrent):
     def forward_library(self, x_BTD: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """torch's kernel, without packing: padding comes after the real frames, so it cannot affect their states."""
         out_BTH, _ = self.rnn(x_BTD, None if state is None else state[0].unsqueeze(0))
-        last = torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1
-        return without_padding(out_BTH, lengths_B), (out_BTH[last],)
+        return without_padding(out_BTH, lengths_B), (last_frames(out_BTH, lengths_B),)
 
 
 class LSTM(_TorchRecurrent):

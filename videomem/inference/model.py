@@ -22,7 +22,7 @@ from videomem.features.backbone import (
     extract_features,
     load_backbone,
 )
-from videomem.features.extraction import decode_frames
+from videomem.features.clip_decoding import decode_frames
 from videomem.features.hub import PREFIX, named_model
 from videomem.features.settings import FeatureSettings
 from videomem.heads import Head

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from videomem.features.extraction import Decoded, decode_each, decode_frames
+from videomem.features.clip_decoding import Decoded, decode_clips
 from videomem.features.failures import Failure
 from videomem.inference.model import Classifier, Prediction, top_classes
 from videomem.utils.workers import TIME_LIMIT_S
@@ -36,9 +35,9 @@ def predict_each(
         VideomemError: If the model has no backbone, workers cannot start, or logits are not finite.
     """
     model.frame_network  # noqa: B018 - raises before anything is decoded
-    decode = partial(decode_frames, settings=model.settings, preprocessing=model.blueprint.preprocessing)
+    decoded = decode_clips(clips, model.settings, model.blueprint.preprocessing, num_workers, time_limit_s)
     waiting: list[tuple[Clip, Decoded | Failure]] = []
-    with closing(decode_each(clips, decode, model.settings.decoder, num_workers, time_limit_s)) as answers:
+    with closing(decoded) as answers:
         for clip, answer in zip(clips, answers, strict=True):
             waiting.append((clip, answer))
             if sum(len(one.frames) for _, one in waiting if isinstance(one, Decoded)) >= model.frame_network.batch_size:

@@ -178,17 +178,6 @@ def groups_for(effect: float, design: Design, power: float = POWER) -> int | Non
     return _fewest(lambda number: design.power(number, effect) >= power, MIN_GROUPS, MOST_GROUPS)
 
 
-def runs_for(effect: float, num_groups: int, design: Design, power: float = POWER) -> int | None:
-    """Fewest runs, at least `MIN_RUNS`, that show an effect with `power`; None if no number of runs does.
-
-    More runs reduce neither the variance due to groups nor the covariance of overlapping training sets.
-    """
-    _check(effect, power)
-    return _fewest(
-        lambda number: replace(design, num_runs=number).power(num_groups, effect) >= power, MIN_RUNS, MOST_RUNS
-    )
-
-
 def lacking_for_verdict(num_groups: int, num_runs: int) -> str:
     """What a verdict needs but the numbers of groups and runs lack, such as `20 groups (now 8)`; empty if nothing."""
     least = (("groups", MIN_GROUPS, num_groups), ("runs", MIN_RUNS, num_runs))

@@ -19,7 +19,8 @@ from videomem.tracking.runs import Tracking, files_beside, folder_of, start_run,
 from videomem.training.checkpoint import RUN_RECORD, Checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.torch_file import read_torch_file
-from videomem.video.catalog import Catalog, data_name, write_catalog
+from videomem.video.catalog import Catalog, data_name
+from videomem.video.catalog_files import write_catalog
 
 Policy = Literal["mutable", "immutable"]
 

@@ -113,7 +113,8 @@ class Checkpoint:
         try:
             classifier.load_state_dict(self.content["state_dict"])
         except RuntimeError as error:
-            raise VideomemError(f"{self.path}: its weights do not match its settings: {_first_line(error)}") from error
+            reason = str(error).strip().split("\n")[0][:200]
+            raise VideomemError(f"{self.path}: its weights do not match its settings: {reason}") from error
         return classifier.eval()
 
     def feature_settings(self) -> FeatureSettings:
@@ -162,9 +163,8 @@ def _why_foreign(content: Any) -> str | None:
     if missing := {"state_dict", "epoch", "global_step", _MODEL, _DATA, _DATA_STATE} - content.keys():
         return f"it lacks {', '.join(sorted(missing))}"
     state, weights = content[_DATA_STATE], content["state_dict"]
-    if not isinstance(state, dict) or state.keys() != {"features", "class_names"}:
-        return "it does not describe its features"
-    if not isinstance(state["features"], dict):
+    has_state = isinstance(state, dict) and state.keys() == {"features", "class_names"}
+    if not has_state or not isinstance(state["features"], dict):
         return "it does not describe its features"
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         return "its state_dict is not a dictionary of tensors"
@@ -234,7 +234,3 @@ def _check_record(record: Any) -> None:
             raise VideomemError(f"{RUN_RECORD}.{key} is {one_line(repr(value))[:80]}, which W&B does not allow")
     if wrong := [value for value in metrics.values() if type(value) is not float]:
         raise VideomemError(f"{RUN_RECORD}.metrics has {one_line(repr(wrong[0]))[:80]}, but must have numbers")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

@@ -25,21 +25,21 @@ from videomem.features.store import FeatureStore
 from videomem.training.feature_sources import (
     Augmentation,
     ClipDataset,
-    EpochSampler,
     FeatureSource,
     LiveVideo,
-    ShareSampler,
     Storage,
     StoredFeatures,
     frame_statistics,
 )
-from videomem.training.reversed_pairs import check_same_bag, check_symmetric, whole_pairs
+from videomem.training.reversed_pairs import check_pairs, check_symmetric, whole_pairs
+from videomem.training.samplers import EpochSampler, ShareSampler
 from videomem.utils.atomic import write_atomic
 from videomem.utils.checked_json import dump_checked, read_checked
 from videomem.utils.plain_data import as_plain
 from videomem.utils.progress import tracked
 from videomem.utils.workers import check_shared_memory
-from videomem.video.catalog import Catalog, Clip, SelectedClips, read_catalog
+from videomem.video.catalog import Catalog, Clip, SelectedClips
+from videomem.video.catalog_files import read_catalog
 
 MAX_WORKERS = 256  # An untrusted checkpoint could ask for any number of processes.
 PREFETCH = 2  # batches that each worker process prepares ahead
@@ -302,20 +302,7 @@ class VideoDataModule(LightningDataModule):
                 f"{self._splits}"
             )
         if self.reversed_pairs:
-            self.check_pairs("val" if stage == "fit" else split)
-
-    def check_pairs(self, split: str) -> None:
-        """Check for each pair of a split that both clips have the same stored features.
-
-        Raises:
-            VideomemError: If they do not.
-        """
-        first: dict[str, int] = {}
-        for row in self.rows(split):
-            group = self.clips[row].group
-            if group in first:
-                check_same_bag(group, self.features(first[group]), self.features(row))
-            first.setdefault(group, row)
+            check_pairs(self.clips, self.rows("val" if stage == "fit" else split), self.features)
 
     def train_dataloader(self) -> DataLoader[Any]:
         rows, weights = self._rows("train"), None

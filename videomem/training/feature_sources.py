@@ -1,4 +1,4 @@
-"""Sources of features, and the dataset and sampler that make training batches from them.
+"""Sources of features, and the dataset that reads items from them.
 
 Features come from the feature store or from the backbone, run on decoded frames. A source reads the items of a data
 loader, in worker processes, and turns a batch on the device into features.
@@ -7,30 +7,29 @@ loader, in worker processes, and turns a batch on the device into features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, islice
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from torchvision.transforms import functional as F
 
 from videomem.batch import IGNORED, VideoBatch, length_mask, pad_videos
 from videomem.errors import VideomemError
 from videomem.features.backbone import extract_features, load_backbone
-from videomem.features.extraction import decode_frames
+from videomem.features.clip_decoding import decode_frames
 from videomem.features.index import Entries
 from videomem.features.settings import FeatureSettings
 from videomem.features.store import FeatureStore
+from videomem.training.samplers import PADDING, mix_seed
 from videomem.video.catalog import Clip
 
 Storage = Literal["mmap", "ram", "device"]
-WINDOW_SHARDS = 16
-_PART = 65_536  # Items that are Python objects at a time.
 
 
 class FeatureSource(ABC):
@@ -76,12 +75,12 @@ class StoredFeatures(FeatureSource):
             return batch
         device = batch.labels.device
         if self._on_device is None or self._on_device.device != device:
-            self._on_device = pad_videos([self.store.read(entry) for entry in self.entries])[0].to(device)
+            self._on_device = pad_videos([self.store.shards.read(entry) for entry in self.entries])[0].to(device)
         return batch._replace(x=self._on_device[batch.clip, : batch.x.shape[1]])
 
     def features(self, row: int, device: torch.device | str = "cpu") -> Tensor:
         if self._in_memory is None:
-            return self.store.read(self.entries[row])
+            return self.store.shards.read(self.entries[row])
         return self._in_memory[self._starts[row] : self._starts[row + 1]]
 
     def load(self) -> None:
@@ -92,10 +91,10 @@ class StoredFeatures(FeatureSource):
         if self.storage != "ram" or self._in_memory is not None or not self.entries:
             return
         self._starts = list(accumulate(self.entries.lengths_N.tolist(), initial=0))
-        first_TD = self.store.read(self.entries[0])
-        rows = first_TD.new_empty(self._starts[-1], first_TD.shape[1])
         for entry, start in zip(self.entries, self._starts, strict=False):
-            values_TD = self.store.read(entry)
+            values_TD = self.store.shards.read(entry)
+            if start == 0:
+                rows = values_TD.new_empty(self._starts[-1], values_TD.shape[1])
             rows[start : start + len(values_TD)] = values_TD
         self._in_memory = rows
 
@@ -174,88 +173,6 @@ class LiveVideo(FeatureSource):
         return extract_features(load_backbone(self.settings.backbone, device), frames).cpu()
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Samples training items in an order that depends only on seed and epoch, so that a resumed run has the same order.
-
-    Yields (item, epoch). Workers draw the augmentation from the epoch.
-
-    Args:
-        num_items: Number of items.
-        seed: Seed of the order.
-        epoch: Returns the current epoch.
-        weights: Sampling weight of each item, drawn with replacement; None uses each item once.
-        shards: Shard of each item (N,), see `order_by_shards`; None draws all items alike.
-    """
-
-    def __init__(
-        self,
-        num_items: int,
-        seed: int,
-        epoch: Callable[[], int],
-        weights: Tensor | None = None,
-        shards: NDArray[np.int32] | None = None,
-    ) -> None:
-        self._num_items, self._seed, self._epoch, self._weights = num_items, seed, epoch, weights
-        self._shards = shards
-
-    def __len__(self) -> int:
-        return self._num_items
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self._epoch()
-        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
-        if self._shards is not None:
-            order = order_by_shards(self._shards, generator)
-        elif self._weights is None:
-            order = torch.randperm(self._num_items, generator=generator)
-        else:
-            order = torch.multinomial(self._weights, self._num_items, replacement=True, generator=generator)
-        for part in order.split(_PART):
-            for item in part.tolist():
-                yield item, epoch
-
-
-def order_by_shards(shards_N: NDArray[np.int32], generator: torch.Generator) -> Tensor:
-    """A random order (N,) of items, in which items of the same shard are near each other.
-
-    Shards are shuffled and taken `WINDOW_SHARDS` at a time, and all items of these are shuffled. An epoch therefore
-    reads each shard within one window, so that the memory needs to hold only the shards of a window.
-    """
-    shards, shard_of_N = np.unique(shards_N, return_inverse=True)
-    place_S = torch.randperm(len(shards), generator=generator).numpy()
-    order_N = torch.randperm(len(shards_N), generator=generator).numpy()
-    window_S = (place_S // WINDOW_SHARDS).astype(np.uint16 if len(shards) < WINDOW_SHARDS * 2**16 else np.int64)
-    return torch.from_numpy(order_N[np.argsort(window_S[shard_of_N[order_N]], kind="stable")])
-
-
-PADDING = -1  # An item that fills a share: the last clip, with a label that is ignored.
-
-
-class ShareSampler(Sampler[Any]):
-    """The share of one of several processes: the items number rank, rank + world_size, ... of a sampler.
-
-    If each process makes batches of B items, then the n-th batches of all processes together have the items of the
-    n-th batch of B * world_size items of a single process. Every item is in exactly one share. Shares have equal
-    lengths, so that all processes make the same number of steps: those that lack an item end with `PADDING`.
-
-    Args:
-        sampler: Yields the same items in every process.
-        rank: Number of the process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, sampler: Sampler[Any], rank: int, world_size: int) -> None:
-        self._sampler, self._rank, self._world_size = sampler, rank, world_size
-
-    def __len__(self) -> int:
-        return -(-len(self._sampler) // self._world_size)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:
-        own = islice(self._sampler, self._rank, None, self._world_size)
-        num_own = len(range(self._rank, len(self._sampler), self._world_size))  # type: ignore[arg-type]
-        return chain(own, [PADDING] * (len(self) - num_own))
-
-
 class ClipDataset(Dataset[tuple[Tensor, int, int]], Sized):
     """Clips of a split as (item of the source, label, row).
 
@@ -294,8 +211,3 @@ def frame_statistics(
     total, squares, count = sum_over_processes(sums_3D)
     mean, square = total / count, squares / count
     return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
-
-
-def mix_seed(*parts: int) -> int:
-    """Combine several numbers into one seed. Seeds of similar numbers are independent."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

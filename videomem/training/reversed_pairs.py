@@ -7,7 +7,7 @@ its accuracy is at most one half. This holds only for complete pairs and for a s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -57,6 +57,24 @@ def check_symmetric(sampling: Sampling, num_available: int) -> None:
             f"sampling.num_frames is {sampling.num_frames}, which is odd, but a clip of {num_available} frames has no "
             "middle frame, so its reversal would give another frame; with data.reversed_pairs use an even number"
         )
+
+
+def check_pairs(clips: Sequence[Clip], rows: Sequence[int], features: Callable[[int], Tensor]) -> None:
+    """Check that both clips of each pair have the same stored features.
+
+    Args:
+        clips: Clips of complete pairs.
+        rows: Indices of the clips to check.
+        features: The features (T, D) of a clip by its index.
+    Raises:
+        VideomemError: If they do not.
+    """
+    first: dict[str, int] = {}
+    for row in rows:
+        group = clips[row].group
+        if group in first:
+            check_same_bag(group, features(first[group]), features(row))
+        first.setdefault(group, row)
 
 
 def check_same_bag(group: str, one_TD: Tensor, other_TD: Tensor) -> None:

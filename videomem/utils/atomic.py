@@ -131,22 +131,20 @@ def locked_folder(folder: Path) -> Iterator[None]:
 def _locked_file(path: Path) -> int:
     """The descriptor of a locked file. A process that ends removes its file, so another one may have just been made."""
     while True:
+        descriptor = None
         try:
             # A pipe that is opened for reading too does not wait for another process.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise VideomemError(f"{path.parent}: cannot be locked: {error.strerror}; choose another folder") from error
-        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
             os.close(descriptor)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise VideomemError(f"{path.parent}: another process is writing to it; choose another folder") from error
         except OSError as error:
-            os.close(descriptor)
-            raise VideomemError(f"{path.parent}: cannot be locked: {error.strerror}; choose another folder") from error
+            if descriptor is not None:
+                os.close(descriptor)
+            is_held = isinstance(error, BlockingIOError)
+            why = "another process is writing to it" if is_held else f"cannot be locked: {error.strerror}"
+            raise VideomemError(f"{path.parent}: {why}; choose another folder") from error
 
 
 def _temporary(path: Path) -> Path:

@@ -33,7 +33,6 @@ def run_cached(
     num_processes: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
     in_turn: Sequence[Any] = (),
-    num_done: int = 0,
     finished: Callable[[tuple[Path, ...]], None] = lambda paths: None,
     runner: Runner | None = None,
 ) -> None:
@@ -47,7 +46,6 @@ def run_cached(
         num_processes: Number of processes; 1 runs all jobs in this process.
         progress: Called with the number of finished results and the number of all results.
         in_turn: Values of a further argument after those of `calls`, such as devices. The jobs take them in turn.
-        num_done: Number of results that `progress` counts in addition to those of `calls`, because they were finished.
         finished: Called with the files of each job when it has finished.
         runner: Runs the jobs elsewhere, see `videomem.utils.ray_cluster`; None: in processes on this machine.
     Raises:
@@ -58,7 +56,7 @@ def run_cached(
     missing = [paths for paths in calls if not all(path.is_file() for path in paths)]
     values: list[tuple[Any, ...]] = [(value,) for value in in_turn] or [()]
     arguments = [(*calls[paths], *value, paths) for paths, value in zip(missing, cycle(values), strict=False)]
-    total = num_done + sum(map(len, calls))
+    total = sum(map(len, calls))
     done = total - sum(map(len, missing))
     progress(done, total)
     for call in (runner or run_parallel)(job, arguments, shared, min(num_processes, len(missing))):

@@ -101,7 +101,7 @@ def run_isolated(
     Args:
         function: A picklable function with picklable results.
         items: The items.
-        num_workers: Number of processes.
+        num_workers: Number of processes. 0 computes in this process, without a time limit or crash isolation.
         time_limit_s: If an item takes longer, its worker is killed.
         preload: Module that is imported before workers are forked.
     Yields:
@@ -109,6 +109,9 @@ def run_isolated(
     Raises:
         VideomemError: If workers cannot start, or the function raises.
     """
+    if num_workers == 0:
+        yield from map(function, items)
+        return
     start_early(preload)
     answers: Queue[Any] = Queue(maxsize=2 * num_workers)
     stop = threading.Event()

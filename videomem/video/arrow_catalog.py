@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.errors import VideomemError, one_line, requires_extra
-from videomem.video.clip import Clip, MappedClips
+from videomem.video.catalog import Clip, MappedClips
 from videomem.video.files import is_url
 
 with requires_extra("parquet", "a catalog as an Arrow table"):

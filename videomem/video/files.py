@@ -21,6 +21,11 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
+def ffmpeg_url(path: str | os.PathLike[str]) -> str:
+    """The address of a file for FFmpeg, which takes the start of other paths for a protocol."""
+    return f"file:{os.path.abspath(path)}"
+
+
 def is_video_name(path: str) -> bool:
     return path.lower().endswith(tuple(VIDEO_SUFFIXES))
 

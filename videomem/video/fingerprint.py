@@ -19,7 +19,6 @@ from videomem.video.sampling import Uniform
 
 # Symmetric in time: a clip and its reversal have the same frames.
 SAMPLING = Uniform(4)
-BITS = 64 * SAMPLING.num_frames
 # Maximum distance of near-duplicates. tests/video/test_survey.py checks it on 97 real clips, many of one scene: at most
 # 2 of their copies, re-encoded at half the size, are missed, and at most 1 of 4,656 pairs of different clips is found.
 MAX_DISTANCE = 16

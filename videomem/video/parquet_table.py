@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, in memory in proportion to the file.
+"""Read and write tables in Parquet; the rows that are read take memory in proportion to the file.
 
 A page that repeats one long text takes a few bytes for each row. Texts are therefore read as dictionaries, which hold
 it once, and are measured before they become a text for each row.
@@ -6,13 +6,15 @@ it once, and are measured before they become a text for each row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from videomem.errors import VideomemError, one_line, requires_extra
 from videomem.utils.proportion import RATIO, SMALL, is_out_of_proportion
-from videomem.video.parquet_footer import codecs_of
+from videomem.video.catalog import COLUMNS, Clip
 
 with requires_extra("parquet", "a table in Parquet"):
     import pyarrow as pa
@@ -32,7 +34,7 @@ def read_parquet(path: Path) -> list[dict[str, str]]:
     Raises:
         VideomemError: If the file is damaged, or its rows would take far more memory than it has bytes.
     """
-    if foreign := sorted(codecs_of(path) - _CODECS):
+    if foreign := sorted(_codecs_of(path) - _CODECS):
         raise VideomemError(
             f"{path}: compressed with {foreign[0]}; save it with snappy, without compression, or as CSV"
         )
@@ -79,3 +81,80 @@ def _words(column: pa.Array) -> list[str]:
         return ["" if value is None else str(value) for value in column.to_pylist()]
     words: list[Any] = ["" if value is None else str(value) for value in column.dictionary.to_pylist()]
     return ["" if place is None else words[place] for place in column.indices.to_pylist()]
+
+
+def write_parquet(clips: Sequence[Clip], names: Sequence[str], path: Path) -> None:
+    """Write these columns of clips to a table."""
+    schema = pa.schema([(name, pa.string() if name in COLUMNS[:4] else pa.float64()) for name in names])
+    pq.write_table(pa.table({name: [getattr(clip, name) for clip in clips] for name in names}, schema=schema), path)
+
+
+# The codecs are read before any page is inflated. pyarrow has them too, but ends the process where the metadata of a
+# column are damaged. Metadata are a Thrift struct in the compact protocol:
+# https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+_NAMES = ("UNCOMPRESSED", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_RAW")
+_ROW_GROUPS, _COLUMNS, _OF_COLUMN, _CODEC = 4, 1, 3, 4  # numbers of fields in parquet.thrift
+
+
+def _codecs_of(path: Path) -> set[str]:
+    """Names of the codecs of all columns.
+
+    Raises:
+        VideomemError: If the file has no metadata of Parquet, or they are damaged or encrypted.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            num_bytes, magic = int.from_bytes(file.read(4), "little"), file.read()
+            if magic != b"PAR1":
+                raise ValueError
+            file.seek(-8 - num_bytes, os.SEEK_END)
+            footer = _value(BytesIO(file.read(num_bytes)), 12)
+        columns = [column for group in footer[_ROW_GROUPS] for column in group[_COLUMNS]]
+        return {_NAMES[column[_OF_COLUMN][_CODEC]] for column in columns}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise VideomemError(f"{path}: not readable as Parquet: its metadata are damaged or encrypted") from error
+
+
+def _value(file: BytesIO, kind: int) -> Any:
+    """The next value, of a type of the protocol. Structs are dictionaries by the numbers of their fields."""
+    if kind in (1, 2):  # true and false
+        return kind == 1
+    if kind in (4, 5, 6):  # integers of 16, 32 and 64 bits
+        return _integer(file)
+    if kind in (3, 7, 8):  # a byte, a double, bytes
+        return _bytes(file, {3: 1, 7: 8}.get(kind) or _varint(file))
+    if kind in (9, 10):  # a list and a set
+        head = _bytes(file, 1)[0]
+        length = head >> 4 if head >> 4 < 15 else _varint(file)
+        inside = head & 15
+        return [_bytes(file, 1) if inside in (1, 2) else _value(file, inside) for _ in range(length)]
+    if kind == 12:
+        fields: dict[int, Any] = {}
+        number = 0
+        while (head := _bytes(file, 1)[0]) & 15:
+            number = number + (head >> 4) if head >> 4 else _integer(file)
+            fields[number] = _value(file, head & 15)
+        return fields
+    raise ValueError(f"type {kind}, which metadata of Parquet do not have")
+
+
+def _bytes(file: BytesIO, length: int) -> bytes:
+    if len(content := file.read(length)) != length:
+        raise ValueError("the metadata end too early")
+    return content
+
+
+def _varint(file: BytesIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = _bytes(file, 1)[0]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+    raise ValueError("an integer of more than 64 bits")
+
+
+def _integer(file: BytesIO) -> int:
+    value = _varint(file)
+    return (value >> 1) ^ -(value & 1)

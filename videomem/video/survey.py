@@ -49,11 +49,7 @@ def survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float = TIME_L
     Yields:
         For each clip in order its facts, or one line that names the clip and why it cannot be decoded.
     """
-    look = partial(_look, decode_clip)
-    if num_workers == 0:
-        yield from map(look, clips)
-        return
-    answers = run_isolated(look, clips, num_workers, time_limit_s, preload=__name__)
+    answers = run_isolated(partial(_look, decode_clip), clips, num_workers, time_limit_s, preload=__name__)
     for clip, answer in zip(clips, answers, strict=True):
         yield f"{clip}: {answer.reason}" if isinstance(answer, Lost) else answer
 

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from videomem.errors import VideomemError
 from videomem.utils.atomic import atomic_path, remove_orphans, write_atomic
 from videomem.utils.folders import is_empty_or_absent
-from videomem.video.catalog import Catalog, Clip, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import write_catalog
+from videomem.video.files import ffmpeg_url
 
 Image = NDArray[Any]
 SETTINGS_FILE = "synthetic.json"
@@ -155,7 +157,7 @@ def write_video(
     reveal the direction of time to an order-blind model; lossless encoding does not.
     """
     path = Path(path)
-    with atomic_path(path) as temporary, av.open(_url(temporary), "w", format=path.suffix[1:]) as container:
+    with atomic_path(path) as temporary, av.open(ffmpeg_url(temporary), "w", format=path.suffix[1:]) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options))
         assert isinstance(stream, VideoStream)
         stream.codec_context.thread_count = 1
@@ -165,11 +167,6 @@ def write_video(
                 stream.height, stream.width = image.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         container.mux(stream.encode())
-
-
-def _url(path: Path) -> str:
-    """The address of a file for FFmpeg, which takes the start of other paths for a protocol."""
-    return f"file:{path.absolute()}"
 
 
 def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> tuple[list[NDArray[np.uint8]], str]:

@@ -48,7 +48,7 @@ from videomem.experiments.memory_horizon.recall_training import (
 )
 from videomem.experiments.tables import NOTHING
 from videomem.features.backbone import BackboneSettings, extract_features, load_backbone
-from videomem.features.extraction import decode_frames
+from videomem.features.clip_decoding import decode_frames
 from videomem.features.settings import FeatureSettings
 from videomem.heads import Head, LastReadout, Leaky, NoMemory
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon

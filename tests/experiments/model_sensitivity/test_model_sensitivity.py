@@ -30,7 +30,8 @@ from videomem.experiments.model_sensitivity.views import ViewReader, Views
 from videomem.experiments.permutations import suite
 from videomem.utils.result_models import schema_json
 from videomem.utils.sharing import shared_path
-from videomem.video.catalog import Catalog, read_catalog, write_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_files import read_catalog, write_catalog
 from videomem.video.sampling import Uniform
 
 CLASSES, FRAMES = 4, 8

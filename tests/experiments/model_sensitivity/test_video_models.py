@@ -21,7 +21,8 @@ from videomem.experiments.model_sensitivity.video_networks import load_video_net
 from videomem.experiments.model_sensitivity.video_transformers import load_video_transformer
 from videomem.experiments.model_sensitivity.views import ViewReader, Views, average_views, three_crops
 from videomem.experiments.permutations import IN_ORDER, SHUFFLE
-from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import read_catalog, write_catalog
 from videomem.video.sampling import Uniform
 from videomem.video.synthetic import SyntheticSettings, synthesize
 

@@ -24,7 +24,8 @@ from videomem.experiments.order_test.subset import (
 )
 from videomem.statistics.classes import class_gains
 from videomem.statistics.clip_scores import clip_scores
-from videomem.video.catalog import Catalog, Clip, read_catalog, write_catalog
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import read_catalog, write_catalog
 
 EFFECT = {"open": 0.8, "close": 0.7, "hold": 0.0}
 PER_CLASS, TESTS = 12, 4

@@ -38,7 +38,7 @@ from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS, O
 from videomem.experiments.order_test.run import run_order_test
 from videomem.experiments.order_test.training import run_jobs, train_jobs
 from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
-from videomem.training.feature_sources import EpochSampler
+from videomem.training.samplers import EpochSampler
 
 # Splits.
 

@@ -36,7 +36,7 @@ from videomem.experiments.shuffle.measurements import (
 from videomem.experiments.shuffle.shuffle_figures import FlippedClip, animations, flipped_clips, gif
 from videomem.experiments.shuffle.shuffle_result import measure_checkpoint, sentence, summarize
 from videomem.features.backbone import load_backbone
-from videomem.features.extraction import decode_frames
+from videomem.features.clip_decoding import decode_frames
 from videomem.heads import GRU, LSTM, Head
 from videomem.statistics.contrasts import estimate_mean
 from videomem.statistics.verdict import interval

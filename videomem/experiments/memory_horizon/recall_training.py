@@ -17,8 +17,8 @@ from videomem.errors import VideomemError
 from videomem.experiments.memory_horizon.learning_curves import LearningCurve, has_converged
 from videomem.experiments.memory_horizon.recall_tasks import NUM_SYMBOLS, TASKS, RecallFrames, Sequences
 from videomem.heads import Head, LastReadout
-from videomem.training.feature_sources import mix_seed
 from videomem.training.lit_classifier import LitClassifier
+from videomem.training.samplers import mix_seed
 from videomem.utils.plain_data import class_path, from_plain
 from videomem.utils.result_models import Number, result_model
 

@@ -180,11 +180,9 @@ def lags_of(num_frames: int) -> list[int]:
 def seconds_per_frame(data: VideoDataModule, rows: Sequence[int]) -> float | None:
     """Returns the median time between consecutive sampled frames; None if the frame rate is not known."""
     in_order_of_shards = sorted(map(data.entry, rows), key=lambda entry: entry.shard)
-    steps = [
-        (facts.indices[-1] - facts.indices[0]) / (len(facts.indices) - 1) / facts.fps
-        for facts in map(data.feature_store.facts, in_order_of_shards)
-        if len(facts.indices) > 1 and facts.fps > 0
-    ]
+    fields = map(data.feature_store.shards.fields, in_order_of_shards)
+    sampled = [(clip["indices"], clip["fps"]) for clip in fields]
+    steps = [(i[-1] - i[0]) / (len(i) - 1) / fps for i, fps in sampled if len(i) > 1 and fps > 0]
     return float(np.median(steps)) if steps else None
 
 

@@ -21,7 +21,8 @@ from videomem.experiments import permutations
 from videomem.experiments.clips import Clips
 from videomem.experiments.order_test.plan import OrderSettings
 from videomem.experiments.permutations import FrameOrders, Perturbation
-from videomem.training.feature_sources import EpochSampler, frame_statistics
+from videomem.training.feature_sources import frame_statistics
+from videomem.training.samplers import EpochSampler
 from videomem.video.catalog import Clip
 from videomem.video.splits import assign_splits
 

@@ -19,7 +19,8 @@ from videomem.statistics.classes import class_gains
 from videomem.statistics.clip_scores import ClipScores
 from videomem.statistics.results import ClassGain
 from videomem.utils.atomic import write_atomic
-from videomem.video.catalog import Catalog, Clip, clip_of_row, read_table
+from videomem.video.catalog import Catalog, Clip
+from videomem.video.catalog_files import clip_of_row, read_table
 
 FILE = Path("tables") / "clip_scores.csv"
 _COUNTS, _GAINS = ("tests",), ("raw", "score", "standard_error")

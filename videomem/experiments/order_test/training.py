@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +76,10 @@ def run_jobs(
     jobs = in_cache(plan, clips, cache, devices[0])
     missing = {job: split for job, (split, path) in jobs.items() if not path.is_file()}
     largest = min(MAX_STACK, -(-len(missing) // num_processes) or 1)
-    calls = {
-        tuple(jobs[job][1] for job in stack): ({job: missing[job] for job in stack},)
-        for stack in stacks_of(missing, clips, plan, largest)
-    }
+    done = (path for job, (_, path) in jobs.items() if job not in missing)
+    calls: dict[tuple[Path, ...], tuple[Any, ...]] = {(path,): () for path in done}
+    for stack in stacks_of(missing, clips, plan, largest):
+        calls[tuple(jobs[job][1] for job in stack)] = ({job: missing[job] for job in stack},)
     train = partial(_train_and_write, settings=plan.settings, recipe=plan.recipe)
     of_file = {path: (job, clips.labels[split.test]) for job, (split, path) in jobs.items()}
 
@@ -88,8 +89,7 @@ def run_jobs(
             predicted = read_training_result(path).predicted
             finished(job, {name: float((answers == labels).mean()) for name, answers in predicted.items()})
 
-    num_done = len(jobs) - len(missing)
-    run_cached(train, calls, clips, num_processes, progress, devices, num_done, tell, runner)
+    run_cached(train, calls, clips, num_processes, progress, devices, tell, runner)
     return read_training_results(plan, clips, jobs)
 
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from videomem.errors import VideomemError
-from videomem.video.catalog import Clip, read_table
+from videomem.video.catalog import Clip
+from videomem.video.catalog_files import read_table
 from videomem.video.datasets.common import SPLIT_NAMES, Found, whole_number
 from videomem.video.files import VIDEO_SUFFIXES
 

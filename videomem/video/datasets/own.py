@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from videomem.errors import VideomemError
-from videomem.video.catalog import Clip, clip_of_row, read_table
+from videomem.video.catalog import Clip
+from videomem.video.catalog_files import clip_of_row, read_table
 from videomem.video.datasets.common import FRACTION, SPLIT_NAMES, Found
 from videomem.video.files import file_problem, files_below, is_url, is_video_name, videos_below
 

@@ -7,7 +7,6 @@ FFmpeg, or a packet that gives no frame.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -24,6 +23,7 @@ from videomem.errors import DecodingError, one_line
 from videomem.video.decoders.bitstreams import gif_images, holds_idr, shows_frame
 from videomem.video.decoders.limits import MOST_PIXELS
 from videomem.video.decoders.packets import PacketInfo, what_an_avi_lacks, what_the_header_misses, where_flv_breaks
+from videomem.video.files import ffmpeg_url
 
 # Containers and raw streams. Excludes playlists (hls, concat, dash), which refer to other files or addresses.
 _FORMATS = (
@@ -225,7 +225,7 @@ def _logged_errors() -> Iterator[list[Any]]:
 def _open(path: str) -> Iterator[InputContainer]:
     """Open a file, and let FFmpeg read no other file. Metadata may have invalid UTF-8, which is ignored."""
     try:
-        with av.open(f"file:{os.path.abspath(path)}", options=_OPEN_OPTIONS, metadata_errors="ignore") as opened:
+        with av.open(ffmpeg_url(path), options=_OPEN_OPTIONS, metadata_errors="ignore") as opened:
             yield opened
     except av.FFmpegError as error:
         raise DecodingError(f"{path}: not decodable: {reason(error)}") from error

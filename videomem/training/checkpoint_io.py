@@ -1,4 +1,4 @@
-"""Restore a model or a training run from a checkpoint, without Lightning reading the file.
+"""Write checkpoints atomically, and restore a model or a training run from one without Lightning reading the file.
 
 Lightning restores whatever a checkpoint has: a `ModelCheckpoint` takes paths from it, which it later deletes. Here it
 gets the weights, and for `fit` the state of loops and optimizer, in the form that this run would write.
@@ -7,6 +7,8 @@ gets the weights, and for `fit` the state of loops and optimizer, in the form th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning
@@ -14,6 +16,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
@@ -21,7 +24,22 @@ from videomem.errors import VideomemError, one_line
 from videomem.training.checkpoint import Checkpoint
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier
+from videomem.utils.atomic import write_atomic
 from videomem.utils.torch_file import misfit
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint to a file next to its target and rename it.
+
+    Lightning's own writer uses the folder for temporary files. If that is on another file system, it copies over the
+    previous checkpoint, which an interruption or a full disk then leaves broken.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(path), buffer.getbuffer())
 
 
 class CheckedCheckpoint(CheckpointIO):

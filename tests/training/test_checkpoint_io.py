@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from videomem.errors import VideomemError
 from videomem.training.checkpoint import read_checkpoint
-from videomem.training.checkpoint_writer import AtomicCheckpointIO
+from videomem.training.checkpoint_io import AtomicCheckpointIO
 
 
 def test_no_temporary_file_is_elsewhere_than_beside_the_checkpoint(
