@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import videomem
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone, BackboneSettings, Blueprint, blueprint_of
-from videomem.features.hub import HubModel, download
+from videomem.features.hub import CONFIG_BYTES, WEIGHTS_BYTES, HubModel, download
 from videomem.features.preprocessing import Preprocessing
 from videomem.features.settings import FeatureSettings, ImportedFeatures
 from videomem.heads import MEMORIES, READOUTS, Head, MeanReadout
@@ -47,7 +47,7 @@ FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
 SIZES = ("num_layers", "projection_dim", "feature_dim")  # Arguments of the head that are numbers.
 # The classes that a config may name, by the part of the head that they build.
 _PARTS: dict[str, Mapping[str, Any]] = {"memory": MEMORIES, "readout": READOUTS}
-_MOST_BYTES = {CONFIG: 16 * 2**20, PREPROCESSOR: 16 * 2**20, WEIGHTS: 32 * 2**30}  # of a file on the Hub
+_MOST_BYTES = {CONFIG: CONFIG_BYTES, PREPROCESSOR: CONFIG_BYTES, WEIGHTS: WEIGHTS_BYTES}  # of a file on the Hub
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
