@@ -382,6 +382,23 @@ def test_a_time_limit_without_workers_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["predict", "a.mp4", "--model", "folder", "--trust"], "runs no code as it is no checkpoint"),
+        (["stream", "a.mp4", "--model", "hf://owner/name", "--trust"], "trust has no effect on hf://owner/name"),
+        (["fit", "--trust"], "--trust has no effect without --ckpt-path"),
+        (["fit", "--new-wandb-run"], "--new-wandb-run has no effect without --ckpt-path"),
+    ],
+)
+def test_trust_without_effect_is_refused(
+    command: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    error = failed(capsys, *(tmp_path / word if word in ("folder", "out") else word for word in command))
+    assert message in error and error.rstrip().endswith("leave it out")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--data.source", "video", "--data.storage", "ram"], "data.storage keeps stored features, but data.source is "

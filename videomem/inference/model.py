@@ -269,9 +269,13 @@ def load(path: Path | str, trust: bool = False, revision: str | None = None) -> 
         revision: A branch, a tag or a commit of the repository; the branch `main` by default.
     Raises:
         VideomemError: If the path is none of these, cannot be downloaded, is damaged, names a class that is not
-            trusted, or was trained with other weights of the backbone.
+            trusted, or was trained with other weights of the backbone; if `trust` is given for no checkpoint.
     """
     if named_model(path, revision) is not None or Path(path).is_dir():
+        if trust:
+            raise VideomemError(
+                f"trust has no effect on {path}, which runs no code as it is no checkpoint; leave it out"
+            )
         return Classifier.from_pretrained(path, revision)
     if not Path(path).exists():
         raise VideomemError(
