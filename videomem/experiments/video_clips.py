@@ -41,7 +41,7 @@ def load_clips(
     """Extract the features of videos, and return them as clips for `videomem.order_test`.
 
     Features are stored as by `videomem extract`; those that are already stored are not computed again. The splits of
-    the clips are those of the catalog, or of the folders `train`, `val` and `test`; without such folders there are none.
+    the clips are those of the catalog, or of the folders `train`, `val` and `test`; a folder without them has none.
 
     Args:
         videos: A folder with one folder of videos per class, or a catalog of `videomem catalog build`.

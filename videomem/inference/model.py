@@ -62,6 +62,10 @@ class Prediction(NamedTuple):
         """The most probable class."""
         return self.class_names[int(self.probabilities_C.argmax())]
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name} {probability:.3f}" for name, probability in self.top())
+        return f"Prediction for {self.path or 'features'}: {best}"
+
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes with their probabilities, the most probable first."""
         return top_classes(self.class_names, self.probabilities_C, k)
