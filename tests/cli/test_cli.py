@@ -382,6 +382,25 @@ def test_a_time_limit_without_workers_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("command", "options", "key"),
+    [
+        ("fit", ["--trainer.max_epochs", "1_0"], "trainer.max_epochs"),
+        ("fit", ["--seed", "1_0"], "--seed"),
+        ("order", ["--order.runs", "1_0"], "order.runs"),
+        ("order", ["--config", "settings.yaml"], "order.runs"),
+    ],
+)
+def test_an_integer_of_a_config_is_written_in_digits(
+    command: str, options: list[str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text("order:\n  runs: 1_0\n")
+    error = failed(capsys, command, "--config", CONFIGS / "base.yaml", *options)
+    assert key in error and "1_0" in error and "int" in error
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         (["predict", "a.mp4", "--model", "folder", "--trust"], "runs no code as it is no checkpoint"),
