@@ -46,6 +46,8 @@ def test_the_first_notebook_goes_from_a_folder_to_a_verdict(tmp_path: Path, monk
         assert isinstance(result, NotebookResult)
         assert "<table" in result._repr_html_() and result.plot()._repr_png_().startswith(b"\x89PNG")
     assert names["result"].verdict.sentence in names["result"]._repr_html_()
+    assert repr(names["clips"]).startswith(f"Clips: {len(names['clips'])} clips of ")
+    assert len(repr(names["clips"])) < 300
 
 
 @pytest.mark.slow

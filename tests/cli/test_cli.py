@@ -393,6 +393,42 @@ def test_a_time_limit_without_workers_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("command", "options", "key"),
+    [
+        ("fit", ["--trainer.max_epochs", "1_0"], "trainer.max_epochs"),
+        ("fit", ["--seed", "1_0"], "--seed"),
+        ("order", ["--order.runs", "1_0"], "order.runs"),
+        ("order", ["--config", "settings.yaml"], "order.runs"),
+    ],
+)
+def test_an_integer_of_a_config_is_written_in_digits(
+    command: str, options: list[str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text("order:\n  runs: 1_0\n")
+    error = failed(capsys, command, "--config", CONFIGS / "base.yaml", *options)
+    assert key in error and "1_0" in error and "int" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["predict", "a.mp4", "--model", "folder", "--trust"], "runs no code as it is no checkpoint"),
+        (["stream", "a.mp4", "--model", "hf://owner/name", "--trust"], "trust has no effect on hf://owner/name"),
+        (["fit", "--trust"], "--trust has no effect without --ckpt-path"),
+        (["fit", "--new-wandb-run"], "--new-wandb-run has no effect without --ckpt-path"),
+    ],
+)
+def test_trust_without_effect_is_refused(
+    command: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    error = failed(capsys, *(tmp_path / word if word in ("folder", "out") else word for word in command))
+    assert message in error and error.rstrip().endswith("leave it out")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--data.source", "video", "--data.storage", "ram"], "data.storage keeps stored features, but data.source is "

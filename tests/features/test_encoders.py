@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 import torchvision
 import transformers
 from conftest import CONFIGS, ROOT, failed, read_data_module, shared_data
-from huggingface_hub.errors import GatedRepoError
+from helpers.hub_server import Hub, Repository, local_hub
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from videomem.cli.config_options import config_parser, parse
 from videomem.cli.main import main
 from videomem.errors import VideomemError
+from videomem.features import hf_models
 from videomem.features.backbone import Backbone, BackboneSettings, blueprint_of, layer_dims, load_backbone
 from videomem.features.encoders.by_torchvision import preset
-from videomem.features.hf_models import HFSource, config_from_plain, hf_folder, preprocessing_of
+from videomem.features.hf_models import config_from_plain, preprocessing_of
 from videomem.features.preprocessing import Preprocessing
 from videomem.features.settings import FeatureSettings
 from videomem.inference.exported_folder import CONFIG
@@ -229,29 +230,114 @@ def test_the_key_has_the_weights_and_the_preprocessing_but_not_the_place(
     assert Backbone(settings).weights_hash() != Backbone(here.backbone).weights_hash()
 
 
-def test_only_configs_and_safetensors_are_downloaded_from_the_hub(
-    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with local_hub(tmp_path / "cache", monkeypatch) as served:
+        yield served
+
+
+def files_got(hub: Hub) -> set[str]:
+    return {request.rsplit("/", 1)[1] for request in hub.requests if "resolve" in request}
+
+
+@pytest.mark.parametrize("prefix", ["", "hf://"])
+def test_only_configs_and_safetensors_of_a_revision_are_downloaded_from_the_hub(
+    hub: Hub, saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
-    asked = {}
-
-    def download(name: str, revision: str, allow_patterns: list[str]) -> str:
-        asked.update(name=name, revision=revision, patterns=allow_patterns)
-        return str(saved("dinov2"))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    backbone = Backbone(hugging("some/dinov2", "class_token", revision="v1"))
+    more = shutil.copytree(saved("dinov2"), tmp_path / "more")
+    (more / "modeling.py").write_text("raise SystemExit")
+    (more / "pytorch_model.bin").write_bytes(b"pickle")
+    name = f"some/dinov2{len(prefix)}"
+    hub.repositories[name] = Repository()
+    hub.repositories[name].commit("v1", {path.name: path.read_bytes() for path in more.iterdir()})
+    settings = hugging(f"{prefix}{name}@v1", "class_token")
+    backbone = Backbone(settings)
     assert backbone.weights_hash() == Backbone(hugging(saved("dinov2"), "class_token")).weights_hash()
-    assert asked["name"] == "some/dinov2" and asked["revision"] == "v1"
-    assert all(pattern.endswith((".json", ".safetensors")) for pattern in asked["patterns"])
+    assert files_got(hub) == {"config.json", "preprocessor_config.json", "model.safetensors"}
+    assert sum("/api/models/" in request for request in hub.requests) == 1  # Config and weights are of one commit.
+    hf_models._snapshot.cache_clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert Backbone(settings).weights_hash() == backbone.weights_hash() and not hub.requests
 
 
-def test_a_gated_repository_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise GatedRepoError.__new__(GatedRepoError)
+def test_a_model_that_cannot_be_downloaded_is_a_one_line_error(
+    hub: Hub, saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("some/gated", saved("dinov2"), gated=True)
+    hub.add("some/large", saved("dinov2"))
+    (tmp_path / "pickled").mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(saved("dinov2") / name, tmp_path / "pickled")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"pickle")
+    hub.add("some/pickled", tmp_path / "pickled")
+    monkeypatch.setitem(hf_models._OPTIONAL, "model.safetensors", 100)
+    for name, message in (
+        ("some/gated", "hf://some/gated: access is restricted; request it on the page of the model, and log in with"),
+        ("some/large", r"hf://some/large: model\.safetensors has \d+ bytes, above the limit of 100"),
+        ("some/pickled", r"has no model\.safetensors, and pickled weights such as pytorch_model\.bin are not read"),
+        ("some/nothing", "hf://some/nothing: no such repository"),
+        ("hf://some", "'hf://some' is no repository on the Hugging Face Hub"),
+    ):
+        with pytest.raises(VideomemError, match=message):
+            Backbone(hugging(name, "class_token"))
+    assert files_got(hub) == {"config.json", "preprocessor_config.json"}
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(VideomemError, match="a gated repository; accept its licence at https"):
-        hf_folder(HFSource("facebook/dinov3-vits16-pretrain-lvd1689m"))
+
+def test_a_name_is_a_repository_only_where_nothing_local_has_its_name(
+    hub: Hub, saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(saved("dinov2"), "models/dinov2")
+    Backbone(hugging("models/dinov2", "class_token"))
+    for name in ("models/dinov3", "./models/dinov3", "a/b/c"):
+        with pytest.raises(VideomemError, match="no folder, no repository on the Hub"):
+            Backbone(hugging(name, "class_token"))
+    assert hub.requests == []
+
+
+def test_published_weights_of_timm_are_those_in_safetensors_and_pickles_are_not_downloaded(
+    hub: Hub, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    hub.add("timm/test_vit.r160_in1k", tmp_path)
+    ours, local = (
+        Backbone(BackboneSettings("test_vit", "pooled", weights, "timm")).weights_hash()
+        for weights in ("pretrained", str(tmp_path / "model.safetensors"))
+    )
+    assert ours == local
+    (tmp_path / "model.safetensors").unlink()
+    hub.add("timm/test_vit2.r160_in1k", tmp_path)
+    for name, message in (
+        ("test_vit2", r"hf://timm/test_vit2\.r160_in1k: the repository lacks model\.safetensors; or name a file"),
+        ("gcvit_tiny", "timm has no safetensors of gcvit_tiny; name a file of weights, or `random`"),
+    ):
+        with pytest.raises(VideomemError, match=message):
+            Backbone(BackboneSettings(name, "pooled", "pretrained", "timm"))
+    assert files_got(hub) == {"model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"blocks.0.attn.proj.weight": torch.zeros(3, 5)},
+            r"proj\.weight has shape \(3, 5\), but \(64, 64\) is expected",
+        ),
+        ({"blocks.1.mlp.fc1.weight": None}, r"blocks\.1\.mlp\.fc1\.weight is absent"),
+        (None, "not a state_dict of tensors"),
+    ],
+)
+def test_weights_of_another_model_of_timm_are_refused(
+    tmp_path: Path, changes: dict[str, Any] | None, message: str
+) -> None:
+    state = {} if changes is None else {**timm.create_model("test_vit").state_dict(), **changes}
+    path = tmp_path / "model.safetensors"
+    save_file({name: value for name, value in state.items() if value is not None}, path)
+    with pytest.raises(VideomemError, match=message):
+        Backbone(BackboneSettings("test_vit", "pooled", str(path), "timm"))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +357,6 @@ def test_a_gated_repository_is_named_with_the_remedy(monkeypatch: pytest.MonkeyP
         ({"name": "test_resnet", "library": "timm", "weights": "random", "layer": "patch_mean"}, "it has pooled"),
         ({"name": "test_vit", "library": "timm", "weights": "nowhere.safetensors"}, "no such file"),
         ({"name": "test_vit", "library": "timm", "weights": "random", "segment_frames": 2}, "single images"),
-        ({"name": "test_vit", "library": "timm", "revision": "v1"}, "only repositories of the Hub have one"),
         ({"name": "r3d_18", "library": "torchvision", "weights": "random"}, "a video network.*set it to 16"),
         ({"name": "s3d", "library": "torchvision", "segment_frames": 4, "weights": "random"}, "needs at least 14"),
         ({"name": "alexnet", "library": "torchvision", "segment_frames": 4, "weights": "random"}, "single images"),
@@ -294,7 +379,7 @@ def test_folders_without_safetensors_processor_or_support_are_refused(
     folder = copy("pickled")
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(VideomemError, match=r"has pytorch_model\.bin but no model\.safetensors; pickled weights"):
+    with pytest.raises(VideomemError, match=r"no model\.safetensors, and pickled weights such as pytorch_model\.bin"):
         Backbone(hugging(folder, "class_token"))
     folder = copy("no_processor")
     (folder / "preprocessor_config.json").unlink()
@@ -307,10 +392,14 @@ def test_folders_without_safetensors_processor_or_support_are_refused(
     folder = copy("mismatched")
     plain = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**plain, "num_hidden_layers": 3}))
-    with pytest.raises(VideomemError, match="weights are not those of Dinov2Model"):
+    absent = r"whose weights are not those of Dinov2Model with its config\.json: encoder\.layer\.2\.\S+ is absent"
+    with pytest.raises(VideomemError, match=absent):
         Backbone(hugging(folder, "class_token"))
-    with pytest.raises(VideomemError, match="revision is 'v1', but"):
-        Backbone(hugging(saved("dinov2"), "class_token", revision="v1"))
+    folder = copy("narrow")
+    (folder / "config.json").write_text(json.dumps({**plain, "hidden_size": 32}))
+    shapes = r"embeddings\.cls_token has shape \(1, 1, 16\), but \(1, 1, 32\) is expected; save both again with"
+    with pytest.raises(VideomemError, match=shapes):
+        Backbone(hugging(folder, "class_token"))
 
 
 def test_a_config_cannot_name_code_or_ask_for_any_size(saved: Callable[[str], Path], tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def small_checkpoint() -> dict[str, Any]:
     optimizer.step()
     sampling = {"class_path": "videomem.video.sampling.Uniform", "init_args": {"num_frames": 8}}
     backbone = {"name": "alexnet", "layer": "fc6", "weights": "random", "library": "torchvision",
-                "revision": "main", "seed": 0, "grid": 3, "segment_frames": 1, "precision": "float32"}  # fmt: skip
+                "seed": 0, "grid": 3, "segment_frames": 1, "precision": "float32"}  # fmt: skip
     features = {"backbone": backbone, "sampling": sampling, "decoder": "auto", "dtype": "float16",
                 "on_damage": "exclude", "imported": {"name": "clip", "feature_dim": NUM_FEATURES}}  # fmt: skip
     augmentation = {"crop": False, "horizontal_flip": 0.0, "classes_survive_flip": False}

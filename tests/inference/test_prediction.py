@@ -67,6 +67,7 @@ def test_words_name_files_folders_patterns_and_lists(videos: Path, monkeypatch: 
 def test_predict_gives_the_logits_of_forward(model: Classifier, catalog: Catalog) -> None:
     path = catalog.clips[0].path
     found = model.predict(path)
+    assert repr(found).startswith(f"Prediction for {path}: {found.label} 0.") and len(repr(found)) < 500
     expected_C = model(model.read(path).unsqueeze(0))[0].softmax(0)
     assert torch.equal(found.probabilities_C, expected_C)
     assert found.label == model.class_names[int(expected_C.argmax())] == found.top(1)[0][0]

@@ -188,13 +188,21 @@ def test_near_duplicates_in_different_splits_cause_a_warning(copies: Path, capsy
     assert check(copies, *(Clip(f"{n}.avi", label, split, n) for n, label, split in rows)) == 0
     printed = capsys.readouterr()
     assert re.search(
-        r"warning: 2 pair\(s\) of near-duplicates are in different splits, the first \S+/a\.avi \(train\) and "
-        r"\S+/copy\.avi \(test\): training clips leak into the test\n"
+        r"warning: near-duplicates are in different splits: 2 in train and test; remove one clip of each pair, or put "
+        r"both in one split; the first: \S+/a\.avi \(train\) and \S+/copy\.avi \(test\)\n"
         r"\S+/a\.avi \(train\) and \S+/turned\.avi \(test\), "
         r"reversed\n",
         printed.err,
     )
     assert "no errors, but 1 warning(s), see above" in printed.out and "no problems" not in printed.out
+
+
+def test_near_duplicates_are_counted_for_each_pair_of_splits(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("a", "x", "train"), ("copy", "x", "val"), ("turned", "y", "test"), ("other", "y", "train")]
+    assert check(copies, *(Clip(f"{n}.avi", label, split, n) for n, label, split in rows)) == 0
+    warning = capsys.readouterr().err
+    for splits in ("train and val", "train and test", "val and test"):
+        assert f"1 in {splits}" in warning
 
 
 def test_near_duplicates_within_one_split_are_not_reported(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,13 +220,13 @@ def test_of_many_near_duplicates_twenty_are_named_and_all_are_counted() -> None:
     known = facts(fingerprint=np.arange(4, dtype=np.uint64))
     clips = [Clip(f"{n}.mp4", "x", ("train", "test")[n % 2], str(n)) for n in range(12)]
     num_pairs, named = near_duplicates(dict.fromkeys(clips, known))
-    assert (num_pairs, len(named)) == (36, 20)
+    assert (num_pairs, len(named)) == ({"train and test": 36}, 20)
     assert named[:2] == ["0.mp4 (train) and 1.mp4 (test)", "0.mp4 (train) and 3.mp4 (test)"]
 
 
 def test_a_clip_without_a_fingerprint_is_never_a_near_duplicate() -> None:
     clips = [Clip(f"{n}.mp4", "x", ("train", "val", "test")[n % 3], str(n)) for n in range(6)]
-    assert near_duplicates(dict.fromkeys(clips, facts())) == (0, [])
+    assert near_duplicates(dict.fromkeys(clips, facts())) == ({}, [])
 
 
 def test_check_prints_durations_frames_resolutions_codecs_and_decoders(

@@ -194,10 +194,11 @@ def _survey(clips: Sequence[Clip], num_workers: int, time_limit_s: float) -> tup
         say(f"{name:<12} {text}")
     num_pairs, pairs = near_duplicates(facts)
     if pairs:
-        leak = f"the first {pairs[0]}: training clips leak into the test"
-        _warn([f"{num_pairs} pair(s) of near-duplicates are in different splits, {leak}"])
-        _list(pairs[1:], num_pairs - 1)
-    return [answer for answer in answer_of.values() if isinstance(answer, str)], int(num_pairs > 0)
+        of_splits = ", ".join(f"{count} in {splits}" for splits, count in num_pairs.items())
+        remedy = "remove one clip of each pair, or put both in one split"
+        _warn([f"near-duplicates are in different splits: {of_splits}; {remedy}; the first: {pairs[0]}"])
+        _list(pairs[1:], num_pairs.total() - 1)
+    return [answer for answer in answer_of.values() if isinstance(answer, str)], int(bool(pairs))
 
 
 def _file_problems(clips: Iterable[Clip]) -> dict[str, str | None]:

@@ -22,6 +22,7 @@ from jsonargparse import (
     get_loader,
     set_parsing_settings,
 )
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
@@ -30,10 +31,13 @@ from videomem.errors import VideomemError, one_line_reason
 from videomem.heads import Memory, Readout
 from videomem.training.data_module import VideoDataModule
 from videomem.utils.folders import config_folder
+from videomem.utils.yaml_numbers import decimal_digits_only
 from videomem.video.sampling import Sampling
 
 # Do not instantiate a class for a parameter of type Any, even if the value has the form of a class with arguments.
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
+# Options and settings that are numbers refuse `1_0`, as `--seed` does.
+decimal_digits_only(get_yaml_default_loader())
 
 # What a config file may have at its top level besides the settings of the command that reads it.
 OTHER_SETTINGS = {"data", "model", "trainer", "order", "seed", "run_dir", "ckpt_path", "wandb", "wandb_project",

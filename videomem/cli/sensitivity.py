@@ -131,6 +131,8 @@ def _load_model(given: Any, classes: Sequence[str]) -> VideoModel:
         if given.weights is not None:
             raise VideomemError(f"--weights has no effect with --model {name}, which loads its own; leave it out")
         return load_function(name, given.frames or 16)
+    if given.trust:
+        raise VideomemError(f"--trust has no effect with --model {name}, which runs no code of yours; leave it out")
     if name.startswith(PREFIX) or (Path(name).is_dir() and name not in video_networks()):
         return load_video_transformer(name, given.weights, given.frames, given.seed)
     return load_video_network(name, given.weights or "kinetics400", classes, given.frames, given.seed)

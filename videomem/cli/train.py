@@ -71,6 +71,8 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
     """
     _silence_lightning()
     path = _option(arguments, "--ckpt-path")
+    if not path and (unused := {"--trust", "--new-wandb-run"} & set(arguments)):
+        raise VideomemError(f"{min(unused)} has no effect without --ckpt-path; leave it out")
     checkpoint = read_checkpoint(path, trust="--trust" in arguments) if path else None
     if command != "fit" and checkpoint is None and not {"-h", "--help"} & set(arguments):
         raise VideomemError(f"`videomem {command}` needs --ckpt-path, a checkpoint of `videomem fit`")
@@ -82,6 +84,8 @@ def run(command: str, arguments: Sequence[str]) -> VideomemCLI | None:
         raise VideomemError(
             f"ckpt_path is {cli.config.ckpt_path} in a config; give it as --ckpt-path, so that it is checked first"
         )
+    if cli.config.trust and "--trust" not in arguments:
+        raise VideomemError("trust has no effect in a config; give it as --trust, with --ckpt-path")
     data: VideoDataModule = cli.datamodule
     if data.num_unusable:
         say(

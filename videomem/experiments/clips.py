@@ -90,6 +90,11 @@ class Clips:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        counts = f"{len(self)} clips of {len(self.class_names)} classes and {len(np.unique(self.groups))} groups"
+        frames = f"{self.lengths.min()} to {self.max_frames} frames of {self.feature_dim} features"
+        return f"Clips: {counts}, {frames}; {self.made_of}"
+
     @property
     def max_frames(self) -> int:
         return int(self.lengths.max())

@@ -14,6 +14,7 @@ from videomem.errors import VideomemError
 from videomem.heads import MEMORIES, READOUTS
 from videomem.utils.folders import config_folder
 from videomem.utils.plain_data import class_path
+from videomem.utils.yaml_numbers import load_yaml
 
 
 def read_heads(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any]]:
@@ -34,7 +35,7 @@ def read_heads(names: Sequence[str], hidden_dim: int) -> dict[str, dict[str, Any
         if path.stem in heads:
             raise VideomemError(f"{path}: another head has the name {path.stem!r}; rename the file")
         try:
-            model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+            model = load_yaml(path.read_text(encoding="utf-8"))["model"]
             memory = _named(path, "memory", model["memory"], MEMORIES)
             heads[path.stem] = {"memory": memory}
             if "readout" in model:

@@ -1,4 +1,4 @@
-"""How notebooks show results: as a sentence and a table, and with `plot()` as a figure."""
+"""How results are shown: as a sentence, in notebooks also with a table, and with `plot()` as a figure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from videomem.experiments.tables import Table
+from videomem.utils.text import printable
 
 if TYPE_CHECKING:
     from videomem.experiments.drawing import Figure
@@ -34,6 +35,12 @@ class NotebookResult:
         super().__init_subclass__(**options)
         if overview:
             cls._overview, cls._figure = overview, figure
+        cls.__repr__ = NotebookResult.__repr__  # type: ignore[method-assign] # A dataclass keeps what its class has.
+
+    def __repr__(self) -> str:
+        """The main sentence, instead of all values."""
+        sentence = printable(resolve_name(self._overview)(self).sentences[0])
+        return f"{type(self).__name__}: {sentence}\nplot() draws it; help() on it lists its attributes"
 
     def plot(self) -> Figure:
         """Draws the main figure of the result.

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from videomem.statistics.results import Estimate
 from videomem.utils.csv_cells import csv_lines
+from videomem.utils.text import p_text
 
 Kind = Literal["text", "share", "gain", "p", "count", "number"]
 
@@ -59,7 +60,7 @@ def points(gain: float | None) -> str:
 def p_value(p: float | None) -> str:
     if p is None or not math.isfinite(p):
         return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return p_text(p).removeprefix("p ").removeprefix("= ")
 
 
 def number(value: float | None) -> str:

@@ -24,7 +24,7 @@ from videomem.video.catalog_files import read_catalog
 from videomem.video.datasets import LAYOUTS
 from videomem.video.sampling import Uniform
 
-NO_SPLIT = "train"
+_NO_SPLIT = "none"  # A catalog needs splits, and no folder of a split has this name.
 _log = logging.getLogger("videomem")
 
 
@@ -42,7 +42,8 @@ def load_clips(
 ) -> Clips:
     """Extract the features of videos, and return them as clips for `videomem.order_test`.
 
-    Features are stored as by `videomem extract`; those that are already stored are not computed again.
+    Features are stored as by `videomem extract`; those that are already stored are not computed again. The splits of
+    the clips are those of the catalog, or of the folders `train`, `val` and `test`; a folder without them has none.
 
     Args:
         videos: A folder with one folder of videos per class, or a catalog of `videomem catalog build`.
@@ -79,7 +80,9 @@ def load_clips(
     data = VideoDataModule(str(videos), settings, str(store))
     data.catalog = catalog
     clips = clips_of_data(data)
-    return clips if set(clips.splits) != {NO_SPLIT} else replace(clips, splits=("",) * len(clips))
+    if Path(videos).is_dir() and set(clips.splits) == {_NO_SPLIT}:
+        return replace(clips, splits=("",) * len(clips))
+    return clips
 
 
 def _catalog(videos: Path, group_by: str | None) -> Catalog:
@@ -95,8 +98,7 @@ def _catalog(videos: Path, group_by: str | None) -> Catalog:
     found = LAYOUTS["folder"].find(videos, None, **options)
     for warning in found.warnings:
         _log.warning("%s", printable(warning))
-    # A catalog needs splits; those of a folder without any are not used.
-    catalog = Catalog(tuple(replace(clip, split=clip.split or NO_SPLIT) for clip in found.clips))
+    catalog = Catalog(tuple(replace(clip, split=clip.split or _NO_SPLIT) for clip in found.clips))
     if problems := catalog_problems(catalog):
         raise VideomemError(f"{videos}: {problems[0]}")
     return catalog

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,13 +19,16 @@ import torch
 from torch import nn
 
 from videomem.errors import VideomemError, one_line
+from videomem.features.hub import CONFIG_BYTES, PREFIX, WEIGHTS_BYTES, HubModel, download, named_model
 from videomem.features.preprocessing import Preprocessing
 from videomem.utils.checked_json import read_object
 from videomem.utils.text import nearest
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-# The only files that are downloaded.
-_FILES = [CONFIG, PROCESSOR, "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+CONFIG, PROCESSOR, VIDEO_PROCESSOR = "config.json", "preprocessor_config.json", "video_preprocessor_config.json"
+# The only files that are downloaded, with the largest accepted number of bytes.
+_REQUIRED = {CONFIG: CONFIG_BYTES}
+_OPTIONAL = dict.fromkeys((PROCESSOR, VIDEO_PROCESSOR, "model.safetensors.index.json"), CONFIG_BYTES)
+_OPTIONAL |= dict.fromkeys(("model.safetensors", "model-*-of-*.safetensors"), WEIGHTS_BYTES)
 _KNOWN_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # numbers of Pillow
 
@@ -34,27 +38,28 @@ class HFSource:
     """Where a model comes from.
 
     Args:
-        name: A folder of `save_pretrained`, a repository of the Hub such as `facebook/dinov2-small`, or, with random
+        name: A folder of `save_pretrained`; a repository on the Hub, as `named_model` reads it; or, with random
             weights, a model type such as `dinov2`.
         random: Draw random weights instead of reading those of the model.
         seed: Seed of random weights.
-        revision: Branch, tag or commit of the repository.
         option: The setting that has the name, for error messages.
     """
 
     name: str
     random: bool = False
     seed: int = 0
-    revision: str = "main"
     option: str = "backbone.name"
 
     @property
-    def is_folder(self) -> bool:
-        return Path(self.name).is_dir()
+    def folder(self) -> Path | None:
+        """The folder of the model, to which a repository is downloaded; None if the name is neither.
 
-    @property
-    def is_hub(self) -> bool:
-        return not self.is_folder and self.name.count("/") == 1 and not self.name.startswith((".", "/", "~"))
+        Raises:
+            VideomemError: If the repository cannot be downloaded.
+        """
+        if (repository := named_model(self.name)) is not None:
+            return _snapshot(repository)
+        return Path(self.name) if Path(self.name).is_dir() else None
 
     def problem(self, text: str) -> VideomemError:
         return VideomemError(f"{self.option} is {self.name!r}, {text}")
@@ -87,20 +92,20 @@ def hf_config(source: HFSource, model_types: Collection[str]) -> Any:
         VideomemError: If there is no such model, or its config is not valid or of another type.
     """
     known = transformers_library().CONFIG_MAPPING
-    if not source.is_folder and not source.is_hub:
+    if (folder := source.folder) is None:
         if source.name not in model_types:
             raise source.problem(
-                "which is no folder, no repository of the Hub (owner/name) and no supported model type; near it are "
-                f"{nearest(source.name, sorted(model_types))}"
+                f"which is no folder, no repository on the Hub ({PREFIX}owner/name) and no supported model type; near "
+                f"it are {nearest(source.name, sorted(model_types))}"
             )
         if not source.random:
             raise source.problem(
-                "a model type without weights of its own; name a folder of `save_pretrained` or a repository of the "
+                "a model type without weights of its own; name a folder of `save_pretrained` or a repository on the "
                 "Hub, or set its weights to random"
             )
         plain = {"model_type": source.name}
     else:
-        plain = read_object(hf_folder(source) / CONFIG)
+        plain = read_object(folder / CONFIG)
     kind = plain.get("model_type")
     if not isinstance(kind, str) or kind not in model_types or kind not in known:
         raise source.problem(
@@ -162,26 +167,31 @@ def hf_model(source: HFSource, class_name: str, config: Any, **arguments: Any) -
         VideomemError: If there are no weights in safetensors, or they are not those of the class.
     """
     cls = getattr(transformers_library(), class_name)
-    if source.random:
+    if source.random or (folder := source.folder) is None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(source.seed)
             return cls(config, **arguments).eval()
-    folder = hf_folder(source)
     if not any(folder.glob("*.safetensors")):
-        other = next((file.name for file in sorted(folder.glob("*.bin"))), "no weights")
         raise source.problem(
-            f"which has {other} but no model.safetensors; pickled weights are not read: save them with "
-            "`save_pretrained` of a recent transformers"
+            "which has no model.safetensors, and pickled weights such as pytorch_model.bin are not read; save them "
+            "with `save_pretrained` of a recent transformers"
         )
     try:
         network, found = cls.from_pretrained(
             folder, config=config, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            dtype=torch.float32, output_loading_info=True, **arguments,
+            dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
         )  # fmt: skip
     except Exception as error:  # It raises errors of many types.
         raise source.problem(f"whose weights cannot be loaded into {class_name}: {one_line(error)[:300]}") from error
-    if lacking := sorted([*found["missing_keys"], *(row[0] for row in found["mismatched_keys"])]):
-        raise source.problem(f"whose weights are not those of {class_name}: {lacking[0]} is absent or of another shape")
+    wrong = [f"{key} is absent" for key in found["missing_keys"]] + [
+        f"{key} has shape {tuple(theirs)}, but {tuple(ours)} is expected"
+        for key, theirs, ours in found["mismatched_keys"]
+    ]
+    if wrong:
+        raise source.problem(
+            f"whose weights are not those of {class_name} with its {CONFIG}: {min(wrong)}; save both again with "
+            "`save_pretrained`"
+        )
     if bad := [name for name, value in network.state_dict().items() if not torch.isfinite(value).all()]:
         raise source.problem(f"whose weight {bad[0]} has values that are not finite")
     return network.eval()
@@ -200,14 +210,15 @@ def hf_preprocessing(source: HFSource, config: Any, processor_type: str = "") ->
     Raises:
         VideomemError: If there is none, or it does what `Preprocessing` does not.
     """
-    has_file = (source.is_folder or source.is_hub) and (hf_folder(source) / PROCESSOR).is_file()
+    folder = source.folder
+    has_file = folder is not None and (folder / PROCESSOR).is_file()
     if not has_file and not source.random:
         raise source.problem(f"which has no {PROCESSOR}; save it beside the model with the processor's save_pretrained")
     processors = transformers_library().models.auto.image_processing_auto
     try:
         if has_file:
             plain = processors.AutoImageProcessor.from_pretrained(
-                hf_folder(source), local_files_only=True, trust_remote_code=False
+                folder, local_files_only=True, trust_remote_code=False
             ).to_dict()
         else:
             names = processors.IMAGE_PROCESSOR_MAPPING_NAMES[processor_type or config.model_type]
@@ -249,34 +260,6 @@ def _of_size(plain: dict[str, Any], image_size: int) -> dict[str, Any]:
     return {**plain, "size": scaled, "crop_size": {"height": image_size, "width": image_size}}
 
 
-def hf_folder(source: HFSource) -> Path:
-    """The folder of a model. One of the Hub is downloaded to the cache of `huggingface_hub`, without pickles and code.
-
-    Raises:
-        VideomemError: If it cannot be downloaded.
-    """
-    if source.is_folder:
-        if source.revision != "main":
-            raise source.problem(
-                f"a folder, but a revision is {source.revision!r}, but only the Hub has one; leave it out"
-            )
-        return Path(source.name)
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    huggingface_hub.utils.disable_progress_bars()
-    huggingface_hub.utils.logging.set_verbosity_error()
-    try:
-        found = huggingface_hub.snapshot_download(source.name, revision=source.revision, allow_patterns=_FILES)
-    except GatedRepoError as error:
-        raise source.problem(
-            f"a gated repository; accept its licence at https://huggingface.co/{source.name} and run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise source.problem("which is neither a folder nor a repository of the Hub that you may read") from error
-    except Exception as error:  # It raises errors of many types.
-        raise source.problem(
-            f"which cannot be downloaded from the Hub at revision {source.revision!r} ({one_line(error)[:200]}); "
-            "connect to the network, or name a folder"
-        ) from error
-    return Path(found)
+@cache  # Config and weights are of one commit, also if the repository changes meanwhile.
+def _snapshot(repository: HubModel) -> Path:
+    return download(repository, _REQUIRED, _OPTIONAL)

@@ -17,6 +17,8 @@ import videomem
 from videomem.errors import VideomemError, one_line
 
 PREFIX = "hf://"
+# The largest accepted number of bytes of a config and of a file of weights.
+CONFIG_BYTES, WEIGHTS_BYTES = 16 * 2**20, 32 * 2**30
 _NAME = re.compile(
     r"(?P<repo_id>[a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(?P<revision>\w(?:[\w/-]|\.(?!\.))*))?", re.I | re.A
 )
@@ -78,7 +80,8 @@ def hub_model(text: str, revision: str | None = None) -> HubModel:
 def download(model: HubModel, required: Mapping[str, int], optional: Mapping[str, int] | None = None) -> Path:
     """Download some files of a repository to the cache of huggingface_hub; returns the folder of the snapshot.
 
-    A commit that is in the cache is not asked for again. With `HF_HUB_OFFLINE=1`, only the cache is used.
+    With `HF_HUB_OFFLINE=1`, only the cache is used. A commit in the cache is not asked for again unless there are
+    optional files, which may be missing in the cache only.
 
     Args:
         model: The repository.
@@ -88,7 +91,7 @@ def download(model: HubModel, required: Mapping[str, int], optional: Mapping[str
         VideomemError: If the repository or a file does not exist, cannot be accessed, or is too large.
     """
     hub, is_offline = _library(), _is_offline()
-    if is_offline or _COMMIT.fullmatch(model.revision or ""):
+    if is_offline or (not optional and _COMMIT.fullmatch(model.revision or "")):
         found = [hub.try_to_load_from_cache(model.repo_id, name, revision=model.revision) for name in required]
         if all(isinstance(path, str) for path in found):
             return Path(found[0]).parent

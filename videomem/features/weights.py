@@ -32,7 +32,7 @@ def read_state(path: Path, option: str) -> dict[str, Tensor]:
         raise VideomemError(f"{option}: {path}: not a saved state_dict: {one_line(error)}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise VideomemError(f"{option}: {path}: not a state_dict of tensors")
     if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise VideomemError(f"{option}: {path}: {bad[0]} has values that are not finite")

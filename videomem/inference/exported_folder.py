@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from videomem.errors import VideomemError, one_line
 from videomem.features.backbone import Backbone, Blueprint
-from videomem.features.hub import HubModel, download
+from videomem.features.hub import CONFIG_BYTES, WEIGHTS_BYTES, HubModel, download
 from videomem.features.settings import FeatureSettings
 from videomem.heads import Head
 from videomem.inference.folder_config import (
@@ -52,7 +52,7 @@ from videomem.utils.folders import is_empty_or_absent
 
 CONFIG, PREPROCESSOR, WEIGHTS, MODEL_CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS)
-_MOST_BYTES = {CONFIG: 16 * 2**20, PREPROCESSOR: 16 * 2**20, WEIGHTS: 32 * 2**30}  # of a file on the Hub
+_MOST_BYTES = {CONFIG: CONFIG_BYTES, PREPROCESSOR: CONFIG_BYTES, WEIGHTS: WEIGHTS_BYTES}  # of a file on the Hub
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 

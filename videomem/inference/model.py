@@ -58,6 +58,10 @@ class Prediction(NamedTuple):
         """The most probable class."""
         return self.class_names[int(self.probabilities_C.argmax())]
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name} {probability:.3f}" for name, probability in self.top())
+        return f"Prediction for {self.path or 'features'}: {best}"
+
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes with their probabilities, the most probable first."""
         return top_classes(self.class_names, self.probabilities_C, k)
@@ -260,9 +264,13 @@ def load(path: Path | str, trust: bool = False, revision: str | None = None) -> 
         revision: A branch, a tag or a commit of the repository; the branch `main` by default.
     Raises:
         VideomemError: If the path is none of these, cannot be downloaded, is damaged, names a class that is not
-            trusted, or was trained with other weights of the backbone.
+            trusted, or was trained with other weights of the backbone; if `trust` is given for no checkpoint.
     """
     if named_model(path, revision) is not None or Path(path).is_dir():
+        if trust:
+            raise VideomemError(
+                f"trust has no effect on {path}, which runs no code as it is no checkpoint; leave it out"
+            )
         return Classifier.from_pretrained(path, revision)
     if not Path(path).exists():
         raise VideomemError(

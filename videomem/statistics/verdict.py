@@ -17,6 +17,7 @@ from videomem.statistics.planning import (
     runs_to_decide,
 )
 from videomem.statistics.results import Estimate, Verdict, VerdictKind
+from videomem.utils.text import p_text
 
 EQUIVALENT = ("negligible", "does not matter")
 
@@ -182,8 +183,7 @@ def interval(estimate: Estimate, equivalence: bool = False) -> str:
     low, high, low90, high90 = (_tenths(getattr(estimate, end)) for end in ("low", "high", "low90", "high90"))
     ninety = f"90 % interval {low90} to {high90}, " if equivalence else ""
     adjusted = f" for {estimate.comparisons} comparisons" if estimate.comparisons > 1 else ""
-    p = "p < 0.001" if estimate.p < 0.001 else f"p = {estimate.p:.3f}"
-    return f"95 % interval{adjusted} {low} to {high}, {ninety}{p}"
+    return f"95 % interval{adjusted} {low} to {high}, {ninety}{p_text(estimate.p)}"
 
 
 def points(share: float) -> str:

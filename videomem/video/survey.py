@@ -94,16 +94,16 @@ def _counted(names: Iterable[str]) -> str:
     return listed if len(counts) <= _MOST_LISTED else f"{listed}, ... and {len(counts) - _MOST_LISTED} more"
 
 
-def near_duplicates(facts: Mapping[Clip, ClipFacts], most: int = 20) -> tuple[int, list[str]]:
-    """Number of near-duplicate pairs of clips in different splits, and descriptions of at most `most` of them."""
+def near_duplicates(facts: Mapping[Clip, ClipFacts], most: int = 20) -> tuple[Counter[str], list[str]]:
+    """Number of near-duplicate pairs of clips by their two splits, and descriptions of at most `most` of them."""
     prints = {clip: fact.fingerprint for clip, fact in facts.items() if fact.fingerprint is not None}
-    num_pairs = 0
+    num_pairs: Counter[str] = Counter()
     named: list[str] = []
     for one, other in combinations(Catalog(tuple(prints)).splits, 2):
         left, right = ([clip for clip in prints if clip.split == split] for split in (one, other))
         left_A4, right_B4 = (np.stack([prints[clip] for clip in clips]) for clips in (left, right))
         for pairs in near_pairs(left_A4, right_B4):
-            num_pairs += len(pairs)
+            num_pairs[f"{one} and {other}"] += len(pairs)
             for a, b in pairs[: most - len(named)]:
                 turned = ", reversed" if is_reversal(left_A4[a], right_B4[b]) else ""
                 named.append(f"{left[a]} ({one}) and {right[b]} ({other}){turned}")

@@ -53,6 +53,7 @@ from videomem.features.settings import FeatureSettings
 from videomem.heads import Head, LastReadout, Leaky, NoMemory
 from videomem.statistics.horizons import chance_corrected, curve_over_seeds, horizon
 from videomem.utils.checked_json import dump_checked
+from videomem.utils.result_models import parse
 from videomem.video.catalog import Clip
 from videomem.video.sampling import Uniform
 from videomem.video.synthetic import write_video
@@ -303,6 +304,8 @@ def test_the_command_writes_page_result_tables_and_figures(tmp_path: Path, capsy
     arguments += ["--drawings", "10", "--test", "8", "--hidden-dim", "8", "--processes", "1", "--out", str(out)]
     assert main([*arguments, "--wandb", "offline", "--wandb-project", "ours"]) == 0
     check_file(out / "memory.json", RecallResult, SCHEMA_VERSION)
+    shown = repr(parse(RecallResult, (out / "memory.json").read_text(), SCHEMA_VERSION, "memory.json"))
+    assert shown.startswith("RecallResult: Longest horizon on latch: ") and len(shown) < 300
     check_recomputed(out)
     result = json.loads((out / "memory.json").read_text())
     records, logged = logged_by(out), summary_of(out)

@@ -60,6 +60,13 @@ def test_a_leaky_memory_has_the_time_constant_of_its_alpha(alpha: float) -> None
     assert tau_H == pytest.approx(np.full(H, -1 / math.log(alpha))) and (tau_H > 0).all() and (tau_H < 120).all()
 
 
+def test_time_constants_have_the_precision_of_float64() -> None:
+    memory = Gated(D, H)
+    open_gate(memory, math.log(0.99 / 0.01))  # In float32, the logarithm of such a gate has an error of 3e-6.
+    expected_H = -1 / memory.forget_input.bias.detach().double().sigmoid().log()
+    assert retention(one_layer(memory), frames())[0] == pytest.approx(expected_H.numpy(), rel=1e-10)
+
+
 def test_time_constants_beyond_the_clip_are_censored_at_its_length() -> None:
     (tau_H,) = retention(one_layer(learned_leaky([0.5, 0.99, 0.999999])), frames(num_frames=20))
     assert tau_H == pytest.approx([-1 / math.log(0.5), 20, 20]) and (tau_H >= 20).sum() == 2

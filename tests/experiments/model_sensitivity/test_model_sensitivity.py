@@ -99,7 +99,8 @@ def test_a_model_of_the_first_frame_relies_on_order() -> None:
     assert by_label["in order"].reliance is None and by_label["every 2 frames"].reliance.value == 0
     assert by_label["windows of 2"].reliance.value < by_label["windows of 4"].reliance.value < found.reliance.value
     assert by_label["reverse"].kendall_tau == pytest.approx(-1) and by_label["frozen"].kendall_tau is None
-    assert "lowers accuracy by" in found.sentence()
+    assert "lowers accuracy by" in found.sentence() and ", p < 0.001): from" in found.sentence()
+    assert repr(found).startswith(f"OrderSensitivity: {found.sentence()}\n") and len(repr(found)) < 300
 
 
 def test_accuracies_are_those_of_a_plain_loop_with_the_promised_seeds() -> None:

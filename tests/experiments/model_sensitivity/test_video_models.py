@@ -169,6 +169,8 @@ def test_outputs_are_named_by_a_file_where_a_model_has_no_names(
         ("my_models:nothing", ["--trust"], "returns a NoneType, but must return a function of clips"),
         ("my_models:gone", ["--trust"], "raises AttributeError: module 'my_models' has no attribute 'gone'"),
         ("no_models:gone", ["--trust"], "raises ModuleNotFoundError: No module named 'no_models'"),
+        ("r3d_18", ["--trust"], "--trust has no effect with --model r3d_18, which runs no code of yours; leave it out"),
+        ("hf://owner/name", ["--trust"], "--trust has no effect with --model hf://owner/name"),
         ("my_models:ordered", ["--trust", "--weights", "random"], "--weights has no effect with --model my_models"),
         ("my_models:ordered", ["--trust", "--crops", "3"], "--crops 3: the preprocessing of my_models:ordered does no"),
         ("my_models:ordered", ["--trust", "--average", "logits"], "--average has no effect on a single view"),

@@ -71,6 +71,12 @@ def test_clips_with_the_same_content_do_not_straddle_folds() -> None:
         assert np.isin(copies, split.test).all() or not np.isin(copies, split.test).any()
 
 
+def test_joined_clips_without_names_are_named_by_their_rows() -> None:
+    clips = replace(clips_of([4] * 4, ["a", "b"] * 2, list("ghij")), ids=("other", "same", "third", "same"))
+    found, check = with_joined_groups(clips)
+    assert check is not None and check.examples == ("clip 1", "clip 3") and found.groups.tolist() == [0, 1, 2, 1]
+
+
 def test_a_copy_within_a_group_joins_nothing() -> None:
     clips = clips_of([4, 4, 4], ["a", "a", "b"], ["g", "g", "h"])
     clips = replace(clips, ids=("same", "same", "other"))

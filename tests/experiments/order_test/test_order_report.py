@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
@@ -30,8 +30,10 @@ from videomem.experiments.order_test.report import pictures, render, write_repor
 from videomem.experiments.order_test.result import OrderTestResult, from_json, to_json
 from videomem.experiments.order_test.schema import MODELS, schema_document
 from videomem.statistics.results import Estimate, Verdict
+from videomem.statistics.verdict import interval
 from videomem.tracking import Tracking, log_result, log_strips, start_run
 from videomem.utils.result_models import meanings, schema_json
+from videomem.utils.text import p_text, printable
 
 RESULTS = {
     "matters": order_result(),
@@ -156,9 +158,24 @@ def test_names_with_markup_are_escaped() -> None:
     assert "script" not in parsed.tags and parsed.text.count("<script>alert") > 10 and "手を振る" in parsed.text
 
 
+def test_a_printed_result_is_its_verdict_and_where_to_look(result: OrderTestResult) -> None:
+    first, second = str(result).split("\n")
+    assert first == f"OrderTestResult: {printable(result.verdict.sentence).rstrip('.')}."
+    assert second == "plot() draws it; help() on it lists its attributes"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "p < 0.001"), (0.001, "p = 0.001"), (0.0342, "p = 0.034"), (0.1, "p = 0.10"), (1.0, "p = 1.00")],
+)
+def test_p_values_have_three_digits_below_a_tenth_in_every_sentence_and_table(p: float, text: str) -> None:
+    assert p_text(p) == text and f"p {formatting.p_value(p)}".replace("p 0", "p = 0").replace("p 1", "p = 1") == text
+    assert interval(replace(estimate(0.1), p=p)).endswith(text)
+
+
 def test_json_preserves_a_result(result: OrderTestResult) -> None:
     text = to_json(result)
-    assert repr(from_json(text)) == repr(result)
+    assert repr(asdict(from_json(text))) == repr(asdict(result))
     assert to_json(from_json(text)) == text
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 

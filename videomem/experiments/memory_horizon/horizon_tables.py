@@ -192,7 +192,7 @@ def recall_terminal_tables(result: RecallResult) -> list[TerminalTable]:
 
 
 def overview(result: RecallResult) -> Overview:
-    """What a notebook shows: the horizon of each memory, and the training steps to learn the longest delay."""
+    """The longest horizons, and a row for each memory: its horizon on each task, and the steps to learn a delay."""
     tasks, longest = result.plan.tasks, result.plan.trained_delays[-1]
     columns = (
         Column("memory"),
@@ -211,7 +211,19 @@ def overview(result: RecallResult) -> Overview:
         "Horizon: the delay, in frames, up to which the chance-corrected accuracy is at least one half. Trained on "
         f"delays of up to {longest} frames; chance is {100 * CHANCE:g} %."
     )
-    return Overview([sentence], Table("horizons", columns, tuple(rows)))
+    return Overview([_longest(result), sentence], Table("horizons", columns, tuple(rows)))
+
+
+def _longest(result: RecallResult) -> str:
+    """The memories with the longest horizon on each task."""
+    found = []
+    for task in result.plan.tasks:
+        of_task = {one.label: one.tasks[task] for one in result.memories}
+        most = max(one.horizon.frames or 0 for one in of_task.values())
+        names = [label for label, one in of_task.items() if (one.horizon.frames or 0) == most]
+        text = f"{mean_horizon_text(of_task[names[0]])} frames ({', '.join(names)})" if most else "none is learned"
+        found.append(f"{task}: {text}")
+    return f"Longest horizon on {'; '.join(found)}."
 
 
 # Trained heads.

@@ -6,6 +6,7 @@ from videomem.experiments.frame_order_predictions import PerturbationEffect
 from videomem.experiments.notebook import NotebookResult
 from videomem.statistics.results import Estimate, Randomization
 from videomem.utils.result_models import Number, SharedPath, SharedText, Text, dump, result_model
+from videomem.utils.text import p_text
 
 SCHEMA_VERSION = 3
 
@@ -111,7 +112,7 @@ class OrderSensitivity(
             low, high = -high, -low
         return (
             f"Shuffling the frames {change} accuracy by {abs(value):.1f} points (95 % interval {low:.1f} to "
-            f"{high:.1f}, p = {self.reliance_test.p:.2g}): from {self.accuracy.value:.3f} to "
+            f"{high:.1f}, {p_text(self.reliance_test.p)}): from {self.accuracy.value:.3f} to "
             f"{self.shuffled.accuracy.value:.3f} on {self.num_clips} clips of {self.num_groups} groups."
         )
 

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from videomem.errors import VideomemError, one_line
 from videomem.experiments.model_sensitivity.video_model import VideoModel
 from videomem.experiments.model_sensitivity.views import Average, three_crops
-from videomem.features.hf_models import CONFIG, PROCESSOR, HFSource, hf_config, hf_model, transformers_library
-from videomem.features.hub import download, hub_model
+from videomem.features.hf_models import (
+    PROCESSOR,
+    VIDEO_PROCESSOR,
+    HFSource,
+    hf_config,
+    hf_model,
+    transformers_library,
+)
+from videomem.features.hub import PREFIX
 from videomem.utils.checked_json import read_object
 
-_VIDEO_PROCESSOR = "video_preprocessor_config.json"
-# The largest accepted number of bytes of the files that are downloaded.
-_REQUIRED = {CONFIG: 16 * 2**20}
-_OPTIONAL = dict.fromkeys((PROCESSOR, _VIDEO_PROCESSOR, "model.safetensors.index.json"), 16 * 2**20)
-_OPTIONAL |= {"model.safetensors": 32 * 2**30, "model-*-of-*.safetensors": 32 * 2**30}
 _MOST_PX = 4096
 # The only settings of a processor that are used.
 _SETTINGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "size", "crop_size", "resample",
@@ -102,9 +104,9 @@ def load_video_transformer(name: str, weights: str | None, num_frames: int | Non
     """
     if weights not in (None, "random"):
         raise VideomemError(f"--weights {weights}: a model of transformers has its own; leave it out, or pass random")
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = download(hub_model(name), _REQUIRED, _OPTIONAL)
+    if (folder := HFSource(name).folder) is None:
+        raise VideomemError(f"--model {name}: no folder of `save_pretrained`; name one, or {PREFIX}owner/name")
+    if not Path(name).is_dir():
         name = f"{name.split('@')[0]}@{folder.name}"  # The commit, so that the result names what was measured.
     try:
         return _load(folder, name, weights, num_frames, seed)
@@ -143,7 +145,7 @@ def _load(folder: Path, name: str, weights: str | None, num_frames: int | None, 
 
 def _processor(folder: Path, family: _Family) -> Any:
     """The processor of a model type, with the settings in the folder."""
-    names = [name for name in (_VIDEO_PROCESSOR, PROCESSOR) if (folder / name).is_file()]
+    names = [name for name in (VIDEO_PROCESSOR, PROCESSOR) if (folder / name).is_file()]
     if not names:
         raise VideomemError(f"{folder}: lacks {PROCESSOR}; save it with the processor's save_pretrained")
     path = folder / names[0]

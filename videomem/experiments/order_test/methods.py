@@ -11,11 +11,12 @@ from torch import nn
 from videomem.experiments.clips import MAX_FRAMES
 from videomem.experiments.order_test.plan import CONDITIONS, TRAINING_CONDITIONS, spelled_out
 from videomem.experiments.order_test.result import HeadResult, OrderTestResult
-from videomem.experiments.tables import NOTHING, p_value, percent, points
+from videomem.experiments.tables import NOTHING, percent, points
 from videomem.heads import MEMORIES
 from videomem.heads.head import MAX_DEVIATIONS
 from videomem.statistics.results import Estimate
 from videomem.training.lit_classifier import adamw
+from videomem.utils.text import p_text
 
 REFERENCES = {
     "Bell & McCaffrey 2002": "Bell, R. M., & McCaffrey, D. F. (2002). Bias reduction in standard errors for linear "
@@ -232,10 +233,10 @@ def _statistics(result: OrderTestResult) -> Sentences:
 
 
 def _finding(one: HeadResult) -> str:
-    p = "" if one.is_order_blind else f", p {_equals(one.value_of_order.p)}"
+    p = "" if one.is_order_blind else f", {p_text(one.value_of_order.p)}"
     verdict = f" ({one.verdict.kind})" if one.verdict else ""
     relies = "0 by construction" if one.reliance is None else _effect(one.reliance)
-    relies += f", p {_equals(one.reliance_test.p)}" if one.reliance_test else ""
+    relies += f", {p_text(one.reliance_test.p)}" if one.reliance_test else ""
     return f"For {one.label}, the value of order was {_effect(one.value_of_order)}{p}{verdict}; reliance was {relies}."
 
 
@@ -243,11 +244,6 @@ def _effect(estimate: Estimate) -> str:
     text = f"{points(estimate.value)} points"
     low, high = points(estimate.low), points(estimate.high)
     return text if NOTHING in low + high else f"{text} [{low}, {high}]"
-
-
-def _equals(p: float) -> str:
-    text = p_value(p)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _count(count: int, one: str, many: str = "") -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +21,7 @@ from videomem.features.encoders.encoder import (
     refuse_layer,
     refuse_wrong_segments,
 )
+from videomem.features.hub import WEIGHTS_BYTES, download, hub_model
 from videomem.features.preprocessing import Preprocessing
 from videomem.features.weights import read_state
 from videomem.utils.text import nearest
@@ -84,6 +87,7 @@ def outputs(settings: BackboneSettings, blueprint: Blueprint, images: Tensor) ->
 
 
 def _timm() -> ModuleType:
+    """The package, without warnings of weights that are not used, such as those of a classifier."""
     try:
         import timm
         import timm.data
@@ -91,6 +95,7 @@ def _timm() -> ModuleType:
         raise VideomemError(
             "backbone.library is timm, which is not installed; run `pip install 'videomem[timm]'`"
         ) from error
+    logging.getLogger("timm").setLevel(logging.ERROR)
     return timm
 
 
@@ -104,24 +109,43 @@ def _model(name: str, **options: Any) -> Any:
 def _build(settings: BackboneSettings) -> Any:
     name, weights = settings.name, settings.weights
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(settings.seed)
-            return _model(name)
-    if weights == "pretrained":
-        try:
-            return _model(name, pretrained=True)
-        except (OSError, RuntimeError) as error:
-            raise VideomemError(
-                f"backbone.weights is pretrained, but those of timm's {name} cannot be downloaded "
-                f"({one_line(error)[:200]}); connect to the network, or name a file or `random`"
-            ) from error
-    state = read_state(Path(weights), "backbone.weights")
+        return _seeded(name, settings.seed)
+    state = read_state(_downloaded(name) if weights == "pretrained" else Path(weights), "backbone.weights")
     try:  # timm renames what its own checkpoints have, and leaves out the classifier.
-        return _model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+        network, other = (
+            _seeded(name, seed, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}) for seed in (0, 1)
+        )
     except (RuntimeError, KeyError, ValueError) as error:
-        raise VideomemError(
-            f"backbone.weights: {weights}: not the weights of {name} ({one_line(error)[:200]})"
-        ) from error
+        found = re.search(r"size mismatch for (\S+):.*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", str(error), re.S)
+        reason = f"{found[1]} has shape ({found[2]}), but ({found[3]}) is expected" if found else one_line(error)[:200]
+        raise _not_of(name, weights, reason) from error
+    values = other.state_dict()
+    # timm ignores that weights are absent: they stay random, so they differ between seeds.
+    if absent := [key for key, value in network.state_dict().items() if not torch.equal(value, values[key])]:
+        raise _not_of(name, weights, f"{absent[0]} is absent")
+    return network
+
+
+def _seeded(name: str, seed: int, **options: Any) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return _model(name, **options)
+
+
+def _not_of(name: str, weights: str, reason: str) -> VideomemError:
+    return VideomemError(f"backbone.weights: {weights}: not the weights of {name}: {reason}; name those of the network")
+
+
+def _downloaded(name: str) -> Path:
+    """The published weights of a model in safetensors. timm itself would also unpickle those of other repositories."""
+    config, remedy = _timm().get_pretrained_cfg(name), "name a file of weights, or `random`"
+    file = (config and config.hf_hub_filename) or "model.safetensors"
+    if not (config and config.hf_hub_id and file.endswith(".safetensors")):
+        raise VideomemError(f"backbone.weights is pretrained, but timm has no safetensors of {name}; {remedy}")
+    try:
+        return download(hub_model(config.hf_hub_id), {file: WEIGHTS_BYTES}) / file
+    except VideomemError as error:
+        raise VideomemError(f"backbone.weights is pretrained, but {error}; or {remedy}") from error
 
 
 @lru_cache(maxsize=16)

@@ -127,7 +127,7 @@ def outputs(settings: BackboneSettings, blueprint: Blueprint, images: Tensor) ->
 
 
 def _source(settings: BackboneSettings) -> HFSource:
-    return HFSource(settings.name, settings.weights == "random", settings.seed, settings.revision)
+    return HFSource(settings.name, settings.weights == "random", settings.seed)
 
 
 def _kind(blueprint: Blueprint) -> _Kind:

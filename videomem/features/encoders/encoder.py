@@ -15,7 +15,7 @@ from videomem.features.preprocessing import Preprocessing
 Library = Literal["torchvision", "timm", "transformers"]
 PUBLISHED = ("imagenet", "kinetics400", "pretrained", "random")  # weights that are no file
 _WEIGHTS = {"timm": "pretrained, random or the file of a state_dict", "transformers": "pretrained or random"}
-_GRID, _REVISION, _MOST_SEGMENT_FRAMES = 3, "main", 1024
+_GRID, _MOST_SEGMENT_FRAMES = 3, 1024
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,10 @@ class BackboneSettings:
     """The network, the layer whose output is used, and the source of the weights; see docs/encoders.md.
 
     Args:
-        name: Network, folder or repository of the Hub.
+        name: Network, folder or repository on the Hub.
         layer: One of `extract --layers`.
         weights: `imagenet`, `kinetics400`, `pretrained`, `random` or a file.
         library: Of the network.
-        revision: Revision on the Hub.
         seed: Seed of `random` weights.
         grid: Largest grid of pooled feature maps.
         segment_frames: Frames of a video network's input.
@@ -39,7 +38,6 @@ class BackboneSettings:
     layer: str = "fc6"
     weights: str = "imagenet"
     library: Library = "torchvision"
-    revision: str = _REVISION
     seed: int = 0
     grid: int = _GRID
     segment_frames: int = 1
@@ -51,8 +49,8 @@ class BackboneSettings:
                 raise VideomemError(f"backbone.{name} is {value}, but must be within 1..{most}")
         if not 0 <= self.seed < 2**32:
             raise VideomemError(f"backbone.seed is {self.seed}, but must be within 0..{2**32 - 1}")
-        if not (self.name + self.layer + self.revision).isprintable():
-            raise VideomemError(f"backbone.name, layer or revision of {self.name!r:.80} cannot be printed")
+        if not (self.name + self.layer).isprintable():
+            raise VideomemError(f"backbone.name or layer of {self.name!r:.80} cannot be printed")
         if self.library == "torchvision" and self.weights == "pretrained":
             raise VideomemError(
                 "backbone.weights is pretrained, but torchvision's are called imagenet or, of video networks, "
@@ -73,11 +71,6 @@ class BackboneSettings:
             raise VideomemError(
                 f"backbone.weights is {self.weights!r}, but with transformers must be {_WEIGHTS['transformers']}; name "
                 "a folder of `save_pretrained` as backbone.name"
-            )
-        if self.library != "transformers" and self.revision != _REVISION:
-            raise VideomemError(
-                f"backbone.revision is {self.revision!r}, but only repositories of the Hub have one, and "
-                f"backbone.library is {self.library}; leave it out"
             )
 
     def refuse_segments(self, user: str) -> None:
