@@ -19,11 +19,12 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -42,12 +43,16 @@ BATCHES = (4, 8, 16, 32, 64)
 NETWORK_S = 2.0  # CPU time for which each batch size is tried
 
 
-def write(path: Path, seed: int, width: int, height: int) -> None:
-    """A window that moves over a static texture."""
-    rng = np.random.default_rng(seed)
-    texture = rng.integers(0, 256, ((height + 64) // 8, (width + 192) // 8, 3), dtype=np.uint8)
+def moving_texture(num_frames: int, height: int, width: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Frames (height, width, 3) of a window that moves over a static texture."""
+    rng, num_rows, num_columns = np.random.default_rng(seed), height + num_frames // 2 + 8, width + 2 * num_frames + 8
+    texture = rng.integers(0, 256, (num_rows // 8, num_columns // 8, 3), dtype=np.uint8)
     texture = texture.repeat(8, axis=0).repeat(8, axis=1)
-    frames = (texture[n // 2 : n // 2 + height, 2 * n : 2 * n + width] for n in range(NUM_FRAMES))
+    return (texture[n // 2 : n // 2 + height, 2 * n : 2 * n + width] for n in range(num_frames))
+
+
+def write(path: Path, seed: int, width: int, height: int) -> None:
+    frames = moving_texture(NUM_FRAMES, height, width, seed)
     write_video(path, frames, 25, "libx264", "yuv420p", {"crf": "23", "preset": "veryfast"})
 
 

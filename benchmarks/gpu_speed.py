@@ -19,10 +19,12 @@ from videomem.batch import VideoBatch
 from videomem.features.backbone import BackboneSettings, exact_float32, load_backbone
 from videomem.heads import Head
 
+TIMED = ("none", "leaky", "rnn", "gated", "gru", "lstm", "mingru", "minlstm")
 
-def seconds(part: Part, run: Callable[[], Any], turns: int = 3) -> float:
+
+def seconds(device: str, run: Callable[[], Any], turns: int = 3) -> float:
     """The median time of a pass in seconds, after a warm-up pass."""
-    return statistics.median(scan.measure({"it": run}, turns, part.device)["it"])
+    return statistics.median(scan.measure({"it": run}, turns, device)["it"])
 
 
 def backbone(part: Part) -> None:
@@ -38,7 +40,7 @@ def backbone(part: Part) -> None:
             module = network.network.to(memory_format=layout)
             for name, precision in precisions.items():
                 with precision(), torch.no_grad():
-                    rate = batch_size / seconds(part, partial(module, laid_out))
+                    rate = batch_size / seconds(part.device, partial(module, laid_out))
                 words = f"batch {batch_size}, {name}, {str(layout)[6:].removesuffix('_format')}"
                 part.figure(words, rate, "frames/s")
 
@@ -113,8 +115,7 @@ def memories(part: Part) -> None:
         x_BTD = noise(batch_size, num_frames, dim).to(part.device)
         lengths_B = torch.full((batch_size,), num_frames, device=part.device)
         for name, one_pass in (("forward", scan.forward), ("forward and backward", scan.forward_and_backward)):
-            runs = {key: partial(one_pass, module, way, x_BTD, lengths_B) for key, (module, way) in found.items()}
-            turns = scan.measure(runs, 5 if num_frames <= 128 else 1, part.device)
+            turns = scan.times(found, one_pass, x_BTD, lengths_B, 5 if num_frames <= 128 else 1, part.device)
             words = f"T = {num_frames}, {name}"
             part.figure(f"{words}, {scan.UNIT}", 1000 * statistics.median(turns[scan.UNIT]), "ms")
             for key in turns:
@@ -124,18 +125,23 @@ def memories(part: Part) -> None:
 
 def permutations(part: Part) -> None:
     """Time of 100 permutations in a shuffle evaluation, relative to a forward pass on the same clips."""
+    num_clips, dim = (64, 4096) if part.is_gpu else (8, 512)
+    for name in TIMED:
+        ratio = permutation_ratio(MEMORIES[name], num_clips, dim, C, part.device)
+        part.figure(f"{name}, 100 permutations", ratio, "passes")
+
+
+def permutation_ratio(memory: Any, num_clips: int, dim: int, num_classes: int, device: str) -> float:
+    """Time of 100 permutations of clips of 16 frames, relative to a forward pass."""
     from videomem.experiments.shuffle.measurements import measure_order
 
-    num_clips, dim = (64, 4096) if part.is_gpu else (8, 512)
-    lengths_B = torch.full((num_clips,), 16)
-    parts = (noise(num_clips, 16, dim), lengths_B, torch.arange(num_clips) % C, torch.arange(num_clips))
-    batch = VideoBatch(*(tensor.to(part.device) for tensor in parts))
-    for name in ("none", "leaky", "rnn", "gated", "gru", "lstm", "mingru", "minlstm"):
-        head = Head(MEMORIES[name], dim, C).to(part.device).eval()
+    labels_B, lengths_B = torch.arange(num_clips) % num_classes, torch.full((num_clips,), 16)
+    parts = (noise(num_clips, 16, dim), lengths_B, labels_B, torch.arange(num_clips))
+    batch = VideoBatch(*(tensor.to(device) for tensor in parts))
+    head = Head(memory, dim, num_classes).to(device).eval()
 
-        def one_pass(head: Head = head) -> Tensor:
-            with torch.inference_mode():
-                return head(batch.x, batch.lengths)
+    def one_pass() -> Tensor:
+        with torch.inference_mode():
+            return head(batch.x, batch.lengths)
 
-        whole = seconds(part, partial(measure_order, head, [batch], 0, 100, 0), turns=1)
-        part.figure(f"{name}, 100 permutations", whole / seconds(part, one_pass), "passes")
+    return seconds(device, partial(measure_order, head, [batch], 0, 100, 0), turns=1) / seconds(device, one_pass)

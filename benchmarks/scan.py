@@ -135,6 +135,15 @@ def measure(runs: Mapping[str, Callable[[], None]], repeats: int, device: str) -
     return turns
 
 
+def times(
+    ways: Mapping[str, tuple[nn.Module, Way]], one_pass: Callable[..., None], x_BTD: Tensor, lengths_B: Tensor,
+    repeats: int, device: str,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of `forward` or `forward_and_backward` of each method in each turn."""
+    runs = {name: partial(one_pass, module, way, x_BTD, lengths_B) for name, (module, way) in ways.items()}
+    return measure(runs, repeats, device)
+
+
 def ratio(turns: list[float], unit: list[float]) -> str:
     return f"{statistics.median(one / other for one, other in zip(turns, unit, strict=True)):.2f}"
 
@@ -149,8 +158,7 @@ def print_speed(given: argparse.Namespace, device: str, dtype: torch.dtype) -> N
         lengths_B = torch.full((given.B,), num_frames, device=device)
         repeats = given.repeats if num_frames <= 256 else (given.repeats + 1) // 2
         for name, one_pass in (("forward", forward), ("and backward", forward_and_backward)):
-            runs = {key: partial(one_pass, module, way, x_BTD, lengths_B) for key, (module, way) in found.items()}
-            turns = measure(runs, repeats, device)
+            turns = times(found, one_pass, x_BTD, lengths_B, repeats, device)
             cells = [str(num_frames), name, f"{1000 * statistics.median(turns[UNIT]):.1f}"]
             cells += [ratio(turns[other], turns[UNIT]) for other in others]
             print(" | ".join([*cells, ratio(turns[LOOP], turns[SCAN])]), flush=True)

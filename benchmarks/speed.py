@@ -26,26 +26,23 @@ from typing import Any
 
 import scan
 import torch
+from commands import configs, run
 from gpu_checks import noise, stored
+from gpu_speed import TIMED, permutation_ratio
 from torch import Tensor, nn
 
 from videomem.batch import VideoBatch
-from videomem.cli.main import main as videomem
-from videomem.experiments.shuffle.measurements import measure_order
 from videomem.features.backbone import BackboneSettings
 from videomem.features.extraction import extract
 from videomem.features.settings import FeatureSettings
-from videomem.heads import GRU, LSTM, RNN, Gated, Head, Leaky, MinGRU, MinLSTM, NoMemory
+from videomem.heads import GRU
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier, adamw
 from videomem.training.stacked import StackedClassifiers
-from videomem.utils.folders import config_folder
 from videomem.utils.parallel_jobs import one_thread
 from videomem.video.sampling import Uniform
 from videomem.video.synthetic import SyntheticSettings, synthesize
 
-KINDS = {"none": NoMemory, "leaky": Leaky, "rnn": RNN, "gated": Gated, "gru": GRU, "lstm": LSTM, "mingru": MinGRU,
-         "minlstm": MinLSTM}  # fmt: skip
 Rows = Iterator[tuple[str, float]]
 
 
@@ -84,20 +81,10 @@ def fit(folder: Path) -> Rows:
     rows = module.rows("train")
     x_NTD = torch.stack([module.features(row).float() for row in rows])
     y_N = torch.tensor([module.class_names.index(module.clips[row].label) for row in rows])
-    base = [
-        "fit",
-        "--config",
-        str(config_folder() / "base.yaml"),
-        "--config",
-        str(config_folder() / "head" / "gru.yaml"),
-    ]
-    base += ["--data.catalog", data["catalog"], "--data.store", data["store"], "--data.features.imported",
-             '{"name": "noise", "feature_dim": 4096}', "--trainer.max_epochs", str(epochs), "--wandb", "disabled",
-             "--trainer.limit_val_batches", "0"]  # fmt: skip
-    started = time.perf_counter()
-    if videomem([*base, "--run-dir", str(folder / "run")]):
-        raise SystemExit(1)
-    took = time.perf_counter() - started
+    options = ["--data.catalog", data["catalog"], "--data.store", data["store"], "--data.features.imported",
+               '{"name": "noise", "feature_dim": 4096}', "--trainer.max_epochs", str(epochs), "--wandb", "disabled",
+               "--trainer.limit_val_batches", "0", "--run-dir", str(folder / "run")]  # fmt: skip
+    took = seconds(lambda: run("fit", *configs("base", "head/gru"), *options))
 
     def loop() -> None:
         torch.manual_seed(0)
@@ -117,22 +104,11 @@ def fit(folder: Path) -> Rows:
     yield f"fit of {epochs} epochs / bare loop", took / bare
 
 
-@torch.inference_mode()
 def shuffle(folder: Path) -> Rows:
     with one_thread():
-        batch = VideoBatch(noise(200, 16, 4096), torch.full((200,), 16), torch.arange(200) % 10, torch.arange(200))
-        for name, kind in KINDS.items():
-            head = Head(partial(kind, hidden_dim=256), 4096, 10).eval()
-
-            def one_pass(head: Head = head) -> Tensor:
-                return head(batch.x, batch.lengths)
-
-            one_pass()
-            passes = min(seconds(one_pass) for _ in range(3))
-            yield (
-                f"shuffle evaluation of {name} / one pass",
-                seconds(partial(measure_order, head, [batch], 0, 100, 0)) / passes,
-            )
+        for name in TIMED:
+            ratio = permutation_ratio(partial(scan.MEMORIES[name], hidden_dim=256), 200, 4096, 10, "cpu")
+            yield f"shuffle evaluation of {name} / one pass", ratio
 
 
 def cells(folder: Path) -> Rows:
@@ -141,10 +117,10 @@ def cells(folder: Path) -> Rows:
                                         (64, 2048, (scan.SCAN,))):  # fmt: skip
             found = scan.ways(size, size, "cpu", torch.float32)
             x_BTD, lengths_B = noise(16, num_frames, size), torch.full((16,), num_frames)
-            runs = {
-                name: partial(scan.forward_and_backward, *found[name], x_BTD, lengths_B) for name in (scan.UNIT, *names)
-            }
-            turns = scan.measure(runs, 15 if num_frames < 1000 else 5, "cpu")
+            timed = {name: found[name] for name in (scan.UNIT, *names)}
+            turns = scan.times(
+                timed, scan.forward_and_backward, x_BTD, lengths_B, 15 if num_frames < 1000 else 5, "cpu"
+            )
             for name in names:
                 yield f"{name} / nn.GRU, T = {num_frames}", float(scan.ratio(turns[name], turns[scan.UNIT]))
 
@@ -155,13 +131,18 @@ def stacks(folder: Path) -> Rows:
              "fit": (3, 0.5, 32, 16, 4096, 256)}  # fmt: skip
     for case, (num, dropout, *sizes) in cases.items():
         for name in ("none", "rnn", "gated", "gru", "lstm", "mingru"):
-            yield f"{case}, {name}: {num} heads at once / alone", _stack_ratio(KINDS[name], num, dropout, *sizes)
+            yield (
+                f"{case}, {name}: {num} heads at once / alone",
+                _stack_ratio(name, num, dropout, *sizes),
+            )
 
 
-def _stack_ratio(kind: Any, num: int, dropout: float, batch_size: int, num_frames: int, dim: int, hidden: int) -> float:
+def _stack_ratio(name: str, num: int, dropout: float, batch_size: int, num_frames: int, dim: int, hidden: int) -> float:
     def classifier(seed: int) -> LitClassifier:
         torch.manual_seed(seed)
-        return LitClassifier(partial(kind, hidden_dim=hidden), dim, list("abcdefghij"), [1] * 10, dropout=dropout)
+        return LitClassifier(
+            partial(scan.MEMORIES[name], hidden_dim=hidden), dim, list("abcdefghij"), [1] * 10, dropout=dropout
+        )
 
     def batch() -> VideoBatch:
         lengths_B, labels_B = torch.full((batch_size,), num_frames), torch.randint(0, 10, (batch_size,))
