@@ -39,7 +39,7 @@ TEST_LIMIT_S = 40  # of one test
 TESTS = "tests"
 CHECKS = ("features", "heads", "scan", "streams", "fit", "stacked", "storage", "video", "order", "shuffle", "inside",
           "network", "graphs")  # fmt: skip
-SPEED = ("backbone", "extraction", "epochs", "training", "memories", "permutations", "stacks")
+SPEED = ("extraction", "training", "permutations", "memories", "stacks", "backbone", "epochs")  # Aims first.
 PARTS = (TESTS, *CHECKS, *SPEED)
 
 

@@ -55,7 +55,7 @@ def forget() -> None:
     frame_folder.unchanged_folder.cache_clear()
 
 
-def outcome(path: Path, interval: Interval, decoder: Decoder = "auto", on_damage: OnDamage = "exclude") -> list[Any]:
+def decoded(path: Path, interval: Interval, decoder: Decoder = "auto", on_damage: OnDamage = "exclude") -> list[Any]:
     """All of a decoded part, or its error."""
     try:
         clip = decode_clip(path, Uniform(3), interval, decoder, on_damage=on_damage)
@@ -70,9 +70,9 @@ def assert_alone_as_in_turn(path: Path, intervals: list[Interval], *how: Any) ->
     alone = []
     for interval in intervals:
         forget()
-        alone.append(outcome(path, interval, *how))
+        alone.append(decoded(path, interval, *how))
     forget()
-    assert [outcome(path, interval, *how) for interval in intervals] == alone
+    assert [decoded(path, interval, *how) for interval in intervals] == alone
     return alone
 
 
@@ -112,10 +112,10 @@ def test_damage_is_found_in_the_same_parts_whatever_was_decoded_before(files: Pa
 @pytest.mark.parametrize("name", [SHORT_GROUPS, "h264 with B-frames", "mpeg4 in mkv", "vp9 in webm", "hevc closed GOP"])
 def test_a_large_file_is_read_from_the_key_frame_on(files: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, parts = settled(file_of(files, name)), [(0.1, 0.4), (1.5, 1.9), (0.9, 1.1), (2.0, None)]
-    held = [outcome(path, part, "pyav") for part in parts]
+    held = [decoded(path, part, "pyav") for part in parts]
     forget()
     monkeypatch.setattr(listing, "_MOST_HELD_BYTES", 1000)
-    assert [outcome(path, part, "pyav") for part in parts] == held
+    assert [decoded(path, part, "pyav") for part in parts] == held
 
 
 def count_packets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -151,12 +151,12 @@ def test_a_file_that_changes_between_parts_is_listed_again(files: Path, tmp_path
     one, other = (file_of(files, name).read_bytes() for name in (SHORT_GROUPS, "h264, every frame a key frame"))
     path, size = tmp_path / "clip.mp4", max(len(one), len(other))
     path.write_bytes(one.ljust(size, b"\0"))
-    before = outcome(settled(path), (1.0, 1.5))
+    before = decoded(settled(path), (1.0, 1.5))
     path.write_bytes(other.ljust(size, b"\0"))  # The same file, of the same size.
     os.utime(path, ns=(LONG_AGO_S * 10**9, LONG_AGO_S * 10**9 + 1))
-    after = outcome(path, (1.0, 1.5))
+    after = decoded(path, (1.0, 1.5))
     forget()
-    assert before != after == outcome(path, (1.0, 1.5))
+    assert before != after == decoded(path, (1.0, 1.5))
 
 
 @pytest.mark.parametrize("cause", ["another process", "another file", "another name", "a whole file", "a recent write"])
@@ -239,10 +239,10 @@ def test_keys_and_parts_look_at_a_file_or_folder_once(
 def test_seeking_never_gives_another_packet(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = settled(file_of(files, SHORT_GROUPS))
     monkeypatch.setattr(listing, "_MOST_HELD_BYTES", 1000)
-    expected = outcome(path, (1.0, 1.4), "pyav")
+    expected = decoded(path, (1.0, 1.4), "pyav")
     forget()
     decode_clip(path, Uniform(2), (0.0, 0.4), "pyav")
     kept = video_stream._latest
     assert kept is not None and np.all(kept[1].num_bytes_N > 0)
     kept[1].num_bytes_N[24:] += 1  # As if the file had other packets there.
-    assert outcome(path, (1.0, 1.4), "pyav") == expected  # By decoding forwards.
+    assert decoded(path, (1.0, 1.4), "pyav") == expected  # By decoding forwards.
