@@ -15,7 +15,7 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -q tests
 
-# On a machine with a GPU: compares every CUDA path with the CPU and measures its speed, in under 5 minutes.
+# On a machine with a GPU: compares every CUDA path with the CPU and measures its speed, in under 6 minutes.
 test-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py
 

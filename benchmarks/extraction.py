@@ -5,8 +5,8 @@
 
 Videos of a moving texture are written to a temporary folder, and 16 frames of each are used. The limit is the time that
 the cores take if none of them ever waits: the CPU time of decoding, of resizing, and of the network at its fastest
-batch size, each measured alone on one thread, divided by the number of cores. The usual loop decodes with decord,
-resizes with Pillow, runs the network on the 16 frames of a clip, and saves an array, on all cores.
+batch size, each measured alone on one thread, divided by the number of cores. The usual loop decodes with decord (or
+PyAV), resizes with Pillow, runs the network on the 16 frames of a clip, and saves an array, on all cores.
 
 Each row is one run of `extract`. The imports of torch by the main process, and by the server that workers are forked
 from, are not included: each happens once in a process. Above 1, it is faster than the usual loop; `of the limit` is at
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,17 +31,20 @@ from torch.nn.functional import interpolate
 
 from videomem.features.backbone import Backbone, BackboneSettings, load_backbone
 from videomem.features.extraction import extract
+from videomem.features.preprocessing import Preprocessing
 from videomem.features.settings import FeatureSettings
 from videomem.utils.parallel_jobs import one_thread
 from videomem.utils.workers import run_isolated
 from videomem.video.catalog import Clip
-from videomem.video.decoding import decode_clip
+from videomem.video.decoders import by_decord
+from videomem.video.decoding import DecodedClip, decode_clip
 from videomem.video.sampling import Uniform, uniform_indices
 from videomem.video.synthetic import write_video
 
 NUM_FRAMES, SAMPLED = 60, 16
-BATCHES = (4, 8, 16, 32, 64)
-NETWORK_S = 2.0  # CPU time for which each batch size is tried
+BATCHES: tuple[int, ...] = (4, 8, 16, 32, 64)
+GPU_BATCHES = (256, 1024)
+NETWORK_S = 2.0  # time for which each batch size is tried
 
 
 def moving_texture(num_frames: int, height: int, width: int, seed: int) -> Iterator[NDArray[np.uint8]]:
@@ -62,9 +66,9 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def limits(clips: list[Clip], backbone: Backbone) -> tuple[float, float, float]:
-    """CPU seconds of decoding, of resizing and of the network for all clips, on one thread."""
-    frames, shape = [], backbone.preprocessing
+def decoding_and_resizing(clips: list[Clip], shape: Preprocessing) -> tuple[float, float]:
+    """CPU seconds of decoding and of resizing all clips, on one thread."""
+    frames: list[DecodedClip] = []
     with one_thread():
         decode_s = cpu_seconds(lambda: frames.extend(decode_clip(clip.path, Uniform(SAMPLED)) for clip in clips))
         height, width = frames[0].frames_THWC.shape[1:3]
@@ -75,37 +79,53 @@ def limits(clips: list[Clip], backbone: Backbone) -> tuple[float, float, float]:
                 images = torch.from_numpy(clip.frames_THWC).permute(0, 3, 1, 2)
                 interpolate(images, size, mode=shape.interpolation, antialias=True)
 
-        resize_s = cpu_seconds(resize)
-        per_frame_s = []
-        for batch_size in BATCHES:
+        return decode_s, cpu_seconds(resize)
+
+
+def network(backbone: Backbone) -> float:
+    """Seconds per frame of the network at its fastest batch size: of one CPU thread, or of a GPU."""
+    shape, on_gpu, per_frame_s = backbone.preprocessing, backbone.device.type != "cpu", []
+    clock = time.perf_counter if on_gpu else time.process_time
+    with one_thread():
+        for batch_size in GPU_BATCHES if on_gpu else BATCHES:
             batch = torch.randint(0, 256, (batch_size, 3, shape.crop_px, shape.crop_px), dtype=torch.uint8)
-            backbone(batch)
-            num, started = 0, time.process_time()
-            while time.process_time() < started + NETWORK_S:
-                backbone(batch)
+            batch = batch.to(backbone.device)
+            backbone(batch).cpu()
+            num, started = 0, clock()
+            while clock() < started + NETWORK_S:
+                backbone(batch).cpu()  # Waits for the GPU.
                 num += batch_size
-            per_frame_s.append((time.process_time() - started) / num)
-    return decode_s, resize_s, min(per_frame_s) * SAMPLED * len(clips)
+            per_frame_s.append((clock() - started) / num)
+    return min(per_frame_s)
+
+
+def usual_decoding(path: str) -> NDArray[np.uint8]:
+    """The sampled frames by decord, or by PyAV, where there is no decord."""
+    if by_decord.is_installed():
+        import decord
+
+        reader = decord.VideoReader(path)
+        frames: NDArray[np.uint8] = reader.get_batch(uniform_indices(len(reader), SAMPLED).tolist()).asnumpy()
+        return frames
+    with av.open(path) as container:
+        images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack([images[index] for index in uniform_indices(len(images), SAMPLED)])
 
 
 def usual_loop(clips: list[Clip], backbone: Backbone, out: Path) -> float:
     """Wall time of the usual loop."""
-    import decord
-
     preset = backbone.preprocessing
     out.mkdir()
     started = time.perf_counter()
     for number, clip in enumerate(clips):
-        reader = decord.VideoReader(clip.path)
-        images = reader.get_batch(uniform_indices(len(reader), SAMPLED).tolist()).asnumpy()
         resized = []
-        for image in map(Image.fromarray, images):
+        for image in map(Image.fromarray, usual_decoding(clip.path)):
             scale = preset.resize_px / min(image.size)
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
             left, top = (image.width - preset.crop_px) // 2, (image.height - preset.crop_px) // 2
             resized.append(np.asarray(image.crop((left, top, left + preset.crop_px, top + preset.crop_px))))
         frames = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
-        np.save(out / f"{number}.npy", backbone(frames).numpy())
+        np.save(out / f"{number}.npy", backbone(frames.to(backbone.device)).cpu().numpy())
     return time.perf_counter() - started
 
 
@@ -138,7 +158,9 @@ def main() -> None:
                 loop_s = usual_loop(clips, exact, Path(folder) / f"{size}-{name}")
                 for precision in given.precisions:
                     settings = BackboneSettings(name, layer, "random", precision=precision)
-                    parts = limits(clips, load_backbone(settings))
+                    backbone = load_backbone(settings)
+                    parts = decoding_and_resizing(clips, backbone.preprocessing)
+                    parts = *parts, network(backbone) * SAMPLED * len(clips)
                     for workers in given.workers:
                         features = FeatureSettings(settings, Uniform(SAMPLED))
                         started = time.perf_counter()

@@ -268,6 +268,46 @@ def fit(part: Part) -> None:
             part.compare(f"{memory}, losses, {precision}", found, expected, limit)
 
 
+def stacked(part: Part) -> None:
+    """Weights of heads that are trained at once, compared with those of each trained alone, both on the device."""
+    from videomem.training.lit_classifier import LitClassifier
+    from videomem.training.stacked import StackedClassifiers
+
+    num_heads, steps = 3, 20
+    lengths_B, labels_B = torch.linspace(12, 1, B).long(), torch.arange(B) % C
+    parts = [(noise(B, 12, D, seed=seed), lengths_B, labels_B, torch.arange(B)) for seed in range(num_heads * steps)]
+    batches = [VideoBatch(*(tensor.to(part.device) for tensor in one)) for one in parts]
+
+    def classifier(memory: str, seed: int, learning_rate: float = 1e-2) -> LitClassifier:
+        torch.manual_seed(seed)
+        names, counts = [str(c) for c in range(C)], [1 + seed] * C
+        return LitClassifier(MEMORIES[memory], D, names, counts, learning_rate=learning_rate, seed=seed).to(part.device)
+
+    def train(module: Any, loss: Any) -> None:
+        [optimizer] = [module.configure_optimizers()]
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss(step).backward()
+            optimizer.step()
+
+    for memory in TRAINED:
+        rate = 5e-2 if part.planted else 1e-2
+        stack = StackedClassifiers([classifier(memory, seed, rate) for seed in range(num_heads)]).to(part.device)
+        stack.on_fit_start()
+        with exact_float32():
+            train(stack, lambda step, stack=stack: stack.training_step(batches[step * num_heads :][:num_heads], step))
+            for seed, found in enumerate(stack.unstack()):
+                alone = classifier(memory, seed)
+
+                def loss(step: int, alone: LitClassifier = alone, seed: int = seed) -> Tensor:
+                    batch = batches[step * num_heads + seed]
+                    return alone.loss(alone(batch.x, batch.lengths), batch.labels).mean()
+
+                train(alone, loss)
+                expected = list(alone.head.parameters())
+                part.compare(f"{memory}, head {seed} of {num_heads}", list(found.head.parameters()), expected, 1e-3)
+
+
 def storage(part: Part) -> None:
     """Batches of `data.storage: ram` and `device`, compared with those of memory-mapped files."""
     from pytorch_lightning.utilities import move_data_to_device

@@ -54,9 +54,11 @@ class Part:
         error = relative_error(_tensors(found), _tensors(expected))
         self._write(kind="comparison", name=name, error=error, limit=limit, ok=error <= limit)
 
-    def figure(self, name: str, value: float, unit: str) -> None:
-        """Record a measurement."""
-        self._write(kind="figure", name=name, value=value, unit=unit)
+    def figure(self, name: str, value: float, unit: str, least: float = -math.inf, most: float = math.inf) -> None:
+        """Record a measurement, with the least or the most that it should be on a GPU, if that is stated."""
+        aims = [f"{sign} {aim:g}" for sign, aim in ((">=", least), ("<=", most)) if math.isfinite(aim)]
+        aim = {"aim": " and ".join(aims), "met": least <= value <= most} if aims else {}
+        self._write(kind="figure", name=name, value=value, unit=unit, **aim)
 
     def note(self, text: str) -> None:
         """Record that a check is left out."""

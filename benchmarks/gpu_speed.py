@@ -6,7 +6,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import scan
@@ -46,40 +48,52 @@ def backbone(part: Part) -> None:
 
 
 def extraction(part: Part) -> None:
-    """Speed of feature extraction, and the fraction of time spent waiting for decoded frames."""
-    from videomem.features import shard_extraction
+    """Rate of extraction, relative to the slowest of decoding, resizing and the network, and to the usual loop."""
+    import extraction as bench
+
+    from videomem.cli.options import SHARED
     from videomem.features.extraction import extract
     from videomem.features.settings import FeatureSettings
+    from videomem.video.catalog import Clip
     from videomem.video.sampling import Uniform
-    from videomem.video.synthetic import SyntheticSettings, synthesize
 
-    pairs = 20 if part.is_gpu else 1
-    drawn = SyntheticSettings(train_pairs=pairs, val_pairs=0, test_pairs=1, frame_size=224)
-    catalog = synthesize(drawn, part.folder / "videos")
-    settings = FeatureSettings(BackboneSettings(weights="random"), Uniform(16))
-    waited, decode_clips = [0.0], shard_extraction.decode_clips
+    cores, default, num_clips = os.cpu_count() or 1, SHARED["--workers"]["default"], 160 if part.is_gpu else 2
+    if not part.is_gpu:
+        bench.NETWORK_S, bench.BATCHES = 0.1, (4, 16)
 
-    def timed(*arguments: Any) -> Any:
-        answers = decode_clips(*arguments)
-        try:
-            while True:
-                started = time.perf_counter()
-                try:
-                    answer = next(answers)
-                except StopIteration:
-                    return
-                waited[0] += time.perf_counter() - started
-                yield answer
-        finally:
-            answers.close()
+    def clips_per_s(num_clips: int, settings: BackboneSettings, num_workers: int) -> float:
+        with TemporaryDirectory(dir=part.folder) as store:
+            features, started = FeatureSettings(settings, Uniform(bench.SAMPLED)), time.perf_counter()
+            report = extract(clips[:num_clips], features, store, part.device, num_workers)
+            return report.num_extracted / (time.perf_counter() - started)
 
-    shard_extraction.decode_clips = timed
-    load_backbone(settings.backbone, part.device)
-    workers, started = os.cpu_count() or 1, time.perf_counter()
-    report = extract(catalog.clips, settings, part.folder / "store", part.device, workers)
-    took = time.perf_counter() - started
-    part.figure(f"{workers} workers", report.num_extracted * 16 / took, "frames/s")
-    part.figure(f"{workers} workers, share of waiting", waited[0] / took, "")
+    for width, height in ((640, 480), (320, 240))[0 if part.is_gpu else 1 :]:
+        paths = [part.folder / f"{width}-{number}.mp4" for number in range(num_clips)]
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(bench.write, paths, range(num_clips), [width] * num_clips, [height] * num_clips))
+        clips = [Clip(str(path), "class", "train", path.stem) for path in paths]
+        few = clips[: max(num_clips // 16, 1)]
+        stages_s: dict[str, float] = {}
+        for name, layer in (("alexnet", "fc6"), ("resnet18", "avgpool")):
+            exact = load_backbone(BackboneSettings(name, layer, "random"), part.device)
+            loop_s = bench.usual_loop(few, exact, part.folder / f"{width}-{name}") / len(few)
+            if not stages_s:
+                found = bench.decoding_and_resizing(few, exact.preprocessing)
+                stages_s = dict(zip(("decoding", "resizing"), (took / len(few) for took in found), strict=True))
+            for precision in ("float32", "bfloat16"):
+                settings = BackboneSettings(name, layer, "random", precision=precision)  # type: ignore[arg-type]
+                network_s = bench.network(load_backbone(settings, part.device)) * bench.SAMPLED
+                if part.is_gpu:  # Start the server that workers are forked from, and hash the weights.
+                    clips_per_s(1, settings, 1)
+                for label, workers in (("default workers", default), (f"{cores} workers", cores)):
+                    rate = clips_per_s(num_clips if workers == cores else max(num_clips // 4, 1), settings, workers)
+                    alone_s = {stage: took / workers for stage, took in stages_s.items()}
+                    alone_s["network"] = network_s / (1 if part.is_gpu else cores)
+                    slowest = max(alone_s, key=alone_s.__getitem__)
+                    words = f"{width}x{height}, {name}, {precision}, {label}"
+                    part.figure(words, rate * bench.SAMPLED, "frames/s")
+                    part.figure(f"{words}, rate / {slowest} alone", rate * alone_s[slowest], "", least=0.9)
+                    part.figure(f"{words}, rate / usual loop", rate * loop_s, "", least=5)
 
 
 def epochs(part: Part) -> None:
@@ -107,8 +121,22 @@ def epochs(part: Part) -> None:
         part.figure(f"{storage}, {num_clips} clips of 16 x {dim}", rate, "epochs/s")
 
 
+def training(part: Part) -> None:
+    """An epoch from the store, and `fit`, relative to the usual ways."""
+    import speed
+
+    workers, pairs = ((os.cpu_count() or 0), 12) if part.is_gpu else (0, 1)
+    for name, ratio in speed.epoch(part.folder / "epoch", part.device, workers, pairs):
+        part.figure(name, ratio, "", least=100)
+    sizes = (2000, 40, 4096) if part.is_gpu else (100, 2, 256)
+    for name, ratio in speed.fit(part.folder / "fit", part.device, *sizes):
+        part.figure(f"{name}, {sizes[0]} videos", ratio, "", most=1.15)
+
+
 def memories(part: Part) -> None:
     """Time of every memory, forward and with gradients, relative to `nn.GRU`."""
+    import speed
+
     torch.manual_seed(0)
     batch_size, dim = (64, 256) if part.is_gpu else (16, 64)
     found = scan.ways(dim, dim, part.device, torch.float32)
@@ -122,14 +150,17 @@ def memories(part: Part) -> None:
             for key in turns:
                 if key != scan.UNIT:
                     part.figure(f"{words}, {key}", float(scan.ratio(turns[key], turns[scan.UNIT])), f"x {scan.UNIT}")
+    for name, ratio in speed.cells(part.folder, part.device, dim, batch_size):
+        part.figure(f"forward and backward, {name}", ratio, "", most=0.1 if name.startswith(scan.SCAN) else 2)
 
 
 def permutations(part: Part) -> None:
     """Time of 100 permutations in a shuffle evaluation, relative to a forward pass on the same clips."""
-    num_clips, dim = (64, 4096) if part.is_gpu else (8, 512)
+    num_clips, dim, hidden_dim = (200, 4096, 256) if part.is_gpu else (8, 512, 16)
     for name in TIMED:
-        ratio = permutation_ratio(MEMORIES[name], num_clips, dim, C, part.device)
-        part.figure(f"{name}, 100 permutations", ratio, "passes")
+        memory = partial(scan.MEMORIES[name], hidden_dim=hidden_dim)
+        ratio = permutation_ratio(memory, num_clips, dim, C, part.device)
+        part.figure(f"{name}, 100 permutations", ratio, "passes", most=10)
 
 
 def permutation_ratio(memory: Any, num_clips: int, dim: int, num_classes: int, device: str) -> float:
@@ -146,3 +177,11 @@ def permutation_ratio(memory: Any, num_clips: int, dim: int, num_classes: int, d
             return head(batch.x, batch.lengths)
 
     return seconds(device, partial(measure_order, head, [batch], 0, 100, 0), turns=1) / seconds(device, one_pass)
+
+
+def stacks(part: Part) -> None:
+    """Time of a head that is trained at once with others, relative to a head that is trained alone."""
+    import speed
+
+    for name, ratio in speed.stacks(part.folder, part.device, tuple(speed.STACKS)[: None if part.is_gpu else 1]):
+        part.figure(name, ratio, "", most=1)

@@ -9,8 +9,8 @@ A row is a ratio of times: above 1 the reference is faster. `benchmarks/extracti
     fit      `videomem fit`, relative to a loop in plain PyTorch on tensors in memory, 2,000 clips of 16 x 4096
     shuffle  shuffle evaluation with 100 permutations, relative to one forward pass, T = 16, D = 4096, H = 256, B = 200
     cells    forward and backward pass of memories, relative to `nn.GRU` of the same size
-    stacks   CPU time per head and step of heads that are trained at once, relative to one head trained alone: 16 heads
-             of an order test, 6 of a recall measurement, 3 of `fit`
+    stacks   CPU time per head and step (on a GPU: time) of heads that are trained at once, relative to one head trained
+             alone: 16 heads of an order test, 6 of a recall measurement, 3 of `fit`
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import torch
 from commands import configs, run
 from gpu_checks import noise, stored
 from gpu_speed import TIMED, permutation_ratio
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from videomem.batch import VideoBatch
@@ -52,55 +53,59 @@ def seconds(run: Callable[[], Any], clock: Callable[[], float] = time.perf_count
     return clock() - started
 
 
-def epoch(folder: Path) -> Rows:
-    drawn = SyntheticSettings(train_pairs=12, val_pairs=0, test_pairs=1, frame_size=224)
+def epoch(folder: Path, device: str = "cpu", workers: int = 0, pairs: int = 12) -> Rows:
+    drawn = SyntheticSettings(train_pairs=pairs, val_pairs=0, test_pairs=1, frame_size=224)
     catalog = synthesize(drawn, folder / "videos")
     features = FeatureSettings(BackboneSettings(weights="random"), Uniform(16))
-    extract(catalog.clips, features, folder / "store")
+    extract(catalog.clips, features, folder / "store", device)
     took = {}
     for source in ("features", "video"):
-        data = VideoDataModule(str(folder / "videos" / "catalog.csv"), features, str(folder / "store"), source=source)  # type: ignore[arg-type]
-        classifier = LitClassifier(GRU, 4096, data.class_names, data.class_counts)
+        data = VideoDataModule(
+            str(folder / "videos" / "catalog.csv"), features, str(folder / "store"), source=source,  # type: ignore[arg-type]
+            num_workers=workers if source == "video" else 0,
+        )  # fmt: skip
+        classifier = LitClassifier(GRU, 4096, data.class_names, data.class_counts).to(device)
         data.setup("fit")
 
         def one_epoch(data: VideoDataModule = data, classifier: LitClassifier = classifier) -> None:
             for batch in data.train_dataloader():
-                on_device = data.on_after_batch_transfer(batch, 0)
-                classifier.loss(classifier(on_device.x.float(), on_device.lengths), on_device.labels).mean().backward()
+                there = data.on_after_batch_transfer(move_data_to_device(batch, torch.device(device)), 0)
+                classifier.loss(classifier(there.x.float(), there.lengths), there.labels).mean().backward()
 
-        one_epoch()
-        took[source] = min(seconds(one_epoch) for _ in range(3))
+        took[source] = min(scan.seconds(one_epoch, 1, device) for _ in range(4))
     yield "an epoch with decoding and AlexNet / from the store", took["video"] / took["features"]
 
 
-def fit(folder: Path) -> Rows:
-    num_clips, epochs = 2000, 5
-    data = stored(folder, num_clips, feature_dim=4096)
+def fit(folder: Path, device: str = "cpu", num_clips: int = 2000, epochs: int = 5, dim: int = 4096) -> Rows:
+    data = stored(folder, num_clips, feature_dim=dim)
     module = VideoDataModule(**data)
     module.setup("fit")
     rows = module.rows("train")
-    x_NTD = torch.stack([module.features(row).float() for row in rows])
-    y_N = torch.tensor([module.class_names.index(module.clips[row].label) for row in rows])
+    x_NTD = torch.stack([module.features(row).float() for row in rows]).to(device)
+    y_N = torch.tensor([module.class_names.index(module.clips[row].label) for row in rows], device=device)
     options = ["--data.catalog", data["catalog"], "--data.store", data["store"], "--data.features.imported",
-               '{"name": "noise", "feature_dim": 4096}', "--trainer.max_epochs", str(epochs), "--wandb", "disabled",
-               "--trainer.limit_val_batches", "0", "--run-dir", str(folder / "run")]  # fmt: skip
+               f'{{"name": "noise", "feature_dim": {dim}}}', "--trainer.max_epochs", str(epochs), "--wandb", "disabled",
+               "--trainer.limit_val_batches", "0", "--run-dir", str(folder / "run"),
+               "--trainer.accelerator", "cpu" if device == "cpu" else "gpu",
+               "--data.storage", "mmap" if device == "cpu" else "device"]  # fmt: skip
     took = seconds(lambda: run("fit", *configs("base", "head/gru"), *options))
 
     def loop() -> None:
         torch.manual_seed(0)
-        head = LitClassifier(GRU, 4096, module.class_names, module.class_counts, dropout=0.5).head
+        head = LitClassifier(GRU, dim, module.class_names, module.class_counts, dropout=0.5).head
         head.norm.set_statistics(*module.feature_statistics())
+        head.to(device)
         optimizer = adamw(head.parameters(), 1e-3, 1e-2)
         for _ in range(epochs):
-            for part in torch.randperm(len(rows)).split(32):
+            for part in torch.randperm(len(rows), device=device).split(32):
                 optimizer.zero_grad()
-                logits_BC = head(x_NTD[part], torch.full((len(part),), 16))
+                logits_BC = head(x_NTD[part], torch.full((len(part),), 16, device=device))
                 nn.functional.cross_entropy(logits_BC, y_N[part]).backward()
                 nn.utils.clip_grad_norm_(head.parameters(), 1.0)
                 optimizer.step()
 
     with one_thread():
-        bare = seconds(loop)
+        bare = scan.seconds(loop, 1, device)
     yield f"fit of {epochs} epochs / bare loop", took / bare
 
 
@@ -111,41 +116,47 @@ def shuffle(folder: Path) -> Rows:
             yield f"shuffle evaluation of {name} / one pass", ratio
 
 
-def cells(folder: Path) -> Rows:
+def cells(folder: Path, device: str = "cpu", size: int = 64, num_clips: int = 16) -> Rows:
     with one_thread():
-        for size, num_frames, names in ((64, 16, ("gated", "gru", "lstm")), (64, 64, ("gated", "gru", "lstm")),
-                                        (64, 2048, (scan.SCAN,))):  # fmt: skip
-            found = scan.ways(size, size, "cpu", torch.float32)
-            x_BTD, lengths_B = noise(16, num_frames, size), torch.full((16,), num_frames)
+        for num_frames, names in ((16, ("gated", "gru", "lstm")), (64, ("gated", "gru", "lstm")), (2048, (scan.SCAN,))):
+            found = scan.ways(size, size, device, torch.float32)
+            x_BTD = noise(num_clips, num_frames, size).to(device)
+            lengths_B = torch.full((num_clips,), num_frames, device=device)
             timed = {name: found[name] for name in (scan.UNIT, *names)}
             turns = scan.times(
-                timed, scan.forward_and_backward, x_BTD, lengths_B, 15 if num_frames < 1000 else 5, "cpu"
+                timed, scan.forward_and_backward, x_BTD, lengths_B, 15 if num_frames < 1000 else 5, device
             )
             for name in names:
                 yield f"{name} / nn.GRU, T = {num_frames}", float(scan.ratio(turns[name], turns[scan.UNIT]))
 
 
-def stacks(folder: Path) -> Rows:
-    # heads, dropout, batch size, T, D, H
-    cases = {"order test": (16, 0.5, 32, 16, 64, 64), "recall, T = 100": (6, 0.0, 64, 100, 64, 64),
-             "fit": (3, 0.5, 32, 16, 4096, 256)}  # fmt: skip
-    for case, (num, dropout, *sizes) in cases.items():
+# Of `stacks`: heads, dropout, batch size, T, D, H.
+STACKS = {"order test": (16, 0.5, 32, 16, 64, 64), "recall, T = 100": (6, 0.0, 64, 100, 64, 64),
+          "fit": (3, 0.5, 32, 16, 4096, 256)}  # fmt: skip
+
+
+def stacks(folder: Path, device: str = "cpu", cases: Sequence[str] = tuple(STACKS)) -> Rows:
+    for case in cases:
+        num, dropout, *sizes = STACKS[case]
         for name in ("none", "rnn", "gated", "gru", "lstm", "mingru"):
-            yield (f"{case}, {name}: {num} heads at once / alone", _stack_ratio(name, num, dropout, *sizes))
+            yield f"{case}, {name}: {num} heads at once / alone", _stack_ratio(name, device, num, dropout, *sizes)
 
 
-def _stack_ratio(name: str, num: int, dropout: float, batch_size: int, num_frames: int, dim: int, hidden: int) -> float:
+def _stack_ratio(
+    name: str, device: str, num: int, dropout: float, batch_size: int, num_frames: int, dim: int, hidden: int
+) -> float:
     def classifier(seed: int) -> LitClassifier:
         torch.manual_seed(seed)
-        return LitClassifier(
-            partial(scan.MEMORIES[name], hidden_dim=hidden), dim, list("abcdefghij"), [1] * 10, dropout=dropout
-        )
+        memory = partial(scan.MEMORIES[name], hidden_dim=hidden)
+        return LitClassifier(memory, dim, list("abcdefghij"), [1] * 10, dropout=dropout)
 
     def batch() -> VideoBatch:
         lengths_B, labels_B = torch.full((batch_size,), num_frames), torch.randint(0, 10, (batch_size,))
-        return VideoBatch(noise(batch_size, num_frames, dim), lengths_B, labels_B, torch.arange(batch_size))
+        parts = noise(batch_size, num_frames, dim), lengths_B, labels_B, torch.arange(batch_size)
+        return VideoBatch(*(part.to(device) for part in parts))
 
-    alone, stack = classifier(0), StackedClassifiers([classifier(seed) for seed in range(num)])
+    alone, stack = classifier(0).to(device), StackedClassifiers([classifier(seed) for seed in range(num)]).to(device)
+    stack.on_fit_start()
     batches = [batch() for _ in range(num)]
 
     def step(module: Any, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
@@ -158,14 +169,18 @@ def _stack_ratio(name: str, num: int, dropout: float, batch_size: int, num_frame
 
     one = partial(step, alone, alone.configure_optimizers(), loss_alone)
     all_at_once = partial(step, stack, stack.configure_optimizers(), lambda: stack.training_step(batches, 0))
+
+    def took(run: Callable[[], None]) -> float:
+        return seconds(run, time.process_time) if device == "cpu" else scan.seconds(run, 10, device)
+
     with one_thread():
         one(), all_at_once()
-        times = [[seconds(run, time.process_time) for run in (one, all_at_once)] for _ in range(5)]
+        times = [[took(run) for run in (one, all_at_once)] for _ in range(5)]
     fastest_alone, fastest = (min(column) for column in zip(*times, strict=True))
     return fastest / num / fastest_alone
 
 
-PARTS: dict[str, Callable[[Path], Rows]] = {
+PARTS: dict[str, Callable[..., Rows]] = {
     "epoch": epoch, "fit": fit, "shuffle": shuffle, "cells": cells, "stacks": stacks,
 }  # fmt: skip
 

@@ -108,7 +108,7 @@ def test_the_script_runs_through_on_a_cpu(tmp_path: Path) -> None:
     parts = {part["part"]: part for part in json.loads((tmp_path / "gpu.json").read_text())["parts"]}
     assert done.returncode == 0, done.stdout + done.stderr
     assert tuple(parts) == gpu.PARTS
-    print(f"{time.monotonic() - started:.0f} s")  # Shown by `pytest -s`: it has 5 minutes on 2 cores.
+    print(f"{time.monotonic() - started:.0f} s")  # Shown by `pytest -s`: it has 6 minutes on 2 cores.
     for name, part in parts.items():
         assert part["status"] == ("skipped" if name == gpu.TESTS and not torch.cuda.is_available() else "ok"), name
         assert name == gpu.TESTS or any(row["kind"] in ("comparison", "figure") for row in part["rows"])
@@ -208,6 +208,19 @@ def test_reports_of_tests_are_read_one_by_one(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [row["name"] for row in rows if row["kind"] == "note"] == ["tests.test_b needs wandb", "1 skipped"]
     assert gpu.rows_of_tests(tmp_path / "none.xml") == []
+
+
+def test_measurements_are_printed_beside_their_aims(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = Part("cpu", tmp_path, tmp_path / "rows", False)
+    part.figure("extraction", 0.93, "", least=0.9)
+    part.figure("fit", 1.2, "x", most=1.15)
+    part.figure("epochs", 3.0, "1/s")
+    rows = [json.loads(line) for line in part.rows.read_text().splitlines()]
+    assert [row.get("met") for row in rows] == [True, False, None]
+    gpu.print_table([{"part": "one", "status": gpu.judge(0, rows), "seconds": 1.0, "rows": rows}])
+    printed = capsys.readouterr().out
+    assert "extraction: 0.93 (aim >= 0.9: met)\n" in printed and "fit: 1.20 x (aim <= 1.15: missed)\n" in printed
+    assert "ok" in printed and "epochs:" not in printed
 
 
 def test_errors_are_relative_and_never_hidden() -> None:

@@ -169,7 +169,7 @@ def test_groups_of_pictures_that_are_not_asked_for_are_not_decoded(files: Path, 
         wanted = np.array([1, 50])
         frames = by_pyav.read_groups(stream, wanted)
         assert not isinstance(frames, str) and numbers(name, frames) == [1, 50]
-        assert stream.share_needed(wanted) < 0.5 and stream.share_needed(np.arange(60)) == 1
+        assert stream.listing.share_needed(wanted) < 0.5 and stream.listing.share_needed(np.arange(60)) == 1
 
 
 @pytest.mark.parametrize("name", ["h264 open GOP", "hevc open GOP", "h264 intra refresh", "mpeg4 in avi with B-frames",
@@ -404,7 +404,7 @@ def test_a_small_file_of_huge_pictures_is_refused_before_it_is_decoded(tmp_path:
 
 
 def test_a_file_of_too_many_packets_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videomem.video.decoders.video_stream._MOST_PACKETS", 59)
+    monkeypatch.setattr("videomem.video.decoders.listing._MOST_PACKETS", 59)
     with pytest.raises(DecodingError, match="has more than 59 packets"):
         decode_clip(file_of(files, PLAIN), Uniform(2))
 
@@ -421,7 +421,7 @@ def test_a_size_that_changes_within_the_video_is_an_error(tmp_path: Path) -> Non
 
 
 def test_a_file_too_large_to_hold_is_read_again(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videomem.video.decoders.video_stream._MOST_HELD_BYTES", 1000)
+    monkeypatch.setattr("videomem.video.decoders.listing._MOST_HELD_BYTES", 1000)
     for name in (WITH_B_FRAMES, SHORT_GROUPS, "mpegts from the middle", "hevc open GOP"):
         assert_right(files, name, "pyav")
 
@@ -515,7 +515,7 @@ def test_hidden_frames_in_packets_of_their_own_are_not_counted(tmp_path: Path, c
                 packet.pts, packet.dts, packet.stream = packet.pts + 1, packet.dts + 1, copied
                 container.mux(packet)
     with open_stream(str(tmp_path / "odd.webm")) as stream:
-        assert len(stream.packets) > len(stream.times_s) == 60
+        assert len(stream.listing) > len(stream.listing.times_s) == 60
     assert_whole(tmp_path / "odd.webm", list(range(60)))
 
 

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def clip_keys(clips: Sequence[Clip], root: Path | str, part: str = "") -> tuple[
     path = Path(root) / (f"hashes.{part}.sqlite" if part else "hashes.sqlite")
     with _named(path), closing(_open_cache(path)) as hashes:
         _copy_known(hashes, path, clips)
+        hash_of = lru_cache(maxsize=1)(partial(_content_hash, hashes=hashes))  # Parts of a file follow each other.
         for clip in clips:
             try:
-                content = _content_hash(clip.path, hashes)
+                content = hash_of(clip.path)
             except OSError as error:
                 reason = f"{clip.path}: {error.strerror or error}"
                 failures.append(Failure.of(clip, "hash", type(error).__name__, reason))

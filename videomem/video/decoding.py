@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from videomem.errors import DecodingError, one_line
 from videomem.video.decoders import by_decord, by_pyav, by_torchcodec
-from videomem.video.decoders.frame_folder import FrameFolder
+from videomem.video.decoders.frame_folder import FrameFolder, unchanged_folder
 from videomem.video.decoders.limits import check_size
 from videomem.video.decoders.video_stream import VideoStream, open_stream
-from videomem.video.files import file_problem, is_image_folder
+from videomem.video.files import file_problem, file_state, is_image_folder
 from videomem.video.sampling import Interval, Sampling, frames_within
 
 Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
@@ -96,21 +96,24 @@ def decode_clip(
         raise DecodingError(problem)
     if is_image_folder(path):
         return _decode_folder(path, sampling, interval, fps, on_damage)
-    with open_stream(path) as stream:
-        if not stream.has_times:
+    is_part = interval != (None, None)
+    with open_stream(path, is_part) as stream:
+        listing = stream.listing
+        if not listing.has_times:
             _check_needs_no_times(path, sampling, interval, "copy it into a file with a frame rate, such as mp4")
-        chosen, indices = _sample(path, sampling, stream.times_s, interval, stream.listed_damage)
+        chosen, indices = _sample(path, sampling, listing.times_s, interval, listing.damage)
         exact = _decode_exactly(stream, chosen[indices], decoder)
         if not isinstance(exact, str):
-            times_s = stream.times_s[chosen]
-            return _clip(exact[0], indices, times_s if stream.has_times else None, exact[1], stream.codec, len(chosen))
+            times_s = listing.times_s[chosen] if listing.has_times else None
+            return _clip(exact[0], indices, times_s, exact[1], listing.codec, len(chosen))
         if decoder not in ("auto", "pyav"):
             remedy = "set data.features.decoder to auto"
             raise DecodingError(f"{path}: {decoder} is not exact here ({exact}); {remedy}")
-        answer = _decode_forwards(stream, stream.times_s, sampling, interval, on_damage)
+        answer = _decode_forwards(stream, listing.times_s, sampling, interval, on_damage)
     if isinstance(answer, DecodedClip):
         return answer
-    with open_stream(path) as stream:  # The times of the packets were wrong: read again, with the times of the frames.
+    # The times of the packets were wrong: read again, with the times of the frames.
+    with open_stream(path, is_part) as stream:
         again = _decode_forwards(stream, answer, sampling, interval, on_damage)
     if isinstance(again, DecodedClip):
         return again
@@ -122,10 +125,10 @@ def _decode_exactly(
 ) -> tuple[NDArray[np.uint8], str] | str:
     """Frames and name of the fastest decoder that is exact for the stream, or why the last one is not exact."""
     distinct, repeats = np.unique(wanted, return_inverse=True)
-    check_size(stream.path, len(wanted), *stream.size)
+    check_size(stream.path, len(wanted), *stream.listing.size)
     order: Sequence[str] = (decoder,)
     if decoder in _ORDER:
-        order = _ORDER[decoder] if stream.share_needed(distinct) <= _MAX_FRACTION_NEEDED else ()
+        order = _ORDER[decoder] if stream.listing.share_needed(distinct) <= _MAX_FRACTION_NEEDED else ()
     objection = ""
     for name in order:
         answer = _SEEKING[name](stream, distinct)
@@ -145,8 +148,9 @@ def _decode_forwards(
         raise DecodingError(f"{stream.path}: damaged after {len(done.times_s)} frames: {done.damage}")
     if done.frames_THWC is None or not _agree(done.times_s, assumed_s, interval[1]):
         return done.times_s
-    times_s = assumed_s[chosen] if stream.has_times else None
-    return _clip(done.frames_THWC, indices, times_s, "pyav", stream.codec, len(chosen), done.damage or "")
+    listing = stream.listing
+    times_s = assumed_s[chosen] if listing.has_times else None
+    return _clip(done.frames_THWC, indices, times_s, "pyav", listing.codec, len(chosen), done.damage or "")
 
 
 def _agree(decoded_s: NDArray[np.float64], assumed_s: NDArray[np.float64], end_s: float | None) -> bool:
@@ -159,7 +163,8 @@ def _decode_folder(
 ) -> DecodedClip:
     if fps is None:
         _check_needs_no_times(path, sampling, interval, "give the catalog a column fps")
-    folder = FrameFolder(path)
+    state = file_state(path) if interval != (None, None) else None
+    folder = FrameFolder(path) if state is None else unchanged_folder(path, state)
     num_images, damage = len(folder.images), folder.damage
     while True:
         if damage and (on_damage == "exclude" or not num_images):

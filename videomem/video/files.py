@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 VIDEO_SUFFIXES = frozenset(
@@ -14,6 +15,8 @@ VIDEO_SUFFIXES = frozenset(
 )  # fmt: skip
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEMPLATE = re.compile(r"([^{}]*)\{(?::0\d+d?)?\}([^{}]*)")
+# A file that is written to again so soon may keep its modification time, which some file systems count in 2 s.
+_UNSETTLED_NS = 2 * 10**9
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -79,6 +82,20 @@ def _folder_problem(path: str, folder: str, template: re.Pattern[str] | None) ->
         return f"{path}: {folder} is not a folder"
     named = "" if template is None else " of that name"
     return f"{path}: not a regular file, nor a folder with images{named} ({', '.join(IMAGE_SUFFIXES)})"
+
+
+def file_state(path: str) -> tuple[int, ...] | None:
+    """Tells a file and its content, or a folder and its names, from others; None if they may change unnoticed.
+
+    It also tells this process from others: what a decoder keeps open must not be used after a fork.
+    """
+    try:
+        found = os.stat(split_template(path)[0])
+    except OSError:  # Opening it gives a better reason.
+        return None
+    if time.time_ns() - found.st_mtime_ns < _UNSETTLED_NS:
+        return None
+    return os.getpid(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def images_in(folder: str, template: re.Pattern[str] | None = None) -> Iterator[str]:

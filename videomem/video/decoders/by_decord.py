@@ -24,10 +24,11 @@ def _why_not(stream: VideoStream) -> str | None:
     """Why decord may not be exact for a stream, or None: the first unmet condition of its allow-list."""
     if not is_installed():
         return "decord is not installed"
-    height, width = stream.size
-    timing = {"there are B-frames": not stream.is_reordered, "the time stamps are not plain": stream.is_plain}
+    listing = stream.listing
+    height, width = listing.size
+    timing = {"there are B-frames": not listing.is_reordered, "the time stamps are not plain": listing.is_plain}
     is_regular = min(height, width) >= 64 and height % 2 == width % 2 == 0
-    listed = allow_list(stream, {"mp4"}, {"h264"}, timing)
+    listed = allow_list(listing, {"mp4"}, {"h264"}, timing)
     listed[f"frames of {width}x{height} are too small or odd"] = is_regular
     return first_failed(listed) or objection_to_frames(stream)
 
@@ -43,8 +44,8 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
         try:
             # A reader created before a fork hangs in workers, so each call opens one; 0 threads fail on some codecs.
             reader = decord.VideoReader(os.path.abspath(stream.path), num_threads=1)
-            if len(reader) != len(stream.times_s):
-                return f"decord counts {len(reader)} frames, the file has {len(stream.times_s)}"
+            if len(reader) != len(stream.listing.times_s):
+                return f"decord counts {len(reader)} frames, the file has {len(stream.listing.times_s)}"
             frames: NDArray[np.uint8] = reader.get_batch(wanted.tolist()).asnumpy()
         except (decord.DECORDError, RuntimeError, UnicodeError) as error:
             return f"decord cannot read it: {error}"

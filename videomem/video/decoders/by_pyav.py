@@ -43,13 +43,13 @@ def read_forward(
         if number in keep:
             kept.add(number, frame)
         known = end_s is not None and pts[0] is not None and frame.pts is not None
-        if known and (frame.pts - pts[0]) * stream.time_base >= end_s:  # type: ignore[operator]
+        if known and (frame.pts - pts[0]) * stream.listing.time_base >= end_s:  # type: ignore[operator]
             break
     else:
         damage = stream.damage
     if damage:
         pts = pts[: stream.num_sound(pts)]
-    times_s = _frame_times(pts, stream.time_base, assumed_s)
+    times_s = _frame_times(pts, stream.listing.time_base, assumed_s)
     return ForwardPass(kept.frames_THWC if kept.is_full else None, times_s, damage)
 
 
@@ -67,19 +67,18 @@ def read_groups(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.ui
     Returns the frames, or the reason why they cannot be trusted: groups may refer to each other, or a group did not
     give one frame per packet, with the time of the packet.
     """
-    if (groups := stream.groups()) is None:
+    listing = stream.listing
+    if not listing.groups_are_separate:
         return "its groups of pictures may refer to each other"
     keep, kept = set(wanted.tolist()), _Kept(stream.path, wanted)
-    for start, stop in groups:
-        if keep.isdisjoint(range(start, stop)):
-            continue
+    for start, stop in listing.ranges_of(wanted).tolist():
         pts = []
         for number, frame in enumerate(stream.frames(start, stop), start=start):
             pts.append(frame.pts)
             if number in keep:
                 kept.add(number, frame)
         stream.restart()
-        if stream.damage or pts != stream.stamps(start, stop):
+        if stream.damage or pts != listing.stamps(start, stop).tolist():
             return stream.damage or "a group of pictures does not give the frames that its packets list"
     return kept.frames_THWC
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from videomem.video.decoders.listing import Listing
 from videomem.video.decoders.seeking import allow_list, ffmpeg_messages, first_failed, objection_to_frames
 from videomem.video.decoders.video_stream import VideoStream
 
+if TYPE_CHECKING:
+    from torchcodec.decoders import VideoDecoder
+
 _CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
 _TIME_TOLERANCE_S = 1e-3
+_KEPT = "torchcodec"
 
 
 @cache
@@ -35,11 +41,12 @@ def versions() -> dict[str, str]:
 
 def _why_not(stream: VideoStream) -> str | None:
     """Why torchcodec may not be exact for a stream, or None: the first unmet condition of its allow-list."""
+    listing = stream.listing
     timing = {
-        "frames have no time stamps of their own": stream.is_timed,
-        "some packets show no frame": all(packet.is_shown for packet in stream.packets),
+        "frames have no time stamps of their own": listing.is_timed,
+        "some packets show no frame": listing.shows_all,
     }
-    if objection := first_failed(allow_list(stream, {"mp4", "matroska"}, _CODECS, timing)):
+    if objection := first_failed(allow_list(listing, {"mp4", "matroska"}, _CODECS, timing)):
         return objection
     if not versions():  # Checked last, since it imports torch.
         return "torchcodec is not installed, or finds no FFmpeg"
@@ -50,19 +57,31 @@ def read(stream: VideoStream, wanted: NDArray[np.int64]) -> NDArray[np.uint8] | 
     """Frames (T, height, width, 3) at ascending indices, or the reason why torchcodec cannot be trusted."""
     if objection := _why_not(stream):
         return objection
-    from torchcodec.decoders import VideoDecoder
-
+    known = stream.listing.opened
+    # Opened for the first of several clips in a file, because it then scans the whole file. After any message it is
+    # opened again: a decoder that goes on behind damage would give no message for the frames that refer to it.
+    decoder = known.pop(_KEPT, None)
     with ffmpeg_messages() as messages:
         try:
-            decoder = VideoDecoder(
-                os.path.abspath(stream.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
-            )
-            if len(decoder) != len(stream.times_s):
-                return f"torchcodec counts {len(decoder)} frames, the file has {len(stream.times_s)}"
+            decoder = decoder or _open(stream.listing)
             batch = decoder.get_frames_at(wanted.tolist())
         except (RuntimeError, ValueError, IndexError, UnicodeError) as error:
             return f"torchcodec cannot read it: {error}"
     times_s = batch.pts_seconds.numpy() - (decoder.metadata.begin_stream_seconds or 0.0)
-    if not np.allclose(times_s, stream.times_s[wanted], rtol=0, atol=_TIME_TOLERANCE_S):
+    if not np.allclose(times_s, stream.listing.times_s[wanted], rtol=0, atol=_TIME_TOLERANCE_S):
         return "torchcodec gives frames of other times"
-    return f"torchcodec complains: {messages[0]}" if messages else batch.data.numpy()
+    if messages:
+        return f"torchcodec complains: {messages[0]}"
+    known[_KEPT] = decoder
+    frames: NDArray[np.uint8] = batch.data.numpy()
+    return frames
+
+
+def _open(listing: Listing) -> VideoDecoder:
+    from torchcodec.decoders import VideoDecoder
+
+    path = os.path.abspath(listing.path)
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+    if len(decoder) != len(listing.times_s):
+        raise ValueError(f"it counts {len(decoder)} frames, the file has {len(listing.times_s)}")
+    return decoder

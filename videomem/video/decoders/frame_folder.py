@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from functools import lru_cache
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -58,6 +59,12 @@ class FrameFolder:
                 raise DecodingError(f"{self.path}: its images are not of one size")
             frames_THWC[wanted == index] = image
         return frames_THWC, 0, ""
+
+
+@lru_cache(maxsize=1)
+def unchanged_folder(path: str, state: tuple[int, ...]) -> FrameFolder:
+    """The images of the latest folder of which parts were decoded, listed once while its state is the same."""
+    return FrameFolder(path)
 
 
 def _numbered(path: str) -> list[tuple[int, str]]:

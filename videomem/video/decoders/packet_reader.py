@@ -8,7 +8,7 @@ FFmpeg, or a packet that gives no frame.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -74,7 +74,7 @@ class PacketReader:
         self.has_stamps = not is_raw and (self.stream.average_rate or 0) * LEAST_STEP_S <= 1
         self.damage: str | None = None
         self.forget_complaints()  # Messages of opening; relevant ones are repeated in decoding.
-        self._last_s, self._end_s, self._late_ticks = 0.0, 0.0, 0
+        self._last_ticks = self._end_ticks = self._late_ticks = 0
 
     def forget_complaints(self) -> None:
         self._complaints.clear()
@@ -105,8 +105,8 @@ class PacketReader:
                 if sound_until is not None and (packet.pos or 0) >= sound_until:
                     break
                 if packet.pts is not None:
-                    self._last_s = max(self._last_s, float(packet.pts * packet.time_base))
-                    self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                    self._last_ticks = max(self._last_ticks, packet.pts)
+                    self._end_ticks = max(self._end_ticks, packet.pts + (packet.duration or 0))
                 if packet.size:
                     yield from [packet] if self.codec != "gif" else self._images(packet)
         except av.FFmpegError as error:
@@ -128,11 +128,11 @@ class PacketReader:
 
     def _what_the_header_misses(self, num_packets: int) -> str | None:
         """A difference between the duration in the header and the end of all streams."""
-        promised_s, end_s = (self._opened.duration or 0) / av.time_base, self._end_s
-        if end_s == self._last_s:  # The last packet has no duration: it is shown as long as others are.
+        promised_s, end_s = (self._opened.duration or 0) / av.time_base, self._end_ticks * self.time_base
+        if self._end_ticks == self._last_ticks:  # The last packet has no duration: it is shown as long as others are.
             if num_packets < 2:
                 return None
-            end_s += self._last_s / (num_packets - 1)
+            end_s += end_s / (num_packets - 1)
         if what_the_header_misses(promised_s, end_s) is None:
             return None
         with _open(self.path) as opened:
@@ -150,6 +150,11 @@ class PacketReader:
         """A reader of the same file from its start."""
         with _open(self.path) as opened:
             yield PacketReader(self.path, opened, self._complaints)
+
+    def seek(self, ticks: int) -> None:
+        """Go on with the last key frame at or before a time stamp, if the file can be sought; else remain."""
+        with suppress(av.FFmpegError):
+            self._opened.seek(ticks, stream=self.stream)
 
     def sees_damage(self, is_corrupt: bool = False) -> bool:
         complaint = next((text for *_, text in self._complaints if not text.startswith(_ON_SOUND)), None)

@@ -41,6 +41,10 @@ class PacketInfo(NamedTuple):
     def is_shown(self) -> bool:
         return self.has_frame and not self.is_hidden
 
+    def is_leading(self, first: PacketInfo) -> bool:
+        """Whether the packet is displayed before the first key frame: it may refer to frames before a cut."""
+        return first.is_key and self.pts is not None and first.pts is not None and self.pts < first.pts
+
 
 def first_hole(dts: Sequence[int | None]) -> int | None:
     """Index of the first packet that follows the previous one after two or more steps of a regular rate, or None.

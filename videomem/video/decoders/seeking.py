@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 
+from videomem.video.decoders.listing import Listing
 from videomem.video.decoders.orientation import display_matrix
 from videomem.video.decoders.video_stream import VideoStream
 
@@ -20,17 +21,15 @@ _FFMPEG = re.compile(rb"\[[^\]]+ @ 0x[0-9a-f]+\]")
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def allow_list(
-    stream: VideoStream, containers: Set[str], codecs: Set[str], timing: Mapping[str, bool]
-) -> dict[str, bool]:
+def allow_list(listing: Listing, containers: Set[str], codecs: Set[str], timing: Mapping[str, bool]) -> dict[str, bool]:
     """Conditions by the reason to refuse the stream if they do not hold. `timing` are those on packets and times."""
     return {
-        f"the container is {stream.container}": not containers.isdisjoint(stream.container.split(",")),
-        f"the codec is {stream.codec}": stream.codec in codecs,
+        f"the container is {listing.container}": not containers.isdisjoint(listing.container.split(",")),
+        f"the codec is {listing.codec}": listing.codec in codecs,
         **timing,
-        "some key frames are not IDR pictures": stream.has_idr_only,
-        "there are several video streams": stream.num_streams == 1,
-        "the file is damaged": stream.listed_damage is None,
+        "some key frames are not IDR pictures": listing.has_idr_only,
+        "there are several video streams": listing.num_streams == 1,
+        "the file is damaged": listing.damage is None,
     }
 
 
@@ -40,15 +39,19 @@ def first_failed(conditions: Mapping[str, bool]) -> str | None:
 
 
 def objection_to_frames(stream: VideoStream) -> str | None:
-    """Why the frames are not 8-bit 4:2:0 or RGB, upright and progressive, or None. Decodes the first frame."""
-    first = stream.first_frame()
-    return first_failed(
-        {
-            f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,
-            "the frames are turned or mirrored": display_matrix(first) is None,
-            "the frames are interlaced": not first.interlaced_frame,
-        }
-    )
+    """Why the frames are not 8-bit 4:2:0 or RGB, upright and progressive, or None. Decodes the first frame once."""
+    known = stream.listing.opened
+    if "first frame" not in known:
+        first = stream.first_frame()
+        known["first frame"] = first_failed(
+            {
+                f"the pixel format is {first.format.name}": first.format.name in _PIXEL_FORMATS,
+                "the frames are turned or mirrored": display_matrix(first) is None,
+                "the frames are interlaced": not first.interlaced_frame,
+            }
+        )
+    objection: str | None = known["first frame"]
+    return objection
 
 
 @contextmanager
