@@ -12,7 +12,8 @@ import pytest
 from videomem import Clips, load_clips
 from videomem.errors import VideomemError
 from videomem.training.data_module import VideoDataModule
-from videomem.video.catalog import Catalog, write_catalog
+from videomem.video.catalog import Catalog
+from videomem.video.catalog_files import write_catalog
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class FeatureNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         centered = x.to(self.mean.dtype) - self.mean
-        return centered.mul_(self.scale).clamp_(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        return centered.mul_(self.scale).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)  # vmap has no rule for `clamp_`.
 
 
 class HeadState(NamedTuple):
