@@ -22,6 +22,7 @@ from videomem.experiments import permutations
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.analysis import accuracies_by_run
+from videomem.experiments.order_test.data import run_splits
 from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import Forecast, forecast
 from videomem.experiments.order_test.information import clip_scores_of
@@ -135,6 +136,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
         say(*forecast_text(plan, expected, processes).split("\n"))
         return 0
+    num_train = len(run_splits(clips, plan.settings)[0].train)
+    say(f"videomem: training {training_text(plan, plan.recipe.num_steps(num_train))}", to_stderr=True)
     out, cache = Path(config.out), Path(config.training_results or data.feature_store.cache / "order_training_results")
     command_line, tracking = shared_command([command, *arguments]), tracking_of(config, config.trainer.logger)
     with locked_folder(out):
@@ -288,8 +291,6 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     """Returns the text that `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
-    is_few = expected.num_steps < FEW_STEPS
-    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
     needed = []
     if expected.groups_needed and settings.runs >= MIN_RUNS:
         needed.append(f"{expected.groups_needed} groups with these runs")
@@ -307,7 +308,7 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         "heads": f"{', '.join(plan.heads)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
         **verdict,
-        "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
+        "training": f"{training_text(plan, expected.num_steps)}",
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
@@ -317,6 +318,11 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         f"{minutes(expected.seconds_training / num_processes)} on {num_processes}",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def training_text(plan: OrderPlan, num_steps: int) -> str:
+    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if num_steps < FEW_STEPS else ""
+    return f"{plan.recipe.epochs} epochs, {num_steps} steps{few}"
 
 
 def minutes(seconds: float) -> str:

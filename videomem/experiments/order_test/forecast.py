@@ -91,14 +91,10 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
         detectable=detectable_effect(len(sizes), design),
         groups_needed=groups_to_decide(0.0, margin, design, one_sided=True),
         runs_needed=runs_to_decide(0.0, margin, len(sizes), design, one_sided=True),
-        num_steps=_num_steps(splits[0], plan),
+        num_steps=plan.recipe.num_steps(len(splits[0].train)),
         num_jobs=len(jobs),
         seconds_training=_seconds(jobs, splits, plan, clips, device),
     )
-
-
-def _num_steps(split: RunSplit, plan: OrderPlan) -> int:
-    return plan.recipe.epochs * -(-len(split.train) // plan.recipe.batch_size)
 
 
 def _seconds(jobs: Sequence[TrainingJob], splits: list[RunSplit], plan: OrderPlan, clips: Clips, device: str) -> float:
@@ -113,7 +109,7 @@ def _seconds(jobs: Sequence[TrainingJob], splits: list[RunSplit], plan: OrderPla
         step_s, clip_pass_s = timed[key]
         for job in stack:
             split, passes = split_of_job[job], plan.settings.num_permutations + suite * job.has_suite
-            total += _num_steps(split, plan) * step_s + passes * len(split.test) * clip_pass_s
+            total += plan.recipe.num_steps(len(split.train)) * step_s + passes * len(split.test) * clip_pass_s
     return total
 
 

@@ -208,6 +208,10 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise VideomemError(f"{name} is {getattr(self, name)}, but must be at least 1")
 
+    def num_steps(self, num_train: int) -> int:
+        """Returns the training steps of one training job on `num_train` clips."""
+        return self.epochs * -(-num_train // self.batch_size)
+
 
 @dataclass(frozen=True)
 class OrderPlan:
