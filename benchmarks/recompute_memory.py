@@ -232,7 +232,7 @@ def trained_heads_folder(folder: Path, given: argparse.Namespace, report: Report
             texts = {name: time_text(float(np.quantile(taus, q)), limit, seconds) for name, q in names.items()}
             report.compare(
                 "tables/layers.csv",
-                {**texts, "neurons": len(taus), "-1 / Lyapunov": lyapunov_text(exponent, limit)},
+                {**texts, "hidden units": len(taus), "-1 / Lyapunov": lyapunov_text(exponent, limit)},
                 row,
             )
         row = next(row for row in table if row["memory"] == one["label"])

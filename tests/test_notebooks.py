@@ -48,6 +48,8 @@ def test_the_first_notebook_goes_from_a_folder_to_a_verdict(tmp_path: Path, monk
     assert names["result"].verdict.sentence in names["result"]._repr_html_()
     assert repr(names["clips"]).startswith(f"Clips: {len(names['clips'])} clips of ")
     assert len(repr(names["clips"])) < 300
+    labels = [text for text in names["sensitivity"].plot().axes[0].texts if text.get_position()[0] == 0]
+    assert labels and all(label.get_bbox_patch() for label in labels), "the line of chance crosses the labels"
 
 
 @pytest.mark.slow

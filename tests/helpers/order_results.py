@@ -109,15 +109,15 @@ def sentence(name: str, gain: float, kind: VerdictKind) -> str:
         f"{100 * gain:+.1f} points (95 % interval {ends}, p {'< 0.001' if value.p < 0.001 else f'= {value.p:.2f}'})"
     )
     return {
-        "matters": f"Order matters for {name}: training and testing in order is worth {points} of accuracy.",
-        "order or position": f"For {name}, order or position is worth {points}.",
-        "negligible": f"For {name}, order is worth {points}: more than nothing, less than the margin of 2 points.",
-        "does not matter": f"Order does not matter for {name}: its value, {points}, is within the margin.",
-        "hurts": f"For {name}, frames in order cost {points} of accuracy.",
-        "undetermined": f"For {name}, the data do not decide: the value of order is {points}.",
+        "matters": f"Order matters for {name}: training and testing in order is worth {points} of accuracy",
+        "order or position": f"For {name}, order or position is worth {points}",
+        "negligible": f"For {name}, order is worth {points}: more than nothing, less than the margin of 2 points",
+        "does not matter": f"Order does not matter for {name}: its value, {points}, is within the margin",
+        "hurts": f"For {name}, frames in order cost {points} of accuracy",
+        "undetermined": f"For {name}, the data do not decide: the value of order is {points}",
         "not learned": f"{name}: not learned; balanced accuracy 18.0 %, and chance is 16.7 %",
         "nothing to order": "Nothing to order: all 120 test clips have the same features in all frames",
-        "no verdict": "No verdict: 12 groups of test clips are fewer than the 20 that a verdict needs.",
+        "no verdict": "No verdict: 12 groups of test clips are fewer than the 20 that a verdict needs",
     }[kind]
 
 
@@ -223,7 +223,7 @@ def _bar(num_frames: int, side: int) -> NDArray[np.uint8]:
 
 
 def _remedy(kind: VerdictKind) -> str:
-    return "About 31 groups of test clips would decide." if kind in ("undetermined", "no verdict") else ""
+    return "about 31 groups of test clips would decide it" if kind in ("undetermined", "no verdict") else ""
 
 
 def _perturbation(

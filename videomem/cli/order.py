@@ -21,8 +21,9 @@ from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.answers import answers, headline
+from videomem.experiments.order_test.data import run_splits
 from videomem.experiments.order_test.data_checks import with_joined_groups
-from videomem.experiments.order_test.forecast import forecast, forecast_text
+from videomem.experiments.order_test.forecast import forecast, forecast_text, training_text
 from videomem.experiments.order_test.information import clip_scores_of
 from videomem.experiments.order_test.jobs import in_cache, num_cached
 from videomem.experiments.order_test.order_tables import group_names, summary_table, tested_clips, training_jobs
@@ -110,6 +111,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         expected = forecast(plan, clips, _dataclass(Assumptions, config.assume), devices[0])
         say(*forecast_text(plan, expected, processes).split("\n"))
         return 0
+    num_train = len(run_splits(clips, plan.settings)[0].train)
+    say(f"videomem: training {training_text(plan, plan.recipe.num_steps(num_train))}", to_stderr=True)
     out, cache = Path(config.out), Path(config.training_results or data.feature_store.cache / "order_training_results")
     command_line, tracking = shared_command([command, *arguments]), tracking_of(config, config.trainer.logger)
     with locked_folder(out):

@@ -118,6 +118,12 @@ def row_axes(num_rows: float, row_height: float = 0.3, above: float = 0.12) -> t
     return figure, axes
 
 
+def row_label(axes: Axes, place: float, text: str, pad: float = 1, **style: Any) -> None:
+    """Write text at the left end of a row, in front of the grid."""
+    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": pad}
+    axes.text(0, place, text, transform=axes.get_yaxis_transform(), va="center", bbox=ground, **style)
+
+
 def beside(axes: Axes, place: float, text: str) -> None:
     """Write text to the right of a row."""
     axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL, color=INK)

@@ -87,7 +87,7 @@ def in_double(head: Head) -> Head:
 
 
 def time_constants(mean_log_keep_H: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns tau = -1 / mean(log keep) per neuron: the number of frames after which 1/e of the state remains.
+    """Returns tau = -1 / mean(log keep) per hidden unit: the number of frames after which 1/e of the state remains.
 
     Over k frames, a share keep_1 * ... * keep_k = exp(-k / tau) of the state is kept, so the mean is of logarithms. tau
     is 0 where some frame keeps nothing, and infinite where every frame keeps everything.

@@ -115,7 +115,7 @@ def test_a_memoryless_head_does_not_depend_on_earlier_frames() -> None:
 
 
 def test_the_direct_path_of_gated_is_the_product_of_its_gates() -> None:
-    head = one_layer(Gated(D, 1, coupled=False))  # One neuron, so that every gradient is a multiple of the same row.
+    head = one_layer(Gated(D, 1, coupled=False))  # One unit, so that every gradient is a multiple of the same row.
     nn.init.zeros_(head.memories[0].forget_input.weight)  # type: ignore[arg-type]
     x = frames(num=1).repeat(2, 1, 1)
     keep_T = trace(head, x).layers[0].keep_BTH[0, :, 0].detach()

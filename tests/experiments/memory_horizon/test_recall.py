@@ -345,7 +345,7 @@ def test_times_are_read_as_frames_and_a_state_that_grows_has_none() -> None:
     assert found == [NOTHING, "10", ">= 100", ">= 100", ">= 100", "grows"]
 
 
-def test_the_share_of_neurons_above_a_time_constant_falls_from_one_to_zero(found: tuple[MemoryReach, ...]) -> None:
+def test_the_share_of_units_above_a_time_constant_falls_from_one_to_zero(found: tuple[MemoryReach, ...]) -> None:
     one = replace(found[1], tau=[1.0, 2.0, 2.0, 8.0])
     (line,) = [line for line in time_constant_figure([one], 16).axes[0].lines if line.get_drawstyle() == "steps-pre"]
     assert np.asarray(line.get_xdata()).tolist() == [1, 2, 2, 8, 8]

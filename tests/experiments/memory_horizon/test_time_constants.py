@@ -137,7 +137,7 @@ def test_exponents_are_those_of_the_dense_jacobians(name: str) -> None:
     ("memory", "factor", "scale", "tolerance"),
     [
         *((partial(Leaky, D, H, alpha=alpha), alpha, 1, 1e-12) for alpha in (0.3, 0.95, 1.0)),
-        (partial(learned_leaky, [0.5, 0.8, 0.6]), 0.8, 1, 1e-6),  # the slowest neuron
+        (partial(learned_leaky, [0.5, 0.8, 0.6]), 0.8, 1, 1e-6),  # the slowest hidden unit
         (small_rnn, 0.7, 1e-4, 1e-5),  # nearly linear: the recurrent weights are 0.7 times an orthogonal matrix
         (constant_gate, 0.6, 1, 1e-6),
     ],

@@ -29,7 +29,7 @@ def test_without_memory_videos_and_their_reversals_are_told_apart_by_chance_only
     assert in_order[-1] == pytest.approx(backwards[-1], abs=1e-6) == pytest.approx(shuffled[-1], abs=1e-6)
 
 
-def test_a_pulse_in_a_leaky_neuron_has_the_time_constant_of_its_alpha() -> None:
+def test_a_pulse_in_a_leaky_unit_has_the_time_constant_of_its_alpha() -> None:
     for pulse in pulses():
         assert pulse.tau == pytest.approx(pulse.expected, rel=1e-4)
 

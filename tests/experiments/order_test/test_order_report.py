@@ -358,6 +358,14 @@ def test_the_headline_is_a_count_and_a_range() -> None:
     assert headline(RESULTS["no verdict"]) == "No verdict on order"
 
 
+def test_a_verdict_and_its_remedy_are_two_sentences() -> None:
+    result = order_result("undetermined", ["none", "gru", "lstm"])
+    page, verdicts = render(result), [one.verdict for one in result.heads if one.verdict and one.verdict.remedy]
+    assert verdicts and all(
+        f"{one.sentence}. <b>What would help:</b> {one.remedy}.</p>" in unescape(page) for one in verdicts
+    )
+
+
 def test_long_tables_and_the_plan_are_collapsed(page: str) -> None:
     parts = re.split(r"(<details|</details>|<tbody>.*?</tbody>)", page, flags=re.DOTALL)
     depth = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -405,7 +406,9 @@ def test_the_command_writes_all_results(workspace: Path, tmp_path: Path, capsys:
     shared = [path for path in files if path.name not in ("clip_scores.csv", "tested_clips.csv")]
     assert not [path for path in shared if str(tmp_path.parent).encode() in path.read_bytes()]
     assert result.data.catalog == "videos/catalog.csv" and "--data.catalog videos/catalog.csv" in result.command
-    assert result.verdict.sentence in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr()
+    assert result.verdict.sentence in " ".join(said.out.split())
+    assert re.match(r"videomem: training \d+ epochs, \d+ steps: few; raise trainer.max_epochs", said.err)
     tested_clips = list(csv.DictReader((tmp_path / "order" / "tables" / "tested_clips.csv").open()))
     for one in result.heads:
         rows = [row for row in tested_clips if row["head"] == one.label]

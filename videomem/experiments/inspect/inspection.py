@@ -136,7 +136,7 @@ class Inspection:
 
     @property
     def tau_H(self) -> Matrix:
-        """Time constant of each neuron in order, in frames; see `clip_time_constants`."""
+        """Time constant of each hidden unit in order, in frames; see `clip_time_constants`."""
         return clip_time_constants(self.in_order.keep_TH)
 
     @property
@@ -146,7 +146,7 @@ class Inspection:
 
     @property
     def keeps_evenly(self) -> bool:
-        """Whether the retention of each neuron is the same at every frame."""
+        """Whether the retention of each hidden unit is the same at every frame."""
         return bool(np.ptp(self.in_order.keep_TH, axis=0).max() < 1e-6)
 
 
@@ -252,7 +252,7 @@ def _in_orders(x_1TK: Tensor, frames_BT: NDArray[np.int64]) -> tuple[Tensor, Ten
 
 
 def clip_time_constants(keep_TH: Matrix) -> Matrix:
-    """Returns the time constant of each neuron over one clip, without the first frame, which has no past to keep.
+    """Returns the time constant of each hidden unit over one clip, without the first frame, which has no past to keep.
 
     Shape:
         keep_TH (T, H), T >= 2 -> (H,), in frames; see `trace.time_constants`

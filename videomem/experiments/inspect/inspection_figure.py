@@ -77,7 +77,7 @@ def _states_heading(inspection: Inspection) -> str:
     """Returns the heading of the heat map."""
     label = shorten(inspection.label, 24)
     if inspection.keeps:
-        return "Share of the previous state that each neuron keeps at each frame"
+        return "Share of the previous state that each hidden unit keeps at each frame"
     if inspection.is_memoryless:
         return f"Activations: {label} is memoryless and keeps nothing"
     return f"Activations: {label} keeps no share of the previous state unprocessed"
@@ -145,20 +145,20 @@ def _inches_high(axes: Axes) -> float:
 
 
 def _states(axes: Axes, inspection: Inspection) -> None:
-    """Draws the retention of each neuron at each frame, or its activation where nothing is kept."""
+    """Draws the retention of each hidden unit at each frame, or its activation where nothing is kept."""
     first, keeps = inspection.in_order, inspection.keeps
     ranks = np.argsort(-(inspection.tau_H if keeps else _rise(first.activations_TH)), kind="stable")
     values_HT = (first.keep_TH if keeps else first.activations_TH).T[ranks]
-    num_neurons, num_frames = values_HT.shape
+    num_units, num_frames = values_HT.shape
     if keeps:
         values_HT[:, 0] = np.nan
-        axes.add_patch(Rectangle((0.5, 0), 1, num_neurons, facecolor="none", edgecolor=INK, alpha=0.25, hatch="///",
+        axes.add_patch(Rectangle((0.5, 0), 1, num_units, facecolor="none", edgecolor=INK, alpha=0.25, hatch="///",
                                  linewidth=0))  # fmt: skip
         if num_frames <= 40:
-            axes.text(1, num_neurons / 2, "no previous state", rotation=90, ha="center", va="center", fontsize=8)
+            axes.text(1, num_units / 2, "no previous state", rotation=90, ha="center", va="center", fontsize=8)
     image = axes.imshow(values_HT, cmap=KEPT if keeps else ACTIVATIONS, vmin=0 if keeps else -1, vmax=1, aspect="auto",
-                        interpolation="nearest", extent=(0.5, num_frames + 0.5, num_neurons, 0))  # fmt: skip
-    _neuron_axis(axes, inspection.tau_H[ranks] if keeps else None, num_neurons)
+                        interpolation="nearest", extent=(0.5, num_frames + 0.5, num_units, 0))  # fmt: skip
+    _unit_axis(axes, inspection.tau_H[ranks] if keeps else None, num_units)
     bar = axes.inset_axes((1.03, 0.08, 0.02, 0.84))
     text = "share of state kept" if keeps else "activation φ(h)"
     axes.figure.colorbar(image, cax=bar).set_label(text, fontsize=TEXT)
@@ -166,16 +166,16 @@ def _states(axes: Axes, inspection: Inspection) -> None:
     bar.set_yticks([0, 0.5, 1] if keeps else [-1, 0, 1])
 
 
-def _neuron_axis(axes: Axes, ranked_tau_H: Matrix | None, num_neurons: int) -> None:
+def _unit_axis(axes: Axes, ranked_tau_H: Matrix | None, num_units: int) -> None:
     """Labels rows with time constants, or with their sorting where there are none."""
-    last, neurons = num_neurons - 1, f"{num_neurons} neuron{'s' if num_neurons > 1 else ''}"
+    last, units = num_units - 1, f"{num_units} hidden unit{'s' if num_units > 1 else ''}"
     if ranked_tau_H is None:
         axes.set_yticks([0.5, last + 0.5], ["rising", "falling"])
-        axes.set_ylabel(neurons)
+        axes.set_ylabel(units)
     else:
         rows = sorted({round(last * share) for share in (0, 0.25, 0.5, 0.75, 1)})
         axes.set_yticks([row + 0.5 for row in rows], [number_of_frames(ranked_tau_H[row]) for row in rows])
-        axes.set_ylabel(f"{neurons}, slowest at top:\ntime constant in frames")
+        axes.set_ylabel(f"{units}, slowest at top:\ntime constant in frames")
 
 
 def _rise(activations_TH: Matrix) -> Matrix:

@@ -70,7 +70,7 @@ class OrderResult(Answer):
         frames: Number of the frame shown at each position.
         probabilities: Class probabilities (T, C) after each frame.
         change: Change of the state (T,) at each frame, relative to the RMS norm of the states in order.
-        retention: Share of the previous state that each neuron keeps at each frame (T, H); None if nothing is kept.
+        retention: Share of the previous state that each hidden unit keeps at each frame (T, H); None if none is kept.
     """
 
     without_memory: Answer
@@ -95,7 +95,7 @@ class InspectionResult:
         num_layers: Number of layers of memory.
         seed: Seed of the shuffle.
         class_names: Names of the classes.
-        time_constants_frames: Time constant of each neuron in frames; infinite if it keeps everything.
+        time_constants_frames: Time constant of each hidden unit in frames; infinite if it keeps everything.
         seconds_per_frame: Mean time between frames; None for images without a frame rate.
         changed_most: The largest change of the state.
         orders: Results by frame order: `in_order`, `shuffled` and `reversed`.

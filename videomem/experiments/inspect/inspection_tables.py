@@ -13,7 +13,7 @@ from videomem.experiments.inspect.inspection import Inspection, Prediction, Vide
 from videomem.experiments.tables import Column, Table
 
 SAME = 0.02  # probabilities that differ by less count as equal
-# Between a finite and an infinite time constant no interpolation is possible, so quantiles are those of single neurons.
+# Between a finite and an infinite time constant no interpolation is possible, so quantiles are those of single units.
 QUANTILES = {"shortest": 0.0, "quarter": 0.25, "half": 0.5, "three quarters": 0.75, "nine tenths": 0.9, "longest": 1.0}
 
 
@@ -72,7 +72,7 @@ def moment(video: Video, place: int) -> str:
 
 
 def quantiles(inspection: Inspection) -> dict[str, float]:
-    """Returns quantiles over neurons of the time constants in frames."""
+    """Returns quantiles over hidden units of the time constants in frames."""
     return dict(zip(QUANTILES, np.quantile(inspection.tau_H, list(QUANTILES.values()), method="higher"), strict=True))
 
 
@@ -152,21 +152,21 @@ def _timing(video: Video, inspection: Inspection) -> Table:
 def _retention(video: Video, inspection: Inspection) -> Table:
     """Returns time constants and, where retention varies between frames, its range; or how many activations turn."""
     keep_TH, signs_TH = inspection.in_order.keep_TH, np.sign(inspection.in_order.activations_TH)
-    rows = {"neurons": str(keep_TH.shape[1])}
+    rows = {"hidden units": str(keep_TH.shape[1])}
     if inspection.keeps:
         of, num_frames = quantiles(inspection), len(keep_TH)
         names = {"half": "median time constant", "nine tenths": "90 % quantile", "longest": "longest time constant"}
         rows |= {name: frames(of[quantile], video.step_s) for quantile, name in names.items()}
-        beyond = f"neurons with a time constant above {num_frames} frames"
+        beyond = f"hidden units with a time constant above {num_frames} frames"
         rows[beyond] = str((inspection.tau_H > num_frames).sum())
     else:
-        turned = "neurons whose sign differs between the first and the last frame"
+        turned = "hidden units whose sign differs between the first and the last frame"
         rows[turned] = str((signs_TH[0] != signs_TH[-1]).sum())
     if not inspection.keeps_evenly:
         keep_T = keep_TH.mean(axis=1)
         for name, place in (("lowest", 1 + int(keep_T[1:].argmin())), ("highest", 1 + int(keep_T[1:].argmax()))):
             rows[f"{name} mean retention"] = f"{keep_T[place]:.2f} at {moment(video, place)}"
-        rows["median range of a neuron's retention"] = f"{np.median(np.ptp(keep_TH[1:], axis=0)):.2f}"
+        rows["median range of a hidden unit's retention"] = f"{np.median(np.ptp(keep_TH[1:], axis=0)):.2f}"
     return Table("retention", (Column("quantity"), Column("value")), tuple(rows.items()))
 
 
@@ -184,6 +184,6 @@ def _retention_note(inspection: Inspection) -> str:
             bool((keep_TH == 1).all()),
             f"{meaning} {label} keeps everything: its state, a sum of all frames so far, does not decay.",
         ),
-        (inspection.keeps_evenly, f"{meaning} Each neuron of {label} keeps the same share at every frame."),
+        (inspection.keeps_evenly, f"{meaning} Each hidden unit of {label} keeps the same share at every frame."),
         (True, f"{meaning} The retention of {label} depends on {sees}."),
     )

@@ -97,7 +97,7 @@ def gradient_figure(memories: Sequence[MemoryReach | HeadsReach]) -> Figure:
 
 @figure_function
 def time_constant_figure(memories: Sequence[MemoryReach | HeadsReach], censored_at: int) -> Figure:
-    """Draws the share of neurons above each time constant; a curve further right means longer retention."""
+    """Draws the share of hidden units above each time constant; a curve further right means longer retention."""
     shown = [one for one in memories if max(one.tau, default=0) > 0]
     figure, panels = _panels(shown)
     for axes, one in zip(panels, shown, strict=False):
@@ -106,14 +106,14 @@ def time_constant_figure(memories: Sequence[MemoryReach | HeadsReach], censored_
         if np.isfinite(one.lyapunov):
             axes.axvline(min(lyapunov_time(one.lyapunov), censored_at), color=VERMILLION, linewidth=1.3, linestyle="--")
         _share_of_frames(axes, (0.25, censored_at * 1.5), censored_at)
-    _label(figure, "time constant in frames", "share of neurons above")
-    _key(figure, {"neurons": (BLUE, "-"), "-1 / Lyapunov exponent": (VERMILLION, "--")})
+    _label(figure, "time constant in frames", "share of hidden units above")
+    _key(figure, {"hidden units": (BLUE, "-"), "-1 / Lyapunov exponent": (VERMILLION, "--")})
     return figure
 
 
 @figure_function
 def gates_figure(memories: Sequence[MemoryReach], task: str) -> Figure:
-    """Draws the retention of each neuron at each frame of one sequence, with its cues marked below."""
+    """Draws the retention of each hidden unit at each frame of one sequence, with its cues marked below."""
     shown = [one for one in memories if np.ptp(np.array(one.gates)) > 0.01]
     height = 0.85 * len(shown) + 0.75
     figure = Figure(figsize=(WIDTH, height), layout="constrained")

@@ -41,11 +41,11 @@ def write_recall_report(result: RecallResult, frames: FrameTable, folder: Path) 
         Picture("recall", recall_figure(result), f"Accuracy over delay; horizons in frames: {reach}"),
         Picture("learning", learning_figure(result), "Horizon over training steps; numbers in the table of steps"),
         Picture("gradient", gradient_figure(result.memories), "Gradients over lag; numbers in tables/curves.csv"),
-        *_time_constants(result, "Time constants of neurons; numbers in the table of horizons"),
+        *_time_constants(result, "Time constants of hidden units; numbers in the table of horizons"),
     ]
     if any(np.ptp(np.array(one.gates)) > 0.01 for one in result.memories):
         figure = gates_figure(result.memories, result.memories[0].measured_on)
-        shown.append(Picture("gates", figure, "Retention of every neuron over a sequence"))
+        shown.append(Picture("gates", figure, "Retention of every hidden unit over a sequence"))
     return _write(folder, "horizon", result, recall_tables(result), shown, headline=headline(result))
 
 
@@ -79,7 +79,7 @@ def write_heads_report(result: HeadsResult, folder: Path, videos: Sequence[Inspe
         Picture("probe", lag_figure(result.memories, "probe"), probe),
         Picture("swap", lag_figure(result.memories, "swap"), "Effect of replaced frames over lag"),
         Picture("gradient", gradient_figure(result.memories), "Gradients over lag"),
-        *_time_constants(result, "Time constants of neurons"),
+        *_time_constants(result, "Time constants of hidden units"),
         *(video.picture for video in videos),
     ]
     return _write(folder, "trained_heads", result, heads_tables(result), shown, videos=videos, max_clips=MAX_CLIPS)

@@ -262,9 +262,10 @@ def _values_at(one: HeadsReach, lag: int) -> list[str]:
 
 
 def layers_table(result: HeadsResult) -> Table:
-    """Returns the time constants of each layer of each memory, with quartiles over neurons."""
-    columns = (Column("memory"), Column("layer", "count"), Column("neurons", "count"), Column("tau, lower quarter"),
-               Column("median"), Column("upper quarter"), Column("longest"), TIMES[-1])  # fmt: skip
+    """Returns the time constants of each layer of each memory, with quartiles over hidden units."""
+    columns = (Column("memory"), Column("layer", "count"), Column("hidden units", "count"),
+               Column("tau, lower quarter"), Column("median"), Column("upper quarter"), Column("longest"),
+               TIMES[-1])  # fmt: skip
     rows: list[tuple[Cell, ...]] = [
         (one.label, number, len(taus), *_tau_texts(taus, (0.25, 0.5, 0.75, 1), result),
          lyapunov_text(exponent, result.num_frames))

@@ -224,7 +224,7 @@ def _predicted(x_MK: Floats, target_MP: Floats, group_M: Ints, is_test_M: NDArra
 def _scaled(x_MK: Floats, is_test_M: NDArray[np.bool_]) -> Floats:
     """Scales regressors of one kind to a mean variance of 1 over the training rows.
 
-    All get one scale: a scale per neuron would amplify neurons that are nearly constant in the training groups.
+    All get one scale: a scale per hidden unit would amplify those that are nearly constant in the training groups.
     """
     spread = x_MK[~is_test_M].std(0)
     size = np.sqrt(np.square(spread).mean()) if len(spread) else 1.0

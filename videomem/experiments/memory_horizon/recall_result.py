@@ -82,9 +82,9 @@ class MemoryReach:
         gradient: RMS of d logits / d x at each lag, relative to lag 0; geometric means over seeds.
         direct: The part of the gradient that flows along the retention alone.
         gradient_untrained: Gradient of heads with fresh weights.
-        tau: Time constants of the neurons of all seeds in frames, sorted; 0 where nothing is kept.
+        tau: Time constants of the hidden units of all seeds in frames, sorted; 0 where nothing is kept.
         lyapunov: Largest Lyapunov exponent per frame, mean over seeds; -inf where no state is carried.
-        gates: Retention (T, H) along one sequence, with neurons sorted by their mean.
+        gates: Retention (T, H) along one sequence, with hidden units sorted by their mean.
         cues: Positions of the cues in this sequence.
         rows: Rows of its frames in the frame table.
         seconds: Training time of all seeds and tasks.

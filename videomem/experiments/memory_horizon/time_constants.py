@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 @torch.no_grad()
 def retention(head: Head, x_BTD: Tensor) -> list[Floats]:
-    """Measures the time constants of each layer: tau = -1 / mean(log keep) per neuron, over clips and frames.
+    """Measures the time constants of each layer: tau = -1 / mean(log keep) per hidden unit, over clips and frames.
 
     The first frame of a clip has no past to keep and is left out, unless it is the only one. `keep` is the share of the
     state that passes unprocessed; it does not include what the recurrent term adds (see `lyapunov`):

@@ -55,8 +55,8 @@ SECTIONS: dict[str, Section] = {
     "sums": Section("Keep nothing, or keep everything", ("leaky_zero", "leaky_sum")),
     "rnn": Section("The previous state is activated and projected at every step", ("rnn",)),
     "residual": Section("A path that passes the previous state unchanged", ("rnn", "leaky", "gated"), _gradients),
-    "leaky": Section("A leaky neuron decays at a fixed rate"),
-    "gates": Section("One forget gate per neuron and step", ("leaky", "gated")),
+    "leaky": Section("A leaky unit decays at a fixed rate"),
+    "gates": Section("One forget gate per hidden unit and step", ("leaky", "gated")),
     "retention": Section("The forget gates of gated, GRU and LSTM at cues", ("gated", "gru", "lstm"), _gates),
     "parallel": Section("Gates that depend on the current frame alone", ("mingru", "minlstm")),
 }
@@ -132,7 +132,7 @@ def _directions(x_BTD: Tensor) -> Iterator[VideoBatch]:
 
 
 class Pulse(NamedTuple):
-    """The response of a leaky neuron to one pulse.
+    """The response of a leaky unit to one pulse.
 
     Attributes:
         alpha: Share kept at each frame.

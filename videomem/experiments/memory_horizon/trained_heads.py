@@ -43,7 +43,7 @@ class HeadsReach:
         swap: Change of the logits if the frame at a lag is replaced by that of another clip, relative to lag 0.
         probe: Partial R^2 of the frame at a lag from the state, beyond the last frame. The interval is over groups for
             one checkpoint, and over checkpoints for several.
-        taus: Time constants of the neurons of each layer in frames, sorted, at most the length of the clips.
+        taus: Time constants of the hidden units of each layer in frames, sorted, at most the length of the clips.
         lyapunovs: Largest Lyapunov exponent of each layer, per frame; -inf where no state is carried.
     """
 

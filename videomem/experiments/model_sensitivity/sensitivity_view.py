@@ -11,6 +11,7 @@ from videomem.experiments.drawing import (
     figure_function,
     limits,
     row_axes,
+    row_label,
     shorten,
     whisker,
 )
@@ -37,7 +38,7 @@ def figure(result: OrderSensitivity) -> Figure:
     """Accuracy with its interval under each perturbation; dotted: of always predicting the most frequent class."""
     drawn, axes = row_axes(2 * len(result.conditions), 0.19, above=0.25)
     for number, one in enumerate(result.conditions):
-        axes.text(0, 2 * number, shorten(one.label, 40), transform=axes.get_yaxis_transform(), va="center")
+        row_label(axes, 2 * number, shorten(one.label, 40), pad=0.5)
         whisker(axes, 2 * number + 1, one.accuracy, BLUE)
         beside(axes, 2 * number + 1, percent(one.accuracy.value))
     chance = 100 * result.majority

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +26,7 @@ from videomem.experiments.drawing import (
     is_drawable,
     limits,
     row_axes,
+    row_label,
     shorten,
     whisker,
 )
@@ -51,12 +51,6 @@ def _ends(estimates: Iterable[Estimate | ClassGain]) -> list[float]:
     return [100 * end for one in estimates for end in (one.low, one.high)]
 
 
-def _row_label(axes: Axes, place: float, text: str, pad: float = 1, **style: Any) -> None:
-    """Text at the left end of a row, in front of the grid."""
-    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": pad}
-    axes.text(0, place, text, transform=axes.get_yaxis_transform(), va="center", bbox=ground, **style)
-
-
 def _label_above(axes: Axes, value: float, text: str, shift: int, align: str) -> None:
     axes.annotate(text, (value, 1), (shift, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
                   fontsize=SMALL, ha=align)  # fmt: skip
@@ -71,7 +65,7 @@ def accuracies_figure(result: OrderTestResult) -> Figure:
     axes.set_position((0.085, axes.get_position().y0, 0.78, axes.get_position().height))
     place = 0.0
     for one, pairs in groups:
-        _row_label(axes, place, shorten(one.label, 36), fontweight="bold")
+        row_label(axes, place, shorten(one.label, 36), fontweight="bold")
         for row, pair in enumerate(pairs, 1):
             _accuracy_row(axes, place + row, pair, one.accuracies[pair])
         if one.practical_gain is not None:
@@ -113,7 +107,7 @@ def value_figure(result: OrderTestResult) -> Figure:
     axes.axvspan(-margin, margin, color=INK, alpha=0.1, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.9)
     for number, (one, value) in enumerate(zip(result.heads, values, strict=True)):
-        _row_label(axes, 2.4 * number, shorten(one.label, 36), fontweight="bold")
+        row_label(axes, 2.4 * number, shorten(one.label, 36), fontweight="bold")
         color = INK if one.is_order_blind else BLUE
         whisker(axes, 2.4 * number + 1, value, color, thick=True, markerfacecolor=color)
         beside(axes, 2.4 * number + 1, points(value.value))
@@ -249,7 +243,7 @@ def classes_figure(one: HeadResult) -> Figure:
         beside(axes, place, points(gain.pooled))
     for place, name in names.items():
         if is_long:  # above the row
-            _row_label(axes, place - 0.38, name, pad=0.5, fontsize=SMALL)
+            row_label(axes, place - 0.38, name, pad=0.5, fontsize=SMALL)
         else:
             axes.text(-0.02, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL, ha="right")
     axes.set_xlim(*limits([*_ends(shown), 0.0]))

@@ -96,14 +96,10 @@ def forecast(plan: OrderPlan, clips: Clips, assumed: Assumptions, device: str = 
         detectable=detectable_effect(len(sizes), design),
         groups_needed=groups_to_decide(0.0, margin, design, one_sided=True),
         runs_needed=runs_to_decide(0.0, margin, len(sizes), design, one_sided=True),
-        num_steps=_num_steps(splits[0], plan),
+        num_steps=plan.recipe.num_steps(len(splits[0].train)),
         num_jobs=len(jobs),
         seconds_training=_seconds(jobs, splits, plan, clips, device),
     )
-
-
-def _num_steps(split: RunSplit, plan: OrderPlan) -> int:
-    return plan.recipe.epochs * -(-len(split.train) // plan.recipe.batch_size)
 
 
 def _seconds(jobs: Sequence[TrainingJob], splits: list[RunSplit], plan: OrderPlan, clips: Clips, device: str) -> float:
@@ -118,7 +114,7 @@ def _seconds(jobs: Sequence[TrainingJob], splits: list[RunSplit], plan: OrderPla
         step_s, clip_pass_s = timed[key]
         for job in stack:
             split, passes = split_of_job[job], plan.settings.num_permutations + suite * job.has_suite
-            total += _num_steps(split, plan) * step_s + passes * len(split.test) * clip_pass_s
+            total += plan.recipe.num_steps(len(split.train)) * step_s + passes * len(split.test) * clip_pass_s
     return total
 
 
@@ -152,8 +148,6 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
     """Returns the text that `--plan` prints."""
     assumed, settings = expected.assumed, plan.settings
     splits = f"{settings.folds} folds of groups" if settings.split == "random" else "the catalog's own split"
-    is_few = expected.num_steps < MIN_STEPS
-    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if is_few else ""
     needed = []
     if expected.groups_needed and settings.runs >= MIN_RUNS:
         needed.append(f"{expected.groups_needed} groups with these runs")
@@ -171,7 +165,7 @@ def forecast_text(plan: OrderPlan, expected: Forecast, num_processes: int) -> st
         "heads": f"{', '.join(plan.heads)}; trained {', '.join(map(spelled_out, settings.training_conditions))}",
         "runs": f"{settings.runs} on {splits}; n_test / n_train {assumed.overlap:.2f}",
         **verdict,
-        "training": f"{plan.recipe.epochs} epochs, {expected.num_steps} steps{few}",
+        "training": training_text(plan, expected.num_steps),
         "assumed": f"accuracy {assumed.accuracy:g}, correlation in groups {assumed.correlation:g}, SD of runs "
         f"{100 * assumed.run_sd:g} points (--assume.accuracy, .correlation, .run_sd, .condition_correlation)",
         "precision": f"standard error {100 * expected.se:.1f} points; {100 * expected.detectable:.1f} points are "
@@ -187,3 +181,9 @@ def minutes(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def training_text(plan: OrderPlan, num_steps: int) -> str:
+    """Returns how long each head is trained, and whether that is short."""
+    few = ": few; raise trainer.max_epochs unless the heads converge this fast" if num_steps < MIN_STEPS else ""
+    return f"{plan.recipe.epochs} epochs, {num_steps} steps{few}"

@@ -88,7 +88,7 @@ def hint_of(result: HeadResult, scores: Scores) -> str:
                                           strict=True) if sum(column) == 0]  # fmt: skip
     if never:
         words.append(f"it never predicts {', '.join(never[:3])}: set model.class_weighting to balanced")
-    steps = plan.recipe.epochs * -(-len(scores.splits[0].train) // plan.recipe.batch_size)
+    steps = plan.recipe.num_steps(len(scores.splits[0].train))
     hint = "; ".join(words) or f"it was trained for {steps} steps: raise trainer.max_epochs, or use other features"
     return hint[0].upper() + hint[1:]
 

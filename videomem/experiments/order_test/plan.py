@@ -216,6 +216,10 @@ class Recipe:
         enough = math.ceil(MIN_STEPS / math.ceil(num_clips / self.batch_size))
         return replace(self, epochs=self.epochs or max(MIN_EPOCHS, enough))
 
+    def num_steps(self, num_train: int) -> int:
+        """Returns the training steps of one training job on `num_train` clips."""
+        return self.epochs * -(-num_train // self.batch_size)
+
 
 @dataclass(frozen=True)
 class OrderPlan:
