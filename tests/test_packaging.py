@@ -132,7 +132,8 @@ def test_every_extra_that_code_or_documents_name_exists() -> None:
 def test_a_missing_extra_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for suffix in ("h5", "parquet", "arrow"):
         (tmp_path / f"made.{suffix}").touch()
-    monkeypatch.delitem(sys.modules, "videomem.video.arrow_catalog", raising=False)
+    for module in ("arrow_catalog", "parquet_table"):
+        monkeypatch.delitem(sys.modules, f"videomem.video.{module}", raising=False)
     for library in ("h5py", "pyarrow", "onnx"):
         monkeypatch.setitem(sys.modules, library, None)
 
