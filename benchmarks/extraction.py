@@ -82,7 +82,7 @@ def decoding_and_resizing(clips: list[Clip], shape: Preprocessing) -> tuple[floa
         return decode_s, cpu_seconds(resize)
 
 
-def network(backbone: Backbone) -> float:
+def network_seconds(backbone: Backbone) -> float:
     """Seconds per frame of the network at its fastest batch size: of one CPU thread, or of a GPU."""
     shape, on_gpu, per_frame_s = backbone.preprocessing, backbone.device.type != "cpu", []
     clock = time.perf_counter if on_gpu else time.process_time
@@ -160,7 +160,7 @@ def main() -> None:
                     settings = BackboneSettings(name, layer, "random", precision=precision)
                     backbone = load_backbone(settings)
                     parts = decoding_and_resizing(clips, backbone.preprocessing)
-                    parts = *parts, network(backbone) * SAMPLED * len(clips)
+                    parts = *parts, network_seconds(backbone) * SAMPLED * len(clips)
                     for workers in given.workers:
                         features = FeatureSettings(settings, Uniform(SAMPLED))
                         started = time.perf_counter()

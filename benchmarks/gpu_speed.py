@@ -82,7 +82,7 @@ def extraction(part: Part) -> None:
                 stages_s = dict(zip(("decoding", "resizing"), (took / len(few) for took in found), strict=True))
             for precision in ("float32", "bfloat16"):
                 settings = BackboneSettings(name, layer, "random", precision=precision)  # type: ignore[arg-type]
-                network_s = bench.network(load_backbone(settings, part.device)) * bench.SAMPLED
+                network_s = bench.network_seconds(load_backbone(settings, part.device)) * bench.SAMPLED
                 if part.is_gpu:  # Start the server that workers are forked from, and hash the weights.
                     clips_per_s(1, settings, 1)
                 for label, workers in (("default workers", default), (f"{cores} workers", cores)):
