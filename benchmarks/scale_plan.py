@@ -13,7 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from extraction import SAMPLED, limits, write
+from extraction import SAMPLED, decoding_and_resizing, network_seconds, write
 
 from videomem.features.backbone import BackboneSettings, load_backbone
 from videomem.features.store import SHARD_CLIPS
@@ -31,7 +31,8 @@ def measured_ms(sample: list[str], precision: str) -> tuple[float, float, float,
             for number, path in enumerate(sample):
                 write(Path(path), number, 640, 480)
         clips = [Clip(path, "class", "train", path) for path in sample]
-        decode_s, resize_s, network_s = limits(clips, backbone)
+        decode_s, resize_s = decoding_and_resizing(clips, backbone.preprocessing)
+        network_s = network_seconds(backbone) * SAMPLED * len(clips)
     return *(1000 * part / len(clips) for part in (decode_s, resize_s, network_s)), backbone.feature_dim
 
 

@@ -208,3 +208,31 @@ def test_names_imported_from_the_package_exist(folder: str) -> None:
                 for alias in node.names:
                     is_module = find_spec(f"{node.module}.{alias.name}") if hasattr(module, "__path__") else None
                     assert hasattr(module, alias.name) or is_module, f"{path}: {node.module}.{alias.name}"
+
+
+def test_names_that_benchmarks_share_exist() -> None:
+    trees = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "benchmarks").glob("*.py")}
+    defined = {
+        name: {
+            node.id
+            if isinstance(node, ast.Name)
+            else node.name
+            if not isinstance(node, ast.alias)
+            else node.asname or node.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.alias)
+            or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+        }
+        for name, tree in trees.items()
+    }
+    for path, tree in trees.items():
+        modules = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in defined:
+                missing = {alias.name for alias in node.names} - defined[node.module]
+                assert not missing, f"{path}: {node.module} lacks {missing}"
+            elif isinstance(node, ast.Import):
+                modules |= {alias.asname or alias.name: alias.name for alias in node.names if alias.name in defined}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                assert node.attr in defined[modules[node.value.id]], f"{path}: {node.value.id}.{node.attr}"
