@@ -39,7 +39,7 @@ def backbone(part: Part) -> None:
         images = network.preprocessing.normalize(random_frames(batch_size).to(part.device))
         for layout in (torch.contiguous_format, torch.channels_last):
             laid_out = images.to(memory_format=layout)
-            module = network.network.to(memory_format=layout)
+            module = network.encoder.to(memory_format=layout)
             for name, precision in precisions.items():
                 with precision(), torch.no_grad():
                     rate = batch_size / seconds(part.device, partial(module, laid_out))

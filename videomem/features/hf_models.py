@@ -62,7 +62,7 @@ class HFSource:
         return Path(self.name) if Path(self.name).is_dir() else None
 
     def problem(self, text: str) -> VideomemError:
-        return VideomemError(f"{self.option} is {self.name!r}, {text}")
+        return VideomemError(f"{self.option} is {self.name!r:.200}, {text}")
 
 
 def transformers_library() -> ModuleType:

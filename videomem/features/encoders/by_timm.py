@@ -58,13 +58,13 @@ def blueprint(settings: BackboneSettings) -> Blueprint:
     name, _, tag = settings.name.partition(".")
     if not timm.is_model(name):
         raise VideomemError(
-            f"backbone.name is {settings.name!r}, but timm does not have it; it has, for example, "
+            f"backbone.name is {settings.name!r:.200}, but timm does not have it; it has, for example, "
             f"{nearest(name, timm.list_models())}"
         )
     known = [known for known in timm.list_pretrained(f"{name}.*") if known.startswith(f"{name}.")]
     if tag and settings.name not in known:
         raise VideomemError(
-            f"backbone.name is {settings.name!r}, but timm's {name} has no such weights; it has "
+            f"backbone.name is {settings.name!r:.200}, but timm's {name} has no such weights; it has "
             f"{', '.join(known) or 'none'}"
         )
     refuse_wrong_segments(settings, None)

@@ -47,7 +47,7 @@ def blueprint(settings: BackboneSettings) -> Blueprint:
     name = settings.name
     if name not in (available := torchvision.models.list_models(module=torchvision.models)) + _video_networks():
         raise VideomemError(
-            f"backbone.name is {name!r}, but torchvision does not have it; it has, for example, "
+            f"backbone.name is {name!r:.200}, but torchvision does not have it; it has, for example, "
             f"{nearest(name, available)}, and of video networks {', '.join(_video_networks())}"
         )
     meta = torchvision.models.get_model_weights(name).DEFAULT.meta
