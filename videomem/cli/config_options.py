@@ -55,7 +55,7 @@ _EXTRA = re.compile(r"Option ('\w+') is not accepted.*?class_path='([\w.]+)'")
 
 # Where it names a value of the wrong type, and what it expects; the setting may be an argument of a class.
 _WRONG = re.compile(
-    r'[Pp]arser key "([\w.]+)": (Expected|Does not validate)(.+?)(?:Got|Given) value: (.+?)(?:\. Got value|$)'
+    r'[Pp]arser key "([\w.]+)": (?:Expected|Does not validate)(.+?)(?:Got|Given) value: (.+?)(?:\. Got value|$)'
 )
 _EXPECTED = re.compile(r"(?:<class '(\w+)'>|Literal\[(.+?)\])")
 _KINDS_OF_VALUES = {
@@ -235,9 +235,9 @@ def parser_error(error: BaseException) -> str:
     if key is not None and (extra := _EXTRA.search(text)):
         cls_name = extra[2].rsplit(".", 1)[-1]
         return f"{key[1]}: {extra[1]} is not accepted by {cls_name}; --{key[1]}.help {cls_name} shows its arguments"
-    if key is not None and (wrong := _WRONG.search(text)) and (kinds := _kinds_of_values(wrong[3])):
+    if key is not None and (wrong := _WRONG.search(text)) and (kinds := _kinds_of_values(wrong[2])):
         name = key[1] if wrong[1].startswith(key[1]) else f"{key[1]}.{wrong[1]}"
-        return f"{name} is {wrong[4]}, but must be {kinds}"
+        return f"{name} is {wrong[3]}, but must be {kinds}"
     if key is not None and key[1] in CLASSES and (found := _GIVEN.search(text)):
         base, given = CLASSES[key[1]], found[found.lastindex or 0]
         with suppress(pydoc.ErrorDuringImport):

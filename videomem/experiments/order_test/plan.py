@@ -213,12 +213,16 @@ class Recipe:
 
     def for_clips(self, num_clips: int) -> Recipe:
         """The recipe with the number of epochs for a number of training clips."""
-        enough = math.ceil(MIN_STEPS / math.ceil(num_clips / self.batch_size))
+        enough = math.ceil(MIN_STEPS / self.steps_per_epoch(num_clips))
         return replace(self, epochs=self.epochs or max(MIN_EPOCHS, enough))
 
-    def num_steps(self, num_train: int) -> int:
-        """Returns the training steps of one training job on `num_train` clips."""
-        return self.epochs * -(-num_train // self.batch_size)
+    def steps_per_epoch(self, num_clips: int) -> int:
+        """The batches of an epoch of `num_clips` training clips."""
+        return math.ceil(num_clips / self.batch_size)
+
+    def num_steps(self, num_clips: int) -> int:
+        """The training steps of one training job on `num_clips` clips."""
+        return self.epochs * self.steps_per_epoch(num_clips)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def stacks_of(
         dim = clips.feature_dim
         if settings.projection == "pca":
             dim = min(dim, settings.projection_dim, int(clips.lengths[split.train].sum()))
-        key = (job.name, job.analysis, dim, -(-len(split.train) // batch_size))
+        key = (job.name, job.analysis, dim, plan.recipe.steps_per_epoch(len(split.train)))
         groups.setdefault(key, []).append(job)
     stacks = []
     for (_, _, dim, _), alike in groups.items():
