@@ -39,9 +39,10 @@ from videomem.cli.config_options import build_data_module, config_parser, parse
 from videomem.experiments.clips import Clips, clips_of_arrays, clips_of_data
 from videomem.experiments.drawing import PALETTE
 from videomem.experiments.memories import read_heads
-from videomem.experiments.order_test.data import plain_batches, run_splits
+from videomem.experiments.order_test.data import plain_batches
 from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.plan import MIN_EPOCHS, OrderSettings, Recipe
+from videomem.experiments.order_test.run_splits import run_splits
 from videomem.experiments.order_test.training import StackedData, untrained
 from videomem.training.data_module import VideoDataModule
 from videomem.training.lit_classifier import LitClassifier

@@ -21,7 +21,6 @@ from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.html import write_strips
 from videomem.experiments.order_test.answers import answers, headline
-from videomem.experiments.order_test.data import run_splits
 from videomem.experiments.order_test.data_checks import with_joined_groups
 from videomem.experiments.order_test.forecast import forecast, forecast_text, training_text
 from videomem.experiments.order_test.information import clip_scores_of
@@ -31,6 +30,7 @@ from videomem.experiments.order_test.order_tracking import group_of, numbers_of,
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderSettings, Recipe
 from videomem.experiments.order_test.report import examples_of, top_clips_of, write_report
 from videomem.experiments.order_test.run import OrderTest, freeze, make_plan, run_order_test
+from videomem.experiments.order_test.run_splits import run_splits
 from videomem.experiments.order_test.subset import write_clip_scores
 from videomem.experiments.tables import csv_text
 from videomem.statistics.planning import Assumptions

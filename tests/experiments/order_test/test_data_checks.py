@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videomem.experiments.clips import Clips, clips_of_arrays
-from videomem.experiments.order_test.data import RunSplit, overlap, run_splits
 from videomem.experiments.order_test.data_checks import (
     data_checks,
     join_groups,
@@ -22,6 +21,7 @@ from videomem.experiments.order_test.data_checks import (
     with_joined_groups,
 )
 from videomem.experiments.order_test.plan import OrderSettings
+from videomem.experiments.order_test.run_splits import RunSplit, overlap, run_splits
 
 SETTINGS = OrderSettings(runs=4, folds=4)
 

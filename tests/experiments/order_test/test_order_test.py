@@ -21,7 +21,6 @@ from videomem.cli.main import main
 from videomem.errors import VideomemError
 from videomem.experiments.clips import clips_of_data
 from videomem.experiments.order_test import training
-from videomem.experiments.order_test.data import run_splits
 from videomem.experiments.order_test.forecast import forecast, forecast_text
 from videomem.experiments.order_test.jobs import TrainingJob, is_order_blind
 from videomem.experiments.order_test.methods import methods_paragraph
@@ -29,6 +28,7 @@ from videomem.experiments.order_test.plan import MIN_ATTAINABLE, PAIRS, PRIMARY,
 from videomem.experiments.order_test.report import examples_of, render, top_clips_of
 from videomem.experiments.order_test.result import OrderTestResult, from_json
 from videomem.experiments.order_test.run import OrderTest, freeze, run_order_test
+from videomem.experiments.order_test.run_splits import run_splits
 from videomem.experiments.order_test.scores import Scores, metric_of
 from videomem.experiments.order_test.training import run_jobs, untrained
 from videomem.heads import AttentionReadout, LastReadout, MeanReadout

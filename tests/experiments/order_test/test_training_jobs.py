@@ -24,18 +24,16 @@ from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test import training
 from videomem.experiments.order_test.data import (
     ConditionData,
-    RunSplit,
     check_sizes,
     common_order,
     feature_statistics,
-    run_splits,
     training_orders,
-    training_share,
 )
 from videomem.experiments.order_test.jobs import build_head, in_cache, job_key, jobs_of, with_parameters_of_largest
 from videomem.experiments.order_test.methods import methods_text
 from videomem.experiments.order_test.plan import PRIMARY, TRAINING_CONDITIONS, OrderPlan, Recipe
 from videomem.experiments.order_test.run import run_order_test
+from videomem.experiments.order_test.run_splits import RunSplit, run_splits, training_share
 from videomem.experiments.order_test.training import run_jobs, train_jobs
 from videomem.experiments.order_test.training_results import TrainingResult, read_training_result, write_training_result
 from videomem.training.samplers import EpochSampler

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from videomem.experiments.frame_order_predictions import order_measures
 from videomem.experiments.memories import distinct_labels
-from videomem.experiments.order_test.data import label_of, overlap, perturbations, test_orders, training_share
+from videomem.experiments.order_test.data import label_of, perturbations, test_orders
 from videomem.experiments.order_test.information import conditional, hint_of
 from videomem.experiments.order_test.plan import BLOCKS, COMMON, FIXED, ORDERED, RESHUFFLED, ROTATED, SHUFFLED, WINDOWS
 from videomem.experiments.order_test.result import Controls, HeadResult, PerturbationResult, SizePoint
+from videomem.experiments.order_test.run_splits import overlap, training_share
 from videomem.experiments.order_test.scores import Scores, Values
 from videomem.statistics.chiral import chiral_pairs
 from videomem.statistics.classes import class_gains

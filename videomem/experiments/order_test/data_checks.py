@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.data import Rows, RunSplit
+from videomem.experiments.order_test.run_splits import Rows, RunSplit
 from videomem.experiments.tables import percent
 from videomem.statistics.contrasts import class_weights, estimate_mean
 from videomem.statistics.results import Estimate

@@ -12,16 +12,10 @@ import torch
 
 from videomem.batch import VideoBatch
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.data import (
-    PERTURBATION_FRAME_ORDERS,
-    RunSplit,
-    overlap,
-    perturbations,
-    plain_batches,
-    run_splits,
-)
+from videomem.experiments.order_test.data import PERTURBATION_FRAME_ORDERS, perturbations, plain_batches
 from videomem.experiments.order_test.jobs import TrainingJob, jobs_of, split_of
 from videomem.experiments.order_test.plan import MIN_STEPS, OrderPlan, spelled_out
+from videomem.experiments.order_test.run_splits import RunSplit, overlap, run_splits
 from videomem.experiments.order_test.training import stacks_of, untrained
 from videomem.statistics.planning import (
     MIN_GROUPS,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.data import RunSplit, run_splits, training_share
 from videomem.experiments.order_test.plan import PRIMARY, OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.run_splits import RunSplit, run_splits, training_share
 from videomem.heads import Head
 from videomem.training.lit_classifier import LitClassifier
 from videomem.utils.plain_data import from_plain

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from videomem.experiments.order_test.data import RunSplit
 from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.plan import ORDERED, PAIRS, SHUFFLED, described, letters, spelled_out
 from videomem.experiments.order_test.result import HeadResult, OrderTestResult
+from videomem.experiments.order_test.run_splits import RunSplit
 from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.tables import Cell, Column, Kind, Plain, Table, TerminalTable, flat, interval, percent, points
 from videomem.statistics.results import Estimate

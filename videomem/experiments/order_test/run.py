@@ -21,12 +21,13 @@ from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.memories import read_heads
 from videomem.experiments.order_test.analysis import analyse, controls_of
-from videomem.experiments.order_test.data import check_sizes, possible_folds, run_splits
+from videomem.experiments.order_test.data import check_sizes
 from videomem.experiments.order_test.data_checks import DataCheck, data_checks, with_joined_groups
 from videomem.experiments.order_test.information import information_of, verdict_of
 from videomem.experiments.order_test.jobs import TrainingJob, num_cached
 from videomem.experiments.order_test.plan import OrderPlan, OrderSettings, Recipe
 from videomem.experiments.order_test.result import SCHEMA_VERSION, DataFacts, OrderTestResult
+from videomem.experiments.order_test.run_splits import possible_folds, run_splits
 from videomem.experiments.order_test.scores import Scores
 from videomem.experiments.order_test.training import run_jobs
 from videomem.utils.atomic import write_atomic

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.data import label_of, overlap, run_splits
+from videomem.experiments.order_test.data import label_of
 from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.plan import (
     FIXED,
@@ -20,6 +20,7 @@ from videomem.experiments.order_test.plan import (
     TRAINING_CONDITIONS,
     OrderPlan,
 )
+from videomem.experiments.order_test.run_splits import overlap, run_splits
 from videomem.experiments.order_test.training_results import TrainingResult
 from videomem.statistics.contrasts import class_weights, estimate_mean
 from videomem.statistics.results import Estimate

@@ -22,7 +22,6 @@ from videomem.experiments.clips import Clips, projected
 from videomem.experiments.frame_order_predictions import permute_frames, predict_orders
 from videomem.experiments.order_test.data import (
     ConditionData,
-    RunSplit,
     common_order,
     perturbations,
     plain_batches,
@@ -31,6 +30,7 @@ from videomem.experiments.order_test.data import (
 )
 from videomem.experiments.order_test.jobs import TrainingJob, in_cache, job_seed
 from videomem.experiments.order_test.plan import MODEL_SETTINGS, OrderPlan, OrderSettings, Recipe
+from videomem.experiments.order_test.run_splits import RunSplit
 from videomem.experiments.order_test.training_results import (
     TrainingResult,
     read_training_result,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from videomem.errors import VideomemError, one_line
 from videomem.experiments.clips import Clips
-from videomem.experiments.order_test.data import RunSplit, perturbations, test_perturbation
+from videomem.experiments.order_test.data import perturbations, test_perturbation
 from videomem.experiments.order_test.jobs import TrainingJob
 from videomem.experiments.order_test.plan import OrderPlan
+from videomem.experiments.order_test.run_splits import RunSplit
 from videomem.utils.atomic import write_atomic
 from videomem.utils.proportion import is_out_of_proportion
 
