@@ -249,12 +249,15 @@ def test_only_configs_and_safetensors_of_a_revision_are_downloaded_from_the_hub(
     (more / "pytorch_model.bin").write_bytes(b"pickle")
     name = f"some/dinov2{len(prefix)}"
     hub.repositories[name] = Repository()
-    hub.repositories[name].commit("v1", {path.name: path.read_bytes() for path in more.iterdir()})
+    commit = hub.repositories[name].commit("v1", {path.name: path.read_bytes() for path in more.iterdir()})
     settings = hugging(f"{prefix}{name}@v1", "class_token")
+    layer_dims(settings)
+    assert files_got(hub) == {"config.json", "preprocessor_config.json"}
+    hub.repositories[name].commit("v1", {"config.json": b"{}"})  # Config and weights are of one commit.
     backbone = Backbone(settings)
     assert backbone.weights_hash() == Backbone(hugging(saved("dinov2"), "class_token")).weights_hash()
     assert files_got(hub) == {"config.json", "preprocessor_config.json", "model.safetensors"}
-    assert sum("/api/models/" in request for request in hub.requests) == 1  # Config and weights are of one commit.
+    settings = hugging(f"{prefix}{name}@{commit}", "class_token")
     hf_models._snapshot.cache_clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
@@ -271,10 +274,10 @@ def test_a_model_that_cannot_be_downloaded_is_a_one_line_error(
         shutil.copy(saved("dinov2") / name, tmp_path / "pickled")
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"pickle")
     hub.add("some/pickled", tmp_path / "pickled")
-    monkeypatch.setitem(hf_models._OPTIONAL, "model.safetensors", 100)
+    monkeypatch.setitem(hf_models._WEIGHTS, "model.safetensors", 100)
     for name, message in (
         ("some/gated", "hf://some/gated: access is restricted; request it on the page of the model, and log in with"),
-        ("some/large", r"hf://some/large: model\.safetensors has \d+ bytes, above the limit of 100"),
+        ("some/large", r"hf://some/large@\w+: model\.safetensors has \d+ bytes, above the limit of 100"),
         ("some/pickled", r"has no model\.safetensors, and pickled weights such as pytorch_model\.bin are not read"),
         ("some/nothing", "hf://some/nothing: no such repository"),
         ("hf://some", "'hf://some' is no repository on the Hugging Face Hub"),
@@ -282,6 +285,10 @@ def test_a_model_that_cannot_be_downloaded_is_a_one_line_error(
         with pytest.raises(VideomemError, match=message):
             Backbone(hugging(name, "class_token"))
     assert files_got(hub) == {"config.json", "preprocessor_config.json"}
+    hf_models._snapshot.cache_clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(VideomemError, match="hf://some/large: its weights are not in the cache, and HF_HUB_OFFLINE"):
+        Backbone(hugging("some/large", "class_token"))
 
 
 def test_a_name_is_a_repository_only_where_nothing_local_has_its_name(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +18,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from videomem.errors import VideomemError, one_line
-from videomem.features.hub import CONFIG_BYTES, PREFIX, WEIGHTS_BYTES, HubModel, download, named_model
+from videomem.errors import VideomemError, one_line, requires_extra
+from videomem.features.hub import (
+    CONFIG_BYTES,
+    NOT_CACHED,
+    PREFIX,
+    WEIGHTS_BYTES,
+    HubModel,
+    download,
+    is_offline,
+    named_model,
+)
 from videomem.features.preprocessing import Preprocessing
 from videomem.utils.checked_json import read_object
 from videomem.utils.text import nearest
@@ -27,8 +36,9 @@ from videomem.utils.text import nearest
 CONFIG, PROCESSOR, VIDEO_PROCESSOR = "config.json", "preprocessor_config.json", "video_preprocessor_config.json"
 # The only files that are downloaded, with the largest accepted number of bytes.
 _REQUIRED = {CONFIG: CONFIG_BYTES}
-_OPTIONAL = dict.fromkeys((PROCESSOR, VIDEO_PROCESSOR, "model.safetensors.index.json"), CONFIG_BYTES)
-_OPTIONAL |= dict.fromkeys(("model.safetensors", "model-*-of-*.safetensors"), WEIGHTS_BYTES)
+_OPTIONAL = dict.fromkeys((PROCESSOR, VIDEO_PROCESSOR), CONFIG_BYTES)
+_WEIGHTS = dict.fromkeys(("model.safetensors", "model-*-of-*.safetensors"), WEIGHTS_BYTES)
+_WEIGHTS |= {"model.safetensors.index.json": CONFIG_BYTES}
 _KNOWN_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # numbers of Pillow
 
@@ -50,15 +60,16 @@ class HFSource:
     seed: int = 0
     option: str = "backbone.name"
 
-    @property
-    def folder(self) -> Path | None:
+    def folder(self, weights: bool = False) -> Path | None:
         """The folder of the model, to which a repository is downloaded; None if the name is neither.
 
+        Args:
+            weights: Download the weights too, unless they are random.
         Raises:
             VideomemError: If the repository cannot be downloaded.
         """
         if (repository := named_model(self.name)) is not None:
-            return _snapshot(repository)
+            return (_snapshot_with_weights if weights and not self.random else _snapshot)(repository)
         return Path(self.name) if Path(self.name).is_dir() else None
 
     def problem(self, text: str) -> VideomemError:
@@ -71,12 +82,8 @@ def transformers_library() -> ModuleType:
     Raises:
         VideomemError: If it is not installed.
     """
-    try:
+    with requires_extra("transformers", "a model of transformers"):
         import transformers
-    except ImportError as error:
-        raise VideomemError(
-            "models of transformers need the extra `videomem[transformers]`; run `pip install 'videomem[transformers]'`"
-        ) from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
@@ -92,7 +99,7 @@ def hf_config(source: HFSource, model_types: Collection[str]) -> Any:
         VideomemError: If there is no such model, or its config is not valid or of another type.
     """
     known = transformers_library().CONFIG_MAPPING
-    if (folder := source.folder) is None:
+    if (folder := source.folder()) is None:
         if source.name not in model_types:
             raise source.problem(
                 f"which is no folder, no repository on the Hub ({PREFIX}owner/name) and no supported model type; near "
@@ -167,7 +174,7 @@ def hf_model(source: HFSource, class_name: str, config: Any, **arguments: Any) -
         VideomemError: If there are no weights in safetensors, or they are not those of the class.
     """
     cls = getattr(transformers_library(), class_name)
-    if source.random or (folder := source.folder) is None:
+    if source.random or (folder := source.folder(weights=True)) is None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(source.seed)
             return cls(config, **arguments).eval()
@@ -210,7 +217,7 @@ def hf_preprocessing(source: HFSource, config: Any, processor_type: str = "") ->
     Raises:
         VideomemError: If there is none, or it does what `Preprocessing` does not.
     """
-    folder = source.folder
+    folder = source.folder()
     has_file = folder is not None and (folder / PROCESSOR).is_file()
     if not has_file and not source.random:
         raise source.problem(f"which has no {PROCESSOR}; save it beside the model with the processor's save_pretrained")
@@ -263,3 +270,12 @@ def _of_size(plain: dict[str, Any], image_size: int) -> dict[str, Any]:
 @cache  # Config and weights are of one commit, also if the repository changes meanwhile.
 def _snapshot(repository: HubModel) -> Path:
     return download(repository, _REQUIRED, _OPTIONAL)
+
+
+@cache
+def _snapshot_with_weights(repository: HubModel) -> Path:
+    commit = replace(repository, revision=_snapshot(repository).name)
+    folder = download(commit, _REQUIRED, _OPTIONAL | _WEIGHTS)
+    if is_offline() and not any(folder.glob("*.safetensors")):
+        raise VideomemError(f"{repository}: its weights are {NOT_CACHED}")
+    return folder

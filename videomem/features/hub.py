@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import videomem
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError, one_line, requires_extra
 
 PREFIX = "hf://"
 # The largest accepted number of bytes of a config and of a file of weights.
 CONFIG_BYTES, WEIGHTS_BYTES = 16 * 2**20, 32 * 2**30
+NOT_CACHED = "not in the cache, and HF_HUB_OFFLINE is set; unset it to download the model"
 _NAME = re.compile(
     r"(?P<repo_id>[a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(?P<revision>\w(?:[\w/-]|\.(?!\.))*))?", re.I | re.A
 )
@@ -90,13 +91,13 @@ def download(model: HubModel, required: Mapping[str, int], optional: Mapping[str
     Raises:
         VideomemError: If the repository or a file does not exist, cannot be accessed, or is too large.
     """
-    hub, is_offline = _library(), _is_offline()
-    if is_offline or (not optional and _COMMIT.fullmatch(model.revision or "")):
+    hub, offline = _library(), is_offline()
+    if offline or (not optional and _COMMIT.fullmatch(model.revision or "")):
         found = [hub.try_to_load_from_cache(model.repo_id, name, revision=model.revision) for name in required]
         if all(isinstance(path, str) for path in found):
             return Path(found[0]).parent
-    if is_offline:
-        raise VideomemError(f"{model}: not in the cache, and HF_HUB_OFFLINE is set; unset it to download the model")
+    if offline:
+        raise VideomemError(f"{model}: {NOT_CACHED}")
     with _one_line_errors(model):
         api = _api()
         info = api.model_info(model.repo_id, revision=model.revision, files_metadata=True)
@@ -134,7 +135,7 @@ def check_upload(text: str, revision: str | None) -> HubModel:
     model = hub_model(text, revision)
     if _library().get_token() is None:
         raise VideomemError(f"{model}: no access token; run `hf auth login`, or set HF_TOKEN to a token that may write")
-    if _is_offline():
+    if is_offline():
         raise VideomemError(f"{model}: cannot be written to, because HF_HUB_OFFLINE is set; unset it")
     return model
 
@@ -177,14 +178,12 @@ def upload(folder: Path, model: HubModel, private: bool, ours: Collection[str]) 
 
 
 def _library() -> Any:
-    try:
+    with requires_extra("hub", "the Hugging Face Hub"):
         import huggingface_hub
-    except ImportError as error:
-        raise VideomemError("the Hugging Face Hub needs huggingface_hub; run `pip install 'videomem[hub]'`") from error
     return huggingface_hub
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
     return bool(_library().constants.HF_HUB_OFFLINE)
 
 

@@ -104,7 +104,7 @@ def load_video_transformer(name: str, weights: str | None, num_frames: int | Non
     """
     if weights not in (None, "random"):
         raise VideomemError(f"--weights {weights}: a model of transformers has its own; leave it out, or pass random")
-    if (folder := HFSource(name).folder) is None:
+    if (folder := HFSource(name, weights == "random").folder(weights=True)) is None:
         raise VideomemError(f"--model {name}: no folder of `save_pretrained`; name one, or {PREFIX}owner/name")
     if not Path(name).is_dir():
         name = f"{name.split('@')[0]}@{folder.name}"  # The commit, so that the result names what was measured.

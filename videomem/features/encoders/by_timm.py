@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videomem.errors import VideomemError, one_line
+from videomem.errors import VideomemError, one_line, requires_extra
 from videomem.features.encoders.encoder import (
     BackboneSettings,
     Blueprint,
@@ -88,13 +88,9 @@ def outputs(settings: BackboneSettings, blueprint: Blueprint, images: Tensor) ->
 
 def _timm() -> ModuleType:
     """The package, without warnings of weights that are not used, such as those of a classifier."""
-    try:
+    with requires_extra("timm", "backbone.library timm"):
         import timm
         import timm.data
-    except ImportError as error:
-        raise VideomemError(
-            "backbone.library is timm, which is not installed; run `pip install 'videomem[timm]'`"
-        ) from error
     logging.getLogger("timm").setLevel(logging.ERROR)
     return timm
 
