@@ -187,7 +187,10 @@ def test_intervals_are_those_of_the_groups_of_clips_within_what_an_accuracy_can_
     lost = estimate_mean(np.subtract(ordered, shuffled), numbers, np.zeros(16, int), limits=(-1, 1))
     assert summary.reliance == pytest.approx(lost.value) and summary.reliance_estimate == lost
     assert sentence(summary, "gru") == f"gru loses {100 * lost.value:.1f} points if its test clips are shuffled " \
-        f"({interval(lost)})."  # fmt: skip
+        f"({interval(lost)}); 8 groups of test clips are few: the order test needs 20 for a verdict."  # fmt: skip
+    many = summarize(evaluation(ordered=[1.0] * 20, shuffled=[0.5] * 20, reversed=[0.0] * 20),
+                     [f"g{n}" for n in range(20)], order_blind=False)  # fmt: skip
+    assert "few" not in sentence(many, "gru")
 
 
 def test_a_reliance_that_is_zero_by_construction_has_no_interval() -> None:

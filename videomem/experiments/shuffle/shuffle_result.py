@@ -19,6 +19,7 @@ from videomem.errors import VideomemError
 from videomem.experiments.shuffle.measurements import CONDITIONS, Evaluation, measure_order
 from videomem.experiments.tables import Column, Plain, Table
 from videomem.statistics.contrasts import estimate_mean
+from videomem.statistics.planning import MIN_GROUPS
 from videomem.statistics.results import Estimate
 from videomem.statistics.verdict import points, reliance_sentence
 from videomem.training.checkpoint import Checkpoint
@@ -143,8 +144,9 @@ def measure_checkpoint(
 
 def sentence(one: Summary, name: str) -> str:
     """A sentence on the reliance of a checkpoint, which is shown by this name."""
-    if one.reliance_estimate is not None:
-        return f"{reliance_sentence(name, one.reliance_estimate)}."
+    if (estimate := one.reliance_estimate) is not None:
+        few = f"; {estimate.num_groups} groups of test clips are few: the order test needs {MIN_GROUPS} for a verdict"
+        return f"{reliance_sentence(name, estimate)}{few * (estimate.num_groups < MIN_GROUPS)}."
     if one.max_logit_change == 0:
         return f"{name} loses nothing if its test clips are shuffled: it is order-blind by construction."
     return f"{name} loses {points(one.reliance)} if its test clips are shuffled (one group: no interval)."
