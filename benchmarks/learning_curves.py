@@ -174,7 +174,7 @@ def drawn(curves: dict[str, dict[str, Curves]], epochs: int) -> Figure:
                 axes[row, column].fill_between(places, mean_E - error_E, mean_E + error_E, color=color, alpha=0.15)
         for row in range(2):
             for times in TIMES:
-                axes[row, column].axvline(epochs * times, color="grey", linewidth=0.6, linestyle=":")
+                axes[row, column].axvline(epochs * times, color="gray", linewidth=0.6, linestyle=":")
         axes[0, column].set_title(data, fontsize=10)
         axes[1, column].set_xlabel("epoch")
         axes[1, column].set_ylim(0)

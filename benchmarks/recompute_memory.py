@@ -35,7 +35,7 @@ def corrected(accuracy: Any) -> np.ndarray:
 
 
 def decreasing(values: Iterable[float]) -> np.ndarray:
-    """The decreasing fit of least squares: neighbours that increase are pooled."""
+    """The decreasing fit of least squares: neighbors that increase are pooled."""
     pools: list[list[float]] = []
     for value in values:
         pools.append([value, 1])

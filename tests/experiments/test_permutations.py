@@ -123,7 +123,7 @@ def test_measures_are_those_counted_by_hand(shape: tuple[int, int], seed: int) -
 
 
 @given(length=st.integers(2, 20), padding=st.integers(0, 5))
-def test_reversal_keeps_every_neighbour_and_turns_every_pair(length: int, padding: int) -> None:
+def test_reversal_keeps_every_neighbor_and_turns_every_pair(length: int, padding: int) -> None:
     row = permutations.reversed_order(length, length + padding)[0]
     assert permutations.adjacency(row, length) == 1 and permutations.kendall_tau(row, length) == pytest.approx(-1)
     in_order = permutations.ordered(length, length + padding)[0]

@@ -288,7 +288,7 @@ def test_dropout_drops_the_same_units_in_all_frames_of_a_clip() -> None:
     assert not torch.equal(head(x, lengths), head.eval()(x, lengths))
 
 
-def test_feature_norm_standardises_and_silences_dead_units() -> None:
+def test_feature_norm_standardizes_and_silences_dead_units() -> None:
     head = make("none")
     x = torch.randn(200, D) * 3 + 5
     x[:, 2] = 0.25

@@ -24,7 +24,7 @@ Image = NDArray[np.uint8]
 
 
 def barcode(number: int, height: int = 96, width: int = 160) -> Image:
-    """A frame with `number` in black and white blocks, over a grey gradient."""
+    """A frame with `number` in black and white blocks, over a gray gradient."""
     image = np.broadcast_to(np.linspace(60, 190, width).astype(np.uint8)[None, :, None], (height, width, 3)).copy()
     block = width // BITS
     for bit in range(BITS):
@@ -213,7 +213,7 @@ KINDS: dict[str, Kind] = {
     "h264 interlaced": Kind("mp4", "libx264", {"flags": "+ildct+ilme", "x264-params": "tff=1"}),
     "h264 4:4:4": Kind("mp4", "libx264", X264, "yuv444p"),
     "h264 4:2:2": Kind("mp4", "libx264", X264, "yuv422p"),
-    "h264 grey": Kind("mp4", "libx264", X264, "gray"),
+    "h264 gray": Kind("mp4", "libx264", X264, "gray"),
     "h264 10 bit": Kind("mp4", "libx264", X264, "yuv420p10le"),
     "h264 fragmented": Kind("mp4", "libx264", X264 | {"g": "12"}, container={"movflags": "frag_keyframe+empty_moov"}),
     "h264 variable frame rate": Kind("mp4", "libx264", {"bf": "2"}, pts=VARIABLE),

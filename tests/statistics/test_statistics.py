@@ -61,9 +61,9 @@ def test_cr2_equals_its_matrix_definition(sizes: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("sizes", [(3, 3, 3, 3), SIZES, (1, 1, 20)])
 def test_degrees_of_freedom_equal_their_matrix_definition(sizes: tuple[int, ...]) -> None:
     weights = np.array(sizes) / sum(sizes)
-    centre = np.eye(len(sizes)) - np.outer(weights, np.ones(len(sizes)))
+    center = np.eye(len(sizes)) - np.outer(weights, np.ones(len(sizes)))
     root = np.diag((1 - weights) ** -0.5)
-    form = root @ centre @ np.diag(weights**2) @ centre.T @ root
+    form = root @ center @ np.diag(weights**2) @ center.T @ root
     expected = np.trace(form) ** 2 / np.trace(form @ form)
     assert cr2_df(np.array(sizes, dtype=float)) == pytest.approx(max(expected, 1), rel=1e-9)
 
@@ -352,7 +352,7 @@ def test_invalid_weights_are_refused(weights: list[float], words: str) -> None:
         estimate_mean([0.1, 0.2], np.array([0, 1]), np.array([0, 0]), weights_N=weights)
 
 
-# Randomisation
+# Randomization
 
 
 def test_reliance_draws_whole_groups_as_enumeration_does() -> None:

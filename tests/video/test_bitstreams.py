@@ -27,7 +27,7 @@ def nal(kind: int, bits: str) -> bytes:
 
 
 def sequence(profile: int, has_frames_only: bool) -> bytes:
-    """A sequence parameter set; in a high profile with 4:4:4 colour planes apart, and a list of scaling factors."""
+    """A sequence parameter set; in a high profile with 4:4:4 color planes apart, and a list of scaling factors."""
     high = golomb(3) + "1" + golomb(0, 0) + "0" + "1" + "1" + golomb(0) * 16 + "0" * 11 if profile == 100 else ""
     bits = f"{profile:08b}" + "0" * 16 + golomb(0) + high + golomb(NUMBER_BITS - 4)
     order = golomb(1) + "0" + golomb(0, 0, 2, 0, 0)  # pic_order_cnt_type 1, with two offsets
@@ -35,8 +35,8 @@ def sequence(profile: int, has_frames_only: bool) -> bytes:
 
 
 def picture(profile: int, number: int, field: str, kind: int = 1) -> bytes:
-    colour = "00" if profile == 100 else ""
-    return nal(kind, golomb(0, 7, 0) + colour + f"{number:0{NUMBER_BITS}b}" + field + "1010101" * 9)
+    color = "00" if profile == 100 else ""
+    return nal(kind, golomb(0, 7, 0) + color + f"{number:0{NUMBER_BITS}b}" + field + "1010101" * 9)
 
 
 SETS = nal(8, golomb(0, 0) + "0101")

@@ -172,10 +172,10 @@ def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
         read_catalog(path)
 
 
-labelled_groups = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=40, max_size=120)
+labeled_groups = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=40, max_size=120)
 
 
-@given(pairs=labelled_groups, seed=st.integers(0, 100))
+@given(pairs=labeled_groups, seed=st.integers(0, 100))
 @settings(max_examples=50, deadline=None)
 def test_splits_do_not_divide_groups_and_are_reproducible(pairs: list[tuple[int, int]], seed: int) -> None:
     clips = [Clip(f"{n}.mp4", f"l{label}", "", f"g{group}") for n, (label, group) in enumerate(pairs)]

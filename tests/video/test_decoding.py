@@ -710,9 +710,9 @@ def test_a_frame_folder_that_is_damaged_is_refused_or_used_up_to_there(tmp_path:
 
 def test_images_of_every_depth_are_read_as_they_look(tmp_path: Path) -> None:
     picture = Image.fromarray(barcode(37))
-    grey = np.asarray(picture.convert("L"))
+    gray = np.asarray(picture.convert("L"))
     depths = [picture, picture.convert("L"), picture.convert("P"), picture.convert("RGBA"), picture.convert("CMYK"),
-              Image.fromarray(grey.astype(np.uint16) * 257)]  # fmt: skip
+              Image.fromarray(gray.astype(np.uint16) * 257)]  # fmt: skip
     for number, image in enumerate(depths):
         folder = tmp_path / str(number)
         folder.mkdir()

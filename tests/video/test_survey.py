@@ -70,7 +70,7 @@ def test_other_scenes_are_far() -> None:
     assert among[~np.eye(30, dtype=bool)].min() > 2 * MAX_DISTANCE
 
 
-def test_the_bits_are_the_signs_of_differences_between_neighbouring_cells() -> None:
+def test_the_bits_are_the_signs_of_differences_between_neighboring_cells() -> None:
     brighter = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None] * 20, (4, 8, 9, 3))
     assert fingerprint(brighter).tolist() == [2**64 - 1] * 4  # type: ignore[union-attr]
     assert fingerprint(brighter[:, :, ::-1]).tolist() == [0] * 4  # type: ignore[union-attr]
@@ -100,10 +100,10 @@ def test_one_flat_frame_of_four_is_passed_over_and_two_are_too_many() -> None:
 @st.composite
 def clusters(draw: st.DrawFn) -> NDArray[np.uint64]:
     """Fingerprints (N, 4), most with a distance of a few bits, some reversed."""
-    centre = draw(arrays(np.uint64, 4))
+    center = draw(arrays(np.uint64, 4))
     rows = []
     for _ in range(draw(st.integers(0, 12))):
-        row = centre.copy()
+        row = center.copy()
         for bit in draw(st.lists(st.integers(0, BITS - 1), max_size=2 * MAX_DISTANCE)):
             row[bit // 64] ^= np.uint64(1 << bit % 64)
         rows.append(row[::-1] if draw(st.booleans()) else row)

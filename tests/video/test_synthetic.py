@@ -55,7 +55,7 @@ def test_file_names_do_not_reveal_the_class(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("action", list(ACTIONS.values()), ids=["-".join(pair) for pair in ACTIONS])
-def test_the_action_stays_inside_the_centre_crop(action: object) -> None:
+def test_the_action_stays_inside_the_center_crop(action: object) -> None:
     margin = round(64 * (1 - 224 / 256) / 2)
     for number in range(6):
         frames = np.stack(render_clip(action, SyntheticSettings(frame_size=64), [number])[0]).astype(float)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_settings_that_break_the_symmetry_or_make_no_sense_are_refused(name: str
         SyntheticSettings(**{name: value})
 
 
-def test_labelled_by_shape_a_clip_and_its_reversal_are_of_one_class(tmp_path: Path) -> None:
+def test_labeled_by_shape_a_clip_and_its_reversal_are_of_one_class(tmp_path: Path) -> None:
     by_direction = synthesize(SMALL, tmp_path / "direction")
     by_shape = synthesize(replace(SMALL, label_by="shape"), tmp_path / "shape")
     assert set(by_shape.classes) <= set(SHAPES) and len(by_shape.classes) > 1
@@ -84,5 +84,5 @@ def test_labelled_by_shape_a_clip_and_its_reversal_are_of_one_class(tmp_path: Pa
         assert one.label == other.label and one.split == other.split
     for direction, shape in zip(by_direction.clips, by_shape.clips, strict=True):
         assert Path(direction.path).read_bytes() == Path(shape.path).read_bytes()
-    with pytest.raises(VideomemError, match="label_by is 'colour'"):
-        replace(SMALL, label_by="colour")
+    with pytest.raises(VideomemError, match="label_by is 'color'"):
+        replace(SMALL, label_by="color")

@@ -185,7 +185,7 @@ def _parser(command: str) -> Any:
                          "time (default: 16, or what a model of transformers takes)")  # fmt: skip
     options.add_argument("--clips", type=at_least(1), default=1, help="clips at different times of each video, whose "
                          "predictions are averaged")  # fmt: skip
-    options.add_argument("--crops", type=int, choices=(1, 3), default=1, help="crops of each clip: the centre, or "
+    options.add_argument("--crops", type=int, choices=(1, 3), default=1, help="crops of each clip: the center, or "
                          "three along the longer side")  # fmt: skip
     options.add_argument("--fps", type=above_zero, default=None, help="frames per second of each clip (default: frames "
                          "spread evenly over the video)")  # fmt: skip

@@ -20,7 +20,7 @@ _MOST_PX = 4096
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, crop the centre, scale to 0..1, normalize.
+    """Resize, crop the center, scale to 0..1, normalize.
 
     `shape_frames` resizes and crops uint8 images where frames are decoded. `normalize` does the rest, on the device.
 

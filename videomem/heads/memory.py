@@ -262,7 +262,7 @@ class Gated(Memory):
         max_time_frames: Longest initial time constant with `chrono`, in frames.
     Reference:
         Gers et al. 2000, "Learning to forget"; van der Westhuizen and Lasenby 2018, "The unreasonable effectiveness of
-        the forget gate" (the JANET cell); Tallec and Ollivier 2018, eq. 16 (chrono initialisation).
+        the forget gate" (the JANET cell); Tallec and Ollivier 2018, eq. 16 (chrono initialization).
     """
 
     def __init__(

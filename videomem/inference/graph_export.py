@@ -150,12 +150,12 @@ def make_case(model: Classifier, given: Tensor, x_BTD: Tensor, lengths_B: Tensor
 
 
 def _frames(batch_time: tuple[int, int], size: tuple[int, int], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Random frames (B, T, height, width, 3) uint8 with different colours, contrast and noise."""
+    """Random frames (B, T, height, width, 3) uint8 with different colors, contrast and noise."""
     each = (*batch_time, 1, 1)
-    colour = generator.uniform(0, 255, (*each, 3))
+    color = generator.uniform(0, 255, (*each, 3))
     grain = generator.normal(0, generator.uniform(5, 80, (*each, 1)), (*batch_time, *size, 3))
     ramp = generator.uniform(-90, 90, (*each, 3)) * np.linspace(-1, 1, size[1])[:, None]
-    return (colour + grain + ramp).clip(0, 255).round().astype(np.uint8)
+    return (color + grain + ramp).clip(0, 255).round().astype(np.uint8)
 
 
 def _features(model: Classifier, batch_time: tuple[int, int], generator: np.random.Generator) -> Tensor:

@@ -92,7 +92,7 @@ def _levels(values: Tensor) -> Tensor:
 def crop_matrix(
     num_pixels: int, size: Tensor, resized: Tensor, crop_px: int, kernel: Kernel, rounding: str = "half_even"
 ) -> Tensor:
-    """Weights (crop, pixels) that resize and centre-crop one axis.
+    """Weights (crop, pixels) that resize and center-crop one axis.
 
     Args:
         size: Length of the axis, as a tensor.
@@ -106,8 +106,8 @@ def crop_matrix(
     first = (torch.round if rounding == "half_even" else torch.trunc)((resized - crop_px).double() / 2)
     wanted = torch.arange(crop_px, device=size.device) + first
     # The first row before the crop: it has the largest weights, since the kernel is cut off at the border.
-    centres_P1 = (scale * (torch.cat([torch.zeros_like(wanted[:1]), wanted]) + 0.5)).unsqueeze(1)
-    distances = torch.arange(num_pixels, device=size.device) + 0.5 - centres_P1
+    centers_P1 = (scale * (torch.cat([torch.zeros_like(wanted[:1]), wanted]) + 0.5)).unsqueeze(1)
+    distances = torch.arange(num_pixels, device=size.device) + 0.5 - centers_P1
     weights = kernel((distances / scale.clamp(min=1)).abs())
     weights = weights / weights.sum(dim=1, keepdim=True)
     unit = torch.exp2(-torch.floor(torch.log2((2**15 - 0.5) / weights.max())).clamp(max=MAX_WEIGHT_BITS))

@@ -179,7 +179,7 @@ class Stream:
 
 
 def cell_means(frame_HWC: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean colours (8, 8, 3) of the cells of a frame; insensitive to texture, noise and small motion."""
+    """Mean colors (8, 8, 3) of the cells of a frame; insensitive to texture, noise and small motion."""
     side = _CELLS * _POINTS
     rows, columns = (np.arange(side) * size // side for size in frame_HWC.shape[:2])
     points = frame_HWC[rows[:, None], columns].reshape(_CELLS, _POINTS, _CELLS, _POINTS, 3)

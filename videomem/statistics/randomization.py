@@ -1,4 +1,4 @@
-"""Exact and randomisation tests: reliance on frame order, McNemar's test, and Holm's adjustment."""
+"""Exact and randomization tests: reliance on frame order, McNemar's test, and Holm's adjustment."""
 
 from __future__ import annotations
 

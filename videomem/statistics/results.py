@@ -57,7 +57,7 @@ class Estimate:
 
 @result_model
 class Randomization:
-    """A randomisation test: `p` = (b + 1) / (m + 1), where b of m draws are at least as extreme as the observation.
+    """A randomization test: `p` = (b + 1) / (m + 1), where b of m draws are at least as extreme as the observation.
 
     Attributes:
         p: The p-value.

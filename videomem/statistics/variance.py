@@ -1,4 +1,4 @@
-"""Two-way standard errors of a mean over (clip, run), from tables of sums and counts; vectorised over `...`.
+"""Two-way standard errors of a mean over (clip, run), from tables of sums and counts; vectorized over `...`.
 
 With e_i the residual of row i from the mean of all N rows, E_g, E_r and E_gr its sums over a group, a run and a group
 in a run, and n the numbers of rows:

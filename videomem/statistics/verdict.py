@@ -83,7 +83,7 @@ def judge_data(
     | `undetermined` | else |
 
     If what decides is in frames at certain positions, such as the last one, an ordered learner needs fewer clips to
-    learn it than an order-blind one. A rotation by a random offset hides positions and keeps neighbours, so a
+    learn it than an order-blind one. A rotation by a random offset hides positions and keeps neighbors, so a
     difference that remains with rotated clips is one of order. One that does not remain may be of either.
 
     Below the margin means: the upper end, with at least `groups_for_equivalence` groups. The lower end does not count,

@@ -18,7 +18,7 @@ def confusion_figure(
     cmap: str | Colormap = "Blues",
     ink: str = "black",
 ) -> Figure:
-    """Plot a confusion matrix, coloured by the fraction of each true class.
+    """Plot a confusion matrix, colored by the fraction of each true class.
 
     Class names are omitted above 50 classes, and counts above 25.
 
@@ -26,8 +26,8 @@ def confusion_figure(
         counts_CC: Number of clips; rows are true classes, columns are predicted classes.
         class_names: Names of the classes.
         title: Title of the figure.
-        cmap: Colour map of the fractions 0 to 1.
-        ink: Colour of counts on bright cells.
+        cmap: Color map of the fractions 0 to 1.
+        ink: Color of counts on bright cells.
     """
     is_large = len(class_names) > 50
     side = 5.2 if is_large else 1.6 + 0.32 * len(class_names)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def printable(text: object) -> str:
-    """Text that is safe to print in one line: characters that move the cursor or change colours are escaped."""
+    """Text that is safe to print in one line: characters that move the cursor or change colors are escaped."""
     text = str(text)
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -1,6 +1,6 @@
 """Perceptual fingerprints, to find copies of a clip that are re-encoded, rescaled or reversed.
 
-A fingerprint is the difference hash of four frames: each frame is averaged to 8 rows of 9 grey cells, and a bit is set
+A fingerprint is the difference hash of four frames: each frame is averaged to 8 rows of 9 gray cells, and a bit is set
 if a cell is darker than the cell to its right. The distance of two clips is the number of different bits, forwards or
 with one clip reversed, whichever is smaller.
 
@@ -24,8 +24,8 @@ SAMPLING = Uniform(4)
 MAX_DISTANCE = 16
 
 _ROWS, _COLUMNS = 8, 9
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-# A bit is informative if the neighbouring cells differ by at least one grey level; smaller steps are encoder noise.
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+# A bit is informative if the neighboring cells differ by at least one gray level; smaller steps are encoder noise.
 _MIN_STEP = 1.0
 _MIN_INFORMATIVE_BITS = 32
 _MIN_FRAMES = 3
@@ -92,10 +92,10 @@ def _differing(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[n
 
 
 def _cells(frame_HWC: NDArray[np.uint8]) -> NDArray[np.floating]:
-    """Mean grey value of each cell of a frame, (8, 9)."""
+    """Mean gray value of each cell of a frame, (8, 9)."""
     height, width, _ = frame_HWC.shape
     rows_YWC = (_shares(height, _ROWS) @ frame_HWC.reshape(height, -1).astype(np.float32)).reshape(_ROWS, width, 3)
-    return (rows_YWC @ _GREY) @ _shares(width, _COLUMNS).T
+    return (rows_YWC @ _GRAY) @ _shares(width, _COLUMNS).T
 
 
 def _shares(num_pixels: int, num_cells: int) -> NDArray[np.float32]:

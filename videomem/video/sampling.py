@@ -21,7 +21,7 @@ def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
     """Indices of `num_frames` frames spread evenly over a clip of `num_available` frames, first and last included.
 
     The indices are symmetric, idx[T-1-i] == N-1-idx[i], so a clip and its reversal give the same frames: the first half
-    is spaced evenly and rounded down, and the second half is its reflection. The one exception is the centre index
+    is spaced evenly and rounded down, and the second half is its reflection. The one exception is the center index
     with odd T and even N, where the clip has no middle frame; it is rounded down. Frames repeat if T > N.
 
     Args:

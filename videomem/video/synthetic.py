@@ -1,8 +1,8 @@
 """Write synthetic videos whose class depends only on frame order, or not at all on frame order.
 
-Labelled by direction, every class has a partner, which is the same action played backwards. Each clip has its exact
+Labeled by direction, every class has a partner, which is the same action played backwards. Each clip has its exact
 reversal in the same split, so both classes of a pair have the same sets of frames, and a classifier that ignores frame
-order is right on at most half of the clips. Labelled by shape, a clip and its reversal have the same class; shapes are
+order is right on at most half of the clips. Labeled by shape, a clip and its reversal have the same class; shapes are
 drawn independently of actions, so frame order carries no information about the class.
 """
 
@@ -43,7 +43,7 @@ class SyntheticSettings:
         val_pairs: Validation pairs of each action.
         test_pairs: Test pairs of each action.
         num_frames: Frames per clip; an even number, so that sampling can be symmetric in time.
-        frame_size: Height and width in pixels; an even number. The action stays inside the centre crop.
+        frame_size: Height and width in pixels; an even number. The action stays inside the center crop.
         fps: Frames per second.
         seed: Seed of all random choices.
         label_by: `direction`: the action of the object, which depends on frame order. `shape`: its shape, which does
@@ -74,7 +74,7 @@ class SyntheticSettings:
 
 @dataclass(frozen=True)
 class Pose:
-    """The object in one frame. Positions and radius are in units of the frame's side; the centre is 0."""
+    """The object in one frame. Positions and radius are in units of the frame's side; the center is 0."""
 
     x: float = 0.0
     y: float = 0.0
@@ -188,12 +188,12 @@ def render_clip(action: Action, settings: SyntheticSettings, key: list[int]) -> 
     return frames, name
 
 
-# Colour ranges of backgrounds and of objects.
+# Color ranges of backgrounds and of objects.
 DARK, BRIGHT = (0, 70), (170, 255)
 
 
 def texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Image:
-    """A plain colour, a gradient, stripes or patches between two random colours of the range, (size, size, 3)."""
+    """A plain color, a gradient, stripes or patches between two random colors of the range, (size, size, 3)."""
     one, other = rng.uniform(*tones, (2, 3))
     y, x = grid(size)
     angle, period = rng.uniform(0, math.pi), rng.uniform(0.08, 0.3)
@@ -206,7 +206,7 @@ def texture(rng: np.random.Generator, size: int, tones: tuple[int, int]) -> Imag
 
 
 def grid(size: int) -> tuple[Image, Image]:
-    """Coordinates y and x of the pixels, (size, size) each, in units of the side; the centre is 0."""
+    """Coordinates y and x of the pixels, (size, size) each, in units of the side; the center is 0."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     y, x = np.meshgrid(axis, axis, indexing="ij")
     return y, x

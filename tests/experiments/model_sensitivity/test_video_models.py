@@ -363,7 +363,7 @@ def test_clips_of_a_video_share_its_frames_evenly_or_lie_at_a_fixed_rate() -> No
     assert Views(4, 2, fps=1).indices(times_s[:20]).tolist() == [[0, 10, 19, 19]] * 2
 
 
-def test_crops_are_the_ends_and_the_centre_of_the_longer_side() -> None:
+def test_crops_are_the_ends_and_the_center_of_the_longer_side() -> None:
     wide = torch.arange(3 * 4 * 10).reshape(3, 4, 10)
     crops = three_crops(wide, wide[:, 1:3, 4:6])
     assert torch.equal(crops, torch.stack([wide[:, 1:3, :2], wide[:, 1:3, 4:6], wide[:, 1:3, 8:]]))
@@ -372,7 +372,7 @@ def test_crops_are_the_ends_and_the_centre_of_the_longer_side() -> None:
 
 
 @pytest.mark.parametrize("kind", ["r3d_18", "s3d", "videomae", "vjepa2"])
-def test_the_centre_of_three_crops_is_the_single_crop_and_all_have_its_scale(
+def test_the_center_of_three_crops_is_the_single_crop_and_all_have_its_scale(
     saved: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind in saved:
@@ -383,8 +383,8 @@ def test_the_centre_of_three_crops_is_the_single_crop_and_all_have_its_scale(
     ramp = np.broadcast_to(np.linspace(0, 255, 90).astype(np.uint8)[None, :, None], (60, 90, 3))
     single, crops = prepare(np.ascontiguousarray(ramp), 1), prepare(np.ascontiguousarray(ramp), 3)
     assert torch.equal(crops[1], single[0]) and crops.shape == (3, *single.shape[1:])
-    left, centre, right = crops[:, 0].mean((1, 2)).tolist()
-    assert left <= centre <= right and (left < right or kind == "s3d")  # s3d squeezes frames to 256x256.
+    left, center, right = crops[:, 0].mean((1, 2)).tolist()
+    assert left <= center <= right and (left < right or kind == "s3d")  # s3d squeezes frames to 256x256.
 
 
 def test_views_of_a_video_are_read_at_once_and_named_in_the_result(
@@ -399,4 +399,4 @@ def test_views_of_a_video_are_read_at_once_and_named_in_the_result(
     views, decoded = ViewReader(model.prepare, Views(FRAMES, 2, 3)).read(clip)
     assert views.shape == (6, FRAMES, 3, 32, 32) and len(decoded.indices_T) <= 2 * FRAMES
     first, _ = ViewReader(model.prepare, Views(FRAMES, 2, 1)).read(clip)
-    assert torch.equal(views[[1, 4]], first)  # The views of a clip are next to each other, its centre in the middle.
+    assert torch.equal(views[[1, 4]], first)  # The views of a clip are next to each other, its center in the middle.

@@ -227,7 +227,7 @@ def test_few_groups_get_no_verdict(tmp_path: Path) -> None:
     assert "an ordered and an order-blind head are needed" in result.verdict.sentence
 
 
-def test_a_fixed_split_is_labelled_conditional(tmp_path: Path) -> None:
+def test_a_fixed_split_is_labeled_conditional(tmp_path: Path) -> None:
     result = run_with_gru(with_fixed_split(drawn()), tmp_path, split="fixed", heads=("gru", "none")).result
     assert "conditional on this training set" in methods_paragraph(result)
     assert result.verdict.sentence.endswith("conditional on this training set") and result.data.split == "fixed"

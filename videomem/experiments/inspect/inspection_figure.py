@@ -24,7 +24,7 @@ LEFT, RIGHT, TOP, BOTTOM = 1.1, 2.6, 1.6, 0.5  # margins in inches; the right on
 MOST_THUMBNAILS = 20
 THUMBNAIL_PX = 112
 LEAST_PROBABILITY = 0.03  # classes that never reach it are summed as others
-GREY = "#8a8a8a"
+GRAY = "#8a8a8a"
 TEXT, NAME = 9, 10
 
 KEPT = LinearSegmentedColormap.from_list("kept", ["#fff3e0", "#f6c27a", "#8fb8cf", "#2b78ad", "#08305c"])
@@ -66,7 +66,7 @@ def draw_inspection(video: Video, inspection: Inspection) -> Figure:
 
 
 def _class_colors(inspection: Inspection) -> dict[int, str]:
-    """Returns the colours of the classes with separate lines: predicted classes, then the most probable others."""
+    """Returns the colors of the classes with separate lines: predicted classes, then the most probable others."""
     most_C = np.max([one.probabilities_TC.max(axis=0) for one in inspection.traces], axis=0)
     answers = [one.prediction.answer for one in inspection.traces]
     others = [int(c) for c in np.argsort(-most_C, kind="stable") if most_C[c] >= LEAST_PROBABILITY]
@@ -112,7 +112,7 @@ class Thumbnails:
 
     def __init__(self, video: Video) -> None:
         num_frames, _, pixels_high, pixels_wide = video.frames_TCHW.shape
-        # An odd number, so that a picture is centred over its columns.
+        # An odd number, so that a picture is centered over its columns.
         every = math.ceil(num_frames / MOST_THUMBNAILS) // 2 * 2 + 1
         self.places = list(range(every // 2, num_frames - every // 2, every))
         step = max(1, min(pixels_high, pixels_wide) // THUMBNAIL_PX)
@@ -192,9 +192,9 @@ def _answers(axes: Axes, inspection: Inspection, traced: OrderTrace, colors: dic
     lines = [(inspection.class_names[c], traced.probabilities_TC[:, c], colors[c]) for c in drawn]
     if num_others := len(inspection.class_names) - len(drawn):
         others_T = np.delete(traced.probabilities_TC, drawn, axis=1).sum(axis=1)
-        lines.append((f"{num_others} other{'s' if num_others > 1 else ''}", others_T, GREY))
+        lines.append((f"{num_others} other{'s' if num_others > 1 else ''}", others_T, GRAY))
     for rank, (_, values, color) in enumerate(lines):
-        axes.plot(places, values, color=color, linestyle=(0, (3, 2)) if color == GREY else "-", linewidth=1.8,
+        axes.plot(places, values, color=color, linestyle=(0, (3, 2)) if color == GRAY else "-", linewidth=1.8,
                   marker="o", markersize=3.2 if len(places) <= 40 else 0, zorder=20 - rank, clip_on=False)  # fmt: skip
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1])
@@ -213,7 +213,7 @@ def _beside(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float) -> N
                       arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8})  # fmt: skip
         text = _fitted(f"{digits(value)}  ", name, width_in, TEXT)
         axes.text(1.03, height, text, transform=axes.transAxes, color=color, va="center", fontsize=TEXT,
-                  fontweight="normal" if color == GREY else "bold")  # fmt: skip
+                  fontweight="normal" if color == GRAY else "bold")  # fmt: skip
 
 
 def _fitted(before: str, name: str, width_in: float, points: float) -> str:
@@ -242,7 +242,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 def _change(axes: Axes, traced: OrderTrace) -> None:
     """Draws the change of the state at each frame; the first frame, which starts from an empty state, is hollow."""
     places, most = np.arange(1, len(traced.frames_T) + 1), traced.most_changed
-    colors = [GREY] * len(places)
+    colors = [GRAY] * len(places)
     colors[most] = INK
     axes.vlines(places, 0, traced.change_T, colors=colors, linewidth=1.2)
     axes.scatter(places, traced.change_T, c=[PAPER, *colors[1:]], edgecolors=colors, s=22, zorder=6, clip_on=False)
@@ -263,11 +263,11 @@ def _frame_axis(axes: Axes, traced: OrderTrace, places: Sequence[int], times_s_T
     axes.set_xticks([place + 1 for place in places], labels)
     axes.tick_params(axis="x", length=2.5, pad=3)
     axes.annotate(text, (0, 0), (-9, -5.5), "axes fraction", "offset points", ha="right", va="top", fontsize=TEXT,
-                  color=GREY, linespacing=1.2)  # fmt: skip
+                  color=GRAY, linespacing=1.2)  # fmt: skip
 
 
 def _title(figure: Figure, video: Video, inspection: Inspection, colors: dict[int, str]) -> None:
-    """Writes the file, the head, and the prediction in each frame order in the colour of its class."""
+    """Writes the file, the head, and the prediction in each frame order in the color of its class."""
     height, column_in = figure.get_figheight(), (WIDTH - LEFT - 0.2) / 3
 
     def write(left_in: float, top_in: float, text: str, prediction: Prediction | None = None, **style: Any) -> None:
@@ -279,7 +279,7 @@ def _title(figure: Figure, video: Video, inspection: Inspection, colors: dict[in
     write(LEFT, 0.2, title(video, inspection), fontsize=15, fontweight="bold")
     for number, traced in enumerate(inspection.traces):
         left_in, color = LEFT + number * column_in, colors[traced.prediction.answer]
-        write(left_in, 0.62, traced.order, fontsize=TEXT, color=GREY)
+        write(left_in, 0.62, traced.order, fontsize=TEXT, color=GRAY)
         write(left_in, 0.79, "", traced.prediction, fontsize=13, fontweight="bold", color=color)
         if not inspection.is_memoryless:
-            write(left_in, 1.06, "without memory: ", traced.without_memory, fontsize=TEXT, color=GREY)
+            write(left_in, 1.06, "without memory: ", traced.without_memory, fontsize=TEXT, color=GRAY)

@@ -90,7 +90,7 @@ def sensitivity(head: Head, x_BTD: Tensor, lags: Sequence[int], seed: int = 0, m
 def untrained(classifier: LitClassifier, seed: int = 0) -> Head:
     """Returns a head with the configuration and `FeatureNorm` of a classifier but fresh weights, in evaluation mode.
 
-    The head is made by its constructors, which initialise the biases of gates. The global generator is not changed.
+    The head is made by its constructors, which initialize the biases of gates. The global generator is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -142,7 +142,7 @@ def _probes(num_classes: int, max_probes: int, generator: torch.Generator) -> Te
 
 
 def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, direct: bool) -> Tensor:
-    """Returns RMS gradients (B, L) of the last frame's logits by the standardised frames at given positions."""
+    """Returns RMS gradients (B, L) of the last frame's logits by the standardized frames at given positions."""
     y_BTD = head.norm(x_BTD)
     # Gradients are taken with respect to the narrow projected terms; only the given positions are mapped to features.
     terms_BTK = _project(head, y_BTD).requires_grad_()
@@ -162,7 +162,7 @@ def _gradients(head: Head, x_BTD: Tensor, places: list[int], probes_KC: Tensor, 
 
 
 def _project(head: Head, y_BTD: Tensor) -> Tensor:
-    """Returns the projected terms of the first layer from standardised features."""
+    """Returns the projected terms of the first layer from standardized features."""
     return head.memories[0].project(head.projection(y_BTD))
 
 

@@ -2,7 +2,7 @@
 
 During training, the loss and the accuracy at each delay are measured on held-out sequences at regular checkpoints. The
 head that a budget of s steps gives is the one with the lowest held-out loss among the checkpoints up to s, because the
-loss of a single checkpoint can be several times that of its neighbours.
+loss of a single checkpoint can be several times that of its neighbors.
 """
 
 from __future__ import annotations

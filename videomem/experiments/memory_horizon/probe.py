@@ -92,7 +92,7 @@ def probe(
 
     Args:
         states_by_clip: Activations (T, H) of each clip, as the readout receives them; see `states_of`.
-        features_by_clip: Features (T, D) of each clip, standardised by `head.norm`.
+        features_by_clip: Features (T, D) of each clip, standardized by `head.norm`.
         groups: Source of each clip; groups are never split.
         lags: Lags in frames, from 1. Clips that are not longer than a lag are left out at this lag.
         alone_by_clip: Activations (T, H) of each frame without a past: `states_of(head, clips, alone=True)`.
@@ -201,7 +201,7 @@ def _add_errors(
     kinds = (seen_NP, frames.alone_NH, frames.states_NH)
     seen_MK, alone_MH, states_MH = (_scaled(kind[now_M], is_test_M) for kind in kinds)
     # The first regression has the states of single frames twice, so that both have as many regressors of the same scale
-    # and are penalised equally. A state without memory then gives a partial R^2 of exactly zero.
+    # and are penalized equally. A state without memory then gives a partial R^2 of exactly zero.
     frame_MK = np.concatenate([seen_MK, alone_MH, alone_MH], axis=1)
     both_MK = np.concatenate([seen_MK, alone_MH, states_MH], axis=1)
     mean_P = target_MP[~is_test_M].mean(0)

@@ -32,7 +32,7 @@ from videomem.features.backbone import BackboneSettings, extract_features, load_
 from videomem.video.synthetic import BRIGHT, DARK, SHAPES, Image, Pose, draw, grid, texture
 
 Ints = NDArray[np.int64]
-NUM_SYMBOLS = 8  # positions of an object around the centre; the position is the content of a cue
+NUM_SYMBOLS = 8  # positions of an object around the center; the position is the content of a cue
 CHANCE = 1 / NUM_SYMBOLS
 SIZE_PX = 112  # height and width of frames
 LEAD = 16  # number of frames up to and including the cue to report

@@ -61,7 +61,7 @@ def lyapunov(head: Head, x_BTD: Tensor, seed: int = 0) -> list[float]:
 
     A small difference in the state of a layer grows as exp(lambda k) over k frames of the same input. Unlike retention,
     the exponent includes every path from a state to the next one, through recurrent terms and gates as well. A random
-    tangent vector of the whole state, (h, c) for an LSTM, is multiplied by the Jacobian of `Memory.cell` and normalised
+    tangent vector of the whole state, (h, c) for an LSTM, is multiplied by the Jacobian of `Memory.cell` and normalized
     before every step; lambda is the mean logarithm of its growth over the second halves of the clips. This is a
     finite-time exponent: it converges at the rate by which the second exponent is below the first. A layer does not
     affect the layers before it, so the exponents of a head are those of its layers, each with the layer before it as

@@ -119,7 +119,7 @@ def summarize(
     settings: PredictionSettings,
     class_names: Sequence[str] | None = None,
 ) -> OrderSensitivity:
-    """Summarises `predictions`, which holds for each clip one result per perturbation."""
+    """Summarizes `predictions`, which holds for each clip one result per perturbation."""
     number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     groups_N = np.array([number[group] for group in groups])
     by_perturbation = list(zip(*predictions, strict=True))

@@ -52,7 +52,7 @@ class OrderSensitivity(
 
     Attributes:
         conditions: Results in order, shuffled, and under the other perturbations of the suite.
-        reliance_test: Randomisation test of shuffled against in order.
+        reliance_test: Randomization test of shuffled against in order.
         classes: The classes that have clips.
         majority: Accuracy of always predicting the most frequent class of these clips.
         num_clips: Number of clips.

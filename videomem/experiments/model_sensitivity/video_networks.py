@@ -50,13 +50,13 @@ class TorchvisionFrame:
     def __call__(self, frame_HWC: NDArray[np.uint8], num_crops: int) -> Tensor:
         """The crops (K, 3, crop, crop) float32 of a frame."""
         image = torch.from_numpy(frame_HWC).permute(2, 0, 1)[None]
-        centre = self.preset(image)[:, 0]
+        center = self.preset(image)[:, 0]
         if num_crops == 1:
-            return centre[None]
+            return center[None]
         whole, resize = copy.copy(self.preset), list(self.preset.resize_size)
         short, sides = min(image.shape[2:]), image.shape[2:]
         whole.crop_size = resize if len(resize) == 2 else [resize[0] * side // short for side in sides]
-        return three_crops(whole(image)[:, 0], centre)
+        return three_crops(whole(image)[:, 0], center)
 
 
 def video_networks() -> list[str]:

@@ -77,10 +77,10 @@ class ProcessedFrame:
 
     def __call__(self, frame_HWC: NDArray[np.uint8], num_crops: int) -> Tensor:
         """The crops (K, 3, height, width) float32 of a frame."""
-        centre = self._processed(frame_HWC)
+        center = self._processed(frame_HWC)
         if num_crops == 1:
-            return centre[None]
-        return three_crops(self._processed(frame_HWC, do_center_crop=False), centre)
+            return center[None]
+        return three_crops(self._processed(frame_HWC, do_center_crop=False), center)
 
     def _processed(self, frame_HWC: NDArray[np.uint8], **settings: Any) -> Tensor:
         content: Any = [frame_HWC]

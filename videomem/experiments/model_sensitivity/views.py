@@ -32,7 +32,7 @@ class Views:
     Args:
         num_frames: T, frames of each view.
         num_clips: Clips at different times.
-        num_crops: Crops of each clip: 1, the centre; or 3, both ends of the longer side too.
+        num_crops: Crops of each clip: 1, the center; or 3, both ends of the longer side too.
         fps: Frames per second of each clip; the clips are spread evenly from the start of the video to its end, and a
             single clip is in the middle. None: each clip has frames from the whole video.
     """
@@ -49,7 +49,7 @@ class Views:
     def indices(self, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """Indices (num_clips, T) of the frames of each clip, given the time of each frame (N,) in seconds.
 
-        Without `fps`, the frames of a single clip are those of `Uniform`. Those of several clips are the centres of
+        Without `fps`, the frames of a single clip are those of `Uniform`. Those of several clips are the centers of
         num_clips * T equal parts of the video, which the clips take in turn. With `fps`, frames after the end of the
         video repeat its last frame.
         """
@@ -62,8 +62,8 @@ class Views:
         if self.num_clips == 1:
             return uniform_indices(num_available, self.num_frames)[None]
         num_parts = self.num_frames * self.num_clips
-        centres = (2 * np.arange(num_parts, dtype=np.int64) + 1) * num_available // (2 * num_parts)
-        return centres.reshape(self.num_frames, self.num_clips).T
+        centers = (2 * np.arange(num_parts, dtype=np.int64) + 1) * num_available // (2 * num_parts)
+        return centers.reshape(self.num_frames, self.num_clips).T
 
 
 class _Recorded(Sampling):
@@ -97,21 +97,21 @@ class ViewReader:
         return views[0] if len(views) == 1 else views, decoded
 
 
-def three_crops(whole: Tensor, centre: Tensor) -> Tensor:
-    """The crops (3, 3, height, width) at the start, the centre and the end of the longer side of an image.
+def three_crops(whole: Tensor, center: Tensor) -> Tensor:
+    """The crops (3, 3, height, width) at the start, the center and the end of the longer side of an image.
 
     Args:
         whole: The image (3, Height, Width).
-        centre: Its crop (3, height, width) at the centre.
+        center: Its crop (3, height, width) at the center.
     """
-    (height, width), (rows, columns) = centre.shape[1:], whole.shape[1:]
+    (height, width), (rows, columns) = center.shape[1:], whole.shape[1:]
     if columns - width >= rows - height:
         top = (rows - height) // 2
         ends = [whole[:, top : top + height, left : left + width] for left in (0, columns - width)]
     else:
         left = (columns - width) // 2
         ends = [whole[:, top : top + height, left : left + width] for top in (0, rows - height)]
-    return torch.stack([ends[0], centre, ends[1]])
+    return torch.stack([ends[0], center, ends[1]])
 
 
 def average_views(logits_VAC: Tensor, average: Average) -> Tensor:

@@ -25,7 +25,7 @@ from videomem.statistics.verdict import judge
 SUITE_CLIPS = 200  # test clips over which displacement, tau and adjacency of a perturbation are averaged
 
 
-def analyse(scores: Scores) -> tuple[HeadResult, ...]:
+def analyze(scores: Scores) -> tuple[HeadResult, ...]:
     """The result of every head of the plan."""
     names = list(scores.plan.heads)
     num_learners = sum(not scores.trained_in_order(name)[0].order_blind for name in names)

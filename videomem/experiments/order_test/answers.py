@@ -59,7 +59,7 @@ def _rotated(lead: HeadResult) -> str:
     if lead.rotated is None:
         return ""
     remains = f"{in_points(lead.rotated.value)} ({in_words(lead.rotated)})"
-    return f"; {remains} remain with clips rotated by random offsets, which keeps neighbours but not positions"
+    return f"; {remains} remain with clips rotated by random offsets, which keeps neighbors but not positions"
 
 
 def lead_head(result: OrderTestResult) -> HeadResult | None:

@@ -38,7 +38,7 @@ from videomem.experiments.tables import percent, points
 from videomem.statistics.results import ClassGain, Estimate
 from videomem.utils.plotting import confusion_figure
 
-# The colour shows the training condition; a filled marker was tested in order.
+# The color shows the training condition; a filled marker was tested in order.
 CONDITION_COLORS = {"ordered": BLUE, "fixed_permutation": VERMILLION, "reshuffled": GREEN}
 MAIN_PAIRS = (ORDERED, SHUFFLED, REVERSED, RESHUFFLED, FIXED)
 MANY = 3  # heads, above which only the main pairs are drawn

@@ -221,7 +221,7 @@ def _statistics(result: OrderTestResult) -> Sentences:
          "(Bonferroni)."),
         (True, f"Differences within {percent(result.margin)} points{share} are negligible, tested by one-sided tests "
          f"at the 5 % level (Schuirmann 1987); {frozen}."),
-        (draws, f"Reliance was tested by randomisation ({_listed([f'{count:,}' for count in draws])} draws; Phipson & "
+        (draws, f"Reliance was tested by randomization ({_listed([f'{count:,}' for count in draws])} draws; Phipson & "
          "Smyth 2010)."),
         (any(one.classes for one in heads), "Gains of classes were partially pooled (Paule & Mandel 1982) and "
          "tested by flipping the signs of whole groups, adjusted over classes (Holm 1979)."),

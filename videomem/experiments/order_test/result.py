@@ -68,12 +68,12 @@ class HeadResult:
         augmentation: `reshuffled/shuffled` minus `fixed_permutation/shuffled`.
         reliance: `ordered/ordered` minus `ordered/shuffled`; None for an order-blind head, for which it is 0 by
             construction.
-        reliance_test: Randomisation test of `reliance`; None for an order-blind head.
+        reliance_test: Randomization test of `reliance`; None for an order-blind head.
         shift: `reshuffled/shuffled` minus `ordered/shuffled`.
         practical_gain: `ordered/ordered` minus the best order-blind learner, chosen for each run on other groups; None
             for an order-blind head.
         rotated: `rotated/rotated` minus `fixed_permutation/shuffled`: what remains of the value of order if clips are
-            rotated by random offsets, so that frames keep their neighbours but not their position.
+            rotated by random offsets, so that frames keep their neighbors but not their position.
         common: `ordered/ordered` minus `common_permutation/common_permutation`: the loss of smoothness, while order can
             still be learned.
         normalized: `value_of_order` / (`ordered/ordered` - a), within [0, 1], with a the higher one of chance and the

@@ -1,4 +1,4 @@
-"""The order test from beginning to end: make and freeze the plan, train, analyse, and return the result."""
+"""The order test from beginning to end: make and freeze the plan, train, analyze, and return the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from videomem.errors import VideomemError
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.memories import read_heads
-from videomem.experiments.order_test.analysis import analyse, controls_of
+from videomem.experiments.order_test.analysis import analyze, controls_of
 from videomem.experiments.order_test.data import check_sizes
 from videomem.experiments.order_test.data_checks import DataCheck, data_checks, with_joined_groups
 from videomem.experiments.order_test.information import information_of, verdict_of
@@ -174,7 +174,7 @@ def run_order_test(
     finished: Callable[[TrainingJob, Mapping[str, float]], None] = lambda job, accuracies: None,
     runner: Runner | None = None,
 ) -> OrderTest:
-    """Train the jobs without a result in the cache, and analyse all results as the plan says.
+    """Train the jobs without a result in the cache, and analyze all results as the plan says.
 
     Args:
         clips: The clips that the plan was made for.
@@ -195,7 +195,7 @@ def run_order_test(
         num_trained_before = num_cached(plan, clips, cache, devices[0])
     training_results = run_jobs(plan, clips, cache, num_processes, devices, progress, finished, runner)
     scores, settings = Scores(plan, clips, training_results), plan.settings
-    results, information = analyse(scores), information_of(scores)
+    results, information = analyze(scores), information_of(scores)
     checks = [*checks, *data_checks(clips, scores.splits, scores.overlap)]
     result = OrderTestResult(
         schema_version=SCHEMA_VERSION,

@@ -102,7 +102,7 @@ def measure_order(
     head.eval()
     names = [("ordered", 0), *(("shuffled", k) for k in range(num_permutations)), ("reversed", 0)]
     with_forward = {*range(1, 1 + min(num_forward, num_permutations)), num_permutations + 1}
-    # Scalars on the head's device, so that a GPU is synchronised once, at the end.
+    # Scalars on the head's device, so that a GPU is synchronized once, at the end.
     totals = torch.zeros(4, len(names), dtype=torch.float64, device=head.norm.mean.device)
     flipped_K, divergence_K, change_K, change_forward_K = totals
     change_forward_K.fill_(-1)  # not measured

@@ -172,7 +172,7 @@ def _preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
     if channels != 3 or height != width or config["crop_mode"] not in ("center", "squash"):
         raise VideomemError(
             f"timm evaluates {name} on images of {channels} x {height} x {width} by crop mode {config['crop_mode']}, "
-            "but videomem needs square colour images without a border; choose another model"
+            "but videomem needs square color images without a border; choose another model"
         )
     resized = math.floor(height / config["crop_pct"])
     resize_px = (resized, resized) if config["crop_mode"] == "squash" else resized

@@ -41,8 +41,8 @@ def from_kinetics(root: Path, tables: Sequence[Path]) -> Found:
             if label := row.get("label", "").strip():
                 file = _file(files.get(name, []), label, split) or os.path.join(root, f"{name}.mp4")
                 clips.append(Clip(file, label, SPLIT_NAMES.get(split.lower(), split), row["youtube_id"]))
-        if unlabelled := len(rows) - (len(clips) - num_before):
-            notes.append(f"{path.name}: {unlabelled} of {len(rows)} rows have no label and are left out")
+        if unlabeled := len(rows) - (len(clips) - num_before):
+            notes.append(f"{path.name}: {unlabeled} of {len(rows)} rows have no label and are left out")
     if not clips:
         raise VideomemError(f"{', '.join(map(str, tables))}: no row has a label; give train.csv and val.csv")
     return Found(clips, tuple(notes))

@@ -47,7 +47,7 @@ Row = tuple[str, str, str]  # The split, name and label of a clip.
 def from_frames(root: Path, annotations: Path) -> Found:
     """Clips of Something-Something V1 or Jester. Each is a separate group, since the actors are not known."""
     labels = {label for label, _ in read_lines(needed_file(annotations, "labels.csv"))}
-    rows = [row for split, name in _TABLES for row in _labelled(split, needed_file(annotations, f"{name}.csv"), labels)]
+    rows = [row for split, name in _TABLES for row in _labeled(split, needed_file(annotations, f"{name}.csv"), labels)]
     notes = _add_test_clips(rows, annotations, "test.csv", labels)
     return Found([Clip(os.path.join(root, name), label, split, name, fps=FPS) for split, name, label in rows], notes)
 
@@ -68,7 +68,7 @@ def from_ssv2(root: Path, annotations: Path) -> Found:
     return Found([Clip(os.path.join(root, f"{n}.webm"), label, split, n) for split, n, label in rows], notes)
 
 
-def _labelled(split: str, table: Path, labels: Collection[str]) -> list[Row]:
+def _labeled(split: str, table: Path, labels: Collection[str]) -> list[Row]:
     """Read lines `id;label`. This is not CSV, since labels have commas and quotes."""
     rows = []
     for line, where in read_lines(table):
@@ -87,11 +87,11 @@ def _check_label(labels: Collection[str], label: str, where: str) -> None:
         )
 
 
-def _add_test_clips(rows: list[Row], annotations: Path, unlabelled: str, labels: Collection[str]) -> tuple[str, ...]:
+def _add_test_clips(rows: list[Row], annotations: Path, unlabeled: str, labels: Collection[str]) -> tuple[str, ...]:
     """Add the test clips if their labels are released; otherwise returns a note on how many are left out."""
     if answers := annotation_file(annotations, "test-answers.csv"):
-        rows += _labelled("test", answers, labels)
-    elif table := annotation_file(annotations, unlabelled):
+        rows += _labeled("test", answers, labels)
+    elif table := annotation_file(annotations, unlabeled):
         count = len(read_records(table) if table.suffix == ".json" else list(read_lines(table)))
         return (f"{table.name}: {count} clips have no label and are left out",)
     return ()

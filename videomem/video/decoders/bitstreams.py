@@ -113,8 +113,8 @@ class _FieldPairs:
             sizes = self._sequences.get(self._sequence_of.get(bits.golomb(), -1))
             if sizes is None:
                 return None
-            number_bits, colour_bits = sizes
-            bits.read(colour_bits)
+            number_bits, color_bits = sizes
+            bits.read(color_bits)
             number = bits.read(number_bits)
             return (number, bits.read(1)) if bits.read(1) else None
         except ValueError:
@@ -139,10 +139,10 @@ def _parameter_sets(extradata: bytes) -> Iterator[memoryview]:
 def _sequence(bits: _Bits) -> tuple[int, tuple[int, int] | None]:
     """Id of a sequence parameter set, and the bits of frame_num and colour_plane_id if it may be coded as fields."""
     profile, _ = bits.read(8), bits.read(16)
-    number, colour_bits = bits.golomb(), 0
+    number, color_bits = bits.golomb(), 0
     if profile in _HIGH_PROFILES:
         if (chroma := bits.golomb()) == 3:
-            colour_bits = 2 * bits.read(1)
+            color_bits = 2 * bits.read(1)
         bits.golomb(), bits.golomb(), bits.read(1)  # Bit depths, and whether a transform is bypassed.
         if bits.read(1):
             for place in range(8 if chroma != 3 else 12):
@@ -158,7 +158,7 @@ def _sequence(bits: _Bits) -> tuple[int, tuple[int, int] | None]:
             bits.golomb()
     bits.golomb(), bits.read(1), bits.golomb(), bits.golomb()  # References, gaps, and the size in macroblocks.
     has_frames_only = bits.read(1)
-    return number, None if has_frames_only else (number_bits, colour_bits)
+    return number, None if has_frames_only else (number_bits, color_bits)
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:
@@ -205,11 +205,11 @@ def gif_images(payload: memoryview) -> list[int]:
     """Where the images of a piece of a GIF end (GIF89a specification); extensions belong to the image after them."""
     place, ends = 0, []
     if bytes(payload[:3]) == b"GIF":
-        place = 13 + _colour_bytes(payload, 10)
+        place = 13 + _color_bytes(payload, 10)
     try:
         while place < len(payload) and payload[place] in (0x21, 0x2C):  # An extension, or an image.
             is_image = payload[place] == 0x2C
-            place += 2 if not is_image else 11 + _colour_bytes(payload, place + 9)
+            place += 2 if not is_image else 11 + _color_bytes(payload, place + 9)
             while size := payload[place]:
                 place += 1 + size
             place += 1
@@ -220,7 +220,7 @@ def gif_images(payload: memoryview) -> list[int]:
     return ends
 
 
-def _colour_bytes(payload: memoryview, place: int) -> int:
-    """Size of the colour table that the flags at a place announce."""
+def _color_bytes(payload: memoryview, place: int) -> int:
+    """Size of the color table that the flags at a place announce."""
     flags = payload[place] if place < len(payload) else 0
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0

@@ -107,8 +107,8 @@ def _read_image(path: str) -> NDArray[np.uint8]:
         check_size(path, 1, image.height, image.width)
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit values instead of scaling them to 8 bits.
-            grey = (np.asarray(upright) >> 8).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
+            gray = (np.asarray(upright) >> 8).astype(np.uint8)
+            return np.repeat(gray[:, :, None], 3, axis=2)
         if upright.mode in ("I", "F"):
             raise OSError(f"its pixels have mode {upright.mode}, whose range is unknown; save it with 8 bits")
         return np.asarray(upright.convert("RGB"))
