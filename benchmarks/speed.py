@@ -1,7 +1,7 @@
 """Speed of training and of evaluation, each beside a reference in the same run.
 
     python benchmarks/speed.py                     # about 6 minutes on 2 cores
-    python benchmarks/speed.py --only fit shuffle
+    python benchmarks/speed.py --only fit --epochs 40
 
 A row is a ratio of times: above 1 the reference is faster. `benchmarks/extraction.py` is the same for extraction.
 
@@ -188,10 +188,13 @@ PARTS: dict[str, Callable[..., Rows]] = {
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    options.add_argument("--epochs", type=int, default=5, help="epochs of fit")
+    given = options.parse_args()
+    parts = {**PARTS, "fit": partial(fit, epochs=given.epochs)}
     print(f"{os.cpu_count()} cores, torch {torch.__version__}\n| what | ratio |\n|---|---|")
-    for name in options.parse_args().only:
+    for name in given.only:
         with tempfile.TemporaryDirectory() as folder:
-            for what, ratio in PARTS[name](Path(folder)):
+            for what, ratio in parts[name](Path(folder)):
                 print(f"| {what} | {ratio:.2f} |", flush=True)
 
 
