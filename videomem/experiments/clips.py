@@ -246,7 +246,10 @@ def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Cli
     taken: dict[int, list[int]] = {}
     for row, t in (frames[number] for number in np.sort(chosen).tolist()):
         taken.setdefault(row, []).append(t)
-    x_ND = torch.cat([standardized(row)[places] for row, places in taken.items()])
+    x_ND, start = torch.empty(len(chosen), clips.feature_dim), 0  # Filled in place: a list and its copy take twice this.
+    for row, places in taken.items():
+        x_ND[start : start + len(places)] = standardized(row)[places]
+        start += len(places)
     dim = min(projection_dim, *x_ND.shape)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
