@@ -96,7 +96,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     else:
         refuse_without_effect(command, arguments, UNUSED_WITHOUT_PLAN)
     data: VideoDataModule = from_plain(VideoDataModule, config.data.as_dict())
-    clips, joined = with_joined_groups(clips_of_data(data), [str(clip) for clip in data.clips])
+    clips, joined = with_joined_groups(clips_of_data(data))
     plan = make_plan(clips, _dataclass(OrderSettings, config.order), recipe_of(config))
     devices, runner = _devices(config.devices), None
     if config.engine == "ray":

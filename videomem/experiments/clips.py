@@ -73,6 +73,7 @@ class Clips:
         source: Path or name of the data, for the report.
         made_of: Network, layer and weights of the features, for the report.
         segment_frames: Frames that each feature vector was computed from, more than 1 with a video network.
+        names: Name of each clip for messages; empty if they have none.
     """
 
     features: Callable[[int], Tensor]
@@ -86,6 +87,7 @@ class Clips:
     source: str
     made_of: str
     segment_frames: int = 1
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -141,6 +143,7 @@ def clips_of_data(data: VideoDataModule) -> Clips:
         source=data.catalog_path,
         made_of=made_by(settings.backbone) if imported is None else f"imported: {imported.name}",
         segment_frames=settings.backbone.segment_frames if imported is None else 1,
+        names=[str(clip) for clip in clips],
     )
 
 
@@ -246,7 +249,10 @@ def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Cli
     taken: dict[int, list[int]] = {}
     for row, t in (frames[number] for number in np.sort(chosen).tolist()):
         taken.setdefault(row, []).append(t)
-    x_ND, start = torch.empty(len(chosen), clips.feature_dim), 0  # Filled in place: a list and its copy take twice this.
+    x_ND, start = (
+        torch.empty(len(chosen), clips.feature_dim),
+        0,
+    )  # Filled in place: a list and its copy take twice this.
     for row, places in taken.items():
         x_ND[start : start + len(places)] = standardized(row)[places]
         start += len(places)

@@ -63,7 +63,7 @@ def test_clips_with_the_same_content_do_not_straddle_folds() -> None:
     clips = clips_of([4] * 24, ["a", "b"] * 12)
     copies = [0, 5, 10, 15, 20]
     clips = replace(clips, ids=tuple("same" if row in copies else one for row, one in enumerate(clips.ids)))
-    found, check = with_joined_groups(clips, [f"{row}.mp4" for row in range(24)])
+    found, check = with_joined_groups(replace(clips, names=[f"{row}.mp4" for row in range(24)]))
     assert check is not None and check.name == "same content" and check.num_clips == 5
     assert check.sentence == "5 clips have the same content as a clip of another group; these groups were joined"
     assert check.examples == ("0.mp4", "5.mp4", "10.mp4")
@@ -191,10 +191,8 @@ def test_good_data_pass_all_checks() -> None:
 def test_all_checks_are_reported() -> None:
     clips, splits = length_data({"short": (3, 6), "long": (8, 12)})
     frozen = [clips.features(row)[:1].expand(int(clips.lengths[row]), -1) for row in range(len(clips))]
-    clips = replace(clips, features=frozen.__getitem__, class_names=(*clips.class_names, "never"))
     names = [f"{row}.mp4" for row in range(len(clips))]
-    assert [check.name for check in data_checks(clips, splits, 0.3, names)] == [
-        "length",
-        "static clips",
-        "rare classes",
-    ]
+    clips = replace(clips, features=frozen.__getitem__, class_names=(*clips.class_names, "never"), names=names)
+    found = data_checks(clips, splits, 0.3)
+    assert [check.name for check in found] == ["length", "static clips", "rare classes"]
+    assert all(example in names for example in found[1].examples)

@@ -57,13 +57,10 @@ def join_groups(ids: Sequence[str], groups_N: Rows) -> Rows:
     return np.array([root(group) for group in groups_N.tolist()], dtype=np.int64)
 
 
-def with_joined_groups(clips: Clips, names: Sequence[str] | None = None) -> tuple[Clips, DataCheck | None]:
+def with_joined_groups(clips: Clips) -> tuple[Clips, DataCheck | None]:
     """The clips with groups joined by `join_groups`, and the check that tells of it; None if no group was joined.
 
     Clips with the same content are then counted once, and are never in both training and test of a random split.
-
-    Args:
-        names: Name of each clip (default: its row).
     """
     groups_of: dict[str, set[int]] = {}
     for content, group in zip(clips.ids, clips.groups.tolist(), strict=True):
@@ -75,23 +72,20 @@ def with_joined_groups(clips: Clips, names: Sequence[str] | None = None) -> tupl
         f"{_count(len(found), 'clip has', 'clips have')} the same content as a clip of another group; these groups "
         "were joined"
     )
-    check = DataCheck("same content", sentence, len(found), _examples(found, names))
+    check = DataCheck("same content", sentence, len(found), _examples(found, clips))
     return replace(clips, groups=join_groups(clips.ids, clips.groups)), check
 
 
-def data_checks(
-    clips: Clips, splits: Sequence[RunSplit], overlap: float, names: Sequence[str] | None = None
-) -> tuple[DataCheck, ...]:
+def data_checks(clips: Clips, splits: Sequence[RunSplit], overlap: float) -> tuple[DataCheck, ...]:
     """All checks that found something, in addition to that of `with_joined_groups`.
 
     Args:
         overlap: n_test / n_train if training sets of runs overlap, else 0.
-        names: Name of each clip (default: its row).
     """
     checks = (
         segments_check(clips),
         length_check(clips, splits, overlap),
-        static_check(clips, splits, names),
+        static_check(clips, splits),
         rare_classes_check(clips),
     )
     return tuple(check for check in checks if check is not None)
@@ -158,7 +152,7 @@ def static_rows(clips: Clips, rows: Rows) -> Rows:
     return rows[np.array(static, dtype=bool)]
 
 
-def static_check(clips: Clips, splits: Sequence[RunSplit], names: Sequence[str] | None = None) -> DataCheck | None:
+def static_check(clips: Clips, splits: Sequence[RunSplit]) -> DataCheck | None:
     """Test clips whose frames all have the same features; if all are, there is nothing to order."""
     tested = np.unique(np.concatenate([split.test for split in splits]))
     static = static_rows(clips, tested)
@@ -169,7 +163,7 @@ def static_check(clips: Clips, splits: Sequence[RunSplit], names: Sequence[str] 
         sentence = f"all {len(tested)} test clips have the same features in all frames: there is nothing to order"
     else:
         sentence = f"{share} have the same features in all frames, so that their order cannot matter"
-    return DataCheck("static clips", sentence, len(static), _examples(static, names))
+    return DataCheck("static clips", sentence, len(static), _examples(static, clips))
 
 
 def rare_classes_check(clips: Clips) -> DataCheck | None:
@@ -192,5 +186,5 @@ def _count(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-def _examples(rows: Rows, names: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(names[row] if names is not None else f"clip {row}" for row in rows[:MAX_EXAMPLES].tolist())
+def _examples(rows: Rows, clips: Clips) -> tuple[str, ...]:
+    return tuple(clips.names[row] if clips.names else f"clip {row}" for row in rows[:MAX_EXAMPLES].tolist())
