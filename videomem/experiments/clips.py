@@ -249,10 +249,8 @@ def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Cli
     taken: dict[int, list[int]] = {}
     for row, t in (frames[number] for number in np.sort(chosen).tolist()):
         taken.setdefault(row, []).append(t)
-    x_ND, start = (
-        torch.empty(len(chosen), clips.feature_dim),
-        0,
-    )  # Filled in place: a list and its copy take twice this.
+    # Filled in place: a list and its copy would take twice the memory.
+    x_ND, start = torch.empty(len(chosen), clips.feature_dim), 0
     for row, places in taken.items():
         x_ND[start : start + len(places)] = standardized(row)[places]
         start += len(places)
