@@ -244,16 +244,14 @@ def _projected(clips: Clips, train: tuple[int, ...], projection_dim: int) -> Cli
         x_TD: Tensor = norm(clips.features(row))
         return x_TD
 
-    frames = [(row, t) for row in train for t in range(int(clips.lengths[row]))]
-    chosen = np.random.default_rng(0).choice(len(frames), min(MAX_FRAMES, len(frames)), replace=False)
-    taken: dict[int, list[int]] = {}
-    for row, t in (frames[number] for number in np.sort(chosen).tolist()):
-        taken.setdefault(row, []).append(t)
+    ends_N = np.cumsum(clips.lengths[list(train)])
+    chosen = np.sort(np.random.default_rng(0).choice(ends_N[-1], min(MAX_FRAMES, ends_N[-1]), replace=False))
     # Filled in place: a list and its copy would take twice the memory.
-    x_ND, start = torch.empty(len(chosen), clips.feature_dim), 0
-    for row, places in taken.items():
-        x_ND[start : start + len(places)] = standardized(row)[places]
-        start += len(places)
+    x_ND = torch.empty(len(chosen), clips.feature_dim)
+    starts = np.searchsorted(chosen, [0, *ends_N])
+    for row, end, start, stop in zip(train, ends_N, starts, starts[1:], strict=False):
+        if start < stop:
+            x_ND[start:stop] = standardized(row)[chosen[start:stop] - (end - clips.lengths[row])]
     dim = min(projection_dim, *x_ND.shape)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
