@@ -77,9 +77,13 @@ def test_every_storage_gives_the_same_batches(workspace: Path, storage: str, num
 
 def test_features_in_memory_are_one_tensor_so_that_workers_share_one_descriptor(workspace: Path) -> None:
     data = module(workspace, "--data.storage", "ram")
-    data.setup("test")
-    addresses = {data.features(row).untyped_storage().data_ptr() for row in data.rows("test")}
-    assert len(addresses) == 1 and len(data.rows("test")) > 1
+    data.test_dataloader()
+    values = [data.features(row) for row in data.rows("test")]
+    num_frames = sum(entry.stop_row - entry.start_row for entry in map(data.entry, range(len(data.clips))))
+    assert {one.untyped_storage().nbytes() for one in values} == {num_frames * values[0][0].nbytes}
+    assert len({one.untyped_storage().data_ptr() for one in values}) == 1 < len(values)
+    # A mapped shard would be in memory a second time.
+    assert str(data.feature_store.root) not in Path("/proc/self/maps").read_text()
 
 
 def test_live_video_gives_the_features_of_the_store(workspace: Path, few: str) -> None:

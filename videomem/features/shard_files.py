@@ -185,6 +185,10 @@ class Shards:
             self._checked[entry.shard] = checked | 1 << entry.start_row
         return rows_TD
 
+    def close(self) -> None:
+        """Close the files that `read` opened. Their pages in memory count as memory of the process."""
+        self._open.clear()
+
 
 def is_shard(name: str) -> bool:
     """Whether a file name is that of a shard, or of a table of an index."""

@@ -96,6 +96,7 @@ class StoredFeatures(FeatureSource):
             if start == 0:
                 rows = values_TD.new_empty(self._starts[-1], values_TD.shape[1])
             rows[start : start + len(values_TD)] = values_TD
+        self.store.shards.close()
         self._in_memory = rows
 
 
