@@ -7,9 +7,9 @@ Features are noise of AlexNet fc6 size, 16 frames x 4096 in float16, in 10 class
 depend on their values. They are imported, planned and tested by the command line with `configs/base.yaml` and
 `configs/order.yaml` unchanged. Further arguments are passed to `videomem order`.
 
-With `--products` nothing is tested: the time of the matrix products alone is printed, which a test of the default
-settings cannot fall below. One stack of each head is trained and tested for one and for two epochs under torch's
-profiler, and the time of the products is extrapolated to all epochs and jobs.
+With `--products` no test is run. Printed is the time of its matrix products alone, which it cannot fall below: their
+number of operations, counted while a stack of each head is trained and tested for one and for two epochs on fewer
+clips, and extrapolated to all epochs, jobs and clips, divided by the speed of the machine for products of these sizes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from commands import configs, forecast, order_test, run
-from torch.profiler import ProfilerActivity, profile
+from speed import seconds
+from torch.utils.flop_counter import FlopCounterMode
 
 from videomem.experiments.clips import Clips, clips_of_arrays
 from videomem.experiments.order_test.jobs import TrainingJob, in_cache
-from videomem.experiments.order_test.plan import OrderSettings, Recipe
+from videomem.experiments.order_test.plan import MIN_EPOCHS, OrderSettings, Recipe
 from videomem.experiments.order_test.run import make_plan
 from videomem.experiments.order_test.run_splits import RunSplit
-from videomem.experiments.order_test.training import stacks_of, train_jobs
+from videomem.experiments.order_test.training import MAX_STACK, stacks_of, train_jobs
 from videomem.experiments.order_test.training_results import read_training_result
 from videomem.utils.folders import config_folder
 from videomem.utils.parallel_jobs import one_thread, quiet
@@ -39,7 +42,7 @@ from videomem.video.catalog import Catalog, Clip
 from videomem.video.catalog_files import write_catalog
 
 CLASSES, FRAMES, DIM, PER_GROUP = 10, 16, 4096, 5
-PRODUCTS = {f"aten::{name}" for name in ("mm", "bmm", "addmm", "baddbmm", "mkldnn_rnn_layer", "convolution")}
+COUNTED_CLIPS = 200  # Their training clips fill all batches.
 
 
 def write_features(num_clips: int, out: Path) -> None:
@@ -54,27 +57,39 @@ def write_features(num_clips: int, out: Path) -> None:
 
 
 def products(num_clips: int) -> Iterator[tuple[str, int, float]]:
-    """Each head with its number of training jobs and the CPU seconds of the matrix products of all of them."""
+    """Each head with its number of training jobs and the floating point operations of the products of all of them."""
     default = yaml.safe_load((config_folder() / "order.yaml").read_text())["order"]
     settings, rng = OrderSettings(**{**default, "heads": tuple(default["heads"])}), np.random.default_rng(0)
+    counted = COUNTED_CLIPS
     clips = clips_of_arrays(
-        [rng.standard_normal((FRAMES, settings.projection_dim), dtype=np.float32) for _ in range(num_clips)],
-        [f"class{number % CLASSES}" for number in range(num_clips)],
-        [str(number // PER_GROUP) for number in range(num_clips)],
+        [rng.standard_normal((FRAMES, settings.projection_dim), dtype=np.float32) for _ in range(counted)],
+        [f"class{number % CLASSES}" for number in range(counted)],
+        [str(number // PER_GROUP) for number in range(counted)],
     )
-    plan = make_plan(clips, settings, Recipe())
+    plan = make_plan(clips, settings, Recipe(epochs=MIN_EPOCHS))
     jobs = {job: split for job, (split, _) in in_cache(plan, clips, Path("none")).items()}
     for name in settings.heads:
         mine = {job: split for job, split in jobs.items() if job.name == name}
-        stack = stacks_of(mine, clips, plan)[0]
-        one, two = (_product_s({job: mine[job] for job in stack}, clips, settings, epochs) for epochs in (1, 2))
-        yield name, len(mine), len(mine) / len(stack) * (one + (plan.recipe.epochs - 1) * (two - one))
+        stack = {job: mine[job] for job in stacks_of(mine, clips, plan)[0]}
+        # The first count has the projection too, which all jobs of a run share.
+        _, one, two = (operations(stack, clips, settings, epochs) for epochs in (1, 1, 2))
+        of_stack = num_clips / counted * (one + (plan.recipe.epochs - 1) * (two - one))
+        yield name, len(mine), of_stack * len(mine) / len(stack)
 
 
-def _product_s(jobs: Mapping[TrainingJob, RunSplit], clips: Clips, settings: OrderSettings, epochs: int) -> float:
-    with one_thread(), quiet(), profile(activities=[ProfilerActivity.CPU]) as found:
+def operations(jobs: Mapping[TrainingJob, RunSplit], clips: Clips, settings: OrderSettings, epochs: int) -> int:
+    with one_thread(), quiet(), FlopCounterMode(display=False) as counter:
         list(train_jobs(jobs, clips, settings, Recipe(epochs=epochs)))
-    return sum(event.self_cpu_time_total for event in found.key_averages() if event.key in PRODUCTS) / 1e6
+    return counter.get_total_flops()
+
+
+def product_speed() -> float:
+    """Floating point operations per second of one thread, for the products of a recurrence of `MAX_STACK` heads."""
+    num_clips, dim = Recipe().batch_size, OrderSettings().hidden_dim
+    state, weights = torch.randn(MAX_STACK, num_clips, dim), torch.randn(MAX_STACK, dim, 3 * dim)
+    with one_thread():
+        taken = min(seconds(partial(torch.bmm, state, weights)) for _ in range(1000))
+    return 2 * MAX_STACK * num_clips * dim * 3 * dim / taken
 
 
 if __name__ == "__main__":
@@ -84,12 +99,12 @@ if __name__ == "__main__":
     options.add_argument("--products", action="store_true", help="time of the matrix products alone")
     given, further = options.parse_known_args()
     if given.products:
-        total = 0.0
-        for name, number, product_s in products(given.clips):
-            print(f"{name}: {number} training jobs, {product_s:.0f} s of matrix products", flush=True)
-            total += product_s
-        cores = os.cpu_count() or 1
-        print(f"matrix products alone: {total:.0f} CPU seconds, {total / cores:.0f} s on {cores} cores")
+        total, speed, cores = 0.0, product_speed(), os.cpu_count() or 1
+        for name, number, flop in products(given.clips):
+            print(f"{name}: {number} training jobs, {flop / 1e12:.2f} * 10^12 operations", flush=True)
+            total += flop
+        taken = total / speed
+        print(f"{taken:.0f} CPU seconds at {speed / 1e9:.0f} * 10^9 per second, {taken / cores:.0f} s on {cores} cores")
         raise SystemExit
     out = given.out.absolute()
     if not (out / "catalog.csv").exists():
