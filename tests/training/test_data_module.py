@@ -75,15 +75,18 @@ def test_every_storage_gives_the_same_batches(workspace: Path, storage: str, num
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_features_in_memory_are_one_tensor_so_that_workers_share_one_descriptor(workspace: Path) -> None:
-    data = module(workspace, "--data.storage", "ram")
+def test_features_in_memory_are_one_tensor_so_that_workers_share_one_descriptor(
+    workspace: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workspace / "features", tmp_path / "features")
+    data = module(workspace, "--data.storage", "ram", "--data.store", str(tmp_path / "features"))
     data.test_dataloader()
     values = [data.features(row) for row in data.rows("test")]
     num_frames = sum(entry.stop_row - entry.start_row for entry in map(data.entry, range(len(data.clips))))
     assert {one.untyped_storage().nbytes() for one in values} == {num_frames * values[0][0].nbytes}
     assert len({one.untyped_storage().data_ptr() for one in values}) == 1 < len(values)
     # A mapped shard would be in memory a second time.
-    assert str(data.feature_store.root) not in Path("/proc/self/maps").read_text()
+    assert str(tmp_path / "features") not in Path("/proc/self/maps").read_text()
 
 
 def test_live_video_gives_the_features_of_the_store(workspace: Path, few: str) -> None:

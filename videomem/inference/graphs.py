@@ -142,10 +142,15 @@ class FrameFeatures(nn.Module):
         return Port(name, torch.uint8, (*axes, *((HEIGHT, WIDTH, 3) if self.preprocess else (3, crop_px, crop_px))))
 
     def forward(self, frames: Tensor) -> Tensor:
-        if self.backbone is not None:
-            frames = shape_in_graph(frames, self.backbone.preprocessing) if self.preprocess else frames
-            frames = self.backbone(frames)
-        return frames.to(self.dtype)
+        """Features of frames with any leading axes, which are flattened for the backbone only.
+
+        Up to torch 2.13, features that are flattened and unflattened cannot be exported with any number of frames.
+        """
+        if self.backbone is None:
+            return frames.to(self.dtype)
+        leading, flat = frames.shape[:-3], frames.flatten(0, -4)
+        flat = shape_in_graph(flat, self.backbone.preprocessing) if self.preprocess else flat
+        return self.backbone(flat).to(self.dtype).unflatten(0, leading)
 
 
 class Graph(nn.Module, ABC):
@@ -186,8 +191,7 @@ class ClipGraph(Graph):
         self.outputs = [self.logits]
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        y = self.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        y = self.head.projection(self.head.norm(y))
+        y = self.head.projection(self.head.norm(self.features(frames)))
         for memory in self.head.memories:
             y = memory.activation(states(memory, memory.project(y)))
         return self.head.readout(self.head.classify(y), lengths)
