@@ -147,6 +147,7 @@ def order_evidence(model: Classifier, path: Path) -> dict[str, Any]:
         "low": value.low,
         "high": value.high,
         "verdict": "order-blind" if found.verdict is None else found.verdict.kind,
+        "data_verdict": result.verdict.sentence,
         "plan_sha256": result.plan_sha256,
     }
 

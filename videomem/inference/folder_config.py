@@ -98,6 +98,7 @@ class OrderEvidence:
     low: float
     high: float
     verdict: str
+    data_verdict: str
     plan_sha256: str
 
 

@@ -146,7 +146,8 @@ def _evaluation(config: Mapping[str, Any]) -> str:
         text += (
             f"\n\nOrder test of {_code(verdict['label'])} on this data (training with and without frame order; plan "
             f"{verdict['plan_sha256'][:16]}): frame order is worth {100 * verdict['value']:.1f} points (95 % interval "
-            f"{100 * verdict['low']:.1f} to {100 * verdict['high']:.1f}), verdict *{_text(verdict['verdict'])}*."
+            f"{100 * verdict['low']:.1f} to {100 * verdict['high']:.1f}), verdict on this learner "
+            f"*{_text(verdict['verdict'])}*. Verdict on the data: {_text(verdict['data_verdict'])}."
         )
     return text
 

@@ -77,7 +77,8 @@ class Verdict:
     Attributes:
         kind: The verdict in a word or two.
         sentence: One sentence with the effect, its interval and p.
-        remedy: How to decide the question if `kind` is `undetermined`, `no verdict` or `not learned`; else empty.
+        remedy: How to decide the question if `kind` is `undetermined`, `order or position`, `no verdict` or
+            `not learned`; else empty.
     """
 
     kind: VerdictKind

@@ -131,7 +131,9 @@ def judge_data(
     elif kind == "order or position" and rotated is None:
         remedy = "add rotated to order.training_conditions, which tells order from position"
     elif kind in ("matters", "order or position") and rotated is not None:
-        end = f"; with clips rotated by random offsets by {points(rotated.value)} ({interval(rotated)})"
+        if kind == "order or position":
+            remedy = f"whether it is order: {_remedy(rotated, margin, one_sided=True)}"
+        end = f"; with clips rotated by random offsets, the difference is {points(rotated.value)} ({interval(rotated)})"
     return Verdict(kind, f"{start}: at this training size, {compared} ({at}){end}", remedy)
 
 

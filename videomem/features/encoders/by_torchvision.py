@@ -120,7 +120,7 @@ def _node(network: nn.Module, settings: BackboneSettings) -> str:
     if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
         names = ", ".join(ALEXNET_LAYERS) if settings.name == "alexnet" else nearest(layer, nodes)
         raise VideomemError(
-            f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}, or list all with "
-            "`videomem extract --layers`"
+            f"backbone.layer is {settings.layer!r}, which {settings.name} does not have; try {names}, or list all by "
+            "adding --layers to `videomem extract`"
         )
     return layer

@@ -56,7 +56,11 @@ def from_folder(root: Path, group_by: re.Pattern[str] | None = None) -> Found:
         for path in videos_below(str(folder))
     ]
     if not found:
-        raise VideomemError(f"{root}: has no videos; expected {root.name}/[train|val|test/]<class>/<video>.mp4")
+        loose = len(videos_below(str(root)))
+        has = f"{loose} videos, but none in the folder of a class" if loose else "no videos"
+        raise VideomemError(
+            f"{root}: has {has}; expected {root.name}/[train|val|test/]<class>/<video>.mp4, or use the csv layout"
+        )
     problem_of = {path: problem for path, _, _ in found if (problem := file_problem(path))}
     if len(problem_of) == len(found):
         raise VideomemError(f"{root}: no video can be read; the first: {next(iter(problem_of.values()))}")
