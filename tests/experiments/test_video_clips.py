@@ -76,6 +76,7 @@ def test_a_video_that_cannot_be_decoded_is_named_or_left_out(
         ("folder", {"group_by": "("}, r"group_by is '\(', but must be a regular expression \("),
         ("folder", {"group_by": "bob"}, "'bob' matches nothing in"),
         ("empty", {}, "empty: has no videos; expected empty/"),
+        ("flat", {}, r"flat: has 2 videos, but none in the folder of a class; expected flat/.*, or use the csv layout"),
         ("one", {}, "one: one class only"),
         ("folder", {"num_frames": 1}, "num_frames is 1"),
     ],
@@ -87,6 +88,9 @@ def test_what_cannot_be_loaded_is_a_one_line_error(
     folder_of(some, tmp_path / "folder")
     folder_of(Catalog(some.clips[:2]), tmp_path / "one")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "flat").mkdir()
+    for number, clip in enumerate(some.clips[:2]):
+        shutil.copy(clip.path, tmp_path / "flat" / f"{number}.mp4")
     with pytest.raises(VideomemError, match=message) as caught:
         load_clips(tmp_path / name, **options, store=tmp_path / "store")
     assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()

@@ -448,7 +448,8 @@ def test_the_verdict_of_an_order_test_is_in_the_model_card(
     (tmp_path / "order.json").write_text(to_json(replace(whole, heads=(result,), data=data)))
     assert main([*command, str(tmp_path / "order.json")]) == 0
     text = (tmp_path / "out" / "README.md").read_text()
-    assert f"order is worth {100 * result.value_of_order.value:.1f} points" in text and "verdict *" in text
+    assert f"order is worth {100 * result.value_of_order.value:.1f} points" in text
+    assert "verdict on this learner *" in text and f"Verdict on the data: {whole.verdict.sentence[:20]}" in text
     assert main([*command, str(tmp_path / "gone.json")]) == 2
 
 
