@@ -109,7 +109,7 @@ class OrderSettings:
         margin_of: With `attainable`, the margin is a share of the accuracy that the best head gains over chance and the
             most frequent class; useful where accuracies are low. It is then an estimate, not fixed in advance.
         metric: `accuracy`, or `balanced`: the mean over classes of the accuracy on the clips of the class. `auto` is
-            `balanced` if the most frequent class has more than `IMBALANCE` times as many clips as the rarest one.
+            `balanced` if the most frequent class has more than 1.5 times as many clips as the rarest one.
         num_permutations: Random permutations of each test clip, K.
         hidden_dim: State size of every head.
         projection: The map D -> P before every head: `pca`, principal components of the run's training frames, the
