@@ -194,7 +194,8 @@ def change_folders(folder: Path, num_values: int) -> Tally:
     model = load(folder / "model.ckpt")
     counts = {"split": "test", "num_clips": 4, "num_groups": 2, "num_permutations": 3}
     shares = ("accuracy", "shuffled", "reversed", "chance", "flip_rate", "max_logit_change")
-    order_test = {"label": "gru", "verdict": "matters", "plan_sha256": "0", "value": 0.1, "low": 0.0, "high": 0.2}
+    order_test = {"label": "gru", "verdict": "matters", "data_verdict": "Order matters", "plan_sha256": "0",
+                  "value": 0.1, "low": 0.0, "high": 0.2}  # fmt: skip
     model.evidence = {"evaluation": {**counts, **dict.fromkeys(shares, 0.5)}, "order_test": order_test}
     model.save_pretrained(path)
     tally = Tally(partial(load, path), [path / name for name in (CONFIG, PREPROCESSOR, WEIGHTS)])
