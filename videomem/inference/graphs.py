@@ -148,9 +148,9 @@ class FrameFeatures(nn.Module):
         """
         if self.backbone is None:
             return frames.to(self.dtype)
-        leading, flat = frames.shape[:-3], frames.flatten(0, -4)
-        flat = shape_in_graph(flat, self.backbone.preprocessing) if self.preprocess else flat
-        return self.backbone(flat).to(self.dtype).unflatten(0, leading)
+        leading, frames = frames.shape[:-3], frames.flatten(0, -4)
+        frames = shape_in_graph(frames, self.backbone.preprocessing) if self.preprocess else frames
+        return self.backbone(frames).to(self.dtype).unflatten(0, leading)
 
 
 class Graph(nn.Module, ABC):
